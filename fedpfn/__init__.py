@@ -1,0 +1,1 @@
+"""The mathematics of federated neuron alignment: masks, freezing, training, barriers. Neither Flower nor Ray."""

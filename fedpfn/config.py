@@ -1,0 +1,245 @@
+"""The run config: the only schema of the project, its defaults, and the checks that need nothing but the values.
+
+Keys are dotted and kebab-case outside (``partition.min-size`` in TOML, on the command line and on the wire), snake_case
+inside. ``RunConfig.parse`` merges layers of them with OmegaConf and names every fault in one ``ConfigError``. Whether a
+data set lies where it should, or a model builds, is asked by those who load and build.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fedpfn.keys import Scalar, flatten, key, key_specs, lookup, nest, snake, type_fault, unknown_key, value_faults
+
+
+class ConfigError(ValueError):
+    """All faults of a config in one message, a line each; ``faults`` holds them."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = tuple(faults)
+        head = "the config has a fault" if len(self.faults) == 1 else f"the config has {len(self.faults)} faults"
+        super().__init__("\n".join([f"{head}:", *(f"  - {fault}" for fault in self.faults)]))
+
+
+@dataclass(frozen=True)
+class Federation:
+    clients: int = key(10, "number of simulated clients K, independent of the number of SuperNodes", least=1)
+    fraction: float = key(1.0, "share of the clients that train in a round", above=0, most=1)
+    tolerate_failures: int = key(0, "clients of a round that may fail before the run stops", least=0)
+    quorum: float = key(0.5, "least share of a round's clients that must answer, failures tolerated", above=0, most=1)
+    timeout: float = key(86400.0, "seconds to wait for the answers of a round", above=0)
+
+
+@dataclass(frozen=True)
+class Data:
+    name: str = key("digits", "digits, mnist, fashion-mnist, cifar10, cifar100, image-folder or package.module:loader")
+    root: str = key("", "folder that holds the data (absolute)")
+    download: bool = key(False, "let torchvision download what is absent")
+    image_size: int = key(0, "side to which an image folder is cropped and resized; 0 = as it is", least=0)
+
+
+@dataclass(frozen=True)
+class Partition:
+    scheme: str = key(
+        "dirichlet",
+        "dirichlet, dirichlet-balanced, dirichlet-client, iid, shards, pathological or package.module:scheme",
+    )
+    alpha: float = key(0.3, "concentration of the Dirichlet draw; smaller is more skewed", above=0)
+    min_size: int = key(0, "least number of examples of a client (Dirichlet schemes redraw, boundedly)", least=0)
+    shards_per_client: int = key(2, "shards a client gets (scheme shards)", least=1)
+    classes_per_client: int = key(2, "classes a client sees (scheme pathological)", least=1)
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str = key(
+        "mlp", "mlp, cnn, resnet20 .. 56, wrn56, vgg11, vgg16, a torchvision name or package.module:factory"
+    )
+    hidden: int = key(2, "hidden layers of the MLP", least=0)
+    width: int = key(200, "units of a hidden layer of the MLP", least=1)
+    norm: str = key(
+        "none",
+        "normalisation of ResNets, VGGs and torchvision models; without it they want train.lr near 0.01",
+        choices=("none", "group", "batch"),
+    )
+    width_multiplier: float = key(1.0, "width of a built-in model relative to its standard", above=0)
+    pretrained: bool = key(False, "start torchvision models from their published weights")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    name: str = key("fedpfn", "the algorithm", choices=("fedavg", "fedpfn", "fedpnu"))
+    variant: str = key(
+        "within-round",
+        "FedPNU's reading: m then 1-m within a round, across rounds, or m then everything",
+        choices=("within-round", "across-rounds", "then-all"),
+    )
+    phase_share: float = key(0.5, "share of the local steps that FedPNU's first phase takes", above=0, below=1)
+    server_optimizer: str = key(
+        "none", "what the server does with the mean update", choices=("none", "avgm", "adam", "adagrad", "yogi")
+    )
+    server_lr: float = key(0.0, "server learning rate; 0 = Flower's: avgm 1, adam and adagrad 0.1, yogi 0.01", least=0)
+    server_momentum: float = key(0.9, "server momentum of avgm; beta 1 of adam and yogi", least=0, below=1)
+    server_beta2: float = key(0.99, "second-moment decay of adam and yogi", least=0, below=1)
+    server_tau: float = key(1e-3, "adaptivity of adam, adagrad and yogi", above=0)
+
+
+@dataclass(frozen=True)
+class Mask:
+    schedule: str = key("per-round", "per-round, fixed, complement, cyclic or package.module:schedule")
+    ratio: float = key(0.4, "share of zeros, that is of frozen entries", least=0, most=1)
+    ratio_shape: str = key("constant", "how the ratio moves over the rounds", choices=("constant", "linear", "cosine"))
+    final_ratio: float = key(0.4, "ratio of the last round, for ratio-shape linear and cosine", least=0, most=1)
+    warmup_rounds: int = key(0, "first rounds that train without a mask", least=0)
+    granularity: str = key("weight", "what is frozen as one: an entry, or a neuron", choices=("weight", "neuron"))
+    draw: str = key("exact", "exact count per tensor, or independent draws", choices=("exact", "bernoulli"))
+    blocks: int = key(4, "number of starting points that schedule cyclic takes in turn", least=2)
+    include: str = key("*", "comma-separated patterns of parameter names that a mask may touch")
+    exclude: str = key("", "comma-separated patterns of parameter names that a mask leaves out")
+
+
+@dataclass(frozen=True)
+class Train:
+    epochs: int = key(1, "local epochs of a round", least=1)
+    steps: int = key(0, "local steps of a round; above 0 it replaces epochs", least=0)
+    batch_size: int = key(32, "examples of a local step", least=1)
+    optimizer: str = key("sgd", "local optimiser, fresh in each round", choices=("sgd", "adam", "adamw"))
+    lr: float = key(0.1, "local learning rate of round 1", above=0)
+    lr_decay: float = key(1.0, "factor on the learning rate from round to round", above=0, most=1)
+    momentum: float = key(0.9, "momentum of sgd", least=0, below=1)
+    nesterov: bool = key(False, "Nesterov's momentum")
+    weight_decay: float = key(0.0, "L2 penalty of sgd and adam, decoupled decay of adamw", least=0)
+    proximal_mu: float = key(0.0, "FedProx: weight of the proximal term mu/2 |w - w_t|^2", least=0)
+    clip_norm: float = key(0.0, "largest norm of a step's masked gradient; 0 = no clipping", least=0)
+    threads: int = key(1, "CPU threads of a client; part of the result, since sums depend on it", least=1)
+
+
+@dataclass(frozen=True)
+class Barrier:
+    every: int = key(1, "rounds between two barrier measurements; 0 = never", least=0)
+    points: int = key(25, "points of a path, both ends included", least=3)
+    max_pairs: int = key(0, "client pairs measured, drawn from the seed; 0 = all", least=0)
+    max_examples: int = key(2000, "examples of each evaluation, drawn from the seed; 0 = all", least=0)
+    split: str = key("test", "data that barriers are measured on", choices=("test", "train"))
+    batch_norm: str = key(
+        "average", "running statistics on a path: interpolated, re-estimated, or the first end's own",
+        choices=("average", "reset", "none"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Output:
+    dir: str = key("", "run folder; empty = a new folder under runs/")
+    checkpoint_every: int = key(0, "rounds between two saved global models; 0 = only the last", least=0)
+    save_client_models: bool = key(False, "keep the client models of rounds in which barriers are measured")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    seed: int = key(0, "seed of every draw of the run, below 2**63", least=0)
+    rounds: int = key(20, "communication rounds T", least=1)
+    device: str = key("auto", "where clients train and the server evaluates", choices=("auto", "cpu", "cuda"))
+    federation: Federation = field(default_factory=Federation)
+    data: Data = field(default_factory=Data)
+    partition: Partition = field(default_factory=Partition)
+    model: Model = field(default_factory=Model)
+    strategy: Strategy = field(default_factory=Strategy)
+    mask: Mask = field(default_factory=Mask)
+    train: Train = field(default_factory=Train)
+    barrier: Barrier = field(default_factory=Barrier)
+    output: Output = field(default_factory=Output)
+
+    @classmethod
+    def parse(cls, *layers: Mapping[str, Any]) -> "RunConfig":
+        """Merge ``layers`` over the defaults, later ones winning, and check the result.
+
+        A layer maps keys to scalars, nested or dotted, in kebab- or snake_case. Raises ``ConfigError`` naming every
+        unknown key (with the nearest known one), wrong type and impossible value at once.
+        """
+        known = {spec.name: spec for spec in key_specs(cls)}
+        faults: list[str] = []
+        merged: dict[str, Scalar] = {}
+        for name, value in (item for layer in layers for item in flatten(layer)):
+            if name not in known:
+                faults.append(unknown_key(name, known))
+            elif (fault := type_fault(known[name], value)) is not None:
+                faults.append(fault)
+            else:
+                merged[name] = value
+        faults += [fault for name, value in merged.items() for fault in value_faults(known[name], value)]
+        if faults:
+            raise ConfigError(dict.fromkeys(faults))
+        overrides = nest({snake(name): value for name, value in merged.items()})
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), overrides))
+        assert isinstance(config, cls)
+        if faults := _cross_faults(config):
+            raise ConfigError(faults)
+        return config
+
+    def flat(self) -> dict[str, Scalar]:
+        """Return every key, dotted and kebab-case, with its value: what Flower carries."""
+        return {spec.name: lookup(self, spec.name) for spec in key_specs(RunConfig)}
+
+    def nested(self) -> dict[str, Any]:
+        """Return the kebab-case tables as they stand in TOML and YAML."""
+        return nest(self.flat())
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Read ``key=value`` words as typed on a command line.
+
+    A value of a text key is taken as it stands, less quotes around it; others are read as what the key is: ``1e-3``,
+    ``true``, ``5``. What cannot be read so stays text, for the type check to name with its key. Raises ``ConfigError``
+    for words that are not ``key=value``.
+    """
+    kinds = {spec.name: spec.type for spec in key_specs(RunConfig)}
+    values: dict[str, Any] = {}
+    faults = []
+    for word in words:
+        name, equals, text = word.partition("=")
+        name = name.strip().replace("_", "-")
+        if not equals or not name:
+            faults.append(f"{word!r} is not key=value")
+        elif kinds.get(name) is str:
+            quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+            values[name] = text[1:-1] if quoted else text
+        else:
+            values[name] = _read_word(text.strip(), kinds.get(name))
+    if faults:
+        raise ConfigError(faults)
+    return values
+
+
+def _read_word(text: str, kind: type | None) -> Scalar:
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    for read in (int, float) if kind is int else (float,):
+        with suppress(ValueError):
+            return read(text)
+    return text
+
+
+def _cross_faults(config: RunConfig) -> list[str]:
+    """Faults of keys that are each right but do not go together."""
+    faults = []
+    if config.train.nesterov and (config.train.optimizer != "sgd" or config.train.momentum == 0):
+        faults.append("train.nesterov needs train.optimizer=sgd and train.momentum above 0")
+    if config.seed >= 2**63:
+        faults.append(f"seed must be below 2**63, which is what Flower can carry, got {config.seed}")
+    if config.barrier.points % 2 == 0:
+        faults.append(f"barrier.points must be odd, so that the midpoint is measured, got {config.barrier.points}")
+    if config.mask.warmup_rounds >= config.rounds and config.strategy.name != "fedavg":
+        faults.append(
+            f"mask.warmup-rounds ({config.mask.warmup_rounds}) leaves none of the {config.rounds} rounds to mask"
+        )
+    across = config.strategy.name == "fedpnu" and config.strategy.variant == "across-rounds"
+    if across and config.mask.schedule not in (Mask.schedule, "complement"):
+        faults.append(
+            f"strategy.variant=across-rounds is mask.schedule=complement, which {config.mask.schedule!r} is not"
+        )
+    if config.mask.ratio_shape == "constant" and config.mask.final_ratio not in (config.mask.ratio, Mask.final_ratio):
+        faults.append("mask.final-ratio is set but mask.ratio-shape is constant; set it to linear or cosine")
+    return faults

@@ -1,0 +1,33 @@
+"""Where tensors live, decided in one place and loudly: a GPU that was asked for and is not there is an error."""
+
+import os
+
+import torch
+
+
+def available_cpus() -> int:
+    """Return the number of CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resolve_device(asked: str, *, who: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu`` or ``cuda``, set up for repeatable float32 arithmetic.
+
+    Raises ``RuntimeError`` if CUDA was asked for and none is visible; ``who`` says to whom.
+    """
+    visible = torch.cuda.is_available()
+    if asked == "cuda" and not visible:
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise RuntimeError(
+            f"device=cuda, but {who} sees no GPU (CUDA_VISIBLE_DEVICES is {devices!r}): give clients a share of one "
+            "with `fedpfn run --gpus-per-actor 1` or Flower's client-resources-num-gpus, or set device=cpu"
+        )
+    if asked == "cpu" or not visible:
+        return torch.device("cpu")
+    # cuBLAS reads it when it is first used; without it sums may come in any order
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return torch.device("cuda", 0)

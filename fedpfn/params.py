@@ -1,0 +1,131 @@
+"""Arithmetic on a model's state as a dict of named tensors, and how a state is packed for the wire.
+
+A state holds what federation moves: trainable parameters and floating-point buffers (BatchNorm's running statistics),
+in the model's own order. Integer buffers (counters) and parameters with ``requires_grad=False`` stay as built: the
+first are never averaged, the second never change.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+def trainable(model: nn.Module) -> State:
+    """Return the live trainable parameters by name; a tied one once, under its first name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def float_buffers(model: nn.Module) -> State:
+    """Return the live persistent floating-point buffers by name."""
+    kept = model.state_dict(keep_vars=True).keys()
+    return {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point() and name in kept}
+
+
+def read_state(model: nn.Module) -> State:
+    """Return a copy of the model's state, where it lies."""
+    return {name: tensor.detach().clone() for name, tensor in (trainable(model) | float_buffers(model)).items()}
+
+
+def write_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy ``state`` into the model. Raises ``ValueError`` where names or shapes are not the model's."""
+    own = trainable(model) | float_buffers(model)
+    require_fit(own, state)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` where names or shapes of ``state`` are not those of ``own``."""
+    if own.keys() != state.keys():
+        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        raise ValueError(f"the state is not this model's: missing {missing}, not in the model {extra}")
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
+            raise ValueError(f"{name}: the model has {tuple(tensor.shape)}, the state {tuple(state[name].shape)}")
+
+
+def lerp(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float) -> State:
+    """Return w(alpha) = alpha w1 + (1 - alpha) w2 (arXiv 2402.01342, eq. 1).
+
+    Exact at both ends, and where the entries are equal: what is frozen stays put along the path.
+    """
+    if alpha in (0, 1):
+        return dict(first if alpha else second)
+    return {name: torch.lerp(second[name], tensor, alpha) for name, tensor in first.items()}
+
+
+def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Return sum_i p_i x_i with p_i = weights_i / sum(weights), summed in float64 in the order given.
+
+    The result has the tensors' dtype. In float32 the mean of equal tensors is that tensor, to the bit.
+    """
+    total = float(sum(weights))
+    if not tensors or len(tensors) != len(weights) or not 0 < total < math.inf or min(weights) < 0:
+        raise ValueError("a weighted mean needs tensors, a weight of 0 or more for each, and a positive sum of weights")
+    # from the first one and not from 0, since 0 + -0.0 is 0.0
+    mean = tensors[0].to(torch.float64) * (weights[0] / total)
+    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+        mean.add_(tensor.to(torch.float64), alpha=weight / total)
+    return mean.to(tensors[0].dtype)
+
+
+def mean_state(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | None = None) -> State:
+    """Return the (weighted) mean of states, entry by entry."""
+    if not states:
+        raise ValueError("there is no mean of no states")
+    weights = [1.0] * len(states) if weights is None else weights
+    return {name: weighted_mean([state[name] for state in states], weights) for name in states[0]}
+
+
+def pack(state: Mapping[str, Tensor], active: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the active entries as one vector a dtype, in the order of ``state``; names without a mask are whole.
+
+    >>> state = {"w": torch.tensor([1.0, 2.0, 3.0]), "mean": torch.tensor([4.0])}
+    >>> pack(state, {"w": torch.tensor([True, False, True])})
+    {'float32': tensor([1., 3., 4.])}
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for name, tensor in state.items():
+        entries = tensor[active[name]] if name in active else tensor.flatten()
+        parts.setdefault(_dtype_name(tensor), []).append(entries)
+    return {dtype: torch.cat(entries) for dtype, entries in parts.items()}
+
+
+def unpack(packed: Mapping[str, Tensor], active: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> State:
+    """Return the inverse of ``pack``: ``base`` with its active entries replaced, its inactive ones to the bit.
+
+    Raises ``ValueError`` if the vectors' lengths are not those of the active entries.
+    """
+    state: State = {}
+    taken = dict.fromkeys(packed, 0)
+    for name, tensor in base.items():
+        dtype = _dtype_name(tensor)
+        size = int(active[name].sum()) if name in active else tensor.numel()
+        start = taken.get(dtype, 0)
+        entries = packed[dtype][start : start + size] if dtype in packed else tensor.new_empty(0)
+        if entries.numel() != size:
+            raise ValueError(f"packed entries end before {name!r}: the two ends disagree on the mask or the model")
+        if dtype in taken:
+            taken[dtype] = start + size
+        if name in active:
+            state[name] = tensor.clone().masked_scatter_(active[name], entries)
+        else:
+            state[name] = entries.view(tensor.shape).clone()
+    for dtype, size in taken.items():
+        if packed[dtype].numel() != size:
+            raise ValueError(f"{packed[dtype].numel() - size} packed {dtype} entries are left over")
+    return state
+
+
+def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that holds NaN or infinity, or None."""
+    return next((name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())), None)
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

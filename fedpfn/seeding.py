@@ -1,0 +1,50 @@
+"""Randomness as a function: every draw of a run is ``derive(seed, purpose, ...)``, never a global generator.
+
+Two processes that name the same path get the same stream, on any machine, in any order and however often: this is what
+makes a run independent of the number of nodes and actors, and lets a mask travel as a recipe.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Integral
+
+import numpy as np
+import torch
+
+Path = int | str
+
+
+def derive(seed: int, *path: Path) -> int:
+    """Return the 63-bit seed of the stream ``path`` below ``seed``.
+
+    BLAKE2b over the path's parts, each with its type and length, so that ``(1, 23)``, ``(12, 3)`` and ``("1", 23)``
+    all differ. 63 bits, so that the value fits Flower's and NumPy's signed integers.
+
+    >>> derive(0, "mask", 1) == derive(0, "mask", 1), derive(0, "mask", 1) == derive(0, "mask", 2)
+    (True, False)
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (seed, *path):
+        # NumPy's integers count as the numbers they are
+        text = f"i{int(part)}".encode() if isinstance(part, Integral) else f"s{part}".encode()
+        digest.update(len(text).to_bytes(8, "little") + text)
+    return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def numpy_generator(seed: int, *path: Path) -> np.random.Generator:
+    """Return the NumPy generator (Philox) of the stream ``path`` below ``seed``."""
+    return np.random.Generator(np.random.Philox(derive(seed, *path)))
+
+
+@contextmanager
+def torch_seed(seed: int, *path: Path) -> Iterator[None]:
+    """Run a block with PyTorch's default generators at the stream ``path`` below ``seed``, then put them back.
+
+    For what offers no generator argument: initialisers of ``torch.nn`` and dropout.
+    """
+    # a GPU's generator is kept only where one is in use: asking for it would start CUDA
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(derive(seed, *path))
+        yield
