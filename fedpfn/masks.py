@@ -1,0 +1,168 @@
+"""A mask as a recipe: which entries of which parameters train (1) and which stay frozen (0) in a round.
+
+m in {0,1}^d, drawn per tensor over every trainable parameter; the ratio rho is the share of zeros (arXiv 2402.01342,
+section 3). A recipe is a handful of numbers and rebuilds the same mask on every machine and device: the draw uses the
+raw output of NumPy's Philox counter generator, which is fixed by its definition. Which recipe a round uses is decided
+in ``schedules``; how frozen entries are held in place, in ``freezing``.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedpfn.seeding import derive
+
+Mask = dict[str, Tensor]
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+_KEY_BITS = 32
+
+
+@dataclass(frozen=True)
+class MaskRecipe:
+    """Everything a mask is a function of, but the parameters' names and shapes.
+
+    Each unit (an entry, or a neuron) of a tensor gets a random position in [0, 1); the units in the window
+    [start, start + ratio), taken round the circle, are frozen, or with ``inverted`` all others. Hence one recipe and
+    its inverse cover every unit once, and recipes with one seed whose starts lie at least ``ratio`` apart freeze
+    disjoint units.
+
+    ``draw="exact"`` spaces the positions evenly, so that round(ratio * n) of n units are frozen (one more or less where
+    ``start`` is not 0); ``"bernoulli"`` draws them independently, so that the count is binomial.
+    ``granularity="neuron"`` freezes whole rows (first axis) of a weight with the entries of its bias. ``include`` and
+    ``exclude`` are comma-separated shell patterns of parameter names; parameters left out are trained in full, in the
+    inverse too.
+    """
+
+    seed: int
+    ratio: float
+    start: float = 0.0
+    inverted: bool = False
+    granularity: str = "weight"
+    draw: str = "exact"
+    include: str = "*"
+    exclude: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"a mask's ratio is the share of frozen entries, within [0, 1]; got {self.ratio!r}")
+        if not 0 <= self.start < 1:
+            raise ValueError(f"a mask's window starts within [0, 1); got {self.start!r}")
+        if self.granularity not in ("weight", "neuron") or self.draw not in ("exact", "bernoulli"):
+            raise ValueError(f"unknown granularity {self.granularity!r} or draw {self.draw!r} of a mask")
+
+    def complement(self) -> "MaskRecipe":
+        """Return the recipe of 1 - m."""
+        return replace(self, inverted=not self.inverted)
+
+    def touches(self, name: str) -> bool:
+        """Tell whether the mask may freeze entries of the parameter ``name``."""
+        return _matches(name, self.include) and not _matches(name, self.exclude)
+
+
+def build_mask(recipe: MaskRecipe | None, parameters: Mapping[str, Tensor]) -> Mask:
+    """Return the boolean mask of ``recipe`` for ``parameters``, on their devices; True trains.
+
+    None trains everything.
+    """
+    shapes = tuple((name, tuple(parameter.shape)) for name, parameter in parameters.items())
+    arrays = mask_arrays(recipe, shapes)
+    return {name: torch.tensor(arrays[name], device=parameters[name].device) for name in parameters}
+
+
+@lru_cache(maxsize=4)
+def mask_arrays(recipe: MaskRecipe | None, shapes: Shapes) -> dict[str, NDArray[np.bool_]]:
+    """Return the mask as arrays, cached for the few masks of a round. Treat them as read-only."""
+    masks: dict[str, NDArray[np.bool_]] = {}
+    rows: dict[tuple[str, int], NDArray[np.bool_]] = {}
+    for name, shape in shapes:
+        if recipe is None or not recipe.touches(name):
+            masks[name] = np.ones(shape, dtype=bool)
+        elif recipe.granularity == "weight" or not shape:
+            size = int(np.prod(shape, dtype=np.int64))
+            masks[name] = _draw(recipe, name, size).reshape(shape)
+        else:
+            # a module's weight and bias share one draw over its units
+            unit = (name.rpartition(".")[0], shape[0])
+            if unit not in rows:
+                rows[unit] = _draw(recipe, *unit)
+            flat = rows[unit].reshape(-1, *([1] * (len(shape) - 1)))
+            masks[name] = np.broadcast_to(flat, shape).copy()
+    return masks
+
+
+def union(masks: Iterator[Mask] | list[Mask]) -> Mask:
+    """Return the entries trained by any of ``masks``: those that a client has to send back."""
+    first, *others = masks
+    joined = {name: trained.clone() for name, trained in first.items()}
+    for mask in others:
+        for name, trained in mask.items():
+            joined[name] |= trained
+    return joined
+
+
+def frozen_share(mask: Mapping[str, Tensor]) -> float:
+    """Return the share of frozen entries over all tensors of ``mask``."""
+    total = sum(trained.numel() for trained in mask.values())
+    active = sum(int(trained.sum()) for trained in mask.values())
+    return 1 - active / total if total else 0.0
+
+
+def _draw(recipe: MaskRecipe, name: str, size: int) -> NDArray[np.bool_]:
+    bits = np.random.Philox(derive(recipe.seed, "mask", name)).random_raw(size)
+    bits = np.atleast_1d(np.asarray(bits, dtype=np.uint64))
+    frozen = _exact(bits, recipe) if recipe.draw == "exact" else _bernoulli(bits, recipe)
+    return frozen if recipe.inverted else ~frozen
+
+
+def _bernoulli(bits: NDArray[np.uint64], recipe: MaskRecipe) -> NDArray[np.bool_]:
+    positions = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    frozen: NDArray[np.bool_] = (positions - recipe.start) % 1.0 < recipe.ratio
+    return frozen
+
+
+def _exact(bits: NDArray[np.uint64], recipe: MaskRecipe) -> NDArray[np.bool_]:
+    """Freeze the units whose rank lies in the window. Ranks come from distinct keys: random high bits, index below.
+
+    Selecting the two ends of the window costs O(n); the ranks themselves would need a sort.
+    """
+    size = bits.size
+    if size >= 2**_KEY_BITS:
+        raise ValueError(f"a mask is drawn over fewer than 2**{_KEY_BITS} units of a tensor, got {size}")
+    keys = (bits >> np.uint64(_KEY_BITS) << np.uint64(_KEY_BITS)) | np.arange(size, dtype=np.uint64)
+    first, last = _rank(recipe.start, size), _rank(recipe.start + recipe.ratio, size)
+    if last - first in (0, size):
+        return np.full(size, last > first)
+    low = _below(keys, first)
+    if last <= size:
+        return _below(keys, last) & ~low
+    return _below(keys, last - size) | ~low
+
+
+def _rank(position: float, size: int) -> int:
+    # both ends are rounded, not the length, so that windows that meet do not overlap; the inner rounding makes
+    # 1/3 + 1/3 and 2/3 one position
+    return int(np.floor(round(position * size, 6) + 0.5))
+
+
+def _below(keys: NDArray[np.uint64], rank: int) -> NDArray[np.bool_]:
+    """Mark the ``rank`` smallest keys."""
+    if rank in (0, keys.size):
+        return np.full(keys.size, rank > 0)
+    marked: NDArray[np.bool_] = keys < np.partition(keys, rank)[rank]
+    return marked
+
+
+def split_patterns(patterns: str) -> list[str]:
+    """Return the single patterns of a comma-separated list."""
+    return [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+
+
+def _matches(name: str, patterns: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in split_patterns(patterns))
