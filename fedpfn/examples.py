@@ -1,0 +1,73 @@
+"""Labelled examples as tensors on one device, decoded to what a model eats one batch at a time.
+
+Images stay uint8 in memory and are normalised on the device: x = (u / 255 - mean) / std, channel by channel. Features
+(float) and tokens (integers) pass as they are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs (N, ...) with labels (N,), and the channel statistics that normalise images; empty for other inputs."""
+
+    inputs: Tensor
+    labels: Tensor
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.inputs.dtype == torch.uint8 and (not self.mean or len(self.mean) != len(self.std)):
+            raise ValueError("images (uint8) need the mean and std of their channels, to be normalised")
+
+    @classmethod
+    def from_arrays(
+        cls,
+        inputs: NDArray[Any],
+        labels: NDArray[Any],
+        *,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        device: torch.device | str = "cpu",
+    ) -> "Examples":
+        """Move arrays to ``device``; memory-mapped ones are read in."""
+        tensors = [torch.from_numpy(a if a.flags.writeable else np.array(a)).to(device) for a in (inputs, labels)]
+        return cls(tensors[0], tensors[1], tuple(mean), tuple(std))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    def take(self, indices: NDArray[np.int64] | Tensor) -> "Examples":
+        """Return the examples at ``indices``, in that order."""
+        index = torch.as_tensor(indices, device=self.device)
+        return replace(self, inputs=self.inputs[index], labels=self.labels[index])
+
+    def span(self, start: int, stop: int) -> "Examples":
+        """Return the examples from ``start`` to before ``stop``, without a copy."""
+        return replace(self, inputs=self.inputs[start:stop], labels=self.labels[start:stop])
+
+    def decoded(self) -> "Examples":
+        """Return the same examples with their inputs as models eat them: for few that are read many times."""
+        inputs, labels = self.batch(slice(None))
+        return Examples(inputs, labels)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Return the decoded inputs and the labels at ``index``."""
+        inputs = self.inputs[index]
+        if inputs.dtype == torch.uint8:
+            shape = (1, -1, *([1] * (inputs.dim() - 2)))
+            mean = torch.tensor(self.mean, device=inputs.device).view(shape)
+            std = torch.tensor(self.std, device=inputs.device).view(shape)
+            inputs = inputs.to(torch.float32).div_(255).sub_(mean).div_(std)
+        return inputs, self.labels[index]

@@ -1,0 +1,69 @@
+"""Many evaluations side by side on a CPU: one thread and one copy of the model a worker.
+
+Splitting a single small operation over cores costs more than it saves, and its sums depend on the number of cores.
+Splitting the list of evaluations does neither. On a GPU the items run one after the other in the calling thread.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from fedpfn.evaluation import Evaluation, evaluate
+from fedpfn.examples import Examples
+from fedpfn.params import State
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class ModelPool:
+    """Workers that each hold a copy of ``model``: what a model is called with swaps its tensors, so none is shared.
+
+    There is one worker on a GPU, whatever is asked for. Making a pool sets PyTorch to one CPU thread here too.
+    """
+
+    def __init__(self, model: nn.Module, *, workers: int) -> None:
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        self.workers = workers if on_cpu else 1
+        self._model, self._local = model, threading.local()
+        torch.set_num_threads(1)
+        self._executor = ThreadPoolExecutor(self.workers, initializer=self._equip) if self.workers > 1 else None
+
+    @property
+    def model(self) -> nn.Module:
+        """The calling worker's own copy of the model."""
+        return getattr(self._local, "model", self._model)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Return ``function`` of every item, in the order of the items; the first error is raised."""
+        inside = hasattr(self._local, "model")
+        if self._executor is None or inside:
+            return [function(item) for item in items]
+        return list(self._executor.map(function, items))
+
+    def evaluate(self, state: State, examples: Examples, *, chunk: int = 1000) -> Evaluation:
+        """Evaluate ``state`` in chunks of ``examples``, put together in order."""
+        chunks: Sequence[Examples] = [examples.span(i, i + chunk) for i in range(0, len(examples), chunk)]
+        parts = self.map(lambda part: evaluate(self.model, part, state=state, batch_size=chunk), chunks)
+        total = len(examples)
+        if total == 0:
+            return evaluate(self.model, examples, state=state)
+        return Evaluation(
+            loss=sum(part.loss * part.examples for part in parts) / total,
+            accuracy=sum(round(part.accuracy * part.examples) for part in parts) / total,
+            examples=total,
+        )
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._executor is not None:
+            self._executor.shutdown()
+
+    def _equip(self) -> None:
+        torch.set_num_threads(1)
+        self._local.model = deepcopy(self._model)
