@@ -1,0 +1,159 @@
+"""``build``: the model of a run from its name, its data and a seed.
+
+A name is an alias of ``MODELS``, a torchvision classifier's, or an import string; an alias wins over torchvision, whose
+network of that name is then ``torchvision.models:vgg11``. Whether the model is fit for federation is left to
+``inspect_model``.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedpfn.imports import is_reference
+from fedpfn.models import vision
+from fedpfn.models.cnn import cnn
+from fedpfn.models.custom import accepted, call_factory, factory_faults
+from fedpfn.models.layers import NORMS
+from fedpfn.models.mlp import mlp
+from fedpfn.models.resnet import WRN_BASE, resnet
+from fedpfn.models.vgg import vgg
+from fedpfn.seeding import torch_seed
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet20": partial(resnet, 20),
+    "resnet32": partial(resnet, 32),
+    "resnet44": partial(resnet, 44),
+    "resnet56": partial(resnet, 56),
+    "wrn56": partial(resnet, 56, base=WRN_BASE),
+    "vgg11": partial(vgg, 11),
+    "vgg16": partial(vgg, 16),
+}
+
+
+def build(
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    seed: int,
+    hidden: int = 2,
+    width: int = 200,
+    norm: str = "none",
+    width_multiplier: float = 1.0,
+    pretrained: bool = False,
+) -> nn.Module:
+    """Return the model ``name`` for inputs of ``input_shape`` (without the batch axis), on the CPU.
+
+    Its initial weights are a function of ``seed`` (float32, drawn on the CPU), and no global generator of PyTorch
+    moves. ``hidden`` and ``width`` are the MLP's; ``norm`` is for the ResNets, the VGGs and torchvision;
+    ``width_multiplier`` for every alias; ``pretrained`` for torchvision.
+
+    Raises ``ValueError`` in one line, all faults in it: for what ``find_faults`` finds, a shape the network cannot
+    take, a factory that raises or returns no ``nn.Module``, and a model without a trainable parameter.
+    """
+    options: dict[str, Any] = {
+        "hidden": hidden,
+        "width": width,
+        "norm": norm,
+        "width_multiplier": width_multiplier,
+    }
+    faults = find_faults(name, pretrained=pretrained, **options)
+    if not input_shape or any(side < 1 for side in input_shape):
+        faults.append(f"input_shape has to be one or more positive sizes; got {input_shape}")
+    if num_classes < 1:
+        faults.append(f"num_classes has to be 1 or more; got {num_classes}")
+    if faults:
+        raise ValueError("; ".join(faults))
+    model: Any
+    with torch_seed(seed, "model"), torch.device("cpu"), _float32():
+        if name in MODELS:
+            model = MODELS[name](input_shape, num_classes, **accepted(MODELS[name], options))
+        elif found := vision.find(name):
+            model = vision.torchvision_model(found, num_classes, norm=norm, pretrained=pretrained)
+        else:
+            model = call_factory(name, input_shape, num_classes)
+    return _checked(name, model)
+
+
+def find_faults(
+    name: str, *, norm: str, hidden: int, width: int, width_multiplier: float, pretrained: bool = False
+) -> list[str]:
+    """Return what is wrong with a choice of model, one line each, before anything is built or any data known.
+
+    A setting that would have no effect on the model named is a fault too: a run must not record what it did not do.
+    """
+    faults: list[str] = []
+    if norm not in NORMS:
+        faults.append(f"norm has to be one of {', '.join(NORMS)}; got {norm!r}")
+    if not _is_whole(hidden, least=0):
+        faults.append(f"hidden has to be a whole number, 0 or more; got {hidden!r}")
+    if not _is_whole(width, least=1):
+        faults.append(f"width has to be a whole number, 1 or more; got {width!r}")
+    if not (_is_real(width_multiplier) and math.isfinite(width_multiplier) and width_multiplier > 0):
+        faults.append(f"width_multiplier has to be a positive number; got {width_multiplier!r}")
+    takes_norm, takes_multiplier, takes_pretrained = False, False, False
+    if name in MODELS:
+        takes_norm, takes_multiplier = "norm" in accepted(MODELS[name], {"norm": norm}), True
+    else:
+        wrong = _name_faults(name)
+        if wrong:
+            return [*wrong, *faults]
+        takes_norm = takes_pretrained = vision.find(name) is not None
+    if norm in NORMS and norm != "none" and not takes_norm:
+        faults.append(f"model {name!r} takes no norm, so norm={norm!r} would have no effect; leave it at 'none'")
+    if width_multiplier != 1 and not takes_multiplier:
+        faults.append(f"model {name!r} takes no width_multiplier; leave it at 1")
+    if pretrained and not takes_pretrained:
+        faults.append(f"model {name!r} has no pretrained weights; torchvision's models have them")
+    return faults
+
+
+def _name_faults(name: str) -> list[str]:
+    if is_reference(name):
+        try:
+            return [] if vision.find(name) else factory_faults(name)
+        except ValueError as error:
+            return [str(error)]
+    known = vision.names()
+    if name in known:
+        return []
+    near = get_close_matches(name, [*MODELS, *known], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the built-in ones are {', '.join(MODELS)}"
+    return [f"unknown model {name!r}; {hint} (a torchvision name or 'package.module:factory' will do as well)"]
+
+
+def _checked(name: str, model: Any) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model {name!r} came out as {type(model).__name__}, not as an nn.Module")
+    parameters = list(model.parameters())
+    if any(isinstance(parameter, nn.UninitializedParameter) for parameter in parameters):
+        raise ValueError(f"model {name!r} has lazy layers, whose sizes are not known yet; give them their sizes")
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise ValueError(f"model {name!r} has no trainable parameter")
+    return model.cpu()
+
+
+def _is_whole(value: object, *, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
