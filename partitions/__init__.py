@@ -1,0 +1,21 @@
+"""Which example belongs to whom: data sets as arrays, partition schemes, label statistics. Neither Flower nor Ray."""
+
+from partitions import datasets, schemes, statistics
+from partitions.arrays import DataError, Dataset, Split
+from partitions.datasets import DATASETS, load
+from partitions.feasibility import PartitionError
+from partitions.schemes import SCHEMES, partition
+
+__all__ = [
+    "DATASETS",
+    "SCHEMES",
+    "DataError",
+    "Dataset",
+    "PartitionError",
+    "Split",
+    "datasets",
+    "load",
+    "partition",
+    "schemes",
+    "statistics",
+]

@@ -1,0 +1,100 @@
+"""A data set as plain arrays: two splits, the number of classes, and the facts that follow from them.
+
+Reading the arrays from anywhere is left to ``datasets`` and the modules behind it.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["images", "features", "tokens"]
+
+_IMAGES_AT_ONCE = 2**22  # bytes that np.bincount widens to 8 each at a time: 32 MiB, whatever the data set's size
+
+
+class DataError(ValueError):
+    """Data that are absent or not as expected: what was looked for, where, and how to get it, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a configuration says about its data; each built-in data set takes what it needs of it."""
+
+    root: str = ""
+    download: bool = False
+    image_size: int = 0
+    cache_dir: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """``inputs``: uint8 images (N, C, H, W), float32 features (N, ...) or int64 tokens (N, L); ``labels``: int64 (N,).
+
+    ``inputs`` may be a read-only memory map; copy the batch, not the array.
+    """
+
+    inputs: NDArray[Any]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Train and test data, never merged; labels lie in 0..num_classes-1."""
+
+    name: str
+    train: Split
+    test: Split
+    num_classes: int
+
+    @property
+    def kind(self) -> Kind:
+        """What an input is, told by its type: uint8 is an image, int64 a row of tokens, float32 features."""
+        if self.train.inputs.dtype == np.uint8:
+            return "images"
+        return "tokens" if self.train.inputs.dtype == np.int64 else "features"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input, without N."""
+        return tuple(self.train.inputs.shape[1:])
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per-channel mean of the train images, pixels in [0, 1]; empty for features and tokens."""
+        return self._moments[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per-channel population standard deviation of the train images, pixels in [0, 1]; 1 for a constant channel."""
+        return self._moments[1]
+
+    @cached_property
+    def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return channel_moments(self.train.inputs) if self.kind == "images" else ((), ())
+
+
+def channel_moments(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the per-channel mean and population standard deviation of uint8 images (N, C, H, W), pixels in [0, 1].
+
+    From the histogram h of the 256 values: mean = Σ v h_v / n / 255, variance = (n Σ v² h_v - (Σ v h_v)²) / n² / 255²,
+    summed in integers, so that neither the order nor the number of images costs a digit. A constant channel has
+    standard deviation 1, since the value is there to divide by.
+    """
+    rows = max(1, _IMAGES_AT_ONCE // max(1, images[0, 0].size))
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        counts = np.zeros(256, dtype=np.int64)
+        for start in range(0, len(images), rows):
+            counts += np.bincount(images[start : start + rows, channel].ravel(), minlength=256)
+        histogram: list[int] = counts.tolist()  # Python integers: the squares below outgrow 64 bits
+        n = sum(histogram)
+        first = sum(value * count for value, count in enumerate(histogram))
+        second = sum(value * value * count for value, count in enumerate(histogram))
+        means.append(first / n / 255)
+        spread = n * second - first * first
+        deviations.append(float(np.sqrt(spread / (n * n))) / 255 if spread else 1.0)
+    return tuple(means), tuple(deviations)

@@ -1,0 +1,76 @@
+"""Data sets by name: a literal table of the built-in ones, one call that loads, one that looks for faults beforehand.
+
+What a data set is lies in ``arrays``; how each is read lies in ``digits``, ``torchvision_data``, ``image_folder`` and,
+for a callable of the user's, ``user_loader``.
+"""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Protocol
+
+from partitions import digits, image_folder, torchvision_data, user_loader
+from partitions.arrays import DataError, Dataset, Kind, Request, Split
+
+__all__ = ["DATASETS", "DataError", "Dataset", "Kind", "Loader", "Split", "find_faults", "load"]
+
+Loader = Callable[..., Any]
+
+
+class _Source(Protocol):
+    """What a built-in data set has: a module with these two functions will do."""
+
+    def load(self, request: Request, /) -> Dataset: ...
+
+    def find_faults(self, request: Request, /) -> list[str]: ...
+
+
+DATASETS: dict[str, _Source] = {
+    "digits": digits,
+    "mnist": torchvision_data.MNIST,
+    "fashion-mnist": torchvision_data.FASHION_MNIST,
+    "cifar10": torchvision_data.CIFAR10,
+    "cifar100": torchvision_data.CIFAR100,
+    "image-folder": image_folder,
+}
+
+
+def load(
+    name: str | Loader,
+    root: str = "",
+    *,
+    download: bool = False,
+    image_size: int = 0,
+    cache_dir: Path | None = None,
+) -> Dataset:
+    """Return a built-in data set by its name, or what a user's loader (see ``user_loader``) returns.
+
+    ``image_size`` and ``cache_dir`` are for ``image-folder``: the side of the square that images are resized and
+    cropped to (0: images of one size, as they are), and where decoded images are kept (None:
+    ``image_cache.default_folder``). Raises ``DataError`` with all that ``find_faults`` finds, and for data that turn
+    out to be unreadable or wrong.
+    """
+    faults = find_faults(name, root, download=download, image_size=image_size)
+    if faults:
+        raise DataError("; ".join(faults))
+    if not isinstance(name, str):
+        return user_loader.load(name, root)
+    return DATASETS[name].load(
+        Request(root=root, download=download, image_size=image_size, cache_dir=cache_dir),
+    )
+
+
+def find_faults(name: str | Loader, root: str, *, download: bool, image_size: int = 0) -> list[str]:
+    """Return what would keep ``load`` from working, a line each, told from names and folders alone: nothing is read."""
+    if isinstance(name, str) and name not in DATASETS:
+        near = get_close_matches(name.lower(), DATASETS, n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        return [f"no data set {name!r}{meant}; built in: {', '.join(DATASETS)}; your own: 'package.module:loader'"]
+    faults = []
+    if image_size < 0:
+        faults.append(f"data.image-size = {image_size} must be 0 (images as they are) or a side in pixels")
+    if image_size > 0 and name != "image-folder":
+        faults.append(f"data.image-size = {image_size} is for data.name = 'image-folder' only; set it to 0")
+    if isinstance(name, str):
+        faults += DATASETS[name].find_faults(Request(root=root, download=download, image_size=image_size))
+    return faults

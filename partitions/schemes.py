@@ -1,0 +1,125 @@
+"""Partition schemes by name: a literal table, one call that draws, one that looks for faults before any draw.
+
+A scheme is a pure function (labels, clients, rng, *, settings of its own) -> one array of indices a client. The
+settings it takes are its keyword-only parameters: ``partition`` hands over those and no others. The schemes themselves
+lie in ``dirichlet``, ``iid`` and ``shards``.
+"""
+
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partitions.assignment import Indices
+from partitions.dirichlet import dirichlet, dirichlet_balanced, dirichlet_client
+from partitions.feasibility import PartitionError, alpha_faults, class_faults, refuse, shard_faults, size_faults
+from partitions.iid import iid
+from partitions.shards import pathological, shards
+
+__all__ = ["SCHEMES", "PartitionError", "Scheme", "find_faults", "partition"]
+
+Scheme = Callable[..., list[Indices]]
+
+SCHEMES: dict[str, Scheme] = {
+    "dirichlet": dirichlet,
+    "dirichlet-balanced": dirichlet_balanced,
+    "dirichlet-client": dirichlet_client,
+    "iid": iid,
+    "shards": shards,
+    "pathological": pathological,
+}
+
+
+def partition(
+    scheme: str | Scheme,
+    labels: NDArray[np.integer],
+    clients: int,
+    rng: np.random.Generator,
+    *,
+    alpha: float,
+    min_size: int,
+    shards_per_client: int,
+    classes_per_client: int,
+) -> list[Indices]:
+    """Return each client's indices into ``labels``, ascending int64, by a built-in scheme's name or a user's function.
+
+    ``min_size`` holds whatever the scheme: those that take it redraw, of the others it is asked afterwards. Raises
+    ``PartitionError`` for an unknown scheme, impossible settings, a smallest client below ``min_size``, and a user's
+    scheme that returns anything but one array of indices for each client.
+    """
+    settings: dict[str, Any] = {
+        "alpha": alpha,
+        "min_size": min_size,
+        "shards_per_client": shards_per_client,
+        "classes_per_client": classes_per_client,
+    }
+    num_classes = len(np.unique(labels))
+    refuse(find_faults(scheme, clients=clients, num_examples=len(labels), num_classes=num_classes, **settings))
+    draw = SCHEMES[scheme] if isinstance(scheme, str) else scheme
+    taken = _keywords(draw)
+    parts = draw(labels, clients, rng, **{name: value for name, value in settings.items() if name in taken})
+    if not isinstance(scheme, str):
+        parts = _checked(parts, clients=clients, num_examples=len(labels))
+    if (smallest := min(len(part) for part in parts)) < min_size:
+        raise PartitionError(
+            f"the smallest client has {smallest} examples, partition.min-size = {min_size} are asked for; lower it, "
+            "lower federation.clients, or take a partition.scheme with even sizes"
+        )
+    return parts
+
+
+def find_faults(
+    scheme: str | Scheme,
+    *,
+    clients: int,
+    num_examples: int | None,
+    num_classes: int | None,
+    alpha: float,
+    min_size: int,
+    shards_per_client: int,
+    classes_per_client: int,
+) -> list[str]:
+    """Return the settings that no draw can meet, a line each; of the scheme's settings only those that it takes.
+
+    ``num_examples`` and ``num_classes`` are None where the data are not known yet: what needs them is then not asked.
+    """
+    if isinstance(scheme, str) and scheme not in SCHEMES:
+        near = get_close_matches(scheme.lower(), SCHEMES, n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        return [f"no partition.scheme {scheme!r}{meant}; built in: {', '.join(SCHEMES)}"]
+    taken = _keywords(SCHEMES[scheme] if isinstance(scheme, str) else scheme)
+    faults = size_faults(clients, num_examples, min_size=min_size)
+    if "alpha" in taken:
+        faults += alpha_faults(alpha)
+    if "shards_per_client" in taken:
+        faults += shard_faults(shards_per_client, clients, num_examples)
+    if "classes_per_client" in taken:
+        faults += class_faults(classes_per_client, num_classes)
+    return faults
+
+
+def _keywords(scheme: Scheme) -> set[str]:
+    """Return the names of the settings that a scheme takes: its keyword-only parameters."""
+    parameters = inspect.signature(scheme).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _checked(parts: Any, *, clients: int, num_examples: int) -> list[Indices]:
+    """Return a user's parts as ascending int64; an index twice in one part is a fault, one in two parts is theirs."""
+    if len(parts) != clients:
+        raise PartitionError(f"the scheme returned {len(parts)} parts for federation.clients = {clients}")
+    checked = []
+    for client, part in enumerate(parts):
+        indices = np.asarray(part)
+        if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+            raise PartitionError(
+                f"the scheme's part {client} is {indices.dtype} {indices.shape}; expected integers (n,)"
+            )
+        indices = np.sort(indices.astype(np.int64))
+        if indices.size and not (indices[0] >= 0 and indices[-1] < num_examples and np.diff(indices).all()):
+            raise PartitionError(f"the scheme's part {client} holds an index twice or outside 0..{num_examples - 1}")
+        checked.append(indices)
+    return checked

@@ -1,0 +1,137 @@
+"""A user's own data: call the loader, check what it returns, bring it to the types that a data set has.
+
+A loader returns ((train_inputs, train_labels), (test_inputs, test_labels)) as NumPy arrays or CPU tensors. Finding the
+loader by its import string is left to the caller.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partitions.arrays import DataError, Dataset, Split
+
+_CHANNELS = (1, 3, 4)
+_INPUTS = (
+    "expected uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels, float32 or float64 "
+    "features (N, ...), or integer tokens (N, L) wider than 8 bits unsigned"
+)
+
+
+def load(loader: Callable[..., Any], root: str) -> Dataset:
+    """Return the data set that ``loader`` gives; it is called with ``root=`` where its signature takes that.
+
+    The number of classes is the largest label of both splits + 1. Raises ``DataError`` for a loader that fails, splits
+    that are empty, not of one kind and shape or not of one length with their labels, features that are not finite, and
+    labels that are not integers from 0 on.
+    """
+    name = f"{getattr(loader, '__module__', '')}:{getattr(loader, '__qualname__', type(loader).__name__)}"
+    try:
+        found = loader(root=root) if _takes_root(loader) else loader()
+    except Exception as error:
+        raise DataError(f"loader {name} failed: {error!r}") from error
+    try:
+        pairs = [(inputs, labels) for inputs, labels in found]
+    except (TypeError, ValueError):
+        pairs = []
+    if len(pairs) != 2:
+        raise DataError(
+            f"loader {name} returned {_describe(found)}; expected "
+            "((train_inputs, train_labels), (test_inputs, test_labels))"
+        )
+    train, test = (
+        _split(inputs, labels, where=f"{part} {{}} of loader {name}")
+        for part, (inputs, labels) in zip(("train", "test"), pairs, strict=True)
+    )
+    if train.inputs.dtype != test.inputs.dtype or train.inputs.shape[1:] != test.inputs.shape[1:]:
+        raise DataError(
+            f"train and test inputs of loader {name} differ: {_describe(train.inputs)} and {_describe(test.inputs)}; "
+            "expected one type and one shape but for N"
+        )
+    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    num_examples = len(train.labels) + len(test.labels)
+    if num_classes > num_examples:
+        raise DataError(
+            f"labels of loader {name} reach {num_classes - 1} with {num_examples} examples in all; expected classes "
+            "numbered 0..C-1"
+        )
+    return Dataset(name, train, test, num_classes)
+
+
+def _takes_root(loader: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(loader).parameters.values()
+    except (TypeError, ValueError):  # some callables written in C tell no signature
+        return False
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return any((p.name == "root" and p.kind in named) or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def _split(inputs: Any, labels: Any, *, where: str) -> Split:
+    checked = Split(
+        _inputs(_array(inputs, where.format("inputs")), where.format("inputs")),
+        _labels(_array(labels, where.format("labels")), where.format("labels")),
+    )
+    if len(checked.inputs) != len(checked.labels):
+        raise DataError(
+            f"{where.format('inputs')} are {len(checked.inputs)}, their labels {len(checked.labels)}; expected as many"
+        )
+    return checked
+
+
+def _array(values: Any, where: str) -> NDArray[Any]:
+    try:
+        array = np.asarray(values)
+    except Exception as error:  # a ragged list, a tensor on another device or one that wants a gradient
+        raise DataError(f"{where} cannot be made an array: {' '.join(str(error).split())}") from error
+    if array.ndim == 0 or len(array) == 0:
+        raise DataError(f"{where} are empty: {_describe(array)}")
+    return array
+
+
+def _inputs(array: NDArray[Any], where: str) -> NDArray[Any]:
+    if array.dtype == np.uint8:
+        return _images(array, where)
+    if array.dtype in (np.float32, np.float64) and array.ndim >= 2:
+        with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite, and is named below
+            features = np.ascontiguousarray(array, dtype=np.float32)
+        if not np.isfinite(features).all():
+            at = tuple(int(i) for i in np.argwhere(~np.isfinite(features))[0])
+            raise DataError(f"{where} are not finite as float32: {array[at]} at {at}")
+        return features
+    if array.dtype.kind in "iu" and array.ndim == 2:
+        if array.min() < 0:
+            raise DataError(f"{where} are tokens below 0: {array.min()}; expected indices from 0 on")
+        return np.ascontiguousarray(array, dtype=np.int64)
+    raise DataError(f"{where} are {_describe(array)}; {_INPUTS}")
+
+
+def _images(array: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
+    """Return the images as (N, C, H, W); an array that could be read in two ways is refused rather than guessed."""
+    if array.ndim == 3:
+        return np.ascontiguousarray(array[:, None])
+    if array.ndim != 4:
+        raise DataError(f"{where} are {_describe(array)}; {_INPUTS}")
+    first, last = array.shape[1] in _CHANNELS, array.shape[3] in _CHANNELS
+    if first and last:
+        raise DataError(
+            f"{where} are {_describe(array)}, which can be read as (N, C, H, W) and as (N, H, W, C); images are "
+            "expected to be wider and higher than 4 pixels: scale them up, or give float32 features"
+        )
+    if not first and not last:
+        raise DataError(f"{where} are {_describe(array)}, no axis of which can be 1, 3 or 4 channels; {_INPUTS}")
+    return np.ascontiguousarray(array if first else array.transpose(0, 3, 1, 2))
+
+
+def _labels(array: NDArray[Any], where: str) -> NDArray[np.int64]:
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DataError(f"{where} are {_describe(array)}; expected integers (N,)")
+    if array.min() < 0:
+        raise DataError(f"{where} go down to {array.min()}; expected classes numbered 0..C-1")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _describe(value: Any) -> str:
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
