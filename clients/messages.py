@@ -1,0 +1,63 @@
+"""A client's side of the wire: TRAIN messages in, answers out, by the names of ``fedpfn.protocol``."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import cast
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from clients.local_training import CohortResult
+from fedpfn import protocol
+from fedpfn.params import State
+from fedpfn.schedules import Plan, decode_plan
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a TRAIN message asks: train ``clients`` from ``arrays`` by ``plan``."""
+
+    server_round: int
+    clients: list[int]
+    plan: Plan
+    arrays: State
+
+
+def decode_task(message: Message) -> Task:
+    """Read a TRAIN message."""
+    about = message.content.config_records[protocol.ROUND]
+    arrays = message.content.array_records[protocol.GLOBAL]
+    return Task(
+        server_round=cast(int, about[protocol.SERVER_ROUND]),
+        clients=cast(list[int], about[protocol.CLIENTS]),
+        plan=decode_plan(cast(str, about[protocol.PLAN])),
+        arrays={name: torch.from_numpy(array.numpy()) for name, array in arrays.items()},
+    )
+
+
+def encode_result(result: CohortResult, message: Message) -> Message:
+    """Write the answer of a cohort to ``message``."""
+    arrays = {
+        protocol.update_key(update.client, dtype): Array(entries.numpy())
+        for update in result.updates
+        for dtype, entries in update.packed.items()
+    }
+    measures = MetricRecord(
+        {
+            protocol.CLIENT_IDS: [update.client for update in result.updates],
+            protocol.NUM_EXAMPLES: [update.examples for update in result.updates],
+            protocol.NUM_STEPS: [update.steps for update in result.updates],
+            protocol.TRAIN_LOSS: [update.loss for update in result.updates],
+            protocol.SECONDS: [update.seconds for update in result.updates],
+        }
+    )
+    report = ConfigRecord(
+        {
+            protocol.FAILURES: json.dumps([asdict(failure) for failure in result.failures]),
+            protocol.DEVICE: result.device,
+            protocol.PROCESS: os.getpid(),
+        }
+    )
+    content = RecordDict({protocol.UPDATES: ArrayRecord(arrays), protocol.MEASURES: measures, protocol.REPORT: report})
+    return Message(content, reply_to=message)

@@ -1,0 +1,127 @@
+"""The parts of a run from its config: data and clients' shares of it, the initial model, the strategy.
+
+Each is checked as far as it can be before the first message. ``server_app`` puts them to work; the command line uses
+them to show what a run would do.
+"""
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from logging import WARNING
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.common.logger import log
+from numpy.typing import NDArray
+from torch import nn
+
+import partitions
+from fedpfn import imports, models
+from fedpfn.config import ConfigError, RunConfig
+from fedpfn.masks import split_patterns
+from fedpfn.params import trainable
+from fedpfn.seeding import numpy_generator
+from strategies.cohorts import draw_clients
+from strategies.fed_avg import FedAvg
+from strategies.fed_pfn import FedPFN
+from strategies.fed_pnu import FedPNU
+from strategies.server_optimizers import make_server_optimizer
+
+STRATEGIES: dict[str, Callable[..., FedAvg]] = {
+    "fedavg": lambda config, **settings: FedAvg(**settings),
+    "fedpfn": FedPFN,
+    "fedpnu": FedPNU,
+}
+
+
+def load_data(config: RunConfig) -> tuple[partitions.Dataset, list[NDArray[np.int64]]]:
+    """Return the data set and every client's indices into its training split."""
+    data = config.data
+    source = imports.resolve(data.name)
+    try:
+        dataset = partitions.load(source, data.root, download=data.download, image_size=data.image_size)
+        parts = partitions.partition(
+            labels=dataset.train.labels,
+            clients=config.federation.clients,
+            rng=numpy_generator(config.seed, "partition"),
+            **asdict(config.partition) | {"scheme": imports.resolve(config.partition.scheme)},
+        )
+    except (partitions.DataError, partitions.PartitionError) as error:
+        raise ConfigError([str(error)]) from error
+    return dataset, parts
+
+
+def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
+    """Return the initial model, on the CPU. Raises ``ConfigError`` for one that cannot be federated."""
+    found = inspect(config, dataset)
+    for finding in found.findings:
+        if finding.level == "warning":
+            log(WARNING, "model %s: %s", config.model.name, finding.message)
+    if not found.ok:
+        faults = [finding.message for finding in found.findings if finding.level == "fault"]
+        raise ConfigError(f"model {config.model.name}: {fault}" for fault in faults)
+    model = _builder(config, dataset)()
+    if faults := _pattern_faults(config, list(trainable(model))):
+        raise ConfigError(faults)
+    return model
+
+
+def inspect(config: RunConfig, dataset: partitions.Dataset) -> models.Inspection:
+    """Return what there is to know about the config's model on this data set before it is federated."""
+    return models.inspect_model(
+        _builder(config, dataset),
+        dataset.input_shape,
+        dataset.num_classes,
+        tokens=dataset.kind == "tokens",
+        seed=config.seed,
+    )
+
+
+def _builder(config: RunConfig, dataset: partitions.Dataset) -> Callable[[], nn.Module]:
+    return partial(
+        models.build,
+        input_shape=dataset.input_shape,
+        num_classes=dataset.num_classes,
+        seed=config.seed,
+        **asdict(config.model),
+    )
+
+
+def _pattern_faults(config: RunConfig, parameters: list[str]) -> list[str]:
+    """Say which patterns of the mask match no parameter: a slip of the pen would freeze something else in silence."""
+    if config.strategy.name == "fedavg":
+        return []
+    return [
+        f"{key} has {pattern!r}, which matches no parameter of {config.model.name}: {', '.join(parameters)}"
+        for key, patterns in (("mask.include", config.mask.include), ("mask.exclude", config.mask.exclude))
+        for pattern in split_patterns(patterns)
+        if not fnmatch.filter(parameters, pattern)
+    ]
+
+
+def make_strategy(config: RunConfig, sizes: list[int], parameters: list[str], device: torch.device | str) -> FedAvg:
+    """Return the Flower strategy that the config names."""
+    settings: dict[str, Any] = {
+        "sizes": sizes,
+        "draw": partial(
+            draw_clients,
+            config.seed,
+            sizes=sizes,
+            clients=config.federation.clients,
+            fraction=config.federation.fraction,
+        ),
+        "parameters": parameters,
+        "server_step": make_server_optimizer(
+            config.strategy.server_optimizer,
+            lr=config.strategy.server_lr or None,
+            momentum=config.strategy.server_momentum,
+            beta2=config.strategy.server_beta2,
+            tau=config.strategy.server_tau,
+        ),
+        "device": device,
+        "tolerate": config.federation.tolerate_failures,
+        "quorum": config.federation.quorum,
+    }
+    return STRATEGIES[config.strategy.name](config, **settings)

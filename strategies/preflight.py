@@ -1,0 +1,73 @@
+"""What can be known to be wrong before anything starts: all faults of a config beyond its own values, at once.
+
+Asks those who know: data sets and partitions (``partitions``), models and import strings (``fedpfn``), the run folder.
+Cheap: nothing is loaded or built. What needs the data or the model is checked by ``assembly`` before the first message.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from fedpfn import imports, models
+from fedpfn.config import RunConfig
+from fedpfn.records import folder_fault
+from fedpfn.schedules import make_schedule
+from partitions import datasets, schemes
+
+
+def find_faults(config: RunConfig) -> list[str]:
+    """Return every fault of ``config`` that can be found without data, a line each."""
+    return [
+        *_reference_faults(config),
+        *_data_faults(config),
+        *_partition_faults(config),
+        *models.find_faults(**asdict(config.model)),
+        *_device_faults(config),
+        *_output_faults(config),
+    ]
+
+
+def _reference_faults(config: RunConfig) -> list[str]:
+    faults = []
+    for name in (config.data.name, config.partition.scheme):
+        if imports.is_reference(name):
+            try:
+                imports.load(name)
+            except ValueError as error:
+                faults.append(str(error))
+    if config.strategy.name != "fedavg":
+        try:
+            make_schedule(config)
+        except ValueError as error:
+            faults.append(str(error))
+    return faults
+
+
+def _data_faults(config: RunConfig) -> list[str]:
+    data = config.data
+    if data.root and not Path(data.root).is_absolute():
+        # Flower runs a copy of the app from its own folder, where a relative path means something else
+        return [f"data.root must be an absolute path, got {data.root!r}"]
+    if imports.is_reference(data.name):
+        return []
+    return datasets.find_faults(data.name, data.root, download=data.download, image_size=data.image_size)
+
+
+def _partition_faults(config: RunConfig) -> list[str]:
+    if imports.is_reference(config.partition.scheme):
+        return []
+    return schemes.find_faults(
+        clients=config.federation.clients, num_examples=None, num_classes=None, **asdict(config.partition)
+    )
+
+
+def _device_faults(config: RunConfig) -> list[str]:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        return ["device=cuda, but PyTorch sees no GPU here; use device=cpu or device=auto"]
+    return []
+
+
+def _output_faults(config: RunConfig) -> list[str]:
+    fault = folder_fault(Path(config.output.dir)) if config.output.dir else None
+    return [fault] if fault else []

@@ -1,0 +1,220 @@
+"""The server's record: after every round the global model's accuracy, the barriers between clients, a line on disk.
+
+Measures with ``fedpfn.evaluation`` and ``fedpfn.lmc``, writes with ``fedpfn.records``. Barriers and the fusion (the
+plain mean of the clients' models) are measured on the same examples, drawn once for the run from its seed.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, MetricRecord
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedpfn.config import RunConfig
+from fedpfn.devices import available_cpus
+from fedpfn.evaluation import Evaluation, evaluate
+from fedpfn.examples import Examples
+from fedpfn.lmc import PairwiseBarriers, fusion_barrier, pairwise_barriers, repair_for
+from fedpfn.masks import build_mask, frozen_share
+from fedpfn.parallel import ModelPool
+from fedpfn.params import State, mean_state
+from fedpfn.records import RunFolder
+from fedpfn.schedules import schedule_name
+from fedpfn.seeding import numpy_generator
+from strategies.cohorts import from_record
+from strategies.fed_avg import FedAvg, TrainRound
+
+CONVENTION = "w(alpha) = alpha * first + (1 - alpha) * second"
+
+
+class Recorder:
+    """Called by Flower with the global arrays after every round, round 0 being the initial model."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        strategy: FedAvg,
+        model: nn.Module,
+        *,
+        train: Examples,
+        test: Examples,
+    ) -> None:
+        self.config, self.folder, self.strategy, self.model, self.test = config, folder, strategy, model, test
+        self.rounds: list[dict[str, Any]] = []
+        self.state: State = {}
+        self.wire_bytes = 0
+        self.devices: list[str] = []
+        split = test if config.barrier.split == "test" else train
+        chosen = _sample(len(split), config.barrier.max_examples, config.seed, "barrier")
+        self.measured_on = split.take(chosen).decoded()
+        again = train.take(_sample(len(train), config.barrier.max_examples, config.seed, "batch-norm"))
+        self.pool = ModelPool(model, workers=available_cpus())
+        self.repair = repair_for(config.barrier.batch_norm, lambda: self.pool.model, _InputBatches(again))
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Measure and record a round.
+
+        Raises ``FloatingPointError``, once it is recorded, for a global loss that is not finite.
+        """
+        started = time.perf_counter()
+        self.state = from_record(arrays, self.strategy.device)
+        found = self.pool.evaluate(self.state, self.test)
+        record: dict[str, Any] = {"round": server_round, "accuracy": found.accuracy, "loss": found.loss}
+        evaluated = time.perf_counter()
+        record |= self._initial() if server_round == 0 else self._trained(server_round)
+        record["seconds"] |= {"evaluate": evaluated - started, "barrier": time.perf_counter() - evaluated}
+        self.folder.append_round(record)
+        self.rounds.append(record)
+        every = self.config.output.checkpoint_every
+        if server_round and every and server_round % every == 0:
+            self.save(f"round-{server_round:04d}", server_round)
+        if not math.isfinite(found.loss):
+            raise FloatingPointError(f"the global model's test loss is {found.loss} after round {server_round}")
+        return MetricRecord({"accuracy": found.accuracy, "loss": found.loss})
+
+    def save(self, name: str, server_round: int) -> None:
+        """Save the global model as a whole state dict, the parts that never travel included."""
+        whole = self.model.state_dict() | self.state
+        self.folder.save_state(name, whole, {"round": str(server_round), "model": self.config.model.name})
+
+    def close(self) -> None:
+        """End the workers."""
+        self.pool.close()
+
+    def _initial(self) -> dict[str, Any]:
+        return {
+            "clients": [],
+            "train_loss": None,
+            "mask": None,
+            "barrier": None,
+            "fusion": None,
+            "bytes_down": 0,
+            "bytes_up": 0,
+            "failures": [],
+            "seconds": {"train": 0.0, "transfer": 0.0, "aggregate": 0.0},
+        }
+
+    def _trained(self, server_round: int) -> dict[str, Any]:
+        this = self.strategy.round
+        assert this is not None and this.server_round == server_round
+        updates = this.answers.updates
+        bytes_up = this.answers.bytes_up
+        self.wire_bytes += this.wire_down + bytes_up
+        self.devices = sorted({*self.devices, *this.answers.devices})
+        examples = sum(update.examples for update in updates)
+        barrier, fusion = self._connectivity(this)
+        return {
+            "clients": [update.client for update in updates],
+            "train_loss": sum(update.loss * update.examples for update in updates) / examples,
+            "mask": _describe_mask(self.config, this),
+            "barrier": barrier,
+            "fusion": fusion,
+            "bytes_down": this.bytes_down,
+            "bytes_up": bytes_up,
+            "failures": [
+                {"client": failure.client, "stage": failure.stage, "error": failure.error}
+                for failure in this.answers.failures
+            ],
+            "seconds": dict(this.seconds),
+        }
+
+    def _connectivity(self, this: TrainRound) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Measure barriers and fusion of the round's client models, where due and where there are two of them."""
+        settings, ids = self.config.barrier, [update.client for update in this.answers.updates]
+        if not settings.every or this.server_round % settings.every or len(ids) < 2:
+            return None, None
+        states = this.client_states()
+        ends = self.pool.map(self._measure, states)
+        found = pairwise_barriers(
+            states,
+            self._measure,
+            points=settings.points,
+            pairs=self._pairs(this.server_round, len(ids)),
+            repair=self.repair,
+            ends=ends,
+            run_all=self.pool.map,
+        )
+        merged = mean_state(states)
+        fused = self._measure(merged if self.repair is None else self.repair(merged, states[0]))
+        fusion = {"accuracy": fused.accuracy, "barrier": fusion_barrier(fused.accuracy, [e.accuracy for e in ends])}
+        self.folder.write_barriers(this.server_round, _barrier_arrays(found, ids, ends))
+        if self.config.output.save_client_models:
+            for client, state in zip(ids, states, strict=True):
+                name = f"round-{this.server_round:04d}-client-{client:04d}"
+                self.folder.save_state(name, self.model.state_dict() | state, {"round": str(this.server_round)})
+        return _summary_of(found), fusion
+
+    def _measure(self, state: Mapping[str, Tensor]) -> Evaluation:
+        return evaluate(self.pool.model, self.measured_on, state=state)
+
+    def _pairs(self, server_round: int, models: int) -> list[tuple[int, int]]:
+        pairs = list(combinations(range(models), 2))
+        chosen = _sample(len(pairs), self.config.barrier.max_pairs, self.config.seed, "pairs", server_round)
+        return [pairs[i] for i in chosen]
+
+
+class _InputBatches:
+    """Decoded input batches of some examples, iterated anew each time."""
+
+    def __init__(self, examples: Examples, size: int = 200) -> None:
+        self.examples, self.size = examples, size
+
+    def __iter__(self) -> Any:
+        # even ones, since BatchNorm cannot take a last batch of one example
+        total, count = len(self.examples), -(-len(self.examples) // self.size)
+        ends = [total * number // count for number in range(count + 1)]
+        return (self.examples.batch(slice(start, stop))[0] for start, stop in pairwise(ends))
+
+
+def _sample(total: int, most: int, seed: int, *purpose: int | str) -> NDArray[np.int64]:
+    """Return ``most`` of ``total`` positions, ascending; all of them where ``most`` is 0 or not below ``total``."""
+    if not most or most >= total:
+        return np.arange(total)
+    return np.sort(numpy_generator(seed, *purpose).choice(total, size=most, replace=False))
+
+
+def _describe_mask(config: RunConfig, this: TrainRound) -> dict[str, Any]:
+    """Say what was frozen: over the round's steps on average, and by all of its phases."""
+    parameters = {name: this.before[name] for name in this.active}
+    shares = [phase.share * frozen_share(build_mask(phase.mask, parameters)) for phase in this.plan]
+    masked = [phase.mask for phase in this.plan if phase.mask is not None]
+    return {
+        "schedule": schedule_name(config) if config.strategy.name != "fedavg" else "none",
+        "ratio": masked[0].ratio if masked else 0.0,
+        "frozen": sum(shares),
+        "untouched": frozen_share(this.active),
+        "phases": len(this.plan),
+    }
+
+
+def _summary_of(found: PairwiseBarriers) -> dict[str, Any]:
+    return {
+        "accuracy_mean": float(found.accuracy_barriers.mean()),
+        "accuracy_max": float(found.accuracy_barriers.max()),
+        "loss_mean": float(found.loss_barriers.mean()),
+        "loss_max": float(found.loss_barriers.max()),
+        "pairs": len(found.pairs),
+        "points": len(found.alphas),
+    }
+
+
+def _barrier_arrays(found: PairwiseBarriers, ids: list[int], ends: list[Evaluation]) -> dict[str, NDArray[Any]]:
+    clients = np.array(ids, dtype=np.int64)
+    return {
+        "clients": clients,
+        "pairs": clients[found.pairs],
+        "alphas": found.alphas,
+        "loss": found.loss,
+        "accuracy": found.accuracy,
+        "loss_matrix": found.matrix("loss", len(ids)),
+        "accuracy_matrix": found.matrix("accuracy", len(ids)),
+        "client_loss": np.array([end.loss for end in ends]),
+        "client_accuracy": np.array([end.accuracy for end in ends]),
+        "convention": np.array(CONVENTION),
+    }

@@ -1,0 +1,118 @@
+"""The ServerApp, and the one place where a config becomes a run: data, model, strategy, record."""
+
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import asdict, replace
+from datetime import datetime
+from itertools import count
+from logging import INFO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Context
+from flwr.common.logger import log
+from flwr.serverapp import Grid, ServerApp
+
+import partitions
+from fedpfn.config import ConfigError, RunConfig
+from fedpfn.devices import resolve_device
+from fedpfn.examples import Examples
+from fedpfn.params import read_state, trainable
+from fedpfn.records import RunFolder, state_digest
+from strategies.assembly import build_model, load_data, make_strategy
+from strategies.cohorts import to_record
+from strategies.preflight import find_faults
+from strategies.recorder import Recorder
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation that the run config describes."""
+    run(grid, RunConfig.parse(context.run_config))
+
+
+def run(grid: Grid, config: RunConfig) -> Path:
+    """Run ``config`` over ``grid`` and return the run folder, complete.
+
+    Raises ``ConfigError`` before anything is written for a config that cannot be run, and whatever stops the run later,
+    after saying so in the run folder.
+    """
+    started = time.perf_counter()
+    if faults := find_faults(config):
+        raise ConfigError(faults)
+    device = resolve_device(config.device, who="the server")
+    dataset, parts = load_data(config)
+    model = build_model(config, dataset).to(device)
+    strategy = make_strategy(config, [len(part) for part in parts], list(trainable(model)), device)
+    folder = RunFolder(run_path(config))
+    log(INFO, "Run folder: %s", folder.path)
+    config = replace(config, output=replace(config.output, dir=str(folder.path)))
+    folder.write_config(config, device=str(device))
+    about = asdict(config.partition) | {"seed": config.seed}
+    folder.write_partition(partitions.statistics.manifest(dataset.train.labels, parts, dataset.num_classes, **about))
+    splits = {
+        name: Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
+        for name, split in (("train", dataset.train), ("test", dataset.test))
+    }
+    recorder = Recorder(config, folder, strategy, model, **splits)
+    try:
+        strategy.start(
+            grid,
+            to_record(read_state(model)),
+            num_rounds=config.rounds,
+            timeout=config.federation.timeout,
+            evaluate_fn=recorder,
+        )
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        folder.write_failure(
+            {"reason": reason, "rounds": len(recorder.rounds) - 1, "traceback": traceback.format_exc()}
+        )
+        raise
+    finally:
+        recorder.close()
+    recorder.save("final", config.rounds)
+    folder.write_summary(summarise(recorder, seconds=time.perf_counter() - started))
+    return folder.path
+
+
+def run_path(config: RunConfig) -> Path:
+    """Return the run folder: the one asked for, or a new and empty one made under ``runs/``."""
+    if config.output.dir:
+        return Path(config.output.dir).absolute()
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    base = Path("runs").absolute() / f"{stamp}_{config.strategy.name}_{config.data.name.replace(':', '.')}"
+    for number in count():
+        path = base.with_name(f"{base.name}_{number}") if number else base
+        # made here and now, so that two runs of one second do not share it
+        with suppress(FileExistsError):
+            path.mkdir(parents=True)
+            break
+    return path
+
+
+def summarise(recorder: Recorder, *, seconds: float) -> dict[str, Any]:
+    """Return the figures of a complete run; final accuracy is the mean of the last five rounds, as in the papers."""
+    trained = recorder.rounds[1:]
+    accuracies = [record["accuracy"] for record in trained]
+    barriers = [record["barrier"]["accuracy_mean"] for record in trained if record["barrier"]]
+    best = int(np.argmax(accuracies))
+    return {
+        "rounds": len(trained),
+        "final_accuracy": float(np.mean(accuracies[-5:])),
+        "last_accuracy": accuracies[-1],
+        "best_accuracy": accuracies[best],
+        "best_round": trained[best]["round"],
+        "mean_accuracy_barrier": float(np.mean(barriers)) if barriers else None,
+        "last_accuracy_barrier": barriers[-1] if barriers else None,
+        "bytes_down": sum(record["bytes_down"] for record in trained),
+        "bytes_up": sum(record["bytes_up"] for record in trained),
+        "wire_bytes": recorder.wire_bytes,
+        "weights_sha256": state_digest(recorder.state),
+        "devices": recorder.devices,
+        "seconds": seconds,
+    }
