@@ -1,0 +1,1 @@
+"""The command line: launch runs, show them, print what a mask schedule freezes, check a model."""

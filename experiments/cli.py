@@ -1,0 +1,159 @@
+"""The command line ``fedpfn``: words in, one call, and every error as a line with a non-zero exit."""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedpfn.config import ConfigError
+
+console = Console()
+errors = Console(stderr=True)
+
+EPILOG = (
+    "Settings are key=value words, e.g. `partition.alpha=0.1`; `fedpfn keys` lists all of them with their defaults. "
+    "A run leaves a folder with its config, a line a round, barrier curves and the final model."
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Federated learning with neuron alignment: FedAvg, FedPFN and FedPNU on Flower, with barriers on record.",
+    epilog=EPILOG,
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        console.print(f"fedpfn {version('fedpfn')}, flwr {version('flwr')}, torch {version('torch')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="say the versions and exit", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take what goes before a command."""
+
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, e.g. rounds=30")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML of settings; a run's config.yaml too")]
+
+
+@app.command(epilog=EPILOG)
+def run(
+    words: Words = None,
+    config: ConfigFile = None,
+    supernodes: Annotated[int | None, typer.Option(help="SuperNodes: workers that carry cohorts of clients")] = None,
+    actors: Annotated[int | None, typer.Option(help="Ray actors, a process each; default: one a CPU, or a GPU")] = None,
+    gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU an actor gets, e.g. 0.25")] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="no SuperLink, no Ray: for debuggers, same results")
+    ] = False,
+) -> None:
+    """Run a federation through `flwr run`; by default FedPFN on handwritten digits, 10 clients, Dirichlet 0.3."""
+    from experiments.run import prepare, read_run_config, run_config
+    from experiments.show import summary_table
+    from fedpfn.records import read_run
+
+    here = Path.cwd()
+    ready = prepare(read_run_config(words or [], file=config, workdir=here), workdir=here)
+    folder = run_config(
+        ready,
+        console,
+        workdir=here,
+        supernodes=supernodes,
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
+        in_process=in_process,
+    )
+    console.print(summary_table(read_run(folder)))
+    console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    every: Annotated[int, typer.Option(help="show every n-th round", min=1)] = 1,
+) -> None:
+    """Show a run: its rounds as a table, and one picture of accuracy and barrier over rounds (RUN/rounds.png)."""
+    from experiments.show import show_run
+    from fedpfn.records import read_run
+
+    show_run(read_run(folder), console, every=every)
+
+
+@app.command(epilog=EPILOG)
+def masks(
+    words: Words = None,
+    config: ConfigFile = None,
+    first: Annotated[int, typer.Option("--first", help="show the first n rounds", min=1)] = 8,
+) -> None:
+    """Print what a mask schedule freezes, round by round and tensor by tensor, without running anything."""
+    from experiments.mask_tables import plans_of, rounds_table, tensors_table
+    from experiments.run import prepare, read_run_config
+    from fedpfn.params import trainable
+    from strategies.assembly import build_model, load_data, make_strategy
+
+    here = Path.cwd()
+    ready = prepare(read_run_config(words or [], file=config, workdir=here), workdir=here)
+    dataset, parts = load_data(ready)
+    parameters = trainable(build_model(ready, dataset))
+    strategy = make_strategy(ready, [len(part) for part in parts], list(parameters), "cpu")
+    plans = plans_of(strategy, min(first, ready.rounds))
+    console.print(rounds_table(ready, plans, parameters))
+    console.print()
+    console.print(tensors_table(plans, parameters))
+
+
+@app.command("check-model", epilog=EPILOG)
+def check_model(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="alias, torchvision name or package.module:factory")],
+    words: Words = None,
+) -> None:
+    """Check that a model can be federated: forward, backward, state-dict round trip, buffers, what a mask touches.
+
+    The inputs have the shape of `data.name`'s; a mask's patterns are `mask.include` and `mask.exclude`.
+    """
+    from experiments.model_check import check
+
+    if not check(name, words or [], console, workdir=Path.cwd()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def keys() -> None:
+    """List every key of the config with its default, what it may be and what it is for."""
+    from fedpfn.config import RunConfig
+    from fedpfn.keys import key_specs
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("key", "default", "about"):
+        table.add_column(name, overflow="fold")
+    words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
+    for spec in key_specs(RunConfig):
+        limits = [f"{words[bound]} {limit:g}" for bound, limit in spec.limits.items()]
+        extent = ", ".join(spec.choices) if spec.choices else ", ".join(limits)
+        table.add_row(spec.name, repr(spec.default), spec.about + (f" ({extent})" if extent else ""))
+    console.print(table, highlight=False)
+
+
+def main() -> None:
+    """Run the command line; known errors end in one message and exit status 1, Ctrl-C in 130."""
+    from experiments.launch import RunFailed
+
+    try:
+        app()
+    except KeyboardInterrupt:
+        errors.print("stopped", style="red")
+        sys.exit(130)
+    except (ConfigError, RunFailed, ValueError) as error:
+        errors.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(1)

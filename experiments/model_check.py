@@ -1,0 +1,58 @@
+"""``fedpfn check-model``: whether a model can be federated, and what a mask touches of it."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.run import prepare, read_run_config
+from fedpfn.config import RunConfig
+from fedpfn.masks import mask_arrays
+from fedpfn.models import Inspection
+from fedpfn.schedules import fed_pfn, make_schedule, plan_round
+from strategies.assembly import inspect, load_data
+
+_MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "fault": "[red]fault[/red]"}
+
+
+def check(name: str, words: Iterable[str], console: Console, *, workdir: Path) -> bool:
+    """Print what is found about the model ``name`` on the settings' data; return whether it can be federated."""
+    config = read_run_config(words, file=None, workdir=workdir)
+    config = prepare(replace(config, model=replace(config.model, name=name)), workdir=workdir)
+    dataset, _ = load_data(config)
+    found = inspect(config, dataset)
+    shape = "×".join(map(str, dataset.input_shape))
+    console.print(f"{name} on {dataset.name}: inputs {shape}, {dataset.num_classes} classes", highlight=False)
+    console.print(f"{found.trainable:,} trainable of {found.total:,} parameters\n", highlight=False)
+    console.print(_findings_table(found))
+    console.print()
+    console.print(_tensors_table(found, config))
+    console.print("\n[green]can be federated[/green]" if found.ok else "\n[red]cannot be federated as it is[/red]")
+    return found.ok
+
+
+def _findings_table(found: Inspection) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for finding in found.findings:
+        table.add_row(_MARKS[finding.level], finding.check, finding.message)
+    return table
+
+
+def _tensors_table(found: Inspection, config: RunConfig) -> Table:
+    """Return a row a tensor: its part in the federation, and how much the first masked round freezes of it."""
+    title = f"what a mask of ratio {config.mask.ratio:g} freezes, granularity {config.mask.granularity}"
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in ("tensor", "shape", "part"):
+        table.add_column(column)
+    for column in ("entries", "frozen"):
+        table.add_column(column, justify="right")
+    trained = tuple((tensor.name, tensor.shape) for tensor in found.tensors if tensor.trainable)
+    plan = plan_round(config, config.mask.warmup_rounds + 1, make_schedule(config), fed_pfn)
+    masks = mask_arrays(plan[0].mask, trained)
+    for tensor in found.tensors:
+        frozen = f"{int((~masks[tensor.name]).sum()):,}" if tensor.trainable else "–"
+        shape = "×".join(map(str, tensor.shape)) or "scalar"
+        table.add_row(tensor.name, shape, tensor.role, f"{tensor.numel:,}", frozen)
+    return table

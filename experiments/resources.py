@@ -1,0 +1,98 @@
+"""How many SuperNodes and Ray actors a run gets, and what each actor may use of the machine.
+
+SuperNodes carry cohorts of clients, actors do the work: one process each, for the length of the run. Ray makes as many
+actors as fit into what it is told to own, so telling it exactly ``actors * cpus_per_actor`` CPUs fixes their number.
+An actor without a share of a GPU cannot see any: Ray hides CUDA from it, and clients would train on the CPU in silence;
+hence the share is always written out. How many CPUs and GPUs the machine has is asked by the caller.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the simulation runtime is given: ``gpus_per_actor`` is a share (0.25: four actors to a GPU)."""
+
+    supernodes: int
+    actors: int
+    cpus_per_actor: int
+    gpus: int
+    gpus_per_actor: float
+
+    def federation_config(self) -> str:
+        """The value of ``flwr run --federation-config``: space-separated ``key=value`` pairs, parsed as TOML."""
+        settings = {
+            "num-supernodes": self.supernodes,
+            "client-resources-num-cpus": self.cpus_per_actor,
+            "client-resources-num-gpus": float(self.gpus_per_actor),
+            "init-args-num-cpus": self.actors * self.cpus_per_actor,
+            "init-args-num-gpus": self.gpus,
+            # Prints and tracebacks of clients reach the log only through the driver.
+            "init-args-log-to-driver": "true",
+        }
+        return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def plan_resources(
+    *,
+    device: Literal["cpu", "cuda"],
+    clients_per_round: int,
+    supernodes: int | None,
+    actors: int | None,
+    gpus_per_actor: float | None,
+    cpus: int,
+    gpus: int,
+) -> Resources:
+    """Fill in what was left open (None) and refuse what the machine cannot give.
+
+    On ``cpu``: an actor per core. On ``cuda``: an actor per GPU, or as many as shares of ``gpus_per_actor`` fit; the
+    cores are divided among them. By default no more actors than clients in a round, and a SuperNode per actor.
+
+    Raises ``ValueError``, one line, for an impossible ask.
+
+    >>> plan_resources(device="cpu", clients_per_round=10, supernodes=None, actors=None, gpus_per_actor=None,
+    ...                cpus=4, gpus=0)
+    Resources(supernodes=4, actors=4, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0)
+    """
+    asked = {"clients per round": clients_per_round, "CPUs": cpus, "SuperNodes": supernodes, "actors": actors}
+    for name, count in asked.items():
+        if count is not None and count < 1:
+            raise ValueError(f"the number of {name} must be at least 1, not {count}")
+    if actors is not None and actors > cpus:
+        raise ValueError(f"{actors} actors were asked for, but there are {cpus} CPUs and an actor needs one to itself")
+
+    if device == "cpu":
+        if gpus_per_actor:
+            raise ValueError(f"{gpus_per_actor:g} GPUs per actor make no sense on device cpu; set device to cuda")
+        share, room = 0.0, cpus
+    else:
+        share, room = _gpu_room(actors=actors, gpus_per_actor=gpus_per_actor, cpus=cpus, gpus=gpus)
+    chosen = actors if actors is not None else min(room, clients_per_round)
+    return Resources(
+        supernodes=supernodes if supernodes is not None else min(chosen, clients_per_round),
+        actors=chosen,
+        # Ray gives an actor as many threads as CPUs. One thread, always: sums of more come out in another order, and a
+        # run must not depend on the machine's cores. On a GPU the threads only feed it.
+        cpus_per_actor=1 if device == "cpu" else cpus // chosen,
+        gpus=0 if device == "cpu" else gpus,
+        gpus_per_actor=share,
+    )
+
+
+def _gpu_room(*, actors: int | None, gpus_per_actor: float | None, cpus: int, gpus: int) -> tuple[float, int]:
+    """The share of a GPU an actor gets, and how many such actors the machine holds."""
+    if gpus < 1:
+        raise ValueError("device cuda was asked for, but no GPU is visible; set device to cpu or look at nvidia-smi")
+    share = 1.0 if gpus_per_actor is None else float(gpus_per_actor)
+    if share <= 0:
+        raise ValueError(f"an actor on device cuda needs a share of a GPU above 0, not {share:g}: Ray hides CUDA at 0")
+    if share > 1 and share != int(share):
+        raise ValueError(f"{share:g} GPUs per actor cannot be had: above 1 the share must be a whole number")
+    # The shares sit inside single GPUs: 0.4 fits twice into each. The nudge undoes 1/3 * 3 < 1 and its like.
+    room = int(1 / share + 1e-9) * gpus if share <= 1 else gpus // int(share)
+    if room < 1:
+        raise ValueError(f"{share:g} GPUs per actor were asked for, but {gpus} are visible")
+    if actors is not None and actors > room:
+        raise ValueError(f"{actors} actors of {share:g} GPUs each do not fit on {gpus} GPUs, which hold {room}")
+    return share, min(room, cpus)

@@ -1,0 +1,164 @@
+"""``fedpfn run``: from words on a command line to a finished run folder.
+
+Resolves the config for this machine and this folder (absolute paths, device, run folder), asks for every fault before
+anything starts, launches the simulation, and redraws a progress bar from ``rounds.jsonl`` as it grows.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.in_process import run_in_process
+from experiments.launch import RunFailed, launch
+from experiments.resources import Resources, plan_resources
+from experiments.show import number
+from fedpfn.config import ConfigError, RunConfig, parse_overrides
+from fedpfn.devices import available_cpus
+from fedpfn.records import LOG, read_config, read_rounds, record_end
+from strategies.preflight import find_faults
+from strategies.server_app import run_path
+
+
+def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -> RunConfig:
+    """Return the config of ``file`` (where given) and ``words``, with paths made absolute from ``workdir``.
+
+    Raises ``ConfigError`` with every fault that the values themselves show.
+    """
+    words = list(words)
+    try:
+        layer = read_config(file) if file else {}
+    except (OSError, ValueError) as error:
+        raise ConfigError([str(error)]) from error
+    if file:
+        # a run's own config.yaml names its own folder, which a new run must not write to
+        layer.get("output", {}).pop("dir", None)
+    config = RunConfig.parse(layer, parse_overrides(words))
+    return replace(
+        config,
+        data=replace(config.data, root=_absolute(config.data.root, workdir)),
+        output=replace(config.output, dir=_absolute(config.output.dir, workdir)),
+    )
+
+
+def prepare(config: RunConfig, *, workdir: Path) -> RunConfig:
+    """Return ``config`` as it will run here, its device settled.
+
+    The user's own modules are found in ``workdir``, after everything installed. Raises ``ConfigError`` with every fault
+    that can be found before data are loaded.
+    """
+    if str(workdir) not in sys.path:
+        sys.path.append(str(workdir))
+    if faults := find_faults(config):
+        raise ConfigError(faults)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return replace(config, device=device)
+
+
+def run_config(
+    config: RunConfig,
+    console: Console,
+    *,
+    workdir: Path,
+    supernodes: int | None = None,
+    actors: int | None = None,
+    gpus_per_actor: float | None = None,
+    in_process: bool = False,
+) -> Path:
+    """Run a prepared config to its end and return the run folder.
+
+    Raises ``ConfigError`` for resources that the machine lacks and ``RunFailed`` for a run that did not complete. A run
+    that fails before its first record leaves no folder behind.
+    """
+    try:
+        resources = _resources(config, supernodes=supernodes, actors=actors, gpus_per_actor=gpus_per_actor)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    asked_for, folder = bool(config.output.dir), run_path(config)
+    config = replace(config, output=replace(config.output, dir=str(folder)))
+    with _ProgressBar(config, console, resources) as bar:
+        try:
+            if in_process:
+                run_in_process(config, nodes=resources.supernodes)
+            else:
+                launch(config.flat(), resources, workdir=workdir, log_file=folder / LOG, watch=bar.update)
+        except (RunFailed, KeyboardInterrupt) as error:
+            record_end(folder, str(error) or "stopped by the user")
+            raise
+        finally:
+            if folder.is_dir() and not (folder / "config.yaml").is_file():
+                shutil.rmtree(folder)
+                if not asked_for:
+                    with suppress(OSError):  # not empty: it holds other runs
+                        folder.parent.rmdir()
+    return folder
+
+
+def _resources(
+    config: RunConfig, *, supernodes: int | None, actors: int | None, gpus_per_actor: float | None
+) -> Resources:
+    federation = config.federation
+    return plan_resources(
+        device="cuda" if config.device == "cuda" else "cpu",
+        clients_per_round=max(1, int(federation.fraction * federation.clients + 0.5)),
+        supernodes=supernodes,
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
+        cpus=available_cpus(),
+        gpus=torch.cuda.device_count(),
+    )
+
+
+class _ProgressBar:
+    """The rounds done, with the latest accuracy and barrier; a line a round where there is no terminal."""
+
+    def __init__(self, config: RunConfig, console: Console, resources: Resources) -> None:
+        self.config, self.console, self.seen = config, console, 0
+        self.folder = Path(config.output.dir)
+        self.head = (
+            f"{config.strategy.name} · {config.data.name} · {config.federation.clients} clients on "
+            f"{resources.supernodes} SuperNodes, {resources.actors} actors ({config.device})"
+        )
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = TaskID(0)
+
+    def __enter__(self) -> "_ProgressBar":
+        self.console.print(self.head, highlight=False)
+        self.progress.start()
+        self.task = self.progress.add_task("starting", total=self.config.rounds)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.update()
+        self.progress.stop()
+
+    def update(self) -> None:
+        """Show what has been recorded since the last call."""
+        rounds = read_rounds(self.folder)
+        for record in rounds[self.seen :]:
+            barrier = (record["barrier"] or {}).get("accuracy_mean")
+            text = f"accuracy {number(record['accuracy'])}  barrier {number(barrier)}"
+            self.progress.update(self.task, completed=record["round"], description=text)
+            if not self.console.is_terminal:
+                self.console.print(f"round {record['round']:>4}/{self.config.rounds}  {text}", highlight=False)
+        self.seen = len(rounds)
+
+
+def _absolute(path: str, workdir: Path) -> str:
+    return str((workdir / Path(path).expanduser()).resolve()) if path else ""

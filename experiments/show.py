@@ -1,0 +1,90 @@
+"""A run as a person reads it: the rounds as a table, the figures of its summary, one picture."""
+
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from experiments.figures import rounds_figure, save_figure
+from fedpfn.records import Run
+
+
+def show_run(run: Run, console: Console, *, every: int = 1) -> None:
+    """Print the rounds of ``run`` and its summary, draw its picture into the run folder, and say where it is."""
+    console.print(rounds_table(run, every=every))
+    console.print(summary_table(run))
+    picture = save_figure(rounds_figure(run), run.path / "rounds.png")
+    console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
+
+
+def rounds_table(run: Run, *, every: int = 1) -> Table:
+    """Return every ``every``-th round, the first and the last always."""
+    # one blank between columns, so that ten of them fit into eighty characters
+    table = Table(
+        title=str(run.path), title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for name in ("round", "accuracy", "loss", "train", "clients", "frozen", "barrier", "max", "fusion", "up"):
+        table.add_column(name, justify="right")
+    last = len(run.rounds) - 1
+    for number, record in enumerate(run.rounds):
+        if number % every == 0 or number == last:
+            table.add_row(*_cells(record))
+    return table
+
+
+def summary_table(run: Run) -> RenderableType:
+    """Return the figures of a complete run, or why it is not complete."""
+    if run.summary is None:
+        reason = run.failure["reason"] if run.failure else "it is still going on, or was killed"
+        return Text(f"not complete: {reason}", style="red")
+    summary = run.summary
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    rows = {
+        "final accuracy": f"{summary['final_accuracy']:.4f}  (mean of the last {min(5, summary['rounds'])} rounds)",
+        "best accuracy": f"{summary['best_accuracy']:.4f}  (round {summary['best_round']})",
+        "accuracy barrier": f"{number(summary['mean_accuracy_barrier'])} over the run, "
+        f"{number(summary['last_accuracy_barrier'])} at the end  (mean over pairs)",
+        "client to server": human_bytes(summary["bytes_up"]),
+        "server to client": human_bytes(summary["bytes_down"]),
+        "time": f"{summary['seconds']:.1f} s on {', '.join(summary['devices'])}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return Group(Text(), table)
+
+
+def number(value: float | None) -> str:
+    """Return a share with four digits, or a dash where it was not measured."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def human_bytes(count: float) -> str:
+    """Return a number of bytes in the unit that leaves one to three digits before the point.
+
+    >>> human_bytes(2209680)
+    '2.21 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _cells(record: dict[str, Any]) -> list[str]:
+    barrier, fusion, mask = record["barrier"] or {}, record["fusion"] or {}, record["mask"] or {}
+    return [
+        str(record["round"]),
+        number(record["accuracy"]),
+        number(record["loss"]),
+        number(record["train_loss"]),
+        str(len(record["clients"]) or "–"),
+        f"{mask['frozen']:.0%}" if mask else "–",
+        number(barrier.get("accuracy_mean")),
+        number(barrier.get("accuracy_max")),
+        number(fusion.get("accuracy")),
+        human_bytes(record["bytes_up"]) if record["bytes_up"] else "–",
+    ]

@@ -1,0 +1,215 @@
+"""The command line as typed: messages for what is wrong, tables and pictures of what was run, the real runtime."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from experiments.cli import app, main
+from fedpfn.records import read_run
+
+COMMAND = [sys.executable, "-c", "from experiments.cli import main; main()"]
+MODEL = """
+from torch import nn
+
+class TinyNet(nn.Module):
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        channels, height, width = input_shape
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, num_classes))
+
+    def forward(self, inputs):
+        return self.net(inputs)
+
+class WrongOutput(TinyNet):
+    def forward(self, inputs):
+        return self.net(inputs)[:, :2]
+
+def fails(server_round, plan):
+    raise KeyError("round")
+
+not_a_schedule = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that holds only a module of the user's, with the command typed in it."""
+    name = f"models_{re.sub(r'[^a-z0-9]', '_', tmp_path.name.lower())}"
+    (tmp_path / f"{name}.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def module_of(folder: Path) -> str:
+    return next(folder.glob("models_*.py")).stem
+
+
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
+    """Run the command line in this process and return (exit status, output, errors)."""
+    monkeypatch.setattr(sys, "argv", ["fedpfn", *words])
+    with pytest.raises(SystemExit) as ending:
+        main()
+    output, errors = capsys.readouterr()
+    return int(ending.value.code or 0), output, errors
+
+
+BAD = {
+    "rouns=3": "unknown key 'rouns'; did you mean 'rounds'?",
+    "alpha=0.1": "unknown key 'alpha'; did you mean 'partition.alpha'?",
+    "rounds": "'rounds' is not key=value",
+    "rounds=three": "rounds must be a whole number, got 'three'",
+    "rounds=2.5": "rounds must be a whole number, got 2.5",
+    "rounds=0": "rounds must be at least 1, got 0",
+    "train.lr=fast": "train.lr must be a number, got 'fast'",
+    "train.lr=-0.1": "train.lr must be above 0, got -0.1",
+    "train.lr=nan": "train.lr must be above 0, got nan",
+    "data.download=perhaps": "data.download must be true or false, got 'perhaps'",
+    "mask.ratio=1.5": "mask.ratio must be at most 1, got 1.5",
+    "mask.granularity=layer": "mask.granularity must be one of weight, neuron, got 'layer'",
+    "mask.include=linaer*": "mask.include has 'linaer*', which matches no parameter of mlp",
+    "mask.exclude=head.*,tail": "mask.exclude has 'tail', which matches no parameter of mlp",
+    "mask.schedule=per-rund": "mask.schedule must be one of per-round, fixed, complement, cyclic",
+    "mask.schedule=nowhere:schedule": "no module named 'nowhere'",
+    "mask.schedule={module}:absent": "has no 'absent'",
+    "mask.schedule={module}:not_a_schedule": "is not a function (server_round, plan) -> plan",
+    "mask.warmup-rounds=20": "leaves none of the 20 rounds to mask",
+    "strategy.name=fedprox": "strategy.name must be one of fedavg, fedpfn, fedpnu, got 'fedprox'",
+    "strategy.server-optimizer=sgd": "strategy.server-optimizer must be one of none, avgm, adam, adagrad, yogi",
+    "partition.scheme=dirichle": "did you mean 'dirichlet'?",
+    "partition.alpha=0": "partition.alpha must be above 0, got 0",
+    "federation.fraction=0": "federation.fraction must be above 0, got 0",
+    "federation.clients=5000": "federation.clients = 5000 is more than the",
+    "partition.min-size=1000": "partition.min-size = 1000 for federation.clients = 10 needs 10000 training examples",
+    "data.name=minst": "did you mean 'mnist'?",
+    "data.name=mnist": "data.root",
+    "data.name=nowhere:load": "no module named 'nowhere'",
+    "model.name=resnet21": "resnet2",
+    "model.name={module}:Tiny": "has no 'Tiny'",
+    "model.name={module}:WrongOutput": "(2, 10)",
+    "model.norm=layer": "model.norm must be one of none, group, batch, got 'layer'",
+    "barrier.points=10": "barrier.points must be odd",
+    "train.nesterov=true train.momentum=0.0": "train.nesterov needs train.optimizer=sgd and train.momentum above 0",
+    "output.dir={module}.py": "is a file",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_a_bad_config_is_named_and_leaves_nothing_behind(
+    folder: Path, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under --in-process, which differs from a launch only after all of this was said."""
+    module = module_of(folder)
+    typed = [word.format(module=module) for word in words.split()]
+    status, _, errors = call(capsys, monkeypatch, "run", "--in-process", *typed)
+    assert status == 1
+    assert BAD[words].format(module=module) in errors
+    assert "Traceback" not in errors
+    assert [path.name for path in folder.iterdir() if path.name != "__pycache__"] == [f"{module}.py"]
+
+
+def test_all_faults_are_named_in_one_message(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["data.name=mnist", "partition.scheme=dirichle", "model.name=resnet21", "mask.schedule=nowhere:schedule"]
+    _, _, errors = call(capsys, monkeypatch, "run", *words)
+    assert "the config has 4 faults" in errors
+
+
+def test_results_are_never_overwritten(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "precious.txt").write_text("years of work")
+    status, _, errors = call(capsys, monkeypatch, "run", "output.dir=out")
+    assert status == 1 and "is not empty: results are never overwritten" in errors
+    assert (folder / "out" / "precious.txt").read_text() == "years of work"
+
+
+def test_impossible_resources_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, _, errors = call(capsys, monkeypatch, "run", "--actors", "10000")
+    assert status == 1 and "10000 actors were asked for" in errors
+    assert not (folder / "runs").exists()
+
+
+def invoke(*words: str) -> Result:
+    result = CliRunner().invoke(app, list(words), env={"COLUMNS": "160"})
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+def test_a_run_is_shown_as_a_table_and_a_picture(folder: Path) -> None:
+    invoke("run", "--in-process", "rounds=3", "output.dir=out", "barrier.points=5")
+    shown = invoke("show", "out").output
+    final = read_run(folder / "out").rounds[3]["accuracy"]
+    assert f"{final:.4f}" in shown and "accuracy barrier" in shown
+    assert (folder / "out" / "rounds.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_saved_config_runs_again_to_the_same_result(folder: Path) -> None:
+    invoke("run", "--in-process", "rounds=2", "output.dir=one", "barrier.every=0", "seed=3")
+    invoke("run", "--in-process", "--config", "one/config.yaml", "output.dir=two")
+    one, two = read_run(folder / "one"), read_run(folder / "two")
+    assert one.summary and two.summary and one.summary["weights_sha256"] == two.summary["weights_sha256"]
+
+
+def test_masks_prints_what_a_schedule_freezes() -> None:
+    printed = invoke("masks", "strategy.name=fedpnu", "mask.ratio=0.25", "--first", "2").output
+    assert "head.weight" in printed and "25.0%" in printed and "75.0%" in printed
+
+
+def test_check_model_tells_good_from_bad(folder: Path) -> None:
+    module = module_of(folder)
+    assert "can be federated" in invoke("check-model", f"{module}:TinyNet").output
+    result = CliRunner().invoke(app, ["check-model", f"{module}:WrongOutput"])
+    assert result.exit_code == 1 and "cannot be federated" in result.output
+
+
+def test_keys_lists_every_key_with_its_default() -> None:
+    listed = invoke("keys").output
+    assert "partition.min-size" in listed and "'per-round'" in listed
+
+
+def fedpfn(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    surroundings = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    return subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=300, env=surroundings)
+
+
+@pytest.mark.slow
+def test_the_real_runtime_gives_the_same_bits_whatever_its_nodes_and_actors(folder: Path) -> None:
+    """Through flwr run and Ray, with the user's own model, against the same federation in one process."""
+    words = ["rounds=2", "strategy.name=fedpnu", f"model.name={module_of(folder)}:TinyNet", "barrier.points=5"]
+    invoke("run", "--in-process", "output.dir=reference", *words)
+    reference = (folder / "reference" / "rounds.jsonl").read_text()
+    for name, layout in {"one": ["--supernodes", "1", "--actors", "1"], "four": ["--supernodes", "4"]}.items():
+        done = fedpfn(folder, "run", f"output.dir={name}", *words, *layout)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().splitlines()[-1] == f"run folder: {folder / name}"
+        assert _without_seconds((folder / name / "rounds.jsonl").read_text()) == _without_seconds(reference)
+        assert (folder / name / "flower.log").stat().st_size > 0
+    digests = {
+        json.loads((folder / n / "summary.json").read_text())["weights_sha256"] for n in ("reference", "one", "four")
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_says_why_on_its_last_line(folder: Path) -> None:
+    schedule = f"mask.schedule={module_of(folder)}:fails"
+    done = fedpfn(folder, "run", "rounds=2", "output.dir=out", schedule)
+    assert done.returncode == 1
+    assert "KeyError" in done.stderr.strip().splitlines()[-1]
+    found = read_run(folder / "out")
+    assert found.summary is None and found.failure and len(found.rounds) == 1
+
+
+def _without_seconds(lines: str) -> list[str]:
+    return [re.sub(r'"seconds": {[^}]*}', "", line) for line in lines.splitlines()]
