@@ -63,7 +63,7 @@ class Model:
     norm: str = key(
         "none",
         "normalisation of ResNets, VGGs and torchvision models; without it they want train.lr near 0.01",
-        choices=("none", "group", "batch"),
+        choices=("none", "group", "layer", "batch"),
     )
     width_multiplier: float = key(1.0, "width of a built-in model relative to its standard", above=0)
     pretrained: bool = key(False, "start torchvision models from their published weights")

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a classifier: means over examples, not means of batch means."""
+"""Loss and accuracy of a model: means over examples, not means of batch means."""
 
 import math
 from collections.abc import Mapping
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
 from fedpfn.examples import Examples
+from fedpfn.losses import batch_loss, is_regression
 from fedpfn.params import float_buffers, require_fit, trainable
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy in nats and share of right answers over ``examples`` examples."""
+    """Mean loss (see ``losses``) and share of right answers over ``examples`` examples; NaN where nothing is right or
+    wrong, as in a regression."""
 
     loss: float
     accuracy: float
@@ -34,6 +35,7 @@ def evaluate(
     """
     if state is not None:
         require_fit(trainable(model) | float_buffers(model), state)
+    classes = not is_regression(examples.labels)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=examples.device)
@@ -42,12 +44,13 @@ def evaluate(
         for start in range(0, len(examples), batch_size):
             inputs, labels = examples.batch(slice(start, start + batch_size))
             logits = model(inputs) if state is None else functional_call(model, dict(state), (inputs,))
-            loss += functional.cross_entropy(logits.double(), labels, reduction="sum")
-            right += (logits.argmax(dim=1) == labels).sum()
+            loss += batch_loss(logits.double(), labels, reduction="sum")
+            if classes:
+                right += (logits.argmax(dim=1) == labels).sum()
     finally:
         for module, mode in modes:
             module.training = mode
     total = len(examples)
     if total == 0:
         return Evaluation(math.nan, math.nan, 0)
-    return Evaluation(loss.item() / total, right.item() / total, total)
+    return Evaluation(loss.item() / total, right.item() / total if classes else math.nan, total)

@@ -4,6 +4,7 @@ Splitting a single small operation over cores costs more than it saves, and its 
 Splitting the list of evaluations does neither. On a GPU the items run one after the other in the calling thread.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,9 +54,11 @@ class ModelPool:
         total = len(examples)
         if total == 0:
             return evaluate(self.model, examples, state=state)
+        right = (part.accuracy * part.examples for part in parts)
         return Evaluation(
             loss=sum(part.loss * part.examples for part in parts) / total,
-            accuracy=sum(round(part.accuracy * part.examples) for part in parts) / total,
+            # counts, so that chunks give what one pass gives; a regression has none
+            accuracy=sum(count if math.isnan(count) else round(count) for count in right) / total,
             examples=total,
         )
 

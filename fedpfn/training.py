@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedpfn.examples import Examples
 from fedpfn.freezing import Freeze
+from fedpfn.losses import batch_loss
 from fedpfn.params import first_non_finite, trainable
 
 MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
@@ -78,9 +78,11 @@ def train(
     optimizer: MakeOptimizer,
     proximal_mu: float = 0.0,
     clip_norm: float = 0.0,
+    lr_factor: Callable[[int], float] | None = None,
 ) -> Trained:
-    """Train ``model`` in place for ``phases``, pairs (mask or None, number of steps), on cross-entropy.
+    """Train ``model`` in place for ``phases``, pairs (mask or None, number of steps), on the loss of its labels.
 
+    ``lr_factor(step)``, steps counted from 0 over all phases, multiplies the optimiser's own learning rate.
     ``clip_norm`` above 0 bounds the norm of the gradient after masking, so that frozen entries do not shrink the step.
     Raises ``NonFiniteError``, naming the step, if a loss or at the end a weight is not finite.
     """
@@ -92,10 +94,14 @@ def train(
     for mask, steps in phases:
         freeze = Freeze(parameters, mask)
         stepper = optimizer(list(parameters.values()))
+        own_rates = [group["lr"] for group in stepper.param_groups]
         for indices in islice(batches, steps):
+            if lr_factor is not None:
+                for group, rate in zip(stepper.param_groups, own_rates, strict=True):
+                    group["lr"] = rate * lr_factor(len(losses))
             inputs, labels = examples.batch(torch.from_numpy(indices).to(examples.device))
             stepper.zero_grad(set_to_none=True)
-            loss = functional.cross_entropy(model(inputs), labels)
+            loss = batch_loss(model(inputs), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             if proximal_mu:
                 _add_proximal_gradient(parameters, start, proximal_mu)

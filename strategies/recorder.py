@@ -7,7 +7,7 @@ plain mean of the clients' models) are measured on the same examples, drawn once
 import math
 import time
 from collections.abc import Mapping
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from fedpfn.config import RunConfig
 from fedpfn.devices import available_cpus
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
-from fedpfn.lmc import PairwiseBarriers, fusion_barrier, pairwise_barriers, repair_for
+from fedpfn.lmc import InputBatches, PairwiseBarriers, fusion_barrier, measure_pairs, repair_for
 from fedpfn.masks import build_mask, frozen_share
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State, mean_state
@@ -55,7 +55,7 @@ class Recorder:
         self.measured_on = split.take(chosen).decoded()
         again = train.take(_sample(len(train), config.barrier.max_examples, config.seed, "batch-norm"))
         self.pool = ModelPool(model, workers=available_cpus())
-        self.repair = repair_for(config.barrier.batch_norm, lambda: self.pool.model, _InputBatches(again))
+        self.repair = repair_for(config.barrier.batch_norm, lambda: self.pool.model, InputBatches(again))
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Measure and record a round.
@@ -131,7 +131,7 @@ class Recorder:
             return None, None
         states = this.client_states()
         ends = self.pool.map(self._measure, states)
-        found = pairwise_barriers(
+        found = measure_pairs(
             states,
             self._measure,
             points=settings.points,
@@ -157,19 +157,6 @@ class Recorder:
         pairs = list(combinations(range(models), 2))
         chosen = _sample(len(pairs), self.config.barrier.max_pairs, self.config.seed, "pairs", server_round)
         return [pairs[i] for i in chosen]
-
-
-class _InputBatches:
-    """Decoded input batches of some examples, iterated anew each time."""
-
-    def __init__(self, examples: Examples, size: int = 200) -> None:
-        self.examples, self.size = examples, size
-
-    def __iter__(self) -> Any:
-        # even ones, since BatchNorm cannot take a last batch of one example
-        total, count = len(self.examples), -(-len(self.examples) // self.size)
-        ends = [total * number // count for number in range(count + 1)]
-        return (self.examples.batch(slice(start, stop))[0] for start, stop in pairwise(ends))
 
 
 def _sample(total: int, most: int, seed: int, *purpose: int | str) -> NDArray[np.int64]:

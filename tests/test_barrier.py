@@ -16,7 +16,7 @@ from torch.optim.swa_utils import update_bn
 
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
-from fedpfn.lmc import accuracy_barrier, fusion_barrier, loss_barrier, pairwise_barriers, repair_for
+from fedpfn.lmc import accuracy_barrier, fusion_barrier, loss_barrier, measure_pairs, repair_for
 from fedpfn.lmc.barrier import grid
 from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.parallel import ModelPool
@@ -190,7 +190,7 @@ def test_every_pair_agrees_with_the_definition(
 ) -> None:
     examples, model = toy(size), make(0)
     states = trained_apart(make, 3, examples)
-    found = pairwise_barriers(
+    found = measure_pairs(
         states, lambda state: evaluate(model, examples, state=state, batch_size=batch_size), points=points
     )
     assert found.pairs.tolist() == [[0, 1], [0, 2], [1, 2]]
@@ -209,7 +209,7 @@ def test_every_pair_agrees_with_the_definition(
 
 
 def measured(states: list[State], model: nn.Module, examples: Examples, **settings: Any) -> Any:
-    return pairwise_barriers(states, lambda state: evaluate(model, examples, state=state), points=9, **settings)
+    return measure_pairs(states, lambda state: evaluate(model, examples, state=state), points=9, **settings)
 
 
 @pytest.mark.parametrize("make", [mlp, cnn, normed], ids=["mlp", "cnn", "normed"])
@@ -232,7 +232,7 @@ def test_swapping_two_models_mirrors_the_path_and_keeps_the_barrier() -> None:
 
 def test_alpha_1_is_the_first_model_of_the_pair() -> None:
     states = [{"w": torch.tensor(float(value))} for value in (10, 20)]
-    found = pairwise_barriers(states, lambda state: Evaluation(float(state["w"]), 0.5, 1), points=3)
+    found = measure_pairs(states, lambda state: Evaluation(float(state["w"]), 0.5, 1), points=3)
     assert found.alphas.tolist() == [0, 0.5, 1]
     assert found.loss.tolist() == [[20, 15, 10]]
 
@@ -257,7 +257,7 @@ def line(count: int) -> list[State]:
 
 def test_each_end_is_evaluated_once_and_not_once_a_pair() -> None:
     counter = Counter()
-    pairwise_barriers(line(4), counter, points=5)
+    measure_pairs(line(4), counter, points=5)
     assert len(counter.asked) == 4 + 6 * 3
     assert counter.asked[:4] == [0, 1, 2, 3]
 
@@ -265,13 +265,13 @@ def test_each_end_is_evaluated_once_and_not_once_a_pair() -> None:
 def test_ends_that_are_known_are_not_evaluated() -> None:
     counter = Counter()
     ends = [Evaluation(100.0 * value, 0.5, 1) for value in range(3)]
-    found = pairwise_barriers(line(3), counter, points=3, ends=ends)
+    found = measure_pairs(line(3), counter, points=3, ends=ends)
     assert sorted(counter.asked) == [0.5, 1, 1.5]
     assert found.loss[:, 0].tolist() == [100, 200, 200] and found.loss[:, -1].tolist() == [0, 0, 100]
 
 
 def test_only_the_pairs_asked_for_are_measured_and_in_that_order() -> None:
-    found = pairwise_barriers(line(4), Counter(), points=3, pairs=[(3, 1), (0, 2)])
+    found = measure_pairs(line(4), Counter(), points=3, pairs=[(3, 1), (0, 2)])
     assert found.pairs.tolist() == [[3, 1], [0, 2]]
     assert found.loss[:, 1].tolist() == [4, 1]
     matrix = found.matrix("loss", 4)
@@ -281,9 +281,7 @@ def test_only_the_pairs_asked_for_are_measured_and_in_that_order() -> None:
 
 def test_the_matrix_is_symmetric_with_a_zero_diagonal() -> None:
     states = [{"w": torch.tensor(value)} for value in (-1.0, 0.5, 1.0)]
-    found = pairwise_barriers(
-        states, lambda s: Evaluation(-(float(s["w"]) ** 2), 0.1 + float(s["w"]) ** 2, 1), points=3
-    )
+    found = measure_pairs(states, lambda s: Evaluation(-(float(s["w"]) ** 2), 0.1 + float(s["w"]) ** 2, 1), points=3)
     for kind, values in (("loss", found.loss_barriers), ("accuracy", found.accuracy_barriers)):
         matrix = found.matrix(kind, 3)
         assert np.array_equal(matrix, matrix.T) and np.diag(matrix).tolist() == [0, 0, 0]
@@ -293,7 +291,7 @@ def test_the_matrix_is_symmetric_with_a_zero_diagonal() -> None:
 
 @pytest.mark.parametrize("states", [[], line(1)], ids=["none", "one"])
 def test_fewer_than_two_models_have_no_pairs(states: list[State]) -> None:
-    found = pairwise_barriers(states, Counter(), points=5)
+    found = measure_pairs(states, Counter(), points=5)
     assert found.pairs.shape == (0, 2) and found.loss.shape == found.accuracy.shape == (0, 5)
     assert found.loss_barriers.shape == found.accuracy_barriers.shape == (0,)
 
@@ -303,9 +301,7 @@ def test_workers_side_by_side_give_the_same() -> None:
     states = trained_apart(mlp, 3, examples)
     # a pool, since a model must not be called with two states at once
     pool = ModelPool(mlp(0), workers=2)
-    found = pairwise_barriers(
-        states, lambda state: evaluate(pool.model, examples, state=state), points=9, run_all=pool.map
-    )
+    found = measure_pairs(states, lambda state: evaluate(pool.model, examples, state=state), points=9, run_all=pool.map)
     pool.close()
     expected = measured(states, mlp(0), examples)
     assert np.array_equal(found.loss, expected.loss) and np.array_equal(found.accuracy, expected.accuracy)
@@ -410,7 +406,7 @@ def test_repair_is_for_inner_points_and_gets_the_first_model() -> None:
         seen.append((float(mixed["w"]), float(first["w"])))
         return {"w": mixed["w"] + 100}
 
-    found = pairwise_barriers(line(3), Counter(), points=3, pairs=[(0, 1), (2, 1)], repair=repair)
+    found = measure_pairs(line(3), Counter(), points=3, pairs=[(0, 1), (2, 1)], repair=repair)
     assert seen == [(0.5, 0), (1.5, 2)]
     assert found.loss.tolist() == [[1, 100.5**2, 0], [1, 101.5**2, 4]]
 

@@ -147,7 +147,7 @@ def test_every_alias_runs_forward_and_backward(name: str, shape: tuple[int, ...]
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("norm", ["group", "layer", "batch"])
 @pytest.mark.parametrize("name", ["resnet20", "vgg11"])
 def test_norms_are_put_in_where_asked(name: str, norm: str) -> None:
     model = build(name, GREY, 10, seed=0, norm=norm, width_multiplier=0.25)
@@ -408,7 +408,7 @@ def test_an_unknown_name_comes_with_near_ones(typed: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"norm": "layer"}, "none, group, batch"),
+        ({"norm": "instance"}, "none, group, layer, batch"),
         ({"hidden": -1}, "hidden"),
         ({"hidden": True}, "hidden"),
         ({"width": 0}, "width"),

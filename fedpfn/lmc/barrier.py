@@ -2,7 +2,8 @@
 
 Path (arXiv 2402.01342): w(alpha) = alpha w1 + (1 - alpha) w2; alpha = 1 is the first model of a pair. Loss barrier
 (eq. 1), accuracy barrier (eq. 2), and the fusion of several models (table 3). Measures curves through a function that
-evaluates a state, and leaves data, devices and what BatchNorm needs on a path (``batch_norm``) to its callers.
+evaluates a state, and leaves data, devices and what BatchNorm needs on a path (``batch_norm``) to its callers;
+``pairwise`` is the call that takes a model and examples.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -85,12 +86,14 @@ def loss_barrier(alphas: ArrayLike, losses: ArrayLike) -> float:
 def accuracy_barrier(alphas: ArrayLike, accuracies: ArrayLike) -> float:
     """Return B_acc = max_alpha 1 - A(w(alpha)) / [alpha A(w1) + (1 - alpha) A(w2)], within [0, 1] (eq. 2).
 
-    A denominator of 0 counts as no barrier.
+    A denominator of 0 counts as no barrier. NaN where an end has no accuracy, as in a regression.
 
     >>> round(accuracy_barrier([0, 0.5, 1], [0.8, 0.35, 0.6]), 12)
     0.5
     """
     alphas, accuracies = np.asarray(alphas, dtype=float), np.asarray(accuracies, dtype=float)
+    if np.isnan(accuracies[[0, -1]]).any():
+        return float("nan")
     chord = alphas * accuracies[-1] + (1 - alphas) * accuracies[0]
     inner = (chord > 0) & (alphas != 0) & (alphas != 1)
     drop = np.where(inner, 1 - accuracies / np.where(chord > 0, chord, 1.0), 0.0)
@@ -103,7 +106,7 @@ def fusion_barrier(accuracy_of_mean: float, accuracies: Sequence[float]) -> floa
     return 1 - accuracy_of_mean / average if average > 0 else 0.0
 
 
-def pairwise_barriers(
+def measure_pairs(
     states: Sequence[Mapping[str, Tensor]],
     evaluate: Callable[[Mapping[str, Tensor]], Evaluation],
     *,
@@ -122,7 +125,7 @@ def pairwise_barriers(
     >>> import torch
     >>> def parabola(state):
     ...     return Evaluation(loss=1 - float(state["w"]) ** 2, accuracy=float(state["w"]) ** 2, examples=1)
-    >>> found = pairwise_barriers([{"w": torch.tensor(-1.0)}, {"w": torch.tensor(1.0)}], parabola, points=3)
+    >>> found = measure_pairs([{"w": torch.tensor(-1.0)}, {"w": torch.tensor(1.0)}], parabola, points=3)
     >>> found.loss_barriers, found.accuracy_barriers
     (array([1.]), array([1.]))
     """

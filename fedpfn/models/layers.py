@@ -1,7 +1,7 @@
 """What the built-in image networks have in common: the shape check, widths, the choice of norm, He's initialisation.
 
 Normalisation is a choice of the experiment here and not of the architecture: averaging models trained apart is what
-BatchNorm disturbs, so each network takes ``norm`` as ``none`` (the default), ``group`` or ``batch``.
+BatchNorm disturbs, so each network takes ``norm`` as ``none`` (the default), ``group``, ``layer`` or ``batch``.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,24 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(max(groups for groups in range(1, most + 1) if channels % groups == 0), channels)
 
 
+def layer_norm(channels: int) -> nn.GroupNorm:
+    """Return LayerNorm of a map, over channels and pixels of an example: GroupNorm with one group.
+
+    A permutation of the channels passes through it, which it does not through more groups.
+    """
+    return nn.GroupNorm(1, channels)
+
+
 def _identity(channels: int) -> nn.Identity:
     return nn.Identity()
 
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {"none": _identity, "group": group_norm, "batch": nn.BatchNorm2d}
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "none": _identity,
+    "group": group_norm,
+    "layer": layer_norm,
+    "batch": nn.BatchNorm2d,
+}
 
 
 def image_shape(input_shape: tuple[int, ...], model: str, *, smallest: int = 1) -> tuple[int, int, int]:

@@ -1,0 +1,80 @@
+"""Barriers between any models of one architecture, on given examples: the call for people.
+
+What is measured is defined in ``barrier``, what BatchNorm needs on a path in ``batch_norm``; here a model, states and
+examples are put together and the pairs are spread over CPU cores.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from fedpfn.devices import available_cpus
+from fedpfn.evaluation import Evaluation, evaluate
+from fedpfn.examples import Examples
+from fedpfn.lmc.barrier import Pair, PairwiseBarriers, measure_pairs
+from fedpfn.lmc.batch_norm import repair_for
+from fedpfn.parallel import ModelPool
+
+
+def pairwise_barriers(
+    model: nn.Module,
+    states: Sequence[Mapping[str, Tensor]],
+    examples: Examples,
+    *,
+    points: int = 25,
+    pairs: Sequence[Pair] | None = None,
+    ends: Sequence[Evaluation] | None = None,
+    batch_norm: str = "average",
+    training: Examples | None = None,
+    workers: int | None = None,
+) -> PairwiseBarriers:
+    """Measure loss and accuracy barriers between all ``states`` of ``model``, or the ``pairs`` of their positions.
+
+    Path w(alpha) = alpha w1 + (1 - alpha) w2 on ``points`` equally spaced values, each end evaluated once (arXiv
+    2402.01342, eq. 1 and 2). ``batch_norm="reset"`` re-estimates running statistics at every inner point from the
+    inputs of ``training``. ``workers`` CPU threads, all cores by default, change the time and not the result.
+    Raises ``ValueError`` for states that are not the model's, and for a reset without ``training``.
+
+    >>> from fedpfn.models import build
+    >>> from fedpfn.params import read_state
+    >>> examples = Examples(torch.randn(64, 4), torch.randint(0, 3, (64,)))
+    >>> model = build("mlp", (4,), 3, seed=0, width=8)
+    >>> states = [read_state(build("mlp", (4,), 3, seed=seed, width=8)) for seed in range(3)]
+    >>> found = pairwise_barriers(model, states, examples, points=5)
+    >>> found.pairs.tolist(), found.matrix("loss", 3).shape
+    ([[0, 1], [0, 2], [1, 2]], (3, 3))
+    """
+    if batch_norm == "reset" and training is None:
+        raise ValueError("batch_norm='reset' re-estimates running statistics on training data: pass training=")
+    batches = () if training is None else InputBatches(training)
+    threads = torch.get_num_threads()
+    decoded = examples.decoded()
+    with closing(ModelPool(model, workers=workers or available_cpus())) as pool:
+        try:
+            return measure_pairs(
+                states,
+                lambda state: evaluate(pool.model, decoded, state=state),
+                points=points,
+                pairs=pairs,
+                ends=ends,
+                repair=repair_for(batch_norm, lambda: pool.model, batches),
+                run_all=pool.map,
+            )
+        finally:
+            torch.set_num_threads(threads)
+
+
+class InputBatches:
+    """Decoded input batches of some examples, iterated anew each time; even ones of at most ``size``."""
+
+    def __init__(self, examples: Examples, *, size: int = 200) -> None:
+        self.examples, self.size = examples, size
+
+    def __iter__(self) -> Iterator[Tensor]:
+        # even ones, since BatchNorm cannot take a last batch of one example
+        total, count = len(self.examples), -(-len(self.examples) // self.size)
+        ends = [total * number // count for number in range(count + 1)]
+        return (self.examples.batch(slice(start, stop))[0] for start, stop in pairwise(ends))
