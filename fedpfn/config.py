@@ -5,14 +5,16 @@ inside. ``RunConfig.parse`` merges layers of them with OmegaConf and names every
 data set lies where it should, or a model builds, is asked by those who load and build.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
 from fedpfn.keys import Scalar, flatten, key, key_specs, lookup, nest, snake, type_fault, unknown_key, value_faults
+
+Schema = TypeVar("Schema")
 
 
 class ConfigError(ValueError):
@@ -159,43 +161,62 @@ class RunConfig:
         A layer maps keys to scalars, nested or dotted, in kebab- or snake_case. Raises ``ConfigError`` naming every
         unknown key (with the nearest known one), wrong type and impossible value at once.
         """
-        known = {spec.name: spec for spec in key_specs(cls)}
-        faults: list[str] = []
-        merged: dict[str, Scalar] = {}
-        for name, value in (item for layer in layers for item in flatten(layer)):
-            if name not in known:
-                faults.append(unknown_key(name, known))
-            elif (fault := type_fault(known[name], value)) is not None:
-                faults.append(fault)
-            else:
-                merged[name] = value
-        faults += [fault for name, value in merged.items() for fault in value_faults(known[name], value)]
-        if faults:
-            raise ConfigError(dict.fromkeys(faults))
-        overrides = nest({snake(name): value for name, value in merged.items()})
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), overrides))
-        assert isinstance(config, cls)
-        if faults := _cross_faults(config):
-            raise ConfigError(faults)
-        return config
+        return parse_layers(cls, layers, _cross_faults)
 
     def flat(self) -> dict[str, Scalar]:
         """Return every key, dotted and kebab-case, with its value: what Flower carries."""
-        return {spec.name: lookup(self, spec.name) for spec in key_specs(RunConfig)}
+        return flat(self)
 
     def nested(self) -> dict[str, Any]:
         """Return the kebab-case tables as they stand in TOML and YAML."""
         return nest(self.flat())
 
 
-def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+def parse_layers(
+    schema: type[Schema],
+    layers: Iterable[Mapping[str, Any]],
+    cross_faults: Callable[[Schema], list[str]],
+    *,
+    command: str = "fedpfn keys",
+) -> Schema:
+    """Return an instance of ``schema``, a tree of frozen dataclasses of keys, from ``layers`` over its defaults.
+
+    ``cross_faults`` finds what only whole configs show; ``command`` is what lists the keys. Raises ``ConfigError``.
+    """
+    known = {spec.name: spec for spec in key_specs(schema)}
+    faults: list[str] = []
+    merged: dict[str, Scalar] = {}
+    for name, value in (item for layer in layers for item in flatten(layer)):
+        if name not in known:
+            faults.append(unknown_key(name, known, command=command))
+        elif (fault := type_fault(known[name], value)) is not None:
+            faults.append(fault)
+        else:
+            merged[name] = value
+    faults += [fault for name, value in merged.items() for fault in value_faults(known[name], value)]
+    if faults:
+        raise ConfigError(dict.fromkeys(faults))
+    overrides = nest({snake(name): value for name, value in merged.items()})
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), overrides))
+    assert isinstance(config, schema)
+    if faults := cross_faults(config):
+        raise ConfigError(faults)
+    return config
+
+
+def flat(config: Any) -> dict[str, Scalar]:
+    """Return every key of a parsed config, dotted and kebab-case, with its value."""
+    return {spec.name: lookup(config, spec.name) for spec in key_specs(type(config))}
+
+
+def parse_overrides(words: Iterable[str], schema: type = RunConfig) -> dict[str, Any]:
     """Read ``key=value`` words as typed on a command line.
 
     A value of a text key is taken as it stands, less quotes around it; others are read as what the key is: ``1e-3``,
     ``true``, ``5``. What cannot be read so stays text, for the type check to name with its key. Raises ``ConfigError``
     for words that are not ``key=value``.
     """
-    kinds = {spec.name: spec.type for spec in key_specs(RunConfig)}
+    kinds = {spec.name: spec.type for spec in key_specs(schema)}
     values: dict[str, Any] = {}
     faults = []
     for word in words:

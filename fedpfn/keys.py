@@ -85,12 +85,12 @@ def flatten(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield path, value
 
 
-def unknown_key(name: str, known: Mapping[str, KeySpec]) -> str:
-    """Say that a key is unknown, and which known one is near."""
+def unknown_key(name: str, known: Mapping[str, KeySpec], *, command: str = "fedpfn keys") -> str:
+    """Say that a key is unknown, and which known one is near, or the ``command`` that lists them."""
     # first a right name in the wrong or in no table: `alpha` for `partition.alpha`
     near = [full for full in known if full.rpartition(".")[2] == name.rpartition(".")[2]]
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]!r}?" if near else "; `fedpfn keys` lists them all"
+    hint = f"; did you mean {near[0]!r}?" if near else f"; `{command}` lists them all"
     return f"unknown key {name!r}{hint}"
 
 
