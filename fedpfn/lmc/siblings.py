@@ -1,0 +1,154 @@
+"""Siblings: models trained from one start with different batch orders, plainly, in a common subspace, or pruned.
+
+What training-time neuron alignment studies (arXiv 2402.01342, section 3). ``vanilla`` trains everything. ``tna-pfn``
+(eq. 5) draws one mask m for all siblings and the whole training, w_i <- w_i - eta (m * g_i). ``pruning`` (figure 2)
+uses the same mask on the weights too, w_0 <- m * w_0, so that pruned weights stay 0. The loop is ``training``'s, the
+mask ``masks``'; measuring what lies between siblings is left to ``pairwise``.
+"""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedpfn.examples import Examples
+from fedpfn.lmc.batch_norm import has_batch_norm
+from fedpfn.masks import Mask, MaskRecipe, build_mask
+from fedpfn.params import State, read_state, trainable, write_state
+from fedpfn.seeding import derive, numpy_generator, torch_seed
+from fedpfn.training import MakeOptimizer, batch_order, train
+
+METHODS = ("vanilla", "tna-pfn", "pruning")
+
+
+@dataclass(frozen=True)
+class Siblings:
+    """States trained from ``start``, where they parted, each sibling's mean training loss, and their common mask."""
+
+    start: State
+    states: tuple[State, ...]
+    losses: tuple[float, ...]
+    mask: Mask | None
+
+
+def train_siblings(
+    model: nn.Module,
+    examples: Examples,
+    *,
+    models: int,
+    steps: int,
+    batch_size: int,
+    optimizer: MakeOptimizer,
+    method: str = "vanilla",
+    mask: MaskRecipe | None = None,
+    spawn_after: int = 0,
+    lr_factor: Callable[[int], float] | None = None,
+    seed: int = 0,
+) -> Siblings:
+    """Train ``models`` copies of ``model``, which holds the start w_0 and is not changed, for ``steps`` steps each.
+
+    ``mask`` is what ``tna-pfn`` and ``pruning`` hold; ``vanilla`` ignores it, so that methods can be compared on one
+    recipe. With ``spawn_after`` = k the first k of the steps are taken once, and the siblings part there: they go on
+    with batch orders of their own, optimisers that start afresh, and the learning rate's schedule where it was.
+    ``lr_factor(step)`` multiplies the learning rate, steps counted from w_0. Sibling i sees the same batches under
+    every method: a function of ``seed`` and i. Raises ``ValueError`` for an unknown method, a method without its mask,
+    or a spawning point beyond the training.
+
+    >>> from fedpfn.models import build
+    >>> from fedpfn.training import make_optimizer
+    >>> examples = Examples(torch.randn(64, 4), torch.randint(0, 3, (64,)))
+    >>> found = train_siblings(build("mlp", (4,), 3, seed=0, width=8), examples, models=2, steps=5, batch_size=16,
+    ...                        optimizer=make_optimizer("sgd", lr=0.1), method="tna-pfn", mask=MaskRecipe(0, ratio=0.4))
+    >>> frozen = ~found.mask["linear1.weight"]
+    >>> bool((found.states[0]["linear1.weight"] == found.states[1]["linear1.weight"])[frozen].all())
+    True
+    """
+    _check(method, mask, models, steps, spawn_after)
+    trunk = deepcopy(model)
+    held = build_mask(mask, trainable(trunk)) if method != "vanilla" else None
+    if method == "pruning" and held is not None:
+        prune(trunk, held)
+
+    def run(copy: nn.Module, stream: int | str, first: int, last: int) -> float:
+        least = 2 if has_batch_norm(copy) else 1
+        batches = batch_order(len(examples), batch_size, numpy_generator(seed, "order", stream), least=least)
+        factor = None if lr_factor is None else lambda step: lr_factor(step + first)
+        with torch_seed(seed, "sibling", stream):
+            return train(copy, examples, batches, [(held, last - first)], optimizer=optimizer, lr_factor=factor).loss
+
+    if spawn_after:
+        run(trunk, "trunk", 0, spawn_after)
+    states, losses = [], []
+    for index in range(models):
+        sibling = deepcopy(trunk)
+        losses.append(run(sibling, index, spawn_after, steps))
+        states.append(read_state(sibling))
+    return Siblings(read_state(trunk), tuple(states), tuple(losses), held)
+
+
+@torch.no_grad()
+def prune(model: nn.Module, mask: Mapping[str, torch.Tensor]) -> None:
+    """Set the entries that ``mask`` freezes to 0: w_0 <- m * w_0 (arXiv 2402.01342, figure 2)."""
+    for name, parameter in trainable(model).items():
+        parameter.masked_fill_(~mask[name], 0)
+
+
+def semi_train(
+    model: nn.Module,
+    examples: Examples,
+    *,
+    share: float,
+    epochs: float,
+    batch_size: int,
+    optimizer: MakeOptimizer,
+    seed: int = 0,
+) -> Examples:
+    """Train ``model`` in place on a random ``share`` of ``examples`` and return the others: a semi-trained start.
+
+    The two parts are disjoint, so that what the start has seen is not seen again (arXiv 2402.01342, table 2, where it
+    has had half an epoch). ``epochs`` may be a fraction. Raises ``ValueError`` where one of the parts would be empty.
+    """
+    chosen, rest = disjoint(len(examples), share, seed=seed)
+    part = examples.take(chosen)
+    steps = max(1, round(epochs * -(-len(part) // batch_size)))
+    least = 2 if has_batch_norm(model) else 1
+    batches = batch_order(len(part), batch_size, numpy_generator(seed, "order", "semi-trained"), least=least)
+    with torch_seed(seed, "sibling", "semi-trained"):
+        train(model, part, batches, [(None, steps)], optimizer=optimizer)
+    return examples.take(rest)
+
+
+def disjoint(total: int, share: float, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return round(share * total) positions drawn at random, and the others, both ascending."""
+    size = round(share * total)
+    if not 0 < size < total:
+        raise ValueError(f"a share of {share:g} of {total} examples leaves one of the two parts empty")
+    order = numpy_generator(seed, "disjoint").permutation(total)
+    return np.sort(order[:size]), np.sort(order[size:])
+
+
+def start_from(model: nn.Module, state: State) -> nn.Module:
+    """Return a copy of ``model`` that holds ``state``: loaded weights as a start."""
+    copy = deepcopy(model)
+    write_state(copy, state)
+    return copy
+
+
+def mask_recipe(seed: int, ratio: float, **choices: str) -> MaskRecipe:
+    """Return the recipe of the one mask that the siblings of ``seed`` share; ``choices`` are ``MaskRecipe``'s own."""
+    return MaskRecipe(derive(seed, "mask", "siblings"), ratio, **choices)  # type: ignore[arg-type]
+
+
+def _check(method: str, mask: MaskRecipe | None, models: int, steps: int, spawn_after: int) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method != "vanilla" and mask is None:
+        raise ValueError(f"method {method} needs a mask")
+    if models < 1 or steps < 1:
+        raise ValueError(f"there have to be a model and a step or more, got {models} models and {steps} steps")
+    if not 0 <= spawn_after < steps:
+        raise ValueError(f"models must spawn before their {steps} steps end, got {spawn_after}")
