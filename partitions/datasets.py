@@ -1,7 +1,7 @@
 """Data sets by name: a literal table of the built-in ones, one call that loads, one that looks for faults beforehand.
 
-What a data set is lies in ``arrays``; how each is read lies in ``digits``, ``torchvision_data``, ``image_folder`` and,
-for a callable of the user's, ``user_loader``.
+What a data set is lies in ``arrays``; how each is read lies in ``digits``, ``torchvision_data``, ``image_folder``,
+``imdb`` and, for a callable of the user's, ``user_loader``.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
-from partitions import digits, image_folder, torchvision_data, user_loader
+from partitions import digits, image_folder, imdb, torchvision_data, user_loader
 from partitions.arrays import DataError, Dataset, Kind, Request, Split
 
 __all__ = ["DATASETS", "DataError", "Dataset", "Kind", "Loader", "Split", "find_faults", "load"]
@@ -32,6 +32,7 @@ DATASETS: dict[str, _Source] = {
     "cifar10": torchvision_data.CIFAR10,
     "cifar100": torchvision_data.CIFAR100,
     "image-folder": image_folder,
+    "imdb": imdb,
 }
 
 
@@ -45,9 +46,9 @@ def load(
 ) -> Dataset:
     """Return a built-in data set by its name, or what a user's loader (see ``user_loader``) returns.
 
-    ``image_size`` and ``cache_dir`` are for ``image-folder``: the side of the square that images are resized and
-    cropped to (0: images of one size, as they are), and where decoded images are kept (None:
-    ``image_cache.default_folder``). Raises ``DataError`` with all that ``find_faults`` finds, and for data that turn
+    ``image_size`` is for ``image-folder``: the side of the square that images are resized and cropped to (0: images of
+    one size, as they are). ``cache_dir`` is where its images and the tokens of ``imdb`` are kept once decoded (None:
+    ``content_cache.default_folder``). Raises ``DataError`` with all that ``find_faults`` finds, and for data that turn
     out to be unreadable or wrong.
     """
     faults = find_faults(name, root, download=download, image_size=image_size)

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from partitions.arrays import DataError, Dataset, Request, Split
-from partitions.image_cache import ImageFile, load_images
+from partitions.content_cache import SourceFile
+from partitions.image_cache import load_images
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 
@@ -71,7 +72,7 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def _load_split(folder: Path, classes: Sequence[str], request: Request) -> Split:
-    files: list[ImageFile] = []
+    files: list[SourceFile] = []
     sizes = []
     for name in classes:
         found = _files_of_class(folder, name)
@@ -83,7 +84,7 @@ def _load_split(folder: Path, classes: Sequence[str], request: Request) -> Split
     return Split(images, np.repeat(np.arange(len(classes), dtype=np.int64), sizes))
 
 
-def _files_of_class(folder: Path, name: str) -> list[ImageFile]:
+def _files_of_class(folder: Path, name: str) -> list[SourceFile]:
     files = []
     for parent, _, names in sorted(os.walk(folder / name, followlinks=True)):
         below = Path(parent).relative_to(folder)
@@ -92,5 +93,5 @@ def _files_of_class(folder: Path, name: str) -> list[ImageFile]:
         for file_name in sorted(names):
             if file_name.lower().endswith(SUFFIXES) and not file_name.startswith("."):
                 facts = os.stat(f"{parent}/{file_name}")  # noqa: PTH116 (a Path for each of 60,000 files takes longer)
-                files.append(ImageFile(f"{below.as_posix()}/{file_name}", facts.st_size, facts.st_mtime_ns))
+                files.append(SourceFile(f"{below.as_posix()}/{file_name}", facts.st_size, facts.st_mtime_ns))
     return files

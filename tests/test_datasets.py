@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from partitions import image_cache, image_decoding
+from partitions import content_cache, image_cache, image_decoding
 from partitions.arrays import Dataset, Split, channel_moments
 from partitions.datasets import DATASETS, DataError, find_faults, load
 
@@ -268,7 +268,7 @@ def test_a_second_load_decodes_nothing_and_reads_no_image(folder, tmp_path, deco
     first = load_folder(folder, tmp_path)
     assert len({str(path) for path in decoded}) == 8
     decoded.clear()
-    monkeypatch.setattr(image_cache, "_content_digest", lambda *_: pytest.fail("the fingerprint should be enough"))
+    monkeypatch.setattr(content_cache, "content_digest", lambda *_: pytest.fail("the fingerprint should be enough"))
     second = load_folder(folder, tmp_path)
     assert decoded == [] and np.array_equal(first.train.inputs, second.train.inputs)
     assert isinstance(second.train.inputs, np.memmap) and not second.train.inputs.flags.writeable
@@ -326,9 +326,9 @@ def test_the_cache_lies_where_the_environment_says(folder, tmp_path, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("FEDPFN_CACHE", raising=False)
-    assert image_cache.default_folder() == tmp_path / "home" / ".cache" / "fedpfn"
+    assert content_cache.default_folder() == tmp_path / "home" / ".cache" / "fedpfn"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert image_cache.default_folder() == tmp_path / "xdg" / "fedpfn"
+    assert content_cache.default_folder() == tmp_path / "xdg" / "fedpfn"
     monkeypatch.setenv("FEDPFN_CACHE", str(tmp_path / "own"))
     load("image-folder", str(folder))
     assert len(list((tmp_path / "own").rglob("*.npy"))) == 2

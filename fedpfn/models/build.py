@@ -20,9 +20,11 @@ from fedpfn.models import vision
 from fedpfn.models.cnn import cnn
 from fedpfn.models.custom import accepted, call_factory, factory_faults
 from fedpfn.models.layers import NORMS
+from fedpfn.models.lstm import lstm
 from fedpfn.models.mlp import mlp
 from fedpfn.models.resnet import WRN_BASE, resnet
 from fedpfn.models.vgg import vgg
+from fedpfn.models.vit import vit
 from fedpfn.seeding import torch_seed
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -35,6 +37,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn56": partial(resnet, 56, base=WRN_BASE),
     "vgg11": partial(vgg, 11),
     "vgg16": partial(vgg, 16),
+    "vit": vit,
+    "lstm": lstm,
 }
 
 

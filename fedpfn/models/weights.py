@@ -1,0 +1,89 @@
+"""Weights from a local file into a model whose head may be another: for pretrained networks where none is downloaded.
+
+A file holds one state dict, as safetensors or as ``torch.save`` writes it; the latter is read with
+``weights_only=True``, so that no code in it runs. Downloads are left to ``vision``.
+"""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fedpfn.masks import split_patterns
+from fedpfn.models.description import listed
+from fedpfn.params import first_non_finite
+
+
+def load_weights(model: nn.Module, path: Path | str, *, head: str | None = None) -> tuple[str, ...]:
+    """Copy the tensors of a state-dict file into ``model``, all but its head's; return the names left out, sorted.
+
+    ``head`` is comma-separated shell patterns of names that keep the model's own values, whatever the file has for
+    them; None means the model's last linear or convolutional layer, and ``""`` nothing. Tensors of the file for a layer
+    that is an identity in the model (a BatchNorm taken out) are left out too. Values take the model's dtype and device.
+
+    Raises ``ValueError`` in one line, all faults in it, and leaves the model as it was: for a file that cannot be read
+    or is no state dict, names that only one side has, shapes that differ (positions of a transformer made for another
+    image size, for one), and NaN or infinity.
+    """
+    own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    patterns = _last_layer(model) if head is None else split_patterns(head)
+    found = _read(Path(path))
+    out = {name for name in own.keys() | found.keys() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    if patterns and not out & own.keys():
+        raise ValueError(f"head={head!r} matches none of the model's tensors: {listed(own)}")
+    identities = {path for path, module in model.named_modules() if isinstance(module, nn.Identity)}
+    out |= {name for name in found if name.rpartition(".")[0] in identities}
+    wanted = {name: tensor for name, tensor in own.items() if name not in out}
+    offered = {name: tensor for name, tensor in found.items() if name not in out}
+    if faults := _faults(wanted, offered):
+        raise ValueError(f"{path} does not fit the model: {'; '.join(faults)}")
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(offered[name])
+    return tuple(sorted(out))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    found: Any
+    try:
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file may make a reader raise anything
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"weights cannot be read from {path}: {type(error).__name__}: {reason}") from error
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
+        keys = f" with keys {listed(map(str, found))}" if isinstance(found, Mapping) else ""
+        raise ValueError(f"{path} holds no state dict from names to tensors, but a {type(found).__name__}{keys}")
+    return dict(found)
+
+
+def _faults(wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> list[str]:
+    faults: list[str] = []
+    if missing := [name for name in wanted if name not in offered]:
+        faults.append(f"missing in the file {listed(missing)}")
+    if extra := [name for name in offered if name not in wanted]:
+        faults.append(f"not in the model {listed(extra)}")
+    shapes = [
+        f"{name} {tuple(offered[name].shape)}, in the model {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in offered and offered[name].shape != tensor.shape
+    ]
+    if shapes:
+        faults.append(f"other shapes: {listed(shapes)}")
+    if name := first_non_finite(offered):
+        faults.append(f"NaN or infinity in {name}")
+    return faults
+
+
+def _last_layer(model: nn.Module) -> list[str]:
+    layers = [path for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    # a model that is a layer itself has no dot in its names
+    return [f"{layers[-1]}.*" if layers[-1] else "*"] if layers else []

@@ -1,0 +1,82 @@
+"""Files of a data set known by their content, and a folder to keep on disk what was made of them.
+
+Content is a digest over relative paths and bytes, so a changed, added or renamed file is new content, and a copy of the
+folder is the same. Digesting reads every byte; a fingerprint over (path, size, mtime), which costs one ``stat`` a file,
+maps to the digest, so that later starts read none. Every file is written under a name of its own and then moved into
+place, so processes may race. What is kept, and under which name, is left to ``image_cache`` and ``imdb``.
+"""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from partitions.arrays import DataError
+
+_BATCH = 256  # files a thread takes at a time
+
+
+class SourceFile(NamedTuple):
+    """A file of a data set; ``relative`` is its path below the folder looked at."""
+
+    relative: str
+    size: int
+    mtime_ns: int
+
+
+def default_folder() -> Path:
+    """Return $FEDPFN_CACHE, else $XDG_CACHE_HOME/fedpfn, else ~/.cache/fedpfn."""
+    if own := os.environ.get("FEDPFN_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fedpfn"
+
+
+def known_digest(folder: Path, root: Path, files: Sequence[SourceFile]) -> str:
+    """Return the digest of the files' content, by their fingerprint where it is known, else by reading them all."""
+    fingerprint = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=20)
+    for file in files:
+        fingerprint.update(os.fsencode(f"{len(file.relative)} {file.relative} {file.size} {file.mtime_ns}\n"))
+    note = folder / f"{fingerprint.hexdigest()}.digest"
+    if note.is_file() and len(known := note.read_text(encoding="ascii", errors="replace")) == 40:
+        return known
+    digest = content_digest(root, files)
+    with in_place_of(note) as part:
+        part.write_text(digest, encoding="ascii")
+    return digest
+
+
+def content_digest(root: Path, files: Sequence[SourceFile]) -> str:
+    """Return the digest of the files' paths and bytes; ``DataError`` for one that cannot be read."""
+
+    def digests_from(start: int) -> list[bytes]:
+        try:
+            return [
+                hashlib.blake2b((root / file.relative).read_bytes(), digest_size=20).digest()
+                for file in files[start : start + _BATCH]
+            ]
+        except OSError as error:
+            raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    whole = hashlib.blake2b(digest_size=20)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        starts = range(0, len(files), _BATCH)
+        for start, digests in zip(starts, pool.map(digests_from, starts), strict=True):
+            for file, digest in zip(files[start : start + _BATCH], digests, strict=True):
+                whole.update(os.fsencode(f"{len(file.relative)} {file.relative} ") + digest)
+    return whole.hexdigest()
+
+
+@contextmanager
+def in_place_of(target: Path) -> Iterator[Path]:
+    """Give a path to write to; move it to ``target`` at the end of the block, or remove it where the block fails."""
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)

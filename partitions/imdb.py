@@ -1,0 +1,158 @@
+"""IMDb reviews as rows of tokens: the folder ``aclImdb`` with train/pos, train/neg, test/pos and test/neg, as unpacked.
+
+Words come from a tokeniser here, tokens from the words of the training split: 0 is padding, 1 any other word, 2 and on
+the most frequent words, falling count and then alphabet deciding. Arrays are kept on disk by the files'
+content (``content_cache``). The unlabelled reviews that lie beside are not read.
+"""
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partitions.arrays import DataError, Dataset, Request, Split
+from partitions.content_cache import SourceFile, default_folder, in_place_of, known_digest
+
+_log = logging.getLogger(__name__)
+
+VOCABULARY = 1000  # distinct tokens, padding and unknown among them: 998 words
+LENGTH = 200
+PADDING, UNKNOWN = 0, 1
+
+_CLASSES = ("neg", "pos")  # by label
+_FOLDER = "aclImdb"
+_FORMAT = "v1"  # part of every array's name: raise it where words, vocabulary or rows change
+_BREAK = re.compile(r"<br\s*/?>")
+_WORD = re.compile(r"\w+(?:'\w+)*")
+
+
+def load(request: Request) -> Dataset:
+    """Return int64 tokens (N, 200), each split a read-only memory map, negative reviews (0) before positive ones (1).
+
+    Within a class reviews are in the order of their file names. Raises ``DataError`` for a folder without a review, a
+    file that is not UTF-8 text, and a cache folder that cannot be written.
+    """
+    root = Path(request.root).expanduser() / _FOLDER
+    listed = {(split, name): _files(root, split, name) for split in ("train", "test") for name in _CLASSES}
+    files = [file for found in listed.values() for file in found]
+    cache = (request.cache_dir or default_folder()) / "imdb"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        digest = known_digest(cache, root, files)
+        targets = [cache / f"{digest}-{split}-{_FORMAT}.npy" for split in ("train", "test")]
+        if any(_read(target) is None for target in targets):
+            for target, rows in zip(targets, _tokenise(root, listed), strict=True):
+                with in_place_of(target) as part, part.open("wb") as stream:
+                    np.save(stream, rows)
+        train, test = (_read(target) for target in targets)
+    except OSError as error:
+        raise DataError(
+            f"tokens of {root} cannot be cached in {cache}: {error}; set $FEDPFN_CACHE to a folder with room that can "
+            "be written"
+        ) from error
+    if train is None or test is None:
+        raise DataError(f"cached tokens in {cache} cannot be read back after they were written; is the disk full?")
+    return Dataset("imdb", Split(train, _labels(listed, "train")), Split(test, _labels(listed, "test")), len(_CLASSES))
+
+
+def find_faults(request: Request) -> list[str]:
+    """Say which folder is missing, and how to get the reviews: they are not downloaded here."""
+    looked_for = f"'imdb' is looked for in <data.root>/{_FOLDER}/train/pos, train/neg, test/pos and test/neg"
+    remedy = (
+        f"unpack aclImdb_v1.tar.gz (https://ai.stanford.edu/~amaas/data/sentiment) and set data.root to the folder "
+        f"that holds {_FOLDER}"
+    )
+    if not request.root:
+        return [f"data.root is empty; {looked_for}: {remedy}"]
+    root = Path(request.root).expanduser()
+    needed = [f"{split}/{name}" for split in ("train", "test") for name in _CLASSES]
+    absent = [part for part in needed if not (root / _FOLDER / part).is_dir()]
+    if not absent:
+        return []
+    lacking = "" if len(absent) == len(needed) else f" (there, but without {', '.join(absent)})"
+    return [f"data set 'imdb' is not in {root / _FOLDER}{lacking}; data.download does not fetch it: {remedy}"]
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of a review: lower case, digits too, apostrophes within; neither punctuation nor line breaks.
+
+    >>> split_words("I didn't LIKE it.<br /><br />'Dull': 2/10")
+    ['i', "didn't", 'like', 'it', 'dull', '2', '10']
+    """
+    return _WORD.findall(_BREAK.sub(" ", text.lower()))
+
+
+def build_vocabulary(reviews: Iterable[Iterable[str]], *, size: int = VOCABULARY) -> dict[str, int]:
+    """Return the token of each of the ``size`` - 2 most frequent words of ``reviews``, which are lists of words.
+
+    >>> build_vocabulary([["b", "a"], ["c", "a"]], size=4)
+    {'a': 2, 'b': 3}
+    """
+    counts = Counter(word for words in reviews for word in words)
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return {word: token for token, word in enumerate(ranked[: size - 2], UNKNOWN + 1)}
+
+
+def encode(words: Iterable[str], vocabulary: Mapping[str, int], *, length: int = LENGTH) -> NDArray[np.int64]:
+    """Return the last ``length`` words as tokens, padded in front.
+
+    The end is kept because that is where a review says its verdict; and the last step of a row is always a word.
+
+    >>> encode(["an", "odd", "film"], {"film": 2}, length=5).tolist()
+    [0, 0, 1, 1, 2]
+    """
+    row = np.full(length, PADDING, dtype=np.int64)
+    tokens = [vocabulary.get(word, UNKNOWN) for word in words][-length:]
+    row[length - len(tokens) :] = tokens
+    return row
+
+
+_Listed = Mapping[tuple[str, str], list[SourceFile]]
+
+
+def _files(root: Path, split: str, name: str) -> list[SourceFile]:
+    folder = f"{split}/{name}"
+    found = sorted(
+        (entry.name, entry.stat())
+        for entry in os.scandir(root / folder)
+        if entry.name.endswith(".txt") and not entry.name.startswith(".") and entry.is_file()
+    )
+    if not found:
+        raise DataError(f"folder {root / folder} holds no review (.txt)")
+    return [SourceFile(f"{folder}/{file}", facts.st_size, facts.st_mtime_ns) for file, facts in found]
+
+
+def _labels(listed: _Listed, split: str) -> NDArray[np.int64]:
+    sizes = [len(listed[split, name]) for name in _CLASSES]
+    return np.repeat(np.arange(len(_CLASSES), dtype=np.int64), sizes)
+
+
+def _tokenise(root: Path, listed: _Listed) -> list[NDArray[np.int64]]:
+    train, test = (
+        [root / file.relative for name in _CLASSES for file in listed[split, name]] for split in ("train", "test")
+    )
+    _log.info("reading %d reviews of %s, once", len(train) + len(test), root)
+    # read twice rather than kept: as lists of words they are ten times their size
+    vocabulary = build_vocabulary(map(_read_words, train))
+    return [np.stack([encode(_read_words(path), vocabulary) for path in paths]) for paths in (train, test)]
+
+
+def _read_words(path: Path) -> list[str]:
+    try:
+        return split_words(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"review {path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def _read(path: Path) -> NDArray[np.int64] | None:
+    """Return the cached array, or None where there is none or it is not whole, as a crash may leave it."""
+    try:
+        rows: NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return rows
