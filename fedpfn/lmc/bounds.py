@@ -1,0 +1,257 @@
+"""Theorem 3.2 of arXiv 2402.01342: how far two random two-layer networks that share weights are from a linear path.
+
+f_w(x) = v^T relu(U x) with w = (v, U), v of h entries, U of h x d, x uniform in the ball |x| < b. Entries are drawn
+with deviations sigma_v and sigma_U; those frozen by the masks (shares rho_v, rho_U) are the same in both networks. With
+w(alpha) = alpha w1 + (1 - alpha) w2,
+
+    z(alpha) = mean over x of f_{w(alpha)}(x) - alpha f_{w1}(x) - (1 - alpha) f_{w2}(x),
+
+and each of the bounds below holds with probability 1 - delta over the networks, at any one alpha.
+
+[inferred] z' and z'' are read as derivatives by alpha: z' of z itself, z'' as the mean over x of the second derivative
+of the integrand where it has one. Only so do the three bounds fit what is exact: z is 0 where only v differs (rho_U
+alone is in its bound); z' has terms from either layer (a sum of roots); the second derivative between the kinks of relu
+is 2 (v1 - v2)^T [1(U(alpha) x > 0) * (U1 - U2) x], 0 as soon as either layer is shared (the larger ratio). It leaves
+out what the kinks add to the second derivative of the mean: measured as ``kinks``, of which no bound speaks.
+
+The mean over x needs no sampling: that of relu(u^T x) over a ball is |u| times a constant (``mean_activation``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import exp, isfinite, lgamma, log, pi, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fedpfn.lmc.barrier import Floats, grid
+from fedpfn.seeding import numpy_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoLayerSetting:
+    """The setting of the theorem: ``hidden`` h, ``inputs`` d, ``radius`` b, and for U (hidden layer) and v (output
+    layer) the ratio of shared entries rho and the deviation sigma of an entry.
+
+    Raises ``ValueError`` for sizes below 1, ratios outside [0, 1], and deviations or a radius not positive.
+    """
+
+    hidden: int
+    inputs: int = 1
+    hidden_ratio: float = 0.0
+    output_ratio: float = 0.0
+    hidden_deviation: float = 1.0
+    output_deviation: float = 1.0
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "inputs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is a size, 1 or more; got {getattr(self, name)!r}")
+        for name in ("hidden_ratio", "output_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} is the share of entries that are shared, within [0, 1]; got {getattr(self, name)!r}"
+                )
+        for name in ("hidden_deviation", "output_deviation", "radius"):
+            if not (isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} has to be positive and finite; got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A stack of two-layer networks: U (..., h, d) and v (..., h), float64."""
+
+    hidden: Floats
+    output: Floats
+
+
+@dataclass(frozen=True)
+class PathDifference:
+    """z, z', z'' and the kinks' part of z's second derivative, each (..., A) over ``alphas`` (A,)."""
+
+    alphas: Floats
+    z: Floats
+    z_prime: Floats
+    z_second: Floats
+    kinks: Floats
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``path`` (trials, A) measured on random networks of ``setting``, whose ratios are those really drawn."""
+
+    setting: TwoLayerSetting
+    path: PathDifference
+
+    def quantiles(self, delta: float) -> Floats:
+        """Return (3, A): the (1 - delta) quantiles over the trials of |z|, |z'| and |z''|."""
+        _require_probability(delta)
+        sizes = np.abs([self.path.z, self.path.z_prime, self.path.z_second])
+        quantiles: Floats = np.quantile(sizes, 1 - delta, axis=1, method="inverted_cdf")
+        return quantiles
+
+    def within(self, delta: float) -> bool:
+        """Tell whether every quantile lies within its bound."""
+        return bool((self.quantiles(delta) <= bounds(self.setting, delta)[:, None]).all())
+
+
+def bound_z(setting: TwoLayerSetting, delta: float) -> float:
+    """Return sqrt(2) b sigma_v sigma_U log(8 h / delta) sqrt(h) sqrt(1 - rho_U), the bound of |z|.
+
+    Raises ``ValueError`` for a ``delta`` outside (0, 1).
+
+    >>> round(bound_z(TwoLayerSetting(hidden=4, hidden_ratio=0.5), delta=32 / exp(4)), 12)
+    8.0
+    """
+    return sqrt(2) * _scale(setting, 8, delta) * sqrt(1 - setting.hidden_ratio)
+
+
+def bound_z_prime(setting: TwoLayerSetting, delta: float) -> float:
+    """Return 4 sqrt(2) b sigma_v sigma_U log(24 h / delta) sqrt(h) (sqrt(1 - rho_v) + sqrt(1 - rho_U)), for |z'|."""
+    roots = sqrt(1 - setting.output_ratio) + sqrt(1 - setting.hidden_ratio)
+    return 4 * sqrt(2) * _scale(setting, 24, delta) * roots
+
+
+def bound_z_second(setting: TwoLayerSetting, delta: float) -> float:
+    """Return 8 b sigma_v sigma_U log(4 h / delta) sqrt(h) sqrt(1 - max(rho_U, rho_v)), the bound of |z''|."""
+    return 8 * _scale(setting, 4, delta) * sqrt(1 - max(setting.hidden_ratio, setting.output_ratio))
+
+
+def bounds(setting: TwoLayerSetting, delta: float) -> Floats:
+    """Return the bounds of |z|, |z'| and |z''|, (3,)."""
+    return np.array([bound(setting, delta) for bound in (bound_z, bound_z_prime, bound_z_second)])
+
+
+def mean_activation(inputs: int, radius: float = 1.0) -> float:
+    """Return the mean of relu(u^T x) for a unit vector u and x uniform in the ball |x| < b of R^d.
+
+    Half the mean of |x_1|: b d / (d + 1) * Gamma(d / 2) / (2 sqrt(pi) Gamma((d + 1) / 2)), about b / sqrt(2 pi d).
+    Raises ``ValueError`` for a dimension below 1 and a radius that is not positive.
+
+    >>> round(mean_activation(1, radius=4.0), 12)
+    1.0
+    """
+    if inputs < 1 or not radius > 0:
+        raise ValueError(f"a ball of 1 dimension or more and a positive radius is expected; got {inputs} and {radius}")
+    sphere = exp(lgamma(inputs / 2) - lgamma((inputs + 1) / 2)) / sqrt(pi)
+    return radius * inputs / (inputs + 1) * sphere / 2
+
+
+def difference_along_path(
+    first: Networks, second: Networks, alphas: ArrayLike, *, radius: float = 1.0
+) -> PathDifference:
+    """Return z and its derivatives for pairs of networks; exactly 0 where the theorem's quantities vanish.
+
+    With c = ``mean_activation`` and n(alpha) = |u(alpha)| of a hidden unit, z sums over the units
+    c [v(alpha) n(alpha) - alpha v1 n(1) - (1 - alpha) v2 n(0)], of which the derivatives follow. Raises ``ValueError``
+    for networks of different shapes and for an alpha outside [0, 1].
+
+    >>> one, other = (Networks(np.array([[u]]), np.array([1.0])) for u in (1.0, -1.0))
+    >>> difference_along_path(one, other, [0, 0.5, 1]).z.round(12).tolist()
+    [0.0, -0.25, 0.0]
+    """
+    alphas = np.asarray(alphas, dtype=np.float64).reshape(-1)
+    if not ((alphas >= 0) & (alphas <= 1)).all():
+        raise ValueError(f"a path runs over alphas within [0, 1]; got {alphas.tolist()}")
+    shapes = [(network.hidden.shape, network.output.shape) for network in (first, second)]
+    if shapes[0] != shapes[1] or first.hidden.shape[:-1] != first.output.shape:
+        raise ValueError(f"two networks of one shape, U (..., h, d) and v (..., h), are expected; got {shapes}")
+    unit = mean_activation(first.hidden.shape[-1], radius)
+    columns = np.array([_at(first, second, float(alpha)) for alpha in alphas]).reshape(
+        len(alphas), 4, *first.output.shape[:-1]
+    )
+    return PathDifference(alphas, *np.moveaxis(unit * columns, (1, 0), (0, -1)))
+
+
+def draw_pair(setting: TwoLayerSetting, rng: np.random.Generator) -> tuple[Networks, Networks]:
+    """Return two Gaussian networks, U (h, d) and v (h,), that share round(rho n) entries of each tensor, drawn anew."""
+    shapes = ((setting.hidden, setting.inputs), (setting.hidden,))
+    deviations = (setting.hidden_deviation, setting.output_deviation)
+    one, other = (
+        [scale * rng.standard_normal(shape) for shape, scale in zip(shapes, deviations, strict=True)] for _ in range(2)
+    )
+    for tensor, twin, ratio in zip(one, other, (setting.hidden_ratio, setting.output_ratio), strict=True):
+        shared = rng.permutation(tensor.size) < _count(ratio, tensor.size)
+        np.copyto(twin, tensor, where=shared.reshape(tensor.shape))
+    return Networks(*one), Networks(*other)
+
+
+def measure(setting: TwoLayerSetting, *, trials: int = 1000, points: int = 9, seed: int = 0) -> Measured:
+    """Measure z, z' and z'' of ``trials`` random pairs on ``points`` equally spaced alphas.
+
+    Trial k is a function of ``seed`` and k alone. Raises ``ValueError`` for less than one trial, and for ``points``
+    that are even or below 3.
+
+    >>> measure(TwoLayerSetting(hidden=16, inputs=4, hidden_ratio=0.4), trials=200).within(delta=0.1)
+    True
+    """
+    if trials < 1:
+        raise ValueError(f"trials has to be 1 or more; got {trials}")
+    alphas = grid(points)
+    paths: list[PathDifference] = []
+    most = max(1, _ENTRIES_AT_ONCE // (setting.hidden * setting.inputs))
+    for start in range(0, trials, most):
+        numbers = range(start, min(start + most, trials))
+        pairs = [draw_pair(setting, numpy_generator(seed, "two-layer", number)) for number in numbers]
+        first, second = (_stack([pair[side] for pair in pairs]) for side in (0, 1))
+        paths.append(difference_along_path(first, second, alphas, radius=setting.radius))
+    entries, units = setting.hidden * setting.inputs, setting.hidden
+    drawn = replace(
+        setting,
+        hidden_ratio=_count(setting.hidden_ratio, entries) / entries,
+        output_ratio=_count(setting.output_ratio, units) / units,
+    )
+    names = ("z", "z_prime", "z_second", "kinks")
+    return Measured(drawn, PathDifference(alphas, *(np.concatenate([getattr(p, n) for p in paths]) for n in names)))
+
+
+_ENTRIES_AT_ONCE = 2**20  # of U in one stack: a few arrays of 8 MiB
+
+
+def _scale(setting: TwoLayerSetting, factor: int, delta: float) -> float:
+    """Return b sigma_v sigma_U log(factor h / delta) sqrt(h)."""
+    _require_probability(delta)
+    deviations = setting.hidden_deviation * setting.output_deviation
+    return setting.radius * deviations * log(factor * setting.hidden / delta) * sqrt(setting.hidden)
+
+
+def _require_probability(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise ValueError(f"delta is the probability with which a bound may fail, within (0, 1); got {delta!r}")
+
+
+def _at(first: Networks, second: Networks, alpha: float) -> NDArray[np.float64]:
+    """Return z, z', z'' and the kinks' part at one alpha, (4, ...), for a mean activation of 1."""
+    across = first.hidden - second.hidden
+    hidden, output = _between(first.hidden, second.hidden, alpha), _between(first.output, second.output, alpha)
+    length = np.linalg.norm(hidden, axis=-1)
+    # a unit at the origin is a corner of |u|: the mean of its slopes on both sides stands for its slope
+    safe = np.where(length > 0, length, 1.0)
+    slope = (hidden * across).sum(axis=-1) / safe
+    bend = np.where(length > 0, (np.square(across).sum(axis=-1) - slope**2) / safe, 0.0)
+    # v1 (n - n(1)) rather than v n - v1 n(1): shared units then give 0 to the bit
+    over_first = first.output * (length - np.linalg.norm(first.hidden, axis=-1))
+    over_second = second.output * (length - np.linalg.norm(second.hidden, axis=-1))
+    return np.array(
+        [
+            (alpha * over_first + (1 - alpha) * over_second).sum(axis=-1),
+            (over_first - over_second + output * slope).sum(axis=-1),
+            (2 * (first.output - second.output) * slope).sum(axis=-1),
+            (output * bend).sum(axis=-1),
+        ]
+    )
+
+
+def _between(first: Floats, second: Floats, alpha: float) -> Floats:
+    """Return alpha first + (1 - alpha) second, exact at both ends and where the two are equal."""
+    step = first - second
+    return second + alpha * step if alpha < 0.5 else first - (1 - alpha) * step
+
+
+def _count(ratio: float, size: int) -> int:
+    return round(ratio * size)
+
+
+def _stack(nets: Sequence[Networks]) -> Networks:
+    return Networks(np.stack([net.hidden for net in nets]), np.stack([net.output for net in nets]))
