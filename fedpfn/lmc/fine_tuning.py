@@ -1,0 +1,114 @@
+"""Fine-tuning from a given state, with a mask or without (TNA-PFN), and the examples of chosen classes.
+
+Several calls from one start with one mask recipe share all frozen entries, to the bit, and so does any mean of what
+they return (arXiv 2402.01342, eq. 5: w <- w - eta (m * g)). The steps are those of ``fedpfn.training``; what is done
+with the fine-tuned states is left to ``soups`` and ``cold_fusion``.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedpfn.examples import Examples
+from fedpfn.lmc.batch_norm import has_batch_norm
+from fedpfn.masks import MaskRecipe, build_mask
+from fedpfn.params import State, read_state, trainable, write_state
+from fedpfn.seeding import Path, numpy_generator, torch_seed
+from fedpfn.training import batch_order, count_steps, make_optimizer, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """How one model is trained: ``steps`` batches where above 0, else ``epochs``.
+
+    ``optimizer`` is sgd, adam or adamw; ``momentum`` is SGD's. Raises ``ValueError`` for values that make no training.
+    """
+
+    lr: float
+    epochs: int = 1
+    steps: int = 0
+    batch_size: int = 64
+    optimizer: str = "adam"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adam", "adamw"):
+            raise ValueError(f"optimizer has to be sgd, adam or adamw; got {self.optimizer!r}")
+        if not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr has to be a positive number; got {self.lr!r}")
+        if min(self.epochs, self.steps) < 0 or max(self.epochs, self.steps) < 1 or self.batch_size < 1:
+            raise ValueError(
+                "training needs 1 or more epochs or steps and a batch_size of 1 or more; "
+                f"got epochs={self.epochs}, steps={self.steps}, batch_size={self.batch_size}"
+            )
+        if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(
+                "momentum lies within [0, 1) and weight_decay is 0 or more; "
+                f"got momentum={self.momentum!r}, weight_decay={self.weight_decay!r}"
+            )
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum is SGD's and has no effect on {self.optimizer}; leave it at 0")
+
+
+def fine_tune(
+    model: nn.Module,
+    start: Mapping[str, Tensor],
+    examples: Examples,
+    recipe: TrainingRecipe,
+    *,
+    mask: MaskRecipe | None = None,
+    seed: int,
+    stream: Sequence[Path] = (),
+) -> State:
+    """Return the state after training ``model`` from ``start``, where the examples lie; the model is not changed.
+
+    Batch order and dropout are streams of ``seed`` under ``stream``: calls that differ in it see the examples in other
+    orders. ``mask`` has a seed of its own, so that it can be shared. BatchNorm's running statistics are not masked.
+    Raises ``ValueError`` for a start that is not the model's or examples that make no batch, and ``NonFiniteError``
+    where training diverges.
+
+    >>> model = nn.Linear(2, 2)
+    >>> start = read_state(model)
+    >>> examples = Examples(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+    >>> tuned = fine_tune(model, start, examples, TrainingRecipe(lr=0.1), mask=MaskRecipe(seed=1, ratio=0.5), seed=0)
+    >>> [int((tuned[name] != start[name]).sum()) for name in tuned]
+    [2, 1]
+    """
+    scratch = deepcopy(model).to(examples.device)
+    write_state(scratch, start)
+    least = 2 if has_batch_norm(scratch) else 1
+    steps = count_steps(
+        len(examples), batch_size=recipe.batch_size, epochs=recipe.epochs, steps=recipe.steps, least=least
+    )
+    generator = numpy_generator(seed, *stream, "batches")
+    trained = None if mask is None else build_mask(mask, trainable(scratch))
+    with torch_seed(seed, *stream, "dropout"):
+        train(
+            scratch,
+            examples,
+            batch_order(len(examples), recipe.batch_size, generator, least=least),
+            [(trained, steps)],
+            optimizer=make_optimizer(
+                recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+            ),
+        )
+    return read_state(scratch)
+
+
+def positions_of_classes(labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """Return the positions of the examples whose label is one of ``classes``, in their order: int64 (M,).
+
+    Raises ``ValueError`` for no class, and for one without an example.
+
+    >>> positions_of_classes(torch.tensor([2, 0, 1, 2]), [1, 2])
+    tensor([0, 2, 3])
+    """
+    absent = sorted(set(classes) - set(labels.tolist()))
+    if not classes or absent:
+        raise ValueError(f"expected one or more classes, each with an example; got {list(classes)}, absent {absent}")
+    wanted = torch.as_tensor(list(classes), dtype=labels.dtype, device=labels.device)
+    return torch.isin(labels, wanted).nonzero().flatten()

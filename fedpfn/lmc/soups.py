@@ -1,0 +1,183 @@
+"""Model soups: the mean of models fine-tuned from one start with different settings (Wortsman et al. 2022).
+
+Uniform soup: the mean of all members. Greedy soup (their recipe 1): members in the order of their held-out accuracy,
+each kept only if the mean with it is not worse on held-out data. Members share their start, so that their mean may
+work; with TNA-PFN (arXiv 2402.01342, section 3) they share a mask as well, and their frozen entries are the start's.
+Fine-tuning itself is in ``fine_tuning``, BatchNorm's statistics of a mean in ``batch_norm``.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fedpfn import evaluation
+from fedpfn.evaluation import Evaluation
+from fedpfn.examples import Examples
+from fedpfn.lmc.barrier import Repair
+from fedpfn.lmc.fine_tuning import TrainingRecipe, fine_tune, positions_of_classes
+from fedpfn.masks import MaskRecipe
+from fedpfn.params import State, mean_state, read_state, require_fit
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A member as the greedy soup met it: its position, the held-out accuracy of the soup with it, and whether kept."""
+
+    member: int
+    accuracy: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Soup:
+    """A mean of ``members`` (positions, in the order kept), its held-out accuracy, and how it came about.
+
+    ``alone`` are the held-out accuracies of all states it was made from, in their order.
+    """
+
+    state: State
+    members: tuple[int, ...]
+    accuracy: float
+    alone: tuple[float, ...]
+    history: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class SoupReport:
+    """Accuracies on held-out data, which choose, and on test data, which report.
+
+    ``held_out`` and ``test`` (members,) are the single models'; ``best`` is the position of the member with the highest
+    held-out accuracy. ``uniform`` and ``greedy`` are pairs (held-out, test). ``members`` are those of the greedy soup.
+    """
+
+    held_out: tuple[float, ...]
+    test: tuple[float, ...]
+    best: int
+    uniform: tuple[float, float]
+    greedy: tuple[float, float]
+    members: tuple[int, ...]
+
+
+def uniform_soup(states: Sequence[Mapping[str, Tensor]], *, repair: Repair | None = None) -> State:
+    """Return the mean of ``states``; in float32 that of equal states is that state, to the bit.
+
+    ``repair(mean, first state)`` mends what a mean leaves wrong, BatchNorm's running statistics. Raises ``ValueError``
+    for no state, or states of different models.
+    """
+    _require_members(states)
+    if len(states) == 1:
+        return dict(states[0])
+    mean = mean_state(states)
+    return mean if repair is None else repair(mean, states[0])
+
+
+def greedy_soup(
+    states: Sequence[Mapping[str, Tensor]],
+    evaluate: Callable[[Mapping[str, Tensor]], Evaluation],
+    *,
+    repair: Repair | None = None,
+) -> Soup:
+    """Return the greedy soup of ``states``: never worse than its best member in what ``evaluate`` measures.
+
+    ``evaluate`` measures a state on held-out data: neither that the members were trained on nor that the soup is
+    reported on. Members of equal accuracy are met in their order in ``states``, and one that leaves the soup's accuracy
+    as it is is kept. n members cost 2 n - 1 evaluations. Raises ``ValueError`` for no state, states of different
+    models, and an accuracy that is NaN, as a regression's is.
+
+    >>> import torch
+    >>> def near_one(state):
+    ...     return Evaluation(loss=0.0, accuracy=1 - abs(float(state["w"]) - 1), examples=1)
+    >>> soup = greedy_soup([{"w": torch.tensor(w)} for w in (0.25, 1.25, 0.75)], near_one)
+    >>> soup.members, soup.accuracy, [(trial.member, trial.accuracy) for trial in soup.history]
+    ((1, 2), 1.0, [(1, 0.75), (2, 1.0), (0, 0.75)])
+    """
+    _require_members(states)
+    alone = [_accuracy(evaluate(state)) for state in states]
+    first, *others = sorted(range(len(states)), key=lambda position: -alone[position])
+    kept, soup, best = [first], dict(states[first]), alone[first]
+    history = [Candidate(first, best, True)]
+    for position in others:
+        mixed = uniform_soup([states[member] for member in [*kept, position]], repair=repair)
+        accuracy = _accuracy(evaluate(mixed))
+        if accuracy >= best:
+            kept, soup, best = [*kept, position], mixed, accuracy
+        history.append(Candidate(position, accuracy, position in kept))
+    return Soup(soup, tuple(kept), best, tuple(alone), tuple(history))
+
+
+def soup_report(
+    model: nn.Module,
+    states: Sequence[Mapping[str, Tensor]],
+    held_out: Examples,
+    test: Examples,
+    *,
+    repair: Repair | None = None,
+) -> SoupReport:
+    """Measure members, uniform and greedy soup of ``states`` of ``model`` on held-out and on test data."""
+
+    def on_held_out(state: Mapping[str, Tensor]) -> Evaluation:
+        return evaluation.evaluate(model, held_out, state=state)
+
+    def on_test(state: Mapping[str, Tensor]) -> float:
+        return evaluation.evaluate(model, test, state=state).accuracy
+
+    uniform = uniform_soup(states, repair=repair)
+    greedy = greedy_soup(states, on_held_out, repair=repair)
+    return SoupReport(
+        held_out=greedy.alone,
+        test=tuple(on_test(state) for state in states),
+        best=greedy.members[0],
+        uniform=(on_held_out(uniform).accuracy, on_test(uniform)),
+        greedy=(greedy.accuracy, on_test(greedy.state)),
+        members=greedy.members,
+    )
+
+
+def soup_of_fine_tunes(
+    model: nn.Module,
+    train: Examples,
+    held_out: Examples,
+    test: Examples,
+    *,
+    classes: Sequence[int],
+    pretraining: TrainingRecipe,
+    recipes: Sequence[TrainingRecipe],
+    mask: MaskRecipe | None = None,
+    repair: Repair | None = None,
+    seed: int,
+) -> SoupReport:
+    """Pre-train on ``classes``, fine-tune on all classes once a recipe, and report the soups of what comes out.
+
+    With a ``mask`` all members share it (TNA-PFN); pre-training is never masked. Calls that differ in the mask alone
+    have the same start and the same batch orders, to the bit: {name: soup_of_fine_tunes(..., mask=mask) for name, mask
+    in (("vanilla", None), ("tna-pfn", recipe))} compares the methods. The head has an output for every class from the
+    beginning and is pre-trained with the rest; it is not replaced, since the members of a soup have to share it as they
+    share the body. ``model`` gives the initial weights and is not changed. Raises ``ValueError`` for no recipe or an
+    absent class.
+    """
+    if not recipes:
+        raise ValueError("a soup of fine-tunes needs one or more training recipes; got none")
+    model = deepcopy(model).to(train.device)
+    part = train.take(positions_of_classes(train.labels, classes))
+    start = fine_tune(model, read_state(model), part, pretraining, seed=seed, stream=("soup", "pretraining"))
+    states = [
+        fine_tune(model, start, train, recipe, mask=mask, seed=seed, stream=("soup", number))
+        for number, recipe in enumerate(recipes)
+    ]
+    return soup_report(model, states, held_out, test, repair=repair)
+
+
+def _require_members(states: Sequence[Mapping[str, Tensor]]) -> None:
+    if not states:
+        raise ValueError("a soup needs one or more states; got none")
+    for state in states[1:]:
+        require_fit(states[0], state)
+
+
+def _accuracy(measured: Evaluation) -> float:
+    if math.isnan(measured.accuracy):
+        raise ValueError("a greedy soup compares held-out accuracies; got NaN (a regression, or no examples)")
+    return measured.accuracy
