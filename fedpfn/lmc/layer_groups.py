@@ -1,0 +1,34 @@
+"""Thirds of a network, for masks that touch only some of its layers (arXiv 2402.01342, figure 5).
+
+The weighted layers in their order are cut into first, middle and last; with a number that 3 does not divide, the
+middle takes what is over. Which third a mask holds is a matter of ``MaskRecipe.include``.
+"""
+
+from torch import nn
+
+from fedpfn.params import trainable
+
+GROUPS = ("first", "middle", "last")
+
+
+def group_patterns(model: nn.Module) -> dict[str, list[str]]:
+    """Return, for each third, the names of its trainable parameters, those of norms with the layer before them.
+
+    Raises ``ValueError`` for a network of fewer than three weighted layers.
+
+    >>> from fedpfn.models import build
+    >>> group_patterns(build("mlp", (4,), 2, seed=0, hidden=2))["middle"]
+    ['linear2.weight', 'linear2.bias']
+    """
+    layers: list[list[str]] = []
+    parameters = trainable(model)
+    for name, parameter in parameters.items():
+        # a weight of two axes or more opens a layer; vectors (biases, norms) belong to the one that is open
+        if parameter.dim() > 1 or not layers:
+            layers.append([])
+        layers[-1].append(name)
+    if len(layers) < len(GROUPS):
+        raise ValueError(f"{len(layers)} weighted layers cannot be cut into {', '.join(GROUPS)}")
+    outer, inner = len(layers) // 3, len(layers) - len(layers) // 3
+    cut = {"first": layers[:outer], "middle": layers[outer:inner], "last": layers[inner:]}
+    return {group: [name for layer in members for name in layer] for group, members in cut.items()}

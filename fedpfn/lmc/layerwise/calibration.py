@@ -1,0 +1,142 @@
+"""Temperature: what a path's loss barrier is once the scale of the logits is put right.
+
+Averaging weights shrinks logits (by 2^(L-1) at the middle of a path with LEWC, L layers), which costs loss and no
+accuracy. "Do We Really Need Permutations? Impact of Width Expansion on Linear Mode Connectivity" replaces softmax(z) by
+softmax(b z), b >= 0 fitted on held-out examples; LEWC predicts b = 2^(L-1) at 1/2. Held-out means examples that neither
+trained the models nor are measured on: never the test set.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from fedpfn.examples import Examples
+from fedpfn.lmc.barrier import Repair, grid, loss_barrier
+from fedpfn.lmc.layerwise.features import batches, require_states
+from fedpfn.lmc.layerwise.modes import evaluating
+from fedpfn.losses import is_regression
+from fedpfn.params import lerp
+
+Floats = NDArray[np.float64]
+SPREAD = 1e4  # most and least root mean square of b (z - mean z), within which b is sought
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """The factor ``beta`` on the logits, the mean loss in nats it has on the examples it was fitted to, and whether
+    the best one lies outside the range searched: all answers right (beta has no end), or logits that mislead."""
+
+    beta: float
+    loss: float
+    at_bound: bool
+
+
+@dataclass(frozen=True)
+class CalibratedBarrier:
+    """Loss along a path at ``alphas``, raw and with each point's own ``betas``, and the barrier of each curve."""
+
+    alphas: Floats
+    raw: Floats
+    calibrated: Floats
+    betas: Floats
+    raw_barrier: float
+    calibrated_barrier: float
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
+    """Return the minimiser b of the mean cross-entropy of softmax(b · logits), (N, C), on labels (N,).
+
+    The loss is convex in b; log b is searched so that b times the spread of the logits, the root mean square of their
+    deviations from each example's mean, lies within [1e-4, 1e4]: logits scaled by k have b / k, however small they are.
+    Logits that do not differ within any example have b = 1. Raises ``ValueError`` for labels that are no classes, sizes
+    that differ, no examples, or logits that are not finite.
+
+    >>> logits, labels = torch.tensor([[1.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
+    >>> round(fit_temperature(logits, labels).beta, 6), round(math.log(3), 6)
+    (1.098612, 1.098612)
+    """
+    if is_regression(labels) or logits.dim() != 2 or len(logits) != len(labels) or not len(labels):
+        raise ValueError(
+            f"a temperature needs logits (N, C) and classes (N,); got {tuple(logits.shape)} and "
+            f"{tuple(labels.shape)} of {labels.dtype}"
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("a temperature needs finite logits")
+    centred = logits.double() - logits.double().mean(dim=1, keepdim=True)
+    spread = float(centred.square().mean().sqrt())
+    if spread == 0:
+        return Temperature(1.0, math.log(logits.shape[1]), False)
+    centred = centred / spread
+
+    def loss_at(log_beta: float) -> float:
+        return float(functional.cross_entropy(math.exp(log_beta) * centred, labels))
+
+    bound = math.log(SPREAD)
+    found = minimize_scalar(loss_at, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-9, "maxiter": 200})
+    # the ends first: on a plateau an end is as good, and says what is the matter
+    candidates = [(loss_at(end), end) for end in (bound, -bound)] + [(float(found.fun), float(found.x))]
+    loss, best = min(candidates, key=lambda candidate: candidate[0])
+    return Temperature(math.exp(best) / spread, loss, abs(best) == bound)
+
+
+def calibrated_barrier(
+    model: nn.Module,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    examples: Examples,
+    *,
+    held_out: Examples,
+    points: int = 25,
+    batch_size: int = 1000,
+    repair: Repair | None = None,
+) -> CalibratedBarrier:
+    """Return the loss barrier of the path w(alpha) on ``examples``, raw and calibrated, alpha = 1 being ``first``.
+
+    At every point, the ends included, beta is fitted on ``held_out`` and used on ``examples``. ``held_out`` must share
+    no example with ``examples`` nor with the training of the models: it is never the test set, which is what is
+    measured on. ``repair(mixed, first)`` is ``barrier``'s. Raises ``ValueError`` for a state that is not the model's or
+    not finite, an even number of points, and what ``fit_temperature`` refuses.
+
+    >>> from fedpfn.params import read_state
+    >>> net = nn.Linear(2, 2)
+    >>> data = Examples(torch.randn(8, 2), torch.tensor([0, 1] * 4))
+    >>> calibrated_barrier(net, read_state(net), read_state(net), data, held_out=data, points=3).calibrated_barrier
+    0.0
+    """
+    require_states(model, [first, second])
+    alphas = grid(points)
+    raw: list[float] = []
+    calibrated: list[float] = []
+    betas: list[float] = []
+    for alpha in alphas.tolist():
+        mixed = lerp(first, second, alpha)
+        if repair is not None and 0 < alpha < 1:
+            mixed = repair(mixed, first)
+        betas.append(fit_temperature(_logits(model, mixed, held_out, batch_size), held_out.labels).beta)
+        logits = _logits(model, mixed, examples, batch_size).double()
+        raw.append(float(functional.cross_entropy(logits, examples.labels)))
+        calibrated.append(float(functional.cross_entropy(betas[-1] * logits, examples.labels)))
+    return CalibratedBarrier(
+        alphas=alphas,
+        raw=np.array(raw),
+        calibrated=np.array(calibrated),
+        betas=np.array(betas),
+        raw_barrier=loss_barrier(alphas, raw),
+        calibrated_barrier=loss_barrier(alphas, calibrated),
+    )
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, state: Mapping[str, Tensor], examples: Examples, batch_size: int) -> Tensor:
+    with evaluating(model):
+        return torch.cat(
+            [functional_call(model, dict(state), (inputs,)) for inputs, _ in batches(examples, batch_size)]
+        )

@@ -1,0 +1,110 @@
+"""Commutativity: may two models' weights exchange the features they read? A measure over a whole data set.
+
+Zhou et al. 2023 ("Going Beyond Linear Mode Connectivity", definition 4): W1 H1 + W2 H2 = W1 H2 + W2 H1, that is
+(W1 - W2)(H1 - H2) = 0, with H what enters the layer (features of the one before, pooled where a pool lies between) and
+biases dropped; a convolution's W H is that convolution without its bias, stride, padding, dilation and groups kept.
+With weak additivity it gives LLFC at c = 1 (theorem 1 there).
+
+Dist_com = dist(vec(W1 H1 + W2 H2), vec(W1 H2 + W2 H1)) is to be read beside Dist_W = dist(vec W1, vec W2) and
+Dist_H = dist(vec H1, vec H2). dist(x, y) = |x - y|² / (|x| |y|); H and W H are matrices over all examples, so that
+norms are sums over the data set and an example weighs by its length. At a layer that reads the input H1 = H2: trivial.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedpfn.lmc.layerwise.comparison import flat
+
+
+@dataclass(frozen=True)
+class Products:
+    """Bias-free outputs of one layer for a batch, weights of a model by features of a model: ``first_second`` is W1 H2.
+
+    ``excess`` is (W1 - W2)(H1 - H2), computed as such.
+    """
+
+    first_first: Tensor
+    first_second: Tensor
+    second_first: Tensor
+    second_second: Tensor
+    excess: Tensor
+
+
+@dataclass(frozen=True)
+class Commutativity:
+    """Dist_com, Dist_W and Dist_H of one layer; NaN where a side is zero."""
+
+    commutativity: float
+    weight_distance: float
+    feature_distance: float
+
+
+def apply_weight(layer: nn.Module, weight: Tensor, inputs: Tensor) -> Tensor:
+    """Return W H for an ``nn.Linear`` or ``nn.Conv2d`` with ``weight`` in place of its own, and no bias.
+
+    >>> layer = nn.Conv2d(1, 1, 2)
+    >>> apply_weight(layer, torch.ones(1, 1, 2, 2), torch.ones(1, 1, 3, 3)).flatten()
+    tensor([4., 4., 4., 4.])
+    """
+    if isinstance(layer, nn.Linear):
+        return functional.linear(inputs, weight)
+    if isinstance(layer, nn.Conv2d):
+        # what its forward calls: it knows the padding modes
+        outputs: Tensor = layer._conv_forward(inputs, weight, None)
+        return outputs
+    raise ValueError(f"a weight is applied by nn.Linear or nn.Conv2d, not by {type(layer).__name__}")
+
+
+def cross_products(layer: nn.Module, weights: tuple[Tensor, Tensor], features: tuple[Tensor, Tensor]) -> Products:
+    """Return the products of both models' ``weights`` with both models' ``features`` entering ``layer``."""
+    (w1, w2), (h1, h2) = weights, features
+    return Products(
+        first_first=apply_weight(layer, w1, h1),
+        first_second=apply_weight(layer, w1, h2),
+        second_first=apply_weight(layer, w2, h1),
+        second_second=apply_weight(layer, w2, h2),
+        excess=apply_weight(layer, w1 - w2, h1 - h2),
+    )
+
+
+class CommutativitySums:
+    """Sums of squares of one layer over the batches of a data set.
+
+    >>> w1, w2 = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    >>> h1, h2 = torch.tensor([[5.0, 1.0]]), torch.tensor([[5.0, 3.0]])  # they differ where the weights do not
+    >>> sums = CommutativitySums()
+    >>> sums.add(cross_products(nn.Linear(2, 1), (w1, w2), (h1, h2)), (h1, h2))
+    >>> sums.result((w1, w2)).commutativity
+    0.0
+    """
+
+    def __init__(self) -> None:
+        self._outputs = torch.zeros(3, dtype=torch.float64)
+        self._features = torch.zeros(3, dtype=torch.float64)
+
+    def add(self, products: Products, features: tuple[Tensor, Tensor]) -> None:
+        """Take in a batch: its ``cross_products`` and the ``features`` (n, ...) of both models that they are of."""
+        left = flat(products.first_first) + flat(products.second_second)
+        right = flat(products.first_second) + flat(products.second_first)
+        h1, h2 = flat(features[0]), flat(features[1])
+        self._outputs = self._outputs.to(left.device) + _squares(flat(products.excess), left, right)
+        self._features = self._features.to(left.device) + _squares(h1 - h2, h1, h2)
+
+    def result(self, weights: tuple[Tensor, Tensor]) -> Commutativity:
+        """Return the distances; ``weights`` are the layer's of both models."""
+        w1, w2 = weights[0].double(), weights[1].double()
+        return Commutativity(_distance(self._outputs), _distance(_squares(w1 - w2, w1, w2)), _distance(self._features))
+
+
+def _squares(difference: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return torch.stack([tensor.square().sum() for tensor in (difference, first, second)])
+
+
+def _distance(squares: Tensor) -> float:
+    difference, first, second = squares.tolist()
+    norms = math.sqrt(first) * math.sqrt(second)
+    return difference / norms if norms else math.nan

@@ -1,0 +1,123 @@
+"""Is a layer's map linear along the path between two models? LLFC and LEWC, example by example and over a data set.
+
+With w(a) = a w1 + (1 - a) w2, first model w1, and f_l the features of layer l:
+LLFC (layerwise linear feature connectivity; Zhou et al. 2023, "Going Beyond Linear Mode Connectivity", definition 2):
+c f_l(w(a)) = a f_l(w1) + (1 - a) f_l(w2) for some c > 0.
+LEWC (layerwise exponentially weighted connectivity; "Do We Really Need Permutations? Impact of Width Expansion on
+Linear Mode Connectivity", definition 4.1), bias-free: f_l(w(a)) = a^l f_l(w1) + (1 - a)^l f_l(w2), l from 1.
+
+Both are measured by 1 - cos of the two sides and by a coefficient, <f_l(w(a)), t> / |t|² with t the right-hand side.
+At a = 1/2 the right-hand sides are parallel, t_LEWC = 2^-(l-1) t_LLFC: the cosine cannot tell the two apart, and the
+coefficients differ by exactly 2^(l-1). A net with LLFC at c = 1 has coefficients 1 (LLFC) and 2^(l-1) (LEWC); one with
+LEWC has 2^-(l-1) (LLFC) and 1 (LEWC). Behind shortcuts, l is the ``depth`` of ``discovery.Layer``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedpfn.examples import Examples
+from fedpfn.lmc.barrier import Pair, Repair
+from fedpfn.lmc.layerwise.comparison import ExampleMean, cosine_gap, flat
+from fedpfn.lmc.layerwise.discovery import find_layers
+from fedpfn.lmc.layerwise.features import batches, read_features, require_states
+from fedpfn.lmc.layerwise.modes import evaluating
+from fedpfn.params import State, lerp
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LayerCosines:
+    """E[1 - cos] of P pairs at L layers.
+
+    ``llfc`` (P, L) compares f_l(w(alpha)) with the interpolated features, ``baseline`` (P, L) the two ends' features
+    with each other; ``left_out`` (P, L) counts the dead examples left out of ``llfc``. ``pairs`` (P, 2) are positions
+    in the list of states; ``layers`` are the names of the weighted layers.
+    """
+
+    layers: tuple[str, ...]
+    pairs: Counts
+    alpha: float
+    llfc: Floats
+    baseline: Floats
+    left_out: Counts
+
+
+def linear_agreement(
+    mixed: Tensor, first: Tensor, second: Tensor, alpha: float, *, depth: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return 1 - cos(f, t) and <f, t> / |t|² of each example, both (N,) in float64, for
+    t = alpha^depth f1 + (1 - alpha)^depth f2: LLFC at ``depth`` = 1, LEWC at the layer's own depth.
+
+    ``mixed`` (N, ...) are the features f at w(alpha). Both are NaN where f or t is zero.
+
+    >>> ends = torch.tensor([[8.0, 0.0]]), torch.tensor([[0.0, 8.0]])
+    >>> gap, coefficient = linear_agreement(torch.ones(1, 2), *ends, 0.5)
+    >>> round(float(gap), 12), float(coefficient)
+    (0.0, 0.25)
+    """
+    features = flat(mixed)
+    target = alpha**depth * flat(first) + (1 - alpha) ** depth * flat(second)
+    gap = cosine_gap(features, target)
+    coefficient = (features * target).sum(dim=1) / target.square().sum(dim=1)
+    return gap, coefficient.where(~gap.isnan(), gap)
+
+
+def layer_cosines(
+    model: nn.Module,
+    states: Sequence[Mapping[str, Tensor]],
+    pairs: Sequence[Pair],
+    examples: Examples,
+    *,
+    alpha: float = 0.5,
+    batch_size: int = 100,
+    repair: Repair | None = None,
+) -> LayerCosines:
+    """Measure LLFC and its baseline at every layer, for ``pairs`` of positions in ``states``; alpha = 1 is the first.
+
+    A batch runs once through each state in a pair and once through each interpolation; the features of one batch are
+    held for all states, so that small batches are the fast ones on a CPU. ``repair(mixed, first)`` returns the state to
+    measure in place of an interpolated one, as in ``barrier``. Raises ``ValueError`` for a state that is not the
+    model's or not finite, a pair that is not there, and what ``find_layers`` refuses.
+
+    >>> from fedpfn.params import read_state
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> data = Examples(torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))
+    >>> layer_cosines(net, [read_state(net), read_state(net)], [(0, 1)], data).llfc.shape
+    (1, 2)
+    """
+    require_states(model, states)
+    if wrong := [pair for pair in pairs if not all(0 <= end < len(states) for end in pair)]:
+        raise ValueError(f"a pair names two of the {len(states)} states by position; got {wrong[0]}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha has to lie within [0, 1]; got {alpha}")
+    used = sorted({end for pair in pairs for end in pair})
+    # without a repair, mixing anew for each batch is cheap and holds no more than one
+    ready = [repair(lerp(states[i], states[j], alpha), states[i]) for i, j in pairs] if repair else []
+    layers = find_layers(model, examples.batch(slice(0, 1))[0], state=states[0]) if states else ()
+    llfc = [[ExampleMean() for _ in layers] for _ in pairs]
+    baseline = [[ExampleMean() for _ in layers] for _ in pairs]
+    with evaluating(model):
+        for inputs, _ in batches(examples, batch_size):
+            ends = {end: read_features(model, layers, inputs, states[end]) for end in used}
+            for row, (i, j) in enumerate(pairs):
+                mixed: State = ready[row] if repair else lerp(states[i], states[j], alpha)
+                for column, features in enumerate(read_features(model, layers, inputs, mixed)):
+                    first, second = ends[i][column], ends[j][column]
+                    llfc[row][column].add(cosine_gap(features, torch.lerp(second, first, alpha)))
+                    baseline[row][column].add(cosine_gap(first, second))
+    shape = (len(pairs), len(layers))
+    return LayerCosines(
+        layers=tuple(layer.name for layer in layers),
+        pairs=np.array(pairs, dtype=np.int64).reshape(-1, 2),
+        alpha=alpha,
+        llfc=np.array([[mean.value for mean in row] for row in llfc]).reshape(shape),
+        baseline=np.array([[mean.value for mean in row] for row in baseline]).reshape(shape),
+        left_out=np.array([[mean.left_out for mean in row] for row in llfc], dtype=np.int64).reshape(shape),
+    )

@@ -1,0 +1,219 @@
+"""Which layers a model has, found by one dry run: the calls that hooks see, joined by the autograd graph between them.
+
+A layer is an ``nn.Linear`` or ``nn.Conv2d`` (other weights, as an LSTM's, lie between the layers). Its features are the
+output of the first activation module that its output reaches without passing another layer: through norms, pooling,
+and the sum at the end of a residual block, so that the last convolution of a block and its shortcut both have the
+block's output as features. A layer that reaches the model's output first has that output (the logits) as features; one
+that reaches neither (a linear bottleneck) has its own output.
+
+An activation called as a function shows itself to no hook: such a model is refused rather than measured wrongly.
+Reading the features is left to ``features``.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from fedpfn.lmc.layerwise.modes import evaluating
+
+ACTIVATIONS: tuple[type[nn.Module], ...] = (
+    *(nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
+    *(nn.Softsign, nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Hardswish, nn.Hardsigmoid, nn.Threshold),
+)
+# nn.PReLU is not among them: its slope is a weight, and weak additivity is about one function
+FUNCTIONS = frozenset(
+    (
+        *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "threshold", "threshold_"),
+        *("elu", "elu_", "selu", "selu_", "celu", "celu_", "gelu", "silu", "mish", "softplus", "softsign"),
+        *("tanh", "tanh_", "hardtanh", "hardtanh_", "sigmoid", "sigmoid_", "logsigmoid", "hardswish", "hardsigmoid"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weighted layer, and where its features lie.
+
+    ``index`` counts layers in the order they run, from 1. ``depth`` is the largest number of layers on a way from the
+    input to the features: the l of a plain stack. The features are the output of call number ``call`` (from 0) of
+    module ``site``, the model itself being ``""``; ``activated`` tells whether that is an activation. ``below`` names
+    the state's tensors that the features depend on. ``reads_input``: what enters it depends on no weight.
+    """
+
+    name: str
+    index: int
+    depth: int
+    site: str
+    call: int
+    activated: bool
+    reads_input: bool
+    below: frozenset[str]
+
+
+@dataclass
+class _Call:
+    name: str
+    number: int
+    is_layer: bool
+    entering: Any  # autograd node of the input, None where it depends on no weight
+    leaving: Any = None
+    depth: int = 0
+
+
+@torch.enable_grad()
+def find_layers(model: nn.Module, inputs: Tensor, *, state: Mapping[str, Tensor] | None = None) -> tuple[Layer, ...]:
+    """Return the layers of ``model`` in the order they run on ``inputs`` (one example will do), at ``state`` if given.
+
+    Raises ``ValueError`` for a model that runs no layer, or one layer twice, calls an activation as a function, or
+    returns anything but a tensor.
+
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> [(layer.name, layer.depth, layer.site, layer.activated) for layer in find_layers(net, torch.ones(1, 3))]
+    [('0', 1, '1', True), ('2', 2, '', False)]
+    """
+    own = dict(model.named_parameters())
+    # leaves of their own: the model's are not touched, and those that never train are in the graph too
+    leaves = {name: (state or own).get(name, tensor).detach().requires_grad_() for name, tensor in own.items()}
+    buffers = {name: tensor for name, tensor in (state or {}).items() if name not in own}
+    run = _DryRun(model)
+    output = run(leaves | buffers, inputs)
+    calls = [call for call in run.calls if call.leaving is not None]
+    _require_measurable(run, calls, output)
+
+    marks = {call.leaving: position for position, call in enumerate(calls)}
+    consumers: list[list[_Call]] = [[] for _ in calls]
+    for call in calls:
+        sources = _marks_behind(call.entering, marks)
+        call.depth = max((calls[position].depth for position in sources), default=0) + call.is_layer
+        if not call.is_layer:
+            for position in sources:
+                consumers[position].append(call)
+    last = _Call("", 0, False, None, leaving=output.grad_fn)
+    direct = _marks_behind(output.grad_fn, marks)
+    last.depth = max((calls[position].depth for position in direct), default=0)
+
+    names = {id(leaf): name for name, leaf in leaves.items()}
+    found: list[Layer] = []
+    for position, call in enumerate(calls):
+        if not call.is_layer:
+            continue
+        site = consumers[position][0] if consumers[position] else last if position in direct else call
+        below = _weights_behind(site.leaving, names)
+        found.append(
+            Layer(
+                name=call.name,
+                index=len(found) + 1,
+                depth=site.depth,
+                site=site.name,
+                call=site.number,
+                activated=bool(consumers[position]),
+                reads_input=not _weights_behind(call.entering, names),
+                below=frozenset(below | _buffers_with(below, model, run.order, site.name)),
+            )
+        )
+    return tuple(found)
+
+
+class _DryRun(TorchFunctionMode):
+    """One forward pass in evaluation mode that notes calls, and activations outside an activation module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.calls: list[_Call] = []
+        self.order: list[str] = []  # modules as they start
+        self.functions: list[str] = []
+        self._open: list[_Call] = []
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in FUNCTIONS and all(call.is_layer for call in self._open):
+            self.functions.append(name)
+        return function(*args, **(kwargs or {}))
+
+    def __call__(self, tensors: dict[str, Tensor], inputs: Tensor) -> Any:
+        with ExitStack() as stack:
+            for name, module in self.model.named_modules():
+                for handle in self._watch(name, module):
+                    stack.callback(handle.remove)
+            stack.enter_context(evaluating(self.model))
+            stack.enter_context(self)
+            return functional_call(self.model, tensors, (inputs,))
+
+    def _watch(self, name: str, module: nn.Module) -> Iterable[Any]:
+        def start(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.order.append(name)
+            if kind is not None:
+                number = sum(call.name == name for call in self.calls)
+                self._open.append(_Call(name, number, kind, _first_tensor(args, kwargs).grad_fn))
+                self.calls.append(self._open[-1])
+
+        def stop(module: nn.Module, args: Any, output: Any) -> None:
+            if kind is not None:
+                self._open.pop().leaving = output.grad_fn
+
+        kind = True if isinstance(module, nn.Linear | nn.Conv2d) else False if isinstance(module, ACTIVATIONS) else None
+        yield module.register_forward_pre_hook(start, with_kwargs=True)
+        yield module.register_forward_hook(stop)
+
+
+def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return (*args, *kwargs.values())[0]
+
+
+def _require_measurable(run: _DryRun, calls: list[_Call], output: Any) -> None:
+    if not isinstance(output, Tensor):
+        raise ValueError(f"the model has to return one tensor of logits; it returns a {type(output).__name__}")
+    if run.functions:
+        names = ", ".join(sorted(set(run.functions)))
+        raise ValueError(
+            f"forward calls {names} as a function or in a module that is no fixed activation, where features cannot be "
+            "read; make it a module such as nn.ReLU"
+        )
+    layers = [call for call in calls if call.is_layer]
+    if not layers:
+        raise ValueError("the model runs no nn.Linear or nn.Conv2d module: there is no layer to measure")
+    if again := next((call for call in layers if call.number), None):
+        raise ValueError(f"layer {again.name!r} runs twice in one forward pass: its features are not one thing")
+
+
+def _behind(node: Any, stop: Callable[[Any], bool]) -> Iterable[Any]:
+    """Yield the autograd nodes behind ``node``, itself included, not going past those that ``stop`` tells."""
+    stack, seen = [node], set()
+    while stack:
+        current = stack.pop()
+        if current is None or current in seen:
+            continue
+        seen.add(current)
+        yield current
+        if not stop(current):
+            stack.extend(child for child, _ in current.next_functions)
+
+
+def _marks_behind(node: Any, marks: Mapping[Any, int]) -> set[int]:
+    return {marks[found] for found in _behind(node, marks.__contains__) if found in marks}
+
+
+def _weights_behind(node: Any, names: Mapping[int, str]) -> set[str]:
+    variables = (getattr(found, "variable", None) for found in _behind(node, lambda _: False))
+    return {names[id(variable)] for variable in variables if id(variable) in names}
+
+
+def _buffers_with(below: set[str], model: nn.Module, order: list[str], site: str) -> set[str]:
+    """Return the buffers that go with ``below``: those beside a weight in it or, beside none, of modules run before."""
+    before = set(order[: order.index(site)]) if site else set(order)
+    found: set[str] = set()
+    for name, _ in model.named_buffers():
+        owner = name.rpartition(".")[0]
+        beside = {f"{owner}.{own}".lstrip(".") for own, _ in model.get_submodule(owner).named_parameters(recurse=False)}
+        if beside & below if beside else owner in before:
+            found.add(name)
+    return found

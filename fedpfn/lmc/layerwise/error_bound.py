@@ -1,0 +1,23 @@
+"""What LLFC at the output says of the errors along a path (Zhou et al. 2023, lemma 1).
+
+Where c f(w(a)) = a f(w1) + (1 - a) f(w2) at the logits, an example that both ends get right is right on the whole path:
+the right class leads in both terms. So the error of the path is at most the sum of the ends' errors, at most 2 eps if
+each is at most eps.
+"""
+
+
+def path_error_bound(first: float, second: float) -> float:
+    """Return 2 max(first, second), at most 1: what no error on the path exceeds under LLFC at the output.
+
+    ``first`` and ``second`` are the ends' errors, shares of wrong answers; NaN passes through. Raises ``ValueError``
+    for a value outside [0, 1].
+
+    >>> path_error_bound(0.03, 0.05)
+    0.1
+    """
+    errors = (first, second)
+    if any(error < 0 or error > 1 for error in errors):
+        raise ValueError(f"an error is a share of wrong answers, within [0, 1]; got {first} and {second}")
+    if any(error != error for error in errors):
+        return float("nan")
+    return min(1.0, 2 * max(errors))

@@ -1,0 +1,138 @@
+"""Reading what enters a layer, its pre-activation and its features, one batch at a time, by forward hooks.
+
+Never more than a batch is held: a measure takes in what a pass over one batch gives and keeps sums. Which layers there
+are, and where their features lie, is left to ``discovery``.
+
+The pre-activation h of a layer is what enters its activation: after a norm layer, after pooling in between, after the
+sum of a residual block. The features f are what leaves the activation. Without one (the last layer) both are the
+layer's output, the logits.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedpfn.examples import Examples
+from fedpfn.lmc.layerwise.discovery import Layer
+from fedpfn.params import first_non_finite, float_buffers, require_fit, trainable
+
+Key = tuple[str, int, str]  # module, number of its call, and "in", "out" or "weight"
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a layer met in one pass: its weight, the features entering it, its pre-activation and its features."""
+
+    weight: Tensor
+    entering: Tensor
+    before: Tensor
+    after: Tensor
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass of a batch: its output, and one ``Captured`` a layer."""
+
+    output: Tensor
+    layers: tuple[Captured, ...]
+
+
+def capture(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, state: Mapping[str, Tensor]) -> Pass:
+    """Run ``inputs`` through ``model`` at ``state`` and return what its layers met. Use within ``evaluating(model)``.
+
+    Raises ``ValueError`` for outputs that are not finite.
+    """
+    places = [_places(layer) for layer in layers]
+    found = _record(model, {key for keys in places for key in keys}, inputs, state)
+    return Pass(found["", 0, "out"], tuple(Captured(*(found[key] for key in keys)) for keys in places))
+
+
+def read_features(
+    model: nn.Module, layers: Sequence[Layer], inputs: Tensor, state: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """Return the features (n, ...) of every layer, and nothing else. Use within ``evaluating(model)``.
+
+    Raises ``ValueError`` for outputs that are not finite.
+
+    >>> from fedpfn.lmc.layerwise.discovery import find_layers
+    >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    >>> state = {"0.weight": torch.tensor([[1.0, 0.0], [0.0, -1.0]]), "2.weight": torch.ones(1, 2)}
+    >>> read_features(net, find_layers(net, torch.ones(1, 2)), torch.tensor([[3.0, 4.0]]), state)
+    [tensor([[3., 0.]]), tensor([[3.]])]
+    """
+    keys: list[Key] = [(layer.site, layer.call, "out") for layer in layers]
+    found = _record(model, set(keys), inputs, state)
+    return [found[key] for key in keys]
+
+
+def batches(examples: Examples, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield decoded inputs and labels in order. Raises ``ValueError`` without examples, or for batches of none."""
+    if not len(examples) or batch_size < 1:
+        raise ValueError(f"features need examples, in batches of 1 or more; got {len(examples)} and {batch_size}")
+    for start in range(0, len(examples), batch_size):
+        yield examples.batch(slice(start, start + batch_size))
+
+
+def require_states(model: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> None:
+    """Raise ``ValueError``, naming the state by its position from 0, where one is not the model's or is not finite."""
+    own = trainable(model) | float_buffers(model)
+    for position, state in enumerate(states):
+        try:
+            require_fit(own, state)
+        except ValueError as error:
+            raise ValueError(f"state {position}: {error}") from error
+        if (name := first_non_finite(state)) is not None:
+            raise ValueError(f"state {position}: {name} holds NaN or infinity")
+
+
+def _places(layer: Layer) -> tuple[Key, Key, Key, Key]:
+    before = "in" if layer.activated else "out"
+    return (
+        (layer.name, 0, "weight"),
+        (layer.name, 0, "in"),
+        (layer.site, layer.call, before),
+        (layer.site, layer.call, "out"),
+    )
+
+
+@torch.no_grad()
+def _record(model: nn.Module, wanted: set[Key], inputs: Tensor, state: Mapping[str, Tensor]) -> dict[Key, Tensor]:
+    found: dict[Key, Tensor] = {}
+    with ExitStack() as hooks:
+        for name in {key[0] for key in wanted}:
+            for handle in _hook(name, model.get_submodule(name), wanted, found):
+                hooks.callback(handle.remove)
+        found["", 0, "out"] = functional_call(model, dict(state), (inputs,))
+    if not bool(torch.isfinite(found["", 0, "out"]).all()):
+        # later a NaN would pass for a dead example
+        raise ValueError("the model's outputs at one of the states are NaN or infinite: no features can be compared")
+    return found
+
+
+def _hook(name: str, module: nn.Module, wanted: set[Key], found: dict[Key, Tensor]) -> Iterator[Any]:
+    calls: Counter[str] = Counter()
+
+    def keep(what: str, tensor: Tensor) -> None:
+        key = (name, calls[what], what)
+        calls[what] += 1
+        if key in wanted:
+            # a copy: what follows may work in place
+            found[key] = tensor.detach().clone()
+
+    def start(module: nn.Module, args: Any, kwargs: Any) -> None:
+        keep("in", (*args, *kwargs.values())[0])
+        if (name, 0, "weight") in wanted:
+            # read here, where it is the state's: also one that is tied, or parametrised
+            found[name, 0, "weight"] = module.weight.detach()  # type: ignore[operator]
+
+    def stop(module: nn.Module, args: Any, output: Tensor) -> None:
+        keep("out", output)
+
+    yield module.register_forward_pre_hook(start, with_kwargs=True)
+    yield module.register_forward_hook(stop)

@@ -1,0 +1,240 @@
+"""``layer_report``: every layerwise measure of one pair of models, layer by layer, in one pass over the examples.
+
+What is measured is defined in ``connectivity`` (LLFC, LEWC), ``additivity``, ``commutativity``, ``orthogonality``,
+``stitching``, ``ranks`` and ``error_bound``; here a batch runs through both models and the points between them, and all
+measures take it in. Many pairs at little cost are ``connectivity.layer_cosines``' business.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from math import nan
+
+import torch
+from torch import Tensor, nn
+
+from fedpfn.examples import Examples
+from fedpfn.lmc.barrier import Repair
+from fedpfn.lmc.layerwise.additivity import weak_additivity
+from fedpfn.lmc.layerwise.commutativity import Commutativity, CommutativitySums, cross_products
+from fedpfn.lmc.layerwise.comparison import ExampleMean, cosine_gap
+from fedpfn.lmc.layerwise.connectivity import linear_agreement
+from fedpfn.lmc.layerwise.discovery import Layer, find_layers
+from fedpfn.lmc.layerwise.error_bound import path_error_bound
+from fedpfn.lmc.layerwise.features import Captured, batches, capture, require_states
+from fedpfn.lmc.layerwise.modes import evaluating
+from fedpfn.lmc.layerwise.orthogonality import OrthogonalitySums
+from fedpfn.lmc.layerwise.ranks import ActivationGram, stable_rank, weight_singular_values
+from fedpfn.lmc.layerwise.stitching import stitching_errors
+from fedpfn.losses import is_regression
+from fedpfn.params import lerp
+
+Numbers = tuple[float, ...]
+ALPHAS = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """The measures of one layer; NaN where one is not defined.
+
+    One value an alpha: ``llfc`` and ``lewc`` are E[1 - cos], ``llfc_coefficient`` and ``lewc_coefficient`` mean
+    coefficients, ``left_out`` the dead examples left out of ``llfc``. ``baseline``: E[1 - cos] of the ends' features.
+    ``additivity`` and ``additivity_gap``: E of the largest dist and 1 - cos over the report's alphas (NaN without an
+    activation). ``commutativity``, ``weight_distance``, ``feature_distance``: Dist_com, Dist_W, Dist_H (the first and
+    the last NaN at a layer that reads the input, as ``orthogonality``). Two values: ``orthogonality`` E|W2 z1| /
+    E|W1 z1| and its mirror; ``stitched_error`` and ``stitched_loss`` with the first model below, then the second;
+    the stable ranks of the first and the second model.
+    """
+
+    layer: str
+    index: int
+    depth: int
+    features: str
+    llfc: Numbers
+    baseline: float
+    llfc_coefficient: Numbers
+    lewc: Numbers
+    lewc_coefficient: Numbers
+    left_out: tuple[int, ...]
+    additivity: float
+    additivity_gap: float
+    commutativity: float
+    weight_distance: float
+    feature_distance: float
+    orthogonality: Numbers
+    stitched_error: Numbers
+    stitched_loss: Numbers
+    weight_stable_rank: Numbers
+    activation_stable_rank: Numbers
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """The ``layers`` of a pair at ``alphas``, with errors (shares of wrong answers, NaN in a regression).
+
+    ``end_errors`` are the first and the second model's, ``path_errors`` those at ``alphas``; under LLFC at the output
+    none exceeds ``error_bound`` (lemma 1 of Zhou et al. 2023, see ``error_bound``).
+    """
+
+    alphas: Numbers
+    layers: tuple[LayerRow, ...]
+    end_errors: tuple[float, float]
+    path_errors: Numbers
+
+    @property
+    def error_bound(self) -> float:
+        """Twice the larger error of the ends."""
+        return path_error_bound(*self.end_errors)
+
+    @property
+    def within_bound(self) -> bool:
+        """Whether every error on the path is at most ``error_bound``; False for NaN."""
+        return all(error <= self.error_bound for error in self.path_errors)
+
+    def rows(self) -> list[dict[str, str | int | float]]:
+        """Return one flat dict a layer, for a table: ``llfc_0.5`` an alpha, ``orthogonality_first`` a model."""
+        return [self._flat(row) for row in self.layers]
+
+    def _flat(self, row: LayerRow) -> dict[str, str | int | float]:
+        flat: dict[str, str | int | float] = {}
+        for field in fields(row):
+            value = getattr(row, field.name)
+            if not isinstance(value, tuple):
+                flat[field.name] = value
+                continue
+            by_alpha = field.name.startswith(("llfc", "lewc", "left_out"))
+            labels = [f"{alpha:g}" for alpha in self.alphas] if by_alpha else ["first", "second"]
+            flat |= {f"{field.name}_{label}": entry for label, entry in zip(labels, value, strict=True)}
+        return flat
+
+
+def layer_report(
+    model: nn.Module,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    examples: Examples,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    batch_size: int = 100,
+    repair: Repair | None = None,
+    stitching: bool = True,
+    ranks: bool = True,
+) -> LayerReport:
+    """Measure two models at every layer, and w(alpha) = alpha ``first`` + (1 - alpha) ``second`` between them.
+
+    A batch's features are held for both models and each alpha. ``repair(mixed, first)`` returns the state to measure in
+    place of an interpolated one, as in ``barrier``. ``stitching`` costs two evaluations a layer, ``ranks`` the singular
+    values of every weight; without them their columns are NaN. Raises ``ValueError`` for a state that is not the
+    model's or not finite, no alphas or one outside [0, 1], no examples, and what ``find_layers`` refuses.
+
+    >>> from fedpfn.params import read_state
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+    >>> data = Examples(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))
+    >>> report = layer_report(net, read_state(net), read_state(net), data)
+    >>> [(row["layer"], row["llfc_0.5"], row["stitched_error_first"]) for row in report.rows()]
+    [('0', 0.0, 0.5), ('2', 0.0, 0.5)]
+    """
+    require_states(model, [first, second])
+    if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
+        raise ValueError(f"alphas have to be one or more values within [0, 1]; got {list(alphas)}")
+    layers = find_layers(model, examples.batch(slice(0, 1))[0], state=first)
+    mixed = [lerp(first, second, alpha) for alpha in alphas]
+    if repair is not None:
+        mixed = [state if a in (0, 1) else repair(state, first) for a, state in zip(alphas, mixed, strict=True)]
+    sums = [_LayerSums(model, layer, alphas, ranks=ranks) for layer in layers]
+    errors = [ExampleMean() for _ in (first, second, *mixed)]
+    with evaluating(model):
+        for inputs, labels in batches(examples, batch_size):
+            passes = [capture(model, layers, inputs, state) for state in (first, second, *mixed)]
+            for number, layer_sums in enumerate(sums):
+                layer_sums.add(*(run.layers[number] for run in passes))
+            for error, run in zip(errors, passes, strict=True):
+                error.add(_wrong(run.output, labels))
+    ways = ((first, second), (second, first))
+    stitched = [stitching_errors(model, *way, examples, layers=layers) for way in ways] if stitching else []
+    found = [(tuple(s.error[i] for s in stitched), tuple(s.loss[i] for s in stitched)) for i in range(len(layers))]
+    found = [pair if stitching else ((nan, nan), (nan, nan)) for pair in found]
+    first_error, second_error, *path = (error.value for error in errors)
+    return LayerReport(
+        alphas=tuple(alphas),
+        layers=tuple(layer_sums.row(*pair) for layer_sums, pair in zip(sums, found, strict=True)),
+        end_errors=(first_error, second_error),
+        path_errors=tuple(path),
+    )
+
+
+class _LayerSums:
+    """What one layer's measures have gathered so far."""
+
+    def __init__(self, model: nn.Module, layer: Layer, alphas: Sequence[float], *, ranks: bool) -> None:
+        self.layer = layer
+        self.module = model.get_submodule(layer.name)
+        self.activation = model.get_submodule(layer.site) if layer.activated else None
+        self.alphas, self.ranks = alphas, ranks
+        self.baseline, self.additivity, self.additivity_gap = ExampleMean(), ExampleMean(), ExampleMean()
+        # of an alpha: 1 - cos and coefficient of LLFC, then of LEWC
+        self.linear = [[ExampleMean() for _ in range(4)] for _ in alphas]
+        self.commutativity, self.orthogonality = CommutativitySums(), OrthogonalitySums()
+        self.grams = (ActivationGram(), ActivationGram())
+        self.weights: tuple[Tensor, Tensor] | None = None
+
+    def add(self, first: Captured, second: Captured, *mixed: Captured) -> None:
+        """Take in what the layer met in the passes of one batch."""
+        self.weights = weights = (first.weight, second.weight)
+        self.baseline.add(cosine_gap(first.after, second.after))
+        for alpha, point, means in zip(self.alphas, mixed, self.linear, strict=True):
+            plain = linear_agreement(point.after, first.after, second.after, alpha)
+            weighted = linear_agreement(point.after, first.after, second.after, alpha, depth=self.layer.depth)
+            for mean, values in zip(means, (*plain, *weighted), strict=True):
+                mean.add(values)
+        if self.activation is not None:
+            distance, gap = weak_additivity(self.activation, first.before, second.before, alphas=self.alphas)
+            self.additivity.add(distance)
+            self.additivity_gap.add(gap)
+        if not self.layer.reads_input:
+            entering = (first.entering, second.entering)
+            products = cross_products(self.module, weights, entering)
+            self.commutativity.add(products, entering)
+            self.orthogonality.add(products)
+        if self.ranks:
+            self.grams[0].add(first.after)
+            self.grams[1].add(second.after)
+
+    def row(self, stitched_error: Numbers, stitched_loss: Numbers) -> LayerRow:
+        """Return the layer's measures."""
+        weights = self.weights
+        assert weights is not None  # there is at least one batch
+        distances: Commutativity = self.commutativity.result(weights)
+        llfc, llfc_coefficient, lewc, lewc_coefficient = (
+            tuple(means[kind].value for means in self.linear) for kind in range(4)
+        )
+        return LayerRow(
+            layer=self.layer.name,
+            index=self.layer.index,
+            depth=self.layer.depth,
+            features=self.layer.site or "output",
+            llfc=llfc,
+            baseline=self.baseline.value,
+            llfc_coefficient=llfc_coefficient,
+            lewc=lewc,
+            lewc_coefficient=lewc_coefficient,
+            left_out=tuple(means[0].left_out for means in self.linear),
+            additivity=self.additivity.value,
+            additivity_gap=self.additivity_gap.value,
+            commutativity=distances.commutativity,
+            weight_distance=distances.weight_distance,
+            feature_distance=distances.feature_distance,
+            orthogonality=self.orthogonality.result(),
+            stitched_error=stitched_error,
+            stitched_loss=stitched_loss,
+            weight_stable_rank=tuple(
+                stable_rank(weight_singular_values(weight)) if self.ranks else nan for weight in weights
+            ),
+            activation_stable_rank=tuple(gram.stable_rank() for gram in self.grams),
+        )
+
+
+def _wrong(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 for a wrong answer and 0 for a right one; NaN in a regression."""
+    if is_regression(labels):
+        return torch.full((len(labels),), nan, dtype=torch.float64, device=labels.device)
+    return (logits.argmax(dim=1) != labels).double()

@@ -1,0 +1,64 @@
+"""Stitching: one model up to layer l, another above it, no adapter in between (Zhou et al. 2023, appendix B.4).
+
+All that f_l depends on is taken from the lower model and the rest from the upper one, which is one network of the same
+architecture and is evaluated as such. In a plain stack that is f_upper above l on top of f_lower up to l. In a residual
+net it is so at the output of a block; at a layer inside a block the shortcut carries the lower model's stream, and a
+shortcut's own projection, on which f_l does not depend, is the upper model's.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fedpfn.evaluation import evaluate
+from fedpfn.examples import Examples
+from fedpfn.lmc.layerwise.discovery import Layer, find_layers
+from fedpfn.lmc.layerwise.features import require_states
+from fedpfn.params import State
+
+
+@dataclass(frozen=True)
+class Stitching:
+    """Error (share of wrong answers; NaN in a regression) and mean loss of the stitch at each layer, in order."""
+
+    layers: tuple[str, ...]
+    error: tuple[float, ...]
+    loss: tuple[float, ...]
+
+
+def stitch(layer: Layer, lower: Mapping[str, Tensor], upper: Mapping[str, Tensor]) -> State:
+    """Return the state with ``lower``'s tensors where the features of ``layer`` depend on them, else ``upper``'s."""
+    return {name: lower[name] if name in layer.below else tensor for name, tensor in upper.items()}
+
+
+def stitching_errors(
+    model: nn.Module,
+    lower: Mapping[str, Tensor],
+    upper: Mapping[str, Tensor],
+    examples: Examples,
+    *,
+    layers: Sequence[Layer] | None = None,
+    batch_size: int = 1000,
+) -> Stitching:
+    """Evaluate the stitch of ``lower`` below and ``upper`` above every layer, or those of ``layers``.
+
+    At the last layer nothing of ``upper`` is left. Raises ``ValueError`` for a state that is not the model's or not
+    finite, and what ``find_layers`` refuses.
+
+    >>> import torch
+    >>> from fedpfn.params import read_state
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> data = Examples(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
+    >>> stitching_errors(net, read_state(net), read_state(net), data).layers
+    ('0', '2')
+    """
+    require_states(model, [lower, upper])
+    if layers is None:
+        layers = find_layers(model, examples.batch(slice(0, 1))[0], state=lower)
+    found = [evaluate(model, examples, state=stitch(layer, lower, upper), batch_size=batch_size) for layer in layers]
+    return Stitching(
+        layers=tuple(layer.name for layer in layers),
+        error=tuple(1 - evaluation.accuracy for evaluation in found),
+        loss=tuple(evaluation.loss for evaluation in found),
+    )
