@@ -14,6 +14,9 @@ def show_run(run: Run, console: Console, *, every: int = 1) -> None:
     """Print the rounds of ``run`` and its summary, draw its picture into the run folder, and say where it is."""
     console.print(rounds_table(run, every=every))
     console.print(summary_table(run))
+    measured = [record for record in run.rounds if (record["barrier"] or {}).get("layers")]
+    if measured:
+        console.print(layers_table(measured[-1]))
     picture = save_figure(rounds_figure(run), run.path / "rounds.png")
     console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
 
@@ -30,6 +33,18 @@ def rounds_table(run: Run, *, every: int = 1) -> Table:
     for number, record in enumerate(run.rounds):
         if number % every == 0 or number == last:
             table.add_row(*_cells(record))
+    return table
+
+
+def layers_table(record: dict[str, Any]) -> Table:
+    """Return the layerwise connectivity of a round's clients: E[1 - cos], mean over pairs."""
+    title = f"round {record['round']}, E[1 - cos] of features over client pairs"
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table.add_column("layer")
+    for name in ("path against linear (LLFC)", "client against client"):
+        table.add_column(name, justify="right")
+    for layer in record["barrier"]["layers"]:
+        table.add_row(layer["layer"], number(layer["llfc"]), number(layer["baseline"]))
     return table
 
 

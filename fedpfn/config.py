@@ -37,7 +37,9 @@ class Federation:
 
 @dataclass(frozen=True)
 class Data:
-    name: str = key("digits", "digits, mnist, fashion-mnist, cifar10, cifar100, image-folder or package.module:loader")
+    name: str = key(
+        "digits", "digits, mnist, fashion-mnist, cifar10, cifar100, image-folder, imdb or package.module:loader"
+    )
     root: str = key("", "folder that holds the data (absolute)")
     download: bool = key(False, "let torchvision download what is absent")
     image_size: int = key(0, "side to which an image folder is cropped and resized; 0 = as it is", least=0)
@@ -58,7 +60,7 @@ class Partition:
 @dataclass(frozen=True)
 class Model:
     name: str = key(
-        "mlp", "mlp, cnn, resnet20 .. 56, wrn56, vgg11, vgg16, a torchvision name or package.module:factory"
+        "mlp", "mlp, cnn, resnet20 .. 56, wrn56, vgg11, vgg16, lstm, a torchvision name or package.module:factory"
     )
     hidden: int = key(2, "hidden layers of the MLP", least=0)
     width: int = key(200, "units of a hidden layer of the MLP", least=1)
@@ -130,6 +132,7 @@ class Barrier:
         "average", "running statistics on a path: interpolated, re-estimated, or the first end's own",
         choices=("average", "reset", "none"),
     )  # fmt: skip
+    layers: bool = key(False, "layerwise linear feature connectivity between client models too, wherever measured")
 
 
 @dataclass(frozen=True)

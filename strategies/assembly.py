@@ -20,6 +20,7 @@ from torch import nn
 import partitions
 from fedpfn import imports, models
 from fedpfn.config import ConfigError, RunConfig
+from fedpfn.lmc.layerwise import find_layers
 from fedpfn.masks import split_patterns
 from fedpfn.params import trainable
 from fedpfn.seeding import numpy_generator
@@ -63,7 +64,7 @@ def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
         faults = [finding.message for finding in found.findings if finding.level == "fault"]
         raise ConfigError(f"model {config.model.name}: {fault}" for fault in faults)
     model = _builder(config, dataset)()
-    if faults := _pattern_faults(config, list(trainable(model))):
+    if faults := _pattern_faults(config, list(trainable(model))) + _layer_faults(config, dataset, model):
         raise ConfigError(faults)
     return model
 
@@ -99,6 +100,18 @@ def _pattern_faults(config: RunConfig, parameters: list[str]) -> list[str]:
         for pattern in split_patterns(patterns)
         if not fnmatch.filter(parameters, pattern)
     ]
+
+
+def _layer_faults(config: RunConfig, dataset: partitions.Dataset, model: nn.Module) -> list[str]:
+    """Say why the model's layers cannot be measured, where they are to be."""
+    if not config.barrier.layers:
+        return []
+    dtype = torch.int64 if dataset.kind == "tokens" else torch.float32
+    try:
+        find_layers(model, torch.zeros((2, *dataset.input_shape), dtype=dtype))
+    except ValueError as error:
+        return [f"barrier.layers: {error}"]
+    return []
 
 
 def make_strategy(config: RunConfig, sizes: list[int], parameters: list[str], device: torch.device | str) -> FedAvg:

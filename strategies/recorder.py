@@ -20,6 +20,7 @@ from fedpfn.devices import available_cpus
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.lmc import InputBatches, PairwiseBarriers, fusion_barrier, measure_pairs, repair_for
+from fedpfn.lmc.layerwise import LayerCosines, layer_cosines
 from fedpfn.masks import build_mask, frozen_share
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State, mean_state
@@ -143,12 +144,17 @@ class Recorder:
         merged = mean_state(states)
         fused = self._measure(merged if self.repair is None else self.repair(merged, states[0]))
         fusion = {"accuracy": fused.accuracy, "barrier": fusion_barrier(fused.accuracy, [e.accuracy for e in ends])}
-        self.folder.write_barriers(this.server_round, _barrier_arrays(found, ids, ends))
+        layers = self._layers(states, found) if settings.layers else None
+        self.folder.write_barriers(this.server_round, _barrier_arrays(found, ids, ends, layers))
         if self.config.output.save_client_models:
             for client, state in zip(ids, states, strict=True):
                 name = f"round-{this.server_round:04d}-client-{client:04d}"
                 self.folder.save_state(name, self.model.state_dict() | state, {"round": str(this.server_round)})
-        return _summary_of(found), fusion
+        return _summary_of(found) | ({"layers": _summary_by_layer(layers)} if layers else {}), fusion
+
+    def _layers(self, states: list[State], found: PairwiseBarriers) -> LayerCosines:
+        pairs = [(int(first), int(second)) for first, second in found.pairs]
+        return layer_cosines(self.pool.model, states, pairs, self.measured_on, repair=self.repair)
 
     def _measure(self, state: Mapping[str, Tensor]) -> Evaluation:
         return evaluate(self.pool.model, self.measured_on, state=state)
@@ -191,9 +197,20 @@ def _summary_of(found: PairwiseBarriers) -> dict[str, Any]:
     }
 
 
-def _barrier_arrays(found: PairwiseBarriers, ids: list[int], ends: list[Evaluation]) -> dict[str, NDArray[Any]]:
+def _summary_by_layer(found: LayerCosines) -> list[dict[str, Any]]:
+    """Return E[1 - cos] layer by layer, mean over pairs: LLFC at the midpoint, and the pair's own features."""
+    return [
+        {"layer": name, "llfc": float(found.llfc[:, at].mean()), "baseline": float(found.baseline[:, at].mean())}
+        for at, name in enumerate(found.layers)
+    ]
+
+
+def _barrier_arrays(
+    found: PairwiseBarriers, ids: list[int], ends: list[Evaluation], layers: LayerCosines | None
+) -> dict[str, NDArray[Any]]:
     clients = np.array(ids, dtype=np.int64)
-    return {
+    by_layer = {} if layers is None else {"layer_llfc": layers.llfc, "layer_baseline": layers.baseline}
+    return by_layer | {
         "clients": clients,
         "pairs": clients[found.pairs],
         "alphas": found.alphas,

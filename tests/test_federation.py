@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from experiments.in_process import run_in_process
 from fedpfn.config import ConfigError, RunConfig
+from fedpfn.examples import Examples
+from fedpfn.lmc.layerwise import layer_report
 from fedpfn.masks import build_mask
+from fedpfn.params import read_state
 from fedpfn.records import Run, read_run
-from strategies.assembly import STRATEGIES
+from strategies.assembly import STRATEGIES, build_model, load_data
 from strategies.fed_avg import RoundFailedError
 
 CLIENTS = 4
@@ -46,6 +49,18 @@ class FailsWhenTraining(nn.Module):
         if self.training and len(inputs) > 2:
             raise RuntimeError("the cat sat on the keyboard")
         return self.head(inputs)
+
+
+def unseen_activation(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    class Unseen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(input_shape[0], 4), nn.Linear(4, num_classes)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.second(self.first(inputs).relu())
+
+    return Unseen()
 
 
 def config(tmp_path: Path, name: str = "run", **settings: Any) -> RunConfig:
@@ -122,6 +137,34 @@ def test_the_recorded_barriers_are_those_of_the_saved_client_models(tmp_path: Pa
         for point, alpha in enumerate(curves["alphas"]):
             mixed = {k: alpha * models[first][k] + (1 - alpha) * models[second][k] for k in models[first]}
             assert loss(mixed) == pytest.approx(curves["loss"][position, point], rel=1e-5)
+
+
+def test_the_recorded_layers_are_those_of_the_saved_client_models(tmp_path: Path) -> None:
+    found = run(tmp_path, rounds=1, barrier__layers=True, output__save_client_models=True, barrier__max_pairs=3)
+    arrays, barrier = found.barriers(1), found.rounds[1]["barrier"]
+    dataset, _ = load_data(found.config)
+    model = build_model(found.config, dataset)
+    (chosen,) = {tuple(map(tuple, arrays["pairs"].tolist()))}
+    ids = arrays["clients"].tolist()
+    states = [found.state(f"round-0001-client-{client:04d}") for client in ids]
+    states = [{name: state[name] for name in read_state(model)} for state in states]
+    test = Examples.from_arrays(dataset.test.inputs, dataset.test.labels, mean=dataset.mean, std=dataset.std)
+    pairs = [(ids.index(first), ids.index(second)) for first, second in chosen]
+    slow = [
+        layer_report(model, states[i], states[j], test, alphas=(0.5,), stitching=False, ranks=False) for i, j in pairs
+    ]
+    for at, layer in enumerate(barrier["layers"]):
+        rows = [report.layers[at] for report in slow]
+        assert layer["layer"] == rows[0].layer
+        assert arrays["layer_llfc"][:, at] == pytest.approx([row.llfc[0] for row in rows], abs=1e-6)
+        assert layer["llfc"] == pytest.approx(np.mean([row.llfc[0] for row in rows]), abs=1e-6)
+        assert layer["baseline"] == pytest.approx(np.mean([row.baseline for row in rows]), abs=1e-6)
+
+
+def test_layers_that_cannot_be_measured_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"barrier\.layers: "):
+        run(tmp_path, barrier__layers=True, model__name=f"{__name__}:unseen_activation")
+    run(tmp_path, "without", rounds=1, model__name=f"{__name__}:unseen_activation")
 
 
 def test_two_runs_are_identical_whatever_the_number_of_nodes(tmp_path: Path) -> None:
