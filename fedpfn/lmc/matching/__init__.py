@@ -1,0 +1,40 @@
+"""Matching after training: permutations of units that bring models together (Git Re-Basin; Entezari et al.)."""
+
+from fedpfn.lmc.matching.activation_matching import activation_matching
+from fedpfn.lmc.matching.annealing import simulated_annealing
+from fedpfn.lmc.matching.merging import Merging, merge_many
+from fedpfn.lmc.matching.methods import METHODS, match
+from fedpfn.lmc.matching.permutations import (
+    Axis,
+    Permutations,
+    PermutationSpec,
+    apply_permutations,
+    compose,
+    identity_permutations,
+    inverse,
+    random_permutations,
+)
+from fedpfn.lmc.matching.specs import spec_for
+from fedpfn.lmc.matching.straight_through import straight_through
+from fedpfn.lmc.matching.weight_matching import Matching, weight_matching
+
+__all__ = [
+    "METHODS",
+    "Axis",
+    "Matching",
+    "Merging",
+    "PermutationSpec",
+    "Permutations",
+    "activation_matching",
+    "apply_permutations",
+    "compose",
+    "identity_permutations",
+    "inverse",
+    "match",
+    "merge_many",
+    "random_permutations",
+    "simulated_annealing",
+    "spec_for",
+    "straight_through",
+    "weight_matching",
+]

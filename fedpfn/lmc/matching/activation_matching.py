@@ -1,0 +1,118 @@
+"""Activation matching: units are paired by what they compute on examples.
+
+For each permutation, maximise tr(P^T C) with C = E[h_A h_B^T], h the features of its units after the activation (Git
+Re-Basin, section 3.1). The permutations do not hang together: one linear assignment each.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fedpfn.examples import Examples
+from fedpfn.lmc.matching.permutations import (
+    PermutationSpec,
+    apply_permutations,
+    identity_permutations,
+    require_pair,
+)
+from fedpfn.lmc.matching.weight_matching import Matching, solve_assignment
+from fedpfn.params import State, write_state
+
+
+def activation_matching(
+    spec: PermutationSpec,
+    model: nn.Module,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    examples: Examples,
+    *,
+    batch_size: int = 500,
+) -> Matching:
+    """Return the matching of ``second`` to ``first`` by their features on ``examples``, in one sweep.
+
+    ``model`` gives the architecture and is not changed. ``objective`` is sum over the permutations of tr(P^T C) at the
+    identity and at the result. Raises ``ValueError`` for states that are not the spec's or not finite, features that
+    are not, a permutation whose features the spec does not name, and no examples.
+
+    >>> from fedpfn.lmc.matching.specs import spec_for
+    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    >>> first = {"0.weight": torch.tensor([[1.0], [-1.0]]), "2.weight": torch.tensor([[1.0, 2.0]])}
+    >>> second = {"0.weight": torch.tensor([[-1.0], [1.0]]), "2.weight": torch.tensor([[2.0, 1.0]])}
+    >>> examples = Examples(torch.tensor([[1.0], [-2.0]]), torch.tensor([0, 0]))
+    >>> found = activation_matching(spec_for(model), model, first, second, examples)
+    >>> found.permutations, found.objective
+    ({'0': tensor([1, 0])}, (0.0, 2.5))
+    """
+    require_pair(spec, first, second)
+    gains = feature_products(spec, model, first, second, examples, batch_size=batch_size)
+    identity = identity_permutations(spec)
+    permutations = {name: solve_assignment(gains[name], identity[name]) for name in spec.sizes}
+    objective = tuple(
+        sum((float(gains[name].cpu()[identity[name], chosen[name]].sum()) for name in gains), 0.0)
+        for chosen in (identity, permutations)
+    )
+    return Matching(permutations, apply_permutations(spec, permutations, second), 1, objective)
+
+
+@torch.no_grad()
+def feature_products(
+    spec: PermutationSpec,
+    model: nn.Module,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    examples: Examples,
+    *,
+    batch_size: int = 500,
+) -> State:
+    """Return C = E[h_A h_B^T] (n, n) of every permutation, h taken in evaluation mode, summed in float64.
+
+    The mean is over examples, and over the positions of a convolution's map.
+    """
+    if len(examples) == 0:
+        raise ValueError("features are compared on examples; got none")
+    if silent := sorted(spec.sizes.keys() - spec.features.keys()):
+        raise ValueError(f"{silent[0]}: the specification names no module whose output are its units' features")
+    ours, theirs = deepcopy(model).eval(), deepcopy(model).eval()
+    write_state(ours, first)
+    write_state(theirs, second)
+    sums: State = {}
+    counts = dict.fromkeys(spec.sizes, 0)
+    with _recorded(ours, spec) as ours_seen, _recorded(theirs, spec) as theirs_seen:
+        for start in range(0, len(examples), batch_size):
+            inputs, _ = examples.batch(slice(start, start + batch_size))
+            ours(inputs)
+            theirs(inputs)
+            for name in spec.sizes:
+                product = ours_seen[name] @ theirs_seen[name].T
+                sums[name] = sums[name] + product if name in sums else product
+                counts[name] += ours_seen[name].shape[1]
+    for name, total in sums.items():
+        if not bool(torch.isfinite(total).all()):
+            raise ValueError(f"{name}: the features hold NaN or infinity, which nothing can be matched to")
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+@contextmanager
+def _recorded(model: nn.Module, spec: PermutationSpec) -> Iterator[State]:
+    """Yield a dict that after each forward pass holds the features of every permutation, (units, values)."""
+    seen: State = {}
+
+    def record(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
+        # float64 here and not later: a module further on may work in place
+        seen[name] = output.detach().double().movedim(1, 0).flatten(1)
+        if len(seen[name]) != spec.sizes[name]:
+            raise ValueError(f"{name}: {spec.sizes[name]} units, but features of shape {tuple(output.shape)}")
+
+    hooks = [
+        model.get_submodule(feature).register_forward_hook(partial(record, name))
+        for name, feature in spec.features.items()
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

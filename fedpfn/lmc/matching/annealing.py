@@ -1,0 +1,86 @@
+"""Matching by simulated annealing: random swaps of units, kept when the midpoint gets better, sometimes when worse.
+
+A move swaps two random units in every layer; the energy is the mean accuracy of the two ends less that of the midpoint
+(Entezari et al. 2022, section 4). A move that raises the energy by d is accepted with probability exp(-d / T).
+Published temperatures are so far above any difference of two accuracies that every move is accepted, a random walk.
+Here T falls geometrically from ``hottest``, by default a tenth of a point of accuracy, to ``coldest``, a hundredth of
+that, so that the walk ends as a descent.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor, nn
+
+from fedpfn.evaluation import evaluate
+from fedpfn.examples import Examples
+from fedpfn.lmc.matching.midpoint import midpoint_evaluator
+from fedpfn.lmc.matching.permutations import (
+    Permutations,
+    PermutationSpec,
+    apply_permutations,
+    identity_permutations,
+    require_pair,
+)
+from fedpfn.lmc.matching.weight_matching import Matching
+from fedpfn.losses import is_regression
+from fedpfn.seeding import numpy_generator
+
+
+def simulated_annealing(
+    spec: PermutationSpec,
+    model: nn.Module,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    examples: Examples,
+    *,
+    seed: int = 0,
+    steps: int = 100,
+    hottest: float = 1e-3,
+    coldest: float = 1e-5,
+    start: Mapping[str, Tensor] | None = None,
+) -> Matching:
+    """Return the matching of ``second`` to ``first`` of the lowest energy met in ``steps`` moves from ``start``.
+
+    ``objective`` is the energy where the walk stands, before the first and after each move, each a sweep; the least of
+    them belongs to the result. A permutation does not change its network's accuracy, so the ends are evaluated once.
+    BatchNorm's statistics are estimated anew at every midpoint. ``model`` is not changed. Raises ``ValueError`` for
+    states that cannot be matched, labels that have no accuracy, and options out of range.
+    """
+    if steps < 0 or not 0 < coldest <= hottest:
+        raise ValueError(f"expected steps >= 0 and 0 < coldest <= hottest; got {steps}, {coldest}, {hottest}")
+    if len(examples) == 0 or is_regression(examples.labels):
+        raise ValueError("annealing compares accuracies: it needs examples, labelled with classes")
+    require_pair(spec, first, second)
+    examples = examples.decoded()
+    ends = sum(evaluate(model, examples, state=state).accuracy for state in (first, second)) / 2
+    evaluate_midpoint = midpoint_evaluator(model, first, examples)
+
+    def energy(permutations: Permutations) -> float:
+        return ends - evaluate_midpoint(apply_permutations(spec, permutations, second)).accuracy
+
+    generator = numpy_generator(seed, "annealing")
+    best = current = identity_permutations(spec) if start is None else dict(start)
+    energies = [energy(current)]
+    for step in range(steps):
+        temperature = hottest * (coldest / hottest) ** (step / max(1, steps - 1))
+        moved = _swapped(current, generator)
+        reached = energy(moved)
+        rise = reached - energies[-1]
+        accepted = generator.random() < math.exp(min(0.0, -rise / temperature))
+        if reached < min(energies):
+            best = moved
+        current = moved if accepted else current
+        energies.append(reached if accepted else energies[-1])
+    return Matching(best, apply_permutations(spec, best, second), steps, tuple(energies))
+
+
+def _swapped(permutations: Mapping[str, Tensor], generator: np.random.Generator) -> Permutations:
+    """Return ``permutations`` with two random entries of each exchanged."""
+    result = {name: index.clone() for name, index in permutations.items()}
+    for index in result.values():
+        if len(index) > 1:
+            one, other = (int(place) for place in generator.choice(len(index), 2, replace=False))
+            index[[one, other]] = index[[other, one]]
+    return result

@@ -1,0 +1,56 @@
+"""``match``: the matching methods by name."""
+
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Any
+
+from torch import Tensor, nn
+
+from fedpfn.examples import Examples
+from fedpfn.lmc.matching.activation_matching import activation_matching
+from fedpfn.lmc.matching.annealing import simulated_annealing
+from fedpfn.lmc.matching.specs import spec_for
+from fedpfn.lmc.matching.straight_through import straight_through
+from fedpfn.lmc.matching.weight_matching import Matching, weight_matching
+
+METHODS: dict[str, Callable[..., Matching]] = {
+    "weight": weight_matching,
+    "activation": activation_matching,
+    "ste": straight_through,
+    "annealing": simulated_annealing,
+}
+
+
+def match(
+    method: str,
+    model: nn.Module,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    examples: Examples | None = None,
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> Matching:
+    """Return the matching of ``second`` to ``first``, two states of ``model``, by ``method``: a name of ``METHODS``.
+
+    ``options`` are the method's own (``max_sweeps``, ``steps``, ``lr``, ...); weight matching needs no examples, and
+    activation matching draws nothing from ``seed``. Raises ``ValueError`` for an unknown method or option, missing
+    examples, a model without a specification, and what the method itself refuses.
+
+    >>> from fedpfn.models import build
+    >>> from fedpfn.params import read_state
+    >>> model = build("mlp", (4,), 2, seed=0, hidden=1, width=3)
+    >>> match("weight", model, read_state(model), read_state(model)).permutations
+    {'linear1': tensor([0, 1, 2])}
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown matching method {method!r}; expected one of {', '.join(METHODS)}")
+    known = signature(METHODS[method]).parameters
+    own = [name for name, parameter in known.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    if unknown := sorted(options.keys() - set(own)):
+        raise ValueError(f"matching method {method!r} takes no {unknown[0]!r}; its options are {', '.join(own)}")
+    given: dict[str, Any] = {"model": model, "examples": examples, "seed": seed}
+    given = {name: value for name, value in given.items() if name in known}
+    if "examples" in given and examples is None:
+        raise ValueError(f"matching method {method!r} compares models on examples; got none")
+    return METHODS[method](spec=spec_for(model), first=first, second=second, **given, **options)

@@ -1,0 +1,30 @@
+"""The midpoint of two models, (w1 + w2) / 2, evaluated: what the matching methods that look at it have in common."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+
+from torch import Tensor, nn
+
+from fedpfn.evaluation import Evaluation, evaluate
+from fedpfn.examples import Examples
+from fedpfn.lmc.batch_norm import repair_for
+from fedpfn.lmc.pairwise import InputBatches
+from fedpfn.params import lerp
+
+
+def midpoint_evaluator(
+    model: nn.Module, first: Mapping[str, Tensor], examples: Examples
+) -> Callable[[Mapping[str, Tensor]], Evaluation]:
+    """Return the function from a second state to the evaluation on ``examples`` of its midpoint with ``first``.
+
+    BatchNorm's statistics are estimated anew from the same examples: averaged ones are those of neither network, and
+    would drown what a permutation changes (REPAIR, Jordan et al. 2023). ``model`` is not changed.
+    """
+    scratch = deepcopy(model)
+    repair = repair_for("reset", lambda: scratch, InputBatches(examples))
+
+    def at(second: Mapping[str, Tensor]) -> Evaluation:
+        middle = lerp(first, second, 0.5)
+        return evaluate(scratch, examples, state=middle if repair is None else repair(middle, first))
+
+    return at

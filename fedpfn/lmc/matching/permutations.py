@@ -1,0 +1,160 @@
+"""Permutations of hidden units: which axes of which tensors they act on, and what they do to a state.
+
+Numbering the units of a hidden layer differently changes its outgoing and the next layer's incoming axis, and nothing
+that the network computes (Git Re-Basin, Ainsworth et al. 2023, section 2). A ``PermutationSpec`` says so as data; specs
+are made from models in ``specs``, and permutations that bring two models together are found by the matching modules.
+
+A permutation is an int64 index tensor p on the CPU that reads as ``new[i] = old[p[i]]``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedpfn.params import State, first_non_finite
+from fedpfn.seeding import numpy_generator
+
+Permutations = dict[str, Tensor]
+
+
+class Axis(NamedTuple):
+    """An axis that a permutation acts on, as ``block`` neighbours per unit.
+
+    Blocks above 1 are the inputs of a linear layer that reads flattened maps: a channel is H * W neighbouring inputs.
+    """
+
+    permutation: str
+    block: int = 1
+
+
+@dataclass(frozen=True)
+class PermutationSpec:
+    """The hidden units of an architecture, as data.
+
+    ``axes`` names every tensor of a state and gives each of its axes an ``Axis``, or None where it is fixed; ``sizes``
+    holds the number of units of each permutation; ``features`` the module whose output, after the activation, carries
+    the units on axis 1; ``statistics`` the tensors that move with the units but are no weights (BatchNorm's running
+    statistics), so that no cost counts them. Raises ``ValueError`` for an axis of an unknown permutation, and for a
+    tensor with one permutation on two axes: matching it is no linear assignment.
+
+    >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 3})
+    >>> spec.sizes["in"], spec.axes["out.weight"][1]
+    (3, Axis(permutation='in', block=1))
+    """
+
+    axes: Mapping[str, tuple[Axis | None, ...]]
+    sizes: Mapping[str, int]
+    features: Mapping[str, str] = field(default_factory=dict)
+    statistics: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name, axes in self.axes.items():
+            used = [axis.permutation for axis in axes if axis is not None]
+            if unknown := sorted(set(used) - self.sizes.keys()):
+                raise ValueError(f"{name}: no size is given for permutation {unknown[0]!r}")
+            if len(used) != len(set(used)):
+                raise ValueError(f"{name}: a permutation acts on one axis of a tensor, here {used[0]!r} on two")
+        if strays := sorted(self.statistics - self.axes.keys()) or sorted(self.features.keys() - self.sizes.keys()):
+            raise ValueError(f"{strays[0]!r} is no tensor or permutation of this specification")
+
+
+def identity_permutations(spec: PermutationSpec) -> Permutations:
+    """Return the permutations that move nothing."""
+    return {name: torch.arange(size) for name, size in spec.sizes.items()}
+
+
+def random_permutations(spec: PermutationSpec, *, seed: int) -> Permutations:
+    """Return uniformly drawn permutations, each a function of ``seed`` and its name."""
+    return {
+        name: torch.from_numpy(numpy_generator(seed, "permutation", name).permutation(size))
+        for name, size in spec.sizes.items()
+    }
+
+
+def inverse(permutations: Mapping[str, Tensor]) -> Permutations:
+    """Return the permutations that undo ``permutations``.
+
+    >>> inverse({"in": torch.tensor([1, 2, 0])})
+    {'in': tensor([2, 0, 1])}
+    """
+    return {name: torch.argsort(index) for name, index in permutations.items()}
+
+
+def compose(outer: Mapping[str, Tensor], inner: Mapping[str, Tensor]) -> Permutations:
+    """Return the permutations that act as ``inner`` and ``outer`` after it."""
+    if outer.keys() != inner.keys():
+        raise ValueError(f"permutations of one specification have the same names; got {sorted(outer)}, {sorted(inner)}")
+    return {name: inner[name][index] for name, index in outer.items()}
+
+
+def apply_permutations(spec: PermutationSpec, permutations: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> State:
+    """Return pi(state), a new state that computes the same function with its units renumbered.
+
+    Raises ``ValueError`` where the state or the permutations are not those of ``spec``.
+
+    >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})
+    >>> state = {"in.weight": torch.tensor([[1.0], [2.0]]), "out.weight": torch.tensor([[3.0, 4.0]])}
+    >>> swapped = apply_permutations(spec, {"in": torch.tensor([1, 0])}, state)
+    >>> swapped["in.weight"].tolist(), swapped["out.weight"].tolist()
+    ([[2.0], [1.0]], [[4.0, 3.0]])
+    """
+    require_state(spec, state)
+    require_permutations(spec, permutations)
+    return {name: permuted(tensor.detach(), spec.axes[name], permutations) for name, tensor in state.items()}
+
+
+def permuted(
+    tensor: Tensor, axes: tuple[Axis | None, ...], permutations: Mapping[str, Tensor], *, but: str = ""
+) -> Tensor:
+    """Return a copy of ``tensor`` with its axes permuted, all but those of the permutation ``but``."""
+    result = tensor
+    for dimension, axis in enumerate(axes):
+        if axis is None or axis.permutation == but:
+            continue
+        index = permutations[axis.permutation]
+        if axis.block > 1:
+            index = (index[:, None] * axis.block + torch.arange(axis.block)).flatten()
+        result = result.index_select(dimension, index.to(tensor.device))
+    return tensor.clone() if result is tensor else result
+
+
+def require_state(spec: PermutationSpec, state: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` where names or sizes of ``state`` are not those of ``spec``."""
+    if spec.axes.keys() != state.keys():
+        missing, extra = sorted(spec.axes.keys() - state.keys()), sorted(state.keys() - spec.axes.keys())
+        raise ValueError(f"the state is not this specification's: missing {missing}, not in it {extra}")
+    for name, axes in spec.axes.items():
+        shape = tuple(state[name].shape)
+        if len(shape) != len(axes):
+            raise ValueError(f"{name}: expected {len(axes)} axes, got shape {shape}")
+        for dimension, axis in enumerate(axes):
+            if axis is not None and shape[dimension] != spec.sizes[axis.permutation] * axis.block:
+                wanted = f"{spec.sizes[axis.permutation]} units in blocks of {axis.block}"
+                raise ValueError(f"{name}: axis {dimension} holds {wanted}, got shape {shape}")
+
+
+def require_permutations(spec: PermutationSpec, permutations: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` where ``permutations`` are not one permutation for each of the spec's names."""
+    if permutations.keys() != spec.sizes.keys():
+        raise ValueError(f"expected the permutations {sorted(spec.sizes)}, got {sorted(permutations)}")
+    for name, size in spec.sizes.items():
+        index = permutations[name]
+        fits = index.dtype == torch.int64 and index.device.type == "cpu"
+        if not fits or not torch.equal(index.sort().values, torch.arange(size)):
+            raise ValueError(f"{name}: expected each of 0 to {size - 1} once, as int64 on the CPU")
+
+
+def require_pair(spec: PermutationSpec, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` where two states cannot be matched: not the spec's, unlike each other, or not finite."""
+    for which, state in (("first", first), ("second", second)):
+        require_state(spec, state)
+        if (name := first_non_finite(state)) is not None:
+            raise ValueError(f"{name} of the {which} state holds NaN or infinity, which nothing can be matched to")
+    for name, tensor in first.items():
+        for what in ("shape", "dtype", "device"):
+            here, there = getattr(tensor, what), getattr(second[name], what)
+            if here != there:
+                raise ValueError(f"{name}: the first state has {what} {here}, the second {there}")

@@ -1,0 +1,136 @@
+"""Weight matching: the permutation of one model's units that brings its weights closest to another's.
+
+Maximise <theta_A, pi(theta_B)> over pi, which minimises ||theta_A - pi(theta_B)|| (Git Re-Basin, Ainsworth et al. 2023,
+section 3.2 and algorithm 1). With all permutations but one fixed the objective is linear in that one: a linear
+assignment problem. Visiting them in turn climbs to a point where no single one can be bettered. No data are needed.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from fedpfn.lmc.matching.permutations import (
+    Permutations,
+    PermutationSpec,
+    apply_permutations,
+    identity_permutations,
+    permuted,
+    require_pair,
+    require_permutations,
+)
+from fedpfn.params import State
+from fedpfn.seeding import numpy_generator
+
+_TOLERANCE = 1e-12  # of |theta_A| |theta_B|, the objective's bound: a smaller gain is rounding
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How a second model is renumbered to meet a first: the permutations, and ``state`` = pi(second).
+
+    ``objective`` is what the method improves, before its first and after each of its ``sweeps``; what both are, the
+    method says.
+    """
+
+    permutations: Permutations
+    state: State
+    sweeps: int
+    objective: tuple[float, ...]
+
+
+def weight_matching(
+    spec: PermutationSpec,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    *,
+    seed: int = 0,
+    max_sweeps: int = 100,
+    start: Mapping[str, Tensor] | None = None,
+) -> Matching:
+    """Return the matching of ``second`` to ``first`` by weights, from the permutations ``start`` (identity) on.
+
+    A sweep solves every permutation once, in an order drawn from ``seed``. The search ends after a sweep without gain;
+    that one only confirms and is not counted, so that a net with one hidden layer takes one sweep, and two nets that
+    are best as they are take none. ``objective`` is <theta_A, pi(theta_B)> over the weights, in float64; it never
+    falls. Raises ``ValueError`` for states that are not the spec's, differ in dtype or device, or are not finite.
+
+    >>> from fedpfn.lmc.matching.permutations import Axis
+    >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})
+    >>> first = {"in.weight": torch.tensor([[1.0], [2.0]]), "out.weight": torch.tensor([[3.0, 4.0]])}
+    >>> second = {"in.weight": torch.tensor([[2.0], [1.0]]), "out.weight": torch.tensor([[4.0, 3.0]])}
+    >>> found = weight_matching(spec, first, second)
+    >>> found.permutations, found.sweeps, found.objective
+    ({'in': tensor([1, 0])}, 1, (28.0, 30.0))
+    """
+    require_pair(spec, first, second)
+    permutations = identity_permutations(spec) if start is None else dict(start)
+    require_permutations(spec, permutations)
+    here, there = _weights(spec, first), _weights(spec, second)
+    least = _TOLERANCE * _norm(here) * _norm(there)
+    generator = numpy_generator(seed, "weight-matching")
+    names = list(spec.sizes)
+    objective = [_objective(spec, here, there, permutations)]
+    for _ in range(max_sweeps):
+        gained = False
+        for name in generator.permutation(names):
+            better = solve_assignment(assignment_cost(spec, here, there, permutations, name), permutations[name], least)
+            gained |= better is not permutations[name]
+            permutations[name] = better
+        if not gained:
+            break
+        objective.append(_objective(spec, here, there, permutations))
+    state = apply_permutations(spec, permutations, second)
+    return Matching(permutations, state, len(objective) - 1, tuple(objective))
+
+
+def assignment_cost(
+    spec: PermutationSpec,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    permutations: Mapping[str, Tensor],
+    name: str,
+) -> Tensor:
+    """Return C (n, n), C[i, j] = the part of <theta_A, pi(theta_B)> won by putting B's unit j at place i of ``name``.
+
+    The sum over all axes of the permutation of <A's slice i, B's slice j>, the other axes of B permuted as in
+    ``permutations``. ``first`` and ``second`` hold the tensors that count.
+    """
+    size = spec.sizes[name]
+    cost: Tensor | float = 0.0
+    for tensor, ours in first.items():
+        axes = spec.axes[tensor]
+        for dimension, axis in enumerate(axes):
+            if axis is not None and axis.permutation == name:
+                theirs = permuted(second[tensor], axes, permutations, but=name)
+                # blocks are channel-major: a unit's are neighbours on the axis
+                rows = [part.movedim(dimension, 0).reshape(size, -1) for part in (ours, theirs)]
+                cost = cost + rows[0] @ rows[1].T
+    return cost if isinstance(cost, Tensor) else torch.zeros(size, size, dtype=torch.float64)
+
+
+def solve_assignment(gains: Tensor, current: Tensor, least: float = 0.0) -> Tensor:
+    """Return p that maximises sum_i gains[i, p[i]], or ``current`` itself where that wins no more than ``least``."""
+    matrix = gains.cpu().numpy()
+    rows, columns = linear_sum_assignment(matrix, maximize=True)
+    if matrix[rows, columns].sum() - matrix[rows, current.numpy()].sum() <= least:
+        return current
+    return torch.from_numpy(columns)
+
+
+def _weights(spec: PermutationSpec, state: Mapping[str, Tensor]) -> State:
+    return {name: tensor.detach().double() for name, tensor in state.items() if name not in spec.statistics}
+
+
+def _norm(state: Mapping[str, Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.square().sum()) for tensor in state.values()))
+
+
+def _objective(
+    spec: PermutationSpec, first: Mapping[str, Tensor], second: Mapping[str, Tensor], permutations: Mapping[str, Tensor]
+) -> float:
+    moved = {name: permuted(tensor, spec.axes[name], permutations) for name, tensor in second.items()}
+    return sum((float((first[name] * tensor).sum()) for name, tensor in moved.items()), 0.0)
