@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from experiments.lab.cli import app as lab
 from fedpfn.config import ConfigError
 
 console = Console()
@@ -32,6 +32,9 @@ def _print_version(asked: bool) -> None:
     if asked:
         console.print(f"fedpfn {version('fedpfn')}, flwr {version('flwr')}, torch {version('torch')}", highlight=False)
         raise typer.Exit
+
+
+app.add_typer(lab, name="lmc", rich_help_panel="Laboratory")
 
 
 @app.callback()
@@ -131,18 +134,10 @@ def check_model(
 @app.command()
 def keys() -> None:
     """List every key of the config with its default, what it may be and what it is for."""
+    from experiments.keys_table import keys_table
     from fedpfn.config import RunConfig
-    from fedpfn.keys import key_specs
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("key", "default", "about"):
-        table.add_column(name, overflow="fold")
-    words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
-    for spec in key_specs(RunConfig):
-        limits = [f"{words[bound]} {limit:g}" for bound, limit in spec.limits.items()]
-        extent = ", ".join(spec.choices) if spec.choices else ", ".join(limits)
-        table.add_row(spec.name, repr(spec.default), spec.about + (f" ({extent})" if extent else ""))
-    console.print(table, highlight=False)
+    console.print(keys_table(RunConfig), highlight=False)
 
 
 def main() -> None:

@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from yaml import YAMLError
 
 from fedpfn.config import RunConfig
 from fedpfn.devices import available_cpus
@@ -45,11 +47,11 @@ class RunFolder:
     def write_config(self, config: RunConfig, *, device: str) -> None:
         """Write the resolved config with the versions, the git revision and the devices it ran on."""
         tree = config.nested() | {ENVIRONMENT: environment(device)}
-        _write(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(tree)).encode())
+        write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(tree)).encode())
 
     def write_partition(self, manifest: Mapping[str, Any]) -> None:
         """Write which client holds how much of what."""
-        _write(self.path / "partition.json", _json(manifest, indent=1))
+        write_whole(self.path / "partition.json", _json(manifest, indent=1))
 
     def append_round(self, record: Mapping[str, Any]) -> None:
         """Add a line to ``rounds.jsonl`` and see it onto the disk. Non-finite numbers become null."""
@@ -81,11 +83,11 @@ class RunFolder:
 
     def write_failure(self, failure: Mapping[str, Any]) -> None:
         """Say why the run ended early."""
-        _write(self.path / "failure.json", _json(failure, indent=1))
+        write_whole(self.path / "failure.json", _json(failure, indent=1))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Say that the run is complete."""
-        _write(self.path / "summary.json", _json(summary, indent=1))
+        write_whole(self.path / "summary.json", _json(summary, indent=1))
 
 
 @dataclass(frozen=True)
@@ -138,18 +140,27 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the keys of a YAML config, a run's own ``config.yaml`` included."""
-    tree: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} holds no table of config keys")
+    """Return the keys of a YAML config, a run's own ``config.yaml`` included; errors are those of ``read_yaml``."""
+    tree = read_yaml(path)
     tree.pop(ENVIRONMENT, None)
+    return tree
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the table a YAML file holds. Raises ``ValueError`` in one line where it cannot be read or holds none."""
+    try:
+        tree: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} holds no table of keys")
     return tree
 
 
 def record_end(path: Path, reason: str) -> None:
     """Say in a run folder why the run is not complete, where the run itself could not: it was stopped, or died."""
     if (path / "config.yaml").is_file() and _read_json(path / "failure.json") is None:
-        _write(path / "failure.json", _json({"reason": reason, "rounds": len(read_rounds(path)) - 1}, indent=1))
+        write_whole(path / "failure.json", _json({"reason": reason, "rounds": len(read_rounds(path)) - 1}, indent=1))
 
 
 def folder_fault(path: Path) -> str | None:
@@ -191,22 +202,24 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _json(value: Any, indent: int | None = None) -> bytes:
-    return json.dumps(_finite(value), indent=indent, allow_nan=False).encode()
+    return json.dumps(finite(value), indent=indent, allow_nan=False).encode()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return ``value`` with its non-finite numbers as None and NumPy's as Python's: what JSON can hold."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(data)
     part.replace(path)

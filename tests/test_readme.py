@@ -1,5 +1,6 @@
 """What the README shows works as written: its two commands are CI's, its code runs, its files and keys exist."""
 
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -7,8 +8,12 @@ from typing import Any
 
 import pytest
 
+import fedpfn.lmc
 from experiments.in_process import run_in_process
+from experiments.lab.config import LabConfig
+from experiments.lab.experiment import read_experiment
 from fedpfn.config import RunConfig, parse_overrides
+from fedpfn.keys import key_specs
 from fedpfn.records import read_run
 
 ROOT = Path(__file__).parent.parent
@@ -53,15 +58,27 @@ def test_the_readmes_own_parts_run(folder: Path, word: str) -> None:
 
 
 def test_the_readmes_mathematics_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if "pairwise" in block]
-    names: dict[str, Any] = {}
-    exec(code, names)
-    assert names["found"].loss.shape == (3, 25)
-    assert capsys.readouterr().out
+    codes = [block for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if "pairwise" in block]
+    assert len(codes) == 2
+    for code in codes:
+        names: dict[str, Any] = {}
+        exec(code, names)
+        assert capsys.readouterr().out
+        assert "siblings" in names or names["found"].loss.shape == (3, 25)
+
+
+def test_the_readmes_experiments_and_settings_of_the_laboratory_exist() -> None:
+    keys = {spec.name for spec in key_specs(LabConfig)} | set(RunConfig.parse().flat())
+    laboratory = section("The laboratory")
+    for name in re.findall(r"(paper/\w+)", laboratory):
+        assert read_experiment(Path(name))[1]
+    assert {word.split("=")[0] for word in re.findall(r"[a-z]+\.[a-z-]+=", laboratory)} <= keys
+    for dotted in re.findall(r"`fedpfn\.lmc\.(\w+)", laboratory):
+        assert importlib.util.find_spec(f"fedpfn.lmc.{dotted}") or hasattr(fedpfn.lmc, dotted), dotted
 
 
 def test_every_setting_and_file_that_the_readme_names_exists() -> None:
-    keys = set(RunConfig.parse().flat())
+    keys = set(RunConfig.parse().flat()) | {spec.name for spec in key_specs(LabConfig)}
     tables = "federation|data|partition|model|strategy|mask|train|barrier|output"
     named = set(re.findall(rf"\b((?:{tables})\.[a-z-]+)\b", README)) - {"partition.json"}
     assert named <= keys

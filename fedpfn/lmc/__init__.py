@@ -1,4 +1,8 @@
-"""Linear mode connectivity: what lies between trained models."""
+"""Linear mode connectivity: what lies between trained models.
+
+Barriers and what is trained to be measured are here; ``matching`` and ``layerwise`` are packages of their own, the
+bounds of theorem 3.2 are in ``bounds``.
+"""
 
 from fedpfn.lmc.barrier import (
     Curves,
@@ -9,16 +13,48 @@ from fedpfn.lmc.barrier import (
     measure_pairs,
 )
 from fedpfn.lmc.batch_norm import repair_for
+from fedpfn.lmc.checkpoints import read_checkpoints, write_checkpoint
+from fedpfn.lmc.cold_fusion import ColdFusion, Task, cold_fusion, probe
+from fedpfn.lmc.fine_tuning import TrainingRecipe, fine_tune
 from fedpfn.lmc.pairwise import InputBatches, pairwise_barriers
+from fedpfn.lmc.plane import Landscape, Plane, landscape, plane_through
+from fedpfn.lmc.polynomials import polynomial_examples
+from fedpfn.lmc.siblings import METHODS, Siblings, mask_recipe, prune, semi_train, train_siblings
+from fedpfn.lmc.soups import Soup, SoupReport, greedy_soup, soup_of_fine_tunes, soup_report, uniform_soup
 
 __all__ = [
+    "METHODS",
+    "ColdFusion",
     "Curves",
     "InputBatches",
+    "Landscape",
     "PairwiseBarriers",
+    "Plane",
+    "Siblings",
+    "Soup",
+    "SoupReport",
+    "Task",
+    "TrainingRecipe",
     "accuracy_barrier",
+    "cold_fusion",
+    "fine_tune",
     "fusion_barrier",
+    "greedy_soup",
+    "landscape",
     "loss_barrier",
+    "mask_recipe",
     "measure_pairs",
     "pairwise_barriers",
+    "plane_through",
+    "polynomial_examples",
+    "probe",
+    "prune",
+    "read_checkpoints",
     "repair_for",
+    "semi_train",
+    "soup_of_fine_tunes",
+    "soup_report",
+    "train_siblings",
+    "uniform_soup",
+    "write_checkpoint",
 ]

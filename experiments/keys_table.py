@@ -1,0 +1,18 @@
+"""A schema of keys as a table: ``fedpfn keys`` and ``fedpfn lmc keys``."""
+
+from rich.table import Table
+
+from fedpfn.keys import key_specs
+
+
+def keys_table(schema: type) -> Table:
+    """Return every key with its default, what it may be and what it is for."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("key", "default", "about"):
+        table.add_column(name, overflow="fold")
+    words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
+    for spec in key_specs(schema):
+        limits = [f"{words[bound]} {limit:g}" for bound, limit in spec.limits.items()]
+        extent = ", ".join(spec.choices) if spec.choices else ", ".join(limits)
+        table.add_row(spec.name, repr(spec.default), spec.about + (f" ({extent})" if extent else ""))
+    return table

@@ -1,0 +1,154 @@
+"""``fedpfn lmc``: the laboratory on the command line."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+
+EPILOG = (
+    "Settings are key=value words, e.g. `train.epochs=3`; `fedpfn lmc keys` lists them. Path convention: "
+    "w(alpha) = alpha * first + (1 - alpha) * second."
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The laboratory of linear mode connectivity: experiments as files, checkpoints compared, matched, dissected.",
+)
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, and seeds=n")]
+Checkpoints = Annotated[
+    list[str], typer.Argument(metavar="A B ... [KEY=VALUE]...", help="checkpoints (safetensors), and settings")
+]
+ModelName = Annotated[str, typer.Option("--model", help="model, where the checkpoints' folder does not say it")]
+DataName = Annotated[str, typer.Option("--data", help="data set, where the checkpoints' folder does not say it")]
+DataRoot = Annotated[str, typer.Option("--root", help="folder that holds the data")]
+
+
+@app.command(epilog=EPILOG)
+def run(
+    experiment: Annotated[Path, typer.Argument(metavar="FILE", help="an experiment, or a name from `fedpfn lmc list`")],
+    words: Words = None,
+    quick: Annotated[bool, typer.Option("--quick", help="the form for two cores and a few minutes")] = False,
+    out: Annotated[Path | None, typer.Option(help="folder; one that holds part of the same experiment goes on")] = None,
+    jobs: Annotated[int | None, typer.Option(help="cells side by side; default one a CPU core", min=1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
+) -> None:
+    """Train, measure, and print published figures beside measured ones; leaves a folder with records and figures."""
+    from experiments.lab.experiment import read_experiment
+    from experiments.lab.run import run_experiment
+
+    found, cells = read_experiment(experiment, words or [], quick=quick)
+    if dry_run:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("cell", "case", "axes", "seed"):
+            table.add_column(name)
+        for cell in cells:
+            axes = " ".join(f"{axis}={value}" for axis, value in cell.axes.items())
+            table.add_row(cell.key, cell.case, axes, str(cell.seed))
+        console.print(table, highlight=False)
+        return
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder = (out or Path("runs") / "lmc" / f"{stamp}_{found.name}").resolve()
+    run_experiment(found, cells, folder, console, jobs=jobs)
+    _show(folder)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="the folder of an experiment")]) -> None:
+    """Print an experiment's tables again and redraw its figures, from its folder alone."""
+    _show(folder)
+
+
+@app.command("list")
+def list_experiments() -> None:
+    """List the experiments that come with fedpfn: one a table and figure of the papers."""
+    from experiments.lab.experiment import packaged_experiments
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("name", "what", "source"):
+        table.add_column(name, overflow="fold")
+    for name, tree in packaged_experiments():
+        table.add_row(name, str(tree.get("title", "")), str(tree.get("source", "")))
+    console.print(table, highlight=False)
+
+
+@app.command(epilog=EPILOG)
+def barrier(
+    checkpoints: Checkpoints,
+    model: ModelName = "",
+    data: DataName = "",
+    root: DataRoot = "",
+    out: Annotated[Path | None, typer.Option(help="draw the curves into this file (.png, .svg)")] = None,
+) -> None:
+    """Measure loss and accuracy barriers between any checkpoints of one model, a federated run's clients' too."""
+    from experiments.lab.compare import Bench, show_barriers
+
+    bench = Bench(checkpoints, least=2, most=None, model_name=model, data_name=data, data_root=root)
+    show_barriers(bench, console, picture=out)
+
+
+@app.command(epilog=EPILOG)
+def match(
+    checkpoints: Checkpoints,
+    out: Annotated[Path, typer.Option(help="where the second checkpoint goes, permuted to match the first")],
+    method: Annotated[str, typer.Option(help="weight, activation, ste or annealing")] = "weight",
+    steps: Annotated[int | None, typer.Option(help="steps of ste, moves of annealing", min=1)] = None,
+    model: ModelName = "",
+    data: DataName = "",
+    root: DataRoot = "",
+) -> None:
+    """Permute the second checkpoint's units to match the first's, and say what that does to the path."""
+    from experiments.lab.compare import Bench, match_pair
+
+    bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root)
+    options = {} if steps is None else {"steps": steps}
+    match_pair(bench, console, method=method, out=out, **options)
+
+
+@app.command(epilog=EPILOG)
+def layers(
+    checkpoints: Checkpoints,
+    out: Annotated[Path, typer.Option(help="picture; the whole table goes beside it as CSV")] = Path("layers.png"),
+    model: ModelName = "",
+    data: DataName = "",
+    root: DataRoot = "",
+) -> None:
+    """Compare two checkpoints layer by layer: LLFC, LEWC, weak additivity, commutativity, stitching."""
+    from experiments.lab.compare import Bench, show_layers
+
+    bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root)
+    show_layers(bench, console, out=out)
+
+
+@app.command()
+def keys() -> None:
+    """List every key of a laboratory cell with its default, what it may be and what it is for."""
+    from experiments.keys_table import keys_table
+    from experiments.lab.config import LabConfig
+
+    console.print(keys_table(LabConfig), highlight=False)
+
+
+def _show(folder: Path) -> None:
+    from experiments.lab.figures import draw_figures
+    from experiments.lab.folder import read_lab
+    from experiments.lab.report import markdown_report, results_table, verdicts
+    from fedpfn.records import write_whole
+
+    found = read_lab(folder)
+    results = results_table(found)
+    table = Table(title=found.experiment.title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for name in results.header:
+        table.add_column(name, overflow="fold")
+    for row in results.rows:
+        table.add_row(*row)
+    console.print(table, highlight=False)
+    for line in verdicts(found):
+        console.print(f"- {line}", highlight=False, soft_wrap=True)
+    write_whole(folder / "report.md", markdown_report(found, draw_figures(found)).encode())
+    console.print(f"folder: {folder}", soft_wrap=True, highlight=False)

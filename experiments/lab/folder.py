@@ -1,0 +1,159 @@
+"""The folder of an experiment: what it was, a record a cell as each finishes, arrays, models, report and figures.
+
+``experiment.yaml`` (as resolved, with the environment), ``records.jsonl`` (a line a cell), ``arrays/<cell>.npz``,
+``models/<cell>/*.safetensors`` with their
+``config.yaml`` where kept, ``report.md``, ``figures/``, and ``summary.json``, whose presence means that
+every cell is there. The same experiment goes on where its folder stops; another one is refused.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from experiments.lab.experiment import Cell, Experiment
+from experiments.lab.findings import Findings
+from fedpfn.config import flat
+from fedpfn.keys import nest
+from fedpfn.lmc.checkpoints import write_checkpoint
+from fedpfn.records import ENVIRONMENT, environment, finite, write_whole
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LabFolder:
+    """A folder that cells write to. ``keys`` are the digests of the cells the experiment has."""
+
+    path: Path
+    experiment: Experiment
+    keys: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path, experiment: Experiment, cells: list[Cell], *, device: str) -> "LabFolder":
+        """Make the folder, or take up one that holds part of the same cells.
+
+        Raises ``ValueError`` for a folder that holds anything else: nothing recorded is overwritten.
+        """
+        keys = tuple(cell.key for cell in cells)
+        told = path / "experiment.yaml"
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file; name a folder")
+        if told.is_file():
+            before: Any = OmegaConf.to_container(OmegaConf.load(told))
+            if tuple(before["keys"]) != keys:
+                raise ValueError(
+                    f"{path} holds another experiment, or this one with other settings; name another folder"
+                )
+        elif path.is_dir() and any(path.iterdir()):
+            raise ValueError(f"{path} is not empty: results are never overwritten; name another folder")
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            tree = asdict(experiment) | {"keys": list(keys), ENVIRONMENT: environment(device)}
+            write_whole(told, OmegaConf.to_yaml(OmegaConf.create(tree)).encode())
+        return cls(path, experiment, keys)
+
+    def done(self) -> set[str]:
+        """Return the cells that are on record."""
+        return {record["cell"] for record in read_records(self.path)}
+
+    def append(self, record: Record) -> None:
+        """Add a cell's line and see it onto the disk."""
+        file = self.path / "records.jsonl"
+        _cut_torn_line(file)
+        with file.open("ab") as stream:
+            stream.write(json.dumps(finite(record), allow_nan=False).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def close(self, seconds: float) -> None:
+        """Say that every cell is there."""
+        write_whole(self.path / "summary.json", json.dumps({"cells": len(self.keys), "seconds": seconds}).encode())
+
+
+@dataclass(frozen=True)
+class LabRun:
+    """An experiment's folder as read: the records in the order of the cells."""
+
+    path: Path
+    experiment: Experiment
+    environment: dict[str, Any]
+    records: list[Record]
+    complete: bool
+
+    def arrays(self, record: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """Return a cell's arrays; none where it has none."""
+        file = self.path / "arrays" / f"{record['cell']}.npz"
+        if not file.is_file():
+            return {}
+        with np.load(file) as stored:
+            return {name: stored[name] for name in stored.files}
+
+
+def record_of(cell: Cell, found: Findings, *, seconds: float) -> Record:
+    """Return the line of a finished cell."""
+    return {
+        "cell": cell.key,
+        "case": cell.case,
+        "axes": cell.axes,
+        "seed": cell.seed,
+        "measures": found.measures,
+        "rows": found.rows,
+        "seconds": seconds,
+    }
+
+
+def write_findings(path: Path, cell: Cell, found: Findings) -> None:
+    """Write a cell's arrays and models, each file whole or not at all."""
+    if found.arrays:
+        file = path / "arrays" / f"{cell.key}.npz"
+        file.parent.mkdir(exist_ok=True)
+        part = file.with_suffix(".part")
+        with part.open("wb") as stream:
+            np.savez_compressed(stream, **found.arrays)  # type: ignore[arg-type]
+        part.replace(file)
+    if found.states:
+        kept = path / "models" / cell.key / "config.yaml"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, OmegaConf.to_yaml(OmegaConf.create(nest(flat(cell.config)))).encode())
+    for name, state in found.states.items():
+        about = {"case": cell.case, "seed": str(cell.seed), "model": cell.config.model.name}
+        write_checkpoint(path / "models" / cell.key / f"{name}.safetensors", state, about)
+
+
+def read_lab(path: Path) -> LabRun:
+    """Read an experiment's folder, complete or not. Raises ``ValueError`` where there is none."""
+    told = path / "experiment.yaml"
+    if not told.is_file():
+        raise ValueError(f"{path} is not the folder of an experiment: it has no experiment.yaml")
+    tree: Any = OmegaConf.to_container(OmegaConf.load(told))
+    keys, about = tree.pop("keys"), tree.pop(ENVIRONMENT)
+    records = {record["cell"]: record for record in read_records(path)}
+    return LabRun(
+        path=path,
+        experiment=Experiment(**tree),
+        environment=about,
+        records=[records[key] for key in keys if key in records],
+        complete=(path / "summary.json").is_file(),
+    )
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the complete lines of ``records.jsonl``."""
+    file = path / "records.jsonl"
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
+
+
+def _cut_torn_line(file: Path) -> None:
+    """Drop what a crash left of a line, so that the next one stands alone."""
+    data = file.read_bytes() if file.is_file() else b""
+    if data and not data.endswith(b"\n"):
+        write_whole(file, data[: data.rfind(b"\n") + 1])

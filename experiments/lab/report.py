@@ -1,0 +1,194 @@
+"""An experiment's records as tables: published beside measured, with n and spread, and where the direction differs.
+
+A group is a case with values of the axes; its figures are means over seeds with sample standard deviations. Columns
+are the training methods where the experiment compares them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from experiments.lab.folder import LabRun, Record
+
+METHOD = "train.method"
+NO_BARRIER = 0.02  # an accuracy barrier below it leaves a method nothing to reduce
+
+Address = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Mean over n seeds, sample standard deviation (None for one seed), and the value seed by seed."""
+
+    mean: float
+    deviation: float | None
+    by_seed: dict[int, float]
+
+    @property
+    def n(self) -> int:
+        """Number of seeds."""
+        return len(self.by_seed)
+
+    def __str__(self) -> str:
+        spread = "" if self.deviation is None else f" ± {short(self.deviation, like=self.mean)}"
+        return f"{short(self.mean)}{spread} ({self.n})"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        lines = [self.header, tuple("---" for _ in self.header), *self.rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def short(number: float, *, like: float | None = None) -> str:
+    """Return a number with three decimals, or three digits where that shows nothing; ``like`` decides in its place."""
+    size = abs(number if like is None else like)
+    return f"{number:.3f}" if 1e-3 <= size < 1000 or size == 0 else f"{number:.3g}"
+
+
+def figure_of(run: LabRun, measure: str, **address: Any) -> Figure | None:
+    """Return a measure over the seeds of the records at ``address`` (case and axes), or None where it has none."""
+    by_seed: dict[int, float] = {}
+    for record in run.records:
+        place = _address(record)
+        if all(place.get(name) == value for name, value in address.items()):
+            value = record["measures"].get(measure)
+            if value is not None:
+                by_seed[record["seed"]] = value
+    if not by_seed:
+        return None
+    values = list(by_seed.values())
+    return Figure(mean(values), stdev(values) if len(values) > 1 else None, by_seed)
+
+
+def published_of(run: LabRun, measure: str, **address: Any) -> float | None:
+    """Return the published figure of a measure at ``address``, or None."""
+    axes = {"case", *run.experiment.grid}
+    for entry in run.experiment.published:
+        place = {name: value for name, value in entry.items() if name in axes}
+        if measure in entry and all(address.get(name) == value for name, value in place.items()):
+            return float(entry[measure])
+    return None
+
+
+def measures_of(run: LabRun) -> list[str]:
+    """Return the measures to report: those the experiment names, else all that were found."""
+    found = dict.fromkeys(name for record in run.records for name in record["measures"])
+    return [name for name in run.experiment.measures if name in found] or list(found)
+
+
+def results_table(run: LabRun) -> Table:
+    """Return the results: a row a group and measure, columns published and measured for each method."""
+    methods = methods_of(run)
+    has_published = bool(run.experiment.published)
+    axes = [axis for axis in run.experiment.grid if axis != METHOD]
+    header = [*(["case"] if any(run.experiment.cases) else []), *axes, "measure"]
+    for method in methods or [""]:
+        prefix = f"{method} " if method else ""
+        header += [f"{prefix}published"] if has_published else []
+        header.append(f"{prefix}here (n seeds)" if has_published else f"{method or 'mean'} (n seeds)")
+    rows = []
+    for address in groups(run):
+        for measure in measures_of(run):
+            cells, any_found = [], False
+            for method in methods or [""]:
+                place = dict(address) | ({METHOD: method} if method else {})
+                known, found = published_of(run, measure, **place), figure_of(run, measure, **place)
+                any_found |= found is not None
+                cells += ["–" if known is None else short(known)] if has_published else []
+                cells.append("–" if found is None else str(found))
+            if any_found:
+                named = [str(value) for name, value in address if name != "case" or any(run.experiment.cases)]
+                rows.append((*named, measure.replace("_", " "), *cells))
+    return Table(tuple(header), tuple(rows))
+
+
+def verdicts(run: LabRun) -> list[str]:
+    """Say for each case and published contrast whether the direction is the same here, and in how many seeds."""
+    methods = methods_of(run)
+    lines = []
+    for address in groups(run):
+        place = dict(address)
+        name = ", ".join(str(value) for value in place.values() if value != "") or run.experiment.title
+        for method in methods[1:]:
+            for measure in measures_of(run):
+                before, after = ({METHOD: m} | place for m in (methods[0], method))
+                told = [published_of(run, measure, **at) for at in (before, after)]
+                here = [figure_of(run, measure, **at) for at in (before, after)]
+                if None not in told and None not in here:
+                    lines.append(f"{name}: {_verdict(measure, methods[0], method, told, here)}")  # type: ignore[arg-type]
+        if methods and (none := _no_barrier(run, place, methods[0])):
+            lines.append(f"{name}: {none}")
+    return lines
+
+
+def methods_of(run: LabRun) -> list[str]:
+    """Return the training methods that the experiment compares; none where it has one."""
+    return [str(value) for value in run.experiment.grid.get(METHOD, [])]
+
+
+def groups(run: LabRun) -> Iterator[Address]:
+    """Yield the addresses of the experiment's groups in the order of its records, methods left out."""
+    seen: dict[Address, None] = {}
+    for record in run.records:
+        place = {name: value for name, value in _address(record).items() if name != METHOD}
+        seen[tuple(place.items())] = None
+    yield from seen
+
+
+def markdown_report(run: LabRun, figures: Sequence[str] = ()) -> str:
+    """Return the whole report as Markdown."""
+    experiment = run.experiment
+    seeds = sorted({record["seed"] for record in run.records})
+    parts = [f"# {experiment.title}"]
+    parts += [f"*Source: {experiment.source}*"] if experiment.source else []
+    parts += [experiment.question] if experiment.question else []
+    parts.append(results_table(run).markdown())
+    if told := verdicts(run):
+        parts.append("\n".join(f"- {line}" for line in told))
+    parts += [f"![{name}](figures/{name}.png)" for name in figures]
+    about = run.environment
+    seconds = sum(record["seconds"] for record in run.records)
+    state = "" if run.complete else " Not complete."
+    parts.append(
+        f"Seeds {', '.join(map(str, seeds))}; mean ± sample standard deviation (number of seeds). {len(run.records)} "
+        f"cells, {seconds:.0f} s of computation on {about['cpus']} CPU cores ({about['device']}), PyTorch "
+        f"{about['versions']['torch']}.{state}"
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict(measure: str, first: str, second: str, told: list[float], here: list[Figure]) -> str:
+    shared = here[0].by_seed.keys() & here[1].by_seed.keys()
+    sign = _sign(told[1] - told[0])
+    agreeing = sum(_sign(here[1].by_seed[seed] - here[0].by_seed[seed]) == sign for seed in shared)
+    same = _sign(here[1].mean - here[0].mean) == sign
+    return (
+        f"{measure}, {first} → {second}: published {short(told[0])} → {short(told[1])}, here {short(here[0].mean)} → "
+        f"{short(here[1].mean)}: {'same direction' if same else 'THE DIRECTION DIFFERS'} "
+        f"(in {agreeing} of {len(shared)} seeds)"
+    )
+
+
+def _no_barrier(run: LabRun, place: dict[str, Any], method: str) -> str | None:
+    found = figure_of(run, "accuracy_barrier", **place, **{METHOD: method})
+    if found is None or found.mean >= NO_BARRIER:
+        return None
+    return f"no accuracy barrier between {method} models here ({short(found.mean)}): there is nothing to reduce"
+
+
+def _sign(number: float) -> int:
+    return (number > 0) - (number < 0)
+
+
+def _address(record: Record) -> dict[str, Any]:
+    address: dict[str, Any] = {"case": record["case"], **record["axes"]}
+    return address

@@ -1,0 +1,211 @@
+"""The kind ``siblings``: train models from one start, then measure everything between them that was asked for.
+
+Measures, accuracy as a share and loss in nats (or squared error): the models' averages; ``interpolated_*`` at w(1/2)
+and the two barriers, as means over pairs; ``fusion_*`` of the plain mean of all models (arXiv 2402.01342, table 3);
+the same after matching every model to the first (``merge``: each to the others' mean), under the method's name.
+"""
+
+from collections.abc import Mapping
+from contextlib import closing
+
+import numpy as np
+from torch import Tensor, nn
+
+from experiments.lab.config import LabConfig, split_words
+from experiments.lab.findings import Findings
+from experiments.lab.settings import (
+    Material,
+    build_model,
+    load_material,
+    lr_factor_of,
+    mask_of,
+    optimizer_of,
+    start_model,
+    steps_of,
+)
+from fedpfn.evaluation import Evaluation, evaluate
+from fedpfn.examples import Examples
+from fedpfn.lmc import PairwiseBarriers, fusion_barrier, pairwise_barriers, repair_for
+from fedpfn.lmc.layerwise import calibrated_barrier, layer_report
+from fedpfn.lmc.matching import match, merge_many, spec_for
+from fedpfn.lmc.pairwise import InputBatches
+from fedpfn.lmc.plane import landscape, plane_through
+from fedpfn.lmc.siblings import Siblings, train_siblings
+from fedpfn.masks import frozen_share
+from fedpfn.parallel import ModelPool
+from fedpfn.params import State, mean_state
+from fedpfn.seeding import derive
+
+STATISTICS_EXAMPLES = 2000  # training examples that BatchNorm's statistics are estimated on at a point of a path
+
+
+def run_siblings(config: LabConfig, *, workers: int) -> Findings:
+    """Train and measure one cell."""
+    material = load_material(config)
+    model, siblings = train(config, material)
+    bench = Bench(config, material, model, siblings.states, workers)
+    found = Findings()
+    found.add("", train_loss=float(np.mean(siblings.losses)), frozen=frozen_share(siblings.mask or {}))
+    bench.measure_pairs(found, siblings.states)
+    for method in split_words(config.match.methods):
+        bench.measure_matched(found, method)
+    if config.measure.layers:
+        bench.measure_layers(found)
+    if config.measure.plane:
+        bench.measure_plane(found)
+    if config.measure.calibration:
+        bench.measure_calibration(found)
+    if config.output.save_models:
+        found.states = {f"model-{index}": state for index, state in enumerate(siblings.states)}
+    return found
+
+
+def train(config: LabConfig, material: Material) -> tuple[nn.Module, Siblings]:
+    """Return the model at its start and the siblings trained from it; with independent starts, as many families."""
+    if config.start.kind != "independent":
+        model, examples = start_model(config, material)
+        return model, _family(config, model, examples, config.train.models, config.seed)
+    families = [
+        _family(config, build_model(config, material, seed=own), material.train, 1, own)
+        for own in (derive(config.seed, "independent", index) for index in range(config.train.models))
+    ]
+    return build_model(config, material), Siblings(
+        start=families[0].start,
+        states=tuple(family.states[0] for family in families),
+        losses=tuple(family.losses[0] for family in families),
+        mask=families[0].mask,
+    )
+
+
+def _family(config: LabConfig, model: nn.Module, examples: Examples, models: int, seed: int) -> Siblings:
+    steps = steps_of(config, len(examples))
+    return train_siblings(
+        model,
+        examples,
+        models=models,
+        steps=steps,
+        batch_size=config.train.batch_size,
+        optimizer=optimizer_of(config),
+        method=config.train.method,
+        mask=mask_of(config, model),
+        spawn_after=int(config.train.spawn_share * steps),
+        lr_factor=lr_factor_of(config, steps),
+        seed=seed,
+    )
+
+
+class Bench:
+    """The measurements of one cell, on its test examples."""
+
+    def __init__(
+        self, config: LabConfig, material: Material, model: nn.Module, states: tuple[State, ...], workers: int
+    ) -> None:
+        self.config, self.material, self.model, self.states, self.workers = config, material, model, states, workers
+        self.test = material.test.decoded()
+        self.statistics = material.train.span(0, STATISTICS_EXAMPLES)
+        self.repair = repair_for(config.barrier.batch_norm, lambda: model, InputBatches(self.statistics))
+
+    def evaluate(self, state: Mapping[str, Tensor]) -> Evaluation:
+        return evaluate(self.model, self.test, state=state)
+
+    def measure_pairs(self, found: Findings, states: tuple[State, ...], prefix: str = "") -> None:
+        """Measure ends, pairs and the mean of all."""
+        ends = [self.evaluate(state) for state in states]
+        accuracies = [end.accuracy for end in ends]
+        found.add(prefix, average_accuracy=np.mean(accuracies), average_loss=np.mean([end.loss for end in ends]))
+        if len(states) < 2:
+            return
+        pairs = pairwise_barriers(
+            self.model,
+            states,
+            self.test,
+            points=self.config.barrier.points,
+            ends=ends,
+            batch_norm=self.config.barrier.batch_norm,
+            training=self.statistics,
+            workers=self.workers,
+        )
+        middle = len(pairs.alphas) // 2
+        found.add(
+            prefix,
+            interpolated_accuracy=pairs.accuracy[:, middle].mean(),
+            interpolated_loss=pairs.loss[:, middle].mean(),
+            accuracy_barrier=pairs.accuracy_barriers.mean(),
+            loss_barrier=pairs.loss_barriers.mean(),
+        )
+        merged = mean_state(states)
+        fused = self.evaluate(merged if self.repair is None else self.repair(merged, states[0]))
+        found.add(
+            prefix,
+            fusion_accuracy=fused.accuracy,
+            fusion_loss=fused.loss,
+            fusion_barrier=fusion_barrier(fused.accuracy, accuracies),
+        )
+        found.arrays |= _curves(pairs, prefix)
+
+    def measure_matched(self, found: Findings, method: str) -> None:
+        """Match every model to the first and measure again; ``sweeps`` and the like are means over them."""
+        settings = self.config.match
+        if method == "merge":
+            merging = merge_many(
+                spec_for(self.model), self.states, seed=self.config.seed, max_sweeps=settings.max_sweeps
+            )
+            self.measure_pairs(found, merging.states, prefix="merge_")
+            found.add("merge_", rounds=merging.rounds)
+            return
+        options: dict[str, int] = {"max_sweeps": settings.max_sweeps} if method == "weight" else {}
+        if method in ("ste", "annealing"):
+            options["steps"] = settings.steps
+        examples = self.material.train.span(0, settings.examples or len(self.material.train))
+        first, *others = self.states
+        matched = [
+            match(method, self.model, first, other, examples, seed=self.config.seed, **options) for other in others
+        ]
+        self.measure_pairs(found, (first, *(one.state for one in matched)), prefix=f"{method}_")
+        if method == "weight":
+            found.add("weight_", sweeps=np.mean([one.sweeps for one in matched]))
+
+    def measure_layers(self, found: Findings) -> None:
+        """Look inside the first pair, layer by layer."""
+        count = self.config.measure.layer_examples or len(self.test)
+        report = layer_report(self.model, self.states[0], self.states[1], self.test.span(0, count))
+        found.rows["layers"] = report.rows()
+
+    def measure_plane(self, found: Findings) -> None:
+        """Look at the plane through the first three models."""
+        with closing(ModelPool(self.model, workers=self.workers)) as pool:
+            seen = landscape(
+                plane_through(*self.states[:3]),
+                lambda state: evaluate(pool.model, self.test, state=state),
+                points=self.config.measure.plane_points,
+                run_all=pool.map,
+            )
+        names = ("xs", "ys", "loss", "accuracy", "corners")
+        found.arrays |= {f"plane_{name}": getattr(seen, name) for name in names}
+
+    def measure_calibration(self, found: Findings) -> None:
+        """Measure the first pair's loss barrier with a temperature for each point, fitted on held-out examples."""
+        calibrated = calibrated_barrier(
+            self.model,
+            self.states[0],
+            self.states[1],
+            self.test,
+            held_out=self.material.held_out,
+            points=self.config.barrier.points,
+        )
+        found.add(
+            "calibrated_",
+            loss_barrier=calibrated.calibrated_barrier,
+            raw_loss_barrier=calibrated.raw_barrier,
+            beta=calibrated.betas[len(calibrated.betas) // 2],
+        )
+        found.arrays["calibrated_loss"], found.arrays["betas"] = calibrated.calibrated, calibrated.betas
+
+
+def _curves(pairs: PairwiseBarriers, prefix: str) -> dict[str, np.ndarray]:
+    return {
+        f"{prefix}pairs": pairs.pairs,
+        "alphas": pairs.alphas,
+        f"{prefix}loss": pairs.loss,
+        f"{prefix}accuracy": pairs.accuracy,
+    }

@@ -1,0 +1,32 @@
+"""The kind ``theorem``: the three bounds of arXiv 2402.01342's theorem 3.2 beside what random two-layer nets show.
+
+Quantiles are the (1 - delta) ones over the trials, the largest along the path, since a bound holds at any one alpha.
+"""
+
+import numpy as np
+
+from experiments.lab.config import LabConfig
+from experiments.lab.findings import Findings
+from fedpfn.lmc.bounds import TwoLayerSetting, bounds, measure
+
+NAMES = ("z", "z_prime", "z_second")
+
+
+def run_theorem(config: LabConfig, *, workers: int) -> Findings:
+    """Draw nets and measure one cell."""
+    theorem = config.theorem
+    setting = TwoLayerSetting(
+        hidden=theorem.hidden,
+        inputs=theorem.inputs,
+        hidden_ratio=theorem.hidden_ratio,
+        output_ratio=theorem.output_ratio,
+        radius=theorem.radius,
+    )
+    found = Findings()
+    measured = measure(setting, trials=theorem.trials, points=theorem.points, seed=config.seed)
+    quantiles = measured.quantiles(theorem.delta)
+    for name, bound, values in zip(NAMES, bounds(measured.setting, theorem.delta), quantiles, strict=True):
+        found.add(f"{name}_", bound=bound, quantile=values.max())
+    found.add("", share_within=float(measured.within(theorem.delta)))
+    found.arrays |= {"alphas": measured.path.alphas, "quantiles": np.asarray(quantiles)}
+    return found

@@ -1,0 +1,151 @@
+"""``fedpfn lmc`` as typed: experiments, and checkpoints compared, matched and dissected; bad input in one line."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from experiments.cli import app
+from experiments.in_process import run_in_process
+from fedpfn.config import RunConfig
+from fedpfn.lmc.matching import apply_permutations, random_permutations, spec_for
+from fedpfn.models import build
+from fedpfn.params import read_state
+
+OPTIONS = ("--model", "mlp", "--data", "digits", "model.width=16", "data.test-examples=100", "barrier.points=3")
+
+
+def lmc(*words: object) -> Result:
+    return CliRunner().invoke(app, ["lmc", *map(str, words)], env={"COLUMNS": "160"})
+
+
+def done(*words: object) -> str:
+    result = lmc(*words)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def refused(*words: object) -> str:
+    result = lmc(*words)
+    assert result.exit_code != 0 and isinstance(result.exception, ValueError)
+    return str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A federated run that keeps its client models."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    words = {"federation.clients": 3, "rounds": 1, "model.width": 16, "barrier.points": 3, "device": "cpu"}
+    run_in_process(RunConfig.parse(words, {"output.dir": str(folder), "output.save-client-models": True}), nodes=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A model, and the same model with its units in another order."""
+    folder = tmp_path_factory.mktemp("pair")
+    model = build("mlp", (1, 8, 8), 10, seed=0, width=16)
+    spec = spec_for(model)
+    state = read_state(model)
+    save_file(state, folder / "a.safetensors")
+    save_file(apply_permutations(spec, random_permutations(spec, seed=3), state), folder / "b.safetensors")
+    return [folder / "a.safetensors", folder / "b.safetensors"]
+
+
+def test_client_models_of_a_run_are_compared_without_saying_what_they_are(run_folder: Path, tmp_path: Path) -> None:
+    clients = sorted((run_folder / "checkpoints").glob("round-0001-client-*.safetensors"))
+    text = done("barrier", *clients, "--out", tmp_path / "curves.png")
+    assert "mlp on" in text and "of digits" in text and "1–2" in text and "2–3" in text and "mean of all 3" in text
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_a_planted_permutation_is_undone_by_matching(pair: list[Path], tmp_path: Path) -> None:
+    matched = tmp_path / "matched.safetensors"
+    text = done("match", *pair, *OPTIONS, "--method", "weight", "--out", matched)
+    assert "before" in text and "after" in text
+    first, found = load_file(pair[0]), load_file(matched)
+    assert all(torch.equal(first[name], found[name]) for name in first)
+    assert "0.000" in done("barrier", pair[0], matched, *OPTIONS)
+
+
+@pytest.mark.parametrize("method", ["activation", "ste", "annealing"])
+def test_every_method_writes_a_checkpoint(pair: list[Path], tmp_path: Path, method: str) -> None:
+    steps = [] if method == "activation" else ["--steps", 2]
+    done("match", *pair, *OPTIONS, "match.examples=50", "--method", method, "--out", tmp_path / "m.safetensors", *steps)
+    assert set(load_file(tmp_path / "m.safetensors")) == set(load_file(pair[0]))
+
+
+def test_layers_gives_a_table_a_csv_and_a_figure(run_folder: Path, tmp_path: Path) -> None:
+    clients = sorted((run_folder / "checkpoints").glob("round-0001-client-*.safetensors"))[:2]
+    text = done("layers", *clients, "--out", tmp_path / "layers.png")
+    assert "linear1" in text and "head" in text and "twice the larger" in text
+    with (tmp_path / "layers.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["layer"] for row in rows] == ["linear1", "linear2", "head"]
+    assert (tmp_path / "layers.png").stat().st_size > 1000
+
+
+def test_bad_checkpoints_are_told_in_one_line(pair: list[Path], tmp_path: Path) -> None:
+    state = load_file(pair[0])
+    broken = {
+        "head.bias has shape (3,)": state | {"head.bias": torch.zeros(3)},
+        "missing linear1.weight": {f"x.{name}": tensor for name, tensor in state.items()},
+        "is torch.float64": {name: tensor.double() for name, tensor in state.items()},
+        "NaN or infinity": state | {"head.bias": torch.full((10,), torch.nan)},
+    }
+    for told, content in broken.items():
+        save_file(content, tmp_path / "broken.safetensors")
+        for command in ("barrier", "layers"):
+            message = refused(command, pair[0], tmp_path / "broken.safetensors", *OPTIONS)
+            assert told in message and "\n" not in message
+    assert "no checkpoint" in refused("barrier", pair[0], tmp_path / "gone.safetensors", *OPTIONS)
+    assert "expected 2 or more checkpoints, got 1" in refused("barrier", pair[0], *OPTIONS)
+    assert "expected 2 checkpoints, got 3" in refused("layers", *pair, pair[0], *OPTIONS)
+
+
+def test_a_model_without_a_specification_is_told(tmp_path: Path) -> None:
+    save_file(read_state(build("vit", (1, 8, 8), 10, seed=0)), tmp_path / "v.safetensors")
+    told = refused(
+        "match", tmp_path / "v.safetensors", tmp_path / "v.safetensors", "--model", "vit", "--out", tmp_path / "m"
+    )
+    assert "\n" not in told and "permut" in told
+
+
+def test_settings_are_checked(pair: list[Path]) -> None:
+    assert "did you mean 'barrier.points'" in refused("barrier", *pair, *OPTIONS, "barrier.point=3")
+    assert "unknown matching method 'magic'" in refused(
+        "match", *pair, *OPTIONS, "--method", "magic", "--out", "never.safetensors"
+    )
+
+
+def test_run_prints_published_beside_measured_and_report_prints_it_again(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        """
+title: Mine
+base: {data: {name: digits, train-examples: 200}, model: {width: 12}, train: {epochs: 1}, barrier: {points: 3}}
+cases: {MLP: {}}
+grid: {train.method: [vanilla, tna-pfn]}
+measures: [accuracy_barrier]
+published:
+  - {case: MLP, train.method: vanilla, accuracy_barrier: 0.5}
+  - {case: MLP, train.method: tna-pfn, accuracy_barrier: 0.1}
+figures: [{kind: curves}]
+"""
+    )
+    assert "vanilla" in done("run", file, "--dry-run") and not (tmp_path / "out").exists()
+    text = done("run", file, "seeds=1", "--out", tmp_path / "out", "--jobs", 1)
+    assert "published" in text and "0.500" in text and "here (n seeds)" in text
+    assert "published 0.500 → 0.100" in text
+    for name in ("report.md", "summary.json", "records.jsonl", "experiment.yaml", "figures/1-curves.png"):
+        assert (tmp_path / "out" / name).is_file()
+    assert done("report", tmp_path / "out") in text
+    assert "not the folder of an experiment" in refused("report", tmp_path)
+
+
+def test_the_packaged_experiments_and_the_keys_are_listed() -> None:
+    assert "paper/table3_mnist" in done("list") and "theorem 3.2" in done("list")
+    assert "train.spawn-share" in done("keys")

@@ -1,0 +1,123 @@
+"""Reports over hand-made records: means, deviations, published figures, and directions told plainly."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.lab.experiment import Experiment
+from experiments.lab.folder import LabRun
+from experiments.lab.report import figure_of, markdown_report, published_of, results_table, short, verdicts
+
+
+def record(method: str, seed: int, barrier: float, case: str = "MLP") -> dict[str, Any]:
+    measures = {"fusion_barrier": barrier, "accuracy_barrier": barrier, "other": 1.0}
+    return {
+        "cell": f"{case}{method}{seed}",
+        "case": case,
+        "axes": {"train.method": method},
+        "seed": seed,
+        "measures": measures,
+        "rows": {},
+        "seconds": 2.0,
+    }
+
+
+def a_run(records: list[dict[str, Any]], **changes: Any) -> LabRun:
+    told: dict[str, Any] = {
+        "name": "hand",
+        "title": "By hand",
+        "source": "nowhere",
+        "question": "Is it so?",
+        "kind": "siblings",
+        "seeds": 2,
+        "base": {},
+        "cases": {"MLP": {}},
+        "quick": {},
+        "grid": {"train.method": ["vanilla", "tna-pfn"]},
+        "measures": ["fusion_barrier"],
+        "published": [
+            {"case": "MLP", "train.method": "vanilla", "fusion_barrier": 0.6},
+            {"case": "MLP", "train.method": "tna-pfn", "fusion_barrier": 0.1},
+        ],
+        "figures": [],
+    }
+    about = {"cpus": 2, "device": "cpu", "versions": {"torch": "2"}}
+    return LabRun(Path("nowhere"), Experiment(**(told | changes)), about, records, True)
+
+
+BETTER = [record("vanilla", 0, 0.5), record("vanilla", 1, 0.7), record("tna-pfn", 0, 0.3), record("tna-pfn", 1, 0.1)]
+
+
+def test_a_figure_is_mean_and_sample_deviation_over_seeds() -> None:
+    found = figure_of(a_run(BETTER), "fusion_barrier", case="MLP", **{"train.method": "vanilla"})
+    assert found is not None and found.mean == pytest.approx(0.6) and found.n == 2
+    assert found.deviation == pytest.approx(0.02**0.5)
+    assert str(found) == "0.600 ± 0.141 (2)"
+    alone = figure_of(a_run(BETTER[:1]), "fusion_barrier")
+    assert alone is not None and alone.deviation is None and str(alone) == "0.500 (1)"
+
+
+def test_what_was_not_measured_is_absent_and_not_zero() -> None:
+    assert figure_of(a_run(BETTER), "nothing") is None
+    assert figure_of(a_run(BETTER), "fusion_barrier", case="CNN") is None
+    null = record("vanilla", 0, 0.5) | {"measures": {"fusion_barrier": None}}
+    assert figure_of(a_run([null]), "fusion_barrier") is None
+
+
+def test_published_figures_are_found_by_their_address() -> None:
+    run = a_run(BETTER)
+    assert published_of(run, "fusion_barrier", case="MLP", **{"train.method": "tna-pfn"}) == 0.1
+    assert published_of(run, "fusion_barrier", case="CNN", **{"train.method": "tna-pfn"}) is None
+    assert published_of(run, "other", case="MLP", **{"train.method": "tna-pfn"}) is None
+
+
+def test_the_table_has_published_beside_measured() -> None:
+    table = results_table(a_run(BETTER))
+    assert table.header[:2] == ("case", "measure")
+    assert table.rows == (("MLP", "fusion barrier", "0.600", "0.600 ± 0.141 (2)", "0.100", "0.200 ± 0.141 (2)"),)
+
+
+def test_the_same_direction_is_said_with_the_seeds_that_agree() -> None:
+    (line,) = verdicts(a_run(BETTER))
+    assert "published 0.600 → 0.100, here 0.600 → 0.200: same direction (in 2 of 2 seeds)" in line
+
+
+def test_another_direction_is_said_plainly() -> None:
+    worse = [record("vanilla", 0, 0.2), record("vanilla", 1, 0.3), record("tna-pfn", 0, 0.1), record("tna-pfn", 1, 0.9)]
+    (line,) = verdicts(a_run(worse))
+    assert "THE DIRECTION DIFFERS (in 1 of 2 seeds)" in line
+
+
+def test_a_vanilla_pair_without_a_barrier_is_said() -> None:
+    flat = [record("vanilla", 0, 0.001), record("tna-pfn", 0, 0.0)]
+    assert any("no accuracy barrier between vanilla models here (0.001)" in line for line in verdicts(a_run(flat)))
+
+
+def test_seeds_of_one_method_alone_are_not_compared() -> None:
+    lone = [record("vanilla", 0, 0.5), record("tna-pfn", 1, 0.1)]
+    assert "in 0 of 0 seeds" in verdicts(a_run(lone))[0]
+
+
+def test_other_axes_make_rows_of_their_own() -> None:
+    records = [record("vanilla", 0, 0.5), record("vanilla", 0, 0.1)]
+    for one, ratio in zip(records, (0.2, 0.4), strict=True):
+        one["axes"] = one["axes"] | {"mask.ratio": ratio}
+    run = a_run(records, grid={"train.method": ["vanilla"], "mask.ratio": [0.2, 0.4]}, published=[])
+    table = results_table(run)
+    assert table.header == ("case", "mask.ratio", "measure", "vanilla (n seeds)")
+    assert [row[1] for row in table.rows] == ["0.2", "0.4"]
+
+
+def test_the_report_says_source_seeds_and_cost() -> None:
+    text = markdown_report(a_run(BETTER), ["1-bars"])
+    for part in ("# By hand", "*Source: nowhere*", "Is it so?", "Seeds 0, 1", "4 cells, 8 s", "figures/1-bars.png"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0.0, "0.000"), (0.12345, "0.123"), (12.3456, "12.346"), (1e-5, "1e-05"), (12345.6, "1.23e+04")],
+)
+def test_numbers_read_well(number: float, text: str) -> None:
+    assert short(number) == text

@@ -1,0 +1,288 @@
+"""Tiny experiments from file to folder: each kind runs, is recorded once, goes on where it stopped, and is drawn."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from experiments.lab.experiment import Cell, Experiment, read_experiment
+from experiments.lab.figures import draw_figures
+from experiments.lab.folder import LabRun, read_lab
+from experiments.lab.run import run_cell, run_experiment
+from experiments.lab.settings import load_material, lr_factor_of, steps_of
+from experiments.lab.soup_cells import half_of_the_classes
+from experiments.launch import RunFailed
+from fedpfn.config import ConfigError
+from fedpfn.evaluation import evaluate
+from fedpfn.models import build
+from fedpfn.params import lerp
+
+QUIET = Console(quiet=True)
+SMALL = "data: {name: digits, train-examples: 200, test-examples: 100}, model: {hidden: 2, width: 12}"
+TWO = f"""
+title: Small
+seeds: 2
+base: {{{SMALL}, train: {{epochs: 1, lr: 0.01, models: 3}}, barrier: {{points: 3}}, output: {{save-models: true}}}}
+grid: {{train.method: [vanilla, tna-pfn]}}
+figures:
+  - {{kind: bars, y: [fusion_barrier]}}
+  - {{kind: curves}}
+"""
+
+
+def written(folder: Path, text: str, *words: str) -> tuple[Experiment, list[Cell]]:
+    folder.mkdir(exist_ok=True)
+    file = folder / "mine.yaml"
+    file.write_text(text)
+    return read_experiment(file, words)
+
+
+def ran(tmp_path: Path, text: str, *words: str, jobs: int = 1, out: str = "out") -> LabRun:
+    experiment, cells = written(tmp_path, text, *words)
+    run_experiment(experiment, cells, tmp_path / out, QUIET, jobs=jobs)
+    return read_lab(tmp_path / out)
+
+
+def test_an_experiment_leaves_a_record_a_cell_and_says_when_it_is_complete(tmp_path: Path) -> None:
+    found = ran(tmp_path, TWO)
+    assert found.complete and len(found.records) == 4
+    assert [(r["axes"]["train.method"], r["seed"]) for r in found.records] == [
+        ("vanilla", 0),
+        ("vanilla", 1),
+        ("tna-pfn", 0),
+        ("tna-pfn", 1),
+    ]
+    assert found.environment["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_the_figures_on_record_are_those_of_the_saved_models(tmp_path: Path) -> None:
+    found = ran(tmp_path, TWO)
+    _, cells = written(tmp_path, TWO)
+    for record, cell in zip(found.records, cells, strict=True):
+        material = load_material(cell.config)
+        model = build("mlp", material.input_shape, 10, seed=0, hidden=2, width=12)
+        folder = tmp_path / "out" / "models" / record["cell"]
+        states = [load_file(folder / f"model-{index}.safetensors") for index in range(3)]
+        accuracies = [evaluate(model, material.test, state=state).accuracy for state in states]
+        assert record["measures"]["average_accuracy"] == pytest.approx(np.mean(accuracies))
+        half = [
+            evaluate(model, material.test, state=lerp(states[i], states[j], 0.5)).accuracy
+            for i, j in ((0, 1), (0, 2), (1, 2))
+        ]
+        assert record["measures"]["interpolated_accuracy"] == pytest.approx(np.mean(half))
+        assert found.arrays(record)["accuracy"][:, 1] == pytest.approx(half)
+        mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+        fused = evaluate(model, material.test, state=mean).accuracy
+        assert record["measures"]["fusion_barrier"] == pytest.approx(1 - fused / np.mean(accuracies))
+        frozen = torch.stack([state["linear1.weight"] for state in states])
+        share = float(((frozen[0] == frozen[1]) & (frozen[1] == frozen[2])).float().mean())
+        assert share == pytest.approx(0.4 if record["axes"]["train.method"] == "tna-pfn" else 0.0, abs=0.05)
+
+
+def without_seconds(run: LabRun) -> list[dict[str, Any]]:
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in run.records]
+
+
+@pytest.mark.slow
+def test_processes_side_by_side_give_the_same_records(tmp_path: Path) -> None:
+    assert without_seconds(ran(tmp_path, TWO)) == without_seconds(ran(tmp_path, TWO, jobs=2, out="two"))
+
+
+def test_an_experiment_goes_on_where_its_folder_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ran(tmp_path, TWO)
+    experiment, cells = written(tmp_path, TWO)
+    started: list[str] = []
+
+    def failing(kind: str, cell: Cell, path: Path, workers: int) -> dict[str, Any]:
+        started.append(cell.key)
+        if len(started) == 3:
+            raise FloatingPointError("a third cell\nwent wrong")
+        return run_cell(kind, cell, path, workers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.lab.run.run_cell", failing)
+        with pytest.raises(RunFailed, match="cell method=tna-pfn seed 0 failed: a third cell went wrong"):
+            run_experiment(experiment, cells, tmp_path / "again", QUIET, jobs=1)
+    half = read_lab(tmp_path / "again")
+    assert not half.complete and len(half.records) == 2
+    # a crash in the middle of a line
+    with (tmp_path / "again" / "records.jsonl").open("ab") as file:
+        file.write(b'{"cell": "half a li')
+    run_experiment(experiment, cells, tmp_path / "again", QUIET, jobs=1)
+    assert without_seconds(read_lab(tmp_path / "again")) == without_seconds(whole)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    ran(tmp_path, TWO)
+    experiment, cells = written(tmp_path, TWO, "train.lr=0.5")
+    with pytest.raises(ConfigError, match="holds another experiment"):
+        run_experiment(experiment, cells, tmp_path / "out", QUIET, jobs=1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="not empty"):
+        run_experiment(experiment, cells, tmp_path / "full", QUIET, jobs=1)
+
+
+def test_everything_that_can_be_measured_is_measured_and_drawn(tmp_path: Path) -> None:
+    text = f"""
+base:
+  {{{SMALL}, train: {{epochs: 1, models: 3}}, barrier: {{points: 3}},
+    measure: {{layers: true, plane: true, plane-points: 3, calibration: true}},
+    match: {{methods: "weight,activation,ste,annealing,merge", steps: 3, examples: 50}}}}
+cases: {{one: {{data: {{held-out: 50}}}}}}
+grid: {{model.width: [8, 12], mask.ratio: [0.2, 0.4]}}
+figures:
+  - {{kind: lines, x: model.width, y: [accuracy_barrier, loss_barrier], log: true}}
+  - {{kind: heat, x: model.width, y: mask.ratio, value: accuracy_barrier}}
+  - {{kind: plane}}
+  - {{kind: layers, y: [llfc_0.5, additivity]}}
+  - {{kind: bars, y: fusion_barrier}}
+  - {{kind: curves}}
+"""
+    found = ran(tmp_path, text)
+    measures = found.records[0]["measures"]
+    for name in (
+        "weight_sweeps",
+        "activation_accuracy_barrier",
+        "ste_fusion_barrier",
+        "annealing_loss_barrier",
+        "merge_rounds",
+    ):
+        assert name in measures
+    assert {"calibrated_loss_barrier", "calibrated_beta", "train_loss"} <= measures.keys()
+    assert [row["layer"] for row in found.records[0]["rows"]["layers"]] == ["linear1", "linear2", "head"]
+    assert found.arrays(found.records[0])["plane_loss"].shape == (3, 3)
+    names = draw_figures(found)
+    assert len(names) == 6
+    for name in names:
+        for suffix in (".png", ".svg"):
+            assert (tmp_path / "out" / "figures" / name).with_suffix(suffix).stat().st_size > 1000
+
+
+def test_a_figure_of_no_kind_or_axis_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="kind must be one of bars"):
+        draw_figures(ran(tmp_path, "base: {train: {steps: 1}}\nfigures: [{kind: pie}]", out="pie"))
+    with pytest.raises(ValueError, match=r"'mask\.ratio' is not an axis"):
+        draw_figures(
+            ran(
+                tmp_path,
+                f"base: {{{SMALL}, train: {{steps: 1}}}}\nfigures: [{{kind: lines, x: mask.ratio, y: loss_barrier}}]",
+                out="axis",
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "start: {kind: independent}",
+        "start: {kind: semi-trained, epochs: 1}",
+        "train: {spawn-share: 0.5, epochs: 1}",
+        "train: {method: pruning, lr-schedule: cosine}",
+        "mask: {layers: last}, train: {method: tna-pfn}",
+        "model: {bias: false, hidden: 1}",
+        "data: {name: quadratic}, train: {epochs: 1}",
+    ],
+)
+def test_every_start_and_variant_runs(tmp_path: Path, start: str) -> None:
+    text = f"base: {{data: {{name: digits, train-examples: 100, test-examples: 50}}}}\ncases: {{it: {{{start}}}}}"
+    found = ran(tmp_path, text, "barrier.points=3", "model.width=8")
+    assert found.records[0]["measures"]["loss_barrier"] >= 0
+
+
+def test_a_start_from_a_file_is_that_file(tmp_path: Path) -> None:
+    first = ran(tmp_path, TWO)
+    weights = tmp_path / "out" / "models" / first.records[0]["cell"] / "model-0.safetensors"
+    found = ran(tmp_path, TWO, "start.kind=file", f"start.path={weights}", "train.lr=1e-9", "seeds=1", out="file")
+    assert found.records[0]["measures"]["average_accuracy"] > first.records[0]["measures"]["average_accuracy"] - 0.1
+    states = load_file(weights)
+    kept = load_file(tmp_path / "file" / "models" / found.records[0]["cell"] / "model-1.safetensors")
+    assert all(torch.allclose(kept[name], states[name], atol=1e-6) for name in states)
+
+
+def test_the_theorem_is_measured_below_its_bounds(tmp_path: Path) -> None:
+    found = ran(
+        tmp_path,
+        """
+kind: theorem
+base: {theorem: {hidden: 16, inputs: 4, trials: 200}}
+grid: {theorem.hidden-ratio: [0.0, 0.5, 1.0]}
+figures: [{kind: theorem, x: theorem.hidden-ratio}]
+""",
+    )
+    measures = [record["measures"] for record in found.records]
+    assert all(0 <= m[f"{z}_quantile"] <= m[f"{z}_bound"] for m in measures for z in ("z", "z_prime", "z_second"))
+    assert measures[-1]["z_quantile"] == 0 < measures[0]["z_quantile"]
+    assert draw_figures(found) == ["1-theorem"]
+
+
+def test_soups_and_cold_fusion_run_with_and_without_a_mask(tmp_path: Path) -> None:
+    soup = ran(
+        tmp_path,
+        f"""
+kind: soup
+base: {{{SMALL}, soup: {{lrs: "0.01,0.003", epochs: "1", pretrain-epochs: 1}}}}
+cases: {{a: {{data: {{held-out: 100}}}}}}
+grid: {{train.method: [vanilla, tna-pfn]}}
+""",
+    )
+    for record in soup.records:
+        assert record["measures"]["held_out_greedy"] >= record["measures"]["held_out_best"]
+    assert soup.records[0]["measures"] != soup.records[1]["measures"]
+    cold = ran(
+        tmp_path,
+        f"kind: cold\nbase: {{{SMALL}, cold: {{rounds: 2, tasks: 3}}}}\ngrid: {{train.method: [vanilla, tna-pfn]}}",
+        out="cold",
+    )
+    assert cold.arrays(cold.records[0])["after"].shape == (2, 3)
+    assert cold.records[0]["measures"] != cold.records[1]["measures"]
+
+
+def test_faults_are_named_before_anything_starts(tmp_path: Path) -> None:
+    experiment, cells = written(tmp_path, "base: {data: {name: mnist}, model: {name: mpl}}")
+    with pytest.raises(ConfigError) as caught:
+        run_experiment(experiment, cells, tmp_path / "never", QUIET, jobs=1)
+    assert len(caught.value.faults) == 2 and not (tmp_path / "never").exists()
+    experiment, cells = written(tmp_path, "kind: soup")
+    with pytest.raises(ConfigError, match=r"a soup needs data\.held-out examples"):
+        run_experiment(experiment, cells, tmp_path / "never", QUIET, jobs=1)
+
+
+def test_steps_follow_from_epochs_which_may_be_fractions(tmp_path: Path) -> None:
+    _, (cell,) = written(tmp_path, "base: {train: {epochs: 1.5, batch-size: 10, lr-schedule: linear}}")
+    assert steps_of(cell.config, 100) == 15
+    factor = lr_factor_of(cell.config, 10)
+    assert factor is not None and [factor(step) for step in (0, 5, 10)] == [1.0, 0.5, 0.0]
+    _, (cell,) = written(tmp_path, "base: {train: {steps: 7, lr-schedule: cosine}}")
+    assert steps_of(cell.config, 100) == 7
+    factor = lr_factor_of(cell.config, 10)
+    assert factor is not None and [round(factor(step), 9) for step in (0, 5, 10)] == [1.0, 0.5, 0.0]
+
+
+def test_held_out_examples_are_not_trained_on(tmp_path: Path) -> None:
+    _, (cell,) = written(tmp_path, "base: {data: {name: digits, held-out: 100}}")
+    material = load_material(cell.config)
+    held = {tensor.numpy().tobytes() for tensor in material.held_out.inputs}
+    assert len(material.held_out) == 100
+    overlap = sum(tensor.numpy().tobytes() in held for tensor in material.train.inputs)
+    assert overlap <= 2  # digits holds a few equal images
+    _, (cell,) = written(tmp_path, "base: {data: {name: digits, held-out: 100000}}")
+    with pytest.raises(ConfigError, match="leaves none of the"):
+        load_material(cell.config)
+
+
+def test_half_of_the_classes_is_half_of_them() -> None:
+    assert len(half_of_the_classes(10, 0)) == 5 and len(set(half_of_the_classes(7, 1))) == 4
+    assert half_of_the_classes(10, 0) != half_of_the_classes(10, 1)
+
+
+def test_records_are_strict_json(tmp_path: Path) -> None:
+    ran(tmp_path, "base: {data: {name: cubic}, train: {steps: 2}, barrier: {points: 3}}")
+    for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines():
+        record = json.loads(line, parse_constant=lambda text: pytest.fail(f"{text} in a record"))
+        assert record["measures"]["average_accuracy"] is None
