@@ -67,6 +67,14 @@ def test_quick_wins_over_cases_and_words_over_everything(tmp_path: Path) -> None
     }
 
 
+def test_cases_can_be_chosen(tmp_path: Path) -> None:
+    experiment, cells = read_experiment(written(tmp_path, TWO_BY_TWO), cases=["plain"])
+    assert list(experiment.cases) == ["plain"] and {cell.case for cell in cells} == {"plain"} and len(cells) == 12
+    assert {cell.key for cell in cells} < {cell.key for cell in cells_of(tmp_path, TWO_BY_TWO)}
+    with pytest.raises(ConfigError, match=r"no case 'plan' in .*; it has deep, plain"):
+        read_experiment(written(tmp_path, TWO_BY_TWO), cases=["plan"])
+
+
 def test_a_cells_key_is_its_config_and_not_its_place(tmp_path: Path) -> None:
     turned = TWO_BY_TWO.replace("[0.2, 0.6]", "[0.6, 0.2]").replace("lr: 0.5", "lr: 0.50")
     assert {c.key for c in cells_of(tmp_path, TWO_BY_TWO)} == {c.key for c in cells_of(tmp_path, turned)}

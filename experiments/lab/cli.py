@@ -34,6 +34,7 @@ def run(
     experiment: Annotated[Path, typer.Argument(metavar="FILE", help="an experiment, or a name from `fedpfn lmc list`")],
     words: Words = None,
     quick: Annotated[bool, typer.Option("--quick", help="the form for two cores and a few minutes")] = False,
+    case: Annotated[list[str] | None, typer.Option(help="run this case alone; may be given again")] = None,
     out: Annotated[Path | None, typer.Option(help="folder; one that holds part of the same experiment goes on")] = None,
     jobs: Annotated[int | None, typer.Option(help="cells side by side; default one a CPU core", min=1)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
@@ -42,7 +43,7 @@ def run(
     from experiments.lab.experiment import read_experiment
     from experiments.lab.run import run_experiment
 
-    found, cells = read_experiment(experiment, words or [], quick=quick)
+    found, cells = read_experiment(experiment, words or [], quick=quick, cases=case or [])
     if dry_run:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for name in ("cell", "case", "axes", "seed"):

@@ -6,8 +6,8 @@ base, case, quick (where asked for), axis values, the words of the command line.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -74,11 +74,13 @@ class Experiment:
         return cells
 
 
-def read_experiment(path: Path, words: Iterable[str] = (), *, quick: bool = False) -> tuple[Experiment, list[Cell]]:
+def read_experiment(
+    path: Path, words: Iterable[str] = (), *, quick: bool = False, cases: Sequence[str] = ()
+) -> tuple[Experiment, list[Cell]]:
     """Return the experiment of a file and its cells, with the ``key=value`` words of a command line over it.
 
     ``path`` may also be the name of one that comes with the package, such as ``paper/table3_mnist``. The word
-    ``seeds=n`` sets the number of seeds. Raises ``ConfigError`` naming every fault.
+    ``seeds=n`` sets the number of seeds; ``cases`` keeps those alone. Raises ``ConfigError`` naming every fault.
     """
     found = find_experiment(path)
     try:
@@ -87,6 +89,10 @@ def read_experiment(path: Path, words: Iterable[str] = (), *, quick: bool = Fals
         raise ConfigError([str(error)]) from error
     overrides = dict(flatten(parse_overrides(words, LabConfig)))
     experiment = _experiment(found, tree, quick=quick, seeds=overrides.pop("seeds", None))
+    if absent := [case for case in cases if case not in experiment.cases]:
+        raise ConfigError([f"no case {case!r} in {found}; it has {', '.join(experiment.cases)}" for case in absent])
+    if cases:
+        experiment = replace(experiment, cases={case: experiment.cases[case] for case in cases})
     return experiment, experiment.cells(overrides)
 
 
