@@ -5,7 +5,6 @@ anything starts, launches the simulation, and redraws a progress bar from ``roun
 """
 
 import shutil
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +18,7 @@ from experiments.in_process import run_in_process
 from experiments.launch import RunFailed, launch
 from experiments.resources import Resources, plan_resources
 from experiments.show import number
+from fedpfn import imports
 from fedpfn.config import ConfigError, RunConfig, parse_overrides
 from fedpfn.devices import available_cpus
 from fedpfn.records import LOG, read_config, read_rounds, record_end
@@ -53,8 +53,7 @@ def prepare(config: RunConfig, *, workdir: Path) -> RunConfig:
     The user's own modules are found in ``workdir``, after everything installed. Raises ``ConfigError`` with every fault
     that can be found before data are loaded.
     """
-    if str(workdir) not in sys.path:
-        sys.path.append(str(workdir))
+    imports.look_in(workdir)
     if faults := find_faults(config):
         raise ConfigError(faults)
     device = config.device

@@ -2,9 +2,17 @@
 
 import importlib
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def look_in(folder: Path) -> None:
+    """Let modules in ``folder`` be found, after everything installed: a user's random.py must not hide Python's."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def is_reference(text: str) -> bool:

@@ -29,6 +29,14 @@ DataName = Annotated[str, typer.Option("--data", help="data set, where the check
 DataRoot = Annotated[str, typer.Option("--root", help="folder that holds the data")]
 
 
+@app.callback()
+def options() -> None:
+    """Find the user's own modules in the folder where the command is typed."""
+    from fedpfn import imports
+
+    imports.look_in(Path.cwd())
+
+
 @app.command(epilog=EPILOG)
 def run(
     experiment: Annotated[Path, typer.Argument(metavar="FILE", help="an experiment, or a name from `fedpfn lmc list`")],
