@@ -86,7 +86,7 @@ def test_the_same_direction_is_said_with_the_seeds_that_agree() -> None:
 def test_another_direction_is_said_plainly() -> None:
     worse = [record("vanilla", 0, 0.2), record("vanilla", 1, 0.3), record("tna-pfn", 0, 0.1), record("tna-pfn", 1, 0.9)]
     (line,) = verdicts(a_run(worse))
-    assert "THE DIRECTION DIFFERS (in 1 of 2 seeds)" in line
+    assert "THE DIRECTION DIFFERS, by less than the spread of the seeds (in 1 of 2 seeds)" in line
 
 
 def test_a_vanilla_pair_without_a_barrier_is_said() -> None:

@@ -37,11 +37,11 @@ SPOKEN = {
     "stitched_error_first": "error, first model below",
     "weight_stable_rank_first": "stable rank of weights",
     "activation_stable_rank_first": "stable rank of features",
-    "loss_barrier": "loss barrier (nats)",
-    "calibrated_loss_barrier": "calibrated loss barrier (nats)",
+    "loss_barrier": "loss barrier",
+    "calibrated_loss_barrier": "calibrated loss barrier",
     "calibrated_beta": "β at α = ½",
 }
-UNITS = {"accuracy": "accuracy", "loss": "loss (nats; squared error)"}
+UNITS = {"accuracy": "accuracy", "loss": "loss (nats)"}
 
 
 def draw_figures(run: LabRun) -> list[str]:
@@ -162,6 +162,7 @@ def curves(run: LabRun, entry: dict[str, Any]) -> Figure | None:
     kinds = [kind for kind in ("loss", "accuracy") if _some_finite(run, kind)]
     if not kinds:
         return None
+    units = UNITS if "accuracy" in kinds else UNITS | {"loss": "squared error"}
     figure, grid = plt.subplots(
         len(kinds), len(cases), figsize=(3.6 * len(cases) + 0.6, 2.7 * len(kinds)), layout="constrained", squeeze=False
     )
@@ -180,7 +181,7 @@ def curves(run: LabRun, entry: dict[str, Any]) -> Figure | None:
                     linestyle=STYLES[index % 4],
                     label=method or "mean",
                 )
-                axes.set_ylabel(UNITS[kind])
+                axes.set_ylabel(units[kind])
         grid[0, column].set_title(case, fontsize=9)
         grid[-1, column].set_xlabel("α, the first model's weight")
     return _finish(figure, list(grid.flat), run)
@@ -233,11 +234,9 @@ def layers(run: LabRun, entry: dict[str, Any]) -> Figure | None:
                 _line(axes, np.arange(len(names)), values, number, label)
             axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=7)
             axes.set_ylabel(_spoken(measure))
-            axes.grid(alpha=0.3)
             if entry.get("log"):
                 axes.set_yscale("log")
-        panels[0].legend(fontsize=7, frameon=False)
-    return _finish(figure, list(grid.flat), run, legend=False)
+    return _finish(figure, list(grid.flat), run)
 
 
 def theorem(run: LabRun, entry: dict[str, Any]) -> Figure:
@@ -247,7 +246,7 @@ def theorem(run: LabRun, entry: dict[str, Any]) -> Figure:
     families = list(dict.fromkeys(tuple(item for item in address if item[0] != x) for address in groups(run)))
     for axes, name, symbol in zip(all_axes, ("z", "z_prime", "z_second"), ("|z|", "|z′|", "|z″|"), strict=True):
         for number, family in enumerate(families):
-            words = " ".join(str(value) for _, value in family if value != "")
+            words = ", ".join(f"{name.rpartition('.')[2]} = {value}" for name, value in family if value != "")
             for kind, style in (("bound", "--"), ("quantile", "-")):
                 points = [
                     (value, found.mean)
@@ -255,14 +254,16 @@ def theorem(run: LabRun, entry: dict[str, Any]) -> Figure:
                     if (found := figure_of(run, f"{name}_{kind}", **dict(family), **{x: value})) is not None
                 ]
                 marker = MARKERS[number % 7] if kind == "quantile" else None
-                label = f"{'measured quantile' if kind == 'quantile' else 'bound'} {words}".strip()
+                label = f"{'measured' if kind == 'quantile' else 'bound'} {words}".strip()
                 axes.plot(
                     *zip(*points, strict=True), color=COLOURS[number], linestyle=style, marker=marker, label=label
                 )
         axes.set(xlabel=x, ylabel=symbol, yscale="log")
         if entry.get("log"):
             axes.set_xscale("log", base=2)
-    return _finish(figure, all_axes, run)
+    found = run.records[0]["measures"]
+    note = f"quantile {1 - found['delta']:g} over {found['trials']:g} pairs of nets"
+    return _finish(figure, all_axes, run, note=note)
 
 
 FIGURES: dict[str, Callable[[LabRun, dict[str, Any]], Figure | None]] = {
@@ -281,14 +282,16 @@ def _panels(count: int, *, width: float) -> tuple[Figure, list[Axes]]:
     return figure, list(grid[0])
 
 
-def _finish(figure: Figure, all_axes: list[Axes], run: LabRun, *, legend: bool = True) -> Figure:
-    for axes in all_axes:
-        if legend:
-            axes.grid(alpha=0.3)
+def _finish(figure: Figure, all_axes: list[Axes], run: LabRun, *, legend: bool = True, note: str = "") -> Figure:
+    """Give a picture its grid lines, one legend beside the panels, and a title that says how many seeds there are."""
     if legend:
-        all_axes[0].legend(fontsize=7.5, frameon=False)
+        known: dict[str, Any] = {}
+        for axes in all_axes:
+            axes.grid(alpha=0.3)
+            known |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(known.values(), known.keys(), loc="outside right center", fontsize=7.5, frameon=False)
     seeds = len({record["seed"] for record in run.records})
-    figure.suptitle(f"{run.experiment.title} · n = {seeds} seed{'s' if seeds > 1 else ''}", fontsize=10)
+    figure.suptitle(f"{run.experiment.title} · {note or f'n = {seeds} seed' + 's' * (seeds > 1)}", fontsize=10)
     return figure
 
 

@@ -171,9 +171,11 @@ def _verdict(measure: str, first: str, second: str, told: list[float], here: lis
     sign = _sign(told[1] - told[0])
     agreeing = sum(_sign(here[1].by_seed[seed] - here[0].by_seed[seed]) == sign for seed in shared)
     same = _sign(here[1].mean - here[0].mean) == sign
+    spread = max(figure.deviation or 0.0 for figure in here)
+    faint = ", by less than the spread of the seeds" if abs(here[1].mean - here[0].mean) < spread else ""
     return (
         f"{measure}, {first} → {second}: published {short(told[0])} → {short(told[1])}, here {short(here[0].mean)} → "
-        f"{short(here[1].mean)}: {'same direction' if same else 'THE DIRECTION DIFFERS'} "
+        f"{short(here[1].mean)}: {'same direction' if same else 'THE DIRECTION DIFFERS'}{faint} "
         f"(in {agreeing} of {len(shared)} seeds)"
     )
 

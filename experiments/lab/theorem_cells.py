@@ -27,6 +27,6 @@ def run_theorem(config: LabConfig, *, workers: int) -> Findings:
     quantiles = measured.quantiles(theorem.delta)
     for name, bound, values in zip(NAMES, bounds(measured.setting, theorem.delta), quantiles, strict=True):
         found.add(f"{name}_", bound=bound, quantile=values.max())
-    found.add("", share_within=float(measured.within(theorem.delta)))
+    found.add("", within=measured.within(theorem.delta), delta=theorem.delta, trials=theorem.trials)
     found.arrays |= {"alphas": measured.path.alphas, "quantiles": np.asarray(quantiles)}
     return found
