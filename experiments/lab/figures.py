@@ -92,7 +92,7 @@ def bars(run: LabRun, entry: dict[str, Any]) -> Figure:
                 hatch=("", "//", "..", "xx")[index % 4],
                 alpha=0.85,
                 edgecolor="white",
-                label=method or measure,
+                label=method,
             )
             known = [published_of(run, measure, **place) for place in at]
             points = [(x, y) for x, y in zip(where, known, strict=True) if y is not None]
@@ -108,7 +108,6 @@ def lines(run: LabRun, entry: dict[str, Any]) -> Figure:
     """Draw measures against an axis, a line a method (and case), a panel a measure; ``log`` makes x logarithmic."""
     x, measures = entry["x"], _listed(entry["y"])
     figure, all_axes = _panels(len(measures), width=4.4)
-    rest = {name: value for address in groups(run) for name, value in address if name not in (x, "case")}
     families = list(dict.fromkeys(tuple(item for item in address if item[0] != x) for address in groups(run)))
     for axes, measure in zip(all_axes, measures, strict=True):
         number = 0
@@ -118,8 +117,7 @@ def lines(run: LabRun, entry: dict[str, Any]) -> Figure:
                 found = [(value, figure_of(run, measure, **place, **{x: value})) for value in _values(run, x)]
                 points = [(value, one) for value, one in found if one is not None]
                 if points:
-                    words = [str(v) for n, v in family if v != "" and (n == "case" or n in rest)]
-                    label = " · ".join([word for word in (*words, method) if word]) or _spoken(measure)
+                    label = " · ".join([word for word in (*map(_word, family), method) if word])
                     _band(axes, points, number, label)
                     number += 1
         axes.set_xlabel(x)
@@ -179,7 +177,7 @@ def curves(run: LabRun, entry: dict[str, Any]) -> Figure | None:
                     paths.mean(axis=0),
                     color=COLOURS[index],
                     linestyle=STYLES[index % 4],
-                    label=method or "mean",
+                    label=method,
                 )
                 axes.set_ylabel(units[kind])
         grid[0, column].set_title(case, fontsize=9)
@@ -246,7 +244,7 @@ def theorem(run: LabRun, entry: dict[str, Any]) -> Figure:
     families = list(dict.fromkeys(tuple(item for item in address if item[0] != x) for address in groups(run)))
     for axes, name, symbol in zip(all_axes, ("z", "z_prime", "z_second"), ("|z|", "|z′|", "|z″|"), strict=True):
         for number, family in enumerate(families):
-            words = ", ".join(f"{name.rpartition('.')[2]} = {value}" for name, value in family if value != "")
+            words = ", ".join(word for word in map(_word, family) if word)
             for kind, style in (("bound", "--"), ("quantile", "-")):
                 points = [
                     (value, found.mean)
@@ -284,11 +282,12 @@ def _panels(count: int, *, width: float) -> tuple[Figure, list[Axes]]:
 
 def _finish(figure: Figure, all_axes: list[Axes], run: LabRun, *, legend: bool = True, note: str = "") -> Figure:
     """Give a picture its grid lines, one legend beside the panels, and a title that says how many seeds there are."""
+    known: dict[str, Any] = {}
     if legend:
-        known: dict[str, Any] = {}
         for axes in all_axes:
             axes.grid(alpha=0.3)
-            known |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+            known |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True) if label}
+    if known:
         figure.legend(known.values(), known.keys(), loc="outside right center", fontsize=7.5, frameon=False)
     seeds = len({record["seed"] for record in run.records})
     figure.suptitle(f"{run.experiment.title} · {note or f'n = {seeds} seed' + 's' * (seeds > 1)}", fontsize=10)
@@ -321,8 +320,8 @@ def _draw(
 def _by_label(run: LabRun) -> dict[str, list[Record]]:
     families: dict[str, list[Record]] = {}
     for record in run.records:
-        words = [record["case"], *map(str, record["axes"].values())]
-        families.setdefault(" · ".join(word for word in words if word) or "models", []).append(record)
+        words = map(_word, [("case", record["case"]), *record["axes"].items()])
+        families.setdefault(" · ".join(word for word in words if word), []).append(record)
     return families
 
 
@@ -337,8 +336,14 @@ def _some_finite(run: LabRun, kind: str) -> bool:
     return any(kind in (found := run.arrays(record)) and np.isfinite(found[kind]).any() for record in run.records)
 
 
+def _word(item: tuple[str, Any]) -> str:
+    """Return a part of an address as a legend has it: numbers with the name of their axis."""
+    name, value = item
+    return str(value) if isinstance(value, str) else f"{name.rpartition('.')[2]} = {value:g}"
+
+
 def _label(address: tuple[tuple[str, Any], ...]) -> str:
-    return "\n".join(str(value) for _, value in address if value != "") or "all"
+    return "\n".join(word for word in map(_word, address) if word) or "all"
 
 
 def _listed(value: Any) -> list[str]:
