@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from experiments.lab.folder import LabRun, Record
-from experiments.lab.report import METHOD, figure_of, groups, methods_of, published_of
+from experiments.lab.report import METHOD, figure_of, groups, methods_of, published_of, spoken_part
 
 # Okabe and Ito's palette: told apart by the colour-blind; markers and line styles tell them apart in grey
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -117,7 +117,7 @@ def lines(run: LabRun, entry: dict[str, Any]) -> Figure:
                 found = [(value, figure_of(run, measure, **place, **{x: value})) for value in _values(run, x)]
                 points = [(value, one) for value, one in found if one is not None]
                 if points:
-                    label = " · ".join([word for word in (*map(_word, family), method) if word])
+                    label = " · ".join([word for word in (*map(spoken_part, family), method) if word])
                     _band(axes, points, number, label)
                     number += 1
         axes.set_xlabel(x)
@@ -244,7 +244,7 @@ def theorem(run: LabRun, entry: dict[str, Any]) -> Figure:
     families = list(dict.fromkeys(tuple(item for item in address if item[0] != x) for address in groups(run)))
     for axes, name, symbol in zip(all_axes, ("z", "z_prime", "z_second"), ("|z|", "|z′|", "|z″|"), strict=True):
         for number, family in enumerate(families):
-            words = ", ".join(word for word in map(_word, family) if word)
+            words = ", ".join(word for word in map(spoken_part, family) if word)
             for kind, style in (("bound", "--"), ("quantile", "-")):
                 points = [
                     (value, found.mean)
@@ -320,7 +320,7 @@ def _draw(
 def _by_label(run: LabRun) -> dict[str, list[Record]]:
     families: dict[str, list[Record]] = {}
     for record in run.records:
-        words = map(_word, [("case", record["case"]), *record["axes"].items()])
+        words = map(spoken_part, [("case", record["case"]), *record["axes"].items()])
         families.setdefault(" · ".join(word for word in words if word), []).append(record)
     return families
 
@@ -336,14 +336,8 @@ def _some_finite(run: LabRun, kind: str) -> bool:
     return any(kind in (found := run.arrays(record)) and np.isfinite(found[kind]).any() for record in run.records)
 
 
-def _word(item: tuple[str, Any]) -> str:
-    """Return a part of an address as a legend has it: numbers with the name of their axis."""
-    name, value = item
-    return str(value) if isinstance(value, str) else f"{name.rpartition('.')[2]} = {value:g}"
-
-
 def _label(address: tuple[tuple[str, Any], ...]) -> str:
-    return "\n".join(word for word in map(_word, address) if word) or "all"
+    return "\n".join(word for word in map(spoken_part, address) if word) or "all"
 
 
 def _listed(value: Any) -> list[str]:

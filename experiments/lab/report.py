@@ -117,7 +117,7 @@ def verdicts(run: LabRun) -> list[str]:
     lines = []
     for address in groups(run):
         place = dict(address)
-        name = ", ".join(str(value) for value in place.values() if value != "") or run.experiment.title
+        name = ", ".join(word for word in map(spoken_part, address) if word) or run.experiment.title
         for method in methods[1:]:
             for measure in measures_of(run):
                 before, after = ({METHOD: m} | place for m in (methods[0], method))
@@ -142,6 +142,12 @@ def groups(run: LabRun) -> Iterator[Address]:
         place = {name: value for name, value in _address(record).items() if name != METHOD}
         seen[tuple(place.items())] = None
     yield from seen
+
+
+def spoken_part(part: tuple[str, Any]) -> str:
+    """Return a part of an address as it is read: a number with the name of its axis, a word alone."""
+    name, value = part
+    return str(value) if isinstance(value, str) else f"{name.rpartition('.')[2]} = {value:g}"
 
 
 def markdown_report(run: LabRun, figures: Sequence[str] = ()) -> str:
