@@ -105,8 +105,20 @@ def test_other_axes_make_rows_of_their_own() -> None:
         one["axes"] = one["axes"] | {"mask.ratio": ratio}
     run = a_run(records, grid={"train.method": ["vanilla"], "mask.ratio": [0.2, 0.4]}, published=[])
     table = results_table(run)
-    assert table.header == ("case", "mask.ratio", "measure", "vanilla (n seeds)")
-    assert [row[1] for row in table.rows] == ["0.2", "0.4"]
+    assert table.header == ("case", "ratio", "measure", "vanilla")
+    assert [row[1::2] for row in table.rows] == [("0.2", "0.500 (1)"), ("0.4", "0.100 (1)")]
+
+
+def test_without_methods_and_published_figures_a_group_is_one_row() -> None:
+    records = [record("", 0, barrier) for barrier in (0.5, 0.1)]
+    for one, ratio in zip(records, (0.2, 0.4), strict=True):
+        one["axes"] = {"mask.ratio": ratio}
+    run = a_run(
+        records, cases={"": {}}, grid={"mask.ratio": [0.2, 0.4]}, published=[], measures=["fusion_barrier", "other"]
+    )
+    table = results_table(run)
+    assert table.header == ("ratio", "fusion barrier", "other")
+    assert table.rows == (("0.2", "0.500 (1)", "1.000 (1)"), ("0.4", "0.100 (1)", "1.000 (1)"))
 
 
 def test_the_report_says_source_seeds_and_cost() -> None:

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from experiments.lab.folder import LabRun, Record
@@ -67,7 +68,7 @@ def save(figure: Figure, stem: Path) -> None:
     """Write a picture as PNG and SVG and let go of it."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".svg"):
-        figure.savefig(stem.with_suffix(suffix), dpi=150)
+        figure.savefig(stem.with_suffix(suffix), dpi=150, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -203,7 +204,8 @@ def plane(run: LabRun, entry: dict[str, Any]) -> Figure | None:
         )
         axes.plot(*one["plane_corners"].T, "o", color="white", markeredgecolor="black")
         for number, (x, y) in enumerate(one["plane_corners"], start=1):
-            axes.annotate(f" w{number}", (x, y), color="white", fontsize=9, weight="bold")
+            outline = [withStroke(linewidth=2, foreground="black")]
+            axes.annotate(f" w{number}", (x, y), color="white", fontsize=9, weight="bold", path_effects=outline)
         words = [record["case"], *map(str, record["axes"].values())]
         axes.set(xlabel="distance in weights", title=" · ".join(word for word in words if word), aspect="equal")
     all_axes[0].set_ylabel("distance in weights")

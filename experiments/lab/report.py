@@ -86,29 +86,57 @@ def measures_of(run: LabRun) -> list[str]:
 
 
 def results_table(run: LabRun) -> Table:
-    """Return the results: a row a group and measure, columns published and measured for each method."""
-    methods = methods_of(run)
-    has_published = bool(run.experiment.published)
-    axes = [axis for axis in run.experiment.grid if axis != METHOD]
-    header = [*(["case"] if any(run.experiment.cases) else []), *axes, "measure"]
-    for method in methods or [""]:
-        prefix = f"{method} " if method else ""
-        header += [f"{prefix}published"] if has_published else []
-        header.append(f"{prefix}here (n seeds)" if has_published else f"{method or 'mean'} (n seeds)")
+    """Return the results: a row a group and measure with a column a method, published figures beside measured ones.
+
+    Where there is one method and nothing published, a group is one row, with a column a measure.
+    """
+    if run.experiment.published or methods_of(run):
+        return _by_method(run)
+    measures = measures_of(run)
+    rows = [
+        (*_address_cells(run, address), *(_cell(figure_of(run, measure, **dict(address))) for measure in measures))
+        for address in groups(run)
+    ]
+    return Table((*_address_header(run), *map(_spoken, measures)), tuple(rows))
+
+
+def _by_method(run: LabRun) -> Table:
+    methods, beside = methods_of(run) or [""], bool(run.experiment.published)
+    header = [*_address_header(run), "measure"]
+    for method in methods:
+        header += [f"{method} published".strip(), f"{method} here (n seeds)".strip()] if beside else [method]
     rows = []
     for address in groups(run):
         for measure in measures_of(run):
-            cells, any_found = [], False
-            for method in methods or [""]:
-                place = dict(address) | ({METHOD: method} if method else {})
-                known, found = published_of(run, measure, **place), figure_of(run, measure, **place)
-                any_found |= found is not None
-                cells += ["–" if known is None else short(known)] if has_published else []
-                cells.append("–" if found is None else str(found))
-            if any_found:
-                named = [str(value) for name, value in address if name != "case" or any(run.experiment.cases)]
-                rows.append((*named, measure.replace("_", " "), *cells))
+            places = [dict(address) | ({METHOD: method} if method else {}) for method in methods]
+            found = [figure_of(run, measure, **place) for place in places]
+            known = [published_of(run, measure, **place) for place in places]
+            if any(found):
+                pairs = zip(known, found, strict=True)
+                cells = [_cell(value) for told, here in pairs for value in ((told, here) if beside else (here,))]
+                rows.append((*_address_cells(run, address), _spoken(measure), *cells))
     return Table(tuple(header), tuple(rows))
+
+
+def _address_header(run: LabRun) -> list[str]:
+    return [
+        *(["case"] if any(run.experiment.cases) else []),
+        *(axis.rpartition(".")[2] for axis in run.experiment.grid if axis != METHOD),
+    ]
+
+
+def _address_cells(run: LabRun, address: Address) -> list[str]:
+    return [str(value) for name, value in address if name != "case" or any(run.experiment.cases)]
+
+
+def _cell(value: "Figure | float | None") -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, Figure) else short(value)
+
+
+def _spoken(measure: str) -> str:
+    return measure.replace("_", " ")
 
 
 def verdicts(run: LabRun) -> list[str]:
