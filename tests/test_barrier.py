@@ -110,6 +110,10 @@ def test_the_fusion_barrier_is_table_3s(average: float, interpolated: float, pri
     assert fusion_barrier(interpolated, accuracies) == pytest.approx(printed, abs=1.5e-3)
 
 
+def test_the_fusion_of_a_regression_has_no_accuracy_barrier() -> None:
+    assert math.isnan(fusion_barrier(math.nan, [math.nan, math.nan]))
+
+
 def test_a_fusion_better_than_its_members_has_a_negative_barrier() -> None:
     assert fusion_barrier(0.6, [0.5, 0.5]) == pytest.approx(-0.2)
 

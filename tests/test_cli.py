@@ -93,7 +93,7 @@ BAD = {
     "model.name=resnet21": "resnet2",
     "model.name={module}:Tiny": "has no 'Tiny'",
     "model.name={module}:WrongOutput": "(2, 10)",
-    "model.norm=layer": "model.norm must be one of none, group, batch, got 'layer'",
+    "model.norm=instance": "model.norm must be one of none, group, layer, batch, got 'instance'",
     "barrier.points=10": "barrier.points must be odd",
     "train.nesterov=true train.momentum=0.0": "train.nesterov needs train.optimizer=sgd and train.momentum above 0",
     "output.dir={module}.py": "is a file",

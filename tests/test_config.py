@@ -378,7 +378,7 @@ def test_the_command_line_entry_point_exists() -> None:
     assert callable(getattr(importlib.import_module(module), name))
 
 
-FILES = sorted((ROOT / "experiments" / "conf").rglob("*.y*ml"))
+FILES = sorted((ROOT / "experiments" / "conf").glob("*.y*ml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

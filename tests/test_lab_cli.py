@@ -62,6 +62,14 @@ def test_client_models_of_a_run_are_compared_without_saying_what_they_are(run_fo
     text = done("barrier", *clients, "--out", tmp_path / "curves.png")
     assert "mlp on" in text and "of digits" in text and "1–2" in text and "2–3" in text and "mean of all 3" in text
     assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert "to be a picture" in refused("barrier", *clients, "--out", tmp_path / "curves.txt")
+
+
+def test_checkpoints_named_from_inside_their_folder_are_known_too(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run_folder / "checkpoints")
+    assert "mlp on" in done("barrier", "round-0001-client-0000.safetensors", "round-0001-client-0001.safetensors")
 
 
 def test_a_planted_permutation_is_undone_by_matching(pair: list[Path], tmp_path: Path) -> None:
@@ -70,6 +78,7 @@ def test_a_planted_permutation_is_undone_by_matching(pair: list[Path], tmp_path:
     assert "before" in text and "after" in text
     first, found = load_file(pair[0]), load_file(matched)
     assert all(torch.equal(first[name], found[name]) for name in first)
+    assert "never overwritten" in refused("match", *pair, *OPTIONS, "--out", pair[1])
     assert "0.000" in done("barrier", pair[0], matched, *OPTIONS)
 
 

@@ -75,6 +75,23 @@ def test_cases_can_be_chosen(tmp_path: Path) -> None:
         read_experiment(written(tmp_path, TWO_BY_TWO), cases=["plan"])
 
 
+def test_words_are_kept_and_an_axis_they_name_has_that_one_value(tmp_path: Path) -> None:
+    experiment, cells = read_experiment(written(tmp_path, TWO_BY_TWO), ["train.method=tna-pfn", "train.lr=0.1"])
+    assert experiment.words == {"train.method": "tna-pfn", "train.lr": 0.1} and experiment.form == "full"
+    assert experiment.grid["train.method"] == ["tna-pfn"] and len(cells) == 2 * 2 * 3
+
+
+def test_paths_become_absolute_and_do_not_make_another_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (here,) = cells_of(tmp_path, "base: {data: {root: here}}")
+    (there,) = cells_of(tmp_path, "base: {data: {root: /there}}")
+    assert here.config.data.root == str(tmp_path / "here") and here.key == there.key
+
+
+def test_a_case_may_be_named_by_a_number(tmp_path: Path) -> None:
+    assert [cell.case for cell in cells_of(tmp_path, "cases: {1: {}, 2: {}}")] == ["1", "2"]
+
+
 def test_a_cells_key_is_its_config_and_not_its_place(tmp_path: Path) -> None:
     turned = TWO_BY_TWO.replace("[0.2, 0.6]", "[0.6, 0.2]").replace("lr: 0.5", "lr: 0.50")
     assert {c.key for c in cells_of(tmp_path, TWO_BY_TWO)} == {c.key for c in cells_of(tmp_path, turned)}
@@ -110,8 +127,16 @@ def test_all_faults_of_all_cells_are_named_at_once(tmp_path: Path) -> None:
         ("base: {measure: {plane: true}}", "measure.plane needs train.models of 3 or more, got 2"),
         ("base: {measure: {calibration: true}}", "measure.calibration needs data.held-out"),
         ("base: {match: {methods: 'weight, magic'}}", "match.methods has 'magic'"),
+        ("base: {soup: {epochs: '1.5'}}", "soup.epochs must be whole numbers"),
+        ("cases: {A: 5}", "case A must be a table"),
+        ("measures: [3]", "measures must be names"),
+        ("grid: {a: [1]}\npublished: [3]", "a published entry must be a table"),
+        ("cases: {A: {}}\npublished: [{case: B}]", "published has case 'B', which is none of A"),
+        ("measures: [m]\npublished: [{m: abc}]", "published m must be a number, got 'abc'"),
+        ("measures: [m]\npublished: [{train.metod: vanilla, m: 1}]", "published has 'train.metod', which is no axis"),
+        ("figures: [bars]", "a figure must be a table with a kind, got 'bars'"),
         ("base: {soup: {lrs: 'a,b'}}", "soup.lrs must be positive numbers"),
-        ("base: {soup: {epochs: '0'}}", "soup.epochs must be positive numbers"),
+        ("base: {soup: {epochs: '0'}}", "soup.epochs must be whole numbers, 1 or more"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(tmp_path: Path, text: str, told: str) -> None:

@@ -1,5 +1,6 @@
 """Reports over hand-made records: means, deviations, published figures, and directions told plainly."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,15 @@ import pytest
 
 from experiments.lab.experiment import Experiment
 from experiments.lab.folder import LabRun
-from experiments.lab.report import figure_of, markdown_report, published_of, results_table, short, verdicts
+from experiments.lab.report import (
+    figure_of,
+    markdown_report,
+    published_of,
+    results_table,
+    settings_lines,
+    short,
+    verdicts,
+)
 
 
 def record(method: str, seed: int, barrier: float, case: str = "MLP") -> dict[str, Any]:
@@ -17,7 +26,8 @@ def record(method: str, seed: int, barrier: float, case: str = "MLP") -> dict[st
         "case": case,
         "axes": {"train.method": method},
         "seed": seed,
-        "measures": measures,
+        "measures": {name: value for name, value in measures.items() if math.isfinite(value)},
+        "not_finite": {name: str(value) for name, value in measures.items() if not math.isfinite(value)},
         "rows": {},
         "seconds": 2.0,
     }
@@ -61,8 +71,21 @@ def test_a_figure_is_mean_and_sample_deviation_over_seeds() -> None:
 def test_what_was_not_measured_is_absent_and_not_zero() -> None:
     assert figure_of(a_run(BETTER), "nothing") is None
     assert figure_of(a_run(BETTER), "fusion_barrier", case="CNN") is None
-    null = record("vanilla", 0, 0.5) | {"measures": {"fusion_barrier": None}}
-    assert figure_of(a_run([null]), "fusion_barrier") is None
+    assert figure_of(a_run([record("vanilla", 0, math.nan)]), "fusion_barrier") is None
+
+
+def test_an_infinite_value_is_counted_and_not_dropped() -> None:
+    lost = [record("vanilla", 0, 0.1), record("vanilla", 1, math.inf), record("vanilla", 2, math.inf)]
+    tame = [record("tna-pfn", seed, 0.2) for seed in range(3)]
+    run = a_run(lost + tame)
+    assert str(figure_of(run, "fusion_barrier", **{"train.method": "vanilla"})) == "0.100 (1 of 3; 2 not finite)"
+    assert "same direction (in 2 of 3 seeds)" in verdicts(run)[0]
+    assert str(figure_of(a_run(lost[1:]), "fusion_barrier")) == "not finite (2)"
+
+
+def test_an_address_of_two_groups_is_refused() -> None:
+    with pytest.raises(ValueError, match="names more than one group"):
+        figure_of(a_run(BETTER), "fusion_barrier", case="MLP")
 
 
 def test_published_figures_are_found_by_their_address() -> None:
@@ -86,7 +109,26 @@ def test_the_same_direction_is_said_with_the_seeds_that_agree() -> None:
 def test_another_direction_is_said_plainly() -> None:
     worse = [record("vanilla", 0, 0.2), record("vanilla", 1, 0.3), record("tna-pfn", 0, 0.1), record("tna-pfn", 1, 0.9)]
     (line,) = verdicts(a_run(worse))
-    assert "THE DIRECTION DIFFERS, by less than the spread of the seeds (in 1 of 2 seeds)" in line
+    assert "THE DIRECTION DIFFERS, by less than the spread of the differences (in 1 of 2 seeds)" in line
+
+
+def test_a_constant_gain_is_no_matter_of_spread_however_far_the_seeds_lie_apart() -> None:
+    paired = [record("vanilla", s, 0.1 + s) for s in range(3)] + [record("tna-pfn", s, 0.05 + s) for s in range(3)]
+    assert verdicts(a_run(paired))[0].endswith("same direction (in 3 of 3 seeds)")
+
+
+def test_one_seed_is_not_told_in_capitals_and_no_difference_is_none() -> None:
+    one = [record("vanilla", 0, 0.3), record("tna-pfn", 0, 0.4)]
+    assert verdicts(a_run(one))[0].endswith("another direction on the one seed")
+    same = [record("vanilla", 0, 0.3), record("tna-pfn", 0, 0.3)]
+    assert verdicts(a_run(same))[0].endswith("no difference here")
+
+
+def test_settings_beside_the_full_form_are_told() -> None:
+    assert settings_lines(a_run(BETTER)) == []
+    (line,) = settings_lines(a_run(BETTER, form="quick", words={"mask.ratio": 0.6}))
+    assert line == "settings: the quick form, mask.ratio=0.6; published figures are those of other settings"
+    assert line in markdown_report(a_run(BETTER, form="quick", words={"mask.ratio": 0.6}))
 
 
 def test_a_vanilla_pair_without_a_barrier_is_said() -> None:
@@ -96,7 +138,7 @@ def test_a_vanilla_pair_without_a_barrier_is_said() -> None:
 
 def test_seeds_of_one_method_alone_are_not_compared() -> None:
     lone = [record("vanilla", 0, 0.5), record("tna-pfn", 1, 0.1)]
-    assert "in 0 of 0 seeds" in verdicts(a_run(lone))[0]
+    assert "no seed has both" in verdicts(a_run(lone))[0]
 
 
 def test_other_axes_make_rows_of_their_own() -> None:

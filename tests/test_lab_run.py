@@ -1,6 +1,10 @@
 """Tiny experiments from file to folder: each kind runs, is recorded once, goes on where it stopped, and is drawn."""
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +13,21 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from torch import nn
 
 from experiments.lab.experiment import Cell, Experiment, read_experiment
 from experiments.lab.figures import draw_figures
 from experiments.lab.folder import LabRun, read_lab
-from experiments.lab.run import run_cell, run_experiment
-from experiments.lab.settings import load_material, lr_factor_of, steps_of
+from experiments.lab.run import check, run_cell, run_experiment
+from experiments.lab.settings import load_material, lr_factor_of, mask_of, sample, steps_of
 from experiments.lab.soup_cells import half_of_the_classes
 from experiments.launch import RunFailed
 from fedpfn.config import ConfigError
 from fedpfn.evaluation import evaluate
+from fedpfn.examples import Examples
+from fedpfn.masks import build_mask
 from fedpfn.models import build
-from fedpfn.params import lerp
+from fedpfn.params import lerp, trainable
 
 QUIET = Console(quiet=True)
 SMALL = "data: {name: digits, train-examples: 200, test-examples: 100}, model: {hidden: 2, width: 12}"
@@ -117,6 +124,57 @@ def test_an_experiment_goes_on_where_its_folder_stops(tmp_path: Path, monkeypatc
     assert without_seconds(read_lab(tmp_path / "again")) == without_seconds(whole)
 
 
+@pytest.mark.slow
+def test_a_failing_cell_among_many_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    """More cells than processes, so that some are still waiting when one fails."""
+    text = f"seeds: 8\nbase: {{{SMALL}, train: {{steps: 3, optimizer: sgd}}}}\ngrid: {{train.lr: [1.0e+30, 0.01]}}"
+    (tmp_path / "mine.yaml").write_text(text)
+    code = "from experiments.cli import main; main()"
+    words = ["lmc", "run", "mine.yaml", "--jobs", "2", "--out", "out"]
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert ended.returncode == 1 and "failed: the loss is" in ended.stderr.splitlines()[-1]
+    assert not read_lab(tmp_path / "out").complete
+
+
+@pytest.mark.slow
+def test_a_terminated_run_leaves_no_process_behind(tmp_path: Path) -> None:
+    text = f"seeds: 4\nbase: {{{SMALL}, train: {{steps: 100000}}}}"
+    (tmp_path / "mine.yaml").write_text(text)
+    code = "from experiments.cli import main; main()"
+    words = ["lmc", "run", "mine.yaml", "--jobs", "2", "--out", "out"]
+    run = subprocess.Popen([sys.executable, "-c", code, *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    until(lambda: len(children(run.pid)) >= 3)  # two workers and Python's resource tracker
+    workers = children(run.pid)
+    run.terminate()
+    assert run.wait(timeout=60) == 130
+    until(lambda: not any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited for a minute"
+        time.sleep(0.1)
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_an_experiment_can_grow_in_its_folder(tmp_path: Path) -> None:
+    first = ran(tmp_path, TWO, "seeds=1")
+    (tmp_path / "out" / "models").rename(tmp_path / "kept")
+    second = ran(tmp_path, TWO)
+    assert len(first.records) == 2 and len(second.records) == 4 and second.complete
+    assert {record["cell"] for record in first.records} < {record["cell"] for record in second.records}
+    # what was there was not run again
+    assert len(list((tmp_path / "out" / "models").iterdir())) == 2
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["cells"] == 4 and summary["seconds"] == pytest.approx(sum(r["seconds"] for r in second.records))
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     ran(tmp_path, TWO)
     experiment, cells = written(tmp_path, TWO, "train.lr=0.5")
@@ -162,19 +220,6 @@ figures:
     for name in names:
         for suffix in (".png", ".svg"):
             assert (tmp_path / "out" / "figures" / name).with_suffix(suffix).stat().st_size > 1000
-
-
-def test_a_figure_of_no_kind_or_axis_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="kind must be one of bars"):
-        draw_figures(ran(tmp_path, "base: {train: {steps: 1}}\nfigures: [{kind: pie}]", out="pie"))
-    with pytest.raises(ValueError, match=r"'mask\.ratio' is not an axis"):
-        draw_figures(
-            ran(
-                tmp_path,
-                f"base: {{{SMALL}, train: {{steps: 1}}}}\nfigures: [{{kind: lines, x: mask.ratio, y: loss_barrier}}]",
-                out="axis",
-            )
-        )
 
 
 @pytest.mark.parametrize(
@@ -253,6 +298,77 @@ def test_faults_are_named_before_anything_starts(tmp_path: Path) -> None:
         run_experiment(experiment, cells, tmp_path / "never", QUIET, jobs=1)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("kind: theorem\nbase: {train: {epochs: 3}}", "kind theorem does not read train.epochs: leave it at 2.0"),
+        ("kind: soup\nbase: {train: {steps: 5}, data: {held-out: 9}}", "kind soup does not read train.steps"),
+        ("kind: soup\nbase: {train: {method: pruning}, data: {held-out: 9}}", "not pruning"),
+        ("kind: soup\nbase: {start: {kind: independent}, data: {held-out: 9}}", "needs one start"),
+        ("kind: cold\nbase: {train: {epochs: 1.5}}", "kind cold trains whole epochs"),
+        ("base: {soup: {lrs: '1'}}", "kind siblings does not read soup.lrs"),
+        ("figures: [{kind: pie}]", "figure 1: kind must be one of bars"),
+        ("figures: [{kind: lines, x: mask.ratio, y: loss_barrier}]", "'mask.ratio' is not an axis"),
+    ],
+)
+def test_what_would_be_ignored_or_not_drawn_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(*written(tmp_path, text))
+    (fault,) = caught.value.faults
+    assert told in fault
+
+
+def test_some_of_the_examples_are_drawn_and_not_the_first() -> None:
+    ordered = Examples(torch.arange(100.0)[:, None], torch.arange(100) // 50)
+    found = sample(ordered, 20, 0, "match")
+    assert len(found) == 20 and 3 < int(found.labels.sum()) < 17
+    assert torch.equal(found.inputs, sample(ordered, 20, 0, "match").inputs)
+    assert sample(ordered, 0, 0, "match") is ordered is sample(ordered, 100, 0, "match")
+
+
+def test_a_third_of_the_layers_narrows_what_is_included(tmp_path: Path) -> None:
+    def frozen(words: str) -> set[str]:
+        _, (cell,) = written(tmp_path, f"base: {{model: {{hidden: 2}}, mask: {{{words}}}}}")
+        model = build("mlp", (4,), 2, seed=0, hidden=2, width=8)
+        mask = build_mask(mask_of(cell.config, model), trainable(model))
+        return {name for name, trained in mask.items() if not bool(trained.all())}
+
+    assert frozen("layers: first") == {"linear1.weight", "linear1.bias"}
+    assert frozen("layers: first, include: '*.weight'") == {"linear1.weight"}
+    with pytest.raises(ConfigError, match=r"within mask\.layers=first matches none"):
+        frozen("layers: first, include: 'head.*'")
+
+
+def test_a_model_that_cannot_be_matched_is_told_before_it_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="cannot be|permut"):
+        ran(tmp_path, f"base: {{{SMALL.replace('hidden: 2, width: 12', 'name: vit')}, match: {{methods: weight}}}}")
+
+
+@pytest.mark.parametrize("measure", ["plane: true", "layers: true", "calibration: true"])
+def test_batch_norms_policy_holds_for_every_measure(tmp_path: Path, measure: str) -> None:
+    text = f"""
+base: {{data: {{name: cifar-like, train-examples: 60, test-examples: 40, held-out: 20}},
+        model: {{name: "{__name__}:normed"}}, train: {{steps: 3, models: 3}}, barrier: {{points: 3}},
+        measure: {{{measure}, plane-points: 3}}}}
+grid: {{barrier.batch-norm: [average, reset]}}
+""".replace("cifar-like", "digits")
+    found = ran(tmp_path, text)
+    average, reset = (found.arrays(record) | {"rows": record["rows"].get("layers", [])} for record in found.records)
+    if "calibration" in measure:
+        assert reset["loss"][0] == pytest.approx(reset["raw_loss"], rel=1e-5)
+        assert average["loss"][0] == pytest.approx(average["raw_loss"], rel=1e-5)
+        assert not np.allclose(average["raw_loss"], reset["raw_loss"])
+    elif "plane" in measure:
+        assert not np.allclose(average["plane_loss"], reset["plane_loss"])
+    else:
+        assert average["rows"][0]["llfc_0.5"] != reset["rows"][0]["llfc_0.5"]
+
+
+def normed(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    size = int(np.prod(input_shape))
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, num_classes))
+
+
 def test_steps_follow_from_epochs_which_may_be_fractions(tmp_path: Path) -> None:
     _, (cell,) = written(tmp_path, "base: {train: {epochs: 1.5, batch-size: 10, lr-schedule: linear}}")
     assert steps_of(cell.config, 100) == 15
@@ -285,4 +401,5 @@ def test_records_are_strict_json(tmp_path: Path) -> None:
     ran(tmp_path, "base: {data: {name: cubic}, train: {steps: 2}, barrier: {points: 3}}")
     for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines():
         record = json.loads(line, parse_constant=lambda text: pytest.fail(f"{text} in a record"))
-        assert record["measures"]["average_accuracy"] is None
+        assert "average_accuracy" not in record["measures"] and record["not_finite"]["fusion_barrier"] == "nan"
+        assert record["config"]["data.name"] == "cubic" and record["config"]["train.steps"] == 2

@@ -49,10 +49,11 @@ def run(
 ) -> None:
     """Train, measure, and print published figures beside measured ones; leaves a folder with records and figures."""
     from experiments.lab.experiment import read_experiment
-    from experiments.lab.run import run_experiment
+    from experiments.lab.run import check, run_experiment
 
     found, cells = read_experiment(experiment, words or [], quick=quick, cases=case or [])
     if dry_run:
+        check(found, cells)
         table = Table(box=None, header_style="bold", pad_edge=False)
         for name in ("cell", "case", "axes", "seed"):
             table.add_column(name)
@@ -79,7 +80,8 @@ def list_experiments() -> None:
     from experiments.lab.experiment import packaged_experiments
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("name", "what", "source"):
+    table.add_column("name", no_wrap=True)
+    for name in ("what", "source"):
         table.add_column(name, overflow="fold")
     for name, tree in packaged_experiments():
         table.add_row(name, str(tree.get("title", "")), str(tree.get("source", "")))
@@ -95,8 +97,9 @@ def barrier(
     out: Annotated[Path | None, typer.Option(help="draw the curves into this file (.png, .svg)")] = None,
 ) -> None:
     """Measure loss and accuracy barriers between any checkpoints of one model, a federated run's clients' too."""
-    from experiments.lab.compare import Bench, show_barriers
+    from experiments.lab.compare import Bench, require_picture, show_barriers
 
+    require_picture(out)
     bench = Bench(checkpoints, least=2, most=None, model_name=model, data_name=data, data_root=root)
     show_barriers(bench, console, picture=out)
 
@@ -128,8 +131,9 @@ def layers(
     root: DataRoot = "",
 ) -> None:
     """Compare two checkpoints layer by layer: LLFC, LEWC, weak additivity, commutativity, stitching."""
-    from experiments.lab.compare import Bench, show_layers
+    from experiments.lab.compare import Bench, require_picture, show_layers
 
+    require_picture(out)
     bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root)
     show_layers(bench, console, out=out)
 
@@ -146,7 +150,7 @@ def keys() -> None:
 def _show(folder: Path) -> None:
     from experiments.lab.figures import draw_figures
     from experiments.lab.folder import read_lab
-    from experiments.lab.report import markdown_report, results_table, verdicts
+    from experiments.lab.report import markdown_report, results_table, settings_lines, verdicts
     from fedpfn.records import write_whole
 
     found = read_lab(folder)
@@ -157,7 +161,11 @@ def _show(folder: Path) -> None:
     for row in results.rows:
         table.add_row(*row)
     console.print(table, highlight=False)
-    for line in verdicts(found):
+    for line in (*settings_lines(found), *verdicts(found)):
         console.print(f"- {line}", highlight=False, soft_wrap=True)
+    # first without pictures: tables are not lost where one cannot be drawn
+    write_whole(folder / "report.md", markdown_report(found).encode())
     write_whole(folder / "report.md", markdown_report(found, draw_figures(found)).encode())
+    if not found.complete:
+        console.print(f"not complete: {len(found.records)} cells so far", style="red", highlight=False)
     console.print(f"folder: {folder}", soft_wrap=True, highlight=False)

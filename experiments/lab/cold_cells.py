@@ -11,12 +11,11 @@ import torch
 
 from experiments.lab.config import LabConfig
 from experiments.lab.findings import Findings
-from experiments.lab.settings import build_model, load_material
+from experiments.lab.settings import build_model, load_material, mask_of
 from experiments.lab.soup_cells import recipe_of
 from fedpfn.examples import Examples
 from fedpfn.lmc.cold_fusion import Task, cold_fusion
 from fedpfn.lmc.fine_tuning import positions_of_classes
-from fedpfn.lmc.siblings import mask_recipe
 from fedpfn.seeding import numpy_generator
 
 
@@ -30,10 +29,10 @@ def run_cold(config: LabConfig, *, workers: int) -> Findings:
     fused = cold_fusion(
         lambda num_classes: build_model(config, replace(material, num_classes=num_classes)),
         tasks,
-        recipe_of(config, config.train.lr, max(1, round(config.train.epochs))),
+        recipe_of(config, config.train.lr, int(config.train.epochs)),
         rounds=config.cold.rounds,
         head=config.cold.head,
-        mask=mask_recipe(config.seed, config.mask.ratio, granularity=config.mask.granularity) if masked else None,
+        mask=mask_of(config, build_model(config, material)) if masked else None,
         seed=config.seed,
     )
     found = Findings()

@@ -20,7 +20,15 @@ from torch import nn
 from experiments.lab.config import LabConfig
 from experiments.lab.figures import COLOURS, MARKERS
 from experiments.lab.report import short
-from experiments.lab.settings import Material, build_model, find_faults, load_material
+from experiments.lab.settings import (
+    STATISTICS_EXAMPLES,
+    Material,
+    build_model,
+    find_faults,
+    load_material,
+    match_options,
+    sample,
+)
 from fedpfn.config import ConfigError, parse_overrides
 from fedpfn.evaluation import evaluate
 from fedpfn.keys import flatten
@@ -33,7 +41,7 @@ from fedpfn.params import State, mean_state
 from fedpfn.records import read_config
 
 SHOWN = ("llfc_0.5", "baseline", "llfc_coefficient_0.5", "lewc_coefficient_0.5", "additivity", "commutativity")
-STATISTICS_EXAMPLES = 2000
+PICTURES = (".png", ".svg", ".pdf")
 
 
 class Bench:
@@ -51,14 +59,21 @@ class Bench:
         if absent := [str(path) for path in self.paths if not path.is_file()]:
             raise ValueError(f"no checkpoint {', '.join(absent)}")
         named = {name.replace("_", "."): value for name, value in given.items() if value}
-        self.config = LabConfig.parse(_settings_beside(self.paths[0]), named, parse_overrides(settings, LabConfig))
+        beside = [_settings_beside(path) for path in self.paths]
+        for path, other in zip(self.paths[1:], beside[1:], strict=True):
+            if other and beside[0] and _model_of(other) != _model_of(beside[0]):
+                raise ValueError(f"{path} and {self.paths[0]} are of runs with different models or data")
+        known = next((found for found in beside if found), {})
+        self.config = LabConfig.parse(known, named, parse_overrides(settings, LabConfig))
         if faults := find_faults("siblings", self.config):
             raise ConfigError(faults)
         self.material: Material = load_material(self.config)
         self.model: nn.Module = build_model(self.config, self.material)
         self.states: list[State] = read_checkpoints(self.model, self.paths)
         self.test = self.material.test.decoded()
-        self.statistics = self.material.train.span(0, STATISTICS_EXAMPLES)
+        self.statistics = sample(self.material.train, STATISTICS_EXAMPLES, self.config.seed, "statistics")
+        policy, batches = self.config.barrier.batch_norm, InputBatches(self.statistics)
+        self.repair = repair_for(policy, lambda: self.model, batches)
 
     def describe(self, console: Console) -> None:
         """Say what is measured on what."""
@@ -96,8 +111,7 @@ def show_barriers(bench: Bench, console: Console, *, picture: Path | None) -> No
     bench.describe(console)
     console.print(table)
     merged = mean_state(bench.states)
-    repair = repair_for(settings.batch_norm, lambda: bench.model, InputBatches(bench.statistics))
-    fused = evaluate(bench.model, bench.test, state=repair(merged, bench.states[0]) if repair else merged)
+    fused = evaluate(bench.model, bench.test, state=bench.repair(merged, bench.states[0]) if bench.repair else merged)
     barrier = fusion_barrier(fused.accuracy, [end.accuracy for end in ends])
     console.print(
         f"mean of all {len(ends)}: accuracy {short(fused.accuracy)}, fusion barrier {short(barrier)}", highlight=False
@@ -121,7 +135,10 @@ def show_barriers(bench: Bench, console: Console, *, picture: Path | None) -> No
 def match_pair(bench: Bench, console: Console, *, method: str, out: Path, **options: Any) -> None:
     """Match the second checkpoint to the first, write it, and say what that did to the path between them."""
     first, second = bench.states
-    examples = bench.material.train.span(0, bench.config.match.examples or len(bench.material.train))
+    if out.exists():
+        raise ValueError(f"{out} exists; checkpoints are never overwritten, name another file")
+    examples = sample(bench.material.train, bench.config.match.examples, bench.config.seed, "match")
+    options = match_options(bench.config, method) | options
     found = match(method, bench.model, first, second, examples, seed=bench.config.seed, **options)
     rows = []
     for name, state in (("before", second), ("after", found.state)):
@@ -146,8 +163,8 @@ def match_pair(bench: Bench, console: Console, *, method: str, out: Path, **opti
 
 def show_layers(bench: Bench, console: Console, *, out: Path) -> None:
     """Print the layerwise measures of two checkpoints, write all of them as CSV, and draw the main ones."""
-    count = bench.config.measure.layer_examples or len(bench.test)
-    report = layer_report(bench.model, bench.states[0], bench.states[1], bench.test.span(0, count))
+    examples = sample(bench.test, bench.config.measure.layer_examples, bench.config.seed, "layers")
+    report = layer_report(bench.model, bench.states[0], bench.states[1], examples, repair=bench.repair)
     rows = report.rows()
     table = _table("layer", *(name.replace("_", " ") for name in SHOWN), "stitched error")
     for row in rows:
@@ -194,13 +211,27 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def _settings_beside(path: Path) -> dict[str, Any]:
-    """Return model, data and seed of the run or the cell whose folder a checkpoint lies in; nothing without one."""
+    """Return model, data, seed and barrier policy of the run or the cell whose folder a checkpoint lies in; nothing
+    without one."""
+    path = path.resolve()
     for folder in (path.parent, path.parent.parent):
         with suppress(OSError, ValueError):
             found = dict(flatten(read_config(folder / "config.yaml")))
-            known = {name for name in found if name.startswith(("model.", "data.")) or name == "seed"}
+            wanted = ("seed", "barrier.points", "barrier.batch-norm")
+            known = {name for name in found if name.startswith(("model.", "data.")) or name in wanted}
             return {name: found[name] for name in known}
     return {}
+
+
+def _model_of(settings: dict[str, Any]) -> dict[str, Any]:
+    wanted = ("model.", "data.name", "data.root", "data.image-size")
+    return {name: value for name, value in settings.items() if name.startswith(wanted)}
+
+
+def require_picture(path: Path | None) -> None:
+    """Raise ``ValueError`` for a file that no picture can be written to, before anything is measured."""
+    if path is not None and path.suffix not in PICTURES:
+        raise ValueError(f"{path} must end in {', '.join(PICTURES)} to be a picture")
 
 
 def _table(*columns: str) -> Table:

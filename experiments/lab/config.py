@@ -188,10 +188,12 @@ def _list_faults(config: LabConfig) -> list[str]:
     for name, text in (("soup.lrs", config.soup.lrs), ("soup.epochs", config.soup.epochs)):
         try:
             wrong = min(parse_numbers(text)) <= 0
+            wrong |= name == "soup.epochs" and not all(number.is_integer() for number in parse_numbers(text))
         except ValueError:
             wrong = True
         if wrong:
-            faults.append(f"{name} must be positive numbers with commas between them, got {text!r}")
+            kind = "whole numbers, 1 or more," if name == "soup.epochs" else "positive numbers"
+            faults.append(f"{name} must be {kind} with commas between them, got {text!r}")
     known = ("weight", "activation", "ste", "annealing", "merge")
     for word in split_words(config.match.methods):
         if word not in known:

@@ -1,13 +1,13 @@
 """An experiment as a file: a question, settings, cases, a grid, published figures; and the cells that follow from it.
 
 A cell is one combination of a case, a value of every grid axis and a seed, with its whole config. Later layers win:
-base, case, quick (where asked for), axis values, the words of the command line.
+base, case, quick (where asked for), axis values, the words of the command line, which are kept with the results.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -50,24 +50,22 @@ class Experiment:
     measures: list[str]
     published: list[dict[str, Any]]
     figures: list[dict[str, Any]]
+    form: str = "full"
+    words: dict[str, Any] = field(default_factory=dict)
 
-    def cells(self, overrides: Mapping[str, Any]) -> list[Cell]:
-        """Return every cell in the order of cases, axes and seeds.
-
-        An axis that ``overrides`` names has that one value. Raises ``ConfigError`` with the faults of all cells.
-        """
-        grid = {axis: [overrides[axis]] if axis in overrides else values for axis, values in self.grid.items()}
+    def cells(self) -> list[Cell]:
+        """Return every cell in the order of cases, axes and seeds. Raises ``ConfigError`` with the faults of all."""
         faults: dict[str, None] = {}
         cells = []
-        for (case, layer), values in product(self.cases.items(), product(*grid.values())):
-            axes = dict(zip(grid, values, strict=True))
+        for (case, layer), values in product(self.cases.items(), product(*self.grid.values())):
+            axes = dict(zip(self.grid, values, strict=True))
             try:
-                first = LabConfig.parse(self.base, layer, self.quick, axes, overrides)
+                first = LabConfig.parse(self.base, layer, self.quick, axes, self.words)
             except ConfigError as error:
                 faults |= {f"{case}: {fault}" if case else fault: None for fault in error.faults}
                 continue
             for seed in range(first.seed, first.seed + self.seeds):
-                config = LabConfig.parse(self.base, layer, self.quick, axes, overrides, {"seed": seed})
+                config = _placed(LabConfig.parse(self.base, layer, self.quick, axes, self.words, {"seed": seed}))
                 cells.append(Cell(case, axes, seed, config, _key(self.kind, case, config)))
         if faults:
             raise ConfigError(faults)
@@ -87,23 +85,26 @@ def read_experiment(
         tree = read_yaml(found)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
-    overrides = dict(flatten(parse_overrides(words, LabConfig)))
-    experiment = _experiment(found, tree, quick=quick, seeds=overrides.pop("seeds", None))
+    words_of = dict(flatten(parse_overrides(words, LabConfig)))
+    experiment = _experiment(found, tree, quick=quick, seeds=words_of.pop("seeds", None))
     if absent := [case for case in cases if case not in experiment.cases]:
         raise ConfigError([f"no case {case!r} in {found}; it has {', '.join(experiment.cases)}" for case in absent])
     if cases:
         experiment = replace(experiment, cases={case: experiment.cases[case] for case in cases})
-    return experiment, experiment.cells(overrides)
+    # an axis that a word names has that one value
+    grid = {axis: [words_of[axis]] if axis in words_of else values for axis, values in experiment.grid.items()}
+    experiment = replace(experiment, grid=grid, words=words_of)
+    return experiment, experiment.cells()
 
 
 def find_experiment(path: Path) -> Path:
     """Return ``path``, or the packaged experiment of that name. Raises ``ConfigError`` where there is neither."""
-    packaged = CONF / path.with_suffix(".yaml")
+    packaged = CONF / f"{path}.yaml" if path.suffix != ".yaml" else CONF / path
     for candidate in (path, packaged):
         if candidate.is_file():
             return candidate
     names = [name for name, _ in packaged_experiments()]
-    near = get_close_matches(str(path.with_suffix("")), names, n=1)
+    near = get_close_matches(str(path).removesuffix(".yaml"), names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"these come with fedpfn: {', '.join(names)}"
     raise ConfigError([f"no experiment {path}; {hint}"])
 
@@ -141,14 +142,13 @@ def _experiment(path: Path, tree: Any, *, quick: bool, seeds: Any) -> Experiment
         faults.append(f"seeds must be a whole number, 1 or more, got {count!r}")
     if quick and not hurried:
         faults.append(f"{path} has no quick form")
-    grid = {name.replace("_", "-"): values for name, values in tree.get("grid", {}).items()}
-    if quick:
-        grid |= hurried.get("grid", {})
+    grid = _kebab(tree.get("grid", {})) | (_kebab(hurried.get("grid", {})) if quick else {})
     faults += [
         f"{path}: grid axis {axis} must be a list of one or more values"
         for axis, v in grid.items()
         if not (isinstance(v, list) and v)
     ]
+    faults += _entry_faults(path, tree, grid)
     if faults:
         raise ConfigError(faults)
     quick_layer = {name: value for name, value in hurried.items() if name not in ("seeds", "grid")} if quick else {}
@@ -160,15 +160,58 @@ def _experiment(path: Path, tree: Any, *, quick: bool, seeds: Any) -> Experiment
         kind=kind,
         seeds=count,
         base=tree.get("base", {}),
-        cases={name: layer or {} for name, layer in tree.get("cases", {"": {}}).items()},
+        cases={str(name): layer or {} for name, layer in tree.get("cases", {"": {}}).items()},
         quick=quick_layer,
         grid=grid,
         measures=tree.get("measures", []),
         published=tree.get("published", []),
         figures=tree.get("figures", []),
+        form="quick" if quick else "full",
     )
 
 
+def _entry_faults(path: Path, tree: dict[str, Any], grid: dict[str, Any]) -> list[str]:
+    """Say what is wrong with cases, measures, published figures and pictures, as far as their form shows it."""
+    cases, measures = tree.get("cases", {"": {}}), tree.get("measures", [])
+    faults = [
+        f"{path}: case {name} must be a table of keys" for name, v in cases.items() if not isinstance(v or {}, dict)
+    ]
+    faults += [f"{path}: measures must be names, got {name!r}" for name in measures if not isinstance(name, str)]
+    known = {"case", *grid, *measures}
+    for entry in tree.get("published", []):
+        if not isinstance(entry, dict):
+            faults.append(f"{path}: a published entry must be a table, got {entry!r}")
+            continue
+        faults += [f"{path}: published has {name!r}, which is no axis and no measure" for name in entry.keys() - known]
+        if "case" in entry and entry["case"] not in map(str, cases):
+            faults.append(
+                f"{path}: published has case {entry['case']!r}, which is none of {', '.join(map(str, cases))}"
+            )
+        faults += [
+            f"{path}: published {name} must be a number, got {entry[name]!r}"
+            for name in entry.keys() & set(measures)
+            if type(entry[name]) not in (int, float)
+        ]
+    for entry in tree.get("figures", []):
+        if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
+            faults.append(f"{path}: a figure must be a table with a kind, got {entry!r}")
+    return faults
+
+
+def _kebab(table: dict[str, Any]) -> dict[str, Any]:
+    return {str(name).replace("_", "-"): value for name, value in table.items()}
+
+
+def _placed(config: LabConfig) -> LabConfig:
+    """Return the config with absolute paths: a folder's records mean the same wherever they are read."""
+    root, path = (
+        str(Path(text).expanduser().resolve()) if text else "" for text in (config.data.root, config.start.path)
+    )
+    return replace(config, data=replace(config.data, root=root), start=replace(config.start, path=path))
+
+
 def _key(kind: str, case: str, config: LabConfig) -> str:
-    text = json.dumps([kind, case, flat(config)], sort_keys=True)
+    # where data lie and on what they are computed does not make it another cell
+    told = {name: value for name, value in flat(config).items() if name not in ("data.root", "data.download", "device")}
+    text = json.dumps([kind, case, told], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -3,10 +3,12 @@
 ``experiment.yaml`` (as resolved, with the environment), ``records.jsonl`` (a line a cell), ``arrays/<cell>.npz``,
 ``models/<cell>/*.safetensors`` with their
 ``config.yaml`` where kept, ``report.md``, ``figures/``, and ``summary.json``, whose presence means that
-every cell is there. The same experiment goes on where its folder stops; another one is refused.
+every cell is there. The same experiment, or more of it, goes on where its folder stops; another one is
+refused.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from experiments.lab.config import LabConfig
 from experiments.lab.experiment import Cell, Experiment
 from experiments.lab.findings import Findings
 from fedpfn.config import flat
@@ -25,6 +28,7 @@ from fedpfn.lmc.checkpoints import write_checkpoint
 from fedpfn.records import ENVIRONMENT, environment, finite, write_whole
 
 Record = dict[str, Any]
+DEFAULTS = flat(LabConfig())
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,15 @@ class LabFolder:
             raise ValueError(f"{path} is a file; name a folder")
         if told.is_file():
             before: Any = OmegaConf.to_container(OmegaConf.load(told))
-            if tuple(before["keys"]) != keys:
+            if not set(before["keys"]) <= set(keys):
                 raise ValueError(
                     f"{path} holds another experiment, or this one with other settings; name another folder"
                 )
         elif path.is_dir() and any(path.iterdir()):
             raise ValueError(f"{path} is not empty: results are never overwritten; name another folder")
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            tree = asdict(experiment) | {"keys": list(keys), ENVIRONMENT: environment(device)}
-            write_whole(told, OmegaConf.to_yaml(OmegaConf.create(tree)).encode())
+        path.mkdir(parents=True, exist_ok=True)
+        tree = asdict(experiment) | {"keys": list(keys), ENVIRONMENT: environment(device)}
+        write_whole(told, OmegaConf.to_yaml(OmegaConf.create(tree)).encode())
         return cls(path, experiment, keys)
 
     def done(self) -> set[str]:
@@ -72,8 +75,9 @@ class LabFolder:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def close(self, seconds: float) -> None:
-        """Say that every cell is there."""
+    def close(self) -> None:
+        """Say that every cell is there, and how many seconds of computation they took."""
+        seconds = sum(record["seconds"] for record in read_records(self.path))
         write_whole(self.path / "summary.json", json.dumps({"cells": len(self.keys), "seconds": seconds}).encode())
 
 
@@ -103,7 +107,10 @@ def record_of(cell: Cell, found: Findings, *, seconds: float) -> Record:
         "case": cell.case,
         "axes": cell.axes,
         "seed": cell.seed,
-        "measures": found.measures,
+        # what a cell was asked for beyond the defaults, so that its record can be read alone
+        "config": {name: value for name, value in flat(cell.config).items() if value != DEFAULTS[name]},
+        "measures": {name: value for name, value in found.measures.items() if math.isfinite(value)},
+        "not_finite": {name: str(value) for name, value in found.measures.items() if not math.isfinite(value)},
         "rows": found.rows,
         "seconds": seconds,
     }

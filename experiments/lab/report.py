@@ -6,6 +6,7 @@ are the training methods where the experiment compares them.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite, isnan, nan
 from statistics import mean, stdev
 from typing import Any
 
@@ -19,11 +20,24 @@ Address = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class Figure:
-    """Mean over n seeds, sample standard deviation (None for one seed), and the value seed by seed."""
+    """A measure seed by seed; ``mean`` and sample ``deviation`` (None for one seed) are over the finite values."""
 
-    mean: float
-    deviation: float | None
     by_seed: dict[int, float]
+
+    @property
+    def values(self) -> list[float]:
+        """The finite values."""
+        return [value for value in self.by_seed.values() if isfinite(value)]
+
+    @property
+    def mean(self) -> float:
+        """Their mean; NaN where there is none."""
+        return mean(self.values) if self.values else nan
+
+    @property
+    def deviation(self) -> float | None:
+        """Their sample standard deviation."""
+        return stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def n(self) -> int:
@@ -32,7 +46,10 @@ class Figure:
 
     def __str__(self) -> str:
         spread = "" if self.deviation is None else f" ± {short(self.deviation, like=self.mean)}"
-        return f"{short(self.mean)}{spread} ({self.n})"
+        lost = self.n - len(self.values)
+        if lost == self.n:
+            return f"not finite ({self.n})"
+        return f"{short(self.mean)}{spread} ({f'{self.n - lost} of {self.n}; {lost} not finite' if lost else self.n})"
 
 
 @dataclass(frozen=True)
@@ -55,18 +72,27 @@ def short(number: float, *, like: float | None = None) -> str:
 
 
 def figure_of(run: LabRun, measure: str, **address: Any) -> Figure | None:
-    """Return a measure over the seeds of the records at ``address`` (case and axes), or None where it has none."""
+    """Return a measure over the seeds of the records at ``address`` (case and axes), or None where it has none.
+
+    Raises ``ValueError`` for an address that leaves room for two records of a seed.
+    """
     by_seed: dict[int, float] = {}
     for record in run.records:
         place = _address(record)
         if all(place.get(name) == value for name, value in address.items()):
-            value = record["measures"].get(measure)
+            value = _value(record, measure)
+            if value is not None and record["seed"] in by_seed:
+                raise ValueError(f"{address} names more than one group of cells")
             if value is not None:
                 by_seed[record["seed"]] = value
-    if not by_seed:
-        return None
-    values = list(by_seed.values())
-    return Figure(mean(values), stdev(values) if len(values) > 1 else None, by_seed)
+    # a measure that is never a number, as the accuracy of a regression, is not one of these cells'
+    return None if all(isnan(value) for value in by_seed.values()) else Figure(by_seed)
+
+
+def _value(record: Record, measure: str) -> float | None:
+    if measure in record["measures"]:
+        return float(record["measures"][measure])
+    return float(record["not_finite"][measure]) if measure in record["not_finite"] else None
 
 
 def published_of(run: LabRun, measure: str, **address: Any) -> float | None:
@@ -81,7 +107,7 @@ def published_of(run: LabRun, measure: str, **address: Any) -> float | None:
 
 def measures_of(run: LabRun) -> list[str]:
     """Return the measures to report: those the experiment names, else all that were found."""
-    found = dict.fromkeys(name for record in run.records for name in record["measures"])
+    found = dict.fromkeys(name for record in run.records for name in (*record["measures"], *record["not_finite"]))
     return [name for name in run.experiment.measures if name in found] or list(found)
 
 
@@ -186,7 +212,7 @@ def markdown_report(run: LabRun, figures: Sequence[str] = ()) -> str:
     parts += [f"*Source: {experiment.source}*"] if experiment.source else []
     parts += [experiment.question] if experiment.question else []
     parts.append(results_table(run).markdown())
-    if told := verdicts(run):
+    if told := [*settings_lines(run), *verdicts(run)]:
         parts.append("\n".join(f"- {line}" for line in told))
     parts += [f"![{name}](figures/{name}.png)" for name in figures]
     about = run.environment
@@ -201,24 +227,52 @@ def markdown_report(run: LabRun, figures: Sequence[str] = ()) -> str:
 
 
 def _verdict(measure: str, first: str, second: str, told: list[float], here: list[Figure]) -> str:
-    shared = here[0].by_seed.keys() & here[1].by_seed.keys()
-    sign = _sign(told[1] - told[0])
-    agreeing = sum(_sign(here[1].by_seed[seed] - here[0].by_seed[seed]) == sign for seed in shared)
-    same = _sign(here[1].mean - here[0].mean) == sign
-    spread = max(figure.deviation or 0.0 for figure in here)
-    faint = ", by less than the spread of the seeds" if abs(here[1].mean - here[0].mean) < spread else ""
-    return (
+    line = (
         f"{measure}, {first} → {second}: published {short(told[0])} → {short(told[1])}, here {short(here[0].mean)} → "
-        f"{short(here[1].mean)}: {'same direction' if same else 'THE DIRECTION DIFFERS'}{faint} "
-        f"(in {agreeing} of {len(shared)} seeds)"
+        f"{short(here[1].mean)}"
+    )
+    # seed by seed, since both methods of a seed share start and batches
+    shared = sorted(here[0].by_seed.keys() & here[1].by_seed.keys())
+    gains = [_gain(here[0].by_seed[seed], here[1].by_seed[seed]) for seed in shared]
+    sign = _sign(told[1] - told[0])
+    if not gains:
+        return f"{line}: no seed has both"
+    if not sign or not any(gains):
+        return f"{line}: no difference {'published' if not sign else 'here'}"
+    agreeing = sum(_sign(gain) == sign for gain in gains)
+    finite = [gain for gain in gains if isfinite(gain)]
+    whole = mean(finite) if len(finite) == len(gains) else sum(map(_sign, gains))
+    if len(gains) == 1:
+        return f"{line}: {'same' if agreeing else 'another'} direction on the one seed"
+    faint = len(finite) == len(gains) and abs(whole) < stdev(gains)
+    return (
+        f"{line}: {'same direction' if _sign(whole) == sign else 'THE DIRECTION DIFFERS'}"
+        f"{', by less than the spread of the differences' if faint else ''} (in {agreeing} of {len(gains)} seeds)"
     )
 
 
+def _gain(before: float, after: float) -> float:
+    """Return after - before; 0 where both are infinite alike, or one is no number."""
+    gain = after - before
+    return 0.0 if isnan(gain) else gain
+
+
 def _no_barrier(run: LabRun, place: dict[str, Any], method: str) -> str | None:
-    found = figure_of(run, "accuracy_barrier", **place, **{METHOD: method})
-    if found is None or found.mean >= NO_BARRIER:
+    found = figure_of(run, "accuracy_barrier", **place, **{METHOD: method}) if method == "vanilla" else None
+    if found is None or not found.mean < NO_BARRIER:
         return None
     return f"no accuracy barrier between {method} models here ({short(found.mean)}): there is nothing to reduce"
+
+
+def settings_lines(run: LabRun) -> list[str]:
+    """Say what was set beside the file's full form, so that nothing published is held against it in silence."""
+    experiment = run.experiment
+    words = [f"{name}={value}" for name, value in experiment.words.items()]
+    parts = (["the quick form"] if experiment.form == "quick" else []) + words
+    if not parts:
+        return []
+    beside = "; published figures are those of other settings" if experiment.published else ""
+    return [f"settings: {', '.join(parts)}{beside}"]
 
 
 def _sign(number: float) -> int:

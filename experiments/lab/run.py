@@ -4,9 +4,13 @@ A cell is a function of its config, so that neither the number of processes nor 
 """
 
 import multiprocessing
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from experiments.lab.cold_cells import run_cold
 from experiments.lab.config import LabConfig
 from experiments.lab.experiment import Cell, Experiment
+from experiments.lab.figures import FIGURES
 from experiments.lab.findings import Findings
 from experiments.lab.folder import LabFolder, Record, record_of, write_findings
 from experiments.lab.settings import find_faults
@@ -42,9 +47,7 @@ def run_experiment(
     Raises ``ConfigError`` for what is wrong before the first cell starts, and ``RunFailed`` with the first cell's error
     once those that were running have ended; what is on record stays.
     """
-    faults = dict.fromkeys(fault for cell in cells for fault in find_faults(experiment.kind, cell.config))
-    if faults:
-        raise ConfigError(faults)
+    check(experiment, cells)
     devices = {_device(cell.config) for cell in cells}
     try:
         folder = LabFolder.open(path, experiment, cells, device="cuda" if "cuda" in devices else "cpu")
@@ -55,7 +58,6 @@ def run_experiment(
     # one process for one GPU; on CPUs one a core, a core shared by no two
     jobs = jobs or (1 if "cuda" in devices else max(1, min(available_cpus(), len(left))))
     workers = max(1, available_cpus() // jobs)
-    started = time.perf_counter()
     head = f"{experiment.title}: {len(cells)} cells, {len(cells) - len(left)} done, {jobs} side by side"
     console.print(head, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -69,7 +71,29 @@ def run_experiment(
                 console.print(f"{_name(cell)}  {record['seconds']:.1f} s", highlight=False)
 
         _run_all(experiment.kind, left, path, jobs, workers, finished)
-    folder.close(time.perf_counter() - started)
+    folder.close()
+
+
+def check(experiment: Experiment, cells: list[Cell]) -> None:
+    """Raise ``ConfigError`` with all that would keep a cell from starting or a picture from being drawn."""
+    faults = [fault for cell in cells for fault in find_faults(experiment.kind, cell.config)]
+    faults += _figure_faults(experiment)
+    if faults:
+        raise ConfigError(dict.fromkeys(faults))
+
+
+def _figure_faults(experiment: Experiment) -> list[str]:
+    faults = []
+    for number, entry in enumerate(experiment.figures, start=1):
+        if entry["kind"] not in FIGURES:
+            faults.append(f"figure {number}: kind must be one of {', '.join(FIGURES)}, got {entry['kind']!r}")
+        axes = [entry[name] for name in ("x", *(["y"] if entry["kind"] == "heat" else [])) if name in entry]
+        faults += [
+            f"figure {number}: {axis!r} is not an axis of the grid: {', '.join(experiment.grid)}"
+            for axis in axes
+            if axis not in experiment.grid
+        ]
+    return faults
 
 
 def run_cell(kind: str, cell: Cell, path: Path, workers: int) -> Record:
@@ -95,7 +119,10 @@ def _run_all(
     # a fresh interpreter: a forked one would inherit PyTorch's threads in whatever state they are
     context = multiprocessing.get_context("spawn")
     failed: tuple[Cell, Exception] | None = None
-    with ProcessPoolExecutor(jobs, mp_context=context) as executor:
+    with (
+        _stopped_like_ctrl_c(),
+        ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as executor,
+    ):
         running: dict[Future[Record], Cell] = {}
         try:
             for cell in cells:
@@ -107,7 +134,9 @@ def _run_all(
                     finished(running[future], future.result())
                 except Exception as error:
                     failed = failed or (running[future], error)
-                    executor.shutdown(wait=False, cancel_futures=True)
+                    # not the executor's own cancelling, of which whoever waits for the futures is not told
+                    for other in running:
+                        other.cancel()
         except KeyboardInterrupt:
             executor.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -115,6 +144,35 @@ def _run_all(
             raise
     if failed:
         raise _failure(*failed) from failed[1]
+
+
+@contextmanager
+def _stopped_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does: a batch system's way of saying stop must not leave workers behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the process that started it has died, however it died."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _failure(cell: Cell, error: Exception) -> RunFailed:

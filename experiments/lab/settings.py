@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 import partitions
 from experiments.lab.config import LabConfig
 from fedpfn import imports, models
-from fedpfn.config import ConfigError
+from fedpfn.config import ConfigError, flat
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.lmc.layer_groups import group_patterns
@@ -25,6 +26,16 @@ from fedpfn.params import trainable
 from fedpfn.seeding import numpy_generator
 from fedpfn.training import MakeOptimizer, count_steps, make_optimizer
 from partitions import datasets
+
+STATISTICS_EXAMPLES = 2000  # training examples that BatchNorm's statistics are estimated on at a point of a path
+_TRAINING = ("train.method", "train.batch-size", "train.optimizer", "train.lr", "train.momentum", "train.weight-decay")
+_COMMON = ("seed", "device", "threads", "data.*", "model.*", *_TRAINING)
+READ = {
+    "siblings": (*_COMMON, "start.*", "train.*", "mask.*", "barrier.*", "match.*", "measure.*", "output.*"),
+    "theorem": ("seed", "device", "threads", "theorem.*"),
+    "soup": (*_COMMON, "start.*", "mask.*", "soup.*"),
+    "cold": (*_COMMON, "train.epochs", "mask.*", "cold.*"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,9 +68,9 @@ def load_material(config: LabConfig) -> Material:
     order = torch.from_numpy(numpy_generator(config.seed, "held-out").permutation(len(train)))
     held_out, rest = train.take(order[:held]), train.take(order[held:]) if held else train
     return Material(
-        train=_some(rest, config.data.train_examples, config.seed, "train"),
+        train=sample(rest, config.data.train_examples, config.seed, "train"),
         held_out=held_out,
-        test=_some(test, config.data.test_examples, config.seed, "test"),
+        test=sample(test, config.data.test_examples, config.seed, "test"),
         input_shape=shape,
         num_classes=classes,
     )
@@ -70,6 +81,7 @@ def find_faults(kind: str, config: LabConfig) -> list[str]:
     faults = []
     if config.device == "cuda" and not torch.cuda.is_available():
         faults.append("device=cuda, but PyTorch sees no GPU here; use device=cpu or device=auto")
+    faults += _unread(kind, config)
     if kind == "theorem":
         return faults
     data = config.data
@@ -87,6 +99,30 @@ def find_faults(kind: str, config: LabConfig) -> list[str]:
     if kind == "soup" and not data.held_out:
         faults.append("a soup needs data.held-out examples, which choose its members")
     return faults
+
+
+def _unread(kind: str, config: LabConfig) -> list[str]:
+    """Name the keys that were set and that a kind does not read: a record must not say what a cell did not do."""
+    defaults = flat(LabConfig())
+    faults = [
+        f"kind {kind} does not read {name}: leave it at {defaults[name]!r}, got {value!r}"
+        for name, value in flat(config).items()
+        if value != defaults[name] and not any(fnmatchcase(name, pattern) for pattern in READ[kind])
+    ]
+    if kind in ("soup", "cold") and config.train.method == "pruning":
+        faults.append(f"kind {kind} trains vanilla or tna-pfn, not pruning")
+    if kind == "soup" and config.start.kind == "independent":
+        faults.append("kind soup needs one start; start.kind=independent has several")
+    if kind == "cold" and not config.train.epochs.is_integer():
+        faults.append(f"kind cold trains whole epochs, got train.epochs={config.train.epochs}")
+    return faults
+
+
+def match_options(config: LabConfig, method: str) -> dict[str, int]:
+    """Return what a matching method takes from the config."""
+    if method == "weight":
+        return {"max_sweeps": config.match.max_sweeps}
+    return {"steps": config.match.steps} if method in ("ste", "annealing") else {}
 
 
 def build_model(config: LabConfig, material: Material, *, seed: int | None = None) -> nn.Module:
@@ -124,20 +160,15 @@ def start_model(config: LabConfig, material: Material) -> tuple[nn.Module, Examp
 
 def mask_of(config: LabConfig, model: nn.Module) -> MaskRecipe:
     """Return the mask that the models of a cell share; ``mask.layers`` narrows ``mask.include`` to a third."""
-    include = config.mask.include
-    if config.mask.layers != "all":
-        include = ",".join(group_patterns(model)[config.mask.layers])
-    recipe = mask_recipe(
-        config.seed,
-        config.mask.ratio,
-        granularity=config.mask.granularity,
-        draw=config.mask.draw,
-        include=include,
-        exclude=config.mask.exclude,
-    )
+    mask = config.mask
+    choices = {"granularity": mask.granularity, "draw": mask.draw, "exclude": mask.exclude}
+    recipe = mask_recipe(config.seed, mask.ratio, include=mask.include, **choices)
+    if mask.layers != "all":
+        names = [name for name in group_patterns(model)[mask.layers] if recipe.touches(name)]
+        recipe = mask_recipe(config.seed, mask.ratio, include=",".join(names), **choices)
     if config.mask.ratio and not any(recipe.touches(name) for name in trainable(model)):
-        names = ", ".join(trainable(model))
-        raise ConfigError([f"mask.include={include!r} without {config.mask.exclude!r} matches none of {names}"])
+        told = f"mask.include={mask.include!r} without {mask.exclude!r} within mask.layers={mask.layers}"
+        raise ConfigError([f"{told} matches none of {', '.join(trainable(model))}"])
     return recipe
 
 
@@ -172,7 +203,9 @@ def _dataset(config: LabConfig) -> partitions.Dataset:
         raise ConfigError([str(error)]) from error
 
 
-def _some(examples: Examples, most: int, seed: int, purpose: str) -> Examples:
+def sample(examples: Examples, most: int, seed: int, purpose: str) -> Examples:
+    """Return ``most`` examples drawn at random, in their order; all where ``most`` is 0. Never the first ones: they may
+    all be of one class."""
     if not most or most >= len(examples):
         return examples
     chosen = numpy_generator(seed, "subset", purpose).choice(len(examples), size=most, replace=False)

@@ -14,19 +14,22 @@ from torch import Tensor, nn
 from experiments.lab.config import LabConfig, split_words
 from experiments.lab.findings import Findings
 from experiments.lab.settings import (
+    STATISTICS_EXAMPLES,
     Material,
     build_model,
     load_material,
     lr_factor_of,
     mask_of,
+    match_options,
     optimizer_of,
+    sample,
     start_model,
     steps_of,
 )
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.lmc import PairwiseBarriers, fusion_barrier, pairwise_barriers, repair_for
-from fedpfn.lmc.layerwise import calibrated_barrier, layer_report
+from fedpfn.lmc.layerwise import calibrated_barrier, find_layers, layer_report
 from fedpfn.lmc.matching import match, merge_many, spec_for
 from fedpfn.lmc.pairwise import InputBatches
 from fedpfn.lmc.plane import landscape, plane_through
@@ -36,12 +39,11 @@ from fedpfn.parallel import ModelPool
 from fedpfn.params import State, mean_state
 from fedpfn.seeding import derive
 
-STATISTICS_EXAMPLES = 2000  # training examples that BatchNorm's statistics are estimated on at a point of a path
-
 
 def run_siblings(config: LabConfig, *, workers: int) -> Findings:
     """Train and measure one cell."""
     material = load_material(config)
+    _require_measurable(config, material)
     model, siblings = train(config, material)
     bench = Bench(config, material, model, siblings.states, workers)
     found = Findings()
@@ -58,6 +60,15 @@ def run_siblings(config: LabConfig, *, workers: int) -> Findings:
     if config.output.save_models:
         found.states = {f"model-{index}": state for index, state in enumerate(siblings.states)}
     return found
+
+
+def _require_measurable(config: LabConfig, material: Material) -> None:
+    """Raise ``ValueError`` before training for a model that what is asked for cannot be measured on."""
+    model = build_model(config, material)
+    if config.match.methods:
+        spec_for(model)
+    if config.measure.layers:
+        find_layers(model, material.test.batch(slice(0, 2))[0])
 
 
 def train(config: LabConfig, material: Material) -> tuple[nn.Module, Siblings]:
@@ -102,7 +113,7 @@ class Bench:
     ) -> None:
         self.config, self.material, self.model, self.states, self.workers = config, material, model, states, workers
         self.test = material.test.decoded()
-        self.statistics = material.train.span(0, STATISTICS_EXAMPLES)
+        self.statistics = sample(material.train, STATISTICS_EXAMPLES, config.seed, "statistics")
         self.repair = repair_for(config.barrier.batch_norm, lambda: model, InputBatches(self.statistics))
 
     def evaluate(self, state: Mapping[str, Tensor]) -> Evaluation:
@@ -153,10 +164,8 @@ class Bench:
             self.measure_pairs(found, merging.states, prefix="merge_")
             found.add("merge_", rounds=merging.rounds)
             return
-        options: dict[str, int] = {"max_sweeps": settings.max_sweeps} if method == "weight" else {}
-        if method in ("ste", "annealing"):
-            options["steps"] = settings.steps
-        examples = self.material.train.span(0, settings.examples or len(self.material.train))
+        options = match_options(self.config, method)
+        examples = sample(self.material.train, settings.examples, self.config.seed, "match")
         first, *others = self.states
         matched = [
             match(method, self.model, first, other, examples, seed=self.config.seed, **options) for other in others
@@ -167,16 +176,23 @@ class Bench:
 
     def measure_layers(self, found: Findings) -> None:
         """Look inside the first pair, layer by layer."""
-        count = self.config.measure.layer_examples or len(self.test)
-        report = layer_report(self.model, self.states[0], self.states[1], self.test.span(0, count))
+        examples = sample(self.test, self.config.measure.layer_examples, self.config.seed, "layers")
+        report = layer_report(self.model, self.states[0], self.states[1], examples, repair=self.repair)
         found.rows["layers"] = report.rows()
 
     def measure_plane(self, found: Findings) -> None:
         """Look at the plane through the first three models."""
+        policy, batches = self.config.barrier.batch_norm, InputBatches(self.statistics)
         with closing(ModelPool(self.model, workers=self.workers)) as pool:
+            repair = repair_for(policy, lambda: pool.model, batches)
+
+            def measure(state: State) -> Evaluation:
+                mended = repair(state, self.states[0]) if repair else state
+                return evaluate(pool.model, self.test, state=mended)
+
             seen = landscape(
                 plane_through(*self.states[:3]),
-                lambda state: evaluate(pool.model, self.test, state=state),
+                measure,
                 points=self.config.measure.plane_points,
                 run_all=pool.map,
             )
@@ -192,6 +208,7 @@ class Bench:
             self.test,
             held_out=self.material.held_out,
             points=self.config.barrier.points,
+            repair=self.repair,
         )
         found.add(
             "calibrated_",
@@ -199,7 +216,8 @@ class Bench:
             raw_loss_barrier=calibrated.raw_barrier,
             beta=calibrated.betas[len(calibrated.betas) // 2],
         )
-        found.arrays["calibrated_loss"], found.arrays["betas"] = calibrated.calibrated, calibrated.betas
+        names = {"raw_loss": calibrated.raw, "calibrated_loss": calibrated.calibrated, "betas": calibrated.betas}
+        found.arrays |= names
 
 
 def _curves(pairs: PairwiseBarriers, prefix: str) -> dict[str, np.ndarray]:

@@ -101,8 +101,13 @@ def accuracy_barrier(alphas: ArrayLike, accuracies: ArrayLike) -> float:
 
 
 def fusion_barrier(accuracy_of_mean: float, accuracies: Sequence[float]) -> float:
-    """Return B = 1 - A(mean_i w_i) / mean_i A(w_i) of several models (table 3); 0 where no model is ever right."""
+    """Return B = 1 - A(mean_i w_i) / mean_i A(w_i) of several models (table 3); 0 where no model is ever right.
+
+    NaN where there is no accuracy, as in a regression.
+    """
     average = float(np.mean(accuracies))
+    if np.isnan(average):
+        return average
     return 1 - accuracy_of_mean / average if average > 0 else 0.0
 
 

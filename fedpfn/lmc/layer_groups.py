@@ -21,11 +21,13 @@ def group_patterns(model: nn.Module) -> dict[str, list[str]]:
     ['linear2.weight', 'linear2.bias']
     """
     layers: list[list[str]] = []
-    parameters = trainable(model)
-    for name, parameter in parameters.items():
-        # a weight of two axes or more opens a layer; vectors (biases, norms) belong to the one that is open
-        if parameter.dim() > 1 or not layers:
+    opened = ""
+    for name, parameter in trainable(model).items():
+        module = name.rpartition(".")[0]
+        # a module with a weight of two axes or more is a layer; vectors (norms) belong to the one that is open
+        if not layers or (parameter.dim() > 1 and module != opened):
             layers.append([])
+            opened = module
         layers[-1].append(name)
     if len(layers) < len(GROUPS):
         raise ValueError(f"{len(layers)} weighted layers cannot be cut into {', '.join(GROUPS)}")

@@ -18,7 +18,7 @@ from torch import nn
 from fedpfn.examples import Examples
 from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.masks import Mask, MaskRecipe, build_mask
-from fedpfn.params import State, read_state, trainable, write_state
+from fedpfn.params import State, read_state, trainable
 from fedpfn.seeding import derive, numpy_generator, torch_seed
 from fedpfn.training import MakeOptimizer, batch_order, train
 
@@ -129,13 +129,6 @@ def disjoint(total: int, share: float, *, seed: int) -> tuple[NDArray[np.int64],
         raise ValueError(f"a share of {share:g} of {total} examples leaves one of the two parts empty")
     order = numpy_generator(seed, "disjoint").permutation(total)
     return np.sort(order[:size]), np.sort(order[size:])
-
-
-def start_from(model: nn.Module, state: State) -> nn.Module:
-    """Return a copy of ``model`` that holds ``state``: loaded weights as a start."""
-    copy = deepcopy(model)
-    write_state(copy, state)
-    return copy
 
 
 def mask_recipe(seed: int, ratio: float, **choices: str) -> MaskRecipe:
