@@ -340,7 +340,7 @@ def test_a_third_of_the_layers_narrows_what_is_included(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_matched_is_told_before_it_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match="cannot be|permut"):
+    with pytest.raises(RunFailed, match=r"cannot be|permut"):
         ran(tmp_path, f"base: {{{SMALL.replace('hidden: 2, width: 12', 'name: vit')}, match: {{methods: weight}}}}")
 
 
