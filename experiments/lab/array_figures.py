@@ -1,0 +1,186 @@
+"""Pictures of what a cell keeps beside its measures: curves along paths, planes through three models, layers in depth.
+
+Cells without such arrays or rows, as those still to run, are left out; where none has any there is no picture.
+"""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from experiments.lab.folder import LabRun
+from experiments.lab.panels import (
+    COLOURS,
+    PAGE,
+    STYLES,
+    counted,
+    draw_line,
+    families,
+    finish,
+    flattened,
+    grid,
+    label_of,
+    mean_and_spread,
+    panels,
+    records_at,
+    spoken,
+)
+from experiments.lab.report import METHOD, Address, methods_of
+
+UNITS = {"loss": "loss (nats)", "accuracy": "accuracy"}
+CLIPPED = 0.1  # of a plane's points, the worst: where the models' surroundings would else be of one colour
+
+Arrays = dict[str, NDArray[Any]]
+Rows = list[dict[str, Any]]
+
+
+def curves(run: LabRun, entry: dict[str, Any]) -> Figure | None:
+    """Draw loss and accuracy along the paths of all pairs and seeds, thin, with their mean thick.
+
+    A column is a group, a line in it a method.
+    """
+    columns: dict[Address, dict[str, list[Arrays]]] = {}
+    for group in families(run, METHOD):
+        for method in methods_of(run) or [""]:
+            place = (*group, (METHOD, method)) if method else group
+            arrays = [found for record in records_at(run, place) if "alphas" in (found := run.arrays(record))]
+            if arrays := [found for found in arrays if "loss" in found]:
+                columns.setdefault(group, {})[method] = arrays
+    every = [found for lines in columns.values() for arrays in lines.values() for found in arrays]
+    kinds = [kind for kind in UNITS if _some_finite(every, kind)]
+    if not kinds:
+        return None
+    wide = min(len(columns), int(PAGE / 3.6))
+    figure, cells = grid(-(-len(columns) // wide) * len(kinds), wide, width=3.6, height=2.7)
+    for axes in cells.flat:
+        axes.set_visible(False)
+    for number, (group, lines) in enumerate(columns.items()):
+        for row, kind in enumerate(kinds):
+            axes = cells[number // wide * len(kinds) + row, number % wide]
+            _draw_paths(axes, lines, kind, methods_of(run) or [""])
+            axes.set_title(label_of(group) if row == 0 else "", fontsize=9)
+    pairs = counted((len(found["loss"]) for found in every), "pair")
+    seeds = counted((len(arrays) for lines in columns.values() for arrays in lines.values()), "seed")
+    return finish(figure, run, f"n = {seeds}, {pairs} each")
+
+
+def _draw_paths(axes: Axes, lines: dict[str, list[Arrays]], kind: str, methods: list[str]) -> None:
+    for method, arrays in lines.items():
+        if not _some_finite(arrays, kind):
+            continue
+        axes.set_visible(True)
+        number = methods.index(method)
+        colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+        alphas, paths = arrays[0]["alphas"], np.concatenate([found[kind] for found in arrays])
+        axes.plot(alphas, paths.T, color=colour, alpha=float(np.clip(1.5 / len(paths), 0.15, 0.5)), linewidth=0.7)
+        axes.plot(alphas, mean_and_spread(paths)[0], color=colour, linestyle=style, label=method)
+        axes.set(xlabel="α, the first model's weight", ylabel=_unit(arrays, kind))
+
+
+def plane(run: LabRun, entry: dict[str, Any]) -> Figure | None:
+    """Draw the landscape over the plane through three models, for the first seed that has one, a panel a group.
+
+    The worst tenth of the points, and what is not finite, is of one colour: a loss far off would leave the rest none.
+    """
+    kind = entry.get("value", "loss")
+    found = [(record, run.arrays(record)) for record in run.records]
+    found = [(record, arrays) for record, arrays in found if _some_finite([arrays], f"plane_{kind}")]
+    found = [(record, arrays) for record, arrays in found if record["seed"] == found[0][0]["seed"]]
+    if not found:
+        return None
+    shown = [arrays for _, arrays in found]
+    values = np.concatenate([arrays[f"plane_{kind}"].ravel() for arrays in shown])
+    values = values[np.isfinite(values)]
+    better_low = kind == "loss"
+    low, high = np.quantile(values, (0.0, 1 - CLIPPED) if better_low else (CLIPPED, 1.0))
+    high = max(high, low + 1e-6)  # a flat landscape has no range of its own
+    worst = high + (high - low) if better_low else low - (high - low)
+    xs, ys = (np.concatenate([arrays[f"plane_{name}"] for arrays in shown]) for name in ("xs", "ys"))
+    height = 3.4 * float(np.clip(np.ptp(ys) / np.ptp(xs), 0.5, 1.5)) + 0.8
+    figure, all_axes = panels(len(shown), width=4.2, height=height)
+    for axes, (record, arrays) in zip(all_axes, found, strict=True):
+        field = arrays[f"plane_{kind}"]
+        image = axes.contourf(
+            arrays["plane_xs"],
+            arrays["plane_ys"],
+            np.where(np.isfinite(field), field, worst),
+            levels=np.linspace(low, high, 21),
+            cmap="cividis",
+            extend="max" if better_low else "min",
+        )
+        axes.plot(*arrays["plane_corners"].T, "o", color="white", markeredgecolor="black")
+        for number, (x, y) in enumerate(arrays["plane_corners"], start=1):
+            outline = [withStroke(linewidth=2, foreground="black")]
+            axes.annotate(f" w{number}", (x, y), color="white", fontsize=9, weight="bold", path_effects=outline)
+        limits = {"xlim": (xs.min(), xs.max()), "ylim": (ys.min(), ys.max())}
+        axes.set(xlabel="distance in weights", ylabel="distance in weights", aspect="equal", **limits)
+        axes.set_title(label_of((("case", record["case"]), *record["axes"].items())), fontsize=9)
+    # a contour's own ticks lie at its levels, and round ones beyond the ends would be drawn on the ends
+    ticks = [tick for tick in MaxNLocator(7).tick_values(low, high) if low <= tick <= high]
+    figure.colorbar(image, ax=all_axes, label=_unit(shown, kind, prefix="plane_"), ticks=ticks)
+    return finish(figure, run, f"n = 1 seed (number {found[0][0]['seed']})", legend=False)
+
+
+def layers(run: LabRun, entry: dict[str, Any]) -> Figure | None:
+    """Draw layerwise measures against the layers, a row of panels a network and a line a group.
+
+    A panel is a measure, or the measures of an inner list of ``y``, told apart by line style.
+    """
+    told = [entry["y"]] if isinstance(entry["y"], str) else entry["y"]
+    shown = [flattened(item) for item in told]
+    networks: dict[tuple[str, ...], dict[Address, list[Rows]]] = {}
+    for place in families(run):
+        for table in [found for record in records_at(run, place) if (found := record["rows"].get("layers"))]:
+            names = tuple(row["layer"] for row in table)
+            networks.setdefault(names, {}).setdefault(place, []).append(table)
+    if not networks:
+        return None
+    numbers = {place: number for number, place in enumerate(families(run))}
+    figure, cells = grid(len(networks), len(shown), width=4.2, height=3.3)
+    for row, (names, groups) in zip(cells, networks.items(), strict=True):
+        for axes, measures in zip(row, shown, strict=True):
+            for place, tables in groups.items():
+                for measure, style in zip(measures, STYLES * len(measures), strict=False):
+                    values = [[_number(line.get(measure)) for line in table] for table in tables]
+                    middle, spread = mean_and_spread(values)
+                    label, where = label_of(place), np.arange(len(names))
+                    draw_line(axes, where, middle, spread, numbers[place], label=label, style=style)
+            axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=7)
+            _name_measures(axes, measures)
+            if entry.get("log"):
+                axes.set_yscale("log")
+    counts = (len(tables) for groups in networks.values() for tables in groups.values())
+    return finish(figure, run, f"n = {counted(counts, 'seed')}")
+
+
+def _name_measures(axes: Axes, measures: list[str]) -> None:
+    """Name one measure beside its axis, several in a legend of line styles; what all are of stays beside the axis."""
+    words = [spoken(measure) for measure in measures]
+    if len(words) == 1:
+        axes.set_ylabel(words[0])
+        return
+    heads, tails = zip(*(word.split(", ", 1) if ", " in word else ("", word) for word in words), strict=True)
+    shared = heads[0] if len(set(heads)) == 1 else ""
+    axes.set_ylabel(shared)
+    styles = [
+        Line2D([], [], color="grey", linestyle=style) for style, _ in zip(STYLES * len(words), words, strict=False)
+    ]
+    axes.legend(styles, tails if shared else words, fontsize=7, loc="best")
+
+
+def _some_finite(arrays: list[Arrays], name: str) -> bool:
+    return any(name in found and bool(np.isfinite(found[name]).any()) for found in arrays)
+
+
+def _unit(arrays: list[Arrays], kind: str, *, prefix: str = "") -> str:
+    """Say what a kind is measured in: a loss without any accuracy is a regression's."""
+    return UNITS[kind] if _some_finite(arrays, f"{prefix}accuracy") else "squared error"
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)

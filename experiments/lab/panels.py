@@ -1,0 +1,140 @@
+"""What an experiment's pictures share: colours, panels, lines with bands, and words for groups, measures and counts."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from experiments.lab.folder import LabRun, Record
+from experiments.lab.report import Address, spoken_part
+
+# Okabe and Ito's palette: told apart by the colour-blind; markers and line styles tell them apart in grey
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = "osD^vPX"
+STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
+PAGE = 16.0  # inches; panels that find no room beside the others go below them
+SPOKEN = {
+    "llfc_0.5": "E[1 − cos], path against linear, α = ½",
+    "baseline": "E[1 − cos], model against model",
+    "llfc_coefficient_0.5": "LLFC coefficient, α = ½",
+    "lewc_coefficient_0.5": "LEWC coefficient, α = ½",
+    "additivity": "Dist σ (weak additivity)",
+    "commutativity": "Dist com (commutativity)",
+    "feature_distance": "Dist H (features)",
+    "weight_distance": "Dist W (weights)",
+    "orthogonality_first": "E‖W₂z₁‖ / E‖W₁z₁‖",
+    "stitched_error_first": "error, first model below",
+    "weight_stable_rank_first": "stable rank of weights",
+    "activation_stable_rank_first": "stable rank of features",
+    "loss_barrier": "loss barrier",
+    "calibrated_loss_barrier": "calibrated loss barrier",
+    "calibrated_beta": "β at α = ½",
+}
+
+
+def families(run: LabRun, *left_out: str) -> list[Address]:
+    """Return the addresses of the cells on record, the axes ``left_out`` taken from them, in the order of records."""
+    places = ([("case", record["case"]), *record["axes"].items()] for record in run.records)
+    return list(dict.fromkeys(tuple(item for item in place if item[0] not in left_out) for place in places))
+
+
+def records_at(run: LabRun, address: Address) -> list[Record]:
+    """Return the records whose case and axes are those of ``address``, as far as it says."""
+    return [
+        record
+        for record in run.records
+        if all(({"case": record["case"]} | record["axes"]).get(name) == value for name, value in address)
+    ]
+
+
+def axis_values(run: LabRun, axis: str) -> list[Any]:
+    """Return the values of a grid axis that are on record, numbers in ascending order."""
+    found = {record["axes"][axis] for record in run.records}
+    values = [value for value in run.experiment.grid[axis] if value in found]
+    return sorted(values) if all(isinstance(value, int | float) for value in values) else values
+
+
+def label_of(address: Address, *, between: str = " · ") -> str:
+    """Return an address as it is read."""
+    return between.join(word for word in map(spoken_part, address) if word)
+
+
+def spoken(measure: str) -> str:
+    """Return a measure as it is read."""
+    return SPOKEN.get(measure, measure.replace("_", " "))
+
+
+def flattened(value: Any) -> list[str]:
+    """Return the names in a name, a list of names, or a list of such lists."""
+    return [value] if isinstance(value, str) else [name for item in value for name in flattened(item)]
+
+
+def counted(numbers: Iterable[int], noun: str) -> str:
+    """Return how many there are, as a range where the numbers differ: ``3 seeds``, ``1–3 seeds``."""
+    found = set(numbers)
+    low, high = min(found), max(found)
+    return f"{low if low == high else f'{low}–{high}'} {noun}{'s' * (high > 1)}"
+
+
+def panels(count: int, *, width: float, height: float = 3.5) -> tuple[Figure, list[Axes]]:
+    """Return a figure with that many panels, as many side by side as a page holds."""
+    width = max(3.6, width)
+    columns = max(1, min(count, int(PAGE / width)))
+    rows = -(-count // columns)
+    figure, found = grid(rows, columns, width=width, height=height)
+    for axes in found.flat[count:]:
+        axes.set_visible(False)
+    return figure, list(found.flat[:count])
+
+
+def grid(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
+    """Return a figure with panels in rows and columns, sizes in inches a panel."""
+    size = (width * columns, height * rows)
+    figure, found = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    return figure, found
+
+
+def finish(figure: Figure, run: LabRun, note: str, *, legend: bool = True) -> Figure:
+    """Give a picture its grid lines, one legend beside the panels, and a title that ends in ``note``."""
+    known: dict[str, Any] = {}
+    if legend:
+        for axes in figure.axes:
+            axes.grid(alpha=0.3)
+            known |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if known:
+        # room of its own, not the panels'
+        figure.set_figwidth(figure.get_figwidth() + 0.5 + 0.06 * max(map(len, known)))
+        figure.legend(known.values(), known.keys(), loc="outside right center", fontsize=7.5, frameon=False)
+    figure.suptitle(f"{run.experiment.title} · {note}", fontsize=10)
+    return figure
+
+
+def mean_and_spread(rows: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and sample deviation of the finite values in each column: NaN where none is, 0 where one is."""
+    values = np.ma.masked_invalid(np.asarray(rows, dtype=float))
+    spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.ma.zeros(values.shape[1])
+    return np.ma.filled(values.mean(axis=0), np.nan), np.ma.filled(spread, 0.0)
+
+
+def draw_line(
+    axes: Axes,
+    xs: NDArray[Any],
+    middle: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    number: int,
+    *,
+    label: str,
+    style: str | None = None,
+) -> None:
+    """Draw a line with a band around it, in the colour, the marker and, where none is given, the style of a number."""
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    style = style or STYLES[number % len(STYLES)]
+    axes.plot(xs, middle, color=colour, marker=marker, linestyle=style, markersize=4, label=label)
+    axes.fill_between(xs, middle - spread, middle + spread, color=colour, alpha=0.15, linewidth=0)
