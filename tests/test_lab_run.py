@@ -139,6 +139,7 @@ def test_a_failing_cell_among_many_ends_the_run_with_its_reason(tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are counted in Linux's /proc")
 def test_a_terminated_run_leaves_no_process_behind(tmp_path: Path) -> None:
     text = f"seeds: 4\nbase: {{{SMALL}, train: {{steps: 100000}}}}"
     (tmp_path / "mine.yaml").write_text(text)
@@ -148,14 +149,14 @@ def test_a_terminated_run_leaves_no_process_behind(tmp_path: Path) -> None:
     until(lambda: len(children(run.pid)) >= 3)  # two workers and Python's resource tracker
     workers = children(run.pid)
     run.terminate()
-    assert run.wait(timeout=60) == 130
+    assert run.wait(timeout=180) == 130
     until(lambda: not any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers))
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not condition():
-        assert time.monotonic() < end, "waited for a minute"
+        assert time.monotonic() < end, "waited for three minutes"
         time.sleep(0.1)
 
 
