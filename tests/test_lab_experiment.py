@@ -122,6 +122,7 @@ def test_all_faults_of_all_cells_are_named_at_once(tmp_path: Path) -> None:
         ("- 1", "holds no table"),
         ("a: [", "cannot be read"),
         ("base: {barrier: {points: 4}}", "barrier.points must be odd"),
+        ("base: {theorem: {points: 4}}", "theorem.points must be odd"),
         ("base: {start: {kind: file}}", "start.kind=file and start.path belong together"),
         ("base: {start: {kind: independent}, train: {spawn-share: 0.1}}", "train.spawn-share has no meaning"),
         ("base: {measure: {plane: true}}", "measure.plane needs train.models of 3 or more, got 2"),

@@ -115,6 +115,8 @@ def test_an_experiment_goes_on_where_its_folder_stops(tmp_path: Path, monkeypatc
         patch.setattr("experiments.lab.run.run_cell", failing)
         with pytest.raises(RunFailed, match="cell method=tna-pfn seed 0 failed: a third cell went wrong"):
             run_experiment(experiment, cells, tmp_path / "again", QUIET, jobs=1)
+    told = (tmp_path / "again" / "failure.txt").read_text()
+    assert "FloatingPointError: a third cell" in told and "in failing" in told
     half = read_lab(tmp_path / "again")
     assert not half.complete and len(half.records) == 2
     # a crash in the middle of a line
@@ -122,6 +124,7 @@ def test_an_experiment_goes_on_where_its_folder_stops(tmp_path: Path, monkeypatc
         file.write(b'{"cell": "half a li')
     run_experiment(experiment, cells, tmp_path / "again", QUIET, jobs=1)
     assert without_seconds(read_lab(tmp_path / "again")) == without_seconds(whole)
+    assert not (tmp_path / "again" / "failure.txt").exists()
 
 
 @pytest.mark.slow
@@ -340,8 +343,11 @@ def test_a_third_of_the_layers_narrows_what_is_included(tmp_path: Path) -> None:
         frozen("layers: first, include: 'head.*'")
 
 
-def test_a_model_that_cannot_be_matched_is_told_before_it_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"cannot be|permut"):
+def test_a_model_that_cannot_be_matched_is_told_before_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.lab.sibling_cells.train_siblings", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(RunFailed, match="cannot follow a permutation of units"):
         ran(tmp_path, f"base: {{{SMALL.replace('hidden: 2, width: 12', 'name: vit')}, match: {{methods: weight}}}}")
 
 

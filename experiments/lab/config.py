@@ -170,8 +170,9 @@ def _cross_faults(config: LabConfig) -> list[str]:
 
 def _path_faults(config: LabConfig) -> list[str]:
     faults = []
-    if config.barrier.points % 2 == 0:
-        faults.append(f"barrier.points must be odd, so that the midpoint is measured, got {config.barrier.points}")
+    for name, points in (("barrier.points", config.barrier.points), ("theorem.points", config.theorem.points)):
+        if points % 2 == 0:
+            faults.append(f"{name} must be odd, so that the midpoint is measured, got {points}")
     if (config.start.kind == "file") != bool(config.start.path):
         faults.append("start.kind=file and start.path belong together")
     if config.start.kind == "independent" and config.train.spawn_share:

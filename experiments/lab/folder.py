@@ -1,10 +1,9 @@
 """The folder of an experiment: what it was, a record a cell as each finishes, arrays, models, report and figures.
 
 ``experiment.yaml`` (as resolved, with the environment), ``records.jsonl`` (a line a cell), ``arrays/<cell>.npz``,
-``models/<cell>/*.safetensors`` with their
-``config.yaml`` where kept, ``report.md``, ``figures/``, and ``summary.json``, whose presence means that
-every cell is there. The same experiment, or more of it, goes on where its folder stops; another one is
-refused.
+``models/<cell>/*.safetensors`` with their ``config.yaml`` where kept, ``report.md``, ``figures/``, ``failure.txt`` (the
+traceback of a failed cell), and ``summary.json``, whose presence means that every cell is there. The same experiment,
+or more of it, goes on where its folder stops; another one is refused.
 """
 
 import json
@@ -75,8 +74,13 @@ class LabFolder:
             stream.flush()
             os.fsync(stream.fileno())
 
+    def write_failure(self, text: str) -> None:
+        """Keep the traceback of a cell that failed, until the cells are all there."""
+        write_whole(self.path / "failure.txt", text.encode())
+
     def close(self) -> None:
         """Say that every cell is there, and how many seconds of computation they took."""
+        (self.path / "failure.txt").unlink(missing_ok=True)
         seconds = sum(record["seconds"] for record in read_records(self.path))
         write_whole(self.path / "summary.json", json.dumps({"cells": len(self.keys), "seconds": seconds}).encode())
 

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -70,7 +71,11 @@ def run_experiment(
             if not console.is_terminal:
                 console.print(f"{_name(cell)}  {record['seconds']:.1f} s", highlight=False)
 
-        _run_all(experiment.kind, left, path, jobs, workers, finished)
+        try:
+            _run_all(experiment.kind, left, path, jobs, workers, finished)
+        except RunFailed as failure:
+            folder.write_failure("".join(traceback.format_exception(failure)))
+            raise
     folder.close()
 
 
@@ -112,7 +117,7 @@ def _run_all(
         for cell in cells:
             try:
                 record = run_cell(kind, cell, path, workers)
-            except (ValueError, ArithmeticError, RuntimeError, OSError) as error:
+            except Exception as error:
                 raise _failure(cell, error) from error
             finished(cell, record)
         return
@@ -176,8 +181,10 @@ def _end_with_parent() -> None:
 
 
 def _failure(cell: Cell, error: Exception) -> RunFailed:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return RunFailed(f"cell {_name(cell)} failed: {text}")
+    text = " ".join(str(error).split())
+    # the text of a ValueError is written to be read; that of a KeyError, say, means nothing without its name
+    kind = "" if isinstance(error, ValueError | ArithmeticError) and text else f"{type(error).__name__}: "
+    return RunFailed(f"cell {_name(cell)} failed: {kind}{text}".rstrip(": "))
 
 
 def _name(cell: Cell) -> str:
