@@ -126,6 +126,7 @@ def test_one_seed_is_not_told_in_capitals_and_no_difference_is_none() -> None:
 
 def test_settings_beside_the_full_form_are_told() -> None:
     assert settings_lines(a_run(BETTER)) == []
+    assert settings_lines(a_run(BETTER, words={"data.root": "/there", "device": "cpu"})) == []
     (line,) = settings_lines(a_run(BETTER, form="quick", words={"mask.ratio": 0.6}))
     assert line == "settings: the quick form, mask.ratio=0.6; published figures are those of other settings"
     assert line in markdown_report(a_run(BETTER, form="quick", words={"mask.ratio": 0.6}))

@@ -13,6 +13,7 @@ from typing import Any
 from experiments.lab.folder import LabRun, Record
 
 METHOD = "train.method"
+NEUTRAL = ("data.root", "data.download", "device", "seed", "output.save-models")  # they do not change what is measured
 NO_BARRIER = 0.02  # an accuracy barrier below it leaves a method nothing to reduce
 
 Address = tuple[tuple[str, Any], ...]
@@ -267,7 +268,7 @@ def _no_barrier(run: LabRun, place: dict[str, Any], method: str) -> str | None:
 def settings_lines(run: LabRun) -> list[str]:
     """Say what was set beside the file's full form, so that nothing published is held against it in silence."""
     experiment = run.experiment
-    words = [f"{name}={value}" for name, value in experiment.words.items()]
+    words = [f"{name}={value}" for name, value in experiment.words.items() if name not in NEUTRAL]
     parts = (["the quick form"] if experiment.form == "quick" else []) + words
     if not parts:
         return []
