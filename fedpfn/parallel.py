@@ -33,7 +33,12 @@ class ModelPool:
         self.workers = workers if on_cpu else 1
         self._model, self._local = model, threading.local()
         torch.set_num_threads(1)
-        self._executor = ThreadPoolExecutor(self.workers, initializer=self._equip) if self.workers > 1 else None
+        self._executor = None
+        if self.workers > 1:
+            # made here and not by the workers, which may start late: a copy of a model that is just being called with
+            # other tensors would lack its own
+            self._copies = [deepcopy(model) for _ in range(self.workers)]
+            self._executor = ThreadPoolExecutor(self.workers, initializer=self._equip)
 
     @property
     def model(self) -> nn.Module:
@@ -69,4 +74,4 @@ class ModelPool:
 
     def _equip(self) -> None:
         torch.set_num_threads(1)
-        self._local.model = deepcopy(self._model)
+        self._local.model = self._copies.pop()

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -216,6 +217,26 @@ def test_the_first_error_in_order_is_raised(pool: ModelPool) -> None:
 
     with pytest.raises(ValueError, match="item 2"):
         pool.map(fail, range(5))
+
+
+class CopiedBy(nn.Linear):
+    """Notes which thread copies it."""
+
+    threads: ClassVar[list[int]] = []
+
+    def __deepcopy__(self, memo: dict) -> "CopiedBy":
+        CopiedBy.threads.append(threading.get_ident())
+        return CopiedBy(self.in_features, self.out_features)
+
+
+def test_copies_are_made_before_any_worker_starts() -> None:
+    """A worker may start while the model is being called with other tensors, and would copy it without its own."""
+    CopiedBy.threads.clear()
+    pool = ModelPool(CopiedBy(2, 2), workers=3)
+    barrier = threading.Barrier(3)
+    pool.map(lambda _: barrier.wait(timeout=60), range(3))
+    pool.close()
+    assert CopiedBy.threads == [threading.get_ident()] * 3
 
 
 def test_each_worker_has_a_copy_of_its_own_and_one_thread() -> None:
