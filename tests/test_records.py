@@ -256,7 +256,8 @@ def test_no_half_written_file_is_left(folder: RunFolder) -> None:
     folder.save_state("final", {"w": torch.zeros(1)})
     files = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()}
     assert files == {
-        "config.yaml", "partition.json", "summary.json", "barriers/round-0001.npz", "checkpoints/final.safetensors",
+        ".lock", "config.yaml", "partition.json", "summary.json", "barriers/round-0001.npz",
+        "checkpoints/final.safetensors",
     }  # fmt: skip
 
 
@@ -374,7 +375,7 @@ def test_the_digest_is_pinned() -> None:
 
 
 def test_the_environment_names_a_package_that_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedpfn.records._PACKAGES", ("torch", "no-such-package-here"))
+    monkeypatch.setattr("fedpfn.records.surroundings._PACKAGES", ("torch", "no-such-package-here"))
     assert environment("cpu")["versions"]["no-such-package-here"] == "not installed"
 
 

@@ -120,6 +120,18 @@ def find_faults(
     return faults
 
 
+def used_settings(name: str) -> set[str]:
+    """Return which settings of ``build`` beside its seed the model ``name`` takes.
+
+    >>> sorted(used_settings("cnn"))
+    ['width_multiplier']
+    """
+    if name in MODELS:
+        offered: dict[str, Any] = {"hidden": 0, "width": 1, "norm": "none", "width_multiplier": 1.0}
+        return set(accepted(MODELS[name], offered))
+    return {"norm", "pretrained"} if vision.find(name) else set()
+
+
 def _name_faults(name: str) -> list[str]:
     if is_reference(name):
         try:

@@ -1,0 +1,38 @@
+"""The run folder: everything a run leaves behind, written as it goes, and the ways to read it back.
+
+``config.yaml`` (resolved, with the environment), ``partition.json``, ``rounds.jsonl`` (one object a round),
+``barriers/round-NNNN.npz``, ``checkpoints/*.safetensors``, and last ``summary.json``, whose presence means that the run
+is complete, or ``failure.json``, which says why it is not. Files appear whole or not at all; a line of ``rounds.jsonl``
+is on disk before the next round starts.
+"""
+
+from fedpfn.records.checkpoints import Checkpoint, last_checkpoint, state_digest, write_checkpoint
+from fedpfn.records.files import finite, read_json, read_yaml, write_json, write_whole
+from fedpfn.records.folder import LOG, RunFolder, folder_fault, record_end
+from fedpfn.records.reading import Run, find_runs, read_config, read_rounds, read_run
+from fedpfn.records.surroundings import ENVIRONMENT, environment
+from fedpfn.records.tables import read_runs
+
+__all__ = [
+    "Checkpoint",
+    "ENVIRONMENT",
+    "LOG",
+    "Run",
+    "RunFolder",
+    "environment",
+    "find_runs",
+    "finite",
+    "folder_fault",
+    "last_checkpoint",
+    "read_config",
+    "read_json",
+    "read_rounds",
+    "read_run",
+    "read_runs",
+    "read_yaml",
+    "record_end",
+    "state_digest",
+    "write_checkpoint",
+    "write_json",
+    "write_whole",
+]

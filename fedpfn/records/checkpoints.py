@@ -1,0 +1,109 @@
+"""Where a run can go on from: the global state after a round, the server optimiser's, and what the recorder counted.
+
+A checkpoint is one safetensors file, ``checkpoints/round-NNNN.safetensors``, so that it is there as a whole or not at
+all: the model's state dict under its own names, the server optimiser's tensors behind a prefix, the rest as text in the
+header. Client drawing, batch orders and masks need no state: they are functions of (seed, round, client).
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, uint8
+
+from fedpfn.records.files import settle
+
+SERVER_OPTIMIZER = "server-optimizer/"
+_NAME = re.compile(r"round-(\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after ``server_round``.
+
+    ``model`` is the whole state dict, ``server_optimizer`` what the server's optimiser carries from round to round,
+    ``about`` texts: what the recorder has counted so far, and a digest of the plans that the rounds were trained by.
+    """
+
+    server_round: int
+    model: dict[str, Tensor]
+    server_optimizer: dict[str, Tensor] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+
+
+def checkpoint_path(folder: Path, server_round: int) -> Path:
+    """Return where a run folder keeps the checkpoint of a round."""
+    return folder / "checkpoints" / f"round-{server_round:04d}.safetensors"
+
+
+def write_tensors(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write tensors as a safetensors file, whole or not at all, with ``about`` in its header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    # clones, since the format refuses tensors that share memory
+    save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}, part, dict(about))
+    with part.open("rb") as file:
+        settle(file.fileno())
+    part.replace(path)
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write a checkpoint into a run folder, then remove all but the last ``keep`` of them; 0 keeps all."""
+    path = checkpoint_path(folder, checkpoint.server_round)
+    behind = {SERVER_OPTIMIZER + name: tensor for name, tensor in checkpoint.server_optimizer.items()}
+    about = checkpoint.about | {"round": str(checkpoint.server_round)}
+    write_tensors(path, checkpoint.model | behind, about)
+    if keep:
+        for old in _rounds_kept(folder)[:-keep]:
+            checkpoint_path(folder, old).unlink(missing_ok=True)
+    return path
+
+
+def last_checkpoint(folder: Path, *, most: int) -> Checkpoint | None:
+    """Return the checkpoint of the latest round up to ``most`` that can be read whole, or None.
+
+    A file that a dying disk cut short is passed over for the one before it: that is why two are kept.
+    """
+    for server_round in reversed(_rounds_kept(folder)):
+        if server_round <= most:
+            with suppress(SafetensorError, OSError, ValueError):
+                return _read(checkpoint_path(folder, server_round), server_round)
+    return None
+
+
+def _rounds_kept(folder: Path) -> list[int]:
+    names = (_NAME.fullmatch(path.name) for path in (folder / "checkpoints").glob("round-*.safetensors"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def _read(path: Path, server_round: int) -> Checkpoint:
+    with safe_open(path, framework="pt") as file:
+        about = dict(file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    behind = {name: tensor for name, tensor in tensors.items() if name.startswith(SERVER_OPTIMIZER)}
+    return Checkpoint(
+        server_round,
+        model={name: tensor for name, tensor in tensors.items() if name not in behind},
+        server_optimizer={name.removeprefix(SERVER_OPTIMIZER): tensor for name, tensor in behind.items()},
+        about=about,
+    )
+
+
+def plans_digest(plans: list[str]) -> str:
+    """Return the SHA-256 of the rounds' plans as they travelled, in order."""
+    return hashlib.sha256(json.dumps(plans).encode()).hexdigest()
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a state's names, shapes and bits: equal digests are identical weights."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().tobytes())
+    return digest.hexdigest()

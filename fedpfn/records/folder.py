@@ -1,0 +1,148 @@
+"""Writing one run, from its config to the word that it is complete; and taking it up again where it was cut off."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from fedpfn.config import RunConfig
+from fedpfn.records.checkpoints import Checkpoint, write_checkpoint, write_tensors
+from fedpfn.records.files import read_json, settle, to_json, write_json, write_whole
+from fedpfn.records.reading import read_rounds
+from fedpfn.records.surroundings import ENVIRONMENT, environment
+
+LOG = "flower.log"
+LOCK = ".lock"
+ATTEMPTS = "attempts.jsonl"
+# those who launch a run open its log first
+_EXPECTED = frozenset({LOG, LOCK})
+
+
+class RunFolder:
+    """Writes one run, alone: a lock that ends with its process keeps a second writer out.
+
+    Raises ``ValueError`` for a folder that holds another run: nothing recorded is overwritten. ``reopen`` is the way to
+    go on with one that was cut off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if fault := folder_fault(path):
+            raise ValueError(fault)
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._lock = _take_lock(path, patience=0)
+
+    @classmethod
+    def reopen(cls, path: Path, *, rounds: int, device: str, patience: float = 20.0) -> "RunFolder":
+        """Take up an incomplete run again, with its first ``rounds`` lines (round 0 included) kept.
+
+        Later rounds will be run again, to the same bits; their lines and barrier files go. Why the run had ended, and
+        on what machine it goes on, becomes a line of ``attempts.jsonl``. Raises ``ValueError`` for a complete run, and
+        for one that another process still writes after ``patience`` seconds.
+        """
+        folder = cls.__new__(cls)
+        folder.path = path
+        folder._lock = _take_lock(path, patience=patience)
+        if (path / "summary.json").is_file():
+            raise ValueError(f"{path} is complete: there is nothing to resume")
+        lines = read_rounds(path)
+        attempt = {
+            "rounds_recorded": len(lines) - 1,
+            "rounds_kept": rounds - 1,
+            "failure": read_json(path / "failure.json"),
+            ENVIRONMENT: environment(device),
+        }
+        folder._append(ATTEMPTS, attempt)
+        kept = b"".join(to_json(line) + b"\n" for line in lines[:rounds])
+        write_whole(path / "rounds.jsonl", kept)
+        for later in range(rounds, len(lines) + 1):
+            _barrier_path(path, later).unlink(missing_ok=True)
+        (path / "failure.json").unlink(missing_ok=True)
+        return folder
+
+    def write_config(self, config: RunConfig, *, device: str) -> None:
+        """Write the resolved config with the versions, the git revision and the devices it ran on."""
+        tree = config.nested() | {ENVIRONMENT: environment(device)}
+        write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(tree)).encode())
+
+    def write_partition(self, manifest: Mapping[str, Any]) -> None:
+        """Write which client holds how much of what."""
+        write_json(self.path / "partition.json", manifest)
+
+    def append_round(self, record: Mapping[str, Any]) -> None:
+        """Add a line to ``rounds.jsonl`` and see it onto the disk. Non-finite numbers become null."""
+        self._append("rounds.jsonl", record)
+
+    def write_barriers(self, server_round: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write the curves and matrices of a round; the raw values, NaN and infinity included."""
+        path = _barrier_path(self.path, server_round)
+        path.parent.mkdir(exist_ok=True)
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            np.savez_compressed(file, **dict(arrays))  # type: ignore[arg-type]
+            settle(file.fileno())
+        part.replace(path)
+
+    def save_state(self, name: str, state: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> Path:
+        """Write tensors as ``checkpoints/<name>.safetensors``, with ``about`` in its header."""
+        path = self.path / "checkpoints" / f"{name}.safetensors"
+        write_tensors(path, state, about or {})
+        return path
+
+    def save_checkpoint(self, checkpoint: Checkpoint, *, keep: int) -> Path:
+        """Write where the run can go on from, once the lines of its rounds are on disk."""
+        return write_checkpoint(self.path, checkpoint, keep=keep)
+
+    def write_failure(self, failure: Mapping[str, Any]) -> None:
+        """Say why the run ended early."""
+        write_json(self.path / "failure.json", failure)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Say that the run is complete."""
+        write_json(self.path / "summary.json", summary)
+
+    def close(self) -> None:
+        """Let another writer in."""
+        self._lock.release()
+
+    def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        with (self.path / name).open("ab") as file:
+            file.write(to_json(record) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def record_end(path: Path, reason: str, *, stopped: bool = False) -> None:
+    """Say in a run folder why the run is not complete, where the run itself could not: it was stopped, or died."""
+    if (path / "config.yaml").is_file() and read_json(path / "failure.json") is None:
+        failure = {"reason": reason, "rounds": len(read_rounds(path)) - 1}
+        write_json(path / "failure.json", failure | ({"stopped": True} if stopped else {}))
+
+
+def folder_fault(path: Path) -> str | None:
+    """Say why a run cannot be written to ``path``, or None."""
+    if path.is_file():
+        return f"output.dir {path} is a file"
+    if path.is_dir() and any(entry.name not in _EXPECTED for entry in path.iterdir()):
+        return f"output.dir {path} is not empty: results are never overwritten; name another folder or remove it"
+    return None
+
+
+def _take_lock(path: Path, *, patience: float) -> FileLock:
+    # released where the process dies, however it dies; any thread of a process may let go of it
+    lock = FileLock(path / LOCK, timeout=patience, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"another process is writing the run {path}") from error
+    return lock
+
+
+def _barrier_path(path: Path, server_round: int) -> Path:
+    return path / "barriers" / f"round-{server_round:04d}.npz"

@@ -1,0 +1,47 @@
+"""What a result may depend on beside its config: versions, the git revision, the machine."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedpfn.devices import available_cpus
+
+ENVIRONMENT = "environment"
+_PACKAGES = ("fedpfn", "flwr", "ray", "torch", "torchvision", "numpy", "scipy", "omegaconf")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what a result may depend on beside its config."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "device": device,
+        "accelerator": torch.cuda.get_device_name() if device.startswith("cuda") else "none",
+        "cpus": available_cpus(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "git-revision": _git_revision(Path(__file__).parent),
+    }
+
+
+def _git_revision(folder: Path) -> str:
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
