@@ -5,7 +5,6 @@ from flwr.clientapp import ClientApp
 
 from clients.local_training import train_cohort
 from clients.messages import decode_task, encode_result
-from fedpfn.config import RunConfig
 
 app = ClientApp()
 
@@ -13,6 +12,5 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the clients that the message names and answer for each of them."""
-    config = RunConfig.parse(context.run_config)
     task = decode_task(message)
-    return encode_result(train_cohort(config, task.server_round, task.clients, task.plan, task.arrays), message)
+    return encode_result(train_cohort(task.config, task.server_round, task.clients, task.plan, task.arrays), message)

@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -10,14 +12,17 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from clients.local_training import CohortResult
 from fedpfn import protocol
+from fedpfn.config import RunConfig
+from fedpfn.keys import Scalar
 from fedpfn.params import State
 from fedpfn.schedules import Plan, decode_plan
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a TRAIN message asks: train ``clients`` from ``arrays`` by ``plan``."""
+    """What a TRAIN message asks: train ``clients`` from ``arrays`` by ``plan``, in the run of ``config``."""
 
+    config: RunConfig
     server_round: int
     clients: list[int]
     plan: Plan
@@ -29,11 +34,18 @@ def decode_task(message: Message) -> Task:
     about = message.content.config_records[protocol.ROUND]
     arrays = message.content.array_records[protocol.GLOBAL]
     return Task(
+        config=_parse(tuple(cast(Mapping[str, Scalar], message.content.config_records[protocol.CONFIG]).items())),
         server_round=cast(int, about[protocol.SERVER_ROUND]),
         clients=cast(list[int], about[protocol.CLIENTS]),
         plan=decode_plan(cast(str, about[protocol.PLAN])),
         arrays={name: torch.from_numpy(array.numpy()) for name, array in arrays.items()},
     )
+
+
+@lru_cache(maxsize=1)
+def _parse(items: tuple[tuple[str, Scalar], ...]) -> RunConfig:
+    # the same in every message of a run; checking it takes longer than a small client's training
+    return RunConfig.parse(dict(items))
 
 
 def encode_result(result: CohortResult, message: Message) -> Message:

@@ -47,6 +47,9 @@ def options(
 
 
 Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, e.g. rounds=30")]
+Resumed = Annotated[
+    Path | None, typer.Option("--resume", metavar="RUN", help="go on with a run that was cut off, from its checkpoint")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML of settings; a run's config.yaml too")]
 
 
@@ -54,6 +57,7 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML of
 def run(
     words: Words = None,
     config: ConfigFile = None,
+    resume: Resumed = None,
     supernodes: Annotated[int | None, typer.Option(help="SuperNodes: workers that carry cohorts of clients")] = None,
     actors: Annotated[int | None, typer.Option(help="Ray actors, a process each; default: one a CPU, or a GPU")] = None,
     gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU an actor gets, e.g. 0.25")] = None,
@@ -61,13 +65,19 @@ def run(
         bool, typer.Option("--in-process", help="no SuperLink, no Ray: for debuggers, same results")
     ] = False,
 ) -> None:
-    """Run a federation through `flwr run`; by default FedPFN on handwritten digits, 10 clients, Dirichlet 0.3."""
-    from experiments.run import prepare, read_run_config, run_config
+    """Run a federation through `flwr run`; by default FedPFN on handwritten digits, 10 clients, Dirichlet 0.3.
+
+    `--resume RUN` goes on with a run that was stopped or died, with its own config, to the bits it would have had.
+    """
+    from experiments.run import prepare, read_resumed_config, read_run_config, run_config
     from experiments.show import summary_table
     from fedpfn.records import read_run
 
     here = Path.cwd()
-    ready = prepare(read_run_config(words or [], file=config, workdir=here), workdir=here)
+    if resume and (words or config):
+        raise ConfigError(["--resume goes on with the run's own config: give neither settings nor --config"])
+    asked = read_resumed_config(resume) if resume else read_run_config(words or [], file=config, workdir=here)
+    ready = prepare(asked, workdir=here)
     folder = run_config(
         ready,
         console,

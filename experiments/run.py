@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from experiments.show import number
 from fedpfn import imports
 from fedpfn.config import ConfigError, RunConfig, parse_overrides
 from fedpfn.devices import available_cpus
-from fedpfn.records import LOG, read_config, read_rounds, record_end
+from fedpfn.records import LOG, is_run, read_config, read_rounds, read_run, record_end
 from strategies.preflight import find_faults
 from strategies.server_app import run_path
 
@@ -45,6 +46,14 @@ def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -
         data=replace(config.data, root=_absolute(config.data.root, workdir)),
         output=replace(config.output, dir=_absolute(config.output.dir, workdir)),
     )
+
+
+def read_resumed_config(folder: Path) -> RunConfig:
+    """Return the config with which the run in ``folder`` goes on. Raises ``ValueError`` where there is none."""
+    run = read_run(folder)
+    if run.summary is not None:
+        raise ValueError(f"{folder} is complete: there is nothing to resume")
+    return replace(run.config, output=replace(run.config.output, dir=str(folder.resolve()), resume=True))
 
 
 def prepare(config: RunConfig, *, workdir: Path) -> RunConfig:
@@ -74,8 +83,9 @@ def run_config(
 ) -> Path:
     """Run a prepared config to its end and return the run folder.
 
-    Raises ``ConfigError`` for resources that the machine lacks and ``RunFailed`` for a run that did not complete. A run
-    that fails before its first record leaves no folder behind.
+    With ``output.resume`` it goes on with the run that is there; what was said in earlier attempts is kept beside the
+    log, by number. Raises ``ConfigError`` for resources that the machine lacks and ``RunFailed`` for a run that did not
+    complete. A run that fails before its first record leaves no folder behind.
     """
     try:
         resources = _resources(config, supernodes=supernodes, actors=actors, gpus_per_actor=gpus_per_actor)
@@ -83,6 +93,7 @@ def run_config(
         raise ConfigError([str(error)]) from error
     asked_for, folder = bool(config.output.dir), run_path(config)
     config = replace(config, output=replace(config.output, dir=str(folder)))
+    keep_log(folder)
     with _ProgressBar(config, console, resources) as bar:
         try:
             if in_process:
@@ -90,7 +101,7 @@ def run_config(
             else:
                 launch(config.flat(), resources, workdir=workdir, log_file=folder / LOG, watch=bar.update)
         except (RunFailed, KeyboardInterrupt) as error:
-            record_end(folder, str(error) or "stopped by the user")
+            record_end(folder, str(error) or "stopped by the user", stopped=isinstance(error, KeyboardInterrupt))
             raise
         finally:
             if folder.is_dir() and not (folder / "config.yaml").is_file():
@@ -99,6 +110,14 @@ def run_config(
                     with suppress(OSError):  # not empty: it holds other runs
                         folder.parent.rmdir()
     return folder
+
+
+def keep_log(folder: Path) -> None:
+    """Set the log of an earlier attempt aside, so that the next one has its own."""
+    log = folder / LOG
+    if log.is_file() and is_run(folder):
+        number = next(number for number in count(1) if not log.with_stem(f"{log.stem}-{number}").exists())
+        log.rename(log.with_stem(f"{log.stem}-{number}"))
 
 
 def _resources(
@@ -120,8 +139,9 @@ class _ProgressBar:
     """The rounds done, with the latest accuracy and barrier; a line a round where there is no terminal."""
 
     def __init__(self, config: RunConfig, console: Console, resources: Resources) -> None:
-        self.config, self.console, self.seen = config, console, 0
+        self.config, self.console = config, console
         self.folder = Path(config.output.dir)
+        self.seen = len(read_rounds(self.folder))
         self.head = (
             f"{config.strategy.name} · {config.data.name} · {config.federation.clients} clients on "
             f"{resources.supernodes} SuperNodes, {resources.actors} actors ({config.device})"
@@ -139,6 +159,8 @@ class _ProgressBar:
 
     def __enter__(self) -> "_ProgressBar":
         self.console.print(self.head, highlight=False)
+        if self.seen:
+            self.console.print(f"resumed: {self.seen - 1} rounds are on record", highlight=False)
         self.progress.start()
         self.task = self.progress.add_task("starting", total=self.config.rounds)
         return self
@@ -150,6 +172,8 @@ class _ProgressBar:
     def update(self) -> None:
         """Show what has been recorded since the last call."""
         rounds = read_rounds(self.folder)
+        # a resumed run first goes back to its checkpoint
+        self.seen = min(self.seen, len(rounds))
         for record in rounds[self.seen :]:
             barrier = (record["barrier"] or {}).get("accuracy_mean")
             text = f"accuracy {number(record['accuracy'])}  barrier {number(barrier)}"

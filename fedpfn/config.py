@@ -138,7 +138,11 @@ class Barrier:
 @dataclass(frozen=True)
 class Output:
     dir: str = key("", "run folder; empty = a new folder under runs/")
-    checkpoint_every: int = key(0, "rounds between two saved global models; 0 = only the last", least=0)
+    checkpoint_every: int = key(
+        5, "rounds between two checkpoints, from which a run can go on; 0 = none, only the final model", least=0
+    )
+    keep_checkpoints: int = key(2, "checkpoints that are kept, the latest ones; 0 = all", least=0)
+    resume: bool = key(False, "go on with the run in output.dir from its last checkpoint, where there is one")
     save_client_models: bool = key(False, "keep the client models of rounds in which barriers are measured")
 
 

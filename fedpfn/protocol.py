@@ -1,12 +1,14 @@
 """Names that server and clients must spell alike: records, config keys and metric keys on the wire. Plain strings.
 
-A TRAIN message to a node carries the global state once (``GLOBAL``) and one config record (``ROUND``); its answer
-carries, for the clients of that node's cohort, the packed updates (``UPDATES``, an array a client and dtype, named by
-``update_key``), their measures (``MEASURES``, lists in one order) and what went wrong and where it ran (``REPORT``).
+A TRAIN message to a node carries the global state once (``GLOBAL``), what to do in this round (``ROUND``) and the run's
+whole config (``CONFIG``), so that one set of actors can serve one run after another. Its answer carries, for the
+clients of that node's cohort, the packed updates (``UPDATES``, an array a client and dtype, named by ``update_key``),
+their measures (``MEASURES``, lists in one order) and what went wrong and where it ran (``REPORT``).
 """
 
 GLOBAL = "global"
 ROUND = "round"
+CONFIG = "config"
 UPDATES = "updates"
 MEASURES = "measures"
 REPORT = "report"

@@ -9,6 +9,7 @@ use; algorithms are functions of the same kind, applied after it. ``plan_round``
 import json
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -134,7 +135,9 @@ def make_schedule(config: RunConfig) -> PlanStep:
     """Return the schedule that the config names. Raises ``ValueError`` for an unknown one or a bad import string."""
     name = schedule_name(config)
     if imports.is_reference(name):
-        schedule = imports.load(name)
+        found = imports.load(name)
+        # a schedule with a state of its own is a class, or an object: each run gets its own, as it was at first
+        schedule = found() if isinstance(found, type) else deepcopy(found)
         if not callable(schedule):
             raise ValueError(f"mask.schedule {name!r} is not a function (server_round, plan) -> plan")
         return schedule  # type: ignore[no-any-return]

@@ -126,7 +126,8 @@ def make_strategy(config: RunConfig, sizes: list[int], parameters: list[str], de
             fraction=config.federation.fraction,
         ),
         "parameters": parameters,
-        "server_step": make_server_optimizer(
+        "run_config": config.flat(),
+        "server_optimizer": make_server_optimizer(
             config.strategy.server_optimizer,
             lr=config.strategy.server_lr or None,
             momentum=config.strategy.server_momentum,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedpfn import protocol
 from fedpfn.answers import Failure, Update
+from fedpfn.keys import Scalar
 from fedpfn.params import State
 from fedpfn.schedules import Plan, encode_plan
 from fedpfn.seeding import numpy_generator
@@ -61,9 +62,13 @@ def assign(clients: Iterable[int], sizes: Sequence[int], *, nodes: int) -> list[
 
 
 def train_messages(
-    server_round: int, arrays: ArrayRecord, plan: Plan, cohorts: Mapping[int, Sequence[int]]
+    server_round: int,
+    arrays: ArrayRecord,
+    plan: Plan,
+    cohorts: Mapping[int, Sequence[int]],
+    run_config: Mapping[str, Scalar],
 ) -> list[Message]:
-    """Return a TRAIN message for each node of ``cohorts``, with the global arrays, the plan and its clients."""
+    """Return a TRAIN message for each node of ``cohorts``: global arrays, plan, its clients, the run's config."""
     return [
         Message(
             RecordDict(
@@ -76,6 +81,7 @@ def train_messages(
                             protocol.PLAN: encode_plan(plan),
                         }
                     ),
+                    protocol.CONFIG: ConfigRecord(dict(run_config)),
                 }
             ),
             dst_node_id=node,

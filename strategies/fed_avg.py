@@ -5,8 +5,10 @@ p_i = n_i / sum n, or a server optimiser's step towards it. The plan says which 
 subclass fewer. Entries that no phase trains do not travel back and are bit-identical in w_{t+1} and w_t.
 """
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
 
@@ -17,9 +19,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedpfn.answers import Failure
+from fedpfn.keys import Scalar
 from fedpfn.masks import Mask, build_mask, union
 from fedpfn.params import State, unpack, weighted_mean
-from fedpfn.schedules import UNMASKED, Plan
+from fedpfn.records import Checkpoint
+from fedpfn.schedules import UNMASKED, Plan, encode_plan
 from strategies.cohorts import (
     Answers,
     assign,
@@ -29,7 +33,10 @@ from strategies.cohorts import (
     to_record,
     train_messages,
 )
-from strategies.server_optimizers import ServerStep, no_server_optimizer, pin_frozen
+from strategies.server_optimizers import ServerOptimizer, pin_frozen
+
+# in a checkpoint: the digest of the plans that its rounds were trained by
+PLANS = "plans"
 
 
 class RoundFailedError(RuntimeError):
@@ -69,8 +76,11 @@ class FedAvg(Strategy):
     """Federated averaging.
 
     ``sizes`` are the clients' numbers of examples, ``draw`` maps a round to the client ids that train in it,
-    ``parameters`` names the trainable entries of the state (the rest are buffers), ``tolerate`` failed clients a round
-    are allowed while at least ``quorum`` of them answer.
+    ``parameters`` names the trainable entries of the state (the rest are buffers), ``run_config`` is what clients are
+    told of the run, ``tolerate`` failed clients a round are allowed while at least ``quorum`` of them answer.
+
+    Flower counts rounds from 1 in every ``start``; here a round's number is its number in the run, ``rounds_done``
+    more where the run was resumed.
     """
 
     def __init__(
@@ -79,19 +89,42 @@ class FedAvg(Strategy):
         draw: Callable[[int], list[int]],
         *,
         parameters: Iterable[str],
-        server_step: ServerStep = no_server_optimizer,
+        run_config: Mapping[str, Scalar] | None = None,
+        server_optimizer: ServerOptimizer | None = None,
         device: torch.device | str = "cpu",
         tolerate: int = 0,
         quorum: float = 0.5,
     ) -> None:
         self.sizes, self.draw, self.parameters = sizes, draw, list(parameters)
-        self.server_step, self.device = server_step, torch.device(device)
+        self.run_config = dict(run_config or {})
+        self.server_optimizer, self.device = server_optimizer or ServerOptimizer(), torch.device(device)
         self.tolerate, self.quorum = tolerate, quorum
         self.round: TrainRound | None = None
+        self.rounds_done = 0
+        self.plans: list[str] = []
 
     def plan(self, server_round: int) -> Plan:
         """Return what trains in a round: every entry, for all local steps."""
         return UNMASKED
+
+    def plans_digest(self) -> str:
+        """Return the SHA-256 of the plans of all rounds so far."""
+        return hashlib.sha256(json.dumps(self.plans).encode()).hexdigest()
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on after the checkpoint's round.
+
+        A mask schedule of the user's may carry a state that only it knows of: it is brought back to it by being asked
+        for the rounds so far again. Raises ``ValueError`` where it then plans otherwise than it did.
+        """
+        self.rounds_done = checkpoint.server_round
+        self.server_optimizer.restore(checkpoint.server_optimizer)
+        self.plans = [encode_plan(self.plan(number)) for number in range(1, self.rounds_done + 1)]
+        if checkpoint.about.get(PLANS, self.plans_digest()) != self.plans_digest():
+            raise ValueError(
+                f"the mask schedule, asked again for rounds 1 to {self.rounds_done}, plans otherwise than it did: it "
+                "depends on more than the rounds it was asked for, and the run cannot be resumed to the same bits"
+            )
 
     def summary(self) -> None:
         """Log what the strategy is set to."""
@@ -101,7 +134,9 @@ class FedAvg(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Draw the round's clients and plan, and address a message to each node that gets any of them."""
+        server_round += self.rounds_done
         clients, plan = self.draw(server_round), self.plan(server_round)
+        self.plans.append(encode_plan(plan))
         before = from_record(arrays, self.device)
         parameters = {name: before[name] for name in self.parameters}
         nodes = _wait_for_nodes(grid)
@@ -118,12 +153,13 @@ class FedAvg(Strategy):
             bytes_down=size * len(clients),
             wire_down=size * len(cohorts),
         )
-        return train_messages(server_round, arrays, plan, cohorts)
+        return train_messages(server_round, arrays, plan, cohorts, self.run_config)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the clients' active entries by their examples, take the server's step, put frozen entries back."""
+        server_round += self.rounds_done
         this = self.round
         assert this is not None and this.server_round == server_round
         this.answers = read_answers(replies, this.cohorts)
@@ -142,7 +178,7 @@ class FedAvg(Strategy):
             for dtype in updates[0].packed
         }
         mean = unpack(mean_packed, this.active, this.before)
-        after = mean | self.server_step(
+        after = mean | self.server_optimizer(
             server_round,
             {name: this.before[name] for name in self.parameters},
             {name: mean[name] for name in self.parameters},

@@ -11,7 +11,8 @@ import torch
 
 from fedpfn import imports, models
 from fedpfn.config import RunConfig
-from fedpfn.records import folder_fault
+from fedpfn.identity import used_keys
+from fedpfn.records import folder_fault, is_run, read_run
 from fedpfn.schedules import make_schedule
 from partitions import datasets, schemes
 
@@ -69,5 +70,24 @@ def _device_faults(config: RunConfig) -> list[str]:
 
 
 def _output_faults(config: RunConfig) -> list[str]:
-    fault = folder_fault(Path(config.output.dir)) if config.output.dir else None
-    return [fault] if fault else []
+    output = config.output
+    if not output.resume:
+        fault = folder_fault(Path(output.dir)) if output.dir else None
+        return [fault] if fault else []
+    if not output.dir:
+        return ["output.resume goes on with the run in output.dir, which is not set"]
+    return resume_faults(config, Path(output.dir)) if is_run(Path(output.dir)) else []
+
+
+def resume_faults(config: RunConfig, path: Path) -> list[str]:
+    """Say why ``config`` is not the one to go on with in the run folder ``path``."""
+    if (path / "summary.json").is_file():
+        return [f"{path} is complete: there is nothing to resume"]
+    there, here = used_keys(read_run(path).config), used_keys(config)
+    # it was settled for the machine the run started on
+    there["device"] = here["device"] = config.device
+    differing = [name for name in there | here if there.get(name) != here.get(name)]
+    return [
+        f"{path} is another run: it has {name}={there.get(name)}, and {here.get(name)} was asked for"
+        for name in differing
+    ]

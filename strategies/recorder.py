@@ -4,14 +4,17 @@ Measures with ``fedpfn.evaluation`` and ``fedpfn.lmc``, writes with ``fedpfn.rec
 plain mean of the clients' models) are measured on the same examples, drawn once for the run from its seed.
 """
 
+import json
 import math
 import time
 from collections.abc import Mapping
 from itertools import combinations
+from logging import INFO
 from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
+from flwr.common.logger import log
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -23,13 +26,15 @@ from fedpfn.lmc import InputBatches, PairwiseBarriers, fusion_barrier, measure_p
 from fedpfn.lmc.layerwise import LayerCosines, layer_cosines
 from fedpfn.masks import build_mask, frozen_share
 from fedpfn.parallel import ModelPool
-from fedpfn.params import State, mean_state
-from fedpfn.records import RunFolder
+from fedpfn.params import State, mean_state, read_state
+from fedpfn.records import Checkpoint, RunFolder, read_rounds
 from fedpfn.schedules import schedule_name
 from fedpfn.seeding import numpy_generator
 from strategies.cohorts import from_record
-from strategies.fed_avg import FedAvg, TrainRound
+from strategies.fed_avg import PLANS, FedAvg, TrainRound
 
+# in a checkpoint: what the record has summed up so far, as JSON
+COUNTED = "counted"
 CONVENTION = "w(alpha) = alpha * first + (1 - alpha) * second"
 
 
@@ -48,9 +53,11 @@ class Recorder:
     ) -> None:
         self.config, self.folder, self.strategy, self.model, self.test = config, folder, strategy, model, test
         self.rounds: list[dict[str, Any]] = []
+        self.rounds_done = 0
         self.state: State = {}
         self.wire_bytes = 0
         self.devices: list[str] = []
+        self.started, self.seconds_before = time.perf_counter(), 0.0
         split = test if config.barrier.split == "test" else train
         chosen = _sample(len(split), config.barrier.max_examples, config.seed, "barrier")
         self.measured_on = split.take(chosen).decoded()
@@ -58,11 +65,28 @@ class Recorder:
         self.pool = ModelPool(model, workers=available_cpus())
         self.repair = repair_for(config.barrier.batch_norm, lambda: self.pool.model, InputBatches(again))
 
-    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on after the checkpoint, with the lines of its rounds on record and the model in its state."""
+        self.rounds = read_rounds(self.folder.path)
+        self.rounds_done, self.state = checkpoint.server_round, read_state(self.model)
+        counted = json.loads(checkpoint.about[COUNTED])
+        self.wire_bytes, self.devices = counted["wire_bytes"], counted["devices"]
+        self.seconds_before = counted["seconds"]
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, without what lay between its end and its resumption."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Measure and record a round.
 
         Raises ``FloatingPointError``, once it is recorded, for a global loss that is not finite.
         """
+        if self.rounds_done and server_round == 0:
+            log(INFO, "Resumed: Flower counts rounds anew, add %d for the run's own number", self.rounds_done)
+            return None
+        server_round += self.rounds_done
         started = time.perf_counter()
         self.state = from_record(arrays, self.strategy.device)
         found = self.pool.evaluate(self.state, self.test)
@@ -72,17 +96,31 @@ class Recorder:
         record["seconds"] |= {"evaluate": evaluated - started, "barrier": time.perf_counter() - evaluated}
         self.folder.append_round(record)
         self.rounds.append(record)
-        every = self.config.output.checkpoint_every
-        if server_round and every and server_round % every == 0:
-            self.save(f"round-{server_round:04d}", server_round)
         if not math.isfinite(found.loss):
             raise FloatingPointError(f"the global model's test loss is {found.loss} after round {server_round}")
+        every = self.config.output.checkpoint_every
+        if server_round and every and server_round % every == 0:
+            self._save_checkpoint(server_round)
         return MetricRecord({"accuracy": found.accuracy, "loss": found.loss})
 
-    def save(self, name: str, server_round: int) -> None:
+    def save_final(self) -> None:
         """Save the global model as a whole state dict, the parts that never travel included."""
-        whole = self.model.state_dict() | self.state
-        self.folder.save_state(name, whole, {"round": str(server_round), "model": self.config.model.name})
+        about = {"round": str(self.config.rounds), "model": self.config.model.name}
+        self.folder.save_state("final", self.model.state_dict() | self.state, about)
+
+    def _save_checkpoint(self, server_round: int) -> None:
+        counted = {"wire_bytes": self.wire_bytes, "devices": self.devices, "seconds": self.seconds}
+        checkpoint = Checkpoint(
+            server_round,
+            model=self.model.state_dict() | self.state,
+            server_optimizer=self.strategy.server_optimizer.state(),
+            about={
+                "model": self.config.model.name,
+                PLANS: self.strategy.plans_digest(),
+                COUNTED: json.dumps(counted),
+            },
+        )
+        self.folder.save_checkpoint(checkpoint, keep=self.config.output.keep_checkpoints)
 
     def close(self) -> None:
         """End the workers."""

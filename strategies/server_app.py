@@ -1,6 +1,5 @@
 """The ServerApp, and the one place where a config becomes a run: data, model, strategy, record."""
 
-import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -14,15 +13,18 @@ import numpy as np
 from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
+from torch import nn
 
 import partitions
 from fedpfn.config import ConfigError, RunConfig
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.params import read_state, trainable
-from fedpfn.records import RunFolder, state_digest
+from fedpfn.records import Checkpoint, RunFolder, is_run, state_digest
 from strategies.assembly import build_model, load_data, make_strategy
 from strategies.cohorts import to_record
+from strategies.fed_avg import FedAvg
 from strategies.preflight import find_faults
 from strategies.recorder import Recorder
 
@@ -38,20 +40,49 @@ def main(grid: Grid, context: Context) -> None:
 def run(grid: Grid, config: RunConfig) -> Path:
     """Run ``config`` over ``grid`` and return the run folder, complete.
 
-    Raises ``ConfigError`` before anything is written for a config that cannot be run, and whatever stops the run later,
-    after saying so in the run folder.
+    With ``output.resume`` a run that is there already goes on from its last checkpoint, or from its start where it had
+    none yet, to the bits it would have had. Raises ``ConfigError`` before anything is written for a config that cannot
+    be run, and whatever stops the run later, after saying so in the run folder.
     """
-    started = time.perf_counter()
     if faults := find_faults(config):
         raise ConfigError(faults)
     device = resolve_device(config.device, who="the server")
     dataset, parts = load_data(config)
     model = build_model(config, dataset).to(device)
     strategy = make_strategy(config, [len(part) for part in parts], list(trainable(model)), device)
-    folder = RunFolder(run_path(config))
-    log(INFO, "Run folder: %s", folder.path)
-    config = replace(config, output=replace(config.output, dir=str(folder.path)))
-    folder.write_config(config, device=str(device))
+    folder, checkpoint = _open_folder(config, device=str(device))
+    try:
+        _federate(grid, config, folder, checkpoint, dataset, parts, model, strategy)
+    finally:
+        folder.close()
+    return folder.path
+
+
+def _open_folder(config: RunConfig, *, device: str) -> tuple[RunFolder, Checkpoint | None]:
+    path = run_path(config)
+    if config.output.resume and is_run(path):
+        folder, checkpoint = RunFolder.reopen(path, device=device)
+        log(INFO, "Run folder: %s, resumed after round %d", path, checkpoint.server_round if checkpoint else 0)
+        return folder, checkpoint
+    folder = RunFolder(path)
+    log(INFO, "Run folder: %s", path)
+    output = replace(config.output, dir=str(path), resume=False)
+    folder.write_config(replace(config, output=output), device=device)
+    return folder, None
+
+
+def _federate(
+    grid: Grid,
+    config: RunConfig,
+    folder: RunFolder,
+    checkpoint: Checkpoint | None,
+    dataset: partitions.Dataset,
+    parts: list[NDArray[np.int64]],
+    model: nn.Module,
+    strategy: FedAvg,
+) -> None:
+    """Train, measure and record round after round, and say in the folder how it ended."""
+    device = strategy.device
     about = asdict(config.partition) | {"seed": config.seed}
     folder.write_partition(partitions.statistics.manifest(dataset.train.labels, parts, dataset.num_classes, **about))
     splits = {
@@ -60,10 +91,14 @@ def run(grid: Grid, config: RunConfig) -> Path:
     }
     recorder = Recorder(config, folder, strategy, model, **splits)
     try:
+        if checkpoint is not None:
+            model.load_state_dict(checkpoint.model)
+            strategy.resume(checkpoint)
+            recorder.resume(checkpoint)
         strategy.start(
             grid,
             to_record(read_state(model)),
-            num_rounds=config.rounds,
+            num_rounds=config.rounds - strategy.rounds_done,
             timeout=config.federation.timeout,
             evaluate_fn=recorder,
         )
@@ -75,9 +110,8 @@ def run(grid: Grid, config: RunConfig) -> Path:
         raise
     finally:
         recorder.close()
-    recorder.save("final", config.rounds)
-    folder.write_summary(summarise(recorder, seconds=time.perf_counter() - started))
-    return folder.path
+    recorder.save_final()
+    folder.write_summary(summarise(recorder))
 
 
 def run_path(config: RunConfig) -> Path:
@@ -95,7 +129,7 @@ def run_path(config: RunConfig) -> Path:
     return path
 
 
-def summarise(recorder: Recorder, *, seconds: float) -> dict[str, Any]:
+def summarise(recorder: Recorder) -> dict[str, Any]:
     """Return the figures of a complete run; final accuracy is the mean of the last five rounds, as in the papers."""
     trained = recorder.rounds[1:]
     accuracies = [record["accuracy"] for record in trained]
@@ -114,5 +148,5 @@ def summarise(recorder: Recorder, *, seconds: float) -> dict[str, Any]:
         "wire_bytes": recorder.wire_bytes,
         "weights_sha256": state_digest(recorder.state),
         "devices": recorder.devices,
-        "seconds": seconds,
+        "seconds": recorder.seconds,
     }

@@ -5,8 +5,9 @@ handed the mean as the only reply, whose average it is, and takes its step from 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, cast, final
 
+import numpy as np
 import torch
 from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -16,25 +17,62 @@ from torch import Tensor
 from fedpfn.params import State
 from strategies.cohorts import from_record, to_record
 
-ServerStep = Callable[[int, State, State], State]
+FlowerOptimizer = FedAvgM | FedAdam | FedAdagrad | FedYogi
+
+# what Flower's strategies carry from round to round: FedAvgM a list, the adaptive ones arrays by name
+_CARRIED: dict[str, type] = {"momentum_vector": list, "m_t": dict, "v_t": dict}
 
 
-def no_server_optimizer(server_round: int, before: State, mean: State) -> State:
-    """Return the mean: plain federated averaging."""
-    return mean
+@final
+class ServerOptimizer:
+    """The server's step from the state before a round and the clients' mean to the new state; without one, the mean."""
+
+    def __init__(self, optimizer: FlowerOptimizer | None = None) -> None:
+        self.optimizer = optimizer
+
+    def __call__(self, server_round: int, before: State, mean: State) -> State:
+        """Return the new state. What becomes of frozen entries is the caller's to undo: momentum moves them too."""
+        if self.optimizer is None:
+            return mean
+        # FedAvgM would otherwise keep its own idea of the state, from before frozen entries were put back
+        self.optimizer.current_arrays = None
+        self.optimizer.configure_train(server_round, to_record(before), ConfigRecord(), cast(Grid, None))
+        arrays, _ = self.optimizer.aggregate_train(server_round, [_only_reply(mean)])
+        if arrays is None:
+            name = type(self.optimizer).__name__
+            raise RuntimeError(f"the server optimiser {name} returned no arrays in round {server_round}")
+        device = next(iter(mean.values())).device
+        return _cast(from_record(arrays, device), like=mean)
+
+    def state(self) -> State:
+        """Return what it carries from round to round, as tensors; nothing before its first step."""
+        carried: State = {}
+        for attribute in _CARRIED:
+            arrays = getattr(self.optimizer, attribute, None) or {}
+            named = arrays if isinstance(arrays, dict) else {f"{at:06d}": array for at, array in enumerate(arrays)}
+            carried |= {f"{attribute}/{name}": torch.from_numpy(np.array(array)) for name, array in named.items()}
+        return carried
+
+    def restore(self, carried: Mapping[str, Tensor]) -> None:
+        """Take up what ``state`` returned."""
+        for attribute, kind in _CARRIED.items():
+            begin = f"{attribute}/"
+            named = {name.removeprefix(begin): t.numpy() for name, t in carried.items() if name.startswith(begin)}
+            if named:
+                in_order = [named[name] for name in sorted(named)]
+                setattr(self.optimizer, attribute, in_order if kind is list else named)
 
 
-def make_server_optimizer(name: str, *, lr: float | None, momentum: float, beta2: float, tau: float) -> ServerStep:
-    """Return the step (server_round, state before, mean) -> new state of the optimiser ``name``.
+def make_server_optimizer(name: str, *, lr: float | None, momentum: float, beta2: float, tau: float) -> ServerOptimizer:
+    """Return the server optimiser ``name``.
 
     ``none``, ``avgm`` (Hsu et al. 2019), or ``adam``, ``adagrad``, ``yogi`` (Reddi et al. 2020); ``lr`` None is
-    Flower's own default. What a step makes of frozen entries is its caller's to undo: adaptive steps move entries
-    whose update is 0 by their momentum.
+    Flower's own default.
     """
     if name == "none":
-        return no_server_optimizer
+        return ServerOptimizer()
     rate: dict[str, Any] = {} if lr is None else {"server_learning_rate" if name == "avgm" else "eta": lr}
-    makers: dict[str, Callable[[], FedAvgM | FedAdam | FedAdagrad | FedYogi]] = {
+    makers: dict[str, Callable[[], FlowerOptimizer]] = {
         "avgm": lambda: FedAvgM(server_momentum=momentum, **rate),
         "adam": lambda: FedAdam(**rate, beta_1=momentum, beta_2=beta2, tau=tau),
         "adagrad": lambda: FedAdagrad(**rate, tau=tau),
@@ -43,18 +81,7 @@ def make_server_optimizer(name: str, *, lr: float | None, momentum: float, beta2
     optimizer = makers[name]()
     # its configure_train then only takes note of the state before the round, and asks the grid for nothing
     optimizer.fraction_train = 0.0
-
-    def step(server_round: int, before: State, mean: State) -> State:
-        # FedAvgM would otherwise keep its own idea of the state, from before frozen entries were put back
-        optimizer.current_arrays = None
-        optimizer.configure_train(server_round, to_record(before), ConfigRecord(), cast(Grid, None))
-        arrays, _ = optimizer.aggregate_train(server_round, [_only_reply(mean)])
-        if arrays is None:
-            raise RuntimeError(f"the server optimiser {name!r} returned no arrays in round {server_round}")
-        device = next(iter(mean.values())).device
-        return _cast(from_record(arrays, device), like=mean)
-
-    return step
+    return ServerOptimizer(optimizer)
 
 
 def pin_frozen(state: Mapping[str, Tensor], before: Mapping[str, Tensor], active: Mapping[str, Tensor]) -> State:

@@ -223,6 +223,7 @@ def test_frozen_coordinates_never_move(
         train__lr=0.01,
         train__weight_decay=0.1,
         output__checkpoint_every=1,
+        output__keep_checkpoints=0,
         barrier__every=0,
     )
     made = STRATEGIES[strategy](found.config, sizes=[1], draw=None, parameters=[])

@@ -9,7 +9,7 @@ is on disk before the next round starts.
 from fedpfn.records.checkpoints import Checkpoint, last_checkpoint, state_digest, write_checkpoint
 from fedpfn.records.files import finite, read_json, read_yaml, write_json, write_whole
 from fedpfn.records.folder import LOG, RunFolder, folder_fault, record_end
-from fedpfn.records.reading import Run, find_runs, read_config, read_rounds, read_run
+from fedpfn.records.reading import Run, find_runs, is_run, read_config, read_rounds, read_run
 from fedpfn.records.surroundings import ENVIRONMENT, environment
 from fedpfn.records.tables import read_runs
 
@@ -23,6 +23,7 @@ __all__ = [
     "find_runs",
     "finite",
     "folder_fault",
+    "is_run",
     "last_checkpoint",
     "read_config",
     "read_json",

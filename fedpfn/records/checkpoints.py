@@ -6,7 +6,6 @@ header. Client drawing, batch orders and masks need no state: they are functions
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,7 +27,7 @@ class Checkpoint:
     """The state after ``server_round``.
 
     ``model`` is the whole state dict, ``server_optimizer`` what the server's optimiser carries from round to round,
-    ``about`` texts: what the recorder has counted so far, and a digest of the plans that the rounds were trained by.
+    ``about`` texts that say more: what was counted so far, and by which plans the rounds were trained.
     """
 
     server_round: int
@@ -93,11 +92,6 @@ def _read(path: Path, server_round: int) -> Checkpoint:
         server_optimizer={name.removeprefix(SERVER_OPTIMIZER): tensor for name, tensor in behind.items()},
         about=about,
     )
-
-
-def plans_digest(plans: list[str]) -> str:
-    """Return the SHA-256 of the rounds' plans as they travelled, in order."""
-    return hashlib.sha256(json.dumps(plans).encode()).hexdigest()
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from fedpfn.config import RunConfig
-from fedpfn.records.checkpoints import Checkpoint, write_checkpoint, write_tensors
+from fedpfn.records.checkpoints import Checkpoint, last_checkpoint, write_checkpoint, write_tensors
 from fedpfn.records.files import read_json, settle, to_json, write_json, write_whole
 from fedpfn.records.reading import read_rounds
 from fedpfn.records.surroundings import ENVIRONMENT, environment
@@ -39,32 +39,40 @@ class RunFolder:
         self._lock = _take_lock(path, patience=0)
 
     @classmethod
-    def reopen(cls, path: Path, *, rounds: int, device: str, patience: float = 20.0) -> "RunFolder":
-        """Take up an incomplete run again, with its first ``rounds`` lines (round 0 included) kept.
+    def reopen(cls, path: Path, *, device: str, patience: float = 20.0) -> tuple["RunFolder", Checkpoint | None]:
+        """Take up an incomplete run again, and return its last checkpoint, None where it had none yet.
 
-        Later rounds will be run again, to the same bits; their lines and barrier files go. Why the run had ended, and
-        on what machine it goes on, becomes a line of ``attempts.jsonl``. Raises ``ValueError`` for a complete run, and
-        for one that another process still writes after ``patience`` seconds.
+        Rounds after the checkpoint will be run again, to the same bits; their lines and barrier files go. Why the run
+        had ended, and on what machine it goes on, becomes a line of ``attempts.jsonl``. Raises ``ValueError`` for a
+        complete run, and for one that another process still writes after ``patience`` seconds.
         """
         folder = cls.__new__(cls)
-        folder.path = path
-        folder._lock = _take_lock(path, patience=patience)
-        if (path / "summary.json").is_file():
-            raise ValueError(f"{path} is complete: there is nothing to resume")
-        lines = read_rounds(path)
+        folder.path, folder._lock = path, _take_lock(path, patience=patience)
+        try:
+            return folder, folder._rewind(device)
+        except BaseException:
+            folder.close()
+            raise
+
+    def _rewind(self, device: str) -> Checkpoint | None:
+        if (self.path / "summary.json").is_file():
+            raise ValueError(f"{self.path} is complete: there is nothing to resume")
+        lines = read_rounds(self.path)
+        checkpoint = last_checkpoint(self.path, most=len(lines) - 1)
+        kept = checkpoint.server_round + 1 if checkpoint else 0
         attempt = {
             "rounds_recorded": len(lines) - 1,
-            "rounds_kept": rounds - 1,
-            "failure": read_json(path / "failure.json"),
+            "resumed_after": kept - 1 if kept else None,
+            "failure": read_json(self.path / "failure.json"),
             ENVIRONMENT: environment(device),
         }
-        folder._append(ATTEMPTS, attempt)
-        kept = b"".join(to_json(line) + b"\n" for line in lines[:rounds])
-        write_whole(path / "rounds.jsonl", kept)
-        for later in range(rounds, len(lines) + 1):
-            _barrier_path(path, later).unlink(missing_ok=True)
-        (path / "failure.json").unlink(missing_ok=True)
-        return folder
+        self._append(ATTEMPTS, attempt)
+        write_whole(self.path / "rounds.jsonl", b"".join(to_json(line) + b"\n" for line in lines[:kept]))
+        # the barriers of a round are written before its line
+        for later in range(kept, len(lines) + 1):
+            _barrier_path(self.path, later).unlink(missing_ok=True)
+        (self.path / "failure.json").unlink(missing_ok=True)
+        return checkpoint
 
     def write_config(self, config: RunConfig, *, device: str) -> None:
         """Write the resolved config with the versions, the git revision and the devices it ran on."""

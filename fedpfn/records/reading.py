@@ -40,10 +40,15 @@ class Run:
         return {name: tensor for name, tensor in tensors.items() if not name.startswith(SERVER_OPTIMIZER)}
 
 
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a run, complete or not."""
+    return (path / "config.yaml").is_file()
+
+
 def read_run(path: Path | str) -> Run:
     """Read a run folder, complete or not. Raises ``ValueError`` where there is none."""
     path = Path(path)
-    if not (path / "config.yaml").is_file():
+    if not is_run(path):
         raise ValueError(f"{path} is not a run folder: it has no config.yaml")
     tree = read_yaml(path / "config.yaml")
     about = tree.pop(ENVIRONMENT, {})
@@ -68,9 +73,7 @@ def find_runs(paths: Iterable[Path | str] | Path | str) -> list[Run]:
     for path in [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]:
         if not path.is_dir():
             raise ValueError(f"{path} is not a folder")
-        here = sorted(
-            file.parent.resolve() for file in path.rglob("rounds.jsonl") if file.with_name("config.yaml").is_file()
-        )
+        here = sorted(file.parent.resolve() for file in path.rglob("rounds.jsonl") if is_run(file.parent))
         if not here:
             raise ValueError(f"no run folder at or below {path}")
         found |= dict.fromkeys(here)

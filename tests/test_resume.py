@@ -1,0 +1,260 @@
+"""A run that was cut off goes on from its last checkpoint to the bits it would have had, whatever it carries along."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from test_federation import config, lines
+
+from experiments.in_process import run_in_process
+from fedpfn.config import ConfigError, RunConfig
+from fedpfn.records import Run, RunFolder, read_rounds, read_run, state_digest
+from fedpfn.schedules import UNMASKED, Phase, Plan, make_schedule
+from strategies.preflight import find_faults
+
+ROUNDS = 5
+
+
+class Tiring:
+    """A schedule with a state of its own: it masks in rounds until it is tired, and rests as often."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, server_round: int, plan: Plan) -> Plan:
+        self.calls += 1
+        return plan if self.calls % 3 else UNMASKED
+
+
+tiring = Tiring()
+_calls: list[int] = []
+
+
+def forgetful(server_round: int, plan: Plan) -> Plan:
+    """Depend on what happened in this process, which no replay in another one brings back."""
+    _calls.append(server_round)
+    (phase,) = plan
+    assert phase.mask is not None
+    return (Phase(phase.mask if len(_calls) % 3 else None),)
+
+
+class Cut(KeyboardInterrupt):
+    """The end of a process, as far as a test in one process can have it."""
+
+
+def cut_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch, *, after: int) -> Path:
+    """Run ``config`` until the line of round ``after`` is on disk, and no further."""
+    append = RunFolder.append_round
+
+    def cutting(self: RunFolder, record: dict[str, Any]) -> None:
+        append(self, record)
+        if record["round"] == after:
+            raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append_round", cutting)
+        with pytest.raises(Cut):
+            run_in_process(config, nodes=2)
+    return Path(config.output.dir)
+
+
+def resumed(run_config: RunConfig) -> Run:
+    tree = run_config.nested()
+    tree["output"]["resume"] = True
+    return read_run(run_in_process(RunConfig.parse(tree), nodes=3))
+
+
+def assert_same(first: Run, second: Run) -> None:
+    assert lines(first) == lines(second)
+    for record in first.rounds:
+        if record["barrier"]:
+            one, other = first.barriers(record["round"]), second.barriers(record["round"])
+            assert one.keys() == other.keys()
+            for name in one.keys() - {"convention"}:
+                assert np.array_equal(one[name], other[name], equal_nan=True)
+    assert state_digest(first.state()) == state_digest(second.state())
+    assert first.summary is not None and second.summary is not None
+    differing = {"seconds", "wire_bytes"}  # the second was resumed on another number of nodes
+    assert {k: v for k, v in first.summary.items() if k not in differing} == {
+        k: v for k, v in second.summary.items() if k not in differing
+    }
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 5])
+def test_a_run_cut_off_after_any_round_ends_in_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    settings = {"rounds": ROUNDS, "output__checkpoint_every": 2, "barrier__every": 2}
+    whole = read_run(run_in_process(config(tmp_path, "whole", **settings), nodes=2))
+    parted = config(tmp_path, "parted", **settings)
+    cut_run(parted, monkeypatch, after=after)
+    found = resumed(parted)
+    assert_same(whole, found)
+    (attempt,) = [json.loads(line) for line in (found.path / "attempts.jsonl").read_text().splitlines()]
+    # the cut comes after the line and before the checkpoint of its round
+    assert attempt["rounds_recorded"] == after
+    assert attempt["resumed_after"] == {0: None, 1: None, 2: None, 3: 2, 4: 2, 5: 4}[after]
+
+
+FED_PFN = {"strategy__name": "fedpfn"}
+CARRYING = [
+    *(FED_PFN | {"strategy__server_optimizer": name} for name in ("none", "avgm", "adagrad", "yogi")),
+    {"strategy__name": "fedavg"},
+    FED_PFN | {"mask__ratio_shape": "cosine", "mask__final_ratio": 0.9},
+    {"strategy__name": "fedpnu", "strategy__variant": "across-rounds"},
+    FED_PFN | {"mask__schedule": "cyclic", "mask__warmup_rounds": 1},
+    FED_PFN | {"mask__schedule": f"{__name__}:Tiring"},
+    {"strategy__name": "fedpnu", "mask__schedule": f"{__name__}:tiring"},
+]
+
+
+@pytest.mark.parametrize("carrying", CARRYING, ids=str)
+def test_the_server_optimiser_and_the_schedule_go_on_where_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carrying: dict[str, Any]
+) -> None:
+    settings = {
+        "rounds": ROUNDS,
+        "output__checkpoint_every": 1,
+        "barrier__every": 0,
+        "strategy__server_optimizer": "adam",
+        "strategy__server_lr": 0.1,
+        "train__lr_decay": 0.9,
+        "train__optimizer": "adamw",
+        "train__lr": 0.01,
+    } | carrying
+    if settings["strategy__server_optimizer"] == "none":
+        del settings["strategy__server_lr"]
+    whole = read_run(run_in_process(config(tmp_path, "whole", **settings), nodes=2))
+    parted = config(tmp_path, "parted", **settings)
+    cut_run(parted, monkeypatch, after=4)
+    assert_same(whole, resumed(parted))
+
+
+def test_a_run_may_be_cut_off_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"rounds": ROUNDS, "output__checkpoint_every": 1, "strategy__server_optimizer": "adam"}
+    whole = read_run(run_in_process(config(tmp_path, "whole", **settings), nodes=2))
+    parted = config(tmp_path, "parted", **settings)
+    path = cut_run(parted, monkeypatch, after=2)
+    tree = parted.nested()
+    tree["output"]["resume"] = True
+    cut_run(RunConfig.parse(tree), monkeypatch, after=4)
+    found = resumed(parted)
+    assert_same(whole, found)
+    assert [json.loads(line)["resumed_after"] for line in (path / "attempts.jsonl").open()] == [1, 3]
+
+
+def test_a_schedule_object_of_one_run_is_not_that_of_the_next() -> None:
+    """Else runs that follow each other in one process would depend on their order."""
+    settings = {"mask.schedule": f"{__name__}:tiring"}
+    first, second = (make_schedule(RunConfig.parse(settings)) for _ in range(2))
+    for made in (first, second):
+        fresh: Plan = (Phase(None),)
+        assert [made(number, (*fresh, *fresh)) is UNMASKED for number in (1, 2, 3)] == [False, False, True]
+    assert tiring.calls == 0
+
+
+def test_a_schedule_that_cannot_be_replayed_stops_the_resumption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parted = config(tmp_path, "run", rounds=ROUNDS, output__checkpoint_every=1, mask__schedule=f"{__name__}:forgetful")
+    _calls.clear()
+    path = cut_run(parted, monkeypatch, after=4)
+    with pytest.raises(ValueError, match="plans otherwise than it did"):
+        resumed(parted)
+    failure = read_run(path).failure
+    assert failure is not None and "plans otherwise" in failure["reason"]
+
+
+def test_two_checkpoints_are_kept_and_a_broken_one_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"rounds": ROUNDS, "output__checkpoint_every": 1}
+    whole = read_run(run_in_process(config(tmp_path, "whole", **settings), nodes=2))
+    parted = config(tmp_path, "parted", **settings)
+    path = cut_run(parted, monkeypatch, after=4)
+    kept = sorted((path / "checkpoints").iterdir())
+    assert [file.name for file in kept] == ["round-0002.safetensors", "round-0003.safetensors"]
+    kept[-1].write_bytes(kept[-1].read_bytes()[:-7])
+    found = resumed(parted)
+    assert_same(whole, found)
+    assert json.loads((path / "attempts.jsonl").read_text())["resumed_after"] == 2
+
+
+def test_as_many_checkpoints_as_asked_for(tmp_path: Path) -> None:
+    for keep, expected in ((0, [1, 2, 3, 4, 5]), (1, [5]), (3, [3, 4, 5])):
+        made = config(
+            tmp_path, f"keep{keep}", rounds=5, output__checkpoint_every=1, output__keep_checkpoints=keep,
+            barrier__every=0,
+        )  # fmt: skip
+        found = sorted((run_in_process(made, nodes=1) / "checkpoints").glob("round-*"))
+        assert [int(file.stem.removeprefix("round-")) for file in found] == expected
+
+
+def test_a_checkpoint_of_a_plain_average_is_a_plain_state_dict(tmp_path: Path) -> None:
+    plain = read_run(run_in_process(config(tmp_path, "a", output__checkpoint_every=1), nodes=1))
+    adam = read_run(
+        run_in_process(config(tmp_path, "b", output__checkpoint_every=1, strategy__server_optimizer="adam"), nodes=1)
+    )
+    assert plain.state("round-0002").keys() == plain.state("final").keys() == adam.state("round-0002").keys()
+    assert all(torch.equal(plain.state("final")[name], found) for name, found in plain.state("round-0002").items())
+    assert b"server-optimizer/m_t/" in (adam.path / "checkpoints" / "round-0002.safetensors").read_bytes()[:4000]
+
+
+def test_the_rounds_after_the_checkpoint_are_taken_off_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parted = config(tmp_path, rounds=ROUNDS, output__checkpoint_every=2)
+    path = cut_run(parted, monkeypatch, after=3)
+    with (path / "rounds.jsonl").open("ab") as file:
+        file.write(b'{"round": 4, "accur')
+    folder, checkpoint = RunFolder.reopen(path, device="cpu")
+    assert checkpoint is not None and checkpoint.server_round == 2
+    assert [record["round"] for record in read_rounds(path)] == [0, 1, 2]
+    assert sorted(file.name for file in (path / "barriers").iterdir()) == ["round-0001.npz", "round-0002.npz"]
+    folder.close()
+
+
+def test_a_complete_run_and_one_being_written_are_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = config(tmp_path, "done", barrier__every=0)
+    run_in_process(done, nodes=1)
+    before = {file: file.read_bytes() for file in Path(done.output.dir).rglob("*") if file.is_file()}
+    with pytest.raises(ConfigError, match="is complete: there is nothing to resume"):
+        resumed(done)
+    with pytest.raises(ValueError, match="is complete"):
+        RunFolder.reopen(Path(done.output.dir), device="cpu")
+    assert before == {file: file.read_bytes() for file in Path(done.output.dir).rglob("*") if file.is_file()}
+    path = cut_run(config(tmp_path, "cut", barrier__every=0), monkeypatch, after=1)
+    with FileLock(path / ".lock"), pytest.raises(ValueError, match="another process is writing"):
+        RunFolder.reopen(path, device="cpu", patience=0.1)
+    assert not (path / "attempts.jsonl").exists()
+
+
+def test_another_config_does_not_go_on_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_run(config(tmp_path, rounds=ROUNDS), monkeypatch, after=2)
+    other = config(tmp_path, rounds=ROUNDS, train__lr=0.5, output__resume=True, mask__ratio=0.5)
+    (first, second) = find_faults(other)
+    assert "train.lr=0.1, and 0.5 was asked for" in second and "mask.ratio=0.4, and 0.5" in first
+    # what the result does not depend on may differ
+    assert not find_faults(config(tmp_path, rounds=ROUNDS, output__resume=True, output__keep_checkpoints=7))
+    assert find_faults(RunConfig.parse({"output.resume": True})) == [
+        "output.resume goes on with the run in output.dir, which is not set"
+    ]
+
+
+def test_where_there_is_nothing_to_resume_a_run_begins(tmp_path: Path) -> None:
+    made = config(tmp_path, output__resume=True, barrier__every=0)
+    found = read_run(run_in_process(made, nodes=1))
+    assert found.summary is not None and not found.config.output.resume
+    assert not (found.path / "attempts.jsonl").exists()
+
+
+def test_a_run_that_diverged_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    made = config(tmp_path, rounds=9, output__checkpoint_every=1, train__lr=1e30, train__momentum=0.0)
+    with pytest.raises((FloatingPointError, RuntimeError)):
+        run_in_process(made, nodes=1)
+    for file in (tmp_path / "run" / "checkpoints").glob("*"):
+        assert all(bool(t.isfinite().all()) for t in read_run(tmp_path / "run").state(file.stem).values())
