@@ -152,7 +152,7 @@ def keys() -> None:
 
 def main() -> None:
     """Run the command line; known errors end in one message and exit status 1, Ctrl-C in 130."""
-    from experiments.launch import RunFailed
+    from experiments.simulation import RunFailed
 
     try:
         app()

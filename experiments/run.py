@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments.in_process import run_in_process
-from experiments.launch import RunFailed, launch
+from experiments.launch import launch
 from experiments.resources import Resources, plan_resources
 from experiments.show import number
+from experiments.simulation import RunFailed
 from fedpfn import imports
 from fedpfn.config import ConfigError, RunConfig, parse_overrides
 from fedpfn.devices import available_cpus

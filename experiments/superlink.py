@@ -11,7 +11,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,20 +76,23 @@ class SuperLink:
 
 
 @contextlib.contextmanager
-def superlink(home: FlowerHome, *, workdir: Path) -> Iterator[SuperLink]:
-    """Start a SuperLink, hand it out when it answers, and end it and everything that came of it."""
-    surroundings = environment(home, workdir=workdir)
+def superlink(home: FlowerHome, *, workdir: Path, surroundings: Mapping[str, str]) -> Iterator[SuperLink]:
+    """Start a SuperLink, hand it out when it answers, and end it and everything that came of it.
+
+    ``surroundings`` are variables that its environment has on top.
+    """
+    variables = environment(home, workdir=workdir) | dict(surroundings)
     process: subprocess.Popen[bytes] | None = None
     try:
         for _ in range(_PORT_TRIES):
             port = _free_port()
-            process = _start(home, surroundings, port)
+            process = _start(home, variables, port)
             if _ready(process, port):
                 break
             if "address already in use" not in _read(home.superlink_log):
                 break
         assert process is not None
-        link = SuperLink(home=home, process=process, environment=surroundings)
+        link = SuperLink(home=home, process=process, environment=variables)
         link.check()
         write_connection(home, f"127.0.0.1:{port}")
         yield link
@@ -116,13 +119,13 @@ def ending(code: int) -> str:
     return f"with exit code {code}" if number is None else f"by signal {number}"
 
 
-def _start(home: FlowerHome, surroundings: dict[str, str], port: int) -> subprocess.Popen[bytes]:
+def _start(home: FlowerHome, variables: dict[str, str], port: int) -> subprocess.Popen[bytes]:
     line = [str(executable("flower-superlink")), "--insecure", "--simulation", "--isolation", "subprocess"]
     line += ["--host", "127.0.0.1", "--port", str(port), "--disable-runtime-dependency-installation"]
     with home.superlink_log.open("wb") as log:
         return subprocess.Popen(
             line,
-            env=surroundings,
+            env=variables,
             # Not the user's folder: Ray would put it first on its workers' import path, before the standard library.
             cwd=home.start,
             stdin=subprocess.DEVNULL,

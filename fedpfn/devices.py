@@ -4,10 +4,14 @@ import os
 
 import torch
 
+# a run among others on one machine is told its share of the CPUs by this
+CPUS = "FEDPFN_CPUS"
+
 
 def available_cpus() -> int:
-    """Return the number of CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of CPUs this process may use: those it is bound to, or fewer where ``FEDPFN_CPUS`` says so."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(bound, int(os.environ.get(CPUS, bound)))
 
 
 def resolve_device(asked: str, *, who: str) -> torch.device:

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from experiments.flower_home import app_toml, flower_home, import_path
-from experiments.launch import RunFailed, launch, reason
+from experiments.launch import launch
+from experiments.reasons import reason
 from experiments.resources import Resources, plan_resources
+from experiments.simulation import RunFailed
 
 ONE_ACTOR = Resources(supernodes=1, actors=1, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0)
 TWO_ACTORS = Resources(supernodes=2, actors=2, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0)

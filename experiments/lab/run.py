@@ -28,7 +28,7 @@ from experiments.lab.settings import find_faults
 from experiments.lab.sibling_cells import run_siblings
 from experiments.lab.soup_cells import run_soup
 from experiments.lab.theorem_cells import run_theorem
-from experiments.launch import RunFailed
+from experiments.simulation import RunFailed
 from fedpfn.config import ConfigError
 from fedpfn.devices import available_cpus
 
