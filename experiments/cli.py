@@ -91,6 +91,54 @@ def run(
     console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
 
 
+@app.command(epilog="Settings after FILE win over its base, e.g. `data.root=/abs/path`; tables: `fedpfn report OUT`.")
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a sweep file (YAML)")],
+    words: Words = None,
+    out: Annotated[Path | None, typer.Option(help="where cells lie; default: sweeps/<name of the file>")] = None,
+    jobs: Annotated[int, typer.Option(help="cells that run side by side, each with a share of the machine", min=1)] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show the cells, what is done and what is left; run nothing")
+    ] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="stop all at the first cell that fails")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="try cells again that failed before")] = False,
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="a fresh SuperLink and Ray for every cell, instead of one a job")
+    ] = False,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="no SuperLink, no Ray: for debuggers, same results")
+    ] = False,
+    supernodes: Annotated[int | None, typer.Option(help="SuperNodes of a job; default: one an actor")] = None,
+    gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU an actor gets, e.g. 0.25")] = None,
+) -> None:
+    """Run every cell of a sweep: a grid over any keys, for all seeds, each cell a run with a folder of its own.
+
+    FILE says `base` (settings of all cells), `grid` (lists of values; every combination), `include`, `exclude`, `seeds`
+    and `question`. Cells that are done are never run again, in whatever order and on whatever day; one that was cut
+    off goes on from its checkpoint to the same bits. Keys that an algorithm does not use do not multiply its cells.
+    The command fails if a cell is not done in the end.
+    """
+    from experiments.sweep.cli import sweep as run_sweep
+
+    done = run_sweep(
+        file,
+        words or [],
+        console,
+        workdir=Path.cwd(),
+        out=out,
+        jobs=jobs,
+        dry_run=dry_run,
+        fail_fast=fail_fast,
+        retry_failed=retry_failed,
+        isolated=isolated,
+        in_process=in_process,
+        supernodes=supernodes,
+        gpus_per_actor=gpus_per_actor,
+    )
+    if not done:
+        raise typer.Exit(1)
+
+
 @app.command()
 def show(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],

@@ -1,0 +1,1 @@
+"""Sweeps: from a question in one file to many runs, each done once."""

@@ -1,0 +1,92 @@
+"""The state of a running sweep: what is queued, running, done and failed, shared by the lanes' threads and the display.
+
+Lanes ask it for the next cell and tell it how cells ended; whoever shows the sweep reads it. It knows nothing of how a
+cell is run.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.sweep.cells import Cell
+from fedpfn.config import RunConfig
+from fedpfn.records import read_rounds
+
+
+class Stopped(BaseException):
+    """The sweep is to stop: raised in the lanes, to end what they run. Not an error: somebody asked for it."""
+
+
+@dataclass
+class Task:
+    """A cell to be run: its config as it will run here, and what is known of it meanwhile."""
+
+    cell: Cell
+    config: RunConfig
+    lane: int | None = None
+    begun: float = 0.0
+    seconds: float = 0.0
+    error: str | None = None
+    beyond: float | None = None
+    _rounds: list[dict[str, Any]] = field(default_factory=list)
+    _size: int = -1
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return Path(self.config.output.dir)
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return the rounds on record, read again where the file has changed."""
+        file = self.folder / "rounds.jsonl"
+        size = file.stat().st_size if file.is_file() else -1
+        if size != self._size:
+            self._rounds, self._size = read_rounds(self.folder), size
+        return self._rounds
+
+
+class Board:
+    """What there is to do and what became of it. Its methods may be called from any thread."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self.queued = deque(tasks)
+        self.running: list[Task] = []
+        self.done: list[Task] = []
+        self.failed: list[Task] = []
+        self.elsewhere: list[Task] = []
+        self.stopped: list[Task] = []
+        self.crash: BaseException | None = None
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+
+    def next(self, lane: int) -> Task | None:
+        """Return the next cell for a lane, or None where none is left or the sweep stops."""
+        with self._lock:
+            if self._stop.is_set() or not self.queued:
+                return None
+            task = self.queued.popleft()
+            task.lane, task.begun = lane, time.monotonic()
+            self.running.append(task)
+            return task
+
+    def end(self, task: Task, where: list[Task]) -> None:
+        """Move a running cell to one of the lists of what became of cells."""
+        with self._lock:
+            task.seconds = time.monotonic() - task.begun
+            self.running.remove(task)
+            where.append(task)
+
+    def stop(self, crash: BaseException | None = None) -> None:
+        """Ask the lanes to stop, because of ``crash`` where it was one."""
+        with self._lock:
+            self.crash = self.crash or crash
+        self._stop.set()
+
+    def check(self) -> None:
+        """Raise ``Stopped`` where the sweep is to stop."""
+        if self._stop.is_set():
+            raise Stopped

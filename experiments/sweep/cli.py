@@ -1,0 +1,144 @@
+"""``fedpfn sweep``: from a file and words to cells that are done, and how many."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from experiments.resources import plan_resources
+from experiments.run import prepare
+from experiments.sweep.board import Board, Task
+from experiments.sweep.cells import Cell, cell_faults, expand
+from experiments.sweep.costs import Finished
+from experiments.sweep.display import Display, counts, ending, plan_table
+from experiments.sweep.file import read_sweep
+from experiments.sweep.folders import State, cell_folder, cell_state, check_identity, write_sweep
+from experiments.sweep.lanes import Lane, LaneInProcess, divide, visible_gpus
+from experiments.sweep.runner import Runner, run_cells
+from fedpfn.config import ConfigError, RunConfig
+from fedpfn.devices import available_cpus
+from fedpfn.identity import used_keys
+from fedpfn.records import read_rounds, read_run
+
+
+def sweep(
+    file: Path,
+    words: list[str],
+    console: Console,
+    *,
+    workdir: Path,
+    out: Path | None = None,
+    jobs: int = 1,
+    dry_run: bool = False,
+    fail_fast: bool = False,
+    retry_failed: bool = False,
+    isolated: bool = False,
+    in_process: bool = False,
+    supernodes: int | None = None,
+    gpus_per_actor: float | None = None,
+) -> bool:
+    """Run the cells of ``file`` that are not done, and say whether all of them are now.
+
+    Every cell is checked before the first one starts: raises ``ConfigError`` with all faults, ``ValueError`` for jobs
+    or resources that cannot be had, or a folder that is not what its name says.
+    """
+    asked = read_sweep(file, words, workdir=workdir)
+    cells = expand(asked)
+    out = (out or Path("sweeps") / file.stem).absolute()
+    if faults := cell_faults(cells):
+        raise ConfigError(faults)
+    states = {cell.address: _state(out, cell) for cell in cells}
+    lanes = _lanes(
+        cells, jobs=jobs, workdir=workdir, isolated=isolated, in_process=in_process, supernodes=supernodes,
+        gpus_per_actor=gpus_per_actor,
+    )  # fmt: skip
+    if asked.question:
+        console.print(asked.question, style="italic", highlight=False, markup=False)
+    if dry_run:
+        rows = [(cell, states[cell.address], _rounds_on_record(out, cell)) for cell in cells]
+        console.print(plan_table(rows, _finished(out, cells, states), jobs=jobs))
+        return True
+    todo = [cell for cell in cells if _is_to_run(states[cell.address], retry_failed=retry_failed)]
+    tasks = [Task(cell, _ready(cell, out, workdir)) for cell in todo]
+    write_sweep(out, asked)
+    console.print(f"{counts(list(states.values()))} · {out}", highlight=False, soft_wrap=True, markup=False)
+    skipped = [cell for cell in cells if states[cell.address] is State.FAILED and not retry_failed]
+    board, begun = Board(tasks), time.monotonic()
+    if tasks:
+        with Display(board, console, total=len(cells), before=len(cells) - len(tasks)) as display:
+            run_cells(board, lanes, out=out, fail_fast=fail_fast, show=display.show)
+        for line in ending(board, seconds=time.monotonic() - begun):
+            console.print(line, highlight=False, soft_wrap=True)
+    for cell in skipped:
+        console.print(
+            f"failed before, not tried again without --retry-failed: {cell_folder(out, cell)}", soft_wrap=True
+        )
+    for task in board.failed:
+        console.print(f"failed: {task.folder}", highlight=False, soft_wrap=True)
+    console.print(f"tables and figures: fedpfn report {out}", highlight=False, soft_wrap=True)
+    return all(cell_state(cell_folder(out, cell)) is State.DONE for cell in cells)
+
+
+def _state(out: Path, cell: Cell) -> State:
+    folder = cell_folder(out, cell)
+    state = cell_state(folder)
+    if state is not State.LEFT:
+        check_identity(folder, cell)
+    return state
+
+
+def _is_to_run(state: State, *, retry_failed: bool) -> bool:
+    return state in (State.LEFT, State.CUT) or (state is State.FAILED and retry_failed)
+
+
+def _ready(cell: Cell, out: Path, workdir: Path) -> RunConfig:
+    """Return the cell's config as it will run here, going on where an earlier attempt was cut off."""
+    output = replace(cell.config.output, dir=str(cell_folder(out, cell)), resume=True)
+    return prepare(replace(cell.config, output=output), workdir=workdir)
+
+
+def _lanes(
+    cells: list[Cell],
+    *,
+    jobs: int,
+    workdir: Path,
+    isolated: bool,
+    in_process: bool,
+    supernodes: int | None,
+    gpus_per_actor: float | None,
+) -> list[Runner]:
+    if in_process and jobs > 1:
+        raise ValueError("--in-process runs one cell at a time: leave --jobs at 1")
+    on_gpu = any(cell.config.device == "cuda" for cell in cells) or (
+        torch.cuda.is_available() and any(cell.config.device == "auto" for cell in cells)
+    )
+    gpus = visible_gpus(torch.cuda.device_count()) if on_gpu else []
+    clients = max(max(1, int(c.config.federation.fraction * c.config.federation.clients + 0.5)) for c in cells)
+    lanes: list[Runner] = []
+    for share in divide(jobs, cpus=available_cpus(), gpus=gpus):
+        resources = plan_resources(
+            device="cuda" if on_gpu else "cpu",
+            clients_per_round=clients,
+            supernodes=supernodes,
+            actors=None,
+            gpus_per_actor=gpus_per_actor,
+            cpus=share.cpus,
+            gpus=len(share.gpus),
+        )
+        lanes.append(
+            LaneInProcess(resources) if in_process else Lane(share, resources, workdir=workdir, isolated=isolated)
+        )
+    return lanes
+
+
+def _rounds_on_record(out: Path, cell: Cell) -> int:
+    return max(len(read_rounds(cell_folder(out, cell))) - 1, 0)
+
+
+def _finished(out: Path, cells: list[Cell], states: dict[str, State]) -> list[Finished]:
+    found = [
+        (cell, read_run(cell_folder(out, cell)).summary or {}) for cell in cells if states[cell.address] is State.DONE
+    ]
+    return [Finished(used_keys(cell.config), summary["rounds"], summary["seconds"]) for cell, summary in found]

@@ -1,0 +1,112 @@
+"""Where the cells of a sweep lie, how far each has come, and who may touch it.
+
+``OUT/cells/<label>-<address>/`` is a cell's run folder, found again by its address alone: a label changes when the file
+gains a key. ``OUT/sweep.yaml`` is the sweep as it was last run, ``OUT/sweep.jsonl`` what happened, a line an event,
+``OUT/.locks/`` holds a lock a cell. A cell is done when its run says so in its last file, and not before.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from experiments.sweep.cells import Cell
+from experiments.sweep.file import SweepFile, as_tree
+from fedpfn.config import RunConfig
+from fedpfn.identity import used_keys
+from fedpfn.records import RunFolder, is_run, read_json, read_run, record_end, write_whole
+
+SWEEP_FILE, EVENTS = "sweep.yaml", "sweep.jsonl"
+
+
+class State(StrEnum):
+    """How far a cell has come: ``CUT`` is one that was stopped or died and can be resumed."""
+
+    LEFT = "left"
+    CUT = "cut off"
+    FAILED = "failed"
+    DONE = "done"
+
+
+def cell_folder(out: Path, cell: Cell) -> Path:
+    """Return the folder of a cell: the one that is there, or the one it will get."""
+    there = sorted((out / "cells").glob(f"*-{cell.address}"))
+    return there[0] if there else out / "cells" / f"{cell.label}-{cell.address}"
+
+
+def cell_state(folder: Path) -> State:
+    """Return how far the cell in ``folder`` has come."""
+    if not is_run(folder):
+        return State.LEFT
+    if (folder / "summary.json").is_file():
+        return State.DONE
+    failure = read_json(folder / "failure.json")
+    return State.CUT if failure is None or failure.get("stopped") else State.FAILED
+
+
+def check_identity(folder: Path, cell: Cell) -> None:
+    """Raise ``ValueError`` where a cell's folder holds another experiment: a folder was renamed, or a config edited."""
+    there, here = used_keys(read_run(folder).config), used_keys(cell.config)
+    there["device"] = here["device"]
+    if there != here:
+        differing = ", ".join(sorted(name for name in there | here if there.get(name) != here.get(name)))
+        raise ValueError(f"{folder} is named as cell {cell.address}, but its config.yaml differs in {differing}")
+
+
+@contextmanager
+def claim(out: Path, cell: Cell) -> Iterator[bool]:
+    """Take a cell for this process, and say whether it could be had; the lock ends with the process."""
+    locks = out / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / f"{cell.address}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove a cell's folder that a process left before its config was written: nothing was recorded."""
+    if folder.is_dir() and not is_run(folder):
+        shutil.rmtree(folder)
+
+
+def record_failure(folder: Path, config: RunConfig, reason: str, *, stopped: bool = False) -> None:
+    """Say in a cell's folder why it did not complete, where the run itself could not, or never began."""
+    if stopped and not is_run(folder):
+        clear_leftovers(folder)
+    elif is_run(folder):
+        record_end(folder, reason, stopped=stopped)
+    else:
+        refused = RunFolder(folder)
+        refused.write_config(config, device=config.device)
+        refused.write_failure({"reason": reason, "rounds": -1})
+        refused.close()
+
+
+def write_sweep(out: Path, sweep: SweepFile) -> None:
+    """Keep what was asked for, in a form that can be run again."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / SWEEP_FILE, OmegaConf.to_yaml(OmegaConf.create(as_tree(sweep))).encode())
+
+
+def append_event(out: Path, event: str, **about: Any) -> None:
+    """Add a line to what happened."""
+    line = json.dumps({"at": round(time.time(), 3), "event": event} | about)
+    with (out / EVENTS).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())

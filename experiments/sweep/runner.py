@@ -1,0 +1,120 @@
+"""Running the cells of a sweep that are not done: lanes side by side, each with cell after cell.
+
+A cell that fails is recorded with its reason and the rest goes on. Whatever happens to this process, a cell is done, or
+will be resumed from its checkpoint, or begun again; what cannot be helped by going on (no runtime can be started, the
+disk is full) stops the sweep and is raised.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from experiments.interruption import interruptible
+from experiments.run import keep_log
+from experiments.simulation import RunFailed
+from experiments.sweep.board import Board, Stopped, Task
+from experiments.sweep.costs import beyond_training
+from experiments.sweep.folders import State, append_event, cell_state, claim, clear_leftovers, record_failure
+from experiments.sweep.lanes import NoRuntime
+from fedpfn.config import RunConfig
+
+_SHOW_SECONDS = 0.25
+
+
+class Runner(Protocol):
+    """What runs one config after another: a lane."""
+
+    started: list[float]
+
+    def run(self, config: RunConfig, watch: Callable[[], None]) -> None:
+        """Run ``config`` to its end. Raises ``RunFailed``, and whatever ``watch`` raises."""
+
+    def close(self) -> None:
+        """End what it keeps warm."""
+
+
+def run_cells(
+    board: Board, lanes: Sequence[Runner], *, out: Path, fail_fast: bool, show: Callable[[], None] = lambda: None
+) -> None:
+    """Run what is on the board, a thread a lane, and return when nothing runs any more.
+
+    ``show`` is called four times a second, in this thread. Ctrl-C and SIGTERM stop the lanes and are raised again as
+    ``KeyboardInterrupt`` when all their processes have gone. Raises what no lane could help.
+    """
+    threads = [
+        threading.Thread(target=_serve, args=(board, lane, number), kwargs={"out": out, "fail_fast": fail_fast})
+        for number, lane in enumerate(lanes, start=1)
+    ]
+    with interruptible(), _stopping(board, threads):
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            show()
+            for thread in threads:
+                thread.join(_SHOW_SECONDS / len(threads))
+    show()
+    if board.crash is not None:
+        raise board.crash
+
+
+@contextmanager
+def _stopping(board: Board, threads: Sequence[threading.Thread]) -> Iterator[None]:
+    """See the lanes to their end, whatever ends the block."""
+    try:
+        yield
+    except BaseException:
+        board.stop()
+        raise
+    finally:
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+
+
+def _serve(board: Board, lane: Runner, number: int, *, out: Path, fail_fast: bool) -> None:
+    try:
+        while (task := board.next(number)) is not None:
+            with claim(out, task.cell) as ours:
+                # another sweep may have finished it since this one looked
+                if not ours or cell_state(task.folder) is State.DONE:
+                    board.end(task, board.elsewhere)
+                    continue
+                _run(board, lane, task, out=out)
+            if fail_fast and task.error:
+                board.stop()
+    except BaseException as error:
+        board.stop(error)
+    finally:
+        lane.close()
+
+
+def _run(board: Board, lane: Runner, task: Task, *, out: Path) -> None:
+    """Run one cell and say on the board, in its folder and in the events how it went."""
+    clear_leftovers(task.folder)
+    keep_log(task.folder)
+    resumed = cell_state(task.folder) is not State.LEFT
+    about = {"cell": task.cell.address, "label": task.cell.label, "lane": task.lane}
+    append_event(out, "resumed" if resumed else "started", **about)
+    where = board.stopped
+    try:
+        lane.run(task.config, board.check)
+        where = board.done
+    except Stopped:
+        record_failure(task.folder, task.config, "stopped by the user", stopped=True)
+    except NoRuntime:
+        record_failure(task.folder, task.config, "no runtime could be started", stopped=True)
+        raise
+    except RunFailed as error:
+        task.error, where = str(error), board.failed
+        record_failure(task.folder, task.config, task.error)
+    finally:
+        board.end(task, where)
+        if where is board.done and not resumed:
+            task.beyond = beyond_training(task.seconds, task.rounds())
+        outcome = {id(board.done): "done", id(board.failed): "failed"}.get(id(where), "stopped")
+        append_event(
+            out, outcome, **about, seconds=task.seconds, beyond_training=task.beyond, error=task.error,
+            runtime_starts=list(lane.started),
+        )  # fmt: skip
