@@ -5,7 +5,7 @@ of its grid: node ids, and answers to messages; this grid answers with the real 
 make messages outside its own processes: that touch is in ``assume_identity`` alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,17 @@ _RUN_ID = 1
 
 
 class InProcessGrid(Grid):
-    """A grid of ``nodes`` nodes that train in turn, in the calling thread."""
+    """A grid of ``nodes`` nodes that train in turn, in the calling thread, which calls ``watch`` before each."""
 
-    def __init__(self, app: ClientApp, run_config: Mapping[str, Scalar], *, nodes: int) -> None:
-        self.app, self.run_config, self.nodes = app, dict(run_config), nodes
+    def __init__(
+        self,
+        app: ClientApp,
+        run_config: Mapping[str, Scalar],
+        *,
+        nodes: int,
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.app, self.run_config, self.nodes, self.watch = app, dict(run_config), nodes, watch
 
     def get_node_ids(self) -> Iterable[int]:
         """Return 1, 2, ... up to the number of nodes."""
@@ -38,6 +45,7 @@ class InProcessGrid(Grid):
         return [self._answer(message) for message in messages]
 
     def _answer(self, message: Message) -> Message:
+        self.watch()
         node = message.metadata.dst_node_id
         context = Context(run_id=0, node_id=node, node_config={}, state=RecordDict(), run_config=self.run_config)
         try:
@@ -71,7 +79,7 @@ def assume_identity() -> None:
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = _RUN_ID
 
 
-def run_in_process(config: RunConfig, *, nodes: int = 2) -> Path:
-    """Run ``config`` without Ray and return the run folder."""
+def run_in_process(config: RunConfig, *, nodes: int = 2, watch: Callable[[], None] = lambda: None) -> Path:
+    """Run ``config`` without Ray and return the run folder; what ``watch`` raises ends the run and is passed on."""
     assume_identity()
-    return run(InProcessGrid(client_app, config.flat(), nodes=nodes), config)
+    return run(InProcessGrid(client_app, config.flat(), nodes=nodes, watch=watch), config)

@@ -123,7 +123,7 @@ def as_tree(sweep: SweepFile) -> dict[str, Any]:
     """Return the tables of a sweep, such that a file of them is the same sweep; words are part of its base by now."""
     return {
         "question": sweep.question,
-        "base": dict(sweep.base),
+        "base": {name: value for name, value in sweep.base.items() if name != "seed"},
         "grid": _axes_tree(sweep.grid),
         "include": [_axes_tree(axes) for axes in sweep.include],
         "exclude": [_axes_tree(axes) for axes in sweep.exclude],

@@ -143,13 +143,11 @@ class LaneInProcess:
         self.started: list[float] = []
 
     def run(self, config: RunConfig, watch: Callable[[], None]) -> None:
-        """Run ``config``; ``watch`` is called before and after. Raises ``RunFailed`` for whatever stops the run."""
-        watch()
+        """Run ``config``; ``watch`` is called before each client's training. Raises ``RunFailed``."""
         try:
-            run_in_process(config, nodes=self.resources.supernodes)
+            run_in_process(config, nodes=self.resources.supernodes, watch=watch)
         except Exception as error:
             raise RunFailed(one_line(f"{type(error).__name__}: {error}")) from error
-        watch()
 
     def close(self) -> None:
         """Do nothing: there is nothing to end."""

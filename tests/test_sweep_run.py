@@ -1,0 +1,579 @@
+"""A sweep runs each cell once, records what fails, and is the same sweep whatever happens to it on the way."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from test_federation import config, lines
+
+from clients.client_app import app as client_app
+from experiments import processes
+from experiments.in_process import InProcessGrid, assume_identity, run_in_process
+from experiments.simulation import RunFailed
+from experiments.sweep.board import Board, Stopped, Task
+from experiments.sweep.cells import expand
+from experiments.sweep.cli import sweep
+from experiments.sweep.costs import Finished, beyond_training, expected_seconds
+from experiments.sweep.display import Display, ending
+from experiments.sweep.file import read_sweep
+from experiments.sweep.folders import (
+    State,
+    cell_folder,
+    cell_state,
+    check_identity,
+    claim,
+    clear_leftovers,
+    record_failure,
+)
+from experiments.sweep.lanes import Share, divide, visible_gpus
+from experiments.sweep.runner import run_cells
+from fedpfn.config import ConfigError, RunConfig
+from fedpfn.devices import available_cpus
+from fedpfn.records import RunFolder, read_run, read_runs, record_end
+from strategies.host_app import output_to, serve
+from strategies.mailbox import Errand, Mailbox
+
+HERE = Path(__file__).parent
+
+TOY = """
+question: Does it all hang together?
+base:
+  rounds: 4
+  federation.clients: 4
+  data.name: test_federation:toy_data
+  model: {name: mlp, hidden: 1, width: 8}
+  train.batch-size: 8
+  partition.alpha: 5.0
+  barrier: {points: 3, every: 2}
+  output.checkpoint-every: 1
+  device: cpu
+grid:
+  strategy.name: [fedavg, fedpfn]
+  mask.ratio: [0.2, 0.6]
+seeds: 2
+"""
+
+
+def quiet() -> Console:
+    return Console(file=StringIO(), width=160)
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def toy_sweep(tmp_path: Path, text: str = TOY, *words: str, console: Console | None = None, **asked: Any) -> bool:
+    file = tmp_path / "toy.yaml"
+    file.write_text(text)
+    asked = {"out": tmp_path / "out", "in_process": True} | asked
+    return sweep(file, list(words), console or quiet(), workdir=HERE, **asked)
+
+
+def table(out: Path) -> str:
+    """Everything on record but where it lies and how long it took."""
+    frame = read_runs(out)
+    timeless = [name for name in frame if name not in {"run", "output.dir"} and not name.startswith("seconds")]
+    return frame[timeless].to_csv()
+
+
+# what a sweep leaves behind
+
+
+def test_a_sweep_runs_every_cell_once_and_each_as_a_run_alone(tmp_path: Path) -> None:
+    console = quiet()
+    assert toy_sweep(tmp_path, console=console)
+    out = tmp_path / "out"
+    folders = sorted((out / "cells").iterdir())
+    assert [folder.name[:-13] for folder in folders] == [
+        *(f"fedavg_seed={seed}" for seed in (0, 1)),
+        *(f"fedpfn_ratio={ratio}_seed={seed}" for ratio in (0.2, 0.6) for seed in (0, 1)),
+    ]
+    alone = config(tmp_path, "alone", rounds=4, strategy__name="fedpfn", mask__ratio=0.6, seed=1, barrier__every=2)
+    found, expected = read_run(folders[-1]), read_run(run_in_process(alone, nodes=2))
+    assert lines(found) == lines(expected)
+    assert found.summary is not None and expected.summary is not None
+    assert found.summary["weights_sha256"] == expected.summary["weights_sha256"]
+    events = [json.loads(line) for line in (out / "sweep.jsonl").open()]
+    assert [event["event"] for event in events] == ["started", "done"] * 6
+    assert all(event["beyond_training"] < event["seconds"] for event in events if event["event"] == "done")
+    assert "6 cells: 6 left" in said(console) and "[6/6] done     fedpfn_ratio=0.6_seed=1" in said(console)
+
+
+def test_what_is_done_is_not_run_again_and_a_grown_grid_adds_to_it(tmp_path: Path) -> None:
+    assert toy_sweep(tmp_path)
+    out = tmp_path / "out"
+    before = {file: file.stat().st_mtime_ns for file in (out / "cells").rglob("*") if file.is_file()}
+    console = quiet()
+    grown = TOY.replace("[0.2, 0.6]", "[0.6, 0.2, 0.9]").replace("seeds: 2", "seeds: [1, 0]")
+    grown = grown.replace("  mask.ratio", "  train.lr: [0.1]\n  mask.ratio")
+    assert toy_sweep(tmp_path, grown, console=console)
+    assert "8 cells: 6 done, 2 left" in said(console)
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    console = quiet()
+    assert toy_sweep(tmp_path, grown, console=console) and "8 cells: 8 done" in said(console)
+
+
+def test_the_sweep_that_is_kept_is_the_sweep_that_was_run(tmp_path: Path) -> None:
+    text = TOY.replace("mask.ratio: [0.2, 0.6]", '"mask.ratio, train.lr": [[0.2, 0.1], [0.6, 0.05]]') + (
+        "include: [{strategy.name: fedpnu, mask.schedule: [cyclic]}]\nexclude: [{mask.ratio: 0.6, seed: 1}]\n"
+    )
+    assert toy_sweep(tmp_path, text, "rounds=2")
+    asked = read_sweep(tmp_path / "toy.yaml", ["rounds=2"], workdir=HERE)
+    kept = read_sweep(tmp_path / "out" / "sweep.yaml", [], workdir=tmp_path)
+    assert [cell.address for cell in expand(kept)] == [cell.address for cell in expand(asked)]
+    assert kept.question == "Does it all hang together?"
+
+
+def test_a_dry_run_tells_all_and_touches_nothing(tmp_path: Path) -> None:
+    console = quiet()
+    assert toy_sweep(tmp_path, console=console, dry_run=True)
+    assert not (tmp_path / "out").exists()
+    assert "6 cells: 6 left; how long it takes cannot be told" in said(console)
+    toy_sweep(tmp_path, TOY.replace("[0.2, 0.6]", "[0.2]"))
+    console = quiet()
+    assert toy_sweep(tmp_path, console=console, dry_run=True)
+    assert "6 cells: 4 done, 2 left; about" in said(console) and "with --jobs 1" in said(console)
+    assert said(console).count("4/4") == 4 and said(console).count("0/4") == 2
+
+
+# failures
+
+
+def test_every_cell_is_checked_before_the_first_one_starts(tmp_path: Path) -> None:
+    broken = TOY.replace("[fedavg, fedpfn]", "[fedavg, fedpfn, fedprox]").replace("mlp,", "mpl,")
+    with pytest.raises(ConfigError) as caught:
+        toy_sweep(tmp_path, broken)
+    assert "fedprox" in str(caught.value) or "mpl" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"no-such-module.*2 of|no.such.module"):
+        toy_sweep(tmp_path, TOY + "include: [{mask.schedule: 'no_such_module:x', strategy.name: fedpfn}]\n")
+    assert not (tmp_path / "out").exists()
+
+
+FAILING = TOY + "include: [{strategy.name: fedavg, model.name: 'test_federation:failing_model'}]\n"
+
+
+def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+    console = quiet()
+    text = FAILING.replace("include", "exclude: [{strategy.name: fedpfn, mask.ratio: 0.2}]\ninclude")
+    assert not toy_sweep(tmp_path, text, console=console)
+    out = tmp_path / "out"
+    states = {folder.name: cell_state(folder) for folder in (out / "cells").iterdir()}
+    failed = [name for name, state in states.items() if state is State.FAILED]
+    assert len(states) == 6 and len(failed) == 2 and list(states.values()).count(State.DONE) == 4
+    failure = read_run(out / "cells" / failed[0]).failure
+    assert failure is not None and "the cat sat on the keyboard" in failure["traceback"] + failure["reason"]
+    assert said(console).count("the cat sat on the keyboard") == 2
+    # once more: they are not tried again, but where it is asked for
+    console = quiet()
+    assert not toy_sweep(tmp_path, text, console=console)
+    assert said(console).count("not tried again without --retry-failed") == 2
+    assert not (out / "cells" / failed[0] / "attempts.jsonl").exists()
+    assert not toy_sweep(tmp_path, text, retry_failed=True)
+    (attempt,) = [json.loads(line) for line in (out / "cells" / failed[0] / "attempts.jsonl").open()]
+    assert "the cat sat" in attempt["failure"]["reason"]
+
+
+def test_fail_fast_stops_at_the_first_failure(tmp_path: Path) -> None:
+    text = FAILING.replace("  strategy.name: [fedavg, fedpfn]\n", "").replace("  mask.ratio", "  partition.alpha")
+    text = text.replace("partition.alpha: [0.2, 0.6]", "model.name: ['test_federation:failing_model', mlp]")
+    text = text.partition("include")[0].replace("model: {name: mlp, hidden: 1, width: 8}", "")
+    assert not toy_sweep(tmp_path, text, fail_fast=True)
+    assert [cell_state(folder) for folder in (tmp_path / "out" / "cells").iterdir()] == [State.FAILED]
+
+
+def test_a_cell_whose_data_cannot_be_dealt_out_is_recorded_too(tmp_path: Path) -> None:
+    """What only the data show is found when the cell begins: before any folder of the run."""
+    text = TOY.replace("[0.2, 0.6]", "[0.2]") + (
+        "include: [{strategy.name: fedavg, partition.min-size: 20, partition.alpha: 0.01}]\n"
+    )
+    assert not toy_sweep(tmp_path, text)
+    (failed,) = {
+        read_run(folder).failure["reason"]  # type: ignore[index]
+        for folder in (tmp_path / "out" / "cells").iterdir()
+        if cell_state(folder) is State.FAILED
+    }
+    assert "min" in failed and "ConfigError" in failed
+
+
+# interruptions
+
+
+class Cut(KeyboardInterrupt):
+    """The end of the process, as far as a test in one process can have it."""
+
+
+def test_a_sweep_cut_off_anywhere_ends_as_one_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert toy_sweep(tmp_path, out=tmp_path / "whole")
+    append, written = RunFolder.append_round, [0]
+
+    def cutting(self: RunFolder, record: dict[str, Any]) -> None:
+        append(self, record)
+        written[0] += 1
+        if written[0] in (3, 9, 10, 21):
+            raise Cut
+
+    monkeypatch.setattr(RunFolder, "append_round", cutting)
+    for _ in range(4):
+        with pytest.raises(Cut):
+            toy_sweep(tmp_path)
+    console = quiet()
+    assert toy_sweep(tmp_path, console=console)
+    assert "1 cut off" in said(console)
+    assert table(tmp_path / "out") == table(tmp_path / "whole")
+    events = [json.loads(line)["event"] for line in (tmp_path / "out" / "sweep.jsonl").open()]
+    assert events.count("resumed") == 4 and events.count("done") == 6
+
+
+def test_a_folder_left_before_its_config_was_written_is_begun_anew(tmp_path: Path) -> None:
+    file = tmp_path / "toy.yaml"
+    file.write_text(TOY)
+    (first, *_) = expand(read_sweep(file, [], workdir=HERE))
+    folder = cell_folder(tmp_path / "out", first)
+    folder.mkdir(parents=True)
+    (folder / "config.yaml.part").write_text("rou")
+    (folder / "flower.log").write_text("a word")
+    assert cell_state(folder) is State.LEFT
+    assert toy_sweep(tmp_path) and cell_state(folder) is State.DONE
+    assert not (folder / "config.yaml.part").exists()
+
+
+def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(TOY.replace("rounds: 4", "rounds: 400").replace("seeds: 2", "seeds: 1"))
+    line = [sys.executable, "-c", "from experiments.cli import main; main()"]
+    line += ["sweep", str(tmp_path / "toy.yaml"), "--out", str(tmp_path / "out"), "--in-process"]
+    sweeping = subprocess.Popen(line, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: rounds_on_record(tmp_path / "out") > 3)
+    sweeping.send_signal(signal.SIGINT)
+    output, _ = sweeping.communicate(timeout=60)
+    assert sweeping.returncode == 130, output
+    assert not processes.running(sweeping.pid)
+
+
+# two at once
+
+
+def test_a_cell_is_claimed_by_one_sweep_at_a_time(tmp_path: Path) -> None:
+    file = tmp_path / "toy.yaml"
+    file.write_text(TOY)
+    first, second, *_ = expand(read_sweep(file, [], workdir=HERE))
+    with claim(tmp_path, first) as ours, claim(tmp_path, first) as theirs, claim(tmp_path, second) as other:
+        assert (ours, theirs, other) == (True, False, True)
+    with claim(tmp_path, first) as again:
+        assert again
+    console = quiet()
+    with claim(tmp_path / "out", first):
+        assert not toy_sweep(tmp_path, console=console)
+    assert "skipped" in said(console) and "another sweep has it" in said(console)
+    assert toy_sweep(tmp_path)
+
+
+def test_the_machine_is_divided_among_the_jobs() -> None:
+    assert [share.cpus for share in divide(3, cpus=8, gpus=[])] == [3, 3, 2]
+    assert [share.gpus for share in divide(2, cpus=2, gpus=["0", "1", "2"])] == [("0", "2"), ("1",)]
+    assert [share.gpus for share in divide(4, cpus=4, gpus=["5", "7"])] == [("5",), ("7",), ("5",), ("7",)]
+    for jobs in (0, 3):
+        with pytest.raises(ValueError, match=f"from 1 to the number of CPUs, which is 2; got {jobs}"):
+            divide(jobs, cpus=2, gpus=[])
+
+
+def test_a_share_is_told_to_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in Share(1, ("3",)).surroundings().items():
+        monkeypatch.setenv(name, value)
+    assert available_cpus() == 1 and visible_gpus(1) == ["3"]
+    monkeypatch.setenv("FEDPFN_CPUS", "4096")
+    assert available_cpus() == len(os.sched_getaffinity(0))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_gpus(2) == ["0", "1"]
+
+
+# folders
+
+
+def test_how_far_a_cell_has_come(tmp_path: Path) -> None:
+    path = tmp_path / "cell"
+    assert cell_state(path) is State.LEFT
+    folder = RunFolder(path)
+    assert cell_state(path) is State.LEFT
+    folder.write_config(RunConfig(), device="cpu")
+    assert cell_state(path) is State.CUT
+    record_end(path, "stopped by the user", stopped=True)
+    assert cell_state(path) is State.CUT
+    folder.write_failure({"reason": "the cat"})
+    assert cell_state(path) is State.FAILED
+    folder.write_summary({})
+    assert cell_state(path) is State.DONE
+
+
+def test_a_cell_is_found_by_its_address_and_has_to_be_what_it_says(tmp_path: Path) -> None:
+    file = tmp_path / "toy.yaml"
+    file.write_text(TOY)
+    first, second, *_ = expand(read_sweep(file, [], workdir=HERE))
+    assert cell_folder(tmp_path, first) == tmp_path / "cells" / f"{first.label}-{first.address}"
+    other = tmp_path / "cells" / f"another-label-{first.address}"
+    folder = RunFolder(other)
+    folder.write_config(second.config, device="cpu")
+    assert cell_folder(tmp_path, first) == other
+    with pytest.raises(ValueError, match=r"its config.yaml differs in seed"):
+        check_identity(other, first)
+    with pytest.raises(ValueError, match="differs in seed"):
+        toy_sweep(tmp_path, out=tmp_path)
+
+
+def test_a_failure_is_recorded_whether_or_not_the_run_had_begun(tmp_path: Path) -> None:
+    record_failure(tmp_path / "a", RunConfig(device="cpu"), "no such partition")
+    assert read_run(tmp_path / "a").failure == {"reason": "no such partition", "rounds": -1}
+    record_failure(tmp_path / "b", RunConfig(), "stopped", stopped=True)
+    assert not (tmp_path / "b").exists()
+    (tmp_path / "c").mkdir()
+    clear_leftovers(tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+    clear_leftovers(tmp_path / "a")
+    assert (tmp_path / "a" / "config.yaml").exists()
+
+
+# lanes on the board
+
+
+class FakeLane:
+    """Takes note of what it is given; does as told."""
+
+    def __init__(self, act: Any) -> None:
+        self.act, self.seen, self.started, self.closed = act, [], [], 0  # type: ignore[var-annotated]
+
+    def run(self, config: RunConfig, watch: Any) -> None:
+        self.seen.append(config.seed)
+        self.act(config, watch)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def a_board(tmp_path: Path, count: int = 6) -> Board:
+    file = tmp_path / "toy.yaml"
+    file.write_text(TOY.replace("seeds: 2", f"seeds: {count}").replace("[fedavg, fedpfn]", "[fedavg]"))
+    cells = expand(read_sweep(file, [], workdir=HERE))
+    made = []
+    for cell in cells:
+        tree = cell.config.nested()
+        tree["output"]["dir"] = str(cell_folder(tmp_path, cell))
+        made.append(Task(cell, RunConfig.parse(tree)))
+    return Board(made)
+
+
+def complete(config: RunConfig, watch: Any) -> None:
+    folder = RunFolder(Path(config.output.dir))
+    folder.write_config(config, device="cpu")
+    folder.append_round({"round": 0, "accuracy": 0.5, "barrier": None, "seconds": {"evaluate": 0.0}})
+    folder.write_summary({})
+    folder.close()
+
+
+def test_lanes_share_the_cells_and_close_when_there_are_none_left(tmp_path: Path) -> None:
+    board, meet = a_board(tmp_path), threading.Barrier(2, timeout=30)
+
+    def together(config: RunConfig, watch: Any) -> None:
+        meet.wait()
+        complete(config, watch)
+
+    lanes = [FakeLane(together), FakeLane(together)]
+    run_cells(board, lanes, out=tmp_path, fail_fast=False)
+    assert sorted(lanes[0].seen + lanes[1].seen) == list(range(6)) and len(lanes[0].seen) == 3
+    assert [lane.closed for lane in lanes] == [1, 1]
+    assert len(board.done) == 6 and not board.running and not board.queued
+
+
+def test_what_no_lane_can_help_stops_the_sweep_and_is_raised(tmp_path: Path) -> None:
+    board = a_board(tmp_path)
+
+    def act(config: RunConfig, watch: Any) -> None:
+        if config.seed == 1:
+            raise OSError("no space left on device")
+        for _ in range(600):
+            watch()
+            time.sleep(0.05)
+
+    patient, broken = FakeLane(act), FakeLane(act)
+    with pytest.raises(OSError, match="no space left"):
+        run_cells(board, [patient, broken], out=tmp_path, fail_fast=False)
+    assert patient.closed == broken.closed == 1 and not board.done and not board.failed
+
+
+def test_a_failure_is_one_cell_s(tmp_path: Path) -> None:
+    board = a_board(tmp_path)
+
+    def act(config: RunConfig, watch: Any) -> None:
+        if config.seed == 2:
+            raise RunFailed("the loss is nan")
+        complete(config, watch)
+
+    run_cells(board, [FakeLane(act)], out=tmp_path, fail_fast=False)
+    assert [task.cell.config.seed for task in board.failed] == [2] and len(board.done) == 5
+    assert ending(board, seconds=3.0)[0] == "5 cells ran in 3.0 s, 1 failed"
+
+
+def test_a_stopped_board_gives_no_more_cells(tmp_path: Path) -> None:
+    board = a_board(tmp_path)
+    task = board.next(1)
+    assert task is not None and board.running == [task]
+    board.check()
+    board.stop()
+    assert board.next(2) is None
+    with pytest.raises(Stopped):
+        board.check()
+
+
+def test_the_live_table_shows_what_runs(tmp_path: Path) -> None:
+    board = a_board(tmp_path, 3)
+    task = board.next(1)
+    assert task is not None
+    folder = RunFolder(task.folder)
+    folder.write_config(task.config, device="cpu")
+    for number in (0, 1):
+        barrier = {"accuracy_mean": 0.0123} if number else None
+        folder.append_round({"round": number, "accuracy": 0.25 * number, "barrier": barrier, "seconds": {"train": 2.0}})
+    console = Console(file=StringIO(), width=120, force_terminal=True)
+    with Display(board, console, total=5, before=2) as display:
+        display.show()
+    shown = said(console)
+    assert "1/4" in shown and "0.2500" in shown and "0.0123" in shown and "6.0 s" in shown
+    assert "2 of 5 done, 0 failed, 2 queued" in shown
+
+
+# costs
+
+
+def test_time_is_expected_from_the_cells_most_alike() -> None:
+    finished = [
+        Finished({"model.name": "mlp", "rounds": 10, "seed": 0}, rounds=10, seconds=20.0),
+        Finished({"model.name": "mlp", "rounds": 10, "seed": 1}, rounds=10, seconds=40.0),
+        Finished({"model.name": "cnn", "rounds": 10, "seed": 0}, rounds=10, seconds=900.0),
+    ]
+    assert expected_seconds({"model.name": "mlp", "rounds": 10, "seed": 5}, 10, finished) == pytest.approx(30.0)
+    assert expected_seconds({"model.name": "cnn", "rounds": 10, "seed": 5}, 4, finished) == pytest.approx(360.0)
+    assert expected_seconds({"model.name": "mlp"}, 10, []) is None
+
+
+def test_what_is_beyond_training() -> None:
+    rounds = [{"seconds": {"evaluate": 1.0, "train": 0.0}}, {"seconds": {"evaluate": 1.0, "train": 2.0}}]
+    assert beyond_training(10.0, rounds) == pytest.approx(6.0)
+    assert beyond_training(1.0, rounds) == 0.0
+
+
+# the warm runtime
+
+
+def test_a_host_runs_one_config_after_another_as_each_would_run_alone(tmp_path: Path) -> None:
+    configs = [
+        config(tmp_path, "0", strategy__name="fedavg", barrier__every=0),
+        config(tmp_path, "1", model__name="test_federation:failing_model", barrier__every=0),
+        config(tmp_path, "2", partition__min_size=20, partition__alpha=0.01),
+        config(tmp_path, "3", seed=5, mask__schedule="test_resume:tiring", strategy__server_optimizer="adam"),
+        config(tmp_path, "4", seed=5, mask__schedule="test_resume:tiring", strategy__server_optimizer="adam"),
+    ]
+    assume_identity()
+    mailbox = Mailbox(tmp_path)
+    host = threading.Thread(target=serve, args=(InProcessGrid(client_app, {}, nodes=2), mailbox))
+    host.start()
+    outcomes = []
+    for number, made in enumerate(configs, start=1):
+        mailbox.send(number, Errand(made.flat(), log=str(tmp_path / f"{number}.log")))
+        wait_for(lambda at=number: mailbox.outcome(at) is not None)
+        outcomes.append(mailbox.outcome(number))
+    mailbox.end()
+    host.join(30)
+    assert not host.is_alive()
+    errors = [outcome.error for outcome in outcomes if outcome is not None]
+    assert errors[0] is None and errors[3] is None and errors[4] is None
+    assert errors[1] is not None and errors[1].startswith("RoundFailedError: client 0 failed in round 1")
+    assert errors[2] is not None and [outcome.refused for outcome in outcomes if outcome] == [0, 0, 1, 0, 0]
+    tiring = {"mask__schedule": "test_resume:tiring", "strategy__server_optimizer": "adam"}
+    alone = read_run(run_in_process(config(tmp_path, "alone", seed=5, **tiring), nodes=2))
+    assert lines(read_run(tmp_path / "3")) == lines(alone) == lines(read_run(tmp_path / "4"))
+    assert all((tmp_path / f"{number}.log").exists() for number in range(1, 6))
+
+
+def test_output_goes_to_the_log_from_wherever_it_comes_and_back_again(tmp_path: Path) -> None:
+    script = (
+        "import os, subprocess, sys; from pathlib import Path; from strategies.host_app import output_to\n"
+        "print('before', flush=True)\n"
+        f"with output_to(Path({str(tmp_path / 'log')!r})):\n"
+        "    print('inside', flush=True); os.write(2, b'raw\\n'); subprocess.run(['echo', 'child'])\n"
+        "print('after', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "before\nafter\n"
+    assert (tmp_path / "log").read_text() == "inside\nraw\nchild\n"
+    with output_to(tmp_path / "log"):
+        pass
+    assert (tmp_path / "log").read_text() == "inside\nraw\nchild\n"
+
+
+# the real runtime
+
+
+def rounds_on_record(out: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in out.rglob("rounds.jsonl"))
+
+
+def wait_for(holds: Any, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def homes_of(pid: int) -> set[str]:
+    """The Flower homes in the environments of a process's descendants."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                marks = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            found |= {mark.decode() for mark in marks if mark.startswith(b"FLWR_HOME=") and b"fedpfn-" in mark}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes through /proc")
+def test_a_sweep_killed_twice_ends_as_one_left_alone_and_its_jobs_share_nothing(tmp_path: Path) -> None:
+    """Two jobs on the real runtime, SIGKILL at random moments; the reference runs in one process, undisturbed."""
+    text = TOY.replace("rounds: 4", "rounds: 8")
+    assert toy_sweep(tmp_path, text, out=tmp_path / "whole")
+    line = [sys.executable, "-c", "from experiments.cli import main; main()"]
+    line += ["sweep", str(tmp_path / "toy.yaml"), "--out", str(tmp_path / "out"), "--jobs", "2"]
+    if available_cpus() < 2:
+        line[-1] = "1"
+    others = homes_of(0)
+    generator, ours = random.Random(), set()
+    for kill in range(3):
+        target = rounds_on_record(tmp_path / "out") + generator.randrange(2, 14)
+        sweeping = subprocess.Popen(
+            line, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+        if kill < 2:
+            wait_for(lambda least=target: rounds_on_record(tmp_path / "out") >= least)
+            ours = homes_of(0) - others
+            assert len(ours) == int(line[-1]), "each job has a Flower home, so a SuperLink and a Ray, of its own"
+            sweeping.kill()
+            sweeping.communicate()
+            # its guards end what it had started
+            wait_for(lambda mine=ours: not (homes_of(0) & mine))
+        else:
+            output, _ = sweeping.communicate(timeout=240)
+            assert sweeping.returncode == 0, output
+    assert table(tmp_path / "out") == table(tmp_path / "whole")
+    events = [json.loads(line)["event"] for line in (tmp_path / "out" / "sweep.jsonl").open()]
+    assert events.count("done") == 6 and "resumed" in events
