@@ -35,6 +35,7 @@ class FlowerHome:
     """Where things lie in the temporary folder of a run."""
 
     root: Path
+    simulation_log: Path
 
     @property
     def app(self) -> Path:
@@ -67,19 +68,23 @@ class FlowerHome:
 
 @contextmanager
 def flower_home(
-    run_config: Mapping[str, bool | int | float | str], *, log_file: Path, server_app: str, client_app: str
+    run_config: Mapping[str, bool | int | float | str], *, log_file: Path | None, server_app: str, client_app: str
 ) -> Iterator[FlowerHome]:
-    """Make the folder with everything in it but the connection, whose port is not yet known; remove it at the end."""
+    """Make the folder with everything in it but the connection, whose port is not yet known; remove it at the end.
+
+    What the simulation says goes to ``log_file``, or with the rest where there is none.
+    """
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) + len("/fedpfn-12345678") > _LONGEST_ROOT:
         parent = "/tmp"
-    home = FlowerHome(Path(tempfile.mkdtemp(prefix="fedpfn-", dir=parent)).resolve())
+    root = Path(tempfile.mkdtemp(prefix="fedpfn-", dir=parent)).resolve()
+    home = FlowerHome(root, (log_file or root / "simulation.log").resolve())
     try:
         home.app.mkdir()
         home.start.mkdir()
         text = app_toml(run_config, server_app=server_app, client_app=client_app)
         home.app.joinpath("pyproject.toml").write_text(text, encoding="utf-8")
-        _write_simulation_command(home, log_file)
+        _write_simulation_command(home)
         yield home
     finally:
         shutil.rmtree(home.root, ignore_errors=True)
@@ -164,7 +169,7 @@ def executable(name: str) -> Path:
     return Path(found)
 
 
-def _write_simulation_command(home: FlowerHome, log_file: Path) -> None:
+def _write_simulation_command(home: FlowerHome) -> None:
     """Put a ``flwr-simulation`` on PATH that runs the real one with its output kept.
 
     The SuperLink sends the output of simulations to nowhere and relays what passes Python's ``sys.stdout`` piecemeal:
@@ -174,7 +179,7 @@ def _write_simulation_command(home: FlowerHome, log_file: Path) -> None:
     home.commands.mkdir()
     script = home.commands / "flwr-simulation"
     pid, code, log = (
-        shlex.quote(str(path)) for path in (home.simulation_pid, home.simulation_exit, log_file.resolve())
+        shlex.quote(str(path)) for path in (home.simulation_pid, home.simulation_exit, home.simulation_log)
     )
     real = shlex.quote(str(executable("flwr-simulation")))
     script.write_text(

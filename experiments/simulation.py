@@ -31,7 +31,6 @@ class Simulation:
 
     link: SuperLink
     run_id: str
-    log_file: Path
     submitted_at: float = field(default_factory=time.monotonic)
 
     def ended(self) -> bool:
@@ -56,14 +55,14 @@ class Simulation:
         if code > 128:
             # Nobody told the SuperLink: it would call the run "running" for another minute.
             how = f"{ending(code)}{_HINTS.get(code - 128, '')}"
-            raise RunFailed(one_line(f"the simulation was ended {how}: {tail(self.log_file)}"))
+            raise RunFailed(one_line(f"the simulation was ended {how}: {tail(self.link.home.simulation_log)}"))
         try:
             runs = self.link.ask("list", CONNECTION, "--run-id", self.run_id)["runs"]
         except SuperLinkError as error:
             raise RunFailed(one_line(str(error))) from error
         status, details = str(runs[0]["status"]), str(runs[0]["status-details"])
         if status != "finished:completed":
-            log = plain(self.log_file.read_text(encoding="utf-8", errors="replace"))
+            log = plain(self.link.home.simulation_log.read_text(encoding="utf-8", errors="replace"))
             raise RunFailed(reason(status, details, log))
 
     def _exit_code(self) -> int:
@@ -84,7 +83,7 @@ def simulation(
     resources: Resources,
     *,
     workdir: Path,
-    log_file: Path,
+    log_file: Path | None,
     server_app: str,
     client_app: str,
     surroundings: Mapping[str, str] | None = None,
@@ -101,6 +100,6 @@ def simulation(
             superlink(home, workdir=workdir, surroundings=surroundings or {}) as link,
         ):
             started = link.ask("run", str(home.app), CONNECTION, "--federation-config", resources.federation_config())
-            yield Simulation(link, str(started["run-id"]), log_file)
+            yield Simulation(link, str(started["run-id"]))
     except (SetupError, SuperLinkError) as error:
         raise RunFailed(one_line(str(error))) from error

@@ -143,6 +143,11 @@ class Output:
     )
     keep_checkpoints: int = key(2, "checkpoints that are kept, the latest ones; 0 = all", least=0)
     resume: bool = key(False, "go on with the run in output.dir from its last checkpoint, where there is one")
+    tracker: str = key(
+        "none",
+        "where rounds are shown beside the run folder; needs fedpfn[tensorboard] or fedpfn[mlflow]",
+        choices=("none", "tensorboard", "mlflow"),
+    )
     save_client_models: bool = key(False, "keep the client models of rounds in which barriers are measured")
 
 

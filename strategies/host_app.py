@@ -1,8 +1,8 @@
 """A ServerApp that stays: it runs one config after another on the same SuperNodes and actors.
 
 Starting a SuperLink, Ray and actors that have imported PyTorch takes longer than many a small run. Each run is the very
-one of ``server_app``; its clients read their config from the messages. Runs come through the mailbox that the run
-config of this app names (``mailbox``), and what is said during a run goes to that run's own log.
+one of ``server_app``; its clients read their config from the messages. Runs come through a mailbox in Flower's home,
+which is this runtime's own, and what is said during a run goes to that run's own log.
 """
 
 import gc
@@ -17,7 +17,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedpfn.config import ConfigError, RunConfig
-from strategies.mailbox import Errand, Mailbox, Outcome
+from strategies.mailbox import Errand, Mailbox, Outcome, mailbox_in
 from strategies.server_app import run
 
 _LOOK_SECONDS = 0.02
@@ -28,7 +28,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Serve the mailbox until it is closed."""
-    serve(grid, Mailbox(Path(str(context.run_config["mailbox"]))))
+    serve(grid, mailbox_in(Path(os.environ["FLWR_HOME"])))
 
 
 def serve(grid: Grid, mailbox: Mailbox) -> None:

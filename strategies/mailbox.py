@@ -61,3 +61,10 @@ class Mailbox:
     def ended(self) -> bool:
         """Whether no further run will come."""
         return (self.folder / "end").exists()
+
+
+def mailbox_in(home: Path) -> Mailbox:
+    """Return the mailbox of the runtime whose Flower home is ``home``; it goes when the home goes."""
+    folder = home / "mailbox"
+    folder.mkdir(exist_ok=True)
+    return Mailbox(folder)

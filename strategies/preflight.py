@@ -14,6 +14,7 @@ from fedpfn.config import RunConfig
 from fedpfn.identity import used_keys
 from fedpfn.records import folder_fault, is_run, read_run
 from fedpfn.schedules import make_schedule
+from fedpfn.trackers import tracker_faults
 from partitions import datasets, schemes
 
 
@@ -26,6 +27,7 @@ def find_faults(config: RunConfig) -> list[str]:
         *models.find_faults(**asdict(config.model)),
         *_device_faults(config),
         *_output_faults(config),
+        *tracker_faults(config.output.tracker),
     ]
 
 

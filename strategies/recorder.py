@@ -30,6 +30,7 @@ from fedpfn.params import State, mean_state, read_state
 from fedpfn.records import Checkpoint, RunFolder, read_rounds
 from fedpfn.schedules import schedule_name
 from fedpfn.seeding import numpy_generator
+from fedpfn.trackers import Tracker
 from strategies.cohorts import from_record
 from strategies.fed_avg import PLANS, FedAvg, TrainRound
 
@@ -52,6 +53,7 @@ class Recorder:
         test: Examples,
     ) -> None:
         self.config, self.folder, self.strategy, self.model, self.test = config, folder, strategy, model, test
+        self.tracker: Tracker | None = None
         self.rounds: list[dict[str, Any]] = []
         self.rounds_done = 0
         self.state: State = {}
@@ -96,6 +98,8 @@ class Recorder:
         record["seconds"] |= {"evaluate": evaluated - started, "barrier": time.perf_counter() - evaluated}
         self.folder.append_round(record)
         self.rounds.append(record)
+        if self.tracker is not None:
+            self.tracker.log_round(record)
         if not math.isfinite(found.loss):
             raise FloatingPointError(f"the global model's test loss is {found.loss} after round {server_round}")
         every = self.config.output.checkpoint_every

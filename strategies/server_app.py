@@ -22,6 +22,7 @@ from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.params import read_state, trainable
 from fedpfn.records import Checkpoint, RunFolder, is_run, state_digest
+from fedpfn.trackers import make_tracker
 from strategies.assembly import build_model, load_data, make_strategy
 from strategies.cohorts import to_record
 from strategies.fed_avg import FedAvg
@@ -90,11 +91,13 @@ def _federate(
         for name, split in (("train", dataset.train), ("test", dataset.test))
     }
     recorder = Recorder(config, folder, strategy, model, **splits)
+    summary, reason = None, None
     try:
         if checkpoint is not None:
             model.load_state_dict(checkpoint.model)
             strategy.resume(checkpoint)
             recorder.resume(checkpoint)
+        recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=strategy.rounds_done)
         strategy.start(
             grid,
             to_record(read_state(model)),
@@ -102,6 +105,9 @@ def _federate(
             timeout=config.federation.timeout,
             evaluate_fn=recorder,
         )
+        recorder.save_final()
+        summary = summarise(recorder)
+        folder.write_summary(summary)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         folder.write_failure(
@@ -110,8 +116,8 @@ def _federate(
         raise
     finally:
         recorder.close()
-    recorder.save_final()
-    folder.write_summary(summarise(recorder))
+        if recorder.tracker is not None:
+            recorder.tracker.finish(summary, reason)
 
 
 def run_path(config: RunConfig) -> Path:

@@ -258,3 +258,27 @@ def test_a_run_that_diverged_keeps_the_checkpoint_before(tmp_path: Path) -> None
         run_in_process(made, nodes=1)
     for file in (tmp_path / "run" / "checkpoints").glob("*"):
         assert all(bool(t.isfinite().all()) for t in read_run(tmp_path / "run").state(file.stem).values())
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow"])
+def test_a_tracker_follows_a_run_through_its_resumption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracker: str
+) -> None:
+    pytest.importorskip(tracker)
+    settings = {"rounds": 4, "barrier__every": 0, "output__checkpoint_every": 2, "output__tracker": tracker}
+    cut_run(config(tmp_path, **settings), monkeypatch, after=3)
+    found = resumed(config(tmp_path, **settings))
+    accuracies = [record["accuracy"] for record in found.rounds]
+    if tracker == "mlflow":
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        points = client.get_metric_history((found.path / "mlflow-run-id").read_text(), "accuracy")
+        tracked = [(point.step, point.value) for point in sorted(points, key=lambda point: point.step)]
+        assert tracked == list(enumerate(accuracies))
+    else:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(found.path / "tensorboard")).Reload().Scalars("accuracy")
+        assert [event.step for event in events] == [0, 1, 2, 3, 4]
+        assert [event.value for event in events] == pytest.approx(accuracies)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from experiments.in_process import run_in_process
 from experiments.launch import CLIENT_APP
@@ -20,7 +19,7 @@ from experiments.simulation import RunFailed, Simulation, simulation
 from fedpfn.config import RunConfig
 from fedpfn.devices import CPUS
 from fedpfn.records import LOG
-from strategies.mailbox import Errand, Mailbox
+from strategies.mailbox import Errand, mailbox_in
 
 
 class NoRuntime(RunFailed):
@@ -118,19 +117,18 @@ class Lane:
     def _start_runtime(self) -> None:
         begun = time.monotonic()
         with ExitStack() as stack:
-            home = Path(stack.enter_context(TemporaryDirectory(prefix="fedpfn-lane-")))
-            self._mailbox, self._sent = Mailbox(home), 0
             self._running: Simulation = stack.enter_context(
                 simulation(
-                    {"mailbox": str(home)},
+                    {},
                     self.resources,
                     workdir=self.workdir,
-                    log_file=home / LOG,
+                    log_file=None,
                     server_app=HOST_APP,
                     client_app=CLIENT_APP,
                     surroundings=self.share.surroundings(),
                 )
             )
+            self._mailbox, self._sent = mailbox_in(self._running.link.home.root), 0
             self._stack = stack.pop_all()
         self.started.append(time.monotonic() - begun)
 

@@ -1,0 +1,257 @@
+"""A run as TensorBoard and MLflow show it, beside the run folder, which stays the truth.
+
+Both get the numbers of ``rounds.jsonl`` as they come, under names such as ``accuracy`` and ``barrier/accuracy_mean``,
+and the keys that the run's result depends on. What they lack of the rounds on record, as where a run goes on with a
+tracker that it did not start with, is filled in when a tracker is made. Neither package is imported unless chosen.
+
+TensorBoard: event files in ``RUN/tensorboard``; ``tensorboard --logdir RUNS`` compares all runs below a folder.
+MLflow: a SQLite file ``mlflow.db`` next to the run folder, so that runs side by side share one; ``mlflow ui``, typed
+there, shows it. MLflow 3 refuses its older store of plain files (``mlruns``) unless told otherwise and no longer
+develops it; SQLite needs no server either, and its locks let several processes write at once.
+"""
+
+import importlib
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from omegaconf import OmegaConf
+
+from fedpfn.config import RunConfig
+from fedpfn.identity import used_keys
+from fedpfn.records import ENVIRONMENT, finite, is_run, read_rounds, read_yaml, write_whole
+
+TRACKERS = ("none", "tensorboard", "mlflow")
+TENSORBOARD = "tensorboard"
+MLFLOW_STORE, MLFLOW_RUN_ID = "mlflow.db", "mlflow-run-id"
+# told by their number; other lists are left to the run folder
+_COUNTED = ("clients", "failures")
+
+
+def tracker_faults(name: str) -> list[str]:
+    """Say why the tracker ``name`` cannot be had here: it does not exist, or its package is not installed."""
+    if name not in TRACKERS:
+        return [f"there is no tracker {name!r}; expected one of {', '.join(TRACKERS)}"]
+    spec = None if name == "none" else find_spec(name)
+    # a folder of that name that happens to be on the path is no package: it has no origin
+    if name == "none" or (spec and spec.origin):
+        return []
+    return [f'the tracker {name} needs a package that is not installed; pip install "fedpfn[{name}]"']
+
+
+def make_tracker(name: str, folder: Path, config: RunConfig, *, rounds_done: int = 0) -> "Tracker | None":
+    """Return the tracker ``name`` of the run in ``folder``, or None for ``"none"``.
+
+    ``rounds_done`` is the round after which a run goes on; what was tracked of later rounds, before the run was cut
+    off, is not told twice. Raises ``ValueError``, one line, with what ``tracker_faults`` says.
+    """
+    if faults := tracker_faults(name):
+        raise ValueError(faults[0])
+    if name == "none":
+        return None
+    folder = folder.absolute()
+    tracker: Tracker = (
+        TensorBoardTracker(folder, config, rounds_done=rounds_done)
+        if name == TENSORBOARD
+        else MlflowTracker(folder, config)
+    )
+    for record in read_rounds(folder)[: rounds_done + 1] if rounds_done else []:
+        tracker.log_round(record)
+    return tracker
+
+
+def measures(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return the finite numbers of ``record``, those of its tables under ``table/name``; clients and failures counted.
+
+    >>> measures({"accuracy": 0.5, "clients": [3, 8], "fusion": {"barrier": -0.1}, "mask": None})
+    {'accuracy': 0.5, 'clients': 2.0, 'fusion/barrier': -0.1}
+    """
+    found: dict[str, float] = {}
+    for name, value in finite(record).items():
+        if isinstance(value, Mapping):
+            found |= measures(value, f"{prefix}{name}/")
+        elif isinstance(value, list) and name in _COUNTED:
+            found[prefix + name] = float(len(value))
+        elif isinstance(value, int | float):
+            found[prefix + name] = float(value)
+    return found
+
+
+class Tracker(ABC):
+    """Follows one run, round by round in order. ``last_round`` is the last one it has, -1 before the first."""
+
+    last_round = -1
+    _finished = False
+
+    def log_round(self, record: Mapping[str, Any]) -> None:
+        """Add an object of ``rounds.jsonl``, unless its round is there already."""
+        if self._finished:
+            raise ValueError(f"round {record['round']} comes after the tracker was told how the run ended")
+        if record["round"] > self.last_round:
+            self._log({name: value for name, value in measures(record).items() if name != "round"}, record["round"])
+            self.last_round = record["round"]
+
+    def finish(self, summary: Mapping[str, Any] | None, failure: str | None) -> None:
+        """Say how the run ended: complete, with its summary; failed, with the reason; stopped, with neither.
+
+        Only the first call counts.
+        """
+        if not self._finished:
+            self._finished = True
+            self._end(measures(summary or {}, "summary/"), failure, complete=summary is not None)
+
+    @abstractmethod
+    def _log(self, numbers: dict[str, float], step: int) -> None: ...
+
+    @abstractmethod
+    def _end(self, numbers: dict[str, float], failure: str | None, *, complete: bool) -> None: ...
+
+
+class TensorBoardTracker(Tracker):
+    """Scalars, the config as text, and a row of the HPARAMS tab for each run; on disk after every round.
+
+    A run that goes on writes a new event file, which purges the rounds that are run again. The row is written without
+    a list of columns: TensorBoard then gathers them from all runs, where a list would be that of the first run alone.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, *, rounds_done: int) -> None:
+        events = folder / TENSORBOARD
+        self.last_round = min(_last_step(events), rounds_done)
+        self.board: Any = importlib.import_module("torch.utils.tensorboard")
+        self.writer = self.board.SummaryWriter(str(events), purge_step=self.last_round + 1)
+        if self.last_round < 0:
+            text = OmegaConf.to_yaml(OmegaConf.create(config.nested()))
+            self.writer.add_text("config", _as_code(text), 0)
+            # a choice of values where TensorBoard would make a number of a switch
+            keys = {key: str(value) if isinstance(value, bool) else value for key, value in used_keys(config).items()}
+            _, started, _ = self.board.summary.hparams(keys, {})
+            self.writer.file_writer.add_summary(started, 0)
+
+    def _log(self, numbers: dict[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def _end(self, numbers: dict[str, float], failure: str | None, *, complete: bool) -> None:
+        step = max(self.last_round, 0)
+        self._log(numbers, step)
+        self.writer.add_text("end", _as_code(failure or ("complete" if complete else "stopped")), step)
+        if complete:
+            # said of complete runs only: the first word on how a session ended is the one that TensorBoard keeps
+            *_, ended = self.board.summary.hparams({}, {})
+            self.writer.file_writer.add_summary(ended)
+        self.writer.close()
+
+
+class MlflowTracker(Tracker):
+    """A run of the experiment that is called as the folder of the runs; a round's numbers are written at once.
+
+    Its id lies in ``RUN/mlflow-run-id``: a run that goes on is the same run in MLflow. MLflow cannot take numbers back,
+    so that a round which is run again, to the same bits, keeps what was told of it first, its seconds included.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        mlflow = _import_mlflow()
+        store = folder.parent / MLFLOW_STORE
+        if "?" in str(store):
+            raise ValueError(f"MLflow cannot keep runs in a folder with a question mark in its name: {store.parent}")
+        uri = f"sqlite:///{store}"
+        # an explicit address, since the one that MLflow would use otherwise is global
+        with FileLock(folder.parent / f".{MLFLOW_STORE}.lock"):
+            # one process makes the tables, and the experiment
+            self.client: Any = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+            experiment = _experiment(self.client, folder.parent)
+        self.entities: Any = importlib.import_module("mlflow.entities")
+        run = _run_there(self.client, folder, mlflow.MlflowException)
+        if run is None:
+            run = self.client.create_run(experiment, run_name=folder.name, tags=_tags(folder))
+            keys = [self.entities.Param(name, str(value)) for name, value in used_keys(config).items()]
+            self.client.log_batch(run.info.run_id, params=keys, synchronous=True)
+            write_whole(folder / MLFLOW_RUN_ID, run.info.run_id.encode())
+        self.run_id: str = run.info.run_id
+        steps = [point.step for point in self.client.get_metric_history(self.run_id, "accuracy")]
+        self.last_round = max(steps, default=-1)
+        self.client.update_run(self.run_id, status="RUNNING")
+        if "failure" in run.data.tags:
+            self.client.delete_tag(self.run_id, "failure")
+
+    def _log(self, numbers: dict[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        metrics = [self.entities.Metric(name, value, now, step) for name, value in numbers.items()]
+        self.client.log_batch(self.run_id, metrics=metrics, synchronous=True)
+
+    def _end(self, numbers: dict[str, float], failure: str | None, *, complete: bool) -> None:
+        self._log(numbers, max(self.last_round, 0))
+        if failure:
+            self.client.set_tag(self.run_id, "failure", failure)
+        status = "FINISHED" if complete else "FAILED" if failure else "KILLED"
+        self.client.set_terminated(self.run_id, status=status)
+
+
+def _last_step(events: Path) -> int:
+    """Return the last round in a folder of event files, what they purge taken away; -1 where there is none."""
+    reader: Any = importlib.import_module(f"{TENSORBOARD}.backend.event_processing.event_file_loader")
+    last = -1
+    for file in sorted(events.glob("events.out.tfevents.*")):
+        for event in reader.EventFileLoader(str(file)).Load():
+            if event.HasField("session_log"):
+                last = min(last, event.step - 1)
+            elif any(value.tag == "accuracy" for value in event.summary.value):
+                last = event.step
+    return last
+
+
+def _as_code(text: str) -> str:
+    """Return ``text`` as Markdown that shows it as it is."""
+    return "".join(f"    {line}\n" for line in text.splitlines())
+
+
+def _import_mlflow() -> Any:
+    """Import MLflow with its telemetry, which is settled on import, switched off; the environment is put back."""
+    switch = "MLFLOW_DISABLE_TELEMETRY"
+    before = os.environ.get(switch)
+    os.environ[switch] = "true"
+    try:
+        return importlib.import_module("mlflow")
+    finally:
+        os.environ.pop(switch)
+        if before is not None:
+            os.environ[switch] = before
+
+
+def _experiment(client: Any, runs: Path) -> str:
+    """Return the id of the experiment called as the folder ``runs``, made where it is absent."""
+    name = runs.name or "runs"
+    there = client.get_experiment_by_name(name)
+    if there is None:
+        # where files would go if the user adds some; by default below the folder the process was started in
+        return str(client.create_experiment(name, artifact_location=(runs / "mlartifacts").as_uri()))
+    if there.lifecycle_stage == "deleted":
+        client.restore_experiment(there.experiment_id)
+    return str(there.experiment_id)
+
+
+def _run_there(client: Any, folder: Path, error_type: type[Exception]) -> Any:
+    """Return the MLflow run that a run folder names, or None where it names none or the user deleted it."""
+    file = folder / MLFLOW_RUN_ID
+    if not file.is_file():
+        return None
+    try:
+        run = client.get_run(file.read_text())
+    except error_type as error:
+        if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def _tags(folder: Path) -> dict[str, str]:
+    """Return where a run lies, and by which versions it was made."""
+    about = read_yaml(folder / "config.yaml").get(ENVIRONMENT, {}) if is_run(folder) else {}
+    versions = {f"versions.{name}": version for name, version in about.pop("versions", {}).items()}
+    return {"run-folder": str(folder)} | {name: str(value) for name, value in (about | versions).items()}
