@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 
 from experiments.lab.cli import app as lab
+from experiments.report.cli import EPILOG as REPORT_EPILOG
+from experiments.report.cli import report
 from fedpfn.config import ConfigError
 
 console = Console()
@@ -137,6 +139,9 @@ def sweep(
     )
     if not done:
         raise typer.Exit(1)
+
+
+app.command(epilog=REPORT_EPILOG)(report)
 
 
 @app.command()

@@ -7,17 +7,20 @@ so: nothing is ever averaged across configs that differ in more than the seed.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from experiments.report.measures import disagreements
 from fedpfn.config import RunConfig
 from fedpfn.identity import used_keys
-from fedpfn.keys import Scalar, key_specs
+from fedpfn.keys import Scalar, key_specs, unknown_key
 from fedpfn.records import Run
 
 Value = Scalar | None
 
 SEED = "seed"
-# in what a run was done and not what was done: told in the notes where it differs, never a column
+# in what a run was done and not what was done: told in the notes where it differs, never a column unless asked for
 _CIRCUMSTANCES = ("device",)
+_SPECS = {spec.name: spec for spec in key_specs(RunConfig)}
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Group:
 
     def label(self, *, without: Iterable[str] = ()) -> str:
         """Return the group's keys and values as one reads them, less those that are not used or ``without``."""
-        shown = {name: value for name, value in self.keys.items() if value is not None and name not in set(without)}
+        left_out = set(without)
+        shown = {name: value for name, value in self.keys.items() if value is not None and name not in left_out}
         return ", ".join(f"{short_name(name)} {show_value(value)}" for name, value in shown.items()) or "all runs"
 
 
@@ -42,8 +46,8 @@ class Group:
 class Study:
     """Groups in the order of their keys, the columns that tell them apart, and what a reader has to be told.
 
-    ``incomplete`` are runs that are not averaged because they did not complete; ``fixed`` the used keys that all
-    runs share, with their values.
+    ``incomplete`` are runs that are not averaged because they did not complete; ``fixed`` the keys that are no column
+    and have one value in all runs that use them.
     """
 
     by: tuple[str, ...]
@@ -61,33 +65,30 @@ def make_study(runs: Sequence[Run], by: Sequence[str] | None = None) -> Study:
     complete = [run for run in runs if run.summary is not None]
     if not complete:
         raise ValueError(f"none of {len(runs)} runs is complete: there is nothing to report")
-    known = {spec.name for spec in key_specs(RunConfig)}
-    if unknown := [name for name in by or () if name not in known or name == SEED]:
-        raise ValueError(f"cannot report by {', '.join(unknown)}: keys are listed by `fedpfn keys`, seeds are averaged")
+    asked = None if by is None else list(dict.fromkeys(by))
+    if faults := [_key_fault(name) for name in asked or () if name not in _SPECS or name == SEED]:
+        raise ValueError(f"cannot report by {'; '.join(faults)}")
     used = [used_keys(run.config) for run in complete]
-    differing = [name for name in _in_order(used) if name not in (SEED, *_CIRCUMSTANCES) and _differs(name, used)]
-    asked = list(differing if by is None else by)
-    unasked = [name for name in differing if name not in asked and _differs_within(name, asked, used)]
-    # a key that follows from those asked for (each value of theirs has one of its own) tells nothing apart
+    present = [name for name in _SPECS if any(name in keys for keys in used) and name != SEED]
+    differing = [name for name in present if _differs(name, used)]
+    splitting = [name for name in differing if name not in _CIRCUMSTANCES]
+    if asked is None:
+        asked = splitting
+    unasked = [name for name in splitting if _differs_within(name, asked, used)]
     columns = (*asked, *unasked)
     notes = [f"{name} differs and was not asked for: its values are kept apart" for name in unasked]
-    notes += [
-        f"runs differ in {name}, which is not a key of the groups" for name in _CIRCUMSTANCES if _differs(name, used)
-    ]
-    members: dict[tuple[Value, ...], list[Run]] = {}
-    for run, keys in zip(complete, used, strict=True):
-        members.setdefault(tuple(keys.get(name) for name in columns), []).append(run)
-    groups = []
-    for values in sorted(members, key=lambda entry: [_rank(value) for value in entry]):
-        row: dict[str, Value] = dict(zip(columns, values, strict=True))
-        group, dropped = _one_a_seed(members[values])
-        groups.append(Group(row, group))
-        notes += [f"{run.path} repeats seed {run.config.seed} of {groups[-1].label()}: left out" for run in dropped]
-    shared = {name: value for name, value in used[0].items() if name != SEED and not _differs(name, used)}
+    notes += [_difference_told(name, splitting) for name in differing if name not in columns]
+    groups, repeats = _groups(complete, used, columns)
     incomplete = tuple(run for run in runs if run.summary is None)
-    if incomplete:
-        notes.append(f"{len(incomplete)} of {len(runs)} runs are not complete and in no mean")
-    return Study(columns, tuple(groups), tuple(notes), incomplete, shared)
+    notes += [*repeats, *_environment_notes(complete)]
+    notes += [f"{short_path(run.path)}: {fault}" for run in complete for fault in disagreements(run)]
+    notes += _incomplete_notes(incomplete, of=len(runs))
+    fixed = {
+        name: next(keys[name] for keys in used if name in keys)
+        for name in present
+        if name not in differing and name not in columns
+    }
+    return Study(columns, groups, tuple(notes), incomplete, fixed)
 
 
 def short_name(key: str) -> str:
@@ -104,17 +105,23 @@ def short_name(key: str) -> str:
 
 
 def show_value(value: Value) -> str:
-    """Return a key's value as one reads it; a dash for a key that is not used."""
+    """Return a key's value as one reads it, so that other values read otherwise; a dash for a key that is not used."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
 
 
-def _in_order(used: Sequence[dict[str, Scalar]]) -> list[str]:
-    present = {name for keys in used for name in keys}
-    return [spec.name for spec in key_specs(RunConfig) if spec.name in present]
+def short_path(path: Path) -> str:
+    """Return the end of a run folder's path: enough to find it, and the same wherever the sweep lies."""
+    return "/".join(path.parts[-2:])
+
+
+def _key_fault(name: str) -> str:
+    return "seed: seeds are what is averaged over" if name == SEED else unknown_key(name, _SPECS)
 
 
 def _differs(name: str, used: Sequence[dict[str, Scalar]]) -> bool:
@@ -130,6 +137,32 @@ def _differs_within(name: str, asked: Sequence[str], used: Sequence[dict[str, Sc
     return any(len(found) > 1 for found in values.values())
 
 
+def _difference_told(name: str, splitting: Sequence[str]) -> str:
+    """Say what differs without being a column: a circumstance, or a key that follows from those asked for."""
+    if name in splitting:
+        return f"{name} was not asked for and differs from group to group, though not within one"
+    return f"runs differ in {name}, which is not a key of the groups"
+
+
+def _groups(
+    runs: Sequence[Run], used: Sequence[dict[str, Scalar]], columns: Sequence[str]
+) -> tuple[tuple[Group, ...], list[str]]:
+    """Return the groups in order, and a note on each run that repeats a seed of its group."""
+    members: dict[tuple[Value, ...], list[Run]] = {}
+    for run, keys in zip(runs, used, strict=True):
+        members.setdefault(tuple(keys.get(name) for name in columns), []).append(run)
+    groups, notes = [], []
+    for values in sorted(members, key=lambda entry: [_rank(value) for value in entry]):
+        row: dict[str, Value] = dict(zip(columns, values, strict=True))
+        kept: dict[int, Run] = {}
+        for run in members[values]:
+            if kept.setdefault(run.config.seed, run) is not run:
+                label = Group(row, ()).label()
+                notes.append(f"{short_path(run.path)} repeats seed {run.config.seed} of {label}: left out")
+        groups.append(Group(row, tuple(kept[seed] for seed in sorted(kept))))
+    return tuple(groups), notes
+
+
 def _rank(value: Value) -> tuple[int, float, str]:
     """Order values of a column: unused first, numbers by size, text by letter."""
     if value is None:
@@ -137,12 +170,20 @@ def _rank(value: Value) -> tuple[int, float, str]:
     return (1, float(value), "") if isinstance(value, bool | int | float) else (2, 0.0, value)
 
 
-def _one_a_seed(runs: Sequence[Run]) -> tuple[tuple[Run, ...], list[Run]]:
-    kept: dict[int, Run] = {}
-    dropped = []
+def _environment_notes(runs: Sequence[Run]) -> list[str]:
+    """Say which of the things that a result may depend on beside its config are not the same for all runs."""
+    found: dict[str, set[str]] = {}
     for run in runs:
-        if run.config.seed in kept:
-            dropped.append(run)
-        else:
-            kept[run.config.seed] = run
-    return tuple(kept[seed] for seed in sorted(kept)), dropped
+        about = {**run.environment, **run.environment.get("versions", {})}
+        for name in ("accelerator", "python", "git-revision", *run.environment.get("versions", {})):
+            if name in about:
+                found.setdefault(name, set()).add(str(about[name]))
+    return [f"runs differ in {name}: {', '.join(sorted(values))}" for name, values in found.items() if len(values) > 1]
+
+
+def _incomplete_notes(incomplete: Sequence[Run], *, of: int) -> list[str]:
+    if not incomplete:
+        return []
+    failed = sum(run.failure is not None for run in incomplete)
+    told = f" ({failed} failed)" if failed else ""
+    return [f"{len(incomplete)} of {of} runs are not complete{told} and in no mean"]

@@ -1,0 +1,117 @@
+"""``fedpfn report``: many runs in, tables in the terminal, and the files that were asked for."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console()
+
+EPILOG = (
+    "Keys are those of `fedpfn keys`. One that differs between runs and is not named keeps them apart all the same: "
+    "only seeds are averaged. Examples: `fedpfn report runs/alpha --by partition.alpha,strategy.name --target 0.9`; "
+    "`fedpfn report runs/alpha --where data.name=mnist --baseline strategy.name=fedavg --html report.html`."
+)
+
+Folders = Annotated[list[Path], typer.Argument(metavar="RUNS...", help="run folders, or folders that hold them")]
+By = Annotated[str, typer.Option(metavar="KEYS", help="keys to group by, comma-separated; default: all that differ")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="only runs with this value, or without use for the key; may be given again"),
+]
+Target = Annotated[
+    float | None, typer.Option(min=0.0, max=1.0, help="accuracy to reach: rounds and bytes until then, e.g. 0.9")
+]
+Baseline = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="differences to the groups with this value, by seed; may be given again"),
+]
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="a row a group, at full precision")]
+Markdown = Annotated[Path | None, typer.Option(metavar="FILE", help="the tables as Markdown")]
+Latex = Annotated[Path | None, typer.Option(metavar="FILE", help="the tables as LaTeX (booktabs, graphicx)")]
+RoundsCsv = Annotated[Path | None, typer.Option(metavar="FILE", help="a row a run and round: keys and measures")]
+Figures = Annotated[Path | None, typer.Option(metavar="DIR", help="the figures as SVG and PNG")]
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="one page: tables, figures, every run and its log")]
+Title = Annotated[str | None, typer.Option(metavar="TEXT", help="title of page and Markdown")]
+
+
+def report(
+    folders: Folders,
+    by: By = "",
+    where: Where = None,
+    target: Target = None,
+    baseline: Baseline = None,
+    csv: Csv = None,
+    markdown: Markdown = None,
+    latex: Latex = None,
+    rounds_csv: RoundsCsv = None,
+    figures: Figures = None,
+    html: Html = None,
+    title: Title = None,
+) -> None:
+    """Average runs over their seeds and print tables of accuracy, bytes and barriers, with what was averaged.
+
+    RUNS are run folders, or folders that hold some, as a sweep's does; incomplete runs are counted, and in no mean.
+    Differences to a baseline are taken seed by seed, with 95 % confidence intervals.
+    """
+    from experiments.report.formats import csv_text, latex_text, markdown_text
+    from experiments.report.selection import baseline_words, find_question, read_words, select_runs
+    from experiments.report.study import make_study
+    from experiments.report.tables import make_report
+    from experiments.report.terminal import print_report
+    from fedpfn import imports
+    from fedpfn.records import find_runs, read_runs, write_whole
+
+    _check_places([csv, markdown, latex, rounds_csv, html], figures)
+    chosen, words = read_words(where or [], option="--where"), baseline_words(baseline or [])
+    imports.look_in(Path.cwd())
+    runs = select_runs(find_runs(folders), chosen)
+    study = make_study(runs, [name.strip() for name in by.split(",") if name.strip()] or None)
+    found = make_report(study, target=target, baseline=words)
+    question = find_question(folders)
+    named = title or ", ".join(dict.fromkeys(folder.resolve().name for folder in folders))
+
+    texts: list[tuple[Path | None, Callable[[], str]]] = [
+        (csv, lambda: csv_text(found)),
+        (markdown, lambda: markdown_text(found, title=named, question=question)),
+        (latex, lambda: latex_text(found, question=question)),
+        (rounds_csv, lambda: str(read_runs([run.path for run in runs]).to_csv(index=False, lineterminator="\n"))),
+    ]
+    written = []
+    for path, text in texts:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, text().encode())
+            written.append(path)
+    # after the files, which a pipe that is closed early would cost
+    print_report(found, console, title=title or "", question=question)
+    for path in written:
+        _say(f"wrote {path}")
+    if figures is not None:
+        from experiments.report.figures import write_figures
+
+        pictures = write_figures(study, figures, target=target, say=_say)
+        _say(f"wrote {len(pictures)} pictures to {figures}")
+    if html is not None:
+        from experiments.report.page import write_page
+
+        html.parent.mkdir(parents=True, exist_ok=True)
+        _say(f"wrote {write_page(study, runs, html, title=title, question=question, target=target, baseline=words)}")
+
+
+def _check_places(files: Sequence[Path | None], folder: Path | None) -> None:
+    """Refuse, in one line, places that cannot be written to, before anything is read."""
+    named = [path for path in (*files, folder) if path is not None]
+    resolved = [path.resolve() for path in named]
+    if twice := {str(path) for path, place in zip(named, resolved, strict=True) if resolved.count(place) > 1}:
+        raise ValueError(f"{', '.join(sorted(twice))} is to be written twice")
+    if folders := [str(path) for path in files if path is not None and path.is_dir()]:
+        raise ValueError(f"{', '.join(folders)} is a folder, where a file is to be written")
+    if folder is not None and folder.is_file():
+        raise ValueError(f"{folder} is a file, where figures are to be written as a folder")
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,109 @@
+"""Differences to a baseline, paired by seed: a group against the one that differs in the baseline's keys alone.
+
+Runs of one seed share partition, initial weights and clients drawn, so that their difference says more than the
+difference of two means. The interval of the mean difference d over n pairs is Student's, d ± t(0.975, n - 1) s / √n
+with s the sample standard deviation of the differences; it is for one comparison, not corrected for their number.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, stdev
+
+from scipy.stats import t as student
+
+from experiments.report.averages import Average
+from experiments.report.study import SEED, Group, Study, Value, show_value
+from fedpfn.identity import used_keys
+from fedpfn.keys import Scalar
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A group's measure less its baseline's, seed by seed, over the seeds where both have one."""
+
+    by_seed: dict[int, float]
+
+    @property
+    def n(self) -> int:
+        """How many pairs there are."""
+        return len(self.by_seed)
+
+    @property
+    def mean(self) -> float | None:
+        """Their mean; None where there is none."""
+        return fmean(self.by_seed.values()) if self.by_seed else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % confidence interval of the mean; None for fewer than two pairs."""
+        if self.mean is None or self.n < 2:
+            return None
+        half = float(student.ppf((1 + CONFIDENCE) / 2, self.n - 1)) * stdev(self.by_seed.values()) / sqrt(self.n)
+        return self.mean - half, self.mean + half
+
+
+def difference(group: Average, baseline: Average) -> Difference:
+    """Return ``group`` less ``baseline`` over the seeds they share."""
+    shared = sorted(group.by_seed.keys() & baseline.by_seed.keys())
+    return Difference({seed: group.by_seed[seed] - baseline.by_seed[seed] for seed in shared})
+
+
+def find_baselines(study: Study, words: Mapping[str, Scalar]) -> tuple[list[int | None], list[str]]:
+    """Return for each group of ``study`` the place of its baseline among the groups, and notes on those that have none.
+
+    Baselines are the groups with the values of ``words``; they have none themselves. A group's is the one that agrees
+    with it in all columns that are not in ``words``, where a key that either of them does not use agrees with anything.
+    Raises ``ValueError``, one line, for the seed as a word and for a group with several baselines.
+    """
+    if SEED in words:
+        raise ValueError(f"a baseline has no {SEED}: differences are paired over seeds")
+    told = " ".join(f"{name}={show_value(value)}" for name, value in words.items())
+    groups = study.groups
+    baselines = [place for place, group in enumerate(groups) if _has(group, words)]
+    if not baselines:
+        return [None] * len(groups), [f"no group has {told}: no differences"]
+    if len(baselines) == len(groups):
+        return [None] * len(groups), [f"every group has {told}: there is nothing to compare with it"]
+    found: list[int | None] = []
+    alone, apart = [], []
+    for place, group in enumerate(groups):
+        compared = place not in baselines
+        fitting = [other for other in baselines if compared and _agree(group, groups[other], words)]
+        if len(fitting) > 1:
+            raise ValueError(_ambiguous(group, [groups[other] for other in fitting], told))
+        found.append(fitting[0] if fitting else None)
+        if compared and not fitting:
+            alone.append(group.label())
+        elif fitting and not set(group.seeds) & set(groups[fitting[0]].seeds):
+            apart.append(group.label())
+    notes = [f"no baseline with {told} for {'; '.join(alone)}"] if alone else []
+    return found, notes + ([f"no seed shared with the baseline for {'; '.join(apart)}"] if apart else [])
+
+
+def _has(group: Group, words: Mapping[str, Scalar]) -> bool:
+    # any run will do: those of a group differ in nothing that a word may name
+    keys = used_keys(group.runs[0].config)
+    return all(keys.get(name) == value for name, value in words.items())
+
+
+def _agree(group: Group, other: Group, words: Mapping[str, Scalar]) -> bool:
+    return all(
+        value is None or other.keys[name] is None or value == other.keys[name]
+        for name, value in group.keys.items()
+        if name not in words
+    )
+
+
+def _ambiguous(group: Group, fitting: Sequence[Group], told: str) -> str:
+    values: dict[str, list[Value]] = {
+        name: list(dict.fromkeys(other.keys[name] for other in fitting)) for name in group.keys
+    }
+    choices = [
+        f"{name}={' or '.join(show_value(value) for value in found)}"
+        for name, found in values.items()
+        if len(found) > 1
+    ]
+    return f"{len(fitting)} groups are a baseline {told} of {group.label()}; add to the baseline {', '.join(choices)}"

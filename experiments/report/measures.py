@@ -1,0 +1,178 @@
+"""What a report says of a run, computed from the lines of its ``rounds.jsonl``: accuracies, bytes, barriers.
+
+One table of measures; a measure of a run is a number, None where it was not measured or not reached, and NaN where a
+value that went into it was not finite. There is no time among them: the same cells give the same report. How numbers
+are averaged over seeds and written is left to others.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+from fedpfn.records import Run
+
+Unit = Literal["share", "nats", "rounds", "bytes"]
+
+# the papers' final accuracy: that of one round alone moves with the round
+LAST_ROUNDS = 5
+
+# parts of a table that are read together
+MAIN, TRAFFIC, MORE = "Accuracy and barriers", "Communication", "Loss and fusion barriers"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row of the table of measures.
+
+    ``head`` stands above a column, ``about`` in the legend beneath. ``chief`` measures are compared with a baseline in
+    the terminal as well. ``missing`` says what it means that a run has none.
+    """
+
+    key: str
+    head: str
+    about: str
+    unit: Unit
+    better: Literal["higher", "lower"]
+    part: str
+    of: Callable[[Run], float | None]
+    chief: bool = False
+    missing: Literal["not measured", "not reached"] = "not measured"
+
+
+def measures(target: float | None = None) -> tuple[Measure, ...]:
+    """Return the measures of a report; those of reaching an accuracy are there where there is a ``target``."""
+    barrier = "accuracy barrier of the pairs of a round's client models"
+    reached = []
+    if target is not None:
+        to = f"{target:g}"
+        reached = [
+            Measure("rounds_to_target", f"rounds to {to}", f"first round whose accuracy is at least {to}", "rounds",
+                    "lower", TRAFFIC, lambda run: rounds_to(run, target), chief=True, missing="not reached"),
+            Measure("bytes_to_target", f"bytes to {to}", "bytes up and down until then, that round included", "bytes",
+                    "lower", TRAFFIC, lambda run: bytes_to(run, target), chief=True, missing="not reached"),
+        ]  # fmt: skip
+    return (
+        Measure("final_accuracy", "final accuracy", f"mean of the last {LAST_ROUNDS} rounds", "share", "higher", MAIN,
+                final_accuracy, chief=True),
+        Measure("best_accuracy", "best accuracy", "that of the best round", "share", "higher", MAIN, best_accuracy),
+        Measure("mean_accuracy_barrier", "mean accuracy barrier", f"{barrier}, mean over pairs and measured rounds",
+                "share", "lower", MAIN, mean_accuracy_barrier, chief=True),
+        Measure("max_accuracy_barrier", "max accuracy barrier", "the largest of any pair and round", "share", "lower",
+                MAIN, max_accuracy_barrier),
+        *reached,
+        Measure("bytes_up", "bytes up", "clients to server, all rounds", "bytes", "lower", TRAFFIC, bytes_up),
+        Measure("bytes_down", "bytes down", "server to clients, all rounds", "bytes", "lower", TRAFFIC, bytes_down),
+        Measure("mean_loss_barrier", "mean loss barrier", "of the loss in nats, mean over pairs and measured rounds",
+                "nats", "lower", MORE, mean_loss_barrier),
+        Measure("max_loss_barrier", "max loss barrier", "the largest of any pair and round", "nats", "lower", MORE,
+                max_loss_barrier),
+        Measure("fusion_barrier", "fusion barrier", "1 − accuracy of the clients' plain mean / mean accuracy of the "
+                "clients, mean over measured rounds", "share", "lower", MORE, mean_fusion_barrier),
+    )  # fmt: skip
+
+
+def final_accuracy(run: Run) -> float | None:
+    """Return the mean test accuracy of the last five rounds of training, of all where there are fewer."""
+    return _mean(_accuracies(run)[-LAST_ROUNDS:])
+
+
+def best_accuracy(run: Run) -> float | None:
+    """Return the highest test accuracy of any round of training."""
+    return _largest(_accuracies(run))
+
+
+def rounds_to(run: Run, target: float) -> int | None:
+    """Return the first round whose accuracy is at least ``target``; 0 is the initial model."""
+    return next((int(record["round"]) for record in run.rounds if _reaches(record, target)), None)
+
+
+def bytes_to(run: Run, target: float) -> int | None:
+    """Return the bytes that went up and down until the accuracy was at least ``target``, that round's included."""
+    moved = 0
+    for record in run.rounds:
+        moved += int(record["bytes_up"]) + int(record["bytes_down"])
+        if _reaches(record, target):
+            return moved
+    return None
+
+
+def bytes_up(run: Run) -> int:
+    """Return the bytes that all clients sent in all rounds."""
+    return sum(record["bytes_up"] for record in run.rounds)
+
+
+def bytes_down(run: Run) -> int:
+    """Return the bytes that all clients were sent in all rounds."""
+    return sum(record["bytes_down"] for record in run.rounds)
+
+
+def mean_accuracy_barrier(run: Run) -> float | None:
+    """Return the mean over measured rounds of the mean accuracy barrier over client pairs."""
+    return _mean(_measured(run, "barrier", "accuracy_mean"))
+
+
+def max_accuracy_barrier(run: Run) -> float | None:
+    """Return the largest accuracy barrier of any client pair in any round."""
+    return _largest(_measured(run, "barrier", "accuracy_max"))
+
+
+def mean_loss_barrier(run: Run) -> float | None:
+    """Return the mean over measured rounds of the mean loss barrier over client pairs."""
+    return _mean(_measured(run, "barrier", "loss_mean"))
+
+
+def max_loss_barrier(run: Run) -> float | None:
+    """Return the largest loss barrier of any client pair in any round."""
+    return _largest(_measured(run, "barrier", "loss_max"))
+
+
+def mean_fusion_barrier(run: Run) -> float | None:
+    """Return the mean over measured rounds of the fusion barrier of the clients' plain mean."""
+    return _mean(_measured(run, "fusion", "barrier"))
+
+
+def disagreements(run: Run) -> Iterator[str]:
+    """Say where the summary of a complete run is not what its rounds come to; a report goes by the rounds."""
+    summary = run.summary or {}
+    trained = len(run.rounds) - 1
+    if trained != run.config.rounds:
+        yield f"complete with {trained} of {run.config.rounds} rounds on record"
+    checked: dict[str, Callable[[Run], float | None]] = {
+        "final_accuracy": final_accuracy,
+        "best_accuracy": best_accuracy,
+        "mean_accuracy_barrier": mean_accuracy_barrier,
+        "bytes_up": bytes_up,
+        "bytes_down": bytes_down,
+    }
+    for key, measure in checked.items():
+        said, found = summary.get(key), measure(run)
+        # null stands for what was not measured, and for a mean that was not finite
+        if said is not None and (found is None or not math.isclose(said, found, rel_tol=1e-9, abs_tol=1e-12)):
+            yield f"the summary says {key} {said:g}, the rounds come to {'none' if found is None else f'{found:g}'}"
+
+
+def _accuracies(run: Run) -> list[float]:
+    return [_number(record["accuracy"]) for record in run.rounds if record["round"] > 0]
+
+
+def _measured(run: Run, table: str, key: str) -> list[float]:
+    return [_number(record[table][key]) for record in run.rounds if record.get(table)]
+
+
+def _reaches(record: dict[str, Any], target: float) -> bool:
+    return _number(record["accuracy"]) >= target
+
+
+def _number(value: float | None) -> float:
+    # a number that was not finite is null on record
+    return math.nan if value is None else value
+
+
+def _mean(values: list[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def _largest(values: list[float]) -> float | None:
+    return (math.nan if any(map(math.isnan, values)) else max(values)) if values else None

@@ -1,0 +1,82 @@
+"""What a report is about: ``KEY=VALUE`` words read and checked, the runs they choose, and the question of a sweep."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from experiments.report.study import show_value
+from fedpfn.config import ConfigError, RunConfig, parse_overrides
+from fedpfn.identity import used_keys
+from fedpfn.keys import Scalar, key_specs, type_fault, unknown_key, value_faults
+from fedpfn.records import Run, read_yaml
+
+# a sweep's folder holds the file it was made from
+SWEEP = "sweep.yaml"
+_SPECS = {spec.name: spec for spec in key_specs(RunConfig)}
+
+
+def read_words(words: Iterable[str], *, option: str) -> dict[str, list[Scalar]]:
+    """Return the values of each key among ``KEY=VALUE`` words, in their order, each once.
+
+    Raises ``ValueError``, one line with all faults, that names the ``option`` the words were given to.
+    """
+    values: dict[str, list[Scalar]] = {}
+    faults: list[str] = []
+    for word in words:
+        try:
+            ((name, value),) = parse_overrides([word]).items()
+        except ConfigError as error:
+            faults += error.faults
+            continue
+        if name not in _SPECS:
+            faults.append(unknown_key(name, _SPECS))
+        elif fault := type_fault(_SPECS[name], value):
+            faults.append(fault)
+        else:
+            faults += value_faults(_SPECS[name], value)
+            values.setdefault(name, []).append(value)
+    if faults:
+        raise ValueError(f"{option}: {'; '.join(dict.fromkeys(faults))}")
+    return {name: list(dict.fromkeys(found)) for name, found in values.items()}
+
+
+def baseline_words(words: Iterable[str]) -> dict[str, Scalar]:
+    """Return what ``--baseline`` asks for. Raises ``ValueError``, one line, also for a key with two values."""
+    found = read_words(words, option="--baseline")
+    if several := [name for name, values in found.items() if len(values) > 1]:
+        raise ValueError(f"--baseline: {', '.join(several)} has more than one value")
+    return {name: values[0] for name, values in found.items()}
+
+
+def select_runs(runs: Sequence[Run], where: Mapping[str, Sequence[Scalar]]) -> list[Run]:
+    """Return the runs that have one of the values of each key; a key that a run does not use leaves it in.
+
+    So ``mask.ratio=0.2`` keeps FedAvg, which has none, beside FedPFN at 0.2. Raises ``ValueError``, one line, for a key
+    that no run uses and where nothing is left.
+    """
+    used = [_used(run) for run in runs]
+    if idle := [name for name in where if not any(name in keys for keys in used)]:
+        raise ValueError(f"--where: no run uses {', '.join(idle)}")
+    kept = [
+        run
+        for run, keys in zip(runs, used, strict=True)
+        if all(keys.get(name, values[0]) in values for name, values in where.items())
+    ]
+    if not kept:
+        asked = " ".join(f"{name}={show_value(value)}" for name, values in where.items() for value in values)
+        raise ValueError(f"--where {asked} leaves none of {len(runs)} runs")
+    return kept
+
+
+def _used(run: Run) -> dict[str, Scalar]:
+    try:
+        return used_keys(run.config)
+    except ValueError:
+        # a model that is not there may be why a run is not complete; that it is there is asked of those that are
+        return run.config.flat()
+
+
+def find_question(folders: Iterable[Path]) -> str:
+    """Return the questions of the sweeps among ``folders``, each once, a line each; empty where there is none."""
+    trees = [read_yaml(folder / SWEEP) for folder in folders if (folder / SWEEP).is_file()]
+    questions = [" ".join(str(tree["question"]).split()) for tree in trees if tree.get("question")]
+    return "\n".join(dict.fromkeys(questions))

@@ -1,0 +1,238 @@
+"""A study as tables: a row a group, a column a measure, with what a reader has to be told beneath.
+
+A ``Report`` holds the numbers, once; ``results_tables`` and ``difference_tables`` put them as cells that read well and
+sort. Terminal, Markdown, LaTeX, CSV and the page write these down, and compute nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from experiments.report.averages import Average, average
+from experiments.report.differences import CONFIDENCE, Difference, difference, find_baselines
+from experiments.report.measures import Measure, measures
+from experiments.report.study import Group, Study, Value, short_name, show_value
+from experiments.report.units import show_average, show_change
+from fedpfn.config import RunConfig
+from fedpfn.keys import Scalar, key_specs
+
+Verdict = Literal["better", "worse"]
+
+# said of what is fixed even where it is the default
+_ALWAYS_TOLD = ("rounds", "federation.clients", "data.name", "model.name")
+_DEFAULTS = {spec.name: spec.default for spec in key_specs(RunConfig)}
+_ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A group with its averages, and its differences to its baseline, by the keys of measures."""
+
+    group: Group
+    averages: dict[str, Average]
+    baseline: Group | None
+    differences: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All numbers of a report. ``baseline`` holds the words that differences are taken to, empty where none are."""
+
+    study: Study
+    measures: tuple[Measure, ...]
+    rows: tuple[Row, ...]
+    target: float | None
+    baseline: dict[str, Scalar]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell says, and the number or text it sorts by; ``verdict`` where an interval leaves out 0."""
+
+    text: str
+    value: Value = None
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's head and whether its cells are numbers; ``key`` is a config key's name, ``n`` or a measure's key."""
+
+    key: str
+    head: str
+    number: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells under heads; the first ``fixed`` columns say which group a row is, and how many seeds it has."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    fixed: int
+
+
+def make_report(study: Study, *, target: float | None = None, baseline: Mapping[str, Scalar] | None = None) -> Report:
+    """Average every measure over every group, and take differences to ``baseline`` where it is given.
+
+    Raises ``ValueError`` where a group has several baselines.
+    """
+    wanted = measures(target)
+    baselines, notes = find_baselines(study, baseline) if baseline else ([None] * len(study.groups), [])
+    averages = [{measure.key: average(group, measure) for measure in wanted} for group in study.groups]
+    rows = []
+    for group, found, place in zip(study.groups, averages, baselines, strict=True):
+        if place is None:
+            rows.append(Row(group, found, None, {}))
+        else:
+            changes = {key: difference(found[key], theirs) for key, theirs in averages[place].items()}
+            rows.append(Row(group, found, study.groups[place], changes))
+    lost = _lost_notes(wanted, averages)
+    return Report(study, wanted, tuple(rows), target, dict(baseline or {}), (*study.notes, *notes, *lost))
+
+
+def results_tables(report: Report) -> list[Table]:
+    """Return means with standard deviations, a table a part of the measures, without columns empty everywhere."""
+    heads = (*_key_columns(report), Column("n", "n"))
+    starts = [(*_key_cells(row.group), _count(len(row.group.runs))) for row in report.rows]
+    tables = []
+    for part, shown in _parts(measure for measure in report.measures if _has_values(report, measure)).items():
+        columns = (*heads, *(_measure_column(measure) for measure in shown))
+        rows = tuple(
+            (*start, *(_average_cell(row.averages[measure.key], measure) for measure in shown))
+            for start, row in zip(starts, report.rows, strict=True)
+        )
+        tables.append(Table(part, columns, rows, len(heads)))
+    return tables
+
+
+def difference_tables(report: Report, *, chief: bool = False) -> list[Table]:
+    """Return differences to the baseline with intervals, for groups that have one; of ``chief`` measures alone."""
+    compared = [row for row in report.rows if any(change.n for change in row.differences.values())]
+    if not compared:
+        return []
+    words = baseline_words(report)
+    heads = (*_key_columns(report), Column("pairs", "pairs"))
+    tables = []
+    shown = [m for m in report.measures if any(row.differences[m.key].n for row in compared) and (m.chief or not chief)]
+    for part, of_part in ({"": shown} if chief else _parts(shown)).items():
+        columns = (*heads, *(_measure_column(measure, before="Δ\u00a0") for measure in of_part))
+        rows = []
+        for row in compared:
+            pairs = max(change.n for change in row.differences.values())
+            cells = [_change_cell(row.differences[measure.key], measure, of=pairs) for measure in of_part]
+            rows.append((*_key_cells(row.group), _count(pairs), *cells))
+        title = f"{part}: difference" if part else "Difference"
+        tables.append(Table(f"{title} to {words}, paired by seed", columns, tuple(rows), len(heads)))
+    return tables
+
+
+def baseline_words(report: Report) -> str:
+    """Return the baseline as it was asked for."""
+    return " ".join(f"{name}={show_value(value)}" for name, value in report.baseline.items())
+
+
+def legend(report: Report, *, differences: bool = False) -> list[str]:
+    """Return what the cells of the tables mean: means, seeds, intervals."""
+    if differences:
+        return [
+            f"Mean difference over pairs of one seed, [{CONFIDENCE:.0%} confidence interval] by Student's t, "
+            "not corrected for the number of comparisons; none for one pair, nor where all pairs agree. "
+            "(k/n): only k of n pairs have both numbers."
+        ]
+    lines = [
+        f"Mean ± sample standard deviation over seeds, {seeds_told(report.study.groups)}; "
+        "no deviation for one seed, nor where all seeds agree."
+    ]
+    cells = (cell for table in results_tables(report) for row in table.rows for cell in row[table.fixed :])
+    if any(cell.text.endswith(")") for cell in cells):
+        lines.append("(k/n): only k of n seeds reached it or have it; the mean is theirs.")
+    return lines
+
+
+def definitions(report: Report, tables: Iterable[Table] | None = None) -> list[str]:
+    """Return what the measures in ``tables`` are, a line each; by default, in those of the results."""
+    among = results_tables(report) if tables is None else tables
+    shown = {column.key for table in among for column in table.columns}
+    return [f"{measure.head}: {measure.about}" for measure in report.measures if measure.key in shown]
+
+
+def fixed_words(study: Study) -> str:
+    """Return what all runs share, as the words one types: what is not the default, and a few that are always asked."""
+    words = [
+        f"{name}={show_value(value)}"
+        for name, value in study.fixed.items()
+        if name in _ALWAYS_TOLD or value != _DEFAULTS[name]
+    ]
+    return f"{' '.join(words)}; other keys as by default" if words else "all keys as by default"
+
+
+def seeds_told(groups: Iterable[Group]) -> str:
+    """Return how many seeds groups have, as a reader is told: ``n = 3 seeds``, ``n = 2–3 seeds``."""
+    counts = [len(group.runs) for group in groups]
+    least, most = min(counts), max(counts)
+    return f"n = {most} seed{'' if most == 1 else 's'}" if least == most else f"n = {least}–{most} seeds"
+
+
+def _key_columns(report: Report) -> list[Column]:
+    groups = report.study.groups
+    return [
+        Column(name, short_name(name), number=not any(isinstance(group.keys[name], str) for group in groups))
+        for name in report.study.by
+    ]
+
+
+def _key_cells(group: Group) -> list[Cell]:
+    return [Cell(show_value(value), value) for value in group.keys.values()]
+
+
+def _measure_column(measure: Measure, before: str = "") -> Column:
+    # a no-break space: no arrow stands alone
+    return Column(measure.key, f"{before}{measure.head}\u00a0{_ARROWS[measure.better]}")
+
+
+def _count(number: int) -> Cell:
+    return Cell(str(number), number)
+
+
+def _average_cell(found: Average, measure: Measure) -> Cell:
+    seeds = "" if found.n == found.of else f" ({found.n}/{found.of})"
+    if found.mean is None:
+        return Cell(f"–{seeds}" if measure.missing == "not reached" or found.not_finite else "–")
+    return Cell(show_average(found.mean, found.deviation, measure.unit) + seeds, found.mean)
+
+
+def _change_cell(found: Difference, measure: Measure, *, of: int) -> Cell:
+    if found.mean is None:
+        return Cell("–")
+    # where all pairs agree, an interval without width would claim more than so few of them can
+    interval = found.interval if found.interval and found.interval[0] < found.interval[1] else None
+    text = show_change(found.mean, interval, measure.unit)
+    verdict: Verdict | None = None
+    if interval and not interval[0] <= 0 <= interval[1]:
+        verdict = "better" if (found.mean > 0) == (measure.better == "higher") else "worse"
+    return Cell(text if found.n == of else f"{text} ({found.n}/{of})", found.mean, verdict)
+
+
+def _parts(shown: Iterable[Measure]) -> dict[str, list[Measure]]:
+    parts: dict[str, list[Measure]] = {}
+    for measure in shown:
+        parts.setdefault(measure.part, []).append(measure)
+    return parts
+
+
+def _has_values(report: Report, measure: Measure) -> bool:
+    """Whether a column is worth showing: a target that nobody reached is, a barrier that nobody measured is not."""
+    found = [row.averages[measure.key] for row in report.rows]
+    return measure.missing == "not reached" or any(one.n or one.not_finite for one in found)
+
+
+def _lost_notes(wanted: Iterable[Measure], averages: Sequence[Mapping[str, Average]]) -> list[str]:
+    lost = {measure.head: sum(found[measure.key].not_finite for found in averages) for measure in wanted}
+    return [
+        f"{head}: not finite in {runs} run{'' if runs == 1 else 's'}, left out of its mean"
+        for head, runs in lost.items()
+        if runs
+    ]

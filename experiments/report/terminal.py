@@ -1,0 +1,71 @@
+"""A report in the terminal: tables that fit its width, then what a reader has to be told."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from experiments.report.layout import GAP, head_lines, split_table
+from experiments.report.tables import (
+    Report,
+    Table,
+    definitions,
+    difference_tables,
+    fixed_words,
+    legend,
+    results_tables,
+)
+
+_STYLES = {"better": "green", "worse": "red"}
+
+
+def print_report(report: Report, console: Console, *, title: str = "", question: str = "") -> None:
+    """Print every table of results, the chief differences to a baseline, and the notes."""
+    if title:
+        console.print(Text(title, style="bold"))
+    if question:
+        console.print(Text(question, style="italic"))
+    if title or question:
+        console.print()
+    _print_tables(results_tables(report), console)
+    _print_lines(legend(report), console)
+    if changes := difference_tables(report, chief=True):
+        console.print()
+        _print_tables(changes, console)
+        colours = ["Green is better and red is worse, where the interval leaves out 0."] if console.is_terminal else []
+        _print_lines([*legend(report, differences=True), *colours, "Files have the other measures."], console)
+    console.print()
+    _print_lines([*definitions(report), *report.notes, f"fixed: {fixed_words(report.study)}"], console, before="- ")
+
+
+def _print_tables(tables: Iterable[Table], console: Console) -> None:
+    for table in tables:
+        for piece in split_table(table, console.width):
+            # not as the title of the table, whose width it would have to keep to
+            console.print(Text(piece.title, style="bold"), soft_wrap=not console.is_terminal)
+            console.print(_rich(piece), highlight=False)
+            console.print()
+
+
+def _rich(table: Table) -> RichTable:
+    shown = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0))
+    for place, column in enumerate(table.columns):
+        head = Text("\n".join(head_lines(table, place)))
+        # a long text may go on in the next line, a number may not
+        shown.add_column(
+            head,
+            justify="right" if column.number else "left",
+            vertical="bottom",
+            no_wrap=column.number,
+            overflow="fold",
+        )
+    for row in table.rows:
+        shown.add_row(*(Text(cell.text, style=_STYLES[cell.verdict] if cell.verdict else "") for cell in row))
+    return shown
+
+
+def _print_lines(lines: Iterable[str], console: Console, *, before: str = "") -> None:
+    for line in lines:
+        # told line by line, so that a pipe gets each whole
+        console.print(Text(before + line), highlight=False, soft_wrap=not console.is_terminal)
