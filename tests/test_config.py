@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.sweep.cells import expand
+from experiments.sweep.file import read_sweep
 from fedpfn.config import ConfigError, Mask, RunConfig, parse_overrides
 from fedpfn.keys import KeySpec, flatten, key_specs, nest
 from fedpfn.records import read_config
@@ -378,14 +380,18 @@ def test_the_command_line_entry_point_exists() -> None:
     assert callable(getattr(importlib.import_module(module), name))
 
 
-FILES = sorted((ROOT / "experiments" / "conf").glob("*.y*ml"))
+# those of the laboratory lie in paper/ and are tested with it
+FILES = sorted(path for path in (ROOT / "experiments").rglob("*.y*ml") if path.parent.name != "paper")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_yaml_of_the_experiments_is_a_config(path: Path) -> None:
+def test_every_yaml_of_the_experiments_is_a_config_or_a_sweep(path: Path) -> None:
     tree = read_config(path)
-    config = RunConfig.parse(tree)
-    assert {name: config.flat()[name] for name, _ in flatten(tree)} == dict(flatten(tree))
+    if "base" in tree:
+        assert expand(read_sweep(path, workdir=ROOT))
+    else:
+        config = RunConfig.parse(tree)
+        assert {name: config.flat()[name] for name, _ in flatten(tree)} == dict(flatten(tree))
 
 
 def test_there_are_yaml_files_to_test() -> None:
