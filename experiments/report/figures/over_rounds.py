@@ -1,0 +1,109 @@
+"""Accuracy and barrier against rounds, and accuracy against the bytes that were sent for it."""
+
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from experiments.report.figures.facets import Line, lines_of, pages
+from experiments.report.figures.multiples import Count, Draw, Quantity, draw_multiples
+from experiments.report.figures.pictures import Drawn, Skipped
+from experiments.report.figures.series import Points, accuracy, accuracy_barrier, bytes_moved, over_seeds
+from experiments.report.figures.style import GREY, Look, draw_band, in_style
+from experiments.report.study import Study
+from fedpfn.records import Run
+
+_SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+
+
+@in_style()
+def over_rounds(study: Study) -> Drawn:
+    """Draw the global model's accuracy and the mean accuracy barrier after each round, a line a group."""
+    quantities = [
+        Quantity("accuracy", "test accuracy", "test accuracy of the global model", _against_rounds(accuracy)),
+        Quantity(
+            "barrier",
+            "accuracy barrier",
+            "accuracy barrier between client models (mean over pairs)",
+            _against_rounds(accuracy_barrier),
+            from_zero=True,
+        ),
+    ]
+    kinds = (accuracy, accuracy_barrier)
+    shown = [quantity for quantity, kind in zip(quantities, kinds, strict=True) if _is_there(study, kind)]
+    if not shown:
+        return Skipped("rounds", "no accuracy and no barrier is on record")
+    return draw_multiples(
+        "rounds",
+        pages(lines_of(study)),
+        shown,
+        x_label="communication round",
+        spread="band",
+        said="against communication rounds; round 0 is the initial model",
+        prepare=lambda axes: axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=[1, 2, 5, 10])),
+    )
+
+
+@in_style()
+def over_bytes(study: Study, target: float | None = None) -> Drawn:
+    """Draw accuracy against the bytes sent so far, up and down; diamonds where means reach ``target``.
+
+    Bytes, too, are means over the seeds.
+    """
+    totals = [bytes_moved(run) for group in study.groups for run in group.runs]
+    most = max((max(points.values()) for points in totals if points), default=0.0)
+    if not _is_there(study, accuracy) or not most:
+        return Skipped("bytes", "no accuracy is on record" if most else "no bytes are on record")
+    size, unit = next((size, unit) for size, unit in _SIZES if most >= size)
+
+    def draw(axes: Axes, line: Line, look: Look, label: str) -> Count:
+        (group,) = line.groups
+        found, moved = over_seeds(group, accuracy), over_seeds(group, bytes_moved)
+        if not found.seeds:
+            return Count(frozenset(), found.lost)
+        sent = dict(zip(moved.rounds, moved.mean / size, strict=True))
+        x = np.array([sent[server_round] for server_round in found.rounds])
+        draw_band(axes, x, found.mean, found.deviation, look, label=label)
+        reached = np.flatnonzero(found.mean >= (np.inf if target is None else target))
+        if len(reached):
+            spot = x[reached[0]], found.mean[reached[0]]
+            axes.plot(*spot, "D", markersize=7, markerfacecolor="none", markeredgecolor=look.colour, zorder=5)
+        return Count(frozenset({found.seeds}), found.lost)
+
+    def prepare(axes: Axes) -> None:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        if target is not None:
+            axes.axhline(target, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)), label=f"target {target:g}", zorder=1)
+
+    said = "against the bytes that all clients together sent and received, as means over the seeds"
+    if target is not None:
+        said += f"; diamonds mark the first round whose mean accuracy reaches {target:g}"
+    quantity = Quantity("accuracy", "test accuracy", "test accuracy of the global model", draw)
+    return draw_multiples(
+        "bytes",
+        pages(lines_of(study)),
+        [quantity],
+        x_label=f"bytes up and down, cumulative ({unit})",
+        spread="band",
+        said=said,
+        prepare=prepare,
+    )
+
+
+def _against_rounds(kind: Callable[[Run], Points]) -> Draw:
+    def draw(axes: Axes, line: Line, look: Look, label: str) -> Count:
+        (group,) = line.groups
+        found = over_seeds(group, kind)
+        if not found.seeds:
+            return Count(frozenset(), found.lost)
+        # where barriers are measured every few rounds, too, the axis begins at the first
+        axes.update_datalim([(0.0, float(found.mean[np.isfinite(found.mean)][0]))])
+        draw_band(axes, found.rounds, found.mean, found.deviation, look, label=label)
+        return Count(frozenset({found.seeds}), found.lost)
+
+    return draw
+
+
+def _is_there(study: Study, kind: Callable[[Run], Points]) -> bool:
+    return any(over_seeds(group, kind).seeds for group in study.groups)
