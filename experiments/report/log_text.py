@@ -1,0 +1,78 @@
+"""A run's log as a page can show it: its beginning and its end where it is long, without terminal codes and secrets.
+
+What the log says is left as it is; escaping it for HTML is left to the template.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+MOST = 100_000
+# a failure is explained at the end of a log more often than at its beginning
+_HEAD_SHARE = 0.4
+
+# ECMA-48: control sequences, operating system commands up to their end, and two-character escapes
+_TERMINAL = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_HIDDEN = "[hidden]"
+_SECRETS = (
+    # user and password in front of a host
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE), rf"\1{_HIDDEN}@"),
+    (re.compile(r"\b(bearer\s+)[\w.~+/-]{8,}=*", re.IGNORECASE), rf"\1{_HIDDEN}"),
+    (
+        re.compile(r"([\w-]*(?:password|passwd|secret|token|api[_-]?key)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;\[]{6,}", re.I),
+        rf"\1{_HIDDEN}",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class LogText:
+    """A log in text: all of it in ``head``, or its two ends and the number of bytes ``left_out`` between them."""
+
+    head: str
+    tail: str
+    left_out: int
+    size: int
+
+
+def read_log(path: Path, *, most: int = MOST) -> LogText | None:
+    """Read a log, None where there is none; of one with more than ``most`` bytes, whole lines from both ends."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= most:
+            return LogText(clean(file.read(size)), "", 0, size)
+        head = file.read(int(most * _HEAD_SHARE))
+        file.seek(-(most - len(head)), os.SEEK_END)
+        tail = file.read(most - len(head))
+    # a line without end is cut where it must be
+    head = head[: head.rfind(b"\n") + 1] or head
+    tail = tail[tail.find(b"\n") + 1 :] or tail
+    return LogText(clean(head), clean(tail), size - len(head) - len(tail), size)
+
+
+def clean(text: bytes | str) -> str:
+    """Return text as a terminal would have left it, in one colour: the last state of lines that were written over.
+
+    >>> clean(b"\\x1b[32mround 1\\x1b[0m\\n 10%\\r100%\\n")
+    'round 1\\n100%\\n'
+    """
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    text = _TERMINAL.sub("", text)
+    lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    return without_secrets(_CONTROL.sub("", "\n".join(lines)))
+
+
+def without_secrets(text: str) -> str:
+    """Return ``text`` without what looks like a password, a token or a key: a page is made to be passed on.
+
+    >>> without_secrets("GET https://me:pass@host/data api_key=0123456789")
+    'GET https://[hidden]@host/data api_key=[hidden]'
+    """
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text

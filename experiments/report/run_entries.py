@@ -1,0 +1,166 @@
+"""A run as the page lists it: what it is and how far it came, its config, rounds, environment, failure and log.
+
+Plain text and numbers; how they look is said in the template.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.report.log_text import LogText, clean, read_log, without_secrets
+from experiments.report.measures import final_accuracy, mean_accuracy_barrier
+from experiments.report.study import Group, Study, show_value
+from experiments.report.tables import Cell, Column, Table
+from experiments.show import human_bytes, number
+from fedpfn.config import RunConfig
+from fedpfn.identity import used_keys
+from fedpfn.keys import Scalar, key_specs
+from fedpfn.records import LOG, Run
+
+_DEFAULTS = {spec.name: spec.default for spec in key_specs(RunConfig)}
+_HEADS = (
+    "round", "accuracy", "loss", "train loss", "clients", "frozen", "barrier, mean", "barrier, max", "fusion",
+    "bytes up", "bytes down",
+)  # fmt: skip
+
+# of the small picture of a run's accuracy, in the units of its view box
+CURVE_WIDTH, CURVE_HEIGHT = 96, 24
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the config: its value as one reads it, whether the result depends on it, whether it is the default."""
+
+    name: str
+    value: str
+    used: bool
+    default: bool
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """One run; ``words`` are what it is found by, ``reason`` says why it is not complete or in no mean."""
+
+    anchor: str
+    name: str
+    about: str
+    seed: int
+    state: Literal["complete", "failed", "incomplete"]
+    reason: str | None
+    traceback: str | None
+    accuracy: str
+    barrier: str
+    curve: str
+    words: tuple[str, ...]
+    keys: tuple[Key, ...]
+    rounds: Table
+    environment: tuple[tuple[str, str], ...]
+    log: LogText | None
+
+
+def run_entries(study: Study, runs: Sequence[Run]) -> list[RunEntry]:
+    """Return an entry for each of ``runs``: those of the groups in their order, then the rest by path."""
+    counted = [run.path for group in study.groups for run in group.runs]
+    places = {path: place for place, path in enumerate(counted)}
+    ordered = sorted(runs, key=lambda run: (places.get(run.path, len(places)), run.path))
+    paths = [run.path for run in ordered]
+    above = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+    return [
+        _entry(run, study.by, name=str(run.path.relative_to(above)), anchor=f"run-{place}", counted=run.path in places)
+        for place, run in enumerate(ordered, start=1)
+    ]
+
+
+def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the lines of ``rounds.jsonl`` as a table, a dash for what was not measured."""
+    columns = tuple(Column(head, head) for head in _HEADS)
+    return Table("Rounds", columns, tuple(tuple(map(Cell, _round_cells(record))) for record in rounds), 1)
+
+
+def curve(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Return accuracy over rounds as the data of an SVG path, 0 at the bottom and 1 on top; broken where it is null."""
+    step = CURVE_WIDTH / max(len(rounds) - 1, 1)
+    pieces, pen = [], "M"
+    for place, record in enumerate(rounds):
+        if record["accuracy"] is None:
+            pen = "M"
+            continue
+        height = CURVE_HEIGHT - 1 - record["accuracy"] * (CURVE_HEIGHT - 2)
+        pieces.append(f"{pen}{place * step:.4g} {height:.4g}")
+        pen = "L"
+    return "".join(pieces)
+
+
+def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool) -> RunEntry:
+    used = _used(run.config)
+    about = Group({key: used.get(key) for key in by}, ()).label()
+    state: Literal["complete", "failed", "incomplete"] = (
+        "complete" if run.summary is not None else "failed" if run.failure else "incomplete"
+    )
+    keys = tuple(
+        Key(key, without_secrets(show_value(value)), used=key in used, default=value == _DEFAULTS[key])
+        for key, value in run.config.flat().items()
+    )
+    named = [f"{key.name}={key.value}" for key in keys if key.name in ("seed", *by) or not key.default]
+    failure = run.failure or {}
+    traceback = failure.get("traceback")
+    return RunEntry(
+        anchor=anchor,
+        name=name,
+        about=about,
+        seed=run.config.seed,
+        state=state,
+        reason=_reason(run, counted=counted),
+        traceback=clean(str(traceback)) if traceback else None,
+        # what a run came to is not known before its end
+        accuracy=number(final_accuracy(run) if run.summary is not None else None),
+        barrier=number(mean_accuracy_barrier(run) if run.summary is not None else None),
+        curve=curve(run.rounds),
+        words=(name, about, state, *named),
+        keys=keys,
+        rounds=rounds_table(run.rounds),
+        environment=tuple(_lines(run.environment)),
+        log=read_log(run.path / LOG),
+    )
+
+
+def _used(config: RunConfig) -> dict[str, Scalar]:
+    try:
+        return used_keys(config)
+    except ValueError:
+        # a model that is not there may be the very reason why the run is not complete
+        return config.flat()
+
+
+def _reason(run: Run, *, counted: bool) -> str | None:
+    if run.summary is not None:
+        return None if counted else "in no mean: another run of the same experiment has its seed"
+    reason = clean(str(run.failure["reason"])) if run.failure else "it is still going on, or was killed"
+    return f"{reason} ({len(run.rounds[1:])} of {run.config.rounds} rounds on record)"
+
+
+def _lines(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _lines(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", without_secrets(str(value))
+
+
+def _round_cells(record: Mapping[str, Any]) -> list[str]:
+    barrier, fusion, mask = record["barrier"] or {}, record["fusion"] or {}, record["mask"] or {}
+    return [
+        str(record["round"]),
+        number(record["accuracy"]),
+        number(record["loss"]),
+        number(record["train_loss"]),
+        str(len(record["clients"]) or "–"),
+        f"{mask['frozen']:.0%}" if mask else "–",
+        number(barrier.get("accuracy_mean")),
+        number(barrier.get("accuracy_max")),
+        number(fusion.get("accuracy")),
+        human_bytes(record["bytes_up"]) if record["bytes_up"] else "–",
+        human_bytes(record["bytes_down"]) if record["bytes_down"] else "–",
+    ]
