@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 import fedpfn.lmc
+from experiments.cli import app
 from experiments.in_process import run_in_process
 from experiments.lab.config import LabConfig
 from experiments.lab.experiment import read_experiment
+from experiments.sweep.cells import expand
+from experiments.sweep.file import read_sweep
 from fedpfn.config import RunConfig, parse_overrides
 from fedpfn.keys import key_specs
 from fedpfn.records import read_run
@@ -86,3 +89,26 @@ def test_every_setting_and_file_that_the_readme_names_exists() -> None:
         assert (ROOT / path).exists(), path
     for path in re.findall(r"(?:experiments|strategies|fedpfn)/[\w/]+\.(?:py|yaml|png)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_readmes_sweep_is_one_and_the_cell_it_resumes_is_the_file_s(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", section("Many runs"), flags=re.DOTALL)
+    (tmp_path / "sweep.yaml").write_text(text)
+    cells = expand(read_sweep(tmp_path / "sweep.yaml", workdir=tmp_path))
+    # two skews and two rows of settings; FedAvg once and its two proximal cells, FedPFN twice, FedPNU once; three seeds
+    assert len(cells) == (4 * (1 + 2 + 1) + 2) * 3
+    digits = expand(read_sweep(ROOT / "experiments/conf/sweeps/digits.yaml", workdir=tmp_path))
+    (label, address) = re.findall(r"--resume \S+/cells/(\S+)-([0-9a-f]{12})", README)[0]
+    assert (label, address) in [(cell.label, cell.address) for cell in digits]
+
+
+def test_the_readmes_commands_and_options_exist() -> None:
+    from typer.main import get_command
+
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    blocks = "\n".join(README.split("```")[1::2])
+    for line in re.findall(r"^fedpfn ([a-z].+)$", blocks, flags=re.MULTILINE):
+        name, *words = line.partition("  #")[0].split()
+        found = commands[name].commands[words.pop(0)] if name == "lmc" else commands[name]
+        options = {option for parameter in found.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
