@@ -16,7 +16,7 @@ def reason(status: str, details: str, log: str) -> str:
     Flower's details are the message of the last exception, without its type, and sometimes a sentence in place of
     another exception; the log has the tracebacks.
 
-    >>> log = "Traceback (most recent call last):\n  File ...\nValueError: loss is nan\n"
+    >>> log = "Traceback (most recent call last):\\n  File ...\\nValueError: loss is nan\\n"
     >>> reason("finished:failed", "Simulation failed with exception: loss is nan", log)
     'ValueError: loss is nan'
     """

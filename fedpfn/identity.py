@@ -30,8 +30,9 @@ _UNUSED: tuple[_Rule, ...] = (
     ),
     (lambda c: c.strategy.server_optimizer == "avgm", ("strategy.server-beta2", "strategy.server-tau")),
     (lambda c: c.strategy.server_optimizer == "adagrad", ("strategy.server-momentum", "strategy.server-beta2")),
+    (lambda c: c.model.name == "mlp" and c.model.hidden == 0, ("model.width", "model.width-multiplier")),
     (lambda c: c.mask.ratio_shape == "constant", ("mask.final-ratio",)),
-    (lambda c: not _reads(c.mask.schedule, "cyclic"), ("mask.blocks",)),
+    (lambda c: c.mask.schedule != "cyclic", ("mask.blocks",)),
     (lambda c: not _reads(c.partition.scheme, "dirichlet"), ("partition.alpha",)),
     (lambda c: not _reads(c.partition.scheme, "shards"), ("partition.shards-per-client",)),
     (lambda c: not _reads(c.partition.scheme, "pathological"), ("partition.classes-per-client",)),
@@ -48,8 +49,8 @@ _UNUSED: tuple[_Rule, ...] = (
 def used_keys(config: RunConfig) -> dict[str, Scalar]:
     """Return the keys, dotted and kebab-case, that the result of ``config`` depends on, with their values.
 
-    A schedule or scheme of the user's own may read any setting of its table, so that none of them is left out. Raises
-    ``ValueError`` for a model that does not exist.
+    A partition scheme of the user's own may read any setting of its table, so that none of them is left out. Raises
+    ``ValueError`` for a model whose import string does not load.
 
     >>> "mask.ratio" in used_keys(RunConfig.parse({"strategy.name": "fedavg"}))
     False

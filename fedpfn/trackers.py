@@ -103,7 +103,8 @@ class Tracker(ABC):
         """
         if not self._finished:
             self._finished = True
-            self._end(measures(summary or {}, "summary/"), failure, complete=summary is not None)
+            complete = summary is not None and failure is None
+            self._end(measures(summary or {}, "summary/"), failure, complete=complete)
 
     @abstractmethod
     def _log(self, numbers: dict[str, float], step: int) -> None: ...

@@ -6,12 +6,15 @@ import pkgutil
 
 import pytest
 
+import clients
+import experiments
 import fedpfn
 import partitions
+import strategies
 
 MODULES = sorted(
     module.name
-    for package in (fedpfn, partitions)
+    for package in (fedpfn, partitions, strategies, clients, experiments)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
 )
 

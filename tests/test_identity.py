@@ -104,7 +104,9 @@ RULES: list[tuple[Settings, tuple[str, ...], tuple[str, ...]]] = [
     ({"mask.schedule": "fixed"}, ("mask.ratio",), ("mask.blocks",)),
     ({"mask.schedule": "complement"}, ("mask.ratio",), ("mask.blocks",)),
     ({"mask.schedule": "cyclic"}, ("mask.ratio", "mask.blocks"), ()),
-    ({"mask.schedule": f"{__name__}:toy_schedule"}, ("mask.schedule", "mask.ratio"), ()),
+    ({"mask.schedule": f"{__name__}:toy_schedule"}, ("mask.schedule", "mask.ratio"), ("mask.blocks",)),
+    ({"model.name": "mlp", "model.hidden": 1}, ("model.width", "model.width-multiplier"), ()),
+    ({"model.name": "mlp", "model.hidden": 0}, ("model.hidden",), ("model.width", "model.width-multiplier")),
     (
         {"partition.scheme": "dirichlet"},
         ("partition.alpha", "partition.min-size"),
@@ -250,6 +252,7 @@ IDLE: list[tuple[Settings, Settings]] = [
     ({"strategy.server-optimizer": "adagrad"}, {"strategy.server-momentum": 0.1, "strategy.server-beta2": 0.5}),
     ({"mask.ratio": 0.7, "mask.ratio-shape": "constant"}, {"mask.final-ratio": 0.7}),
     ({"mask.schedule": "complement"}, {"mask.blocks": 2}),
+    ({"model.hidden": 0}, {"model.width": 4, "model.width-multiplier": 2.0}),
     (
         {"partition.scheme": "iid"},
         {"partition.alpha": 0.1, "partition.shards-per-client": 1, "partition.classes-per-client": 1},

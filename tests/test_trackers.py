@@ -462,7 +462,12 @@ def test_mlflow_runs_without_a_recorded_environment(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("summary", "failure", "status"),
-    [(SUMMARY, None, "FINISHED"), (None, "ValueError: no", "FAILED"), (None, None, "KILLED")],
+    [
+        (SUMMARY, None, "FINISHED"),
+        (None, "ValueError: no", "FAILED"),
+        (SUMMARY, "OSError: the disk is full", "FAILED"),
+        (None, None, "KILLED"),
+    ],
 )
 def test_mlflow_says_how_the_run_ended(
     summary: dict[str, Any] | None, failure: str | None, status: str, tmp_path: Path

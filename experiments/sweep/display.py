@@ -50,7 +50,7 @@ def duration(seconds: float) -> str:
     """Return a time span with two digits that matter.
 
     >>> duration(5.04), duration(75), duration(3700)
-    ('5.0 s', '1 min 15 s', '1 h 2 min')
+    ('5.0 s', '1 min 15 s', '1 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"
