@@ -15,7 +15,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedpfn.config import RunConfig
-from fedpfn.records import LOG, RunFolder, environment, folder_fault, read_config, read_run, record_end, state_digest
+from fedpfn.records import (
+    LOG,
+    RunFolder,
+    environment,
+    find_runs,
+    folder_fault,
+    read_config,
+    read_run,
+    read_runs,
+    record_end,
+    state_digest,
+)
 
 
 @pytest.fixture
@@ -386,3 +397,47 @@ def test_tensors_lie_in_memory_as_they_like(tmp_path: Path) -> None:
     folder.append_round({"accuracy": np.float32(0.5), "round": np.int64(1)})
     assert torch.equal(load_file(tmp_path / "run" / "checkpoints" / "final.safetensors")["w"], state["w"])
     assert (tmp_path / "run" / "rounds.jsonl").read_text() == '{"accuracy": 0.5, "round": 1}\n'
+
+
+# many runs
+
+
+def some_runs(root: Path) -> None:
+    for name, rounds in (("b", 2), ("a/deep", 1), ("failed", 0)):
+        made = RunFolder(root / name)
+        made.write_config(RunConfig(seed=rounds), device="cpu")
+        for number in range(rounds):
+            barrier = {"accuracy_mean": 0.25, "pairs": 3} if number else None
+            made.append_round(
+                {"round": number, "accuracy": 0.5 + number / 4, "clients": [4, 2][: 2 * number], "barrier": barrier,
+                 "mask": None, "train_loss": None, "failures": []}
+            )  # fmt: skip
+        if not rounds:
+            made.write_failure({"reason": "no such data"})
+        made.close()
+    (root / "b" / "summary.json").write_text("{}")
+
+
+def test_runs_are_found_at_any_depth_once_and_in_order(tmp_path: Path) -> None:
+    some_runs(tmp_path)
+    names = [str(run.path.relative_to(tmp_path.resolve())) for run in find_runs([tmp_path, tmp_path / "b"])]
+    assert names == ["a/deep", "b", "failed"]
+    assert [run.path.name for run in find_runs(tmp_path / "b")] == ["b"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no run folder at or below .*empty"):
+        find_runs(tmp_path / "empty")
+    with pytest.raises(ValueError, match="is not a folder"):
+        find_runs([tmp_path / "b", tmp_path / "none"])
+
+
+def test_a_table_of_runs_has_a_row_a_run_and_round(tmp_path: Path) -> None:
+    some_runs(tmp_path)
+    table = read_runs(tmp_path)
+    assert [Path(run).name for run in table["run"]] == ["deep", "b", "b"]
+    assert table["seed"].tolist() == [1, 2, 2] and table["partition.alpha"].tolist() == [0.3] * 3
+    assert table["round"].tolist() == [0, 0, 1] and table["accuracy"].tolist() == [0.5, 0.5, 0.75]
+    assert table["complete"].tolist() == [False, True, True]
+    assert table["clients"].tolist() == [0, 0, 2] and table["failures"].tolist() == [0, 0, 0]
+    assert table["barrier.accuracy_mean"].isna().tolist() == [True, True, False]
+    assert table["train_loss"].isna().all() and "mask" not in table and "barrier" not in table
+    assert table.groupby("seed")["accuracy"].max().tolist() == [0.5, 0.75]

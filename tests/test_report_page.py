@@ -299,8 +299,12 @@ def test_what_a_run_came_to_is_not_told_before_its_end(sweep: Path) -> None:
 def test_a_run_in_no_mean_says_so(tmp_path: Path) -> None:
     for name in ("first", "second"):
         a_run(tmp_path / name, {})
+    runs = find_runs(tmp_path)
+    said = "in no mean: another run of the same experiment has its seed"
+    entries = run_entries(make_study(runs), runs)
+    assert {entry.name: entry.reason for entry in entries} == {"first": None, "second": said}
     text = written(tmp_path, tmp_path / "page.html")
-    assert text.count("in no mean: another run of the same experiment has its seed") == 1
+    assert text.count(said) == 1
     assert "Not complete, and in no mean" not in text and "Runs of one experiment" in text
 
 

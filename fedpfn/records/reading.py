@@ -66,14 +66,15 @@ def read_run(path: Path | str) -> Run:
 def find_runs(paths: Iterable[Path | str] | Path | str) -> list[Run]:
     """Read every run folder at or below ``paths``, sorted by path, each once.
 
-    A run folder holds ``config.yaml`` and ``rounds.jsonl``. Raises ``ValueError`` for a path that does not exist or
-    has none below it.
+    A run folder holds ``config.yaml`` and ``rounds.jsonl``, or ``failure.json`` where it failed before its first
+    round. Raises ``ValueError`` for a path that does not exist or has none below it.
     """
     found: dict[Path, None] = {}
     for path in [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]:
         if not path.is_dir():
             raise ValueError(f"{path} is not a folder")
-        here = sorted(file.parent.resolve() for file in path.rglob("rounds.jsonl") if is_run(file.parent))
+        files = (file for name in ("rounds.jsonl", "failure.json") for file in path.rglob(name))
+        here = sorted({file.parent.resolve() for file in files if is_run(file.parent)})
         if not here:
             raise ValueError(f"no run folder at or below {path}")
         found |= dict.fromkeys(here)
