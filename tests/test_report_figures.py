@@ -191,10 +191,10 @@ def test_a_null_barrier_is_in_no_mean_and_is_counted(runs: Runs) -> None:
 
 
 def test_rounds_without_a_measurement_are_no_points(runs: Runs) -> None:
-    picture = one(over_rounds(study_of(runs([0.1] * 7, {3: 0.2, 6: 0.1}))))
-    (line,) = picture.figure.axes[1].get_lines()
-    assert line.get_xdata().tolist() == [3, 6]
-    assert picture.figure.axes[1].get_xlim()[0] <= 0
+    picture = one(over_rounds(study_of(runs([nan] * 41, {30: 0.2, 40: 0.1}))))
+    (axes,) = picture.figure.axes
+    assert axes.get_lines()[0].get_xdata().tolist() == [30, 40]
+    assert axes.get_ylabel() == "accuracy barrier" and axes.get_xlim()[0] <= 0
 
 
 def test_without_barriers_there_is_accuracy_alone(runs: Runs) -> None:
@@ -213,6 +213,7 @@ def test_groups_without_a_value_are_named(runs: Runs) -> None:
     assert "No test accuracy is on record of ρ = 0.4." in picture.caption
     assert "No accuracy barrier is on record of ρ = 0.4; ρ = 0.6." in picture.caption
     assert "3 values not finite and left out" in picture.caption
+    assert not {"no runs", "nothing on record"} & texts(picture.figure)
     assert legend(picture.figure)[1] == ["ρ = 0.2", "ρ = 0.6"] and list(lines(picture.figure.axes[1])) == ["ρ = 0.2"]
     assert "No test accuracy is on record of ρ = 0.4." in one(over_bytes(study)).caption
     over = one(over_key(study, "mask.ratio"))
@@ -269,6 +270,8 @@ def test_more_than_six_groups_make_panels_by_alpha(runs: Runs) -> None:
     assert [list(lines(axes)) for axes in picture.figure.axes] == [names] * 6
     assert lines(above[2])["FedPNU, ρ = 0.6"].get_ydata() == pytest.approx([0.1, 0.57])
     assert lines(above[0])["FedAvg"].get_ydata() == pytest.approx([0.1, 0.0005])
+    heights = [axes.get_ylim() for axes in picture.figure.axes]
+    assert len(set(heights[:3])) == len(set(heights[3:])) == 1 and heights[0] != heights[3]
 
 
 def test_where_one_key_is_not_enough_rows_are_a_second_and_the_unmasked_line_stands_in_each(runs: Runs) -> None:
@@ -299,6 +302,24 @@ def test_a_combination_without_runs_says_so(runs: Runs) -> None:
     kept = [g for g in study.groups if not (g.keys["partition.alpha"] == 1 and g.keys["mask.ratio"] in (0.2, None))]
     picture = drawn(over_rounds(Study(study.by, tuple(kept), (), (), {})))[0]
     assert "no runs" in {text.get_text() for text in picture.figure.axes[1].texts}
+
+
+def test_a_panel_of_which_nothing_is_on_record_says_so(runs: Runs) -> None:
+    made = [
+        runs([0.1, 0.2], {1: None if alpha == 0.1 else 0.3}, partition__alpha=alpha, mask__ratio=ratio)
+        for alpha, ratio in product((0.1, 1.0), (0.2, 0.3, 0.4, 0.5))
+    ]
+    axes = one(over_rounds(study_of(*made))).figure.axes
+    assert [[text.get_text() for text in panel.texts] for panel in axes] == [[], [], ["nothing on record"], []]
+
+
+def test_a_line_that_does_not_use_the_panels_key_is_told_from_the_one_that_does() -> None:
+    rows = [{"partition.alpha": alpha, "train.lr": lr} for alpha in (None, 0.1, 0.5) for lr in (0.1, 0.2, 0.3)]
+    (page,) = pages([Line(row, ()) for row in rows])
+    assert (page.column_key, page.columns) == ("partition.alpha", (0.1, 0.5))
+    expected = ["lr = 0.1 (no α)", "lr = 0.2 (no α)", "lr = 0.3 (no α)", "lr = 0.1", "lr = 0.2", "lr = 0.3"]
+    assert [page.label(line) for line in page.panel(None, 0.5)] == expected
+    assert page.repeated() == expected[:3]
 
 
 NAMES = ("partition.alpha", "strategy.name", "mask.ratio", "mask.schedule", "rounds")
@@ -343,6 +364,19 @@ def test_an_algorithm_has_one_colour_on_every_picture(runs: Runs) -> None:
             for axes in picture.figure.axes:
                 for name, line in lines(axes).items():
                     assert same_color(line.get_color(), wanted[name.partition(",")[0]])
+
+
+def test_long_words_stay_on_the_page(runs: Runs) -> None:
+    name = "a_package_with_a_long_name.schedules:of_which_each_has_a_long_name_too_"
+    study = study_of(*[runs([0.1, 0.2], mask__schedule=f"{name}{number}") for number in range(3)])
+    figure = one(over_rounds(study)).figure
+    svg(NamedFigure("", "", figure))
+    (found,) = figure.legends
+    page = figure.bbox
+    for text in (*found.get_texts(), found.get_title()):
+        box = text.get_window_extent()
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+    assert [text.get_text().replace("\n", "")[-1] for text in found.get_texts()] == ["0", "1", "2"]
 
 
 # Over bytes
@@ -407,6 +441,19 @@ def test_one_seed_has_no_bars(runs: Runs) -> None:
     assert legend(picture.figure)[0] == "n = 1 seed, no bar"
 
 
+def test_bars_at_one_value_stand_side_by_side_and_their_data_stay_as_they_are(runs: Runs) -> None:
+    study = three_algorithms(runs, [0.1, 0.5], [0.2], seeds=2)
+    axes = one(over_key(study)).figure.axes[0]
+    drawn_lines = list(lines(axes).values())
+    assert [line.get_xdata().tolist() for line in drawn_lines] == [[0.1, 0.5]] * 3
+    places = [line.get_transform().transform((0.1, 0.0))[0] for line in drawn_lines]
+    assert len({round(place, 3) for place in places}) == 3
+    for container, place in zip(axes.containers, places, strict=True):
+        assert {round(part.get_transform().transform((0.1, 0.0))[0], 6) for part in container.get_children()} == {
+            round(place, 6)
+        }
+
+
 def test_what_does_not_use_the_key_is_a_level_line_with_a_band(runs: Runs) -> None:
     study = study_of(
         *[runs([0.0, 0.5], mask__ratio=ratio) for ratio in (0.2, 0.6)],
@@ -449,6 +496,16 @@ def test_fields_hold_mean_and_deviation_on_one_scale_and_unmasked_runs_a_column(
     assert same_color(between.get_facecolor(), scale((0.5205 - 0.0005) / (0.5705 - 0.0005)))
     assert "mean ± standard deviation, n = 2 seeds" in texts(picture.figure)
     assert {"Dirichlet α", "mask ratio ρ (share of entries frozen)", "final test accuracy"} <= texts(picture.figure)
+
+
+def test_the_scale_reaches_from_the_lowest_to_the_highest_mean(runs: Runs) -> None:
+    values = {(0.1, 0.2): 0.5, (0.1, 0.6): 0.75, (1.0, 0.2): 1.0, (1.0, 0.6): 0.6}
+    made = [runs([0.0, value], partition__alpha=a, mask__ratio=r) for (a, r), value in values.items()]
+    axes = one(heat_maps(study_of(*made), FINAL_ACCURACY)).figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.500", "0.750", "1.000", "0.600"]
+    scale = matplotlib.colormaps["cividis"]
+    for patch, share in zip(axes.patches, (0.0, 0.5, 1.0, 0.2), strict=True):
+        assert same_color(patch.get_facecolor(), scale(share))
 
 
 def test_a_missing_field_is_hatched_and_numbers_of_seeds_stand_in_the_others(runs: Runs) -> None:
@@ -642,7 +699,7 @@ def test_the_schedule_shows_the_entries_that_the_rounds_froze(runs: Runs) -> Non
     above = picture.figure.axes[0].get_lines()[0]
     assert above.get_xdata().tolist() == [1, 2, 3] and above.get_ydata() == pytest.approx(shares)
     assert legend(picture.figure)[1] == ["trained in all steps", "frozen in all steps"]
-    assert "24 of 24 entries, evenly spaced over 2 of 2 tensors" in picture.caption
+    assert "in 3 rounds: 24 of 24 entries, evenly spaced over 2 of 2 tensors" in picture.caption
 
 
 def test_two_phases_are_told_apart(runs: Runs) -> None:
@@ -666,7 +723,7 @@ def test_many_tensors_and_rounds_are_sampled_and_the_caption_says_so(runs: Runs)
     names = [tick.get_text() for tick in picture.figure.axes[1].get_yticklabels()]
     assert (names[0], names[-1], len(names)) == ("layer.0.weight", "layer.99.weight", 24)
     assert names == sorted(names, key=lambda name: int(name.split(".")[1]))
-    assert "first 40 rounds of 60" in picture.caption and "24 of 100 tensors" in picture.caption
+    assert "the first 40 of 60 rounds" in picture.caption and "24 of 100 tensors" in picture.caption
     assert rows_of(picture).shape == (144, 40)
 
 
@@ -713,6 +770,7 @@ def test_of_more_phases_an_entry_is_trained_partly_frozen_or_frozen(runs: Runs) 
     [
         ({"strategy__name": "fedavg"}, [0.0], STATE, "FedAvg trains every entry"),
         ({}, [], STATE, "no round of training is on record"),
+        ({}, [0.4], {"count": torch.tensor(3)}, "the final checkpoint holds no parameters"),
         ({}, [0.4], None, "the final checkpoint cannot be read: "),
         ({}, [0.123], STATE, "round 1 froze 0.123, rebuilt it freezes 0.4"),
         ({"mask__schedule": "nowhere_to_be_found:plan"}, [0.4], STATE, "cannot be asked again: no module named"),

@@ -109,6 +109,7 @@ def test_averages_read_well(mean: float, deviation: float | None, unit: Any, tex
         (0.0, (-0.00001, 0.1), "share", "0.0000 [0.0000, +0.1000]"),
         (2.0, (1.0, 3.0), "rounds", "+2.0 [+1.0, +3.0]"),
         (500.0, (-1_500_000.0, 1_501_000.0), "bytes", "0.00 [−1.50, +1.50] MB"),
+        (-5e6, (-6e6, -4e6), "bytes", "−5.00 [−6.00, −4.00] MB"),
         (0.0, None, "bytes", "0 B"),
     ],
 )
@@ -171,7 +172,14 @@ def test_only_k_of_n_seeds_may_reach_a_target() -> None:
     assert heads(traffic)[2:4] == ["rounds to 0.8 ↓", "bytes to 0.8 ↓"]
     assert [row[2:4] for row in texts(traffic)] == [("1 (2/3)", "4 B (2/3)"), ("– (0/2)", "– (0/2)")]
     assert "(k/n): only k of n seeds reached it or have it; the mean is theirs." in legend(found)
-    assert len(legend(report_of(pair(fedavg=(0.8,), fedpnu=(0.1,))))) == 1
+    assert len(legend(report_of(pair(fedavg=(0.8,), fedpnu=(0.1,), model_name="mlp")))) == 1
+    nobody = report_of(pair(fedavg=(0.2,), fedpnu=(0.1,)), target=0.8)
+    assert [row[2:4] for row in texts(results_tables(nobody)[1])] == [("– (0/1)", "– (0/1)")] * 2
+
+
+def test_a_bracket_in_a_key_is_no_count_of_seeds() -> None:
+    runs = [a_run(mask_include=include) for include in ("layer(1)", "layer(2)")]
+    assert len(legend(report_of(runs))) == 1
 
 
 def test_a_value_that_is_not_finite_is_in_no_mean_and_said() -> None:
@@ -293,7 +301,7 @@ def test_csv_of_a_target_says_which_and_how_many_reached_it() -> None:
 
 def test_csv_of_a_baseline_has_differences_beside_the_means() -> None:
     runs = pair(fedavg=(0.5, 0.75), fedpnu=(0.5, 1.0), partition_alpha=0.5)
-    runs.append(a_run(0.25, strategy_name="fedpnu", partition_alpha=2.0))
+    runs.append(a_run(0.25, strategy_name="fedpnu", partition_alpha=2.0, mask_ratio=0.2))
     plain, compared, alone = rows_of(csv_text(report_of(runs, baseline=BASELINE)))
     parts = ("", "_low", "_high", "_pairs")
     assert compared["baseline"] == "partition.alpha=0.5 strategy.name=fedavg"
@@ -372,11 +380,11 @@ def test_markdown_without_a_baseline_says_nothing_of_differences() -> None:
 
 
 def test_latex_is_balanced_and_escaped() -> None:
-    runs = pair(fedavg=(0.5, 0.5, 0.5), fedpnu=(0.7, 0.71, 0.69), mask_include="a_b%&#{}~^\\$", train_lr=0.2)
+    runs = pair(fedavg=(0.5, 0.5, 0.5), fedpnu=(0.7, 0.71, 0.69), mask_include='a_b%&#{}~^\\$"', train_lr=0.2)
     runs += [a_run(0.4, strategy_name="fedpfn", mask_include="x<y>z|")]
     text = latex_text(report_of(runs, baseline=BASELINE, target=0.6), question="100 %\nof what?")
     assert text.startswith("% needs \\usepackage{booktabs,graphicx}\n% 100 %\n% of what?\n")
-    assert r"a\_b\%\&\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}\$" in text
+    assert r"a\_b\%\&\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}\$''" in text
     assert r"x\textless{}y\textgreater{}z\textbar{}" in text
     assert text.isascii()
     body = re.sub(r"\\[{}]", "", text)
@@ -395,10 +403,24 @@ def test_latex_has_a_caption_with_n_and_rows_of_as_many_cells_as_columns() -> No
     for table in (first, last):
         (sides,) = re.findall(r"\\begin\{tabular\}\{@\{\}([lr]+)@\{\}\}", table)
         rows = re.findall(r"\n(.*) \\\\", table)
+        assert sides == "l" + "r" * (len(sides) - 1)
         assert len(rows) >= 2 and all(row.count("&") == len(sides) - 1 for row in rows)
         assert "fixed: rounds=1" in table
     labels = re.findall(r"\\label\{(.*?)\}", text)
     assert len(set(labels)) == len(labels)
+
+
+def test_latex_splits_what_would_be_too_small_to_read() -> None:
+    runs = [
+        a_run(value + 0.1 * seed, barrier=value, strategy_name=name, seed=seed)
+        for name, values in (("fedavg", (0.5, 0.7)), ("fedpnu", (0.6, 0.3)))
+        for seed, value in enumerate(values)
+    ]
+    text = latex_text(report_of(runs, baseline=BASELINE))
+    captions = re.findall(r"\\caption\{(.*?)\. ", text)
+    parts = ["Accuracy and barriers", "Communication", "Loss and fusion barriers"]
+    changed = [f"{part}: difference to strategy.name=fedavg, paired by seed" for part in parts]
+    assert captions == [*parts, changed[0], f"{changed[0]}, continued", *changed[1:]]
 
 
 def test_latex_prints_in_bold_what_leaves_out_0() -> None:
@@ -418,6 +440,8 @@ def test_a_head_is_no_wider_than_its_cells_or_its_longest_word() -> None:
     table = Table("t", (Column("a", "mean accuracy barrier\u00a0↓"),), ((Cell("0" * 13),),), 0)
     assert head_lines(table, 0) == ["mean accuracy", "barrier\u00a0↓"]
     assert head_lines(replace(table, rows=((Cell("0"),),)), 0) == ["mean", "accuracy", "barrier\u00a0↓"]
+    last = replace(table, columns=(Column("a", "a bb cccccc"),), rows=((Cell("0"),),))
+    assert head_lines(last, 0) == ["a bb", "cccccc"]
     assert head_lines(replace(table, rows=()), 0) == ["mean", "accuracy", "barrier\u00a0↓"]
 
 
@@ -463,6 +487,28 @@ def test_the_terminal_shows_question_tables_and_notes() -> None:
     assert "- final accuracy: mean of the last 5 rounds" in lines and lines[-1].startswith("- fixed: rounds=1")
     text = "\n".join(lines)
     assert "n = 3 seeds" in text and "confidence interval" in text and "Δ bytes up" not in text
+
+
+def test_the_terminal_prints_the_notes() -> None:
+    runs = pair(fedavg=(0.5,), fedpnu=(0.7,))
+    runs.append(a_run(0.9, strategy_name="fedavg", seed=1, partition_alpha=2.0))
+    note = "- partition.alpha differs and was not asked for: its values are kept apart"
+    assert note in printed(report_of(runs, by=["strategy.name"]))
+
+
+def test_better_is_green_and_worse_is_red_in_a_terminal_that_has_colours() -> None:
+    runs = [a_run(0.5, barrier=0.5, strategy_name="fedavg", seed=seed) for seed in range(3)]
+    runs += [
+        a_run(0.5 + gain, barrier=0.5 + gain, strategy_name="fedpnu", seed=seed)
+        for seed, gain in enumerate((0.20, 0.21, 0.19))
+    ]
+    console = Console(width=120, file=io.StringIO(), force_terminal=True, color_system="standard", legacy_windows=False)
+    with console.capture() as capture:
+        print_report(report_of(runs, baseline=BASELINE), console)
+    green, red = (re.findall(rf"\x1b\[{code}m *(\+0\.2000)", capture.get()) for code in (32, 31))
+    assert len(green) == len(red) == 1 and capture.get().index("[32m") < capture.get().index("[31m")
+    assert "Green is better and red is worse" in capture.get()
+    assert "Green" not in "\n".join(printed(report_of(runs, baseline=BASELINE)))
 
 
 def test_without_a_baseline_the_terminal_shows_no_differences() -> None:

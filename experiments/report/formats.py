@@ -27,7 +27,7 @@ _LATEX_WIDTH = 105
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "−": "$-$", "–": "--", "Δ": r"$\Delta$",
+    "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "−": "$-$", "–": "--", "Δ": r"$\Delta$",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "\u00a0": "~",
 }  # fmt: skip
 

@@ -16,9 +16,8 @@ def show_average(mean: float, deviation: float | None, unit: Unit) -> str:
     ('0.9487 ± 0.0123', '12.3 ± 0.2 MB')
     """
     if not deviation:
-        # whole rounds where it is no mean of several that differ
-        digits = 0 if unit == "rounds" and float(mean).is_integer() else None
-        return _written([mean], unit, digits=digits)
+        # seeds that all agree on a round do so on a whole one
+        return _written([mean], unit, digits=0 if unit == "rounds" else None)
     return _written([mean, deviation], unit, "{} ± {}")
 
 

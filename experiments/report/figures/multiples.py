@@ -7,6 +7,7 @@ picture. What a line is in a panel is left to the caller, who draws it and says 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
@@ -126,7 +127,8 @@ def _draw_page(
             quantity.label if page.row_key is None else f"{setting(page.row_key, row)}\n{quantity.label}"
         )
     for column, axes in zip(columns, grid[0], strict=True):
-        axes.set_title(setting(page.column_key, column) if page.column_key else "")
+        letters = int(16 * figure.get_figwidth() / len(columns))
+        axes.set_title(fill(setting(page.column_key, column), letters) if page.column_key else "")
     figure.supxlabel(x_label, fontsize=8)
     if tally.seeds:
         _add_legend(figure, tally, spread)

@@ -30,7 +30,7 @@ MOST_ROUNDS, MOST_TENSORS = 40, 24
 # rows of the picture, shared out over its tensors
 _ROWS = 144
 # entries that are drawn at most; of a large model, fewer rounds are shown
-_BUDGET = 100_000_000
+_BUDGET = 40_000_000
 # what torch's normalisation layers keep beside their parameters
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -57,7 +57,9 @@ def schedule(run: Run) -> Drawn:
     except (OSError, SafetensorError) as error:
         return Skipped(name, f"the final checkpoint cannot be read: {' '.join(str(error).split())}")
     entries = sum(prod(shape) for _, shape in shapes)
-    rounds = min(len(trained), MOST_ROUNDS, max(1, _BUDGET // max(entries, 1)))
+    if not entries:
+        return Skipped(name, "the final checkpoint holds no parameters")
+    rounds = min(len(trained), MOST_ROUNDS, max(1, _BUDGET // entries))
     try:
         plans = _plans(run, [name for name, _ in shapes], rounds)
     # whatever a schedule of the user's own raises today: the run is over and its other pictures are not concerned
@@ -70,16 +72,14 @@ def schedule(run: Run) -> Drawn:
     sample = _sample(shapes)
     states, words = _states(plans, shapes, sample)
     figure = _draw(run, trained, states, words, sample)
-    parts = [f"Entries that the mask schedule {trained[0]['mask']['schedule']} freezes in the first"]
-    parts += [
-        counted([rounds], "round"),
-        "of",
-        f"{len(trained)}:" if rounds < len(trained) else f"{len(trained)} (all):",
-    ]
-    parts += [f"{sum(map(len, sample.values()))} of {entries:,} entries, evenly spaced over {len(sample)} of"]
-    parts += [f"{counted([len(shapes)], 'tensor')}; above, the share of entries frozen, weighted by the phases' local"]
-    parts += [f"steps. One run (n = 1 seed), and by its design the same for all clients: {title_of(run)}."]
-    return [NamedFigure(name, " ".join(parts), figure)]
+    shown = f"the first {rounds} of {len(trained)} rounds" if rounds < len(trained) else counted([rounds], "round")
+    caption = (
+        f"What the mask schedule {trained[0]['mask']['schedule']} freezes in {shown}: "
+        f"{sum(map(len, sample.values()))} of {entries:,} entries, evenly spaced over {len(sample)} of "
+        f"{counted([len(shapes)], 'tensor')}. Above, the share of entries that is frozen, weighted by the phases' "
+        f"local steps. One run (n = 1 seed), the same for all of its clients: {title_of(run)}."
+    )
+    return [NamedFigure(name, caption, figure)]
 
 
 def _shapes(run: Run) -> Shapes:
@@ -127,13 +127,7 @@ def _states(
     """Return (entries, rounds) positions in the list of words that say when an entry is frozen."""
     used = [[phase for phase in plan if phase.share > 0] for plan in plans]
     phases = max(map(len, used))
-    words = (
-        [TRAINED, SECOND, FIRST, FROZEN]
-        if phases == 2
-        else [TRAINED, PARTLY, FROZEN]
-        if phases > 2
-        else [TRAINED, FROZEN]
-    )
+    words = {1: [TRAINED, FROZEN], 2: [TRAINED, SECOND, FIRST, FROZEN]}.get(phases, [TRAINED, PARTLY, FROZEN])
     columns = []
     for plan in used:
         masks = (mask_arrays(phase.mask, shapes) for phase in plan)

@@ -111,10 +111,11 @@ def _draw_points(axes: Axes, found: dict[float, Average], look: Look, label: str
 
 
 def _draw_level(axes: Axes, found: Average, look: Look, values: list[float], label: str) -> None:
-    mean, deviation = found.mean or 0.0, found.deviation or 0.0
-    ends = (values[0], values[-1])
+    ends, mean = (values[0], values[-1]), found.mean or 0.0
     axes.plot(ends, [mean, mean], color=look.colour, linestyle=look.line, label=label)
-    axes.fill_between(ends, mean - deviation, mean + deviation, color=look.colour, alpha=0.12, linewidth=0)
+    if found.deviation is not None:
+        low, high = mean - found.deviation, mean + found.deviation
+        axes.fill_between(ends, low, high, color=look.colour, alpha=0.12, linewidth=0)
 
 
 def _scale(values: list[float]) -> Callable[[Axes], None]:

@@ -138,14 +138,15 @@ def add_legend(figure: Figure, handles: dict[str, Any], title: str | None = None
 
     The figure grows by as much.
     """
-    width = 0.55 + 0.056 * max(map(len, handles))
-    rows = -(-len(handles) // max(1, int(figure.get_figwidth() // width)))
-    columns = -(-len(handles) // rows)
-    figure.set_figheight(figure.get_figheight() + 0.12 + 0.15 * (rows + (title is not None)))
+    labels = [fill(label, int((figure.get_figwidth() - 0.6) / 0.056)) for label in handles]
+    width = 0.55 + 0.056 * max(len(line) for label in labels for line in label.split("\n"))
+    rows = -(-len(labels) // max(1, int(figure.get_figwidth() // width)))
+    columns, tallest = -(-len(labels) // rows), max(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(figure.get_figheight() + 0.12 + 0.15 * (rows * tallest + (title is not None)))
     where: Literal["outside upper center", "outside lower center"] = "outside lower center"
     if above:
         where = "outside upper center"
-    figure.legend(handles.values(), handles.keys(), loc=where, ncols=columns, title=title)
+    figure.legend(handles.values(), labels, loc=where, ncols=columns, title=title)
 
 
 def _number(algorithm: str | None) -> int:
