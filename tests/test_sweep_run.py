@@ -8,8 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from test_federation import config, lines
 from clients.client_app import app as client_app
 from experiments import processes
 from experiments.in_process import InProcessGrid, assume_identity, run_in_process
+from experiments.resources import Resources
 from experiments.simulation import RunFailed
 from experiments.sweep.board import Board, Stopped, Task
 from experiments.sweep.cells import expand
@@ -35,15 +39,16 @@ from experiments.sweep.folders import (
     clear_leftovers,
     record_failure,
 )
-from experiments.sweep.lanes import Share, divide, visible_gpus
+from experiments.sweep.lanes import Lane, NoRuntime, Share, divide, visible_gpus
 from experiments.sweep.runner import run_cells
 from fedpfn.config import ConfigError, RunConfig
 from fedpfn.devices import available_cpus
 from fedpfn.records import RunFolder, read_run, read_runs, record_end
 from strategies.host_app import output_to, serve
-from strategies.mailbox import Errand, Mailbox
+from strategies.mailbox import Errand, Mailbox, Outcome
 
 HERE = Path(__file__).parent
+ONE_ACTOR = Resources(supernodes=1, actors=1, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0)
 
 TOY = """
 question: Does it all hang together?
@@ -517,6 +522,79 @@ def test_output_goes_to_the_log_from_wherever_it_comes_and_back_again(tmp_path: 
     with output_to(tmp_path / "log"):
         pass
     assert (tmp_path / "log").read_text() == "inside\nraw\nchild\n"
+
+
+class FakeRuntime:
+    """Answers each run that is sent with the next of ``outcomes``; counts how often it was started and ended."""
+
+    def __init__(self, root: Path, outcomes: list[Outcome]) -> None:
+        self.root, self.outcomes, self.begun, self.over = root, iter(outcomes), 0, 0
+        self.alive = True
+
+    @contextmanager
+    def simulation(self, *_: Any, **__: Any) -> Iterator[Any]:
+        self.begun += 1
+        home = self.root / f"home{self.begun}"
+        home.mkdir()
+        self.box, self.number = Mailbox(home / "mailbox"), 1
+        yield SimpleNamespace(
+            link=SimpleNamespace(home=SimpleNamespace(root=home)), ended=self.ended, judge=lambda: None
+        )
+        self.over += 1
+
+    def ended(self) -> bool:
+        if self.alive and self.box.take(self.number):
+            self.box.answer(self.number, next(self.outcomes))
+            self.number += 1
+        return not self.alive
+
+
+def tried(lane: Lane, config: RunConfig) -> str | None:
+    try:
+        lane.run(config, lambda: None)
+    except RunFailed as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(("isolated", "starts"), [(False, [1, 1, 1, 1, 2]), (True, [1, 2, 3, 4, 5])])
+def test_a_lane_stays_warm_but_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolated: bool, starts: list[int]
+) -> None:
+    outcomes = [Outcome(), Outcome("no such data", refused=True), Outcome(), Outcome("a\nclient failed"), Outcome()]
+    runtime = FakeRuntime(tmp_path, outcomes)
+    monkeypatch.setattr("experiments.sweep.lanes.simulation", runtime.simulation)
+    (share,) = divide(1, cpus=1, gpus=[])
+    lane = Lane(share, ONE_ACTOR, workdir=tmp_path, isolated=isolated)
+    seen = []
+    for expected in (None, "no such data", None, "a client failed", None):
+        assert tried(lane, config(tmp_path)) == expected
+        seen.append(runtime.begun)
+    assert seen == starts and len(lane.started) == starts[-1]
+    lane.close()
+    lane.close()
+    assert runtime.over == runtime.begun
+
+
+def test_a_lane_whose_runtime_dies_or_cannot_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = FakeRuntime(tmp_path, [])
+    runtime.alive = False
+    monkeypatch.setattr("experiments.sweep.lanes.simulation", runtime.simulation)
+    lane = Lane(Share(1, ()), ONE_ACTOR, workdir=tmp_path)
+    assert tried(lane, config(tmp_path)) == "the runtime ended without a word"
+    assert runtime.over == 1
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RunFailed("the SuperLink did not answer")
+
+    monkeypatch.setattr("experiments.sweep.lanes.simulation", refuse)
+    with pytest.raises(NoRuntime, match="no runtime could be started: the SuperLink did not answer"):
+        lane.run(config(tmp_path), lambda: None)
+    # which stops the sweep, and is no failure of the cell it was for
+    board = a_board(tmp_path)
+    with pytest.raises(NoRuntime):
+        run_cells(board, [lane], out=tmp_path, fail_fast=False)
+    assert not board.failed and len(board.stopped) == 1 and len(board.queued) == 5
 
 
 # the real runtime
