@@ -49,8 +49,8 @@ _UNUSED: tuple[_Rule, ...] = (
 def used_keys(config: RunConfig) -> dict[str, Scalar]:
     """Return the keys, dotted and kebab-case, that the result of ``config`` depends on, with their values.
 
-    A partition scheme of the user's own may read any setting of its table, so that none of them is left out. Raises
-    ``ValueError`` for a model whose import string does not load.
+    A partition scheme of the user's own may read any setting of its table, so that none of them is left out; nor is one
+    of a model that cannot be imported here.
 
     >>> "mask.ratio" in used_keys(RunConfig.parse({"strategy.name": "fedavg"}))
     False
@@ -90,7 +90,10 @@ def _data_lie_in_root(config: RunConfig) -> bool:
 
 
 def _unused_by_model(config: RunConfig) -> list[str]:
-    used = models.used_settings(config.model.name)
+    try:
+        used = models.used_settings(config.model.name)
+    except ValueError:
+        return []
     return [
         name.replace("_", "-")
         for name in ("hidden", "width", "norm", "width_multiplier", "pretrained")

@@ -191,9 +191,10 @@ def test_fed_pnu_across_rounds_has_one_schedule_however_it_is_spelt() -> None:
     assert address(RunConfig.parse({"mask.schedule": "complement"})) != address(RunConfig())
 
 
-def test_a_model_of_ones_own_that_does_not_load_is_a_fault_in_a_line() -> None:
-    with pytest.raises(ValueError, match="no module named 'no_such_module'"):
-        used_keys(RunConfig.parse({"model.name": "no_such_module:net"}))
+def test_of_a_model_that_cannot_be_imported_here_every_setting_is_kept() -> None:
+    """Runs that came from another machine can be reported without its modules."""
+    config = RunConfig.parse({"model.name": "no_such_module:net"})
+    assert {"model.width", "model.norm", "model.pretrained"} <= used_keys(config).keys()
 
 
 # by the bits: a federation of the keys left out has the same records, of the keys kept has others

@@ -537,7 +537,7 @@ def test_faults_of_cells_and_of_exclude_come_together(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_load_is_a_fault_of_its_cells(tmp_path: Path) -> None:
-    (fault,) = faults(tmp_path, "grid: {model.name: [mlp, 'no_such_module:net']}")
+    (fault,) = cell_faults(cells(tmp_path, "grid: {model.name: [mlp, 'no_such_module:net']}"))
     assert fault.startswith("no module named 'no_such_module' for 'no_such_module:net'")
     assert fault.endswith("(model=no_such_module-net_seed=0)")
 
