@@ -22,6 +22,9 @@ from test_federation import config, lines
 from clients.client_app import app as client_app
 from experiments import processes
 from experiments.in_process import InProcessGrid, assume_identity, run_in_process
+from experiments.report.formats import csv_text
+from experiments.report.study import make_study
+from experiments.report.tables import make_report
 from experiments.resources import Resources
 from experiments.simulation import RunFailed
 from experiments.sweep.board import Board, Stopped, Task
@@ -43,7 +46,7 @@ from experiments.sweep.lanes import Lane, NoRuntime, Share, divide, visible_gpus
 from experiments.sweep.runner import run_cells
 from fedpfn.config import ConfigError, RunConfig
 from fedpfn.devices import available_cpus
-from fedpfn.records import RunFolder, read_run, read_runs, record_end
+from fedpfn.records import RunFolder, find_runs, read_run, read_runs, record_end
 from strategies.host_app import output_to, serve
 from strategies.mailbox import Errand, Mailbox, Outcome
 
@@ -90,6 +93,10 @@ def table(out: Path) -> str:
     frame = read_runs(out)
     timeless = [name for name in frame if name not in {"run", "output.dir"} and not name.startswith("seconds")]
     return frame[timeless].to_csv()
+
+
+def report_csv(out: Path) -> str:
+    return csv_text(make_report(make_study(find_runs(out)), target=0.5, baseline={"strategy.name": "fedavg"}))
 
 
 # what a sweep leaves behind
@@ -236,6 +243,7 @@ def test_a_sweep_cut_off_anywhere_ends_as_one_left_alone(tmp_path: Path, monkeyp
     assert toy_sweep(tmp_path, console=console)
     assert "1 cut off" in said(console)
     assert table(tmp_path / "out") == table(tmp_path / "whole")
+    assert report_csv(tmp_path / "out") == report_csv(tmp_path / "whole")
     events = [json.loads(line)["event"] for line in (tmp_path / "out" / "sweep.jsonl").open()]
     assert events.count("resumed") == 4 and events.count("done") == 6
 
@@ -653,5 +661,6 @@ def test_a_sweep_killed_twice_ends_as_one_left_alone_and_its_jobs_share_nothing(
             output, _ = sweeping.communicate(timeout=240)
             assert sweeping.returncode == 0, output
     assert table(tmp_path / "out") == table(tmp_path / "whole")
+    assert report_csv(tmp_path / "out") == report_csv(tmp_path / "whole")
     events = [json.loads(line)["event"] for line in (tmp_path / "out" / "sweep.jsonl").open()]
     assert events.count("done") == 6 and "resumed" in events
