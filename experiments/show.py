@@ -1,5 +1,6 @@
 """A run as a person reads it: the rounds as a table, the figures of its summary, one picture."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -32,7 +33,7 @@ def rounds_table(run: Run, *, every: int = 1) -> Table:
     last = len(run.rounds) - 1
     for number, record in enumerate(run.rounds):
         if number % every == 0 or number == last:
-            table.add_row(*_cells(record))
+            table.add_row(*round_cells(record))
     return table
 
 
@@ -89,7 +90,8 @@ def human_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _cells(record: dict[str, Any]) -> list[str]:
+def round_cells(record: Mapping[str, Any]) -> list[str]:
+    """Return a round as the columns of ``rounds_table``."""
     barrier, fusion, mask = record["barrier"] or {}, record["fusion"] or {}, record["mask"] or {}
     return [
         str(record["round"]),

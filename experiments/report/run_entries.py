@@ -13,7 +13,7 @@ from experiments.report.log_text import LogText, clean, read_log, without_secret
 from experiments.report.measures import final_accuracy, mean_accuracy_barrier
 from experiments.report.study import Group, Study, show_value
 from experiments.report.tables import Cell, Column, Table
-from experiments.show import human_bytes, number
+from experiments.show import human_bytes, number, round_cells
 from fedpfn.config import RunConfig
 from fedpfn.identity import used_keys
 from fedpfn.keys import Scalar, key_specs
@@ -150,17 +150,4 @@ def _lines(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def _round_cells(record: Mapping[str, Any]) -> list[str]:
-    barrier, fusion, mask = record["barrier"] or {}, record["fusion"] or {}, record["mask"] or {}
-    return [
-        str(record["round"]),
-        number(record["accuracy"]),
-        number(record["loss"]),
-        number(record["train_loss"]),
-        str(len(record["clients"]) or "–"),
-        f"{mask['frozen']:.0%}" if mask else "–",
-        number(barrier.get("accuracy_mean")),
-        number(barrier.get("accuracy_max")),
-        number(fusion.get("accuracy")),
-        human_bytes(record["bytes_up"]) if record["bytes_up"] else "–",
-        human_bytes(record["bytes_down"]) if record["bytes_down"] else "–",
-    ]
+    return [*round_cells(record), human_bytes(record["bytes_down"]) if record["bytes_down"] else "–"]
