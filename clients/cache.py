@@ -1,11 +1,12 @@
 """Per-process cache of what every client of a run needs: the only module-level state of the project.
 
 A Ray actor loads this module once and lives for the whole run, so that data set, partition and model are made once per
-process and not once per message.
+process and not once per message, and a round's masks once per process and not once per client.
 """
 
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,30 +18,59 @@ from fedpfn import imports, models
 from fedpfn.config import RunConfig
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
+from fedpfn.freezing import BitMask
+from fedpfn.lmc.batch_norm import has_batch_norm
+from fedpfn.masks import build_mask, union
+from fedpfn.packing import Positions
+from fedpfn.params import State, float_buffers, trainable
+from fedpfn.schedules import Plan
 from fedpfn.seeding import numpy_generator
 
 _benches: dict[RunConfig, "Workbench"] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Workbench:
     """A process's data on its device, the client's indices into it, and one model that clients take turns with.
 
-    ``as_built`` is the model's whole state dict as the seed made it: what does not travel (integer buffers, parameters
-    that need no gradient) is put back to it before each client.
+    ``state`` are the model's live tensors that travel. ``as_built`` is the rest of its state dict as the seed made it
+    (integer buffers, parameters that need no gradient), which is put back before each client. ``least`` is the number
+    of examples that a batch must have.
     """
 
     train: Examples
     parts: list[NDArray[np.int64]]
     model: nn.Module
+    state: State
     as_built: dict[str, Tensor]
+    least: int
     device: torch.device
+
+
+@dataclass(frozen=True)
+class PlanMasks:
+    """A round plan made ready for a model: a mask a phase, and which entries travel back."""
+
+    phases: tuple[BitMask | None, ...]
+    active: Positions
+
+
+@lru_cache(maxsize=2)
+def plan_masks(bench: Workbench, plan: Plan) -> PlanMasks:
+    """Return the masks of ``plan`` for the bench's model, made at the first call of a round in this process."""
+    parameters = trainable(bench.model)
+    masks = [build_mask(phase.mask, parameters) for phase in plan]
+    phases = tuple(
+        None if phase.mask is None else BitMask.of(mask, parameters) for phase, mask in zip(plan, masks, strict=True)
+    )
+    return PlanMasks(phases, Positions.where(union(masks)))
 
 
 def workbench(config: RunConfig) -> Workbench:
     """Return the bench for ``config``, made at the first call in this process. A process keeps one bench."""
     if config not in _benches:
         _benches.clear()
+        plan_masks.cache_clear()
         _benches[config] = _make(config)
     return _benches[config]
 
@@ -61,4 +91,6 @@ def _make(config: RunConfig) -> Workbench:
     model = models.build(
         input_shape=dataset.input_shape, num_classes=dataset.num_classes, seed=config.seed, **asdict(config.model)
     ).to(device)
-    return Workbench(train, parts, model, deepcopy(model.state_dict()), device)
+    state = trainable(model) | float_buffers(model)
+    as_built = {name: deepcopy(value) for name, value in model.state_dict().items() if name not in state}
+    return Workbench(train, parts, model, state, as_built, 2 if has_batch_norm(model) else 1, device)

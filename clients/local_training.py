@@ -13,15 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clients.cache import Workbench, workbench
+from clients.cache import PlanMasks, Workbench, plan_masks, workbench
 from fedpfn.answers import Failure, Update
 from fedpfn.config import RunConfig
-from fedpfn.lmc.batch_norm import has_batch_norm
-from fedpfn.masks import Mask, build_mask, union
-from fedpfn.params import State, pack, read_state, trainable, write_state
+from fedpfn.examples import Examples
+from fedpfn.packing import pack
+from fedpfn.params import State, write_tensors
 from fedpfn.schedules import Plan, phase_steps
 from fedpfn.seeding import numpy_generator, torch_seed
 from fedpfn.training import batch_order, count_steps, make_optimizer, train
+
+# 256 MiB of float32
+_DECODED_ENTRIES = 2**26
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def train_cohort(
             bench = workbench(config)
             device = str(bench.device)
             state = {name: tensor.to(bench.device) for name, tensor in arrays.items()}
-            masks = [build_mask(phase.mask, trainable(bench.model)) for phase in plan]
+            masks = plan_masks(bench, plan)
         except Exception as error:
             return CohortResult([], [_failure(client, stage, error) for client in clients], device)
         for client in clients:
@@ -63,27 +66,27 @@ def train_client(
     server_round: int,
     client: int,
     plan: Plan,
-    masks: list[Mask],
+    masks: PlanMasks,
     state: State,
 ) -> Update:
     """Train one client from ``state`` through the phases of ``plan`` and pack what it trained."""
     started = time.perf_counter()
     settings = config.train
     examples = bench.train.take(bench.parts[client])
-    least = 2 if has_batch_norm(bench.model) else 1
     steps = count_steps(
-        len(examples), batch_size=settings.batch_size, epochs=settings.epochs, steps=settings.steps, least=least
+        len(examples), batch_size=settings.batch_size, epochs=settings.epochs, steps=settings.steps, least=bench.least
     )
     generator = numpy_generator(config.seed, "batches", server_round, client)
-    batches = batch_order(len(examples), settings.batch_size, generator, least=least)
-    bench.model.load_state_dict(bench.as_built)
-    write_state(bench.model, state)
+    batches = batch_order(len(examples), settings.batch_size, generator, least=bench.least)
+    if bench.as_built:
+        bench.model.load_state_dict(bench.as_built, strict=False)
+    write_tensors(bench.state, state)
     with torch_seed(config.seed, "dropout", server_round, client):
         trained = train(
             bench.model,
-            examples,
+            _decoded(examples, drawn=steps * settings.batch_size),
             batches,
-            list(zip(masks, phase_steps(tuple(phase.share for phase in plan), steps), strict=True)),
+            list(zip(masks.phases, phase_steps(tuple(phase.share for phase in plan), steps), strict=True)),
             optimizer=make_optimizer(
                 settings.optimizer,
                 lr=settings.lr * settings.lr_decay ** (server_round - 1),
@@ -94,9 +97,15 @@ def train_client(
             proximal_mu=settings.proximal_mu,
             clip_norm=settings.clip_norm,
         )
-    packed = {dtype: entries.cpu() for dtype, entries in pack(read_state(bench.model), union(masks)).items()}
+    packed = {dtype: entries.cpu() for dtype, entries in pack(bench.state, masks.active).items()}
     seconds = time.perf_counter() - started
     return Update(client, packed, len(examples), trained.steps, trained.loss, seconds)
+
+
+def _decoded(examples: Examples, *, drawn: int) -> Examples:
+    """Return the examples decoded at once where each will be seen and they fit; else batches are, one by one."""
+    small = examples.inputs.numel() <= _DECODED_ENTRIES
+    return examples.decoded() if small and drawn >= len(examples) else examples
 
 
 @contextmanager

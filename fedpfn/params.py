@@ -1,8 +1,8 @@
-"""Arithmetic on a model's state as a dict of named tensors, and how a state is packed for the wire.
+"""Arithmetic on a model's state as a dict of named tensors.
 
 A state holds what federation moves: trainable parameters and floating-point buffers (BatchNorm's running statistics),
 in the model's own order. Integer buffers (counters) and parameters with ``requires_grad=False`` stay as built: the
-first are never averaged, the second never change.
+first are never averaged, the second never change. How a state is packed for the wire is said in ``packing``.
 """
 
 import math
@@ -32,11 +32,15 @@ def read_state(model: nn.Module) -> State:
 
 def write_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy ``state`` into the model. Raises ``ValueError`` where names or shapes are not the model's."""
-    own = trainable(model) | float_buffers(model)
+    write_tensors(trainable(model) | float_buffers(model), state)
+
+
+@torch.no_grad()
+def write_tensors(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy ``state`` into a model's live tensors. Raises ``ValueError`` where names or shapes are not theirs."""
     require_fit(own, state)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+    for name, tensor in own.items():
+        tensor.copy_(state[name])
 
 
 def require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
@@ -82,50 +86,6 @@ def mean_state(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] 
     return {name: weighted_mean([state[name] for state in states], weights) for name in states[0]}
 
 
-def pack(state: Mapping[str, Tensor], active: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the active entries as one vector a dtype, in the order of ``state``; names without a mask are whole.
-
-    >>> state = {"w": torch.tensor([1.0, 2.0, 3.0]), "mean": torch.tensor([4.0])}
-    >>> pack(state, {"w": torch.tensor([True, False, True])})
-    {'float32': tensor([1., 3., 4.])}
-    """
-    parts: dict[str, list[Tensor]] = {}
-    for name, tensor in state.items():
-        entries = tensor[active[name]] if name in active else tensor.flatten()
-        parts.setdefault(_dtype_name(tensor), []).append(entries)
-    return {dtype: torch.cat(entries) for dtype, entries in parts.items()}
-
-
-def unpack(packed: Mapping[str, Tensor], active: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> State:
-    """Return the inverse of ``pack``: ``base`` with its active entries replaced, its inactive ones to the bit.
-
-    Raises ``ValueError`` if the vectors' lengths are not those of the active entries.
-    """
-    state: State = {}
-    taken = dict.fromkeys(packed, 0)
-    for name, tensor in base.items():
-        dtype = _dtype_name(tensor)
-        size = int(active[name].sum()) if name in active else tensor.numel()
-        start = taken.get(dtype, 0)
-        entries = packed[dtype][start : start + size] if dtype in packed else tensor.new_empty(0)
-        if entries.numel() != size:
-            raise ValueError(f"packed entries end before {name!r}: the two ends disagree on the mask or the model")
-        if dtype in taken:
-            taken[dtype] = start + size
-        if name in active:
-            state[name] = tensor.clone().masked_scatter_(active[name], entries)
-        else:
-            state[name] = entries.view(tensor.shape).clone()
-    for dtype, size in taken.items():
-        if packed[dtype].numel() != size:
-            raise ValueError(f"{packed[dtype].numel() - size} packed {dtype} entries are left over")
-    return state
-
-
 def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
     """Return the name of the first tensor that holds NaN or infinity, or None."""
     return next((name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())), None)
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

@@ -21,7 +21,8 @@ from flwr.serverapp.strategy import Strategy
 from fedpfn.answers import Failure
 from fedpfn.keys import Scalar
 from fedpfn.masks import Mask, build_mask, union
-from fedpfn.params import State, unpack, weighted_mean
+from fedpfn.packing import Positions, pack, unpack
+from fedpfn.params import State, weighted_mean
 from fedpfn.records import Checkpoint
 from fedpfn.schedules import UNMASKED, Plan, encode_plan
 from strategies.cohorts import (
@@ -33,7 +34,7 @@ from strategies.cohorts import (
     to_record,
     train_messages,
 )
-from strategies.server_optimizers import ServerOptimizer, pin_frozen
+from strategies.server_optimizers import ServerOptimizer
 
 # in a checkpoint: the digest of the plans that its rounds were trained by
 PLANS = "plans"
@@ -59,6 +60,7 @@ class TrainRound:
     plan: Plan
     before: State
     active: Mask
+    positions: Positions
     clients: list[int]
     cohorts: dict[int, list[int]]
     sent_at: float
@@ -69,7 +71,7 @@ class TrainRound:
 
     def client_states(self) -> list[State]:
         """Return every client's whole model: its active entries on top of the state before the round."""
-        return [unpack(_on(update.packed, self.before), self.active, self.before) for update in self.answers.updates]
+        return [unpack(_on(update.packed, self.before), self.positions, self.before) for update in self.answers.updates]
 
 
 class FedAvg(Strategy):
@@ -142,11 +144,13 @@ class FedAvg(Strategy):
         nodes = _wait_for_nodes(grid)
         cohorts = dict(zip(nodes, assign(clients, self.sizes, nodes=len(nodes)), strict=False))
         size = record_bytes(arrays)
+        active = union([build_mask(phase.mask, parameters) for phase in plan])
         self.round = TrainRound(
             server_round,
             plan,
             before,
-            active=union([build_mask(phase.mask, parameters) for phase in plan]),
+            active=active,
+            positions=Positions.where(active),
             clients=clients,
             cohorts=cohorts,
             sent_at=time.perf_counter(),
@@ -177,13 +181,14 @@ class FedAvg(Strategy):
             dtype: weighted_mean([update.packed[dtype].to(self.device) for update in updates], weights)
             for dtype in updates[0].packed
         }
-        mean = unpack(mean_packed, this.active, this.before)
+        mean = unpack(mean_packed, this.positions, this.before)
         after = mean | self.server_optimizer(
             server_round,
             {name: this.before[name] for name in self.parameters},
             {name: mean[name] for name in self.parameters},
         )
-        arrays = to_record(pin_frozen(after, this.before, this.active))
+        # a server optimiser with momentum moves frozen entries too: only active ones are taken over
+        arrays = to_record(unpack(pack(after, this.positions), this.positions, this.before))
         this.seconds["aggregate"] = time.perf_counter() - received
         loss = sum(u.loss * u.examples for u in updates) / sum(weights)
         return arrays, MetricRecord({"train-loss": loss, "num-clients": len(updates)})

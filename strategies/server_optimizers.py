@@ -84,14 +84,6 @@ def make_server_optimizer(name: str, *, lr: float | None, momentum: float, beta2
     return ServerOptimizer(optimizer)
 
 
-def pin_frozen(state: Mapping[str, Tensor], before: Mapping[str, Tensor], active: Mapping[str, Tensor]) -> State:
-    """Return ``state`` with every entry that is not active as it was ``before``, to the bit."""
-    return {
-        name: torch.where(active[name], tensor, before[name]) if name in active else tensor
-        for name, tensor in state.items()
-    }
-
-
 def _only_reply(mean: State) -> Message:
     # one example, so that its weight in Flower's average is exactly 1
     content = RecordDict({"arrays": to_record(mean), "metrics": MetricRecord({"num-examples": 1})})

@@ -1,4 +1,4 @@
-"""The local training kernel: the plain reference loop that clients and the laboratory share.
+"""The local training kernel that clients and the laboratory share: one model, one batch at a time.
 
 One call trains a model in place for the phases of a round plan. In a phase with mask m a step is
 w <- w - eta (m * g), g the optimiser's update direction on the batch loss plus FedProx's mu/2 |w - w_0|^2.
@@ -9,7 +9,6 @@ those that thaw, must not act across it.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -18,11 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
-from fedpfn.freezing import Freeze
+from fedpfn.freezing import BitMask, Freeze
 from fedpfn.losses import batch_loss
 from fedpfn.params import first_non_finite, trainable
-
-MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
+from fedpfn.training.optimizers import MakeOptimizer, fuse, leaves_still_entries
 
 
 class NonFiniteError(FloatingPointError):
@@ -37,70 +35,48 @@ class Trained:
     steps: int
 
 
-def make_optimizer(
-    name: str, *, lr: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
-) -> MakeOptimizer:
-    """Return a function from parameters to the optimiser ``name``: sgd, adam or adamw."""
-    makers: dict[str, MakeOptimizer] = {
-        "sgd": partial(torch.optim.SGD, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay),
-        "adam": partial(torch.optim.Adam, lr=lr, weight_decay=weight_decay),
-        "adamw": partial(torch.optim.AdamW, lr=lr, weight_decay=weight_decay),
-    }
-    return makers[name]
-
-
-def count_steps(num_examples: int, *, batch_size: int, epochs: int, steps: int = 0, least: int = 1) -> int:
-    """Return the number of local steps: ``steps`` where above 0, else ``epochs`` times the batches of an epoch."""
-    return steps or epochs * _batches_per_epoch(num_examples, batch_size, least)
-
-
-def batch_order(
-    num_examples: int, batch_size: int, generator: np.random.Generator, *, least: int = 1
-) -> Iterator[NDArray[np.int64]]:
-    """Yield the index batches of endless epochs, each epoch a fresh permutation.
-
-    The last batch of an epoch is short, and left out if it has fewer than ``least`` examples (BatchNorm needs 2).
-    Raises ``ValueError`` if there is no batch at all.
-    """
-    per_epoch = _batches_per_epoch(num_examples, batch_size, least)
-    while True:
-        order = generator.permutation(num_examples)
-        for number in range(per_epoch):
-            yield order[number * batch_size : (number + 1) * batch_size]
-
-
 def train(
     model: nn.Module,
     examples: Examples,
     batches: Iterator[NDArray[np.int64]],
-    phases: Sequence[tuple[Mapping[str, Tensor] | None, int]],
+    phases: Sequence[tuple[Mapping[str, Tensor] | BitMask | None, int]],
     *,
     optimizer: MakeOptimizer,
     proximal_mu: float = 0.0,
     clip_norm: float = 0.0,
     lr_factor: Callable[[int], float] | None = None,
+    plain: bool = False,
 ) -> Trained:
     """Train ``model`` in place for ``phases``, pairs (mask or None, number of steps), on the loss of its labels.
 
     ``lr_factor(step)``, steps counted from 0 over all phases, multiplies the optimiser's own learning rate.
     ``clip_norm`` above 0 bounds the norm of the gradient after masking, so that frozen entries do not shrink the step.
+    ``plain`` takes PyTorch's optimiser as it is and every precaution at every step; without it the optimiser's step is
+    one fused pass where PyTorch has one, which rounds otherwise in the last digit.
     Raises ``NonFiniteError``, naming the step, if a loss or at the end a weight is not finite.
     """
     parameters = trainable(model)
     start = {name: parameter.detach().clone() for name, parameter in parameters.items()} if proximal_mu else {}
     losses: list[Tensor] = []
-    sizes: list[int] = []
     model.train()
+    # fused steps refuse sparse gradients
+    plain = plain or any(getattr(module, "sparse", False) for module in model.modules())
+    order, ends = _in_one(batches, sum(steps for _, steps in phases), examples.device)
     for mask, steps in phases:
         freeze = Freeze(parameters, mask)
         stepper = optimizer(list(parameters.values()))
+        if not plain:
+            fuse(stepper)
+        restore_each_step = plain or not leaves_still_entries(stepper)
         own_rates = [group["lr"] for group in stepper.param_groups]
-        for indices in islice(batches, steps):
+        for _ in range(steps):
+            number = len(losses)
             if lr_factor is not None:
                 for group, rate in zip(stepper.param_groups, own_rates, strict=True):
-                    group["lr"] = rate * lr_factor(len(losses))
-            inputs, labels = examples.batch(torch.from_numpy(indices).to(examples.device))
-            stepper.zero_grad(set_to_none=True)
+                    group["lr"] = rate * lr_factor(number)
+            inputs, labels = examples.batch(order[ends[number] : ends[number + 1]])
+            for parameter in parameters.values():
+                parameter.grad = None
             loss = batch_loss(model(inputs), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             if proximal_mu:
@@ -109,10 +85,22 @@ def train(
             if clip_norm:
                 torch.nn.utils.clip_grad_norm_(parameters.values(), clip_norm)
             stepper.step()
-            freeze.restore()
+            if restore_each_step:
+                freeze.restore()
             losses.append(loss.detach())
-            sizes.append(len(labels))
-    return Trained(_mean_loss(losses, sizes, parameters), len(losses))
+        freeze.restore()
+    return Trained(_mean_loss(losses, np.diff(ends), parameters), len(losses))
+
+
+def _in_one(batches: Iterator[NDArray[np.int64]], steps: int, device: torch.device) -> tuple[Tensor, NDArray[np.int64]]:
+    """Return the indices of all steps in one tensor on ``device``, and where each step's end (steps + 1, from 0).
+
+    One transfer for all of them: a GPU would wait for one at every step.
+    """
+    indices = list(islice(batches, steps))
+    ends = np.cumsum([0, *(len(batch) for batch in indices)])
+    joined = np.concatenate(indices) if indices else np.zeros(0, dtype=np.int64)
+    return torch.from_numpy(joined).to(device), ends
 
 
 def _add_proximal_gradient(parameters: Mapping[str, Tensor], start: Mapping[str, Tensor], mu: float) -> None:
@@ -122,7 +110,7 @@ def _add_proximal_gradient(parameters: Mapping[str, Tensor], start: Mapping[str,
                 parameter.grad.add_(parameter - start[name], alpha=mu)
 
 
-def _mean_loss(losses: Sequence[Tensor], sizes: Sequence[int], parameters: Mapping[str, Tensor]) -> float:
+def _mean_loss(losses: Sequence[Tensor], sizes: NDArray[np.int64], parameters: Mapping[str, Tensor]) -> float:
     # one transfer at the end instead of one a step, which would stall a GPU
     values = torch.stack(list(losses)).double().cpu() if losses else torch.zeros(0, dtype=torch.float64)
     bad = (~torch.isfinite(values)).nonzero()
@@ -132,20 +120,5 @@ def _mean_loss(losses: Sequence[Tensor], sizes: Sequence[int], parameters: Mappi
         )
     if (name := first_non_finite(parameters)) is not None:
         raise NonFiniteError(f"{name} is not finite after local step {len(values)} of {len(values)}")
-    weights = torch.tensor(sizes, dtype=torch.float64)
+    weights = torch.from_numpy(sizes.astype(np.float64))
     return float((values * weights).sum() / weights.sum()) if len(values) else math.nan
-
-
-def _batches_per_epoch(num_examples: int, batch_size: int, least: int) -> int:
-    full, rest = divmod(num_examples, batch_size)
-    batches = full * (batch_size >= least) + (rest >= least and rest > 0)
-    if batches == 0:
-        raise ValueError(
-            f"{num_examples} examples in batches of {batch_size} give no batch of at least {least}"
-            + (
-                "; BatchNorm cannot train on one example: raise partition.min-size or train.batch-size"
-                if least > 1
-                else ""
-            )
-        )
-    return batches

@@ -1,0 +1,92 @@
+"""How a state travels: its active entries as one vector a dtype, and back on top of the state they belong to.
+
+The entries are named by their positions, found once a round for all clients: taking by position runs at the speed of
+memory, choosing by a random boolean mask took 10 to 20 times as long.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedpfn.params import State
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where the active entries lie in each flattened tensor, ascending; None where all of them are active.
+
+    A tensor that is not named is active as a whole.
+    """
+
+    of: dict[str, Tensor | None]
+
+    @classmethod
+    def where(cls, active: Mapping[str, Tensor]) -> "Positions":
+        """Return the positions of the True entries of ``active``, boolean tensors by name."""
+        return cls(
+            {name: None if bool(mask.all()) else mask.flatten().nonzero().flatten() for name, mask in active.items()}
+        )
+
+    def count(self, name: str, tensor: Tensor) -> int:
+        """Return how many entries of ``tensor``, called ``name``, are active."""
+        positions = self.of.get(name)
+        return tensor.numel() if positions is None else positions.numel()
+
+
+def pack(state: Mapping[str, Tensor], active: Positions) -> dict[str, Tensor]:
+    """Return the active entries as one new vector a dtype, in the order of ``state``.
+
+    >>> state = {"w": torch.tensor([1.0, 2.0, 3.0]), "mean": torch.tensor([4.0])}
+    >>> pack(state, Positions.where({"w": torch.tensor([True, False, True])}))
+    {'float32': tensor([1., 3., 4.])}
+    """
+    names: dict[torch.dtype, list[str]] = {}
+    for name, tensor in state.items():
+        names.setdefault(tensor.dtype, []).append(name)
+    packed = {}
+    for dtype, members in names.items():
+        sizes = [active.count(name, state[name]) for name in members]
+        vector = torch.empty(sum(sizes), dtype=dtype, device=state[members[0]].device)
+        for name, part in zip(members, torch.split(vector, sizes), strict=True):
+            positions, entries = active.of.get(name), state[name].detach().reshape(-1)
+            if positions is None:
+                part.copy_(entries)
+            else:
+                torch.index_select(entries, 0, positions, out=part)
+        packed[_name(dtype)] = vector
+    return packed
+
+
+def unpack(packed: Mapping[str, Tensor], active: Positions, base: Mapping[str, Tensor]) -> State:
+    """Return the inverse of ``pack``: ``base`` with its active entries replaced, its inactive ones to the bit.
+
+    Raises ``ValueError`` if the vectors' lengths are not those of the active entries.
+    """
+    state: State = {}
+    taken = dict.fromkeys(packed, 0)
+    for name, tensor in base.items():
+        dtype, size = _name(tensor.dtype), active.count(name, tensor)
+        start = taken.get(dtype, 0)
+        entries = packed[dtype][start : start + size] if dtype in packed else tensor.new_empty(0)
+        if entries.numel() != size:
+            raise ValueError(f"packed entries end before {name!r}: the two ends disagree on the mask or the model")
+        if dtype in taken:
+            taken[dtype] = start + size
+        positions = active.of.get(name)
+        if positions is None:
+            state[name] = entries.clone().view(tensor.shape)
+        else:
+            flat = tensor.detach().flatten()
+            # flatten copies only what is not one run of memory
+            flat = flat.clone() if flat.data_ptr() == tensor.data_ptr() else flat
+            state[name] = flat.scatter_(0, positions, entries).view(tensor.shape)
+    for dtype, size in taken.items():
+        if packed[dtype].numel() != size:
+            raise ValueError(f"{packed[dtype].numel() - size} packed {dtype} entries are left over")
+    return state
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,41 @@
+"""Which examples a local step takes, and how many steps a client takes: numbers and a generator in, indices out."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def count_steps(num_examples: int, *, batch_size: int, epochs: int, steps: int = 0, least: int = 1) -> int:
+    """Return the number of local steps: ``steps`` where above 0, else ``epochs`` times the batches of an epoch."""
+    return steps or epochs * _batches_per_epoch(num_examples, batch_size, least)
+
+
+def batch_order(
+    num_examples: int, batch_size: int, generator: np.random.Generator, *, least: int = 1
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the index batches of endless epochs, each epoch a fresh permutation.
+
+    The last batch of an epoch is short, and left out if it has fewer than ``least`` examples (BatchNorm needs 2).
+    Raises ``ValueError`` if there is no batch at all.
+    """
+    per_epoch = _batches_per_epoch(num_examples, batch_size, least)
+    while True:
+        order = generator.permutation(num_examples)
+        for number in range(per_epoch):
+            yield order[number * batch_size : (number + 1) * batch_size]
+
+
+def _batches_per_epoch(num_examples: int, batch_size: int, least: int) -> int:
+    full, rest = divmod(num_examples, batch_size)
+    batches = full * (batch_size >= least) + (rest >= least and rest > 0)
+    if batches == 0:
+        raise ValueError(
+            f"{num_examples} examples in batches of {batch_size} give no batch of at least {least}"
+            + (
+                "; BatchNorm cannot train on one example: raise partition.min-size or train.batch-size"
+                if least > 1
+                else ""
+            )
+        )
+    return batches
