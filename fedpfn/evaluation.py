@@ -35,7 +35,6 @@ def evaluate(
     """
     if state is not None:
         require_fit(trainable(model) | float_buffers(model), state)
-    classes = not is_regression(examples.labels)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=examples.device)
@@ -44,13 +43,26 @@ def evaluate(
         for start in range(0, len(examples), batch_size):
             inputs, labels = examples.batch(slice(start, start + batch_size))
             logits = model(inputs) if state is None else functional_call(model, dict(state), (inputs,))
-            loss += batch_loss(logits.double(), labels, reduction="sum")
-            if classes:
-                right += (logits.argmax(dim=1) == labels).sum()
+            batch_sum, batch_right = score(logits, labels)
+            loss += batch_sum
+            right += batch_right
     finally:
         for module, mode in modes:
             module.training = mode
+    return mean_of(loss.item(), int(right.item()), examples)
+
+
+def score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a batch's summed loss (float64) and number of right answers (int64, 0 in a regression), on its device."""
+    loss = batch_loss(logits.double(), labels, reduction="sum")
+    if is_regression(labels):
+        return loss, torch.zeros((), dtype=torch.int64, device=labels.device)
+    return loss, (logits.argmax(dim=1) == labels).sum()
+
+
+def mean_of(loss: float, right: int, examples: Examples) -> Evaluation:
+    """Return the evaluation that the sums of ``score`` over all batches of ``examples`` amount to."""
     total = len(examples)
     if total == 0:
         return Evaluation(math.nan, math.nan, 0)
-    return Evaluation(loss.item() / total, right.item() / total if classes else math.nan, total)
+    return Evaluation(loss / total, math.nan if is_regression(examples.labels) else right / total, total)

@@ -20,6 +20,7 @@ from fedpfn.params import State
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Thing = TypeVar("Thing")
 
 
 class ModelPool:
@@ -31,23 +32,30 @@ class ModelPool:
     def __init__(self, model: nn.Module, *, workers: int) -> None:
         on_cpu = next(model.parameters()).device.type == "cpu"
         self.workers = workers if on_cpu else 1
-        self._model, self._local = model, threading.local()
+        self._local, self._numbers = threading.local(), list(range(self.workers))
         torch.set_num_threads(1)
         self._executor = None
         if self.workers > 1:
-            # made here and not by the workers, which may start late: a copy of a model that is just being called with
-            # other tensors would lack its own
-            self._copies = [deepcopy(model) for _ in range(self.workers)]
             self._executor = ThreadPoolExecutor(self.workers, initializer=self._equip)
+        self._own_model = self.replicate(model)
 
     @property
     def model(self) -> nn.Module:
         """The calling worker's own copy of the model."""
-        return getattr(self._local, "model", self._model)
+        return self._own_model()
+
+    def replicate(self, thing: Thing) -> Callable[[], Thing]:
+        """Return a function that gives each worker its own copy of ``thing``; the calling thread ``thing`` itself.
+
+        The copies are made here and not by the workers, which may start late: a copy of a model that is just being
+        called with other tensors would lack its own.
+        """
+        copies = [] if self._executor is None else [deepcopy(thing) for _ in range(self.workers)]
+        return lambda: copies[self._local.number] if hasattr(self._local, "number") else thing
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Return ``function`` of every item, in the order of the items; the first error is raised."""
-        inside = hasattr(self._local, "model")
+        inside = hasattr(self._local, "number")
         if self._executor is None or inside:
             return [function(item) for item in items]
         return list(self._executor.map(function, items))
@@ -74,4 +82,4 @@ class ModelPool:
 
     def _equip(self) -> None:
         torch.set_num_threads(1)
-        self._local.model = self._copies.pop()
+        self._local.number = self._numbers.pop()

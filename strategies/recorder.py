@@ -22,7 +22,7 @@ from fedpfn.config import RunConfig
 from fedpfn.devices import available_cpus
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
-from fedpfn.lmc import InputBatches, PairwiseBarriers, fusion_barrier, measure_pairs, repair_for
+from fedpfn.lmc import InputBatches, PairwiseBarriers, fusion_barrier, measure_paths, repair_for
 from fedpfn.lmc.layerwise import LayerCosines, layer_cosines
 from fedpfn.masks import build_mask, frozen_share
 from fedpfn.parallel import ModelPool
@@ -60,12 +60,14 @@ class Recorder:
         self.wire_bytes = 0
         self.devices: list[str] = []
         self.started, self.seconds_before = time.perf_counter(), 0.0
+        self.ended = self.started
         split = test if config.barrier.split == "test" else train
         chosen = _sample(len(split), config.barrier.max_examples, config.seed, "barrier")
         self.measured_on = split.take(chosen).decoded()
         again = train.take(_sample(len(train), config.barrier.max_examples, config.seed, "batch-norm"))
         self.pool = ModelPool(model, workers=available_cpus())
-        self.repair = repair_for(config.barrier.batch_norm, lambda: self.pool.model, InputBatches(again))
+        self.batches = InputBatches(again)
+        self.repair = repair_for(config.barrier.batch_norm, lambda: self.pool.model, self.batches)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on after the checkpoint, with the lines of its rounds on record and the model in its state."""
@@ -87,6 +89,7 @@ class Recorder:
         """
         if self.rounds_done and server_round == 0:
             log(INFO, "Resumed: Flower counts rounds anew, add %d for the run's own number", self.rounds_done)
+            self.ended = time.perf_counter()
             return None
         server_round += self.rounds_done
         started = time.perf_counter()
@@ -95,7 +98,13 @@ class Recorder:
         record: dict[str, Any] = {"round": server_round, "accuracy": found.accuracy, "loss": found.loss}
         evaluated = time.perf_counter()
         record |= self._initial() if server_round == 0 else self._trained(server_round)
-        record["seconds"] |= {"evaluate": evaluated - started, "barrier": time.perf_counter() - evaluated}
+        measured = time.perf_counter()
+        record["seconds"] |= {
+            "evaluate": evaluated - started,
+            "barrier": measured - evaluated,
+            # all that is not measuring and recording: what a federation without a record would take
+            "round": started - self.ended if server_round else 0.0,
+        }
         self.folder.append_round(record)
         self.rounds.append(record)
         if self.tracker is not None:
@@ -105,6 +114,7 @@ class Recorder:
         every = self.config.output.checkpoint_every
         if server_round and every and server_round % every == 0:
             self._save_checkpoint(server_round)
+        self.ended = time.perf_counter()
         return MetricRecord({"accuracy": found.accuracy, "loss": found.loss})
 
     def save_final(self) -> None:
@@ -174,14 +184,15 @@ class Recorder:
             return None, None
         states = this.client_states()
         ends = self.pool.map(self._measure, states)
-        found = measure_pairs(
+        found = measure_paths(
+            self.pool,
             states,
-            self._measure,
+            self.measured_on,
             points=settings.points,
             pairs=self._pairs(this.server_round, len(ids)),
-            repair=self.repair,
             ends=ends,
-            run_all=self.pool.map,
+            batch_norm=settings.batch_norm,
+            batches=self.batches,
         )
         merged = mean_state(states)
         fused = self._measure(merged if self.repair is None else self.repair(merged, states[0]))

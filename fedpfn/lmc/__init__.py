@@ -17,6 +17,7 @@ from fedpfn.lmc.checkpoints import read_checkpoints, write_checkpoint
 from fedpfn.lmc.cold_fusion import ColdFusion, Task, cold_fusion, probe
 from fedpfn.lmc.fine_tuning import TrainingRecipe, fine_tune
 from fedpfn.lmc.pairwise import InputBatches, pairwise_barriers
+from fedpfn.lmc.path_evaluation import measure_paths
 from fedpfn.lmc.plane import Landscape, Plane, landscape, plane_through
 from fedpfn.lmc.polynomials import polynomial_examples
 from fedpfn.lmc.siblings import METHODS, Siblings, mask_recipe, prune, semi_train, train_siblings
@@ -44,6 +45,7 @@ __all__ = [
     "loss_barrier",
     "mask_recipe",
     "measure_pairs",
+    "measure_paths",
     "pairwise_barriers",
     "plane_through",
     "polynomial_examples",

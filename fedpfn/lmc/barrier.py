@@ -144,7 +144,12 @@ def measure_pairs(
         i, j = pair
         return _curve(states[i], states[j], known[i], known[j], evaluate, alphas, repair)
 
-    curves = list(run_all(measure, pairs))
+    return barriers_of(pairs, alphas, list(run_all(measure, pairs)))
+
+
+def barriers_of(pairs: Sequence[Pair], alphas: Floats, curves: Sequence[Curves]) -> PairwiseBarriers:
+    """Return the barriers that the ``curves`` of ``pairs`` have, each over the grid ``alphas``."""
+    points = len(alphas)
     return PairwiseBarriers(
         pairs=np.array(pairs, dtype=np.int64).reshape(-1, 2),
         alphas=alphas,
@@ -168,5 +173,9 @@ def _curve(
     for alpha in alphas[1:-1]:
         mixed = lerp(first, second, float(alpha))
         inner.append(evaluate(mixed if repair is None else repair(mixed, first)))
-    path = [at_second, *inner, at_first]
+    return curve_of(alphas, [at_second, *inner, at_first])
+
+
+def curve_of(alphas: Floats, path: Sequence[Evaluation]) -> Curves:
+    """Return the curves of the evaluations along one path: the second model's, the inner points', the first's."""
     return Curves(alphas, np.array([e.loss for e in path]), np.array([e.accuracy for e in path]))

@@ -1,7 +1,7 @@
 """Barriers between any models of one architecture, on given examples: the call for people.
 
-What is measured is defined in ``barrier``, what BatchNorm needs on a path in ``batch_norm``; here a model, states and
-examples are put together and the pairs are spread over CPU cores.
+What is measured is defined in ``barrier``, what BatchNorm needs on a path in ``batch_norm``, how it is measured fast in
+``path_evaluation``; here a model, states and examples are put together and the pairs are spread over CPU cores.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fedpfn.devices import available_cpus
-from fedpfn.evaluation import Evaluation, evaluate
+from fedpfn.evaluation import Evaluation
 from fedpfn.examples import Examples
-from fedpfn.lmc.barrier import Pair, PairwiseBarriers, measure_pairs
-from fedpfn.lmc.batch_norm import repair_for
+from fedpfn.lmc.barrier import Pair, PairwiseBarriers
+from fedpfn.lmc.path_evaluation import measure_paths
 from fedpfn.parallel import ModelPool
 
 
@@ -30,12 +30,15 @@ def pairwise_barriers(
     batch_norm: str = "average",
     training: Examples | None = None,
     workers: int | None = None,
+    plain: bool = False,
 ) -> PairwiseBarriers:
     """Measure loss and accuracy barriers between all ``states`` of ``model``, or the ``pairs`` of their positions.
 
     Path w(alpha) = alpha w1 + (1 - alpha) w2 on ``points`` equally spaced values, each end evaluated once (arXiv
     2402.01342, eq. 1 and 2). ``batch_norm="reset"`` re-estimates running statistics at every inner point from the
-    inputs of ``training``. ``workers`` CPU threads, all cores by default, change the time and not the result.
+    inputs of ``training``. ``workers`` CPU threads, all cores by default, change the time and not the result. ``plain``
+    evaluates the whole model at every point, the reference that the faster way (``path_evaluation``) agrees with up to
+    rounding.
     Raises ``ValueError`` for states that are not the model's, and for a reset without ``training``.
 
     >>> from fedpfn.models import build
@@ -51,17 +54,18 @@ def pairwise_barriers(
         raise ValueError("batch_norm='reset' re-estimates running statistics on training data: pass training=")
     batches = () if training is None else InputBatches(training)
     threads = torch.get_num_threads()
-    decoded = examples.decoded()
     with closing(ModelPool(model, workers=workers or available_cpus())) as pool:
         try:
-            return measure_pairs(
+            return measure_paths(
+                pool,
                 states,
-                lambda state: evaluate(pool.model, decoded, state=state),
+                examples,
                 points=points,
                 pairs=pairs,
                 ends=ends,
-                repair=repair_for(batch_norm, lambda: pool.model, batches),
-                run_all=pool.map,
+                batch_norm=batch_norm,
+                batches=batches,
+                plain=plain,
             )
         finally:
             torch.set_num_threads(threads)

@@ -1,0 +1,278 @@
+"""The first weighted layer of a model, and the model cut behind it.
+
+A linear or convolutional layer that reads the input itself computes on a path w(alpha) = alpha w1 + (1 - alpha) w2
+
+    layer(x; w(alpha)) = alpha layer(x; w1) + (1 - alpha) layer(x; w2),
+
+its bias included: two products give that layer's output at every point. Here the layer is found by a dry run, and the
+model is cut in two: the layer, and the rest, in which a stand-in returns the product it was handed. Whoever has no
+such layer is not cut, and a cut that does not give the model's own logits is not made. Which products are needed on
+which path is left to ``path_evaluation``.
+"""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fedpfn.evaluation import score
+from fedpfn.lmc.layerwise.modes import evaluating
+from fedpfn.params import State, float_buffers, lerp
+
+# exactly these: a subclass may compute anything
+LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Result = TypeVar("Result")
+PROBE_EXAMPLES = 4
+PROBE_ALPHA = 0.375
+# of the largest logit: float32 rounding of a deep network lies well below, a wrong cut far above
+TOLERANCE = 1e-5
+
+
+class ReachedError(Exception):
+    """Ends a forward pass where the first layer would run, with what enters it."""
+
+    def __init__(self, entering: Tensor) -> None:
+        super().__init__("the first layer is reached")
+        self.entering = entering
+
+
+class StandIn(nn.Module):
+    """In the first layer's place: returns, once, what it was handed; with nothing in hand it ends the pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handed: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.handed is None:
+            raise ReachedError(input)
+        handed, self.handed = self.handed, None
+        return handed
+
+
+@dataclass(frozen=True)
+class SplitModel:
+    """A model in evaluation mode, cut behind its first layer ``name``; copies of its own, as calls swap their tensors.
+
+    ``own`` are the names of the layer's tensors in the model. ``fan_in`` is the number of products summed up in an
+    entry of the layer's output, ``product_bytes`` the size of that output an example, ``widest_bytes`` that of the
+    largest output of any module. ``channels_last`` lays images and filters out pixel by pixel: faster on CPUs.
+    """
+
+    name: str
+    layer: nn.Module
+    rest: nn.Module
+    stand_in: StandIn
+    own: frozenset[str]
+    fan_in: int
+    product_bytes: int
+    widest_bytes: int
+    channels_last: bool = False
+
+    def entering(self, inputs: Tensor) -> Tensor:
+        """Return what enters the first layer on a batch of the model's ``inputs``."""
+        self.stand_in.handed = None
+        try:
+            self.rest(inputs)
+        except ReachedError as reached:
+            return self._laid_out(reached.entering)
+        raise RuntimeError(f"the model did not call its first layer {self.name!r}, as it did before")
+
+    def product(self, state: Mapping[str, Tensor], entering: Tensor) -> Tensor:
+        """Return the first layer's output at the weights of ``state``."""
+        tensors = {name.rpartition(".")[2]: state[name] for name in self.own if name in state}
+        output: Tensor = functional_call(self.layer, tensors, (entering,))
+        return output
+
+    def remaining(self, state: Mapping[str, Tensor]) -> State:
+        """Return ``state`` without the first layer's tensors."""
+        return {name: self._laid_out(tensor) for name, tensor in state.items() if name not in self.own}
+
+    def logits(self, remaining: State, product: Tensor, inputs: Tensor) -> Tensor:
+        """Return the model's logits at the ``remaining`` state and a first layer's output, which it may overwrite."""
+        self.stand_in.handed = product
+        try:
+            output: Tensor = functional_call(self.rest, remaining, (inputs,))
+        except ReachedError:
+            raise RuntimeError(f"the model called its first layer {self.name!r} twice, and once before") from None
+        finally:
+            unused, self.stand_in.handed = self.stand_in.handed is not None, None
+        if unused:
+            raise RuntimeError(f"the model did not call its first layer {self.name!r}, as it did before")
+        return output
+
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        images = self.channels_last and tensor.dim() == 4
+        return tensor.contiguous(memory_format=torch.channels_last) if images else tensor
+
+    def stacked_scores(
+        self, remaining: State, products: Tensor, inputs: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``score`` of several models at once, (models,) each.
+
+        ``products`` and the entries of ``remaining`` have a leading axis of models.
+        """
+
+        def one(state: State, product: Tensor) -> tuple[Tensor, Tensor]:
+            return score(self.logits(state, product, inputs), labels)
+
+        scores: tuple[Tensor, Tensor] = vmap(one)(remaining, products)
+        return scores
+
+
+@torch.no_grad()
+def split_model(
+    model: nn.Module, inputs: Tensor, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
+) -> SplitModel | None:
+    """Return ``model`` cut behind its first layer, or None where that cannot be done; the model is not changed.
+
+    ``inputs`` are decoded and need only be a few, of which the first ones are looked at; ``first`` and ``second`` are
+    two states of the model. The layer is the first ``nn.Linear`` or ``nn.Conv1d/2d/3d`` (no subclass, no hooks) that
+    is called, if it is called once, shares no parameter, and reads what depends on no tensor of a state. On the path
+    between the two states the cut model has to give the model's own logits; a model whose ``forward`` reads the
+    layer's weight, for one, does not.
+
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> state = dict(net.state_dict())
+    >>> cut = split_model(net, torch.ones(2, 3), state, state)
+    >>> cut.name, sorted(cut.own), cut.fan_in, cut.product_bytes
+    ('0', ['0.bias', '0.weight'], 3, 16)
+    """
+    few = inputs[:PROBE_EXAMPLES]
+    cut = _without_errors(lambda: _cut(model, few))
+    if cut is None:
+        return None
+    # a model that counts on the usual layout, as in x.view(len(x), -1), is run in that one
+    layouts = (True, False) if _likes_channels_last(cut, few) else (False,)
+    for laid_out in (replace(cut, channels_last=last) for last in layouts):
+        if _without_errors(partial(_is_faithful, laid_out, model, few, first, second)):
+            return laid_out
+    return None
+
+
+@torch.no_grad()
+def takes_stacks(
+    split: SplitModel, inputs: Tensor, labels: Tensor, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
+) -> bool:
+    """Tell whether ``vmap`` can run the rest of the model, and gives the scores of one by one on a few examples."""
+    inputs, labels = inputs[:PROBE_EXAMPLES], labels[:PROBE_EXAMPLES]
+    entering = split.entering(inputs)
+    products = [split.product(state, entering) for state in (first, second)]
+    states = [split.remaining(state) for state in (first, second)]
+    expected = [
+        score(split.logits(state, product.clone(), inputs), labels)[0]
+        for state, product in zip(states, products, strict=True)
+    ]
+    stack = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+    found = _without_errors(lambda: split.stacked_scores(stack, torch.stack(products), inputs, labels)[0])
+    return found is not None and torch.allclose(found, torch.stack(expected), rtol=TOLERANCE)
+
+
+def _without_errors(step: Callable[[], Result]) -> Result | None:
+    """Return what ``step`` returns, or None where it raises.
+
+    A model that cannot be copied, called, cut or stacked is measured as it is, and a fault of its own shows there.
+    """
+    try:
+        return step()
+    except Exception:
+        return None
+
+
+def _likes_channels_last(cut: SplitModel, inputs: Tensor) -> bool:
+    return isinstance(cut.layer, nn.Conv2d) and inputs.device.type == "cpu" and inputs.dtype == torch.float32
+
+
+@dataclass
+class _Look:
+    """What one forward pass showed: the calls of layers, in order, and the largest output."""
+
+    calls: list[tuple[str, bool]]  # name, and whether what enters depends on a parameter
+    outputs: dict[str, int]  # bytes of each module's output
+
+
+def _cut(model: nn.Module, inputs: Tensor) -> SplitModel | None:
+    look = _look(deepcopy(model), inputs)
+    if not look.calls:
+        return None
+    name, depends = look.calls[0]
+    layer = model.get_submodule(name)
+    if depends or [called for called, _ in look.calls].count(name) > 1 or not _stands_alone(model, name):
+        return None
+    rest = deepcopy(model).eval()
+    stand_in = StandIn()
+    parent, _, leaf = name.rpartition(".")
+    if name:
+        setattr(rest.get_submodule(parent), leaf, stand_in)
+    else:
+        rest = stand_in
+    return SplitModel(
+        name=name,
+        layer=deepcopy(layer).eval(),
+        rest=rest,
+        stand_in=stand_in,
+        own=frozenset(f"{name}.{own}".lstrip(".") for own, _ in layer.named_parameters()),
+        fan_in=layer.weight[0].numel(),  # type: ignore[index]
+        product_bytes=-(-look.outputs[name] // len(inputs)),
+        widest_bytes=-(-max(look.outputs.values()) // len(inputs)),
+    )
+
+
+@torch.enable_grad()
+def _look(scratch: nn.Module, inputs: Tensor) -> _Look:
+    """Run ``scratch`` once and note what is called with what; gradients are asked of all parameters, to see where."""
+    seen = _Look([], {})
+    for parameter in scratch.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+
+    def watch(name: str, module: nn.Module) -> None:
+        def start(_: nn.Module, args: Any, kwargs: Any) -> None:
+            seen.calls.append((name, (*args, *kwargs.values())[0].requires_grad))
+
+        def stop(_: nn.Module, args: Any, output: Any) -> None:
+            seen.outputs[name] = output.nbytes if isinstance(output, Tensor) else 0
+
+        if type(module) in LINEAR:
+            module.register_forward_pre_hook(start, with_kwargs=True)
+        module.register_forward_hook(stop)
+
+    for name, module in scratch.named_modules():
+        watch(name, module)
+    with evaluating(scratch):
+        scratch(inputs)
+    return seen
+
+
+def _stands_alone(model: nn.Module, name: str) -> bool:
+    layer = model.get_submodule(name)
+    if layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__:
+        return False
+    own = {id(parameter) for parameter in layer.parameters()}
+    return sum(id(other) in own for _, other in model.named_parameters(remove_duplicate=False)) == len(own)
+
+
+def _is_faithful(
+    cut: SplitModel, model: nn.Module, inputs: Tensor, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
+) -> bool:
+    entering = cut.entering(inputs)
+    # parameters are seen to by autograd; running statistics and the like are not
+    shifted = {name: buffer + 1 for name, buffer in float_buffers(cut.rest).items()}
+    try:
+        functional_call(cut.rest, shifted, (inputs,))
+        return False
+    except ReachedError as reached:
+        if not torch.equal(reached.entering, entering):
+            return False
+    mixed = lerp(first, second, PROBE_ALPHA)
+    product = torch.lerp(cut.product(second, entering), cut.product(first, entering), PROBE_ALPHA)
+    found = cut.logits(cut.remaining(mixed), product, inputs)
+    whole = deepcopy(model).eval()
+    # in two parts, since chunks must not matter: a norm over the batch, for one, is not the same in another batch
+    expected = torch.cat([functional_call(whole, mixed, (part,)) for part in inputs.chunk(2)])
+    error = (found - expected).abs().max()
+    return found.shape == expected.shape and bool(error <= TOLERANCE * expected.abs().max())

@@ -1,0 +1,269 @@
+"""Barriers of many pairs, with the first layer of each model run once an example instead of once a point and pair.
+
+At every inner point of a path the first layer's output is an interpolation of the two ends' (``first_layer``): K models
+need K products, where plain evaluation computes one at each inner point of each pair. What is measured is defined in
+``barrier``, and its ``measure_pairs`` stays the reference and the way for a model that cannot be cut, a cut that does
+not pay, a model whose products overflow, and BatchNorm's ``reset``.
+
+Examples are taken in chunks that fit a cache, as many chunks at once as the products of all models fit a budget. Chunks
+do not depend on the number of workers, and sums run over them in order, in float64.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from fedpfn.evaluation import Evaluation, evaluate, mean_of, score
+from fedpfn.examples import Examples
+from fedpfn.lmc.barrier import (
+    Curves,
+    Floats,
+    Pair,
+    PairwiseBarriers,
+    Repair,
+    barriers_of,
+    curve_of,
+    grid,
+    measure_pairs,
+)
+from fedpfn.lmc.batch_norm import repair_for
+from fedpfn.lmc.first_layer import PROBE_EXAMPLES, SplitModel, split_model, takes_stacks
+from fedpfn.parallel import ModelPool
+from fedpfn.params import State, float_buffers, lerp, require_fit, trainable
+
+BUDGET = 256 * 1024**2  # bytes of products held at once, and of a stack of models on a GPU
+CHUNK = 2 * 1024**2  # bytes of the largest feature map of a chunk of examples on a CPU: what stays in its caches
+FEWEST, MOST = 16, 1000  # examples of a chunk
+# products that interpolating an entry is reckoned at, on the careful side: on a CPU a Linear of fan-in 4 and 200 units
+# took 1.3 to 1.6 times as long as the interpolation of its output
+INTERPOLATION = 4
+LIVE = 4  # largest feature maps alive at once in a forward pass without gradients
+
+
+def measure_paths(
+    pool: ModelPool,
+    states: Sequence[Mapping[str, Tensor]],
+    examples: Examples,
+    *,
+    points: int = 25,
+    pairs: Sequence[Pair] | None = None,
+    ends: Sequence[Evaluation] | None = None,
+    batch_norm: str = "average",
+    batches: Iterable[Tensor] = (),
+    plain: bool = False,
+    stacked: bool | None = None,
+    budget: int = BUDGET,
+) -> PairwiseBarriers:
+    """Measure what ``measure_pairs`` measures for the pool's model, up to rounding, in less time.
+
+    Only states in ``pairs`` are read, and of ``ends`` only theirs. ``batch_norm`` and ``batches`` are those of
+    ``repair_for``. ``plain`` asks for the reference itself. ``stacked`` runs several points of a path in one call by
+    ``vmap``, where the model can be run so; by default on a GPU. ``budget`` is in bytes. Raises ``ValueError`` for a
+    state that is not the model's.
+    """
+    examples, alphas = examples.decoded(), grid(points)
+    pairs = list(combinations(range(len(states)), 2)) if pairs is None else [(int(i), int(j)) for i, j in pairs]
+    used = sorted({model for pair in pairs for model in pair})
+    own = trainable(pool.model) | float_buffers(pool.model)
+    for model in used:
+        require_fit(own, states[model])
+
+    def measure(state: Mapping[str, Tensor]) -> Evaluation:
+        return evaluate(pool.model, examples, state=state)
+
+    if ends is None:
+        known = dict(zip(used, pool.map(measure, [states[model] for model in used]), strict=True))
+        ends = [known.get(model, Evaluation(float("nan"), float("nan"), 0)) for model in range(len(states))]
+    repair = repair_for(batch_norm, lambda: pool.model, batches)
+
+    def measure_plainly(some: Sequence[Pair]) -> PairwiseBarriers:
+        return measure_pairs(states, measure, points=points, pairs=some, repair=repair, ends=ends, run_all=pool.map)
+
+    inner, resets = alphas[1:-1], repair is not None and batch_norm != "none"
+    split = None
+    if pairs and len(examples) and not plain and not resets:
+        (i, j), few = pairs[0], examples.span(0, PROBE_EXAMPLES)
+        split = split_model(pool.model, few.inputs, states[i], states[j])
+    if split is None or not pays(split, models=len(used), paths=len(pairs), inner=len(inner)):
+        return measure_plainly(pairs)
+    sizes = _sizes(split, examples, states[i], stacked, models=len(used), budget=budget)
+    if sizes.stack and not takes_stacks(split, few.inputs, few.labels, states[i], states[j]):
+        sizes = replace(sizes, stack=0)
+    chosen = {model: states[model] for model in used}
+    loss, right, overflown = _sums(pool, split, chosen, pairs, examples, inner, repair, sizes)
+
+    left = [pair for pair in pairs if overflown & set(pair)]
+    again = measure_plainly(left)
+    curves = dict(zip(left, map(partial(Curves, alphas), again.loss, again.accuracy), strict=True))
+    for row, (i, j) in enumerate(pairs):
+        if (i, j) not in curves:
+            sums = zip(loss[row].tolist(), right[row].tolist(), strict=True)
+            path = [ends[j], *(mean_of(total, hits, examples) for total, hits in sums), ends[i]]
+            curves[i, j] = curve_of(alphas, path)
+    return barriers_of(pairs, alphas, [curves[pair] for pair in pairs])
+
+
+def pays(split: SplitModel, *, models: int, paths: int, inner: int) -> bool:
+    """Tell whether products of ``models`` and an interpolation a point cost less than a first layer a point.
+
+    Counted in products an entry of the layer's output: K f + 4 P n < P n f, for K models, fan-in f, and P paths of n
+    inner points.
+    """
+    layers = paths * inner
+    return models * split.fan_in + INTERPOLATION * layers < layers * split.fan_in
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Examples of a chunk, examples held at once (whole chunks), points run at once; 0 is one after the other."""
+
+    chunk: int
+    block: int
+    stack: int
+
+
+def _sizes(
+    split: SplitModel,
+    examples: Examples,
+    state: Mapping[str, Tensor],
+    stacked: bool | None,
+    *,
+    models: int,
+    budget: int,
+) -> _Sizes:
+    on_gpu = examples.device.type == "cuda"
+    held = max(1, budget // (models * split.product_bytes))
+    chunk = min(held, MOST if on_gpu else max(FEWEST, min(MOST, CHUNK // split.widest_bytes)))
+    point = sum(tensor.nbytes for tensor in state.values()) + LIVE * split.widest_bytes * chunk
+    stacks = on_gpu if stacked is None else stacked
+    return _Sizes(chunk, held // chunk * chunk, max(1, budget // point) if stacks else 0)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A chunk of examples, and what enters the first layer on it."""
+
+    inputs: Tensor
+    labels: Tensor
+    entering: Tensor
+
+
+@dataclass(frozen=True)
+class _Path:
+    """The inner points between two models: their states without the first layer's tensors."""
+
+    first: State
+    second: State
+    inner: Floats
+    repair: Repair | None
+
+    def at(self, alpha: float) -> State:
+        return self._repaired(lerp(self.first, self.second, alpha))
+
+    def stack(self, alphas: Tensor) -> State:
+        """Return the states at several points, along a new leading axis."""
+        mixed = {name: _lerp_stack(self.second[name], tensor, alphas) for name, tensor in self.first.items()}
+        # what a repair puts in is one for all points
+        return {
+            name: tensor if tensor is mixed[name] else tensor.expand(len(alphas), *tensor.shape)
+            for name, tensor in self._repaired(mixed).items()
+        }
+
+    def _repaired(self, mixed: State) -> State:
+        return mixed if self.repair is None else self.repair(mixed, self.first)
+
+
+@torch.no_grad()
+def _sums(
+    pool: ModelPool,
+    split: SplitModel,
+    states: Mapping[int, Mapping[str, Tensor]],
+    pairs: Sequence[Pair],
+    examples: Examples,
+    inner: Floats,
+    repair: Repair | None,
+    sizes: _Sizes,
+) -> tuple[Tensor, Tensor, set[int]]:
+    """Return the sums of ``score`` over the examples, (pairs, inner points) each, and whose products overflow.
+
+    What overflows at an end may not between the ends: on the paths of such a model the sums are not complete.
+    """
+    splits = pool.replicate(split)
+    remaining = {model: split.remaining(state) for model, state in states.items()}
+    paths = [_Path(remaining[i], remaining[j], inner, repair) for i, j in pairs]
+    loss = torch.zeros((len(pairs), len(inner)), dtype=torch.float64, device=examples.device)
+    right = torch.zeros((len(pairs), len(inner)), dtype=torch.int64, device=examples.device)
+    overflown: set[int] = set()
+
+    def add(block: Examples) -> None:
+        batches = list(_batches(split, block, sizes.chunk))
+        found = pool.map(partial(_products, splits, batches), states.values())
+        products = dict(zip(states, found, strict=True))
+        overflown.update(model for model, own in products.items() if not all(map(_is_finite, own)))
+        work = [
+            (path, products[i], products[j], loss[row], right[row])
+            for row, (path, (i, j)) in enumerate(zip(paths, pairs, strict=True))
+            if not overflown & {i, j}
+        ]
+        pool.map(partial(_add_path, splits, batches, sizes.stack), work)
+
+    # a call a block, so that the products of one are gone before those of the next are there
+    for start in range(0, len(examples), sizes.block):
+        add(examples.span(start, start + sizes.block))
+    return loss, right, overflown
+
+
+def _batches(split: SplitModel, examples: Examples, chunk: int) -> Iterator[_Batch]:
+    for start in range(0, len(examples), chunk):
+        inputs, labels = examples.batch(slice(start, start + chunk))
+        yield _Batch(inputs, labels, split.entering(inputs))
+
+
+@torch.no_grad()
+def _products(splits: Callable[[], SplitModel], batches: Sequence[_Batch], state: Mapping[str, Tensor]) -> list[Tensor]:
+    split = splits()
+    return [split.product(state, batch.entering) for batch in batches]
+
+
+@torch.no_grad()
+def _add_path(
+    splits: Callable[[], SplitModel],
+    batches: Sequence[_Batch],
+    stack: int,
+    work: tuple[_Path, Sequence[Tensor], Sequence[Tensor], Tensor, Tensor],
+) -> None:
+    """Add the scores of ``batches`` at a path's inner points to its ``loss`` and ``right``, (inner points,) each."""
+    split = splits()
+    path, first, second, loss, right = work
+    if not stack:
+        for at, alpha in enumerate(path.inner.tolist()):
+            state = path.at(alpha)
+            for batch, one, other in zip(batches, first, second, strict=True):
+                # a tensor of its own: what comes next may write into it
+                scores = score(split.logits(state, torch.lerp(other, one, alpha), batch.inputs), batch.labels)
+                loss[at] += scores[0]
+                right[at] += scores[1]
+        return
+    for at in range(0, len(path.inner), stack):
+        some = slice(at, at + stack)
+        alphas = torch.as_tensor(path.inner[some], device=loss.device)
+        stacked = path.stack(alphas)
+        for batch, one, other in zip(batches, first, second, strict=True):
+            products = _lerp_stack(other, one, alphas)
+            losses, hits = split.stacked_scores(stacked, products, batch.inputs, batch.labels)
+            loss[some] += losses
+            right[some] += hits
+
+
+def _lerp_stack(second: Tensor, first: Tensor, alphas: Tensor) -> Tensor:
+    """Return alpha x1 + (1 - alpha) x2 for every alpha, along a new leading axis."""
+    weights = alphas.to(first.dtype).view(-1, *[1] * first.dim())
+    return torch.lerp(second[None], first[None], weights)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
