@@ -90,7 +90,8 @@ def _make(config: RunConfig) -> Workbench:
     train = Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
     model = models.build(
         input_shape=dataset.input_shape, num_classes=dataset.num_classes, seed=config.seed, **asdict(config.model)
-    ).to(device)
+    )
+    model = models.lay_out(model.to(device))
     state = trainable(model) | float_buffers(model)
     as_built = {name: deepcopy(value) for name, value in model.state_dict().items() if name not in state}
     return Workbench(train, parts, model, state, as_built, 2 if has_batch_norm(model) else 1, device)

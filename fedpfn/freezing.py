@@ -33,8 +33,11 @@ class BitMask:
         words = {}
         for name, parameter in parameters.items():
             if not bool(mask[name].all()):
-                # -1 is all ones
-                words[name] = mask[name].to(_INTEGERS[parameter.element_size()]).neg_()
+                # -1 is all ones; laid out as the parameter is, channels last or not
+                words[name] = torch.empty_like(
+                    parameter, dtype=_INTEGERS[parameter.element_size()], requires_grad=False
+                )
+                words[name].copy_(mask[name]).neg_()
         return cls(words)
 
 
