@@ -5,13 +5,15 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from experiments.cli import app, main
-from fedpfn.records import read_run
+from fedpfn.records import read_run, state_digest
 
 COMMAND = [sys.executable, "-c", "from experiments.cli import main; main()"]
 MODEL = """
@@ -30,8 +32,10 @@ class WrongOutput(TinyNet):
     def forward(self, inputs):
         return self.net(inputs)[:, :2]
 
-def fails(server_round, plan):
-    raise KeyError("round")
+def fails_in_round_three(server_round, plan):
+    if server_round == 3:
+        raise KeyError("round")
+    return plan
 
 not_a_schedule = 3
 """
@@ -178,37 +182,64 @@ def test_keys_lists_every_key_with_its_default() -> None:
     assert "partition.min-size" in listed and "'per-round'" in listed
 
 
-def fedpfn(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+class Real(NamedTuple):
+    """The folder of runs of one federation: ``reference`` in one process, the others on the real runtime, as typed."""
+
+    folder: Path
+    one: subprocess.CompletedProcess[str]
+    four: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
+    """Two launches side by side, for a launch is long: one fails in a third round, and shows the two before as well."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "models_real.py").write_text(MODEL)
+    words = ["strategy.name=fedpnu", "model.name=models_real:TinyNet", "barrier.points=5", "output.checkpoint-every=1"]
+    words += ["mask.schedule=models_real:fails_in_round_three"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        invoke("run", "--in-process", "output.dir=reference", "rounds=2", *words)
     surroundings = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
-    return subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=300, env=surroundings)
+
+    def fedpfn(*typed: str) -> subprocess.CompletedProcess[str]:
+        line = [*COMMAND, "run", *typed, *words]
+        return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=300, env=surroundings)
+
+    with ThreadPoolExecutor() as side_by_side:
+        one = side_by_side.submit(fedpfn, "output.dir=one", "rounds=3", "--supernodes", "1", "--actors", "1")
+        four = side_by_side.submit(fedpfn, "output.dir=four", "rounds=2", "--supernodes", "4")
+        return Real(folder, one.result(), four.result())
 
 
 @pytest.mark.slow
-def test_the_real_runtime_gives_the_same_bits_whatever_its_nodes_and_actors(folder: Path) -> None:
+def test_the_real_runtime_gives_the_same_bits_whatever_its_nodes_and_actors(real: Real) -> None:
     """Through flwr run and Ray, with the user's own model, against the same federation in one process."""
-    words = ["rounds=2", "strategy.name=fedpnu", f"model.name={module_of(folder)}:TinyNet", "barrier.points=5"]
-    invoke("run", "--in-process", "output.dir=reference", *words)
-    reference = (folder / "reference" / "rounds.jsonl").read_text()
-    for name, layout in {"one": ["--supernodes", "1", "--actors", "1"], "four": ["--supernodes", "4"]}.items():
-        done = fedpfn(folder, "run", f"output.dir={name}", *words, *layout)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip().splitlines()[-1] == f"run folder: {folder / name}"
-        assert _without_seconds((folder / name / "rounds.jsonl").read_text()) == _without_seconds(reference)
-        assert (folder / name / "flower.log").stat().st_size > 0
+    reference = (real.folder / "reference" / "rounds.jsonl").read_text()
+    for name in ("one", "four"):
+        assert _without_seconds((real.folder / name / "rounds.jsonl").read_text()) == _without_seconds(reference)
+        assert (real.folder / name / "flower.log").stat().st_size > 0
+    # the weights after two rounds, which are where two of the three end
+    assert len({state_digest(read_run(real.folder / n).state("round-0002")) for n in ("reference", "one", "four")}) == 1
     digests = {
-        json.loads((folder / n / "summary.json").read_text())["weights_sha256"] for n in ("reference", "one", "four")
+        json.loads((real.folder / n / "summary.json").read_text())["weights_sha256"] for n in ("reference", "four")
     }
     assert len(digests) == 1
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_says_why_on_its_last_line(folder: Path) -> None:
-    schedule = f"mask.schedule={module_of(folder)}:fails"
-    done = fedpfn(folder, "run", "rounds=2", "output.dir=out", schedule)
-    assert done.returncode == 1
-    assert "KeyError" in done.stderr.strip().splitlines()[-1]
-    found = read_run(folder / "out")
-    assert found.summary is None and found.failure and len(found.rounds) == 1
+def test_a_run_that_completes_says_where_its_folder_is_on_its_last_line(real: Real) -> None:
+    assert real.four.returncode == 0, real.four.stderr
+    assert real.four.stdout.strip().splitlines()[-1] == f"run folder: {real.folder / 'four'}"
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_says_why_on_its_last_line(real: Real) -> None:
+    assert real.one.returncode == 1
+    assert real.one.stderr.strip().splitlines()[-1] == "KeyError: 'round'"
+    found = read_run(real.folder / "one")
+    assert found.summary is None and found.failure and len(found.rounds) == 3
 
 
 def _without_seconds(lines: str) -> list[str]:

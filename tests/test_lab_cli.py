@@ -1,8 +1,6 @@
 """``fedpfn lmc`` as typed: experiments, and checkpoints compared, matched and dissected; bad input in one line."""
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -160,26 +158,3 @@ figures: [{kind: curves}]
 def test_the_packaged_experiments_and_the_keys_are_listed() -> None:
     assert "paper/table3_mnist" in done("list") and "theorem 3.2" in done("list")
     assert "train.spawn-share" in done("keys")
-
-
-@pytest.mark.slow
-def test_modules_of_the_users_own_are_found_where_the_command_is_typed(tmp_path: Path) -> None:
-    """Also in the processes of the cells."""
-    (tmp_path / "my_models.py").write_text(
-        """
-from torch import nn
-
-
-class TinyNet(nn.Sequential):
-    def __init__(self, input_shape, num_classes):
-        super().__init__(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, num_classes))
-"""
-    )
-    (tmp_path / "mine.yaml").write_text(
-        "seeds: 2\nbase: {data: {name: digits, train-examples: 100}, model: {name: 'my_models:TinyNet'},"
-        " train: {steps: 2}, barrier: {points: 3}}"
-    )
-    command = [str(Path(sys.executable).with_name("fedpfn")), "lmc", "run", "mine.yaml", "--jobs", "2", "--out", "out"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    assert (tmp_path / "out" / "summary.json").is_file()

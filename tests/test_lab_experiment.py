@@ -1,5 +1,6 @@
 """Experiments as files: the cells that follow from them, what is refused and in which words, and every packaged one."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ from fedpfn.config import ConfigError
 from fedpfn.keys import key_specs
 
 PACKAGED = sorted(CONF.glob("paper/*.yaml"))
+
+
+@cache
+def packaged(file: Path, *, quick: bool) -> tuple[Experiment, list[Cell]]:
+    """A packaged experiment and its cells, which take their time: built once for the tests that look at them."""
+    return read_experiment(file, quick=quick)
 
 
 def written(folder: Path, text: str) -> Path:
@@ -170,7 +177,7 @@ def test_there_is_an_experiment_for_each_table_and_figure() -> None:
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("file", PACKAGED, ids=lambda file: file.stem)
 def test_every_packaged_experiment_builds_its_cells_in_both_forms(file: Path, quick: bool) -> None:
-    experiment, cells = read_experiment(file, quick=quick)
+    experiment, cells = packaged(file, quick=quick)
     assert cells and experiment.title and experiment.source and experiment.question.endswith("?")
     assert {entry["kind"] for entry in experiment.figures} <= FIGURES.keys()
     check_published(experiment)
@@ -186,7 +193,7 @@ def check_published(experiment: Experiment) -> None:
 
 def test_the_quick_form_is_less_work() -> None:
     for file in PACKAGED:
-        full, quick = (read_experiment(file, quick=form)[1] for form in (False, True))
+        full, quick = (packaged(file, quick=form)[1] for form in (False, True))
         assert len(quick) <= len(full) and {c.key for c in quick} != {c.key for c in full}
 
 

@@ -55,8 +55,16 @@ def ran(tmp_path: Path, text: str, *words: str, jobs: int = 1, out: str = "out")
     return read_lab(tmp_path / out)
 
 
-def test_an_experiment_leaves_a_record_a_cell_and_says_when_it_is_complete(tmp_path: Path) -> None:
-    found = ran(tmp_path, TWO)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``TWO`` run into ``out``, to look at and not to touch."""
+    folder = tmp_path_factory.mktemp("small")
+    ran(folder, TWO)
+    return folder
+
+
+def test_an_experiment_leaves_a_record_a_cell_and_says_when_it_is_complete(small: Path) -> None:
+    found = read_lab(small / "out")
     assert found.complete and len(found.records) == 4
     assert [(r["axes"]["train.method"], r["seed"]) for r in found.records] == [
         ("vanilla", 0),
@@ -67,13 +75,13 @@ def test_an_experiment_leaves_a_record_a_cell_and_says_when_it_is_complete(tmp_p
     assert found.environment["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
-def test_the_figures_on_record_are_those_of_the_saved_models(tmp_path: Path) -> None:
-    found = ran(tmp_path, TWO)
+def test_the_figures_on_record_are_those_of_the_saved_models(tmp_path: Path, small: Path) -> None:
+    found = read_lab(small / "out")
     _, cells = written(tmp_path, TWO)
     for record, cell in zip(found.records, cells, strict=True):
         material = load_material(cell.config)
         model = build("mlp", material.input_shape, 10, seed=0, hidden=2, width=12)
-        folder = tmp_path / "out" / "models" / record["cell"]
+        folder = small / "out" / "models" / record["cell"]
         states = [load_file(folder / f"model-{index}.safetensors") for index in range(3)]
         accuracies = [evaluate(model, material.test, state=state).accuracy for state in states]
         assert record["measures"]["average_accuracy"] == pytest.approx(np.mean(accuracies))
@@ -95,13 +103,49 @@ def without_seconds(run: LabRun) -> list[dict[str, Any]]:
     return [{name: value for name, value in record.items() if name != "seconds"} for record in run.records]
 
 
+OWN = """
+from torch import nn
+
+
+class TinyNet(nn.Sequential):
+    def __init__(self, input_shape, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, num_classes))
+"""
+
+
+@pytest.fixture(scope="module")
+def side_by_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment as typed in a folder with a module of the user's, run by two processes into ``out``."""
+    folder = tmp_path_factory.mktemp("side_by_side")
+    (folder / "side_by_side_models.py").write_text(OWN)
+    (folder / "mine.yaml").write_text(
+        f"{TWO}cases: {{mlp: {{}}, own: {{model: {{name: 'side_by_side_models:TinyNet'}}}}}}\n"
+    )
+    command = [str(Path(sys.executable).with_name("fedpfn")), "lmc", "run", "mine.yaml", "--jobs", "2", "--out", "out"]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
 @pytest.mark.slow
-def test_processes_side_by_side_give_the_same_records(tmp_path: Path) -> None:
-    assert without_seconds(ran(tmp_path, TWO)) == without_seconds(ran(tmp_path, TWO, jobs=2, out="two"))
+def test_processes_side_by_side_give_the_same_records(side_by_side: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(side_by_side)
+    alone = ran(side_by_side, (side_by_side / "mine.yaml").read_text(), out="alone")
+    assert len(alone.records) == 8 and without_seconds(alone) == without_seconds(read_lab(side_by_side / "out"))
 
 
-def test_an_experiment_goes_on_where_its_folder_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = ran(tmp_path, TWO)
+@pytest.mark.slow
+def test_modules_of_the_users_own_are_found_where_the_command_is_typed(side_by_side: Path) -> None:
+    """Also in the processes of the cells."""
+    assert (side_by_side / "out" / "summary.json").is_file()
+    own = [record for record in read_lab(side_by_side / "out").records if record["case"] == "own"]
+    assert [record["config"]["model.name"] for record in own] == ["side_by_side_models:TinyNet"] * 4
+
+
+def test_an_experiment_goes_on_where_its_folder_stops(
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_lab(small / "out")
     experiment, cells = written(tmp_path, TWO)
     started: list[str] = []
 
@@ -244,9 +288,9 @@ def test_every_start_and_variant_runs(tmp_path: Path, start: str) -> None:
     assert found.records[0]["measures"]["loss_barrier"] >= 0
 
 
-def test_a_start_from_a_file_is_that_file(tmp_path: Path) -> None:
-    first = ran(tmp_path, TWO)
-    weights = tmp_path / "out" / "models" / first.records[0]["cell"] / "model-0.safetensors"
+def test_a_start_from_a_file_is_that_file(tmp_path: Path, small: Path) -> None:
+    first = read_lab(small / "out")
+    weights = small / "out" / "models" / first.records[0]["cell"] / "model-0.safetensors"
     found = ran(tmp_path, TWO, "start.kind=file", f"start.path={weights}", "train.lr=1e-9", "seeds=1", out="file")
     assert found.records[0]["measures"]["average_accuracy"] > first.records[0]["measures"]["average_accuracy"] - 0.1
     states = load_file(weights)

@@ -9,18 +9,13 @@ import time
 import tomllib
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from experiments.flower_home import app_toml, flower_home, import_path
-from experiments.launch import launch
 from experiments.reasons import reason
 from experiments.resources import Resources, plan_resources
-from experiments.simulation import RunFailed
-
-ONE_ACTOR = Resources(supernodes=1, actors=1, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0)
-TWO_ACTORS = Resources(supernodes=2, actors=2, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0)
 
 
 def plan(**asked: Any) -> Resources:
@@ -165,8 +160,6 @@ SERVER = """
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        if context.run_config["toy.fail"]:
-            raise ValueError("the toy server fell over")
         while not (nodes := list(grid.get_node_ids())):
             time.sleep(0.05)
         for number in range(context.run_config["rounds"]):
@@ -186,7 +179,8 @@ CLIENT = """
         import clients, random, toy_model
 
         print("training", flush=True)
-        time.sleep(context.run_config["toy.sleep"])
+        if message.metadata.group_id == "2":
+            time.sleep(context.run_config["toy.sleep"])
         told = ConfigRecord({"where": f"{toy_model.NAME} {random.__file__} {clients.__file__}"})
         return Message(RecordDict({"told": told}), reply_to=message)
 """
@@ -197,27 +191,31 @@ DRIVER = """
     from experiments.launch import launch
     from experiments.resources import Resources
 
-    launch(
-        {"rounds": 1, "toy.fail": False, "toy.sleep": 300.0},
-        Resources(supernodes=1, actors=1, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0),
-        workdir=Path(sys.argv[1]),
-        log_file=Path(sys.argv[1], "run.log"),
-        server_app="toy_server:app",
-        client_app="toy_client:app",
-    )
+    calls = []
+    try:
+        launch(
+            {"rounds": 3, "toy.sleep": 300.0},
+            Resources(supernodes=2, actors=2, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0),
+            workdir=Path(sys.argv[1]),
+            log_file=Path(sys.argv[1], "out", "run.log"),
+            watch=lambda: calls.append(None),
+            server_app="toy_server:app",
+            client_app="toy_client:app",
+        )
+    finally:
+        print(len(calls))
 """
 
 
-@pytest.fixture
-def folder(tmp_path):
+def written(folder: Path) -> Path:
     """A user's folder: a toy federation, a module of theirs, and names that would hide the library's and ours."""
     for name, text in {"toy_server": SERVER, "toy_client": CLIENT, "driver": DRIVER}.items():
-        tmp_path.joinpath(f"{name}.py").write_text(textwrap.dedent(text))
-    tmp_path.joinpath("toy_model.py").write_text("NAME = 'the toy model'\n")
-    tmp_path.joinpath("random.py").write_text("raise ImportError('hides the standard library')\n")
-    tmp_path.joinpath("clients").mkdir()
-    tmp_path.joinpath("clients/__init__.py").write_text("raise ImportError('hides a package of ours')\n")
-    return tmp_path
+        folder.joinpath(f"{name}.py").write_text(textwrap.dedent(text))
+    folder.joinpath("toy_model.py").write_text("NAME = 'the toy model'\n")
+    folder.joinpath("random.py").write_text("raise ImportError('hides the standard library')\n")
+    folder.joinpath("clients").mkdir()
+    folder.joinpath("clients/__init__.py").write_text("raise ImportError('hides a package of ours')\n")
+    return folder
 
 
 def marked(mark: str) -> list[str]:
@@ -232,44 +230,25 @@ def marked(mark: str) -> list[str]:
     return found
 
 
-@pytest.mark.slow
-def test_a_run_completes_and_finds_the_users_module_but_nothing_hidden_by_it(folder):
-    calls = []
-    log = folder / "out" / "run.log"
-    launch(
-        {"rounds": 2, "toy.fail": False, "toy.sleep": 0.0},
-        TWO_ACTORS,
-        workdir=folder,
-        log_file=log,
-        watch=lambda: calls.append(time.monotonic()),
-        server_app="toy_server:app",
-        client_app="toy_client:app",
-    )
-    replies = [line for line in log.read_text().splitlines() if line.startswith("reply")]
-    assert len(replies) == 4
-    assert all(line.startswith("reply the toy model") and str(folder) not in line for line in replies)
-    assert log.read_text().count("training") == 4
-    assert len(calls) > 10
+class Launched(NamedTuple):
+    """What was seen of a launch: how often it was watched, its words on standard error, processes during and after."""
+
+    folder: Path
+    log: str
+    calls: int
+    errors: str
+    during: list[str]
+    after: list[str]
 
 
-@pytest.mark.slow
-def test_a_run_that_raises_fails_with_its_reason(folder):
-    with pytest.raises(RunFailed) as caught:
-        launch(
-            {"rounds": 1, "toy.fail": True, "toy.sleep": 0.0},
-            ONE_ACTOR,
-            workdir=folder,
-            log_file=folder / "run.log",
-            server_app="toy_server:app",
-            client_app="toy_client:app",
-        )
-    assert str(caught.value) == "ValueError: the toy server fell over"
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """A launch that trains two rounds on two nodes and has Ctrl-C in the third.
 
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_of_an_interrupted_run_is_left(folder, number):
+    How one ends of itself, well or with a reason, is seen through ``fedpfn run`` in ``test_cli``; ``test_sweep_run``
+    has a launcher killed outright, and looks for what its guards leave.
+    """
+    folder = written(tmp_path_factory.mktemp("launched"))
     mark = f"FEDPFN_TEST={uuid.uuid4()}"
     name, value = mark.split("=")
     repository = str(Path(__file__).resolve().parents[1])
@@ -278,22 +257,39 @@ def test_nothing_of_an_interrupted_run_is_left(folder, number):
         cwd=folder,
         # Safe path: the driver's own folder hides the standard library.
         env=os.environ | {name: value, "PYTHONPATH": repository, "PYTHONSAFEPATH": "1"},
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    log = folder / "run.log"
+    log = folder / "out" / "run.log"
     deadline = time.monotonic() + 60
-    while not (log.exists() and "training" in log.read_text()):
+    while not (log.exists() and log.read_text().count("training") == 6):
         assert driver.poll() is None, driver.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert len(marked(mark)) > 5
-    driver.send_signal(number)
+    during = marked(mark)
+    driver.send_signal(signal.SIGINT)
     # patience with a loaded machine; what is asserted is that nothing is left
-    said = driver.communicate(timeout=90)[1]
-    if number == signal.SIGKILL:
-        # The guard outside needs a moment of its own.
-        time.sleep(3)
-    else:
-        assert said.strip().endswith("KeyboardInterrupt")
-    assert marked(mark) == []
+    said, errors = driver.communicate(timeout=90)
+    return Launched(folder, log.read_text(), int(said), errors, during, after=marked(mark))
+
+
+@pytest.mark.slow
+def test_a_run_finds_the_users_module_but_nothing_hidden_by_it(launched):
+    replies = [line for line in launched.log.splitlines() if line.startswith("reply")]
+    assert len(replies) == 4
+    assert all(line.startswith("reply the toy model") and str(launched.folder) not in line for line in replies)
+    assert launched.log.count("training") == 6
+
+
+@pytest.mark.slow
+def test_a_run_is_watched_all_along(launched):
+    assert launched.calls > 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+def test_nothing_of_an_interrupted_run_is_left(launched):
+    assert len(launched.during) > 5
+    assert launched.errors.strip().endswith("KeyboardInterrupt")
+    assert launched.after == []

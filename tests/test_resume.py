@@ -84,13 +84,19 @@ def assert_same(first: Run, second: Run) -> None:
     }
 
 
+EVERY_TWO = {"rounds": ROUNDS, "output__checkpoint_every": 2, "barrier__every": 2}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return read_run(run_in_process(config(tmp_path_factory.mktemp("uncut"), "whole", **EVERY_TWO), nodes=2))
+
+
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 5])
 def test_a_run_cut_off_after_any_round_ends_in_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Run, after: int
 ) -> None:
-    settings = {"rounds": ROUNDS, "output__checkpoint_every": 2, "barrier__every": 2}
-    whole = read_run(run_in_process(config(tmp_path, "whole", **settings), nodes=2))
-    parted = config(tmp_path, "parted", **settings)
+    parted = config(tmp_path, "parted", **EVERY_TWO)
     cut_run(parted, monkeypatch, after=after)
     found = resumed(parted)
     assert_same(whole, found)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,18 @@ ACCURACIES = (0.1, 0.5, 0.7)
 SUMMARY = {"final_accuracy": 0.6, "best_accuracy": 0.7, "mean_accuracy_barrier": None, "bytes_up": 4, "bytes_down": 8}
 
 
+@lru_cache(maxsize=None, typed=True)
+def parsed(**keys: Any) -> RunConfig:
+    return RunConfig.parse({"rounds": 2}, {name.replace("_", ".", 1): value for name, value in keys.items()})
+
+
 def a_run(*, path: str = "runs/one", complete: bool = True, failure: str = "", **keys: Any) -> Run:
     """A run of two rounds; keys are as Python spells them, ``partition_alpha`` for ``partition.alpha``."""
     rounds = [
         {"round": number, "accuracy": accuracy, "bytes_up": 2 * (number > 0), "bytes_down": 4 * (number > 0)}
         for number, accuracy in enumerate(ACCURACIES)
     ]
-    config = RunConfig.parse({"rounds": 2}, {name.replace("_", ".", 1): value for name, value in keys.items()})
+    config = parsed(**keys)
     reason = {"reason": failure} if failure else None
     return Run(Path(path), config, {}, rounds, None, SUMMARY if complete else None, reason)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from test_federation import config, lines
+from test_launch import marked
 
 from clients.client_app import app as client_app
 from experiments import processes
@@ -619,48 +621,74 @@ def wait_for(holds: Any, seconds: float = 120.0) -> None:
         time.sleep(0.02)
 
 
-def homes_of(pid: int) -> set[str]:
-    """The Flower homes in the environments of a process's descendants."""
+def homes(mark: str) -> set[str]:
+    """The Flower homes in the environments of the processes that inherited the mark."""
     found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                marks = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            found |= {mark.decode() for mark in marks if mark.startswith(b"FLWR_HOME=") and b"fedpfn-" in mark}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if mark in words:
+            found |= {word for word in words if word.startswith("FLWR_HOME=")}
     return found
+
+
+def cells_in(out: Path, state: State) -> set[str]:
+    """The addresses of the cells that have come so far."""
+    return {folder.name[-12:] for folder in (out / "cells").iterdir() if cell_state(folder) is state}
+
+
+def told(out: Path, event: str) -> list[str]:
+    """The addresses of the cells to which it happened, as often as it did."""
+    events = [json.loads(line) for line in (out / "sweep.jsonl").open()]
+    return [found["cell"] for found in events if found["event"] == event]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes through /proc")
 def test_a_sweep_killed_twice_ends_as_one_left_alone_and_its_jobs_share_nothing(tmp_path: Path) -> None:
-    """Two jobs on the real runtime, SIGKILL at random moments; the reference runs in one process, undisturbed."""
-    text = TOY.replace("rounds: 4", "rounds: 8")
+    """SIGKILL at random moments: of two jobs on the real runtime, of the cells in one process; two jobs end it.
+
+    The reference runs in one process, undisturbed.
+    """
+    text, out = TOY.replace("rounds: 4", "rounds: 8"), tmp_path / "out"
     assert toy_sweep(tmp_path, text, out=tmp_path / "whole")
     line = [sys.executable, "-c", "from experiments.cli import main; main()"]
-    line += ["sweep", str(tmp_path / "toy.yaml"), "--out", str(tmp_path / "out"), "--jobs", "2"]
-    if available_cpus() < 2:
-        line[-1] = "1"
-    others = homes_of(0)
-    generator, ours = random.Random(), set()
-    for kill in range(3):
-        target = rounds_on_record(tmp_path / "out") + generator.randrange(2, 14)
-        sweeping = subprocess.Popen(
-            line, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
-        if kill < 2:
-            wait_for(lambda least=target: rounds_on_record(tmp_path / "out") >= least)
-            ours = homes_of(0) - others
-            assert len(ours) == int(line[-1]), "each job has a Flower home, so a SuperLink and a Ray, of its own"
-            sweeping.kill()
-            sweeping.communicate()
-            # its guards end what it had started
-            wait_for(lambda mine=ours: not (homes_of(0) & mine))
-        else:
-            output, _ = sweeping.communicate(timeout=240)
-            assert sweeping.returncode == 0, output
-    assert table(tmp_path / "out") == table(tmp_path / "whole")
-    assert report_csv(tmp_path / "out") == report_csv(tmp_path / "whole")
-    events = [json.loads(line)["event"] for line in (tmp_path / "out" / "sweep.jsonl").open()]
-    assert events.count("done") == 6 and "resumed" in events
+    line += ["sweep", str(tmp_path / "toy.yaml"), "--out", str(out)]
+    jobs = min(2, available_cpus())
+    real = ["--jobs", str(jobs)]
+    mark = f"FEDPFN_TEST={uuid.uuid4()}"
+    marking = os.environ | dict([mark.split("=")])
+    generator, cut, untold = random.Random(), set(), set()
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*line, *words], cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=marking,
+            start_new_session=True,
+        )  # fmt: skip
+
+    # the first within the first cells, wherever that is
+    for words, most in ((real, 7), (["--in-process"], 14)):
+        target = rounds_on_record(out) + generator.randrange(2, most)
+        sweeping = start(*words)
+        wait_for(lambda least=target: rounds_on_record(out) >= least)
+        if words is real:
+            assert len(homes(mark)) == jobs, "each job has a Flower home, so a SuperLink and a Ray, of its own"
+            assert len(marked(mark)) > 5 * jobs
+        sweeping.kill()
+        sweeping.communicate()
+        # its guards end what it had started, and then themselves
+        wait_for(lambda: not marked(mark), seconds=10.0)
+        cut |= cells_in(out, State.CUT)
+        # a cell may have come to its end when there was nobody left to tell
+        untold |= cells_in(out, State.DONE) - set(told(out, "done"))
+    sweeping = start(*real)
+    output, _ = sweeping.communicate(timeout=240)
+    assert sweeping.returncode == 0, output
+    assert marked(mark) == []
+    assert table(out) == table(tmp_path / "whole")
+    assert report_csv(out) == report_csv(tmp_path / "whole")
+    everyone = cells_in(tmp_path / "whole", State.DONE)
+    assert len(everyone) == 6 and sorted([*told(out, "done"), *untold]) == sorted(everyone)
+    assert cut and set(told(out, "resumed")) == cut
