@@ -68,11 +68,17 @@ class FlowerHome:
 
 @contextmanager
 def flower_home(
-    run_config: Mapping[str, bool | int | float | str], *, log_file: Path | None, server_app: str, client_app: str
+    run_config: Mapping[str, bool | int | float | str],
+    *,
+    log_file: Path | None,
+    server_app: str,
+    client_app: str,
+    prompt: bool = True,
 ) -> Iterator[FlowerHome]:
     """Make the folder with everything in it but the connection, whose port is not yet known; remove it at the end.
 
-    What the simulation says goes to ``log_file``, or with the rest where there is none.
+    What the simulation says goes to ``log_file``, or with the rest where there is none. Messages are handed on as
+    ``prompt_simulation`` does it, or without ``prompt`` as Flower does it.
     """
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) + len("/fedpfn-12345678") > _LONGEST_ROOT:
@@ -84,7 +90,7 @@ def flower_home(
         home.start.mkdir()
         text = app_toml(run_config, server_app=server_app, client_app=client_app)
         home.app.joinpath("pyproject.toml").write_text(text, encoding="utf-8")
-        _write_simulation_command(home)
+        _write_simulation_command(home, prompt=prompt)
         yield home
     finally:
         shutil.rmtree(home.root, ignore_errors=True)
@@ -169,7 +175,7 @@ def executable(name: str) -> Path:
     return Path(found)
 
 
-def _write_simulation_command(home: FlowerHome) -> None:
+def _write_simulation_command(home: FlowerHome, *, prompt: bool) -> None:
     """Put a ``flwr-simulation`` on PATH that runs the real one with its output kept.
 
     The SuperLink sends the output of simulations to nowhere and relays what passes Python's ``sys.stdout`` piecemeal:
@@ -181,7 +187,8 @@ def _write_simulation_command(home: FlowerHome) -> None:
     pid, code, log = (
         shlex.quote(str(path)) for path in (home.simulation_pid, home.simulation_exit, home.simulation_log)
     )
-    real = shlex.quote(str(executable("flwr-simulation")))
+    command = [sys.executable, "-m", "experiments.prompt_simulation"] if prompt else [executable("flwr-simulation")]
+    real = shlex.join(map(str, command))
     script.write_text(
         "#!/bin/sh\n"
         f"echo $$ > {pid}.new && mv {pid}.new {pid}\n"

@@ -28,12 +28,14 @@ def launch(
     poll_seconds: float = 0.2,
     server_app: str = SERVER_APP,
     client_app: str = CLIENT_APP,
+    prompt: bool = True,
 ) -> None:
     """Run the simulation and return when it completed; its log goes to ``log_file`` as it comes.
 
     ``run_config`` is flat, with dotted keys. ``workdir`` holds the user's own modules and comes last on the import
     path; the processes do not start in it, so relative paths in the config or in users' code do not lead there.
     ``watch`` is called every ``poll_seconds`` of the run, in this thread; what it raises ends the run and is passed on.
+    ``prompt`` spares each round a wait inside Flower (``prompt_simulation``).
 
     Raises ``RunFailed`` with the most telling reason there is. Ctrl-C and SIGTERM raise ``KeyboardInterrupt``. In every
     case all processes of the run have gone when this returns.
@@ -43,7 +45,13 @@ def launch(
     with (
         interruptible(),
         simulation(
-            run_config, resources, workdir=workdir, log_file=log_file, server_app=server_app, client_app=client_app
+            run_config,
+            resources,
+            workdir=workdir,
+            log_file=log_file,
+            server_app=server_app,
+            client_app=client_app,
+            prompt=prompt,
         ) as running,
     ):
         while not running.ended():

@@ -87,15 +87,18 @@ def simulation(
     server_app: str,
     client_app: str,
     surroundings: Mapping[str, str] | None = None,
+    prompt: bool = True,
 ) -> Iterator[Simulation]:
     """Submit a simulation and hand it out; when the block is left, nothing of it is left.
 
-    ``surroundings`` are further environment variables of all its processes. Raises ``RunFailed`` where it cannot be
-    set up.
+    ``surroundings`` are further environment variables of all its processes, ``prompt`` is ``flower_home``'s. Raises
+    ``RunFailed`` where it cannot be set up.
     """
     try:
         with (
-            flower_home(run_config, log_file=log_file, server_app=server_app, client_app=client_app) as home,
+            flower_home(
+                run_config, log_file=log_file, server_app=server_app, client_app=client_app, prompt=prompt
+            ) as home,
             processes.guarded(home.root),
             superlink(home, workdir=workdir, surroundings=surroundings or {}) as link,
         ):
