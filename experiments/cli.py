@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from experiments.bench.cli import EPILOG as BENCH_EPILOG
+from experiments.bench.cli import bench
 from experiments.lab.cli import app as lab
 from experiments.report.cli import EPILOG as REPORT_EPILOG
 from experiments.report.cli import report
@@ -142,6 +144,7 @@ def sweep(
 
 
 app.command(epilog=REPORT_EPILOG)(report)
+app.command(epilog=BENCH_EPILOG)(bench)
 
 
 @app.command()

@@ -61,11 +61,13 @@ def trained(
 @pytest.mark.parametrize("name", MODELS)
 def test_fifty_steps_end_where_the_plain_path_ends(name: str, optimizer: str, extra: str, ratio: float | None) -> None:
     alias, shape, keys = MODELS[name]
+    # a ResNet in float32 soon amplifies any rounding: at this rate 50 steps do not
+    settings = OPTIMIZERS[optimizer] | {"lr": OPTIMIZERS[optimizer]["lr"] * (0.1 if name.startswith("resnet") else 1)}
     ends, losses = zip(
         *(
             trained(
                 build(alias, shape, 3, seed=3, **keys), shape, plain=plain, ratio=ratio, steps=50,
-                settings=OPTIMIZERS[optimizer], extra=EXTRAS[extra], dtype=dtype,
+                settings=settings, extra=EXTRAS[extra], dtype=dtype,
             )
             for dtype in (torch.float64, torch.float32)
             for plain in (True, False)
@@ -75,7 +77,6 @@ def test_fifty_steps_end_where_the_plain_path_ends(name: str, optimizer: str, ex
     for entry, exact in ends[0].items():
         # in float64 the two are one formula
         torch.testing.assert_close(ends[1][entry], exact, rtol=1e-9, atol=1e-10)
-    # learning rates small enough that 50 steps of a ResNet do not blow a rounding up
     assert losses[3] == pytest.approx(losses[2], rel=1e-5)
     for entry, plainly in ends[2].items():
         assert float((ends[3][entry] - plainly).norm()) <= 1e-5 * float(plainly.norm())

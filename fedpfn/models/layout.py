@@ -1,9 +1,9 @@
 """How a model's convolutions lie in memory: a matter of speed alone, decided by a rule, so that every process agrees.
 
-oneDNN's kernels on a CPU take narrow convolutions faster with channels last, wide ones with channels first. Measured for
-a training step, one thread: the papers' CNN 1.2 to 1.4 times as fast with channels last, ResNet-20 the same or a little
-faster, VGG11 0.6 times and ResNet-18 0.8 times as fast. Sums come in another order, so results differ in the last digit:
-hence a rule and no trial run, whose outcome would be chance.
+oneDNN's kernels on a CPU take narrow convolutions faster with channels last, wide ones with channels first. Measured
+for a training step, one thread: the papers' CNN 1.2 to 1.4 times as fast with channels last, ResNet-20 the same or a
+little faster, VGG11 0.6 times and ResNet-18 0.8 times as fast. Sums come in another order, so results differ in the
+last digit: hence a rule and no trial run, whose outcome would be chance.
 """
 
 import torch

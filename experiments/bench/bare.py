@@ -1,0 +1,53 @@
+"""Contestant *limit*: the same number of the same local steps in a bare PyTorch loop, one after another in one process.
+
+No federation: no messages, no masks, nothing kept per client. Each client starts from the same weights, trains on its
+own decoded tensors with PyTorch's optimiser, and is forgotten.
+"""
+
+import time
+from statistics import median
+
+import numpy as np
+import torch
+from torch import nn
+
+from experiments.bench.contest import one_thread
+from experiments.bench.workloads import Workload
+from fedpfn.config import RunConfig
+from fedpfn.examples import Examples
+from strategies.assembly import build_model, load_data
+
+
+def bare_seconds(workload: Workload, *, device: str, repeats: int = 3) -> float:
+    """Return the median seconds that a round's local training takes so."""
+    one_thread()
+    config = RunConfig.parse(workload.settings())
+    dataset, parts = load_data(config)
+    model = build_model(config, dataset).to(device)
+    split = dataset.train
+    data = Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
+    start = [parameter.detach().clone() for parameter in model.parameters()]
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        for part in parts[: workload.a_round]:
+            _train(model, start, data.take(part).decoded(), config)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return median(seconds[1:])
+
+
+def _train(model: nn.Module, start: list[torch.Tensor], data: Examples, config: RunConfig) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), start, strict=True):
+            parameter.copy_(value)
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.train.lr, momentum=config.train.momentum)
+    criterion = nn.CrossEntropyLoss()
+    model.train()
+    for _ in range(config.train.epochs):
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(data))).to(data.device)
+        for batch in torch.split(order, config.train.batch_size):
+            optimizer.zero_grad()
+            criterion(model(data.inputs[batch]), data.labels[batch]).backward()
+            optimizer.step()

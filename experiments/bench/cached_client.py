@@ -1,0 +1,71 @@
+"""Contestant *cached*: the stock client after an engineer's afternoon.
+
+Decoded tensors kept on the device and the model kept in the process; batches are slices of a shuffled index. Still one
+client a SuperNode, and Flower's own way of sending and averaging.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from experiments.bench.contest import config_of, one_thread
+from fedpfn.config import RunConfig
+from fedpfn.examples import Examples
+from strategies.assembly import build_model, load_data
+
+app = ClientApp()
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What the process keeps: decoded training data, the clients' indices, the model."""
+
+    inputs: Tensor
+    labels: Tensor
+    parts: list[NDArray[np.int64]]
+    model: nn.Module
+
+
+@lru_cache(maxsize=1)
+def _keep(config: RunConfig) -> Kept:
+    one_thread()
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    dataset, parts = load_data(config)
+    split = dataset.train
+    data = Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device).decoded()
+    return Kept(data.inputs, data.labels, parts, build_model(config, dataset).to(device))
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the node's client for its local epochs."""
+    config = config_of(context)
+    kept = _keep(config)
+    kept.model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+    kept.model.train()
+    device = kept.labels.device
+    index = torch.from_numpy(kept.parts[cast(int, context.node_config["partition-id"])]).to(device)
+    inputs, labels = kept.inputs[index], kept.labels[index]
+    criterion = nn.CrossEntropyLoss()
+    lr = cast(float, message.content.config_records["config"]["lr"])
+    optimizer = torch.optim.SGD(kept.model.parameters(), lr=lr, momentum=config.train.momentum)
+    running = torch.zeros((), device=device)
+    steps = 0
+    for _ in range(config.train.epochs):
+        for batch in torch.split(torch.randperm(len(index), device=device), config.train.batch_size):
+            optimizer.zero_grad()
+            loss = criterion(kept.model(inputs[batch]), labels[batch])
+            loss.backward()
+            optimizer.step()
+            running += loss.detach()
+            steps += 1
+    measures = MetricRecord({"train_loss": running.item() / steps, "num-examples": len(index)})
+    content = RecordDict({"arrays": ArrayRecord(kept.model.state_dict()), "metrics": measures})
+    return Message(content=content, reply_to=message)

@@ -1,0 +1,74 @@
+"""``fedpfn bench`` as typed: what to run, how large, and where the results go."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from fedpfn.config import ConfigError
+from fedpfn.devices import available_cpus
+
+EPILOG = (
+    "Contestants run in turns through `flwr run`, each on a runtime of its own: a Flower app as its quickstart has it, "
+    "the same with caches, and ours. Run it on a machine that does nothing else."
+)
+
+Parts = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PART]...", help="a b c e1 e2 (training), d (barriers), server, clients, models; all"),
+]
+
+
+def bench(
+    parts: Parts = None,
+    out: Annotated[Path, typer.Option(help="folder for bench.json, bench.md and pictures")] = Path("bench"),
+    full: Annotated[bool, typer.Option("--full", help="the sizes for a GPU; without it those for a few cores")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="a smoke test of a minute: its times mean nothing")] = False,
+    repeats: Annotated[int, typer.Option(help="turns of the contestants", min=1)] = 3,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    actors: Annotated[
+        int | None, typer.Option(help="Ray actors of each contestant; default: one a core", min=1)
+    ] = None,
+) -> None:
+    """Time federated rounds and barriers on this machine: Flower's quickstart, the same with caches, ours, the limit.
+
+    Without PARTs everything is timed, which takes most of an hour on two cores. The tables say seconds a round,
+    ratios taken turn by turn, and how far local training is from a bare PyTorch loop.
+    """
+    from experiments.bench.bench import bench as run_bench
+    from experiments.bench.bench import letters
+    from experiments.bench.figures import write_figures
+    from experiments.bench.tables import markdown, tables
+
+    console = Console()
+    if quick and full:
+        raise ConfigError(["--quick and --full exclude each other"])
+    size = "quick" if quick else "full" if full else "reduced"
+    known = letters(size)
+    if unknown := [part for part in parts or [] if part not in known]:
+        raise ConfigError(
+            [f"there is no part {part!r} at size {size}; there are {', '.join(known)}" for part in unknown]
+        )
+    gpus = torch.cuda.device_count()
+    if device == "cuda" and not gpus:
+        raise ConfigError(["--device cuda, but no GPU is visible"])
+    device = ("cuda" if gpus else "cpu") if device == "auto" else device
+    out.mkdir(parents=True, exist_ok=True)
+    result = run_bench(
+        parts or known,
+        console,
+        size=size,
+        repeats=1 if quick else repeats,
+        device=device,
+        actors=min(actors or available_cpus(), available_cpus()),
+        gpus=gpus if device == "cuda" else 0,
+        file=out / "bench.json",
+    )
+    for table in tables(result):
+        console.print(table.rich())
+    (out / "bench.md").write_text(markdown(result), encoding="utf-8")
+    pictures = write_figures(result, out)
+    console.print(f"results: {', '.join(str(path) for path in (out / 'bench.json', out / 'bench.md', *pictures))}",
+                  soft_wrap=True, highlight=False)  # fmt: skip

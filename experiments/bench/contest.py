@@ -1,0 +1,61 @@
+"""What the Flower contestants share: how their rounds are timed and where they read what is asked of them.
+
+A round's time is the server's, from the end of one evaluation to the start of the next, as ``seconds.round`` is in a
+run folder: drawing clients, sending, training, answering and averaging are in it, evaluation is not.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, Context, MetricRecord
+from torch import nn
+
+from fedpfn.config import RunConfig
+from fedpfn.evaluation import evaluate
+from fedpfn.examples import Examples
+
+ROUNDS = "bench.jsonl"
+
+
+def stopwatch(folder: Path, model: nn.Module, test: Examples) -> Callable[[int, ArrayRecord], MetricRecord]:
+    """Return an ``evaluate_fn`` that writes a line a round: its number, its seconds, the global model's accuracy."""
+    ended = time.perf_counter()
+
+    def stop(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        nonlocal ended
+        seconds = time.perf_counter() - ended
+        model.load_state_dict(arrays.to_torch_state_dict())
+        accuracy = evaluate(model, test).accuracy
+        with (folder / ROUNDS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"round": server_round, "seconds": seconds, "accuracy": accuracy}) + "\n")
+        ended = time.perf_counter()
+        return MetricRecord({"accuracy": accuracy})
+
+    return stop
+
+
+def read_rounds(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines written, the initial model's left out."""
+    file = folder / ROUNDS
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [record for line in lines if (record := json.loads(line))["round"]]
+
+
+def config_of(context: Context) -> RunConfig:
+    """Return the run config that the context carries, checked once a process."""
+    return _parse(tuple(context.run_config.items()))
+
+
+@lru_cache(maxsize=1)
+def _parse(items: tuple[tuple[str, bool | int | float | str], ...]) -> RunConfig:
+    return RunConfig.parse(dict(items))
+
+
+def one_thread() -> None:
+    """Let this process compute with one thread, as all contestants' processes do."""
+    torch.set_num_threads(1)

@@ -1,0 +1,40 @@
+"""The server of the two Flower contestants: Flower's own FedAvg, evaluated on the server, a node for each client.
+
+What a Flower app has by its PyTorch quickstart, less the evaluation by clients, which the others do not do either.
+"""
+
+from pathlib import Path
+
+from flwr.app import ArrayRecord, ConfigRecord, Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+from experiments.bench.contest import config_of, one_thread, stopwatch
+from fedpfn.examples import Examples
+from strategies.assembly import build_model, load_data
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Train for the configured rounds; times go to ``output.dir``."""
+    one_thread()
+    config = config_of(context)
+    dataset, _ = load_data(config)
+    model = build_model(config, dataset)
+    test = Examples.from_arrays(dataset.test.inputs, dataset.test.labels, mean=dataset.mean, std=dataset.std)
+    federation = config.federation
+    strategy = FedAvg(
+        fraction_train=federation.fraction,
+        fraction_evaluate=0.0,
+        min_train_nodes=1,
+        min_available_nodes=federation.clients,
+    )
+    strategy.start(
+        grid,
+        ArrayRecord(model.state_dict()),
+        num_rounds=config.rounds,
+        train_config=ConfigRecord({"lr": config.train.lr}),
+        evaluate_fn=stopwatch(Path(config.output.dir), model, test),
+    )

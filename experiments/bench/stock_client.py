@@ -1,0 +1,87 @@
+"""Contestant *stock*: a client as Flower's PyTorch quickstart writes it.
+
+One client a SuperNode, its partition kept in the process, a DataLoader over a torchvision data set with transforms, the
+model built anew for every message.
+"""
+
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from torchvision.datasets import VisionDataset
+from torchvision.transforms import Compose, Normalize, ToTensor
+
+import partitions
+from experiments.bench.contest import config_of, one_thread
+from fedpfn import models
+from fedpfn.config import RunConfig
+from strategies.assembly import load_data
+
+app = ClientApp()
+
+
+class ImageArrays(VisionDataset):  # type: ignore[misc]
+    """Images in memory, handed out as torchvision's MNIST and CIFAR10 do: a PIL image through the transform."""
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], transform: Any) -> None:
+        super().__init__(root="", transform=transform)
+        self.images, self.labels = np.ascontiguousarray(images.transpose(0, 2, 3, 1).squeeze()), labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        assert self.transform is not None
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+
+
+@lru_cache(maxsize=1)
+def _data(config: RunConfig) -> tuple[partitions.Dataset, ImageArrays, list[NDArray[np.int64]]]:
+    dataset, parts = load_data(config)
+    transform = Compose([ToTensor(), Normalize(dataset.mean, dataset.std)])
+    return dataset, ImageArrays(dataset.train.inputs, dataset.train.labels, transform), parts
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the node's client for its local epochs."""
+    one_thread()
+    config = config_of(context)
+    dataset, images, parts = _data(config)
+    model = models.build(
+        config.model.name,
+        dataset.input_shape,
+        dataset.num_classes,
+        seed=0,
+        hidden=config.model.hidden,
+        width=config.model.width,
+        norm=config.model.norm,
+        width_multiplier=config.model.width_multiplier,
+    )
+    model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    model.to(device).train()
+    part: Subset[Any] = Subset(images, cast(Any, parts[cast(int, context.node_config["partition-id"])]))
+    loader = DataLoader(part, batch_size=config.train.batch_size, shuffle=True)
+    criterion = nn.CrossEntropyLoss()
+    lr = cast(float, message.content.config_records["config"]["lr"])
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=config.train.momentum)
+    running = 0.0
+    for _ in range(config.train.epochs):
+        for inputs, labels in loader:
+            inputs, labels = inputs.to(device), labels.to(device)
+            optimizer.zero_grad()
+            loss = criterion(model(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            running += loss.item()
+    measures = MetricRecord({"train_loss": running / len(loader), "num-examples": len(part)})
+    content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": measures})
+    return Message(content=content, reply_to=message)
