@@ -51,7 +51,7 @@ class Examples:
     def take(self, indices: NDArray[np.int64] | Tensor) -> "Examples":
         """Return the examples at ``indices``, in that order."""
         index = torch.as_tensor(indices, device=self.device)
-        return replace(self, inputs=self.inputs[index], labels=self.labels[index])
+        return replace(self, inputs=_rows(self.inputs, index), labels=_rows(self.labels, index))
 
     def span(self, start: int, stop: int) -> "Examples":
         """Return the examples from ``start`` to before ``stop``, without a copy."""
@@ -64,10 +64,15 @@ class Examples:
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return the decoded inputs and the labels at ``index``."""
-        inputs = self.inputs[index]
+        inputs = _rows(self.inputs, index)
         if inputs.dtype == torch.uint8:
             shape = (1, -1, *([1] * (inputs.dim() - 2)))
             mean = torch.tensor(self.mean, device=inputs.device).view(shape)
             std = torch.tensor(self.std, device=inputs.device).view(shape)
             inputs = inputs.to(torch.float32).div_(255).sub_(mean).div_(std)
-        return inputs, self.labels[index]
+        return inputs, _rows(self.labels, index)
+
+
+def _rows(tensor: Tensor, index: Tensor | slice) -> Tensor:
+    # copies rows whole; indexing by a tensor goes entry by entry
+    return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)

@@ -88,4 +88,10 @@ def mean_state(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] 
 
 def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
     """Return the name of the first tensor that holds NaN or infinity, or None."""
-    return next((name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())), None)
+    return next((name for name, tensor in state.items() if not _finite(tensor)), None)
+
+
+def _finite(tensor: Tensor) -> bool:
+    # NaN and infinity carry over to a sum, so that a finite one clears all entries in one pass; one that overflowed,
+    # and one of few bits that does so soon, is looked at entry by entry
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())

@@ -40,6 +40,12 @@ def test_only_models_of_narrow_convolutions_get_channels_last(name: str, keys: d
     assert found and set(found) == {expected}
 
 
+def test_a_first_layer_of_one_channel_hands_channels_last_on() -> None:
+    model = lay_out(build("cnn", (1, 28, 28), 10, seed=0))
+    output = model[0](torch.randn(2, 1, 28, 28))  # type: ignore[index]
+    assert output.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_model_without_convolutions_is_left_alone() -> None:
     model = lay_out(build("mlp", (4,), 3, seed=0))
     assert all(parameter.is_contiguous() for parameter in model.parameters())

@@ -18,5 +18,6 @@ def lay_out(model: nn.Module) -> nn.Module:
     narrow = all(max(module.in_channels, module.out_channels) <= _NARROW for module in convolutions)
     if convolutions and narrow and all(module.weight.device.type == "cpu" for module in convolutions):
         for module in convolutions:
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+            # also one of a single channel, whose order of entries is either, must say which in its strides
+            module.to(memory_format=torch.channels_last)
     return model
