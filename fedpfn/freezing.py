@@ -44,28 +44,33 @@ class BitMask:
 class Freeze:
     """The frozen entries of some live parameters, anchored at the values they have now.
 
-    ``mask`` maps names to booleans, True = trained, or is the same made ready; None freezes nothing.
+    ``mask`` maps names to booleans, True = trained, or is the same made ready; None freezes nothing. Where an optimiser
+    leaves entries without a gradient alone, anchors are not needed: ``anchored=False`` spares them.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], mask: Mapping[str, Tensor] | BitMask | None) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        mask: Mapping[str, Tensor] | BitMask | None,
+        *,
+        anchored: bool = True,
+    ) -> None:
         if mask is not None and not isinstance(mask, BitMask):
             mask = BitMask.of(mask, parameters)
-        self._held = [
-            (parameters[name], trained, _bits(parameters[name]) & ~trained)
-            for name, trained in (mask.words if mask is not None else {}).items()
-        ]
+        self._held = [(parameters[name], trained) for name, trained in (mask.words if mask is not None else {}).items()]
+        self._anchors = [_bits(parameter) & ~trained for parameter, trained in self._held if anchored]
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
         """Set the gradients of frozen entries to zero."""
-        for parameter, trained, _ in self._held:
+        for parameter, trained in self._held:
             if parameter.grad is not None:
                 _bits(parameter.grad).bitwise_and_(trained)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Give every frozen entry its anchored value back, to the bit."""
-        for parameter, trained, anchor in self._held:
+        """Give every frozen entry its anchored value back, to the bit. Needs anchors."""
+        for (parameter, trained), anchor in zip(self._held, self._anchors, strict=True):
             _bits(parameter).bitwise_and_(trained).bitwise_or_(anchor)
 
 

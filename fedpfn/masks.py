@@ -22,6 +22,7 @@ Mask = dict[str, Tensor]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 _KEY_BITS = 32
+_HIGH = np.uint64((2**64 - 1) ^ (2**_KEY_BITS - 1))
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,10 @@ def _exact(bits: NDArray[np.uint64], recipe: MaskRecipe) -> NDArray[np.bool_]:
     size = bits.size
     if size >= 2**_KEY_BITS:
         raise ValueError(f"a mask is drawn over fewer than 2**{_KEY_BITS} units of a tensor, got {size}")
-    keys = (bits >> np.uint64(_KEY_BITS) << np.uint64(_KEY_BITS)) | np.arange(size, dtype=np.uint64)
+    # in place: fresh memory costs more than what is computed in it
+    bits &= _HIGH
+    bits |= _indices(size)
+    keys = bits
     first, last = _rank(recipe.start, size), _rank(recipe.start + recipe.ratio, size)
     if last - first in (0, size):
         return np.full(size, last > first)
@@ -143,6 +147,13 @@ def _exact(bits: NDArray[np.uint64], recipe: MaskRecipe) -> NDArray[np.bool_]:
     if last <= size:
         return _below(keys, last) & ~low
     return _below(keys, last - size) | ~low
+
+
+@lru_cache(maxsize=8)
+def _indices(size: int) -> NDArray[np.uint64]:
+    indices = np.arange(size, dtype=np.uint64)
+    indices.flags.writeable = False
+    return indices
 
 
 def _rank(position: float, size: int) -> int:
@@ -155,8 +166,23 @@ def _below(keys: NDArray[np.uint64], rank: int) -> NDArray[np.bool_]:
     """Mark the ``rank`` smallest keys."""
     if rank in (0, keys.size):
         return np.full(keys.size, rank > 0)
-    marked: NDArray[np.bool_] = keys < np.partition(keys, rank)[rank]
+    marked: NDArray[np.bool_] = keys < _smallest(keys, rank)
     return marked
+
+
+def _smallest(keys: NDArray[np.uint64], rank: int) -> np.uint64:
+    """Return the key that ``rank`` others are smaller than.
+
+    Keys are uniform over 64 bits, so that it lies near rank / size of the range, within a few times size**-1/2: only
+    the keys in that band are searched, and all of them should it not be there.
+    """
+    share, width = rank / keys.size, 4 / keys.size**0.5
+    low, high = (np.uint64(min(max(share + side, 0.0), 1.0) * (2**64 - 2**12)) for side in (-width, width))
+    band = keys[(keys >= low) & (keys <= high)]
+    before = rank - int(np.count_nonzero(keys < low))
+    if 0 <= before < band.size:
+        return np.uint64(np.partition(band, before)[before])
+    return np.uint64(np.partition(keys, rank)[rank])
 
 
 def split_patterns(patterns: str) -> list[str]:

@@ -7,6 +7,7 @@ memory, choosing by a random boolean mask took 10 to 20 times as long.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,9 +26,7 @@ class Positions:
     @classmethod
     def where(cls, active: Mapping[str, Tensor]) -> "Positions":
         """Return the positions of the True entries of ``active``, boolean tensors by name."""
-        return cls(
-            {name: None if bool(mask.all()) else mask.flatten().nonzero().flatten() for name, mask in active.items()}
-        )
+        return cls({name: None if bool(mask.all()) else _where(mask.flatten()) for name, mask in active.items()})
 
     def count(self, name: str, tensor: Tensor) -> int:
         """Return how many entries of ``tensor``, called ``name``, are active."""
@@ -86,6 +85,11 @@ def unpack(packed: Mapping[str, Tensor], active: Positions, base: Mapping[str, T
         if packed[dtype].numel() != size:
             raise ValueError(f"{packed[dtype].numel() - size} packed {dtype} entries are left over")
     return state
+
+
+def _where(mask: Tensor) -> Tensor:
+    # NumPy finds them ten times as fast on a CPU
+    return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.device.type == "cpu" else mask.nonzero().flatten()
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedpfn import masks
 from fedpfn.masks import Mask, MaskRecipe, build_mask, frozen_share, mask_arrays, union
 from fedpfn.seeding import derive
 
@@ -375,3 +376,18 @@ def test_a_mask_may_be_written_to_without_changing_the_next() -> None:
     kept = first.clone()
     first.fill_(True)
     assert torch.equal(build_mask(MaskRecipe(1, 0.5), parameters)["w"], kept)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 50, 1000, 20_000])
+@pytest.mark.parametrize("skew", [False, True])
+def test_the_smallest_keys_are_found_wherever_they_lie(size: int, skew: bool) -> None:
+    generator = np.random.default_rng(size)
+    keys = generator.integers(0, 2**64, size, dtype=np.uint64)
+    if skew:
+        # nothing lies where uniform keys would: the search falls back to all of them
+        keys >>= np.uint64(20)
+    in_order = np.sort(keys)
+    for rank in {0, 1, size // 3, size // 2, size - 1, size} - {-1}:
+        marked = masks._below(keys, rank)
+        assert int(marked.sum()) == rank
+        assert np.array_equal(np.sort(keys[marked]), in_order[:rank])

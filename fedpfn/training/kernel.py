@@ -63,11 +63,11 @@ def train(
     plain = plain or any(getattr(module, "sparse", False) for module in model.modules())
     order, ends = _in_one(batches, sum(steps for _, steps in phases), examples.device)
     for mask, steps in phases:
-        freeze = Freeze(parameters, mask)
         stepper = optimizer(list(parameters.values()))
         if not plain:
             fuse(stepper)
-        restore_each_step = plain or not leaves_still_entries(stepper)
+        anchored = plain or not leaves_still_entries(stepper)
+        freeze = Freeze(parameters, mask, anchored=anchored)
         own_rates = [group["lr"] for group in stepper.param_groups]
         for _ in range(steps):
             number = len(losses)
@@ -85,10 +85,9 @@ def train(
             if clip_norm:
                 torch.nn.utils.clip_grad_norm_(parameters.values(), clip_norm)
             stepper.step()
-            if restore_each_step:
+            if anchored:
                 freeze.restore()
             losses.append(loss.detach())
-        freeze.restore()
     return Trained(_mean_loss(losses, np.diff(ends), parameters), len(losses))
 
 
