@@ -65,7 +65,7 @@ class Freeze:
         """Set the gradients of frozen entries to zero."""
         for parameter, trained in self._held:
             if parameter.grad is not None:
-                _bits(parameter.grad).bitwise_and_(trained)
+                parameter.grad.view(trained.dtype).bitwise_and_(trained)
 
     @torch.no_grad()
     def restore(self) -> None:
