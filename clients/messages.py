@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import cast
 
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from clients.local_training import CohortResult
 from fedpfn import protocol
 from fedpfn.config import RunConfig
 from fedpfn.keys import Scalar
+from fedpfn.npy import from_npy, to_npy
 from fedpfn.params import State
 from fedpfn.schedules import Plan, decode_plan
 
@@ -38,7 +38,7 @@ def decode_task(message: Message) -> Task:
         server_round=cast(int, about[protocol.SERVER_ROUND]),
         clients=cast(list[int], about[protocol.CLIENTS]),
         plan=decode_plan(cast(str, about[protocol.PLAN])),
-        arrays={name: torch.from_numpy(array.numpy()) for name, array in arrays.items()},
+        arrays={name: from_npy(array.data) for name, array in arrays.items()},
     )
 
 
@@ -51,7 +51,9 @@ def _parse(items: tuple[tuple[str, Scalar], ...]) -> RunConfig:
 def encode_result(result: CohortResult, message: Message) -> Message:
     """Write the answer of a cohort to ``message``."""
     arrays = {
-        protocol.update_key(update.client, dtype): Array(entries.numpy())
+        protocol.update_key(update.client, dtype): Array(
+            dtype=dtype, shape=tuple(entries.shape), stype="numpy.ndarray", data=to_npy(entries)
+        )
         for update in result.updates
         for dtype, entries in update.packed.items()
     }

@@ -1,0 +1,66 @@
+"""Tensors as bytes: NumPy's own format to the byte, shared and not copied on the way in, refused where it is not."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array
+from torch import Tensor
+
+from fedpfn.npy import from_npy, to_npy
+from strategies.cohorts import encode
+
+TENSORS = {
+    "vector": torch.tensor([1.0, -0.0, float("nan")]),
+    "matrix": torch.arange(6.0, dtype=torch.float64).reshape(2, 3),
+    "scalar": torch.tensor(3.5),
+    "nothing": torch.zeros(0, 4),
+    "half": torch.tensor([1.5, 2.5], dtype=torch.float16),
+    "counts": torch.tensor([[7], [8]]),
+    "turned": torch.arange(6.0).reshape(2, 3).t(),
+    "channels-last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("tensor", TENSORS.values(), ids=TENSORS)
+def test_the_bytes_are_those_of_numpy_and_come_back_as_they_were(tensor: Tensor) -> None:
+    expected = io.BytesIO()
+    np.save(expected, np.ascontiguousarray(tensor.numpy()).reshape(tensor.shape))
+    data = to_npy(tensor)
+    assert data == expected.getvalue()
+    found = from_npy(data)
+    assert found.dtype == tensor.dtype and found.shape == tensor.shape
+    assert torch.equal(found.nan_to_num(9), tensor.nan_to_num(9))
+
+
+def test_flower_reads_it_as_its_own() -> None:
+    for tensor in TENSORS.values():
+        if tensor.is_contiguous():
+            assert vars(encode(tensor)) == vars(Array(tensor.numpy()))
+
+
+def test_what_is_read_shares_the_bytes_and_warns_of_nothing() -> None:
+    data = to_npy(torch.arange(1000.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = from_npy(data)
+    begin = np.frombuffer(data, dtype=np.uint8).ctypes.data
+    assert begin < found.data_ptr() < begin + len(data)
+
+
+def test_what_is_no_such_file_is_refused() -> None:
+    data = to_npy(torch.arange(10.0))
+    with pytest.raises(ValueError, match="magic"):
+        from_npy(b"no numpy at all")
+    with pytest.raises(ValueError, match="buffer"):
+        from_npy(data[:-4])
+    by_columns = io.BytesIO()
+    np.save(by_columns, np.asfortranarray(np.arange(6.0).reshape(2, 3)))
+    with pytest.raises(ValueError, match="row by row"):
+        from_npy(by_columns.getvalue())
+    objects = io.BytesIO()
+    np.save(objects, np.array([None]), allow_pickle=True)
+    with pytest.raises(ValueError, match="of numbers"):
+        from_npy(objects.getvalue())
