@@ -3,7 +3,7 @@
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.local_training import train_cohort
+from clients.cohort_training import train_cohort
 from clients.messages import decode_task, encode_result
 
 app = ClientApp()

@@ -9,7 +9,7 @@ from typing import cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from clients.local_training import CohortResult
+from clients.cohort_training import CohortResult
 from fedpfn import protocol
 from fedpfn.config import RunConfig
 from fedpfn.keys import Scalar

@@ -119,6 +119,11 @@ class Train:
     proximal_mu: float = key(0.0, "FedProx: weight of the proximal term mu/2 |w - w_t|^2", least=0)
     clip_norm: float = key(0.0, "largest norm of a step's masked gradient; 0 = no clipping", least=0)
     threads: int = key(1, "CPU threads of a client; part of the result, since sums depend on it", least=1)
+    stack: int = key(
+        0,
+        "clients that a node trains at once, stacked, where the model allows it; 0 = one by one, as suits a CPU",
+        least=0,
+    )
 
 
 @dataclass(frozen=True)

@@ -74,5 +74,7 @@ class Examples:
 
 
 def _rows(tensor: Tensor, index: Tensor | slice) -> Tensor:
-    # copies rows whole; indexing by a tensor goes entry by entry
-    return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)
+    if isinstance(index, slice):
+        return tensor[index]
+    # copies rows whole, where indexing by a tensor goes entry by entry
+    return tensor.index_select(0, index.flatten()).view(*index.shape, *tensor.shape[1:])

@@ -38,6 +38,8 @@ _UNUSED: tuple[_Rule, ...] = (
     (lambda c: not _reads(c.partition.scheme, "pathological"), ("partition.classes-per-client",)),
     (lambda c: c.train.steps > 0, ("train.epochs",)),
     (lambda c: c.train.optimizer != "sgd", ("train.momentum", "train.nesterov")),
+    # an address from before there were stacks stays what it was
+    (lambda c: c.train.stack == 0, ("train.stack",)),
     (lambda c: c.federation.tolerate_failures == 0, ("federation.quorum",)),
     (
         lambda c: c.barrier.every == 0,

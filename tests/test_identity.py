@@ -141,6 +141,8 @@ RULES: list[tuple[Settings, tuple[str, ...], tuple[str, ...]]] = [
     ({"train.optimizer": "adamw"}, ("train.weight-decay",), ("train.momentum", "train.nesterov")),
     ({"federation.tolerate-failures": 0}, ("federation.tolerate-failures",), ("federation.quorum",)),
     ({"federation.tolerate-failures": 1}, ("federation.tolerate-failures", "federation.quorum"), ()),
+    ({"train.stack": 0}, ("train.threads",), ("train.stack",)),
+    ({"train.stack": 4}, ("train.stack",), ()),
     ({"barrier.every": 0}, ("barrier.every",), tuple(f"barrier.{name}" for name in MEASURED)),
     ({"barrier.every": 5}, ("barrier.every", *(f"barrier.{name}" for name in MEASURED)), ()),
     ({"model.name": "mlp"}, ("model.hidden", "model.width", "model.width-multiplier"), ("model.norm",)),
@@ -350,8 +352,8 @@ VALUES: dict[str, list[Any]] = {
     "train.steps": [0, 3], "train.batch-size": [32, 8], "train.optimizer": ["sgd", "adam", "adamw"],
     "train.lr": [0.1, 1.0], "train.lr-decay": [1.0, 0.9], "train.momentum": [0.9, 0.5],
     "train.nesterov": [False, True], "train.weight-decay": [0.0, 0.1], "train.proximal-mu": [0.0, 0.1],
-    "train.clip-norm": [0.0, 1.0], "train.threads": [1, 2], "barrier.every": [1, 0], "barrier.points": [25, 3],
-    "barrier.max-pairs": [0, 5], "barrier.max-examples": [2000, 0], "barrier.split": ["test", "train"],
+    "train.clip-norm": [0.0, 1.0], "train.threads": [1, 2], "train.stack": [0, 4], "barrier.every": [1, 0],
+    "barrier.points": [25, 3], "barrier.max-pairs": [0, 5], "barrier.max-examples": [2000, 0], "barrier.split": ["test", "train"],
     "barrier.batch-norm": ["average", "reset"], "barrier.layers": [False, True],
 }  # fmt: skip
 

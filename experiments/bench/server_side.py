@@ -13,7 +13,7 @@ import torch
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from clients.local_training import CohortResult
+from clients.cohort_training import CohortResult
 from clients.messages import encode_result
 from experiments.bench.made_data import CLASSES, SHAPES
 from experiments.in_process import InProcessGrid, assume_identity

@@ -3,13 +3,20 @@
 from fedpfn.training.batches import batch_order, count_steps
 from fedpfn.training.kernel import NonFiniteError, Trained, train
 from fedpfn.training.optimizers import MakeOptimizer, make_optimizer
+from fedpfn.training.stackable import stackable
+from fedpfn.training.stacked import Outcome, train_stacked
+from fedpfn.training.stacked_steps import Job
 
 __all__ = [
+    "Job",
     "MakeOptimizer",
     "NonFiniteError",
+    "Outcome",
     "Trained",
     "batch_order",
     "count_steps",
     "make_optimizer",
+    "stackable",
     "train",
+    "train_stacked",
 ]

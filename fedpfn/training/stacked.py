@@ -1,0 +1,212 @@
+"""Several clients' local training at once: the sequential kernel's mathematics on stacked weights, one client a row.
+
+A GPU runs a small model's step far below its capacity. The clients of a round start from the same weights and then take
+steps of their own, so with their weights stacked as W of shape (rows, *w), one backward pass through
+sum_r sum_i v_ri l(w_r; x_ri, y_ri), v = 1 / |batch|, gives each row the gradient that ``train`` would give that client.
+FedProx, the mask and the optimiser act entry by entry, so they are the sequential kernel's own; clipping is done row by
+row. A batch shorter than the others is filled up with its first example at weight v = 0. A client that has fewer steps
+than its neighbours is copied out after its last one; what its row does then is thrown away.
+
+Shapes are the same at each step of each stack, ``rows`` clients with ``batch_size`` examples, so that every kernel does
+the same whoever shares the stack: a client's result in a given row is the same to the bit. In another row it is the
+same but for rounding: a CPU's batched products sum in an order that can depend on where a row lies in memory. Whether a
+model can be stacked at all is asked in ``stackable``; the order of batches is laid out in ``stacked_steps``.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional
+
+from fedpfn.freezing import BitMask, Freeze
+from fedpfn.losses import is_regression
+from fedpfn.params import State, trainable
+from fedpfn.training.kernel import NonFiniteError, Trained
+from fedpfn.training.optimizers import MakeOptimizer, fuse, leaves_still_entries
+from fedpfn.training.stacked_steps import Job, Schedule, lay_out
+
+_ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a client ended with. ``state`` are the trainable parameters, views of the stack they were trained in."""
+
+    state: State
+    trained: Trained
+
+
+def train_stacked(
+    model: nn.Module,
+    jobs: Sequence[Job],
+    masks: Sequence[Mapping[str, Tensor] | BitMask | None],
+    *,
+    optimizer: MakeOptimizer,
+    batch_size: int,
+    rows: int,
+    proximal_mu: float = 0.0,
+    clip_norm: float = 0.0,
+) -> list[Outcome | NonFiniteError]:
+    """Train each of ``jobs`` from the model's weights as ``train`` would, ``rows`` at a time; the model is left as is.
+
+    ``masks`` holds one mask (or None) a phase, for all jobs; ``batch_size`` is the longest batch of any. A client whose
+    loss or weights are not finite comes back as its ``NonFiniteError``, and the others are not touched by it. Outcomes
+    are in the order of the jobs. A stack's decoded examples lie in memory together, and ``rows`` times the model's
+    weights, gradients and moments.
+
+    Raises ``ValueError`` for phases or batches that do not fit, and for an optimiser that is not SGD, Adam or AdamW:
+    the stack needs one that takes each entry by itself.
+    """
+    if rows < 1 or any(len(job.steps) != len(masks) for job in jobs):
+        raise ValueError(f"a stack needs a row or more, and each job its steps in each of the {len(masks)} phases")
+    parameters = trainable(model)
+    ready = [mask if mask is None or isinstance(mask, BitMask) else BitMask.of(mask, parameters) for mask in masks]
+    # neighbours with alike numbers of steps: fewer of a stack's steps are thrown away
+    order = sorted(range(len(jobs)), key=lambda number: -sum(jobs[number].steps))
+    outcomes: dict[int, Outcome | NonFiniteError] = {}
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        for first in range(0, len(order), rows):
+            chosen = order[first : first + rows]
+            found = _train_stack(
+                model, [jobs[number] for number in chosen], ready,
+                optimizer=optimizer, batch_size=batch_size, rows=rows, proximal_mu=proximal_mu, clip_norm=clip_norm,
+            )  # fmt: skip
+            outcomes.update(zip(chosen, found, strict=True))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return [outcomes[number] for number in range(len(jobs))]
+
+
+def stacked_losses(
+    model: nn.Module, stack: Mapping[str, Tensor], inputs: Tensor, labels: Tensor, weights: Tensor
+) -> Tensor:
+    """Return sum_i v_ri l_ri of each row r, (rows,): ``inputs`` (rows, batch, ...), ``labels`` and ``weights`` too.
+
+    ``stack`` holds the trainable parameters, (rows, *shape). Where a row's weights are 1 / n over n examples, its loss
+    is ``batch_loss`` of these.
+    """
+    outputs = vmap(lambda own, batch: functional_call(model, own, (batch,)))(dict(stack), inputs)
+    losses = _example_losses(outputs.flatten(0, 1), labels.flatten(0, 1))
+    return (losses.view(weights.shape) * weights).sum(dim=1)
+
+
+def _example_losses(outputs: Tensor, labels: Tensor) -> Tensor:
+    if not is_regression(labels):
+        return functional.cross_entropy(outputs, labels, reduction="none")
+    return (outputs - labels.view(outputs.shape)).square().reshape(len(labels), -1).mean(dim=1)
+
+
+def _train_stack(
+    model: nn.Module,
+    jobs: Sequence[Job],
+    masks: Sequence[BitMask | None],
+    *,
+    optimizer: MakeOptimizer,
+    batch_size: int,
+    rows: int,
+    proximal_mu: float,
+    clip_norm: float,
+) -> list[Outcome | NonFiniteError]:
+    start = {name: parameter.detach() for name, parameter in trainable(model).items()}
+    stack = {name: _repeated(tensor, rows).requires_grad_() for name, tensor in start.items()}
+    schedule = lay_out(jobs, rows, batch_size, next(iter(start.values())).dtype)
+    losses: list[Tensor] = []
+    for phase, mask in enumerate(masks):
+        lasts = [job.steps[phase] for job in jobs]
+        freeze = Freeze(stack, mask)
+        stepper = optimizer(list(stack.values()))
+        if type(stepper) not in _ELEMENTWISE:
+            raise ValueError(f"clients can be stacked under SGD, Adam and AdamW, not under {type(stepper).__name__}")
+        fuse(stepper)
+        restore_each_step = not leaves_still_entries(stepper)
+        done = _rows(stack, lasts, 0)
+        for step in range(1, max(lasts) + 1):
+            number = len(losses)
+            inputs, labels = schedule.examples.batch(schedule.index[number])
+            for parameter in stack.values():
+                parameter.grad = None
+            loss = stacked_losses(model, stack, inputs, labels, schedule.weights[number])
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+            if proximal_mu:
+                _add_proximal_gradient(stack, start, proximal_mu)
+            freeze.mask_gradients()
+            if clip_norm:
+                _clip_rows(stack, clip_norm)
+            stepper.step()
+            if restore_each_step:
+                freeze.restore()
+            losses.append(loss.detach())
+            if step < max(lasts):
+                done |= _rows(stack, lasts, step)
+        _write_rows(stack, done)
+        freeze.restore()
+    return _outcomes(stack, losses, schedule)
+
+
+def _repeated(tensor: Tensor, rows: int) -> Tensor:
+    return tensor.expand(rows, *tensor.shape).clone(memory_format=torch.contiguous_format)
+
+
+@torch.no_grad()
+def _add_proximal_gradient(stack: Mapping[str, Tensor], start: Mapping[str, Tensor], mu: float) -> None:
+    for name, parameter in stack.items():
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter - start[name], alpha=mu)
+
+
+def _clip_rows(stack: Mapping[str, Tensor], clip_norm: float) -> None:
+    """Bound each row's gradient norm: ``torch.nn.utils.clip_grad_norm_`` row by row."""
+    gradients = [parameter.grad for parameter in stack.values() if parameter.grad is not None]
+    norms = [torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1) for gradient in gradients]
+    factors = (clip_norm / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + 1e-6)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(factors.view(-1, *([1] * (gradient.dim() - 1))))
+
+
+@torch.no_grad()
+def _rows(stack: Mapping[str, Tensor], lasts: Sequence[int], step: int) -> dict[int, State]:
+    """Return a copy of the rows whose last step in this phase is ``step``."""
+    return {
+        row: {name: parameter[row].clone() for name, parameter in stack.items()}
+        for row, last in enumerate(lasts)
+        if last == step
+    }
+
+
+@torch.no_grad()
+def _write_rows(stack: Mapping[str, Tensor], rows: Mapping[int, State]) -> None:
+    for row, state in rows.items():
+        for name, tensor in state.items():
+            stack[name][row] = tensor
+
+
+def _outcomes(
+    stack: Mapping[str, Tensor], losses: Sequence[Tensor], schedule: Schedule
+) -> list[Outcome | NonFiniteError]:
+    """Return what became of each job, with one transfer for all losses and one for what is not finite."""
+    values = torch.stack(list(losses)).double().cpu().numpy() if losses else np.zeros((0, 0))
+    flags = [torch.isfinite(tensor).reshape(len(tensor), -1).all(dim=1) for tensor in stack.values()]
+    finite = torch.stack(flags).cpu().numpy()
+    outcomes: list[Outcome | NonFiniteError] = []
+    for row, (own, sizes) in enumerate(zip(schedule.own, schedule.sizes, strict=True)):
+        steps = len(own)
+        taken = values[own, row] if steps else np.zeros(0)
+        bad, broken = np.flatnonzero(~np.isfinite(taken)), np.flatnonzero(~finite[:, row])
+        if len(bad):
+            outcomes.append(NonFiniteError(f"the loss is {taken[bad[0]]} at local step {bad[0] + 1} of {steps}"))
+        elif len(broken):
+            name = list(stack)[broken[0]]
+            outcomes.append(NonFiniteError(f"{name} is not finite after local step {steps} of {steps}"))
+        else:
+            loss = float((taken * sizes).sum() / sizes.sum()) if steps else math.nan
+            state = {name: tensor.detach()[row] for name, tensor in stack.items()}
+            outcomes.append(Outcome(state, Trained(loss, steps)))
+    return outcomes

@@ -1,0 +1,88 @@
+"""The steps of a stack of clients laid out in advance: which examples each row takes at each step, and their weights.
+
+A row is a client's. The phases of all rows start together, so a row with fewer steps in a phase idles until the next
+one. All batches have one length: a shorter one is filled up at weight 0, an idle row is at weight 0 as a whole. Numbers
+in, tensors on the device out; what a step does is ``stacked``'s.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedpfn.examples import Examples
+
+
+@dataclass(frozen=True)
+class Job:
+    """One client's local training: its examples, its batches as ``train`` takes them, its number of steps a phase."""
+
+    examples: Examples
+    batches: Iterator[NDArray[np.int64]]
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the rows of a stack take: ``index`` into ``examples`` and ``weights``, both (steps, rows, batch).
+
+    ``examples`` are those of all jobs, decoded. Weights are 1 / n for the n examples of a batch. ``own`` are the
+    stack's steps that a job takes part in and ``sizes`` its batches' lengths, both one array a job.
+    """
+
+    examples: Examples
+    index: Tensor
+    weights: Tensor
+    own: list[NDArray[np.int64]]
+    sizes: list[NDArray[np.int64]]
+
+
+def lay_out(jobs: Sequence[Job], rows: int, batch_size: int, dtype: torch.dtype) -> Schedule:
+    """Return the schedule of ``jobs``, one a row, the rows left over idle; weights in ``dtype``.
+
+    Reads from each job the batches that it needs. Raises ``ValueError`` for a batch that is empty, longer than
+    ``batch_size`` or not of the job's own examples, and for a job that runs out of batches.
+    """
+    starts = np.cumsum([0, *(max(steps) for steps in zip(*(job.steps for job in jobs), strict=True))])
+    index = np.zeros((int(starts[-1]), rows, batch_size), dtype=np.int64)
+    weights = np.zeros(index.shape)
+    all_own, all_sizes = [], []
+    offset = 0
+    for row, job in enumerate(jobs):
+        phases = [start + np.arange(steps) for start, steps in zip(starts[:-1], job.steps, strict=True)]
+        own = np.concatenate([np.zeros(0, dtype=np.int64), *phases])
+        batches = list(islice(job.batches, len(own)))
+        _require_fit(batches, len(own), batch_size, len(job.examples))
+        for number, batch in zip(own, batches, strict=True):
+            index[number, row, : len(batch)] = offset + batch
+            # filled up with its own first example, not with zeros: finite wherever the batch is
+            index[number, row, len(batch) :] = offset + batch[0]
+            weights[number, row, : len(batch)] = 1 / len(batch)
+        all_own.append(own)
+        all_sizes.append(np.array([len(batch) for batch in batches], dtype=np.int64))
+        offset += len(job.examples)
+    decoded = [job.examples.decoded() for job in jobs]
+    examples = Examples(torch.cat([part.inputs for part in decoded]), torch.cat([part.labels for part in decoded]))
+    return Schedule(
+        examples,
+        # one transfer for all steps: a GPU would wait for one at every step
+        torch.from_numpy(index).to(examples.device),
+        torch.from_numpy(weights).to(examples.device, dtype),
+        all_own,
+        all_sizes,
+    )
+
+
+def _require_fit(batches: Sequence[NDArray[np.int64]], steps: int, batch_size: int, num_examples: int) -> None:
+    if len(batches) < steps:
+        raise ValueError(f"a job of {steps} steps has batches for {len(batches)}")
+    for batch in batches:
+        if not 0 < len(batch) <= batch_size:
+            raise ValueError(f"a stack's batches have 1 to {batch_size} examples; a job has one of {len(batch)}")
+        # beyond its own lie the next job's
+        if batch.min() < 0 or batch.max() >= num_examples:
+            raise ValueError(f"a job of {num_examples} examples has a batch that asks for others: {batch.tolist()}")
