@@ -68,7 +68,8 @@ def bench(
         elif part == "clients":
             for workload in over_clients(size):
                 console.print(f"{workload.clients} clients, all of them a round", highlight=False)
-                names = ["ours"] if workload.clients > _MOST_NODES else ["stock", "cached", "ours"]
+                few = size == "quick" or workload.clients > _MOST_NODES
+                names = ["ours"] if few else ["stock", "cached", "ours"]
                 some = [CONTESTANTS[name] for name in names]
                 _contest(result["over-clients"], workload, some, 1, console, machine)
         elif part == "models":
