@@ -241,10 +241,10 @@ def _add_path(
     path, first, second, loss, right = work
     if not stack:
         for at, alpha in enumerate(path.inner.tolist()):
-            state = path.at(alpha)
+            split.load(path.at(alpha))
             for batch, one, other in zip(batches, first, second, strict=True):
                 # a tensor of its own: what comes next may write into it
-                scores = score(split.logits(state, torch.lerp(other, one, alpha), batch.inputs), batch.labels)
+                scores = score(split.logits(None, torch.lerp(other, one, alpha), batch.inputs), batch.labels)
                 loss[at] += scores[0]
                 right[at] += scores[1]
         return

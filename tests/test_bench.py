@@ -1,0 +1,268 @@
+"""The benchmark: equal work for all contestants, times that leave evaluation out, ratios taken turn by turn.
+
+That contestants run through the real runtime is shown by `fedpfn bench --quick`, which CI runs.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from rich.console import Console
+from typer.testing import CliRunner
+
+from experiments.bench import barriers, bench, cached_client, contest, figures, made_data, server_side, stock_client
+from experiments.bench import tables as bench_tables
+from experiments.bench.bare import bare_seconds
+from experiments.bench.contestants import CONTESTANTS, Timing
+from experiments.bench.workloads import SIZES, Workload, over_clients, workloads
+from experiments.cli import app
+from experiments.in_process import assume_identity
+from experiments.simulation import RunFailed
+from fedpfn import imports
+from fedpfn.config import RunConfig
+from fedpfn.examples import Examples
+from fedpfn.models import build
+from fedpfn.seeding import numpy_generator
+from partitions import partition
+from strategies.assembly import build_model, load_data
+
+QUICK = workloads("quick")["c"]
+
+
+def config_of(workload: Workload, **keys: Any) -> RunConfig:
+    return RunConfig.parse(workload.settings() | {"device": "cpu"} | keys)
+
+
+# the work
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_client_of_a_workload_has_the_same_work(size: str) -> None:
+    for workload in [*workloads(size).values(), *over_clients(size)]:
+        config = config_of(workload)
+        labels = np.arange(workload.clients * workload.examples) % made_data.CLASSES
+        settings = config.partition
+        parts = partition(
+            settings.scheme, labels, workload.clients, numpy_generator(0, "partition"), alpha=0.3, min_size=0,
+            shards_per_client=settings.shards_per_client, classes_per_client=settings.classes_per_client,
+        )  # fmt: skip
+        assert {len(part) for part in parts} == {workload.examples}
+        assert round(config.federation.fraction * workload.clients) == workload.a_round
+        assert workload.steps == config.train.epochs * int(np.ceil(workload.examples / config.train.batch_size))
+
+
+def test_two_class_shards_are_what_workload_a_says() -> None:
+    workload = workloads("full")["a"]
+    assert (workload.clients, workload.a_round, workload.epochs, workload.batch) == (100, 100, 5, 50)
+    assert config_of(workload).partition.scheme == "shards" and config_of(workload).partition.shards_per_client == 2
+
+
+def test_made_images_are_the_same_at_every_call_and_have_the_size_in_their_name() -> None:
+    loader = imports.load(made_data.name_of("mnist", 40))
+    (images, labels), (test_images, _) = loader()
+    assert images.shape == (40, 1, 28, 28) and images.dtype == np.uint8 and len(test_images) == made_data.TEST
+    assert np.bincount(labels).tolist() == [4] * 10
+    assert np.array_equal(images, loader()[0][0])
+    with pytest.raises(ValueError, match="no 'svhn_5'"):
+        imports.load("experiments.bench.made_data:svhn_5")
+
+
+# the contestants
+
+
+def answer_of(client: Any, config: RunConfig, arrays: ArrayRecord, partition_id: int) -> Message:
+    assume_identity()
+    content = RecordDict({"arrays": arrays, "config": ConfigRecord({"lr": config.train.lr})})
+    message = Message(content, dst_node_id=1, message_type=MessageType.TRAIN)
+    context = Context(
+        run_id=0, node_id=1, node_config={"partition-id": partition_id, "num-partitions": 4}, state=RecordDict(),
+        run_config=config.flat(),
+    )  # fmt: skip
+    return cast(Message, client.app(message, context))
+
+
+@pytest.mark.parametrize("client", [stock_client, cached_client], ids=["stock", "cached"])
+def test_a_flower_contestant_takes_the_steps_that_the_workload_says(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(QUICK)
+    arrays = ArrayRecord(build_model(config, load_data(config)[0]).state_dict())
+    taken: list[int] = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (taken.append(1), step(self))[1])
+    answer = answer_of(client, config, arrays, 2)
+    assert len(taken) == QUICK.steps == 2
+    assert answer.content.metric_records["metrics"]["num-examples"] == QUICK.examples
+    after = answer.content.array_records["arrays"].to_torch_state_dict()
+    before = arrays.to_torch_state_dict()
+    assert after.keys() == before.keys() and not torch.equal(after["head.weight"], before["head.weight"])
+
+
+def test_stock_and_cached_see_the_same_images() -> None:
+    config = config_of(QUICK)
+    dataset, images, parts = stock_client._data(config)
+    kept = cached_client._keep(config)
+    for index in parts[1][:3]:
+        stock, label = images[int(index)]
+        torch.testing.assert_close(stock, kept.inputs[index], rtol=0, atol=1e-6)
+        assert label == int(kept.labels[index]) == int(dataset.train.labels[index])
+
+
+def test_a_rounds_time_leaves_evaluation_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("mlp", (4,), 3, seed=0, width=4)
+    test = Examples(torch.randn(10, 4), torch.randint(0, 3, (10,)))
+    real = contest.evaluate
+    monkeypatch.setattr(contest, "evaluate", lambda *args: (time.sleep(0.3), real(*args))[1])
+    stop = contest.stopwatch(tmp_path, model, test)
+    for server_round in range(3):
+        stop(server_round, ArrayRecord(model.state_dict()))
+        time.sleep(0.05)
+    rounds = contest.read_rounds(tmp_path)
+    assert [record["round"] for record in rounds] == [1, 2]
+    assert all(0.05 <= record["seconds"] < 0.25 for record in rounds)
+
+
+def test_the_bare_loop_takes_all_steps_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (taken.append(1), step(self))[1])
+    assert bare_seconds(QUICK, device="cpu", repeats=1) > 0
+    # one round to warm up, one timed
+    assert len(taken) == 2 * QUICK.a_round * QUICK.steps
+
+
+# barriers and the server's part
+
+
+def test_evaluations_and_matrix_products_by_hand() -> None:
+    case = barriers.Measurement("", "mnist", "mlp", {}, models=4, examples=10, points=5)
+    # four ends, six pairs with three inner points
+    assert case.evaluations == 4 + 6 * 3
+    mlp = build("mlp", (1, 28, 28), 10, seed=0, hidden=1, width=7)
+    assert barriers._products(mlp, torch.zeros(2, 1, 28, 28)) == [(1, 784, 7), (1, 7, 10)]
+    cnn = build("cnn", (1, 18, 18), 10, seed=0)
+    rows = barriers._products(cnn, torch.zeros(2, 1, 18, 18))
+    assert rows == [(256, 9, 32), (36, 288, 64), (1, 576, 64), (1, 64, 64), (1, 64, 10)]
+
+
+def test_both_ways_to_measure_barriers_agree() -> None:
+    for case in barriers.measurements("quick"):
+        found = barriers.measure(case, device="cpu")
+        assert found["evaluations"] == case.evaluations == 3 + 3 * 3
+        assert max(found["largest-difference"][kind] for kind in ("loss", "loss_barriers")) <= 1e-6
+        assert found["limit"] > 0 and all(len(seconds) == 1 for seconds in found["seconds"].values())
+
+
+def test_the_servers_part_is_told_per_100_megabytes() -> None:
+    (case,) = server_side.cases("quick")
+    found = server_side.measure(case, device="cpu")
+    assert found["megabytes"] == pytest.approx(4 * 199210 * 4 / 1e6)
+    whole = found["configure"] + found["aggregate"]
+    assert found["seconds-per-100-MB"] == pytest.approx(whole * 100 / found["megabytes"])
+
+
+# what is made of it
+
+
+def a_result() -> dict[str, Any]:
+    """Two turns of (b): ours 1 s and 2 s, stock 4 s and 12 s, cached failed once and took 4 s once."""
+    seconds: dict[str, list[list[float] | None]] = {
+        "stock": [[4.0, 4.0, 9.0], [12.0]],
+        "cached": [None, [4.0]],
+        "ours-each": [[1.0], [1.0]],
+        "ours": [[1.0], [2.0]],
+        "ours-fedpfn": [[1.02], [2.02]],
+    }
+    training = []
+    for name, runs in seconds.items():
+        for turn, found in enumerate(runs):
+            entry = {"workload": "b", "clients": 3, "contestant": name, "repeat": turn}
+            ours = [0.8 * second for second in found or []] if name.startswith("ours") else []
+            told = {"failed": "why"} if found is None else {"seconds": found, "train": ours, "accuracy": 0.9}
+            training.append(entry | told)
+    return {
+        "command": "fedpfn bench b",
+        "size": "reduced",
+        "actors": 2,
+        "cores": 2,
+        "environment": {
+            "device": "cpu", "accelerator": "none", "platform": "Linux", "python": "3.11", "versions": {"flwr": "1.41"},
+            "git-revision": "abc",
+        },
+        "training": training,
+        "limit": [{"workload": "b", "seconds": 1.44}],
+        "barriers": [],
+        "server": [],
+        "over-clients": [],
+        "over-models": [],
+    }  # fmt: skip
+
+
+def test_ratios_are_taken_turn_by_turn() -> None:
+    rounds, local = bench_tables.tables(a_result())
+    (row,) = rounds.rows
+    assert row[:6] == ["b", "8.000", "4.000", "1.000", "1.500", "1.520"]
+    # 4 / 1 and 12 / 2, not 8 / 1.5; cached completed the second turn alone
+    assert row[6:] == ["5.00 [4.00, 6.00] (≥ 4)", "2.00 (≥ 2)"]
+    # two actors train for 1.6 s and 3.2 s together
+    assert local.rows[0][1:4] == ["1.440", "2.400", "0.68 [0.45, 0.90]"]
+    assert local.rows[0][4].startswith("1.015 [1.010, 1.020] (≤ 1.03)")
+
+
+def test_tables_as_markdown_say_the_machine_and_the_accuracies() -> None:
+    text = bench_tables.markdown(a_result())
+    assert "2 CPU cores, 2 actors; Linux, Python 3.11, flwr 1.41; revision abc" in text
+    assert "(b) stock 0.900, cached 0.900, ours-each 0.900, ours 0.900, ours-fedpfn 0.900" in text
+    assert "| b | 8.000 | 4.000 |" in text
+
+
+def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def run(contestant: Any, workload: Workload, **machine: Any) -> Timing:
+        order.append(contestant.name)
+        if contestant.name == "cached":
+            raise RunFailed("no memory")
+        return Timing([1.0, 3.0, 2.0], [0.5], 0.8)
+
+    monkeypatch.setattr(bench, "run", run)
+    monkeypatch.setattr(bench, "bare_seconds", lambda workload, device: 1.0)
+    file, console = tmp_path / "bench.json", Console(file=(tmp_path / "told").open("w"), width=200)
+    found = bench.bench(
+        ["c", "clients", "models", "server"],
+        console,
+        size="quick",
+        repeats=2,
+        device="cpu",
+        actors=2,
+        gpus=0,
+        file=file,
+    )
+    assert order == [*CONTESTANTS, *CONTESTANTS, "ours"]
+    assert json.loads(file.read_text()) == json.loads(json.dumps(found))
+    failed = [entry for entry in found["training"] if "failed" in entry]
+    assert [(entry["contestant"], entry["repeat"], entry["failed"]) for entry in failed] == [
+        ("cached", 0, "no memory"),
+        ("cached", 1, "no memory"),
+    ]
+    made = figures.write_figures(found, tmp_path)
+    assert all(path.stat().st_size > 1000 for path in made) and len(made) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["z"], "there is no part 'z' at size reduced; there are a, b, c, e1, e2, d, server, clients, models"),
+        (["a", "--quick"], "there is no part 'a' at size quick; there are c, d, server, clients, models"),
+        (["--quick", "--full"], "--quick and --full exclude each other"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said_at_once(words: list[str], told: str, tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["bench", *words, "--out", str(tmp_path / "out")])
+    assert found.exit_code == 1 and told in " ".join(str(found.exception).split())
+    assert not (tmp_path / "out").exists()
