@@ -195,7 +195,7 @@ def a_result() -> dict[str, Any]:
             "git-revision": "abc",
         },
         "training": training,
-        "limit": [{"workload": "b", "seconds": 1.44}],
+        "limit": [{"workload": "b", "seconds": 1.6}],
         "barriers": [],
         "server": [],
         "over-clients": [],
@@ -210,7 +210,7 @@ def test_ratios_are_taken_turn_by_turn() -> None:
     # 4 / 1 and 12 / 2, not 8 / 1.5; cached completed the second turn alone
     assert row[6:] == ["5.00 [4.00, 6.00] (≥ 4)", "2.00 (≥ 2)"]
     # two actors train for 1.6 s and 3.2 s together
-    assert local.rows[0][1:4] == ["1.440", "2.400", "0.68 [0.45, 0.90]"]
+    assert local.rows[0][1:4] == ["1.600", "2.400", "0.75 [0.50, 1.00]"]
     assert local.rows[0][4].startswith("1.015 [1.010, 1.020] (≤ 1.03)")
 
 

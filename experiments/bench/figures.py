@@ -50,6 +50,9 @@ def _over_models(result: dict[str, Any]) -> Figure:
     case = result["over-models"][-1]["case"]
     axes.set_title(f"{case['title']}, {case['examples']:,} examples, {case['points']} points")
     _finish(axes, "client models K, all pairs", "seconds")
+    models = [entry["case"]["models"] for entry in result["over-models"]]
+    axes.set_xticks(models, labels=[str(count) for count in models])
+    axes.minorticks_off()
     return figure
 
 

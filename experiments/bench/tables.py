@@ -177,14 +177,14 @@ def _barriers(result: Result, device: str) -> Table:
                 _ratio(pairs, least=_BARRIER_AIMS[device].get(case["title"])),
                 f"{entry['limit']:.2f}",
                 f"{entry['limit'] / seconds['ours']:.0%}",
-                f"{entry['largest-difference']['loss_barriers']:.1e}",
+                f"{entry['largest-difference']['loss']:.1e}",
             ]
         )
     columns = ["", "evaluations", "plain, s", "ours, s", "plain ÷ ours", "products alone, s", "share", "difference"]
     notes = [
         "Products alone: the matrix products of all evaluations of the plain loop at this machine's rate for their "
         "shapes. Ours does without most of the first layer's, so its share can exceed 100 %. Difference: the largest "
-        "between loss barriers, in nats."
+        "between losses on the paths, in nats."
     ]
     return Table("Barriers between all pairs, 25 points", columns, rows, notes)
 
