@@ -25,7 +25,7 @@ def bench(
     parts: Parts = None,
     out: Annotated[Path, typer.Option(help="folder for bench.json, bench.md and pictures")] = Path("bench"),
     full: Annotated[bool, typer.Option("--full", help="the sizes for a GPU; without it those for a few cores")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="a smoke test of a minute: its times mean nothing")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="a smoke test of two minutes: its times mean nothing")] = False,
     repeats: Annotated[int, typer.Option(help="turns of the contestants", min=1)] = 3,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     actors: Annotated[
