@@ -7,9 +7,11 @@ process and not once per message, and a round's masks once per process and not o
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from logging import WARNING
 
 import numpy as np
 import torch
+from flwr.common.logger import log
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,6 +27,7 @@ from fedpfn.packing import Positions
 from fedpfn.params import State, float_buffers, trainable
 from fedpfn.schedules import Plan
 from fedpfn.seeding import numpy_generator
+from fedpfn.training import stackable
 
 _benches: dict[RunConfig, "Workbench"] = {}
 
@@ -66,11 +69,22 @@ def plan_masks(bench: Workbench, plan: Plan) -> PlanMasks:
     return PlanMasks(phases, Positions.where(union(masks)))
 
 
+@lru_cache(maxsize=1)
+def reason_against(bench: Workbench) -> str | None:
+    """Return why the bench's model cannot be stacked, or None if it can; a reason is logged once a process."""
+    reason = stackable(bench.model, bench.train.take(np.arange(min(4, len(bench.train)))))
+    if reason is not None:
+        log(WARNING, "train.stack: clients train one by one, since %s", reason)
+    return reason
+
+
 def workbench(config: RunConfig) -> Workbench:
     """Return the bench for ``config``, made at the first call in this process. A process keeps one bench."""
     if config not in _benches:
         _benches.clear()
+        # what they keep holds on to the bench, and so to its data
         plan_masks.cache_clear()
+        reason_against.cache_clear()
         _benches[config] = _make(config)
     return _benches[config]
 

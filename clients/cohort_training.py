@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from clients import local_training
-from clients.cache import PlanMasks, Workbench, plan_masks, workbench
+from clients.cache import PlanMasks, Workbench, plan_masks, reason_against, workbench
 from clients.local_training import failure
-from clients.stacked_training import reason_against, train_stack
+from clients.stacked_training import train_stack
 from fedpfn.answers import Failure, Update
 from fedpfn.config import RunConfig
 from fedpfn.params import State

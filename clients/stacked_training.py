@@ -5,11 +5,6 @@ in its last digits on its place in the stack, hence on the cohort: it is asked f
 """
 
 import time
-from functools import lru_cache
-from logging import WARNING
-
-import numpy as np
-from flwr.common.logger import log
 
 from clients.cache import PlanMasks, Workbench
 from clients.local_training import failure, job_of, load, optimizer_of
@@ -18,16 +13,7 @@ from fedpfn.config import RunConfig
 from fedpfn.packing import pack
 from fedpfn.params import State
 from fedpfn.schedules import Plan
-from fedpfn.training import Job, NonFiniteError, stackable, train_stacked
-
-
-@lru_cache(maxsize=1)
-def reason_against(bench: Workbench) -> str | None:
-    """Return why the bench's model cannot be stacked, or None if it can; a reason is logged once a process."""
-    reason = stackable(bench.model, bench.train.take(np.arange(min(4, len(bench.train)))))
-    if reason is not None:
-        log(WARNING, "train.stack: clients train one by one, since %s", reason)
-    return reason
+from fedpfn.training import Job, NonFiniteError, train_stacked
 
 
 def train_stack(
