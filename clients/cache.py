@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 import partitions
 from fedpfn import imports, models
-from fedpfn.config import RunConfig
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.freezing import BitMask
@@ -25,6 +24,7 @@ from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.masks import build_mask, union
 from fedpfn.packing import Positions
 from fedpfn.params import State, float_buffers, trainable
+from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan
 from fedpfn.seeding import numpy_generator
 from fedpfn.training import stackable

@@ -15,8 +15,8 @@ from clients.cache import PlanMasks, Workbench, plan_masks, reason_against, work
 from clients.local_training import failure
 from clients.stacked_training import train_stack
 from fedpfn.answers import Failure, Update
-from fedpfn.config import RunConfig
 from fedpfn.params import State
+from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan
 
 

@@ -10,10 +10,10 @@ import traceback
 
 from clients.cache import PlanMasks, Workbench
 from fedpfn.answers import Failure, Update
-from fedpfn.config import RunConfig
 from fedpfn.examples import Examples
 from fedpfn.packing import pack
 from fedpfn.params import State, write_tensors
+from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan, phase_steps
 from fedpfn.seeding import numpy_generator, torch_seed
 from fedpfn.training import Job, MakeOptimizer, batch_order, count_steps, make_optimizer, train

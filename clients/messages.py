@@ -11,10 +11,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from clients.cohort_training import CohortResult
 from fedpfn import protocol
-from fedpfn.config import RunConfig
-from fedpfn.keys import Scalar
 from fedpfn.npy import from_npy, to_npy
 from fedpfn.params import State
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.keys import Scalar
 from fedpfn.schedules import Plan, decode_plan
 
 

@@ -9,9 +9,9 @@ import time
 from clients.cache import PlanMasks, Workbench
 from clients.local_training import failure, job_of, load, optimizer_of
 from fedpfn.answers import Failure, Update
-from fedpfn.config import RunConfig
 from fedpfn.packing import pack
 from fedpfn.params import State
+from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan
 from fedpfn.training import Job, NonFiniteError, train_stacked
 

@@ -13,7 +13,7 @@ from experiments.bench.cli import bench
 from experiments.lab.cli import app as lab
 from experiments.report.cli import EPILOG as REPORT_EPILOG
 from experiments.report.cli import report
-from fedpfn.config import ConfigError
+from fedpfn.runs.config import ConfigError
 
 console = Console()
 errors = Console(stderr=True)
@@ -75,7 +75,7 @@ def run(
     """
     from experiments.run import prepare, read_resumed_config, read_run_config, run_config
     from experiments.show import summary_table
-    from fedpfn.records import read_run
+    from fedpfn.runs import read_run
 
     here = Path.cwd()
     if resume and (words or config):
@@ -154,7 +154,7 @@ def show(
 ) -> None:
     """Show a run: its rounds as a table, and one picture of accuracy and barrier over rounds (RUN/rounds.png)."""
     from experiments.show import show_run
-    from fedpfn.records import read_run
+    from fedpfn.runs import read_run
 
     show_run(read_run(folder), console, every=every)
 
@@ -201,7 +201,7 @@ def check_model(
 def keys() -> None:
     """List every key of the config with its default, what it may be and what it is for."""
     from experiments.keys_table import keys_table
-    from fedpfn.config import RunConfig
+    from fedpfn.runs.config import RunConfig
 
     console.print(keys_table(RunConfig), highlight=False)
 

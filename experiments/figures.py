@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedpfn.records import Run
+from fedpfn.runs import Run
 
 # Okabe and Ito's palette: told apart by the colour-blind, and in grey by their line styles
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"

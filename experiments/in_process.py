@@ -16,8 +16,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from clients.client_app import app as client_app
-from fedpfn.config import RunConfig
-from fedpfn.keys import Scalar
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.keys import Scalar
 from strategies.server_app import run
 
 _RUN_ID = 1

@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from fedpfn.keys import key_specs
+from fedpfn.runs.keys import key_specs
 
 
 def keys_table(schema: type) -> Table:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from torch import Tensor
 
-from fedpfn.config import RunConfig
 from fedpfn.masks import Mask, build_mask, frozen_share
+from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Phase, Plan
 from strategies.fed_avg import FedAvg
 

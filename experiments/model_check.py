@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.run import prepare, read_run_config
-from fedpfn.config import RunConfig
 from fedpfn.masks import mask_arrays
 from fedpfn.models import Inspection
+from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import fed_pfn, make_schedule, plan_round
 from strategies.assembly import inspect, load_data
 

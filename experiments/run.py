@@ -21,9 +21,9 @@ from experiments.resources import Resources, plan_resources
 from experiments.show import number
 from experiments.simulation import RunFailed
 from fedpfn import imports
-from fedpfn.config import ConfigError, RunConfig, parse_overrides
 from fedpfn.devices import available_cpus
-from fedpfn.records import LOG, is_run, read_config, read_rounds, read_run, record_end
+from fedpfn.runs import LOG, is_run, read_config, read_rounds, read_run, record_end
+from fedpfn.runs.config import ConfigError, RunConfig, parse_overrides
 from strategies.preflight import find_faults
 from strategies.server_app import run_path
 

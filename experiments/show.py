@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.figures import rounds_figure, save_figure
-from fedpfn.records import Run
+from fedpfn.runs import Run
 
 
 def show_run(run: Run, console: Console, *, every: int = 1) -> None:

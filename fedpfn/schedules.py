@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fedpfn import imports
-from fedpfn.config import Mask, RunConfig
 from fedpfn.masks import MaskRecipe
+from fedpfn.runs.config import Mask, RunConfig
 from fedpfn.seeding import derive
 
 

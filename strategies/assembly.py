@@ -19,10 +19,10 @@ from torch import nn
 
 import partitions
 from fedpfn import imports, models
-from fedpfn.config import ConfigError, RunConfig
 from fedpfn.lmc.layerwise import find_layers
 from fedpfn.masks import split_patterns
 from fedpfn.params import trainable
+from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.seeding import numpy_generator
 from strategies.cohorts import draw_clients
 from strategies.fed_avg import FedAvg

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from fedpfn import protocol
 from fedpfn.answers import Failure, Update
-from fedpfn.keys import Scalar
 from fedpfn.npy import from_npy, to_npy
 from fedpfn.params import State
+from fedpfn.runs.keys import Scalar
 from fedpfn.schedules import Plan, encode_plan
 from fedpfn.seeding import numpy_generator
 

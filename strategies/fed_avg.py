@@ -19,11 +19,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedpfn.answers import Failure
-from fedpfn.keys import Scalar
 from fedpfn.masks import Mask, build_mask, union
 from fedpfn.packing import Positions, pack, unpack
 from fedpfn.params import State, weighted_mean
-from fedpfn.records import Checkpoint
+from fedpfn.runs import Checkpoint
+from fedpfn.runs.keys import Scalar
 from fedpfn.schedules import UNMASKED, Plan, encode_plan
 from strategies.cohorts import (
     Answers,

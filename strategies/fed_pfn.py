@@ -7,7 +7,7 @@ w_{t+1}, and they do not travel back. With ratio 0 this is FedAvg.
 
 from typing import Any
 
-from fedpfn.config import RunConfig
+from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan, fed_pfn, make_schedule, plan_round
 from strategies.fed_avg import FedAvg
 

@@ -7,7 +7,7 @@ and ``strategy.variant`` offers the others. Since both phases together train eve
 
 from typing import Any
 
-from fedpfn.config import RunConfig
+from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan, fed_pnu, make_schedule, plan_round
 from strategies.fed_avg import FedAvg
 

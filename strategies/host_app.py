@@ -16,7 +16,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedpfn.config import ConfigError, RunConfig
+from fedpfn.runs.config import ConfigError, RunConfig
 from strategies.mailbox import Errand, Mailbox, Outcome, mailbox_in
 from strategies.server_app import run
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fedpfn.keys import Scalar
-from fedpfn.records import write_whole
+from fedpfn.runs import write_whole
+from fedpfn.runs.keys import Scalar
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from fedpfn import imports, models
-from fedpfn.config import RunConfig
-from fedpfn.identity import used_keys
-from fedpfn.records import folder_fault, is_run, read_run
+from fedpfn.runs import folder_fault, is_run, read_run
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.identity import used_keys
+from fedpfn.runs.trackers import tracker_faults
 from fedpfn.schedules import make_schedule
-from fedpfn.trackers import tracker_faults
 from partitions import datasets, schemes
 
 

@@ -1,6 +1,6 @@
 """The server's record: after every round the global model's accuracy, the barriers between clients, a line on disk.
 
-Measures with ``fedpfn.evaluation`` and ``fedpfn.lmc``, writes with ``fedpfn.records``. Barriers and the fusion (the
+Measures with ``fedpfn.evaluation`` and ``fedpfn.lmc``, writes with ``fedpfn.runs``. Barriers and the fusion (the
 plain mean of the clients' models) are measured on the same examples, drawn once for the run from its seed.
 """
 
@@ -18,7 +18,6 @@ from flwr.common.logger import log
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedpfn.config import RunConfig
 from fedpfn.devices import available_cpus
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
@@ -27,10 +26,11 @@ from fedpfn.lmc.layerwise import LayerCosines, layer_cosines
 from fedpfn.masks import build_mask, frozen_share
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State, mean_state, read_state
-from fedpfn.records import Checkpoint, RunFolder, read_rounds
+from fedpfn.runs import Checkpoint, RunFolder, read_rounds
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.trackers import Tracker
 from fedpfn.schedules import schedule_name
 from fedpfn.seeding import numpy_generator
-from fedpfn.trackers import Tracker
 from strategies.cohorts import from_record
 from strategies.fed_avg import PLANS, FedAvg, TrainRound
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 import partitions
-from fedpfn.config import ConfigError, RunConfig
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.params import read_state, trainable
-from fedpfn.records import Checkpoint, RunFolder, is_run, state_digest
-from fedpfn.trackers import make_tracker
+from fedpfn.runs import Checkpoint, RunFolder, is_run, state_digest
+from fedpfn.runs.config import ConfigError, RunConfig
+from fedpfn.runs.trackers import make_tracker
 from strategies.assembly import build_model, load_data, make_strategy
 from strategies.cohorts import to_record
 from strategies.fed_avg import FedAvg

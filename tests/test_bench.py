@@ -24,9 +24,9 @@ from experiments.cli import app
 from experiments.in_process import assume_identity
 from experiments.simulation import RunFailed
 from fedpfn import imports
-from fedpfn.config import RunConfig
 from fedpfn.examples import Examples
 from fedpfn.models import build
+from fedpfn.runs.config import RunConfig
 from fedpfn.seeding import numpy_generator
 from partitions import partition
 from strategies.assembly import build_model, load_data

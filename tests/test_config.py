@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep
-from fedpfn.config import ConfigError, Mask, RunConfig, parse_overrides
-from fedpfn.keys import KeySpec, flatten, key_specs, nest
-from fedpfn.records import read_config
+from fedpfn.runs import read_config
+from fedpfn.runs.config import ConfigError, Mask, RunConfig, parse_overrides
+from fedpfn.runs.keys import KeySpec, flatten, key_specs, nest
 
 ROOT = Path(__file__).parents[1]
 SPECS = {spec.name: spec for spec in key_specs(RunConfig)}

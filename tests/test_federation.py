@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from experiments.in_process import run_in_process
-from fedpfn.config import ConfigError, RunConfig
 from fedpfn.examples import Examples
 from fedpfn.lmc.layerwise import layer_report
 from fedpfn.masks import build_mask
 from fedpfn.params import read_state
-from fedpfn.records import Run, read_run
+from fedpfn.runs import Run, read_run
+from fedpfn.runs.config import ConfigError, RunConfig
 from strategies.assembly import STRATEGIES, build_model, load_data
 from strategies.fed_avg import RoundFailedError
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from experiments.in_process import run_in_process
-from fedpfn.config import RunConfig
 from fedpfn.devices import resolve_device
-from fedpfn.records import Run, read_run
+from fedpfn.runs import Run, read_run
+from fedpfn.runs.config import RunConfig
 
 
 def federation(folder: Path, device: str, **settings: object) -> Run:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from experiments.in_process import run_in_process
-from fedpfn.config import ConfigError, RunConfig
-from fedpfn.identity import address, used_keys
-from fedpfn.keys import Scalar, key_specs
-from fedpfn.records import read_rounds, read_run
+from fedpfn.runs import read_rounds, read_run
+from fedpfn.runs.config import ConfigError, RunConfig
+from fedpfn.runs.identity import address, used_keys
+from fedpfn.runs.keys import Scalar, key_specs
 from fedpfn.schedules import Plan
 
 Settings = dict[str, Scalar]
@@ -419,7 +419,7 @@ def test_an_address_is_this_one_on_every_machine() -> None:
 
 
 def test_an_address_does_not_depend_on_how_hashes_are_salted() -> None:
-    code = "import sys; from fedpfn.config import RunConfig; from fedpfn.identity import address; " + (
+    code = "import sys; from fedpfn.runs.config import RunConfig; from fedpfn.runs.identity import address; " + (
         f"print(sys.flags.hash_randomization, address(RunConfig.parse({PINNED})))"
     )
     found = subprocess.run(

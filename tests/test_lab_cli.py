@@ -10,10 +10,10 @@ from typer.testing import CliRunner, Result
 
 from experiments.cli import app
 from experiments.in_process import run_in_process
-from fedpfn.config import RunConfig
 from fedpfn.lmc.matching import apply_permutations, random_permutations, spec_for
 from fedpfn.models import build
 from fedpfn.params import read_state
+from fedpfn.runs.config import RunConfig
 
 OPTIONS = ("--model", "mlp", "--data", "digits", "model.width=16", "data.test-examples=100", "barrier.points=3")
 

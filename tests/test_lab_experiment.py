@@ -9,8 +9,8 @@ from experiments.lab.config import LabConfig
 from experiments.lab.experiment import CONF, Cell, Experiment, packaged_experiments, read_experiment
 from experiments.lab.figures import FIGURES
 from experiments.lab.report import METHOD
-from fedpfn.config import ConfigError
-from fedpfn.keys import key_specs
+from fedpfn.runs.config import ConfigError
+from fedpfn.runs.keys import key_specs
 
 PACKAGED = sorted(CONF.glob("paper/*.yaml"))
 

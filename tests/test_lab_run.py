@@ -22,12 +22,12 @@ from experiments.lab.run import check, run_cell, run_experiment
 from experiments.lab.settings import load_material, lr_factor_of, mask_of, sample, steps_of
 from experiments.lab.soup_cells import half_of_the_classes
 from experiments.simulation import RunFailed
-from fedpfn.config import ConfigError
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
 from fedpfn.masks import build_mask
 from fedpfn.models import build
 from fedpfn.params import lerp, trainable
+from fedpfn.runs.config import ConfigError
 
 QUIET = Console(quiet=True)
 SMALL = "data: {name: digits, train-examples: 200, test-examples: 100}, model: {hidden: 2, width: 12}"

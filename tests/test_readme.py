@@ -15,9 +15,9 @@ from experiments.lab.config import LabConfig
 from experiments.lab.experiment import read_experiment
 from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep
-from fedpfn.config import RunConfig, parse_overrides
-from fedpfn.keys import key_specs
-from fedpfn.records import read_run
+from fedpfn.runs import read_run
+from fedpfn.runs.config import RunConfig, parse_overrides
+from fedpfn.runs.keys import key_specs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fedpfn.config import RunConfig
-from fedpfn.records import (
+from fedpfn.runs import (
     LOG,
     RunFolder,
     environment,
@@ -27,6 +26,7 @@ from fedpfn.records import (
     record_end,
     state_digest,
 )
+from fedpfn.runs.config import RunConfig
 
 
 @pytest.fixture
@@ -386,7 +386,7 @@ def test_the_digest_is_pinned() -> None:
 
 
 def test_the_environment_names_a_package_that_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedpfn.records.surroundings._PACKAGES", ("torch", "no-such-package-here"))
+    monkeypatch.setattr("fedpfn.runs.machine._PACKAGES", ("torch", "no-such-package-here"))
     assert environment("cpu")["versions"]["no-such-package-here"] == "not installed"
 
 

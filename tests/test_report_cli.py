@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 
 from experiments.report import cli
 from experiments.report.selection import find_question, read_words, select_runs
-from fedpfn.config import RunConfig
-from fedpfn.records import RunFolder, find_runs, read_runs
+from fedpfn.runs import RunFolder, find_runs, read_runs
+from fedpfn.runs.config import RunConfig
 
 QUESTION = "How does accuracy\n  move with alpha?"
 

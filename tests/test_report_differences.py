@@ -12,9 +12,9 @@ from experiments.report.averages import Average, average
 from experiments.report.differences import Difference, difference, find_baselines
 from experiments.report.measures import Measure
 from experiments.report.study import Group, Study, make_study
-from fedpfn.config import RunConfig
-from fedpfn.keys import Scalar
-from fedpfn.records import Run
+from fedpfn.runs import Run
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.keys import Scalar
 
 # Student's t at 0.975, from a printed table
 T1, T2 = 12.7062, 4.3027

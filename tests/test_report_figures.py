@@ -43,9 +43,9 @@ from experiments.report.figures.fields import Panel, draw_fields
 from experiments.report.figures.over_keys import FINAL_ACCURACY, MEAN_BARRIER
 from experiments.report.figures.style import DOUBLE, PALETTE, draw_band, looks
 from experiments.report.study import Group, Study, make_study
-from fedpfn.config import RunConfig
 from fedpfn.masks import build_mask, frozen_share
-from fedpfn.records import Run, RunFolder, finite
+from fedpfn.runs import Run, RunFolder, finite
+from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Phase, Plan
 
 BLUE, ORANGE, GREEN, *_ = PALETTE

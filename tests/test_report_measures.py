@@ -23,8 +23,8 @@ from experiments.report.measures import (
     measures,
     rounds_to,
 )
-from fedpfn.config import RunConfig
-from fedpfn.records import Run
+from fedpfn.runs import Run
+from fedpfn.runs.config import RunConfig
 
 
 def a_round(

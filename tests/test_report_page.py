@@ -19,8 +19,8 @@ from experiments.report.figures import NamedFigure
 from experiments.report.page import write_page
 from experiments.report.run_entries import CURVE_HEIGHT, CURVE_WIDTH, curve, run_entries
 from experiments.report.study import make_study
-from fedpfn.config import RunConfig
-from fedpfn.records import LOG, Run, RunFolder, find_runs
+from fedpfn.runs import LOG, Run, RunFolder, find_runs
+from fedpfn.runs.config import RunConfig
 
 HOSTILE = "</script><b onclick=x>&amp;\"'"
 

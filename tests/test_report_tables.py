@@ -32,8 +32,8 @@ from experiments.report.tables import (
 )
 from experiments.report.terminal import print_report
 from experiments.report.units import show_average, show_change
-from fedpfn.config import RunConfig
-from fedpfn.records import Run
+from fedpfn.runs import Run
+from fedpfn.runs.config import RunConfig
 
 ROOT = Path("/far/away/sweep")
 

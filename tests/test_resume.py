@@ -11,8 +11,8 @@ from filelock import FileLock
 from test_federation import config, lines
 
 from experiments.in_process import run_in_process
-from fedpfn.config import ConfigError, RunConfig
-from fedpfn.records import Run, RunFolder, read_rounds, read_run, state_digest
+from fedpfn.runs import Run, RunFolder, read_rounds, read_run, state_digest
+from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import UNMASKED, Phase, Plan, make_schedule
 from strategies.preflight import find_faults
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpfn.config import ConfigError, RunConfig
 from fedpfn.masks import MaskRecipe, build_mask
+from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import (
     SCHEDULES,
     UNMASKED,

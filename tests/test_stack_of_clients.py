@@ -11,9 +11,9 @@ import torch
 from clients.cache import workbench
 from clients.cohort_training import train_cohort
 from experiments.in_process import run_in_process
-from fedpfn.config import RunConfig
 from fedpfn.params import read_state
-from fedpfn.records import read_run
+from fedpfn.runs import read_run
+from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import UNMASKED
 from strategies.fed_avg import RoundFailedError
 

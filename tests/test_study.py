@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.report.study import Group, make_study, short_name, show_value
-from fedpfn.config import RunConfig
-from fedpfn.identity import used_keys
-from fedpfn.keys import key_specs
-from fedpfn.records import Run
+from fedpfn.runs import Run
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.identity import used_keys
+from fedpfn.runs.keys import key_specs
 
 ACCURACIES = (0.1, 0.5, 0.7)
 SUMMARY = {"final_accuracy": 0.6, "best_accuracy": 0.7, "mean_accuracy_barrier": None, "bytes_up": 4, "bytes_down": 8}

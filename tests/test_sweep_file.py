@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 from experiments.sweep.cells import LONGEST_LABEL, Cell, cell_faults, expand
 from experiments.sweep.file import Axis, SweepFile, as_tree, read_sweep
-from fedpfn.config import ConfigError, RunConfig
-from fedpfn.identity import address
-from fedpfn.keys import lookup
+from fedpfn.runs.config import ConfigError, RunConfig
+from fedpfn.runs.identity import address
+from fedpfn.runs.keys import lookup
 
 CONF = Path(__file__).parents[1] / "experiments" / "conf"
 

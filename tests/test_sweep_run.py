@@ -46,9 +46,9 @@ from experiments.sweep.folders import (
 )
 from experiments.sweep.lanes import Lane, NoRuntime, Share, divide, visible_gpus
 from experiments.sweep.runner import run_cells
-from fedpfn.config import ConfigError, RunConfig
 from fedpfn.devices import available_cpus
-from fedpfn.records import RunFolder, find_runs, read_run, read_runs, record_end
+from fedpfn.runs import RunFolder, find_runs, read_run, read_runs, record_end
+from fedpfn.runs.config import ConfigError, RunConfig
 from strategies.host_app import output_to, serve
 from strategies.mailbox import Errand, Mailbox, Outcome
 

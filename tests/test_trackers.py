@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedpfn import trackers
-from fedpfn.config import RunConfig
-from fedpfn.identity import used_keys
-from fedpfn.records import ENVIRONMENT, RunFolder, read_yaml
-from fedpfn.trackers import TRACKERS, Tracker, make_tracker, measures, tracker_faults
+from fedpfn.runs import ENVIRONMENT, RunFolder, read_yaml, trackers
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.identity import used_keys
+from fedpfn.runs.trackers import TRACKERS, Tracker, make_tracker, measures, tracker_faults
 
 CONFIG = RunConfig.parse({"strategy.name": "fedavg", "seed": 7, "barrier.layers": True})
 SUMMARY = {"final_accuracy": 0.75, "best_round": 3, "weights_sha256": "ab", "devices": ["cpu"]}
@@ -202,8 +201,8 @@ def printed(process: subprocess.Popen[str]) -> str:
 IMPORT_AS_CHOSEN = """
 import sys
 from pathlib import Path
-from fedpfn.config import RunConfig
-from fedpfn.trackers import make_tracker, tracker_faults
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.trackers import make_tracker, tracker_faults
 
 def imported():
     return [name for name in ("tensorboard", "torch.utils.tensorboard", "tensorflow", "mlflow") if name in sys.modules]
@@ -536,8 +535,8 @@ def test_a_folder_that_no_address_can_name_is_refused(tmp_path: Path) -> None:
 LOG_ALONE = """
 import json, os, socket, sys
 from pathlib import Path
-from fedpfn.config import RunConfig
-from fedpfn.trackers import make_tracker
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.trackers import make_tracker
 
 calls = []
 

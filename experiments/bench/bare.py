@@ -13,8 +13,8 @@ from torch import nn
 
 from experiments.bench.contest import one_thread
 from experiments.bench.workloads import Workload
-from fedpfn.config import RunConfig
 from fedpfn.examples import Examples
+from fedpfn.runs.config import RunConfig
 from strategies.assembly import build_model, load_data
 
 

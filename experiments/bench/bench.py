@@ -15,7 +15,7 @@ from experiments.bench.contestants import CONTESTANTS, Contestant, run
 from experiments.bench.workloads import Workload, over_clients, workloads
 from experiments.simulation import RunFailed
 from fedpfn.devices import available_cpus
-from fedpfn.records import environment
+from fedpfn.runs import environment
 
 # what can be asked for beside the workloads' letters
 PARTS = {

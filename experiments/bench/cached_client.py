@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from experiments.bench.contest import config_of, one_thread
-from fedpfn.config import RunConfig
 from fedpfn.examples import Examples
+from fedpfn.runs.config import RunConfig
 from strategies.assembly import build_model, load_data
 
 app = ClientApp()

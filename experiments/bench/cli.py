@@ -7,8 +7,8 @@ import torch
 import typer
 from rich.console import Console
 
-from fedpfn.config import ConfigError
 from fedpfn.devices import available_cpus
+from fedpfn.runs.config import ConfigError
 
 EPILOG = (
     "Contestants run in turns through `flwr run`, each on a runtime of its own: a Flower app as its quickstart has it, "

@@ -15,9 +15,9 @@ import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from torch import nn
 
-from fedpfn.config import RunConfig
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
+from fedpfn.runs.config import RunConfig
 
 ROUNDS = "bench.jsonl"
 

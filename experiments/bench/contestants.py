@@ -16,9 +16,9 @@ from experiments.launch import CLIENT_APP, SERVER_APP, launch
 from experiments.resources import Resources
 from experiments.simulation import RunFailed
 from experiments.superlink import tail
-from fedpfn.config import RunConfig
-from fedpfn.keys import Scalar
-from fedpfn.records import read_rounds
+from fedpfn.runs import read_rounds
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.keys import Scalar
 
 _FLOWER_SERVER = "experiments.bench.flower_server:app"
 

@@ -18,10 +18,10 @@ from clients.messages import encode_result
 from experiments.bench.made_data import CLASSES, SHAPES
 from experiments.in_process import InProcessGrid, assume_identity
 from fedpfn.answers import Update
-from fedpfn.config import RunConfig
 from fedpfn.models import build
 from fedpfn.packing import pack
 from fedpfn.params import read_state, trainable
+from fedpfn.runs.config import RunConfig
 from strategies.assembly import make_strategy
 from strategies.cohorts import to_record
 from strategies.fed_avg import FedAvg

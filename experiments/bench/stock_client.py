@@ -21,7 +21,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 import partitions
 from experiments.bench.contest import config_of, one_thread
 from fedpfn import models
-from fedpfn.config import RunConfig
+from fedpfn.runs.config import RunConfig
 from strategies.assembly import load_data
 
 app = ClientApp()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.bench.made_data import SHAPES, name_of
-from fedpfn.keys import Scalar
+from fedpfn.runs.keys import Scalar
 
 # quick is a smoke test of the benchmark itself: its times mean nothing
 SIZES = ("full", "reduced", "quick")

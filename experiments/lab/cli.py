@@ -151,7 +151,7 @@ def _show(folder: Path) -> None:
     from experiments.lab.figures import draw_figures
     from experiments.lab.folder import read_lab
     from experiments.lab.report import markdown_report, results_table, settings_lines, verdicts
-    from fedpfn.records import write_whole
+    from fedpfn.runs import write_whole
 
     found = read_lab(folder)
     results = results_table(found)

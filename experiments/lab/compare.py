@@ -29,16 +29,16 @@ from experiments.lab.settings import (
     match_options,
     sample,
 )
-from fedpfn.config import ConfigError, parse_overrides
 from fedpfn.evaluation import evaluate
-from fedpfn.keys import flatten
 from fedpfn.lmc import fusion_barrier, pairwise_barriers, repair_for
 from fedpfn.lmc.checkpoints import read_checkpoints, write_checkpoint
 from fedpfn.lmc.layerwise import layer_report
 from fedpfn.lmc.matching import match
 from fedpfn.lmc.pairwise import InputBatches
 from fedpfn.params import State, mean_state
-from fedpfn.records import read_config
+from fedpfn.runs import read_config
+from fedpfn.runs.config import ConfigError, parse_overrides
+from fedpfn.runs.keys import flatten
 
 SHOWN = ("llfc_0.5", "baseline", "llfc_coefficient_0.5", "lewc_coefficient_0.5", "additivity", "commutativity")
 PICTURES = (".png", ".svg", ".pdf")

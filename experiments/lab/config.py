@@ -1,17 +1,17 @@
 """The keys of a laboratory experiment: one cell of it is one ``LabConfig``.
 
-The same machinery, spelling and messages as a run's keys (``fedpfn.config``); what a cell does with them is said in
-the module of its kind.
+The same machinery, spelling and messages as a run's keys (``fedpfn.runs.config``); what a cell does with
+them is said in the module of its kind.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedpfn import config as run
-from fedpfn.config import parse_layers
-from fedpfn.keys import key
 from fedpfn.lmc.siblings import METHODS
+from fedpfn.runs import config as run
+from fedpfn.runs.config import parse_layers
+from fedpfn.runs.keys import key
 
 COMMAND = "fedpfn lmc keys"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.lab.config import LabConfig
-from fedpfn.config import ConfigError, flat, parse_overrides
-from fedpfn.keys import Scalar, flatten
-from fedpfn.records import read_yaml
+from fedpfn.runs import read_yaml
+from fedpfn.runs.config import ConfigError, flat, parse_overrides
+from fedpfn.runs.keys import Scalar, flatten
 
 CONF = Path(__file__).parents[1] / "conf"
 KINDS = ("siblings", "theorem", "soup", "cold")

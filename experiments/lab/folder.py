@@ -21,10 +21,10 @@ from omegaconf import OmegaConf
 from experiments.lab.config import LabConfig
 from experiments.lab.experiment import Cell, Experiment
 from experiments.lab.findings import Findings
-from fedpfn.config import flat
-from fedpfn.keys import nest
 from fedpfn.lmc.checkpoints import write_checkpoint
-from fedpfn.records import ENVIRONMENT, environment, finite, write_whole
+from fedpfn.runs import ENVIRONMENT, environment, finite, write_whole
+from fedpfn.runs.config import flat
+from fedpfn.runs.keys import nest
 
 Record = dict[str, Any]
 DEFAULTS = flat(LabConfig())

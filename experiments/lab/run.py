@@ -29,8 +29,8 @@ from experiments.lab.sibling_cells import run_siblings
 from experiments.lab.soup_cells import run_soup
 from experiments.lab.theorem_cells import run_theorem
 from experiments.simulation import RunFailed
-from fedpfn.config import ConfigError
 from fedpfn.devices import available_cpus
+from fedpfn.runs.config import ConfigError
 
 KIND_RUNNERS: dict[str, Callable[..., Findings]] = {
     "siblings": run_siblings,

@@ -13,7 +13,6 @@ from torch import nn
 import partitions
 from experiments.lab.config import LabConfig
 from fedpfn import imports, models
-from fedpfn.config import ConfigError, flat
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.lmc.layer_groups import group_patterns
@@ -23,6 +22,7 @@ from fedpfn.masks import MaskRecipe
 from fedpfn.models.bias_free import strip_biases
 from fedpfn.models.weights import load_weights
 from fedpfn.params import trainable
+from fedpfn.runs.config import ConfigError, flat
 from fedpfn.seeding import numpy_generator
 from fedpfn.training import MakeOptimizer, count_steps, make_optimizer
 from partitions import datasets

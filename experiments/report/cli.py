@@ -62,7 +62,7 @@ def report(
     from experiments.report.tables import make_report
     from experiments.report.terminal import print_report
     from fedpfn import imports
-    from fedpfn.records import find_runs, read_runs, write_whole
+    from fedpfn.runs import find_runs, read_runs, write_whole
 
     _check_places([csv, markdown, latex, rounds_csv, html], figures)
     chosen, words = read_words(where or [], option="--where"), baseline_words(baseline or [])

@@ -14,8 +14,8 @@ from scipy.stats import t as student
 
 from experiments.report.averages import Average
 from experiments.report.study import SEED, Group, Study, Value, show_value
-from fedpfn.identity import used_keys
-from fedpfn.keys import Scalar
+from fedpfn.runs.identity import used_keys
+from fedpfn.runs.keys import Scalar
 
 CONFIDENCE = 0.95
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from fedpfn.records import Run
+from fedpfn.runs import Run
 
 Unit = Literal["share", "nats", "rounds", "bytes"]
 

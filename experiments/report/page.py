@@ -31,7 +31,7 @@ from experiments.report.tables import (
     results_tables,
 )
 from experiments.show import human_bytes
-from fedpfn.records import Run, write_whole
+from fedpfn.runs import Run, write_whole
 
 # beyond it a picture of many points is smaller, and opens sooner, as pixels
 _LARGEST_SVG = 300_000

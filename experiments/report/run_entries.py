@@ -14,10 +14,10 @@ from experiments.report.measures import final_accuracy, mean_accuracy_barrier
 from experiments.report.study import Group, Study, show_value
 from experiments.report.tables import Cell, Column, Table
 from experiments.show import human_bytes, number, round_cells
-from fedpfn.config import RunConfig
-from fedpfn.identity import used_keys
-from fedpfn.keys import Scalar, key_specs
-from fedpfn.records import LOG, Run
+from fedpfn.runs import LOG, Run
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.identity import used_keys
+from fedpfn.runs.keys import Scalar, key_specs
 
 _DEFAULTS = {spec.name: spec.default for spec in key_specs(RunConfig)}
 _HEADS = (

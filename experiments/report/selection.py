@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from experiments.report.study import show_value
-from fedpfn.config import ConfigError, RunConfig, parse_overrides
-from fedpfn.identity import used_keys
-from fedpfn.keys import Scalar, key_specs, type_fault, unknown_key, value_faults
-from fedpfn.records import Run, read_yaml
+from fedpfn.runs import Run, read_yaml
+from fedpfn.runs.config import ConfigError, RunConfig, parse_overrides
+from fedpfn.runs.identity import used_keys
+from fedpfn.runs.keys import Scalar, key_specs, type_fault, unknown_key, value_faults
 
 # a sweep's folder holds the file it was made from
 SWEEP = "sweep.yaml"

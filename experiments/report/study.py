@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.report.measures import disagreements
-from fedpfn.config import RunConfig
-from fedpfn.identity import used_keys
-from fedpfn.keys import Scalar, key_specs, unknown_key
-from fedpfn.records import Run
+from fedpfn.runs import Run
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.identity import used_keys
+from fedpfn.runs.keys import Scalar, key_specs, unknown_key
 
 Value = Scalar | None
 

@@ -13,8 +13,8 @@ from experiments.report.differences import CONFIDENCE, Difference, difference, f
 from experiments.report.measures import Measure, measures
 from experiments.report.study import Group, Study, Value, short_name, show_value
 from experiments.report.units import show_average, show_change
-from fedpfn.config import RunConfig
-from fedpfn.keys import Scalar, key_specs
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.keys import Scalar, key_specs
 
 Verdict = Literal["better", "worse"]
 

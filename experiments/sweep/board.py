@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.sweep.cells import Cell
-from fedpfn.config import RunConfig
-from fedpfn.records import read_rounds
+from fedpfn.runs import read_rounds
+from fedpfn.runs.config import RunConfig
 
 
 class Stopped(BaseException):

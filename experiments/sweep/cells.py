@@ -14,9 +14,9 @@ from itertools import chain, product
 from experiments.report.study import short_name, show_value
 from experiments.sweep.file import Axis, SweepFile
 from fedpfn import imports
-from fedpfn.config import ConfigError, RunConfig
-from fedpfn.identity import address, used_keys
-from fedpfn.keys import Scalar
+from fedpfn.runs.config import ConfigError, RunConfig
+from fedpfn.runs.identity import address, used_keys
+from fedpfn.runs.keys import Scalar
 from strategies.preflight import find_faults
 
 LONGEST_LABEL = 80

@@ -17,10 +17,10 @@ from experiments.sweep.file import read_sweep
 from experiments.sweep.folders import State, cell_folder, cell_state, check_identity, write_sweep
 from experiments.sweep.lanes import Lane, LaneInProcess, divide, visible_gpus
 from experiments.sweep.runner import Runner, run_cells
-from fedpfn.config import ConfigError, RunConfig
 from fedpfn.devices import available_cpus
-from fedpfn.identity import used_keys
-from fedpfn.records import read_rounds, read_run
+from fedpfn.runs import read_rounds, read_run
+from fedpfn.runs.config import ConfigError, RunConfig
+from fedpfn.runs.identity import used_keys
 
 
 def sweep(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from fedpfn.keys import Scalar
+from fedpfn.runs.keys import Scalar
 
 
 class Finished(NamedTuple):

@@ -14,7 +14,7 @@ from experiments.sweep.board import Board, Task
 from experiments.sweep.cells import Cell
 from experiments.sweep.costs import Finished, expected_seconds
 from experiments.sweep.folders import State
-from fedpfn.identity import used_keys
+from fedpfn.runs.identity import used_keys
 
 _STYLES = {State.DONE: "green", State.FAILED: "red", State.CUT: "yellow", State.LEFT: ""}
 

@@ -23,9 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedpfn.config import ConfigError, RunConfig, parse_overrides
-from fedpfn.keys import Scalar, flatten, key_specs, type_fault, unknown_key, value_faults
-from fedpfn.records import read_config, read_yaml
+from fedpfn.runs import read_config, read_yaml
+from fedpfn.runs.config import ConfigError, RunConfig, parse_overrides
+from fedpfn.runs.keys import Scalar, flatten, key_specs, type_fault, unknown_key, value_faults
 
 _SPECS = {spec.name: spec for spec in key_specs(RunConfig)}
 _TABLES = {name.partition(".")[0] for name in _SPECS}

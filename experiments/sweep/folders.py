@@ -20,9 +20,9 @@ from omegaconf import OmegaConf
 
 from experiments.sweep.cells import Cell
 from experiments.sweep.file import SweepFile, as_tree
-from fedpfn.config import RunConfig
-from fedpfn.identity import used_keys
-from fedpfn.records import RunFolder, is_run, read_json, read_run, record_end, write_whole
+from fedpfn.runs import RunFolder, is_run, read_json, read_run, record_end, write_whole
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.identity import used_keys
 
 SWEEP_FILE, EVENTS = "sweep.yaml", "sweep.jsonl"
 

@@ -16,9 +16,9 @@ from experiments.launch import CLIENT_APP
 from experiments.reasons import one_line
 from experiments.resources import Resources
 from experiments.simulation import RunFailed, Simulation, simulation
-from fedpfn.config import RunConfig
 from fedpfn.devices import CPUS
-from fedpfn.records import LOG
+from fedpfn.runs import LOG
+from fedpfn.runs.config import RunConfig
 from strategies.mailbox import Errand, mailbox_in
 
 

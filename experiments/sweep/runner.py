@@ -18,7 +18,7 @@ from experiments.sweep.board import Board, Stopped, Task
 from experiments.sweep.costs import beyond_training
 from experiments.sweep.folders import State, append_event, cell_state, claim, clear_leftovers, record_failure
 from experiments.sweep.lanes import NoRuntime
-from fedpfn.config import RunConfig
+from fedpfn.runs.config import RunConfig
 
 _SHOW_SECONDS = 0.25
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from experiments.report.figures.pictures import Drawn, NamedFigure, Skipped
 from experiments.report.figures.style import BLUE, DOUBLE, GREY, HEAT, SINGLE, entitle, in_style, new_figure
 from experiments.report.figures.words import counted, title_of
-from fedpfn.records import Run
+from fedpfn.runs import Run
 
 Counts = NDArray[np.int64]
 

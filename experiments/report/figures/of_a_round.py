@@ -22,7 +22,7 @@ from experiments.report.figures.style import (
     new_figure,
 )
 from experiments.report.figures.words import counted, title_of
-from fedpfn.records import Run
+from fedpfn.runs import Run
 
 Arrays = dict[str, NDArray[Any]]
 

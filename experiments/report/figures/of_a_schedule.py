@@ -22,7 +22,7 @@ from experiments.report.figures.pictures import Drawn, NamedFigure, Skipped
 from experiments.report.figures.style import BLUE, DOUBLE, add_legend, entitle, in_style, new_figure
 from experiments.report.figures.words import counted, title_of
 from fedpfn.masks import Shapes, mask_arrays
-from fedpfn.records import Run
+from fedpfn.runs import Run
 from fedpfn.schedules import Plan
 from strategies.assembly import make_strategy
 

@@ -12,7 +12,7 @@ from experiments.report.figures.pictures import Drawn, Skipped
 from experiments.report.figures.series import Points, accuracy, accuracy_barrier, bytes_moved, over_seeds
 from experiments.report.figures.style import GREY, Look, draw_band, in_style
 from experiments.report.study import Study
-from fedpfn.records import Run
+from fedpfn.runs import Run
 
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.report.study import Group
-from fedpfn.records import Run
+from fedpfn.runs import Run
 
 Floats = NDArray[np.float64]
 Points = dict[int, float]

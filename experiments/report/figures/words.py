@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 
 from experiments.report.study import Value, short_name, show_value
-from fedpfn.identity import used_keys
-from fedpfn.records import Run
+from fedpfn.runs import Run
+from fedpfn.runs.identity import used_keys
 
 ALGORITHM = "strategy.name"
 ALPHA, RATIO = "partition.alpha", "mask.ratio"

@@ -13,7 +13,7 @@ from experiments.report.figures.over_rounds import over_bytes, over_rounds
 from experiments.report.figures.pictures import Drawn, NamedFigure, Skipped, png, svg
 from experiments.report.figures.words import ALPHA
 from experiments.report.study import Study
-from fedpfn.records import Run, write_whole
+from fedpfn.runs import Run, write_whole
 
 Say = Callable[[str], None]
 

@@ -10,8 +10,8 @@ import json
 from collections.abc import Callable
 
 from fedpfn import imports, models
-from fedpfn.config import RunConfig
-from fedpfn.keys import Scalar
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.keys import Scalar
 from fedpfn.schedules import schedule_name
 
 # where data lie and results go, how long to wait: nothing of it is in the result

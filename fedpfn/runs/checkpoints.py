@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, uint8
 
-from fedpfn.records.files import settle
+from fedpfn.runs.files import settle
 
 SERVER_OPTIMIZER = "server-optimizer/"
 _NAME = re.compile(r"round-(\d+)\.safetensors")

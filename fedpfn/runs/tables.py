@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpfn.records.reading import Run, find_runs
+from fedpfn.runs.reading import Run, find_runs
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,12 +6,12 @@ is complete, or ``failure.json``, which says why it is not. Files appear whole o
 is on disk before the next round starts.
 """
 
-from fedpfn.records.checkpoints import Checkpoint, last_checkpoint, state_digest, write_checkpoint
-from fedpfn.records.files import finite, read_json, read_yaml, write_json, write_whole
-from fedpfn.records.folder import LOG, RunFolder, folder_fault, record_end
-from fedpfn.records.reading import Run, find_runs, is_run, read_config, read_rounds, read_run
-from fedpfn.records.surroundings import ENVIRONMENT, environment
-from fedpfn.records.tables import read_runs
+from fedpfn.runs.checkpoints import Checkpoint, last_checkpoint, state_digest, write_checkpoint
+from fedpfn.runs.machine import ENVIRONMENT, environment
+from fedpfn.runs.files import finite, read_json, read_yaml, write_json, write_whole
+from fedpfn.runs.folder import LOG, RunFolder, folder_fault, record_end
+from fedpfn.runs.reading import Run, find_runs, is_run, read_config, read_rounds, read_run
+from fedpfn.runs.tables import read_runs
 
 __all__ = [
     "Checkpoint",

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from fedpfn.config import RunConfig
-from fedpfn.records.checkpoints import Checkpoint, last_checkpoint, write_checkpoint, write_tensors
-from fedpfn.records.files import read_json, settle, to_json, write_json, write_whole
-from fedpfn.records.reading import read_rounds
-from fedpfn.records.surroundings import ENVIRONMENT, environment
+from fedpfn.runs.checkpoints import Checkpoint, last_checkpoint, write_checkpoint, write_tensors
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.machine import ENVIRONMENT, environment
+from fedpfn.runs.files import read_json, settle, to_json, write_json, write_whole
+from fedpfn.runs.reading import read_rounds
 
 LOG = "flower.log"
 LOCK = ".lock"

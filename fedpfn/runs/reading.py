@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedpfn.config import RunConfig
-from fedpfn.records.checkpoints import SERVER_OPTIMIZER
-from fedpfn.records.files import read_json, read_yaml
-from fedpfn.records.surroundings import ENVIRONMENT
+from fedpfn.runs.checkpoints import SERVER_OPTIMIZER
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.machine import ENVIRONMENT
+from fedpfn.runs.files import read_json, read_yaml
 
 
 @dataclass(frozen=True)

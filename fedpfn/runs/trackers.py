@@ -22,9 +22,9 @@ from typing import Any
 from filelock import FileLock
 from omegaconf import OmegaConf
 
-from fedpfn.config import RunConfig
-from fedpfn.identity import used_keys
-from fedpfn.records import ENVIRONMENT, finite, is_run, read_rounds, read_yaml, write_whole
+from fedpfn.runs import ENVIRONMENT, finite, is_run, read_rounds, read_yaml, write_whole
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.identity import used_keys
 
 TRACKERS = ("none", "tensorboard", "mlflow")
 TENSORBOARD = "tensorboard"

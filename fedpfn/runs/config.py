@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
-from fedpfn.keys import Scalar, flatten, key, key_specs, lookup, nest, snake, type_fault, unknown_key, value_faults
+from fedpfn.runs.keys import Scalar, flatten, key, key_specs, lookup, nest, snake, type_fault, unknown_key, value_faults
 
 Schema = TypeVar("Schema")
 
