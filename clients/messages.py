@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from clients.cohort_training import CohortResult
 from fedpfn import protocol
 from fedpfn.npy import from_npy, to_npy
+from fedpfn.packing import PACKED
 from fedpfn.params import State
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
@@ -52,7 +53,7 @@ def encode_result(result: CohortResult, message: Message) -> Message:
     """Write the answer of a cohort to ``message``."""
     arrays = {
         protocol.update_key(update.client, dtype): Array(
-            dtype=dtype, shape=tuple(entries.shape), stype="numpy.ndarray", data=to_npy(entries)
+            dtype=dtype.removeprefix(PACKED), shape=tuple(entries.shape), stype="numpy.ndarray", data=to_npy(entries)
         )
         for update in result.updates
         for dtype, entries in update.packed.items()

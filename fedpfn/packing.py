@@ -14,6 +14,19 @@ from torch import Tensor
 from fedpfn.params import State
 
 
+# the names of packed vectors begin so, followed by their dtype; no parameter's name holds a colon
+PACKED = "packed:"
+
+
+def is_packed(arrays: Mapping[str, Tensor]) -> bool:
+    """Tell whether ``arrays`` are packed vectors rather than whole tensors.
+
+    >>> is_packed(pack({"w": torch.zeros(2)}, Positions({}))), is_packed({"w": torch.zeros(2)})
+    (True, False)
+    """
+    return any(name.startswith(PACKED) for name in arrays)
+
+
 @dataclass(frozen=True)
 class Positions:
     """Where the active entries lie in each flattened tensor, ascending; None where all of them are active.
@@ -39,7 +52,7 @@ def pack(state: Mapping[str, Tensor], active: Positions) -> dict[str, Tensor]:
 
     >>> state = {"w": torch.tensor([1.0, 2.0, 3.0]), "mean": torch.tensor([4.0])}
     >>> pack(state, Positions.where({"w": torch.tensor([True, False, True])}))
-    {'float32': tensor([1., 3., 4.])}
+    {'packed:float32': tensor([1., 3., 4.])}
     """
     names: dict[torch.dtype, list[str]] = {}
     for name, tensor in state.items():
@@ -93,4 +106,4 @@ def _where(mask: Tensor) -> Tensor:
 
 
 def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return PACKED + str(dtype).removeprefix("torch.")

@@ -68,7 +68,7 @@ def test_training_ends_where_it_ends_with_channels_first(ratio: float | None) ->
             mask = BitMask.of(booleans, trainable(model))
         order = batch_order(30, 8, np.random.default_rng(1))
         train(model, examples, order, [(mask, 50)], optimizer=make_optimizer("sgd", lr=0.01, momentum=0.9))
-        ends.append(pack(trainable(model), Positions({}))["float32"])
+        ends.append(pack(trainable(model), Positions({}))["packed:float32"])
         if ratio is not None:
             for name, tensor in read_state(model).items():
                 assert torch.equal(tensor[~booleans[name]], before[name][~booleans[name]])

@@ -50,9 +50,9 @@ def packed_by_booleans(state: State, active: Mask) -> dict[str, Tensor]:
 def test_packing_by_hand() -> None:
     state = {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "mean": torch.tensor([5.0]), "b": torch.tensor(6.0)}
     active = {"w": torch.tensor([[True, False], [False, True]]), "b": torch.tensor(False)}
-    assert pack(state, Positions.where(active))["float32"].tolist() == [1, 4, 5]
+    assert pack(state, Positions.where(active))["packed:float32"].tolist() == [1, 4, 5]
     base = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    found = unpack({"float32": torch.tensor([7.0, 8.0, 9.0])}, Positions.where(active), base)
+    found = unpack({"packed:float32": torch.tensor([7.0, 8.0, 9.0])}, Positions.where(active), base)
     assert {name: tensor.tolist() for name, tensor in found.items()} == {"w": [[7, 0], [0, 8]], "mean": [9], "b": 0}
 
 
@@ -86,17 +86,17 @@ def test_frozen_entries_of_the_base_stay_to_the_bit_whatever_their_value() -> No
     odd = np.array([0x80000000, 0x7FC12345, 0x7F800001, 0x00000001, 0xFF800000], dtype=np.uint32)
     base = {"w": torch.from_numpy(odd.view(np.float32).copy())}
     active = {"w": torch.tensor([False] * 4 + [True])}
-    found = unpack({"float32": torch.tensor([1.0])}, Positions.where(active), base)["w"]
+    found = unpack({"packed:float32": torch.tensor([1.0])}, Positions.where(active), base)["w"]
     assert bits(found).numpy().view(np.uint32).tolist() == [*odd[:4].tolist(), 0x3F800000]
 
 
 def test_unpacking_leaves_base_and_packed_alone() -> None:
     base, active = {"w": torch.zeros(2), "m": torch.zeros(2)}, {"w": torch.tensor([True, False])}
-    packed = {"float32": torch.tensor([1.0, 2.0, 3.0])}
+    packed = {"packed:float32": torch.tensor([1.0, 2.0, 3.0])}
     found = unpack(packed, Positions.where(active), base)
     for tensor in found.values():
         tensor.add_(9)
-    assert packed["float32"].tolist() == [1, 2, 3]
+    assert packed["packed:float32"].tolist() == [1, 2, 3]
     assert same(base, {"w": torch.zeros(2), "m": torch.zeros(2)})
 
 
@@ -105,7 +105,7 @@ def test_the_order_of_entries_is_the_logical_one_not_the_one_in_memory() -> None
     turned = {"w": tensor.t().contiguous().t(), "m": tensor.t().contiguous().t()}
     active = {"w": torch.tensor([[True, False, True], [False, True, False]])}
     packed = pack(turned, Positions.where(active))
-    assert packed["float32"].tolist() == [0, 2, 4, 0, 1, 2, 3, 4, 5]
+    assert packed["packed:float32"].tolist() == [0, 2, 4, 0, 1, 2, 3, 4, 5]
     found = unpack(packed, Positions.where(active), {name: torch.zeros_like(value) for name, value in turned.items()})
     assert found["w"].tolist() == [[0, 0, 2], [0, 4, 0]] and found["m"].tolist() == tensor.tolist()
 
@@ -114,13 +114,15 @@ def test_the_order_of_entries_is_the_logical_one_not_the_one_in_memory() -> None
 def test_a_vector_of_the_wrong_length_is_refused(length: int) -> None:
     base, active = {"w": torch.zeros(4), "m": torch.zeros(1)}, {"w": torch.tensor([True, True, False, False])}
     with pytest.raises(ValueError, match="left over" if length > 3 else "end before"):
-        unpack({"float32": torch.zeros(length)}, Positions.where(active), base)
+        unpack({"packed:float32": torch.zeros(length)}, Positions.where(active), base)
 
 
 def test_a_dtype_too_many_or_too_few_is_refused() -> None:
     base, active = {"w": torch.zeros(2)}, {"w": torch.tensor([True, True])}
     with pytest.raises(ValueError, match="1 packed float64 entries are left over"):
-        unpack({"float32": torch.zeros(2), "float64": torch.zeros(1).double()}, Positions.where(active), base)
+        unpack(
+            {"packed:float32": torch.zeros(2), "packed:float64": torch.zeros(1).double()}, Positions.where(active), base
+        )
     with pytest.raises(ValueError, match="end before 'w'"):
         unpack({}, Positions.where(active), base)
 
@@ -128,7 +130,7 @@ def test_a_dtype_too_many_or_too_few_is_refused() -> None:
 def test_nothing_active_is_nothing_sent() -> None:
     base, active = {"w": torch.randn(4)}, {"w": torch.zeros(4, dtype=torch.bool)}
     packed = pack(base, Positions.where(active))
-    assert packed["float32"].numel() == 0
+    assert packed["packed:float32"].numel() == 0
     assert same(unpack(packed, Positions.where(active), base), base)
 
 

@@ -55,7 +55,7 @@ def test_a_model_that_cannot_be_stacked_trains_one_by_one_and_says_why(
         found.append(train_cohort(config, 1, [0, 1], UNMASKED, state))
     assert not found[0].failures and not found[1].failures
     for one, other in zip(found[0].updates, found[1].updates, strict=True):
-        assert torch.equal(one.packed["float32"], other.packed["float32"])
+        assert torch.equal(one.packed["packed:float32"], other.packed["packed:float32"])
     assert "one by one, since BatchNorm2d" in caplog.text
 
 

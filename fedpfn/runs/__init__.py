@@ -7,9 +7,9 @@ is on disk before the next round starts.
 """
 
 from fedpfn.runs.checkpoints import Checkpoint, last_checkpoint, state_digest, write_checkpoint
-from fedpfn.runs.machine import ENVIRONMENT, environment
 from fedpfn.runs.files import finite, read_json, read_yaml, write_json, write_whole
 from fedpfn.runs.folder import LOG, RunFolder, folder_fault, record_end
+from fedpfn.runs.machine import ENVIRONMENT, environment
 from fedpfn.runs.reading import Run, find_runs, is_run, read_config, read_rounds, read_run
 from fedpfn.runs.tables import read_runs
 

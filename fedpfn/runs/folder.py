@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fedpfn.runs.checkpoints import Checkpoint, last_checkpoint, write_checkpoint, write_tensors
 from fedpfn.runs.config import RunConfig
-from fedpfn.runs.machine import ENVIRONMENT, environment
 from fedpfn.runs.files import read_json, settle, to_json, write_json, write_whole
+from fedpfn.runs.machine import ENVIRONMENT, environment
 from fedpfn.runs.reading import read_rounds
 
 LOG = "flower.log"

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fedpfn.runs.checkpoints import SERVER_OPTIMIZER
 from fedpfn.runs.config import RunConfig
-from fedpfn.runs.machine import ENVIRONMENT
 from fedpfn.runs.files import read_json, read_yaml
+from fedpfn.runs.machine import ENVIRONMENT
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""One round of a federation as a value: what was sent, what came back, what became of it.
+
+A ``Round`` holds w_t, the round's plan, the clients' answers as they travelled (packed or whole) and w_{t+1}. It knows
+neither Flower nor the strategy that made it, so that measures (``fedpfn.measures``) and the recorder work around any
+of them. Who builds one is ``strategies.observed``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from fedpfn.masks import Mask, build_mask, union
+from fedpfn.packing import Positions, is_packed, unpack
+from fedpfn.params import State
+from fedpfn.schedules import UNMASKED, Plan
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client that did not contribute to a round: where it failed, how, and the traceback where there is one."""
+
+    client: int
+    stage: str
+    error: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one client sent back.
+
+    ``arrays`` are its arrays as they travelled: whole tensors by name, or the packed active entries
+    (``packing.is_packed``). ``examples`` weighs it. ``metrics`` are all numbers it reported under their names on the
+    wire, among them, from this project's own client, ``train-loss``, ``seconds`` and ``phase-steps`` (a list with the
+    number of local steps of each phase of the plan).
+    """
+
+    client: int
+    arrays: Mapping[str, Tensor]
+    examples: float
+    metrics: Mapping[str, float | list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """A round that has ended; round 0 is the initial model, with nothing trained.
+
+    Attributes
+    ----------
+    server_round
+        Number of the round in the run, counted from 1; 0 for the initial model.
+    before, after
+        Global state that the clients started from, and the one after aggregation.
+    plan
+        What trained: masks with their shares of the local steps.
+    parameters
+        Names of the entries of the state that masks apply to; the others (buffers) always travel whole.
+    contributions
+        The clients' answers, by ascending client id.
+    failures
+        The clients that were asked and did not contribute.
+    devices
+        Where clients trained, where they said so.
+    bytes_down, bytes_up
+        Bytes of the arrays that the clients were sent and sent back, each client counted by itself.
+    wire_bytes
+        Bytes of arrays that travelled: less than both together where a cohort is sent the global state once.
+    seconds
+        Durations by name: ``train``, ``transfer``, ``aggregate``.
+    """
+
+    server_round: int
+    before: State
+    after: State
+    plan: Plan = UNMASKED
+    parameters: tuple[str, ...] = ()
+    contributions: tuple[Contribution, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    devices: tuple[str, ...] = ()
+    bytes_down: int = 0
+    bytes_up: int = 0
+    wire_bytes: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def clients(self) -> list[int]:
+        """The ids of the clients that contributed, ascending."""
+        return [contribution.client for contribution in self.contributions]
+
+    @cached_property
+    def active(self) -> Mask:
+        """Which entries of each parameter any phase of the plan trains."""
+        maskable = {name: self.before[name] for name in self.parameters}
+        return union([build_mask(phase.mask, maskable) for phase in self.plan])
+
+    @cached_property
+    def _positions(self) -> Positions:
+        return Positions.where(self.active)
+
+    def state(self, contribution: Contribution) -> State:
+        """Return a client's whole model on the device of ``before``: its active entries on top of the rest."""
+        device = next(iter(self.before.values())).device
+        arrays = {name: tensor.to(device) for name, tensor in contribution.arrays.items()}
+        if is_packed(arrays):
+            return unpack(arrays, self._positions, self.before)
+        return {name: arrays[name] for name in self.before}
+
+    def states(self) -> list[State]:
+        """Return every client's whole model, in the order of ``contributions``."""
+        return [self.state(contribution) for contribution in self.contributions]
