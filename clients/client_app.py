@@ -1,16 +1,80 @@
-"""The ClientApp: decode a TRAIN message, train its cohort, encode the answer."""
+"""The application's ClientApp: a TRAIN message becomes a task, the task an update, the update a reply.
 
+On a SuperNode of its own a client is called by Flower; in a cohort by ``cohort_mod``, one after the other, or several
+at once where the config asks for stacks.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
-from clients.cohort_training import train_cohort
-from clients.messages import decode_task, encode_result
+from clients.cohort_mod import CohortMod, in_turn
+from clients.local_training import train_client
+from clients.stacked_training import train_stack
+from clients.tasks import Task, Update, client_of, read_task, reply_with
+from clients.workspace import Workspace, why_not_stackable, workspace
 
-app = ClientApp()
+
+class SetUpError(RuntimeError):
+    """Data or model could not be made ready in this process."""
+
+    stage = "set-up of data and model"
+
+
+def train_cohort(
+    messages: Sequence[Message], contexts: Sequence[Context], call_next: ClientAppCallable
+) -> list[Message | Exception]:
+    """Train the clients of a cohort, ``train.stack`` at a time where the model allows it."""
+    try:
+        task = read_task(messages[0])
+        stack = task.config.train.stack
+        stacked = stack > 0 and why_not_stackable(_set_up(task)) is None
+    except Exception as error:
+        return [error] * len(messages)
+    clients = [client_of(context) for context in contexts]
+    results: list[Update | Exception] = []
+    with cpu_threads(task.config.train.threads):
+        if not stacked:
+            return in_turn(messages, contexts, call_next)
+        for start in range(0, len(clients), stack):
+            results += train_stack(task, _set_up(task), clients[start : start + stack])
+    return [
+        result if isinstance(result, Exception) else reply_with(result, message)
+        for result, message in zip(results, messages, strict=True)
+    ]
+
+
+app = ClientApp(mods=[CohortMod(train_cohort)])
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the clients that the message names and answer for each of them."""
-    task = decode_task(message)
-    return encode_result(train_cohort(task.config, task.server_round, task.clients, task.plan, task.arrays), message)
+    """Train one client and reply with its update."""
+    task = read_task(message)
+    with cpu_threads(task.config.train.threads):
+        update = train_client(task, _set_up(task), client_of(context))
+    return reply_with(update, message)
+
+
+def _set_up(task: Task) -> Workspace:
+    try:
+        return workspace(task.config)
+    except Exception as error:
+        raise SetUpError(str(error)) from error
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Run a block with ``count`` CPU threads: sums depend on the number, so it is part of the config."""
+    before = torch.get_num_threads()
+    if before != count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if before != count:
+            torch.set_num_threads(before)

@@ -1,67 +1,59 @@
-"""A cohort's clients trained at once, ``train.stack`` at a time, where the model can be stacked.
+"""Clients trained at once, ``train.stack`` at a time, where the model can be stacked.
 
-For small models on a GPU, which one client at a time leaves idle. On a CPU it is slower. A client's result then depends
-in its last digits on its place in the stack, hence on the cohort: it is asked for, never chosen by itself.
+For small models on a GPU, which one client at a time leaves idle. On a CPU it is slower. A client's result depends in
+its last digits on its place in the stack; stacks are made of neighbouring clients of the round, which the server keeps
+together on one worker, so that it does not depend on the number of workers.
 """
 
 import time
+from collections.abc import Sequence
 
-from clients.cache import PlanMasks, Workbench
-from clients.local_training import failure, job_of, load, optimizer_of
-from fedpfn.answers import Failure, Update
+from clients.local_training import job_of, load
+from clients.tasks import Task, Update
+from clients.workspace import Workspace, plan_masks
 from fedpfn.packing import pack
-from fedpfn.params import State
-from fedpfn.runs.config import RunConfig
-from fedpfn.schedules import Plan
-from fedpfn.training import Job, NonFiniteError, train_stacked
+from fedpfn.runs.arguments import optimizer_of
+from fedpfn.training import Job, Outcome, train_stacked
 
 
-def train_stack(
-    config: RunConfig,
-    bench: Workbench,
-    server_round: int,
-    clients: list[int],
-    plan: Plan,
-    masks: PlanMasks,
-    state: State,
-) -> tuple[list[Update], list[Failure]]:
-    """Train ``clients`` together from ``state``; return their updates, and the failures of those that failed.
+def train_stack(task: Task, workspace: Workspace, clients: Sequence[int]) -> list[Update | Exception]:
+    """Train ``clients``, at most ``train.stack`` of them, together; return each one's update or what it failed with.
 
     A client's seconds are its share of the stack's by its steps.
     """
-    started = time.perf_counter()
+    started, settings = time.perf_counter(), task.config.train
+    masks = plan_masks(workspace, task.plan)
     jobs: dict[int, Job] = {}
-    failures: list[Failure] = []
+    results: dict[int, Update | Exception] = {}
     for client in clients:
         try:
-            jobs[client] = job_of(config, bench, server_round, client, plan)
+            jobs[client] = job_of(task, workspace, client)
         except Exception as error:
-            failures.append(failure(client, "local training", error))
-    load(bench, state)
+            results[client] = error
+    load(workspace, task.state)
+    outcomes: Sequence[Outcome | Exception]
     try:
         outcomes = train_stacked(
-            bench.model,
+            workspace.model,
             list(jobs.values()),
             masks.phases,
-            optimizer=optimizer_of(config, server_round),
-            batch_size=config.train.batch_size,
-            rows=config.train.stack,
-            proximal_mu=config.train.proximal_mu,
-            clip_norm=config.train.clip_norm,
+            optimizer=optimizer_of(task.config, task.server_round),
+            batch_size=settings.batch_size,
+            rows=settings.stack,
+            proximal_mu=settings.proximal_mu,
+            clip_norm=settings.clip_norm,
         )
     except Exception as error:
-        return [], failures + [failure(client, "local training in a stack", error) for client in jobs]
-    done = []
+        outcomes = [error] * len(jobs)
+    seconds = time.perf_counter() - started
+    total = sum(sum(job.steps) for job in jobs.values())
     for (client, job), outcome in zip(jobs.items(), outcomes, strict=True):
-        if isinstance(outcome, NonFiniteError):
-            failures.append(failure(client, "local training", outcome))
-        else:
-            packed = pack({name: outcome.state[name] for name in bench.state}, masks.active)
-            vectors = {dtype: entries.cpu() for dtype, entries in packed.items()}
-            done.append((client, job, vectors, outcome.trained))
-    seconds, steps = time.perf_counter() - started, sum(trained.steps for *_, trained in done)
-    updates = [
-        Update(client, vectors, len(job.examples), trained.steps, trained.loss, seconds * trained.steps / max(steps, 1))
-        for client, job, vectors, trained in done
-    ]
-    return updates, failures
+        if isinstance(outcome, Exception):
+            results[client] = outcome
+            continue
+        packed = pack({name: outcome.state[name] for name in workspace.state}, masks.active)
+        vectors = {name: entries.cpu() for name, entries in packed.items()}
+        share = seconds * sum(job.steps) / max(total, 1)
+        device = str(workspace.device)
+        results[client] = Update(vectors, len(job.examples), job.steps, outcome.trained.loss, share, device)
+    return [results[client] for client in clients]

@@ -169,14 +169,13 @@ def masks(
     from experiments.mask_tables import plans_of, rounds_table, tensors_table
     from experiments.run import prepare, read_run_config
     from fedpfn.params import trainable
-    from strategies.assembly import build_model, load_data, make_strategy
+    from fedpfn.runs.arguments import round_plans
+    from strategies.assembly import build_model, load_data
 
     here = Path.cwd()
     ready = prepare(read_run_config(words or [], file=config, workdir=here), workdir=here)
-    dataset, parts = load_data(ready)
-    parameters = trainable(build_model(ready, dataset))
-    strategy = make_strategy(ready, [len(part) for part in parts], list(parameters), "cpu")
-    plans = plans_of(strategy, min(first, ready.rounds))
+    parameters = trainable(build_model(ready, load_data(ready).dataset))
+    plans = plans_of(round_plans(ready), min(first, ready.rounds))
     console.print(rounds_table(ready, plans, parameters))
     console.print()
     console.print(tensors_table(plans, parameters))

@@ -7,13 +7,12 @@ from torch import Tensor
 
 from fedpfn.masks import Mask, build_mask, frozen_share
 from fedpfn.runs.config import RunConfig
-from fedpfn.schedules import Phase, Plan
-from strategies.fed_avg import FedAvg
+from fedpfn.schedules import Phase, Plan, RoundPlans
 
 
-def plans_of(strategy: FedAvg, rounds: int) -> list[Plan]:
+def plans_of(plan: RoundPlans, rounds: int) -> list[Plan]:
     """Return the plans of rounds 1 to ``rounds``."""
-    return [strategy.plan(server_round) for server_round in range(1, rounds + 1)]
+    return [plan(server_round) for server_round in range(1, rounds + 1)]
 
 
 def rounds_table(config: RunConfig, plans: Sequence[Plan], parameters: Mapping[str, Tensor]) -> Table:

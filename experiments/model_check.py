@@ -10,8 +10,9 @@ from rich.table import Table
 from experiments.run import prepare, read_run_config
 from fedpfn.masks import mask_arrays
 from fedpfn.models import Inspection
+from fedpfn.runs.arguments import masking_of
 from fedpfn.runs.config import RunConfig
-from fedpfn.schedules import fed_pfn, make_schedule, plan_round
+from fedpfn.schedules import plan_rounds
 from strategies.assembly import inspect, load_data
 
 _MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "fault": "[red]fault[/red]"}
@@ -21,7 +22,7 @@ def check(name: str, words: Iterable[str], console: Console, *, workdir: Path) -
     """Print what is found about the model ``name`` on the settings' data; return whether it can be federated."""
     config = read_run_config(words, file=None, workdir=workdir)
     config = prepare(replace(config, model=replace(config.model, name=name)), workdir=workdir)
-    dataset, _ = load_data(config)
+    dataset = load_data(config).dataset
     found = inspect(config, dataset)
     shape = "×".join(map(str, dataset.input_shape))
     console.print(f"{name} on {dataset.name}: inputs {shape}, {dataset.num_classes} classes", highlight=False)
@@ -49,7 +50,8 @@ def _tensors_table(found: Inspection, config: RunConfig) -> Table:
     for column in ("entries", "frozen"):
         table.add_column(column, justify="right")
     trained = tuple((tensor.name, tensor.shape) for tensor in found.tensors if tensor.trainable)
-    plan = plan_round(config, config.mask.warmup_rounds + 1, make_schedule(config), fed_pfn)
+    masking = replace(masking_of(config), schedule=config.mask.schedule)
+    plan = plan_rounds(masking)(config.mask.warmup_rounds + 1)
     masks = mask_arrays(plan[0].mask, trained)
     for tensor in found.tensors:
         frozen = f"{int((~masks[tensor.name]).sum()):,}" if tensor.trainable else "–"

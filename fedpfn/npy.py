@@ -26,16 +26,19 @@ def to_npy(tensor: Tensor) -> bytes:
 
 
 def from_npy(data: bytes) -> Tensor:
-    """Return the tensor in ``data``, which it shares and which is not to be written to.
+    """Return the tensor in ``data``, which it shares where it can and which is not to be written to.
 
-    Raises ``ValueError`` for what is not such a file, or one that holds fewer entries than it says.
+    Arrays laid out column by column, or in a newer version of the format, are copied. Raises ``ValueError`` for what is
+    not such a file, or one that holds fewer entries than it says.
     """
     head = io.BytesIO(data)
-    if np.lib.format.read_magic(head) != (1, 0):
-        raise ValueError("arrays are expected in version 1.0 of NumPy's file format")
-    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(head)
-    if by_columns or dtype.hasobject:
-        raise ValueError("arrays are expected row by row, and of numbers")
+    version = np.lib.format.read_magic(head)
+    header = np.lib.format.read_array_header_1_0(head) if version == (1, 0) else None
+    if header is not None and header[2].hasobject:
+        raise ValueError("arrays are expected to be of numbers")
+    if header is None or header[1]:
+        return torch.from_numpy(np.ascontiguousarray(np.load(io.BytesIO(data), allow_pickle=False)))
+    shape, _, dtype = header
     entries = np.frombuffer(data, dtype=dtype, offset=head.tell(), count=int(np.prod(shape, dtype=np.int64)))
     with warnings.catch_warnings():
         # that it cannot be written to is how it is meant

@@ -4,7 +4,7 @@ The entries are named by their positions, found once a round for all clients: ta
 memory, choosing by a random boolean mask took 10 to 20 times as long.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,12 @@ from torch import Tensor
 
 from fedpfn.params import State
 
-
 # the names of packed vectors begin so, followed by their dtype; no parameter's name holds a colon
 PACKED = "packed:"
 
 
-def is_packed(arrays: Mapping[str, Tensor]) -> bool:
-    """Tell whether ``arrays`` are packed vectors rather than whole tensors.
+def is_packed(arrays: Iterable[str]) -> bool:
+    """Tell whether arrays with these names are packed vectors rather than whole tensors.
 
     >>> is_packed(pack({"w": torch.zeros(2)}, Positions({}))), is_packed({"w": torch.zeros(2)})
     (True, False)
@@ -96,7 +95,8 @@ def unpack(packed: Mapping[str, Tensor], active: Positions, base: Mapping[str, T
             state[name] = flat.scatter_(0, positions, entries).view(tensor.shape)
     for dtype, size in taken.items():
         if packed[dtype].numel() != size:
-            raise ValueError(f"{packed[dtype].numel() - size} packed {dtype} entries are left over")
+            kind = dtype.removeprefix(PACKED)
+            raise ValueError(f"{packed[dtype].numel() - size} packed {kind} entries are left over")
     return state
 
 

@@ -1,42 +1,45 @@
-"""Names that server and clients must spell alike: records, config keys and metric keys on the wire. Plain strings.
+"""Names that both ends of the wire must spell alike: records and their keys. Plain strings.
 
-A TRAIN message to a node carries the global state once (``GLOBAL``), what to do in this round (``ROUND``) and the run's
-whole config (``CONFIG``), so that one set of actors can serve one run after another. Its answer carries, for the
-clients of that node's cohort, the packed updates (``UPDATES``, an array a client and dtype, named by ``update_key``),
-their measures (``MEASURES``, lists in one order) and what went wrong and where it ran (``REPORT``).
+A TRAIN message carries the global state (``ARRAYS``) and a config record (``CONFIG``), under Flower's usual keys. A
+shared mask adds the round's plan and the names of the parameters that it covers to the config record; the application
+adds the run's config. A reply carries ``ARRAYS`` and ``METRICS``. What a cohort adds is named in ``COHORT``'s block.
 """
 
-GLOBAL = "global"
-ROUND = "round"
+ARRAYS = "arrays"
 CONFIG = "config"
-UPDATES = "updates"
-MEASURES = "measures"
-REPORT = "report"
+METRICS = "metrics"
 
-# keys of the ROUND config record
+# keys of the config record
 SERVER_ROUND = "server-round"
-CLIENTS = "clients"
-PLAN = "plan"
+PLAN = "mask-plan"
+PARAMETERS = "mask-parameters"
+RUN_CONFIG = "run-config"
 
-# keys of the MEASURES metric record, each a list over the cohort's successful clients
-CLIENT_IDS = "client-ids"
+# keys of a reply's metric record
 NUM_EXAMPLES = "num-examples"
-NUM_STEPS = "num-steps"
 TRAIN_LOSS = "train-loss"
 SECONDS = "seconds"
+PHASE_STEPS = "phase-steps"
 
-# keys of the REPORT config record
-FAILURES = "failures"
+# a reply's config record that says where it was made
+WORKER = "worker"
 DEVICE = "device"
 PROCESS = "process"
 
+# a cohort's config record, in both directions: the clients of a worker and how many there are in all; their replies.
+# A record that is one client's own travels under own_key
+COHORT = "cohort"
+CLIENTS = "clients"
+NUM_CLIENTS = "num-clients"
+REPLIES = "replies"
+STATE = "state:"
 
-def update_key(client: int, dtype: str) -> str:
-    """Return the name under which a client's packed entries of one dtype travel."""
-    return f"{client}/{dtype}"
+
+def own_key(client: int, key: str) -> str:
+    """Return the name under which a record of one client alone travels to its worker."""
+    return f"client/{client}/{key}"
 
 
-def read_update_key(name: str) -> tuple[int, str]:
-    """Return (client, dtype) of a name made by ``update_key``."""
-    client, _, dtype = name.partition("/")
-    return int(client), dtype
+def array_key(client: int, record: int, name: str) -> str:
+    """Return the name under which an array of a client's ``record``-th array record travels back."""
+    return f"{client}/{record}/{name}"

@@ -2,20 +2,20 @@
 
 A plan is a tuple of phases (mask recipe, share of the local steps) and covers every algorithm (arXiv 2402.01342,
 section 4.2): FedAvg ((ones, 1),), FedPFN ((m, 1),), FedPNU ((m, phi), (1-m, 1-phi)). A schedule is a function
-``(server_round, plan so far) -> plan`` that gets the plan of a fresh mask with the round's ratio and returns the one to
-use; algorithms are functions of the same kind, applied after it. ``plan_round`` puts them together.
+``(server_round, plan) -> plan`` that gets the plan of a fresh mask with the round's ratio and returns the one to use;
+algorithms are functions of the same kind, applied after it. ``plan_rounds`` puts them together.
 """
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from fedpfn import imports
 from fedpfn.masks import MaskRecipe
-from fedpfn.runs.config import Mask, RunConfig
 from fedpfn.seeding import derive
 
 
@@ -29,52 +29,125 @@ class Phase:
 
 Plan = tuple[Phase, ...]
 PlanStep = Callable[[int, Plan], Plan]
+RoundPlans = Callable[[int], Plan]
 
 UNMASKED: Plan = (Phase(None),)
 
 
-def per_round(server_round: int, plan: Plan) -> Plan:
+@dataclass(frozen=True)
+class Masking:
+    """How the masks of a run are drawn, round by round.
+
+    Attributes
+    ----------
+    ratio
+        Share of frozen entries, in [0, 1].
+    seed
+        Seed of the run that every mask is derived from.
+    schedule
+        ``per-round``, ``fixed``, ``complement``, ``cyclic``, or an import string ``package.module:schedule``; ``args``
+        are the keyword arguments of the latter.
+    ratio_shape, final_ratio, rounds
+        How the ratio moves over the run's ``rounds``: ``constant``, or ``linear`` or ``cosine`` towards
+        ``final_ratio``, which both need ``rounds``.
+    warmup_rounds
+        Number of first rounds that train without a mask.
+    granularity, draw, include, exclude
+        As in ``MaskRecipe``.
+    blocks
+        Number of starting points that ``cyclic`` takes in turn.
+    """
+
+    ratio: float = 0.4
+    seed: int = 0
+    schedule: str = "per-round"
+    ratio_shape: str = "constant"
+    final_ratio: float = 0.4
+    rounds: int = 0
+    warmup_rounds: int = 0
+    granularity: str = "weight"
+    draw: str = "exact"
+    blocks: int = 4
+    include: str = "*"
+    exclude: str = ""
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"the mask ratio is the share of frozen entries, within [0, 1]; got {self.ratio!r}")
+        if self.ratio_shape not in ("constant", "linear", "cosine"):
+            raise ValueError(f"a ratio's shape is constant, linear or cosine; got {self.ratio_shape!r}")
+        if self.ratio_shape != "constant" and self.rounds < 1:
+            raise ValueError(f"a {self.ratio_shape} ratio needs the number of rounds of the run")
+
+    def ratio_at(self, server_round: int) -> float:
+        """Return the frozen share of a round: constant, or from ``ratio`` to ``final_ratio`` over the masked rounds.
+
+        With progress s in [0, 1]: linear r0 + s (r1 - r0); cosine r0 + (1 - cos(pi s)) / 2 (r1 - r0).
+        """
+        if self.ratio_shape == "constant":
+            return self.ratio
+        first = self.warmup_rounds + 1
+        progress = min(max((server_round - first) / max(self.rounds - first, 1), 0.0), 1.0)
+        if self.ratio_shape == "cosine":
+            progress = (1 - math.cos(math.pi * progress)) / 2
+        return self.ratio + progress * (self.final_ratio - self.ratio)
+
+    def fresh(self, server_round: int) -> MaskRecipe:
+        """Return the round's own mask, which a schedule may use or replace."""
+        return MaskRecipe(
+            seed=derive(self.seed, "mask", server_round),
+            ratio=self.ratio_at(server_round),
+            granularity=self.granularity,
+            draw=self.draw,
+            include=self.include,
+            exclude=self.exclude,
+        )
+
+
+def per_round(masking: Masking) -> PlanStep:
     """Draw a fresh mask in each round: the papers' schedule."""
-    return plan
+    return lambda server_round, plan: plan
 
 
-def fixed(seed: int) -> PlanStep:
+def fixed(masking: Masking) -> PlanStep:
     """Keep one mask for the whole run."""
-    return lambda server_round, plan: _with(plan, seed=derive(seed, "mask", "fixed"))
+    return lambda server_round, plan: _with(plan, seed=derive(masking.seed, "mask", "fixed"))
 
 
-def complement(config: RunConfig) -> PlanStep:
+def complement(masking: Masking) -> PlanStep:
     """Draw a fresh mask in the first, third, ... masked round and train its complement in the round after.
 
     Both rounds of a pair have the ratio of its first, so that they cover every entry once while the ratio moves.
     """
 
     def step(server_round: int, plan: Plan) -> Plan:
-        second = (server_round - config.mask.warmup_rounds) % 2 == 0
+        second = (server_round - masking.warmup_rounds) % 2 == 0
         drawn_in = server_round - second
-        ratio = ratio_at(config.mask, drawn_in, config.rounds)
-        return _with(plan, seed=derive(config.seed, "mask", drawn_in), ratio=ratio, inverted=second)
+        seed, ratio = derive(masking.seed, "mask", drawn_in), masking.ratio_at(drawn_in)
+        return _with(plan, seed=seed, ratio=ratio, inverted=second)
 
     return step
 
 
-def cyclic(seed: int, blocks: int) -> PlanStep:
+def cyclic(masking: Masking) -> PlanStep:
     """Move the frozen window of one random order by 1/blocks of each tensor from round to round.
 
     With ratio 1/blocks, disjoint blocks freeze in turn; with 1 - 1/blocks, disjoint blocks train in turn.
     """
 
     def step(server_round: int, plan: Plan) -> Plan:
-        return _with(plan, seed=derive(seed, "mask", "fixed"), start=(server_round - 1) % blocks / blocks)
+        start = (server_round - 1) % masking.blocks / masking.blocks
+        return _with(plan, seed=derive(masking.seed, "mask", "fixed"), start=start)
 
     return step
 
 
-SCHEDULES: dict[str, Callable[[RunConfig], PlanStep]] = {
-    "per-round": lambda config: per_round,
-    "fixed": lambda config: fixed(config.seed),
+SCHEDULES: dict[str, Callable[[Masking], PlanStep]] = {
+    "per-round": per_round,
+    "fixed": fixed,
     "complement": complement,
-    "cyclic": lambda config: cyclic(config.seed, config.mask.blocks),
+    "cyclic": cyclic,
 }
 
 
@@ -111,60 +184,42 @@ def fed_pnu(variant: str, phase_share: float) -> PlanStep:
     return step
 
 
-def ratio_at(mask: Mask, server_round: int, rounds: int) -> float:
-    """Return the frozen share of a round: constant, or from ``ratio`` to ``final_ratio`` over the masked rounds.
-
-    With progress s in [0, 1]: linear r0 + s (r1 - r0); cosine r0 + (1 - cos(pi s)) / 2 (r1 - r0).
-    """
-    if mask.ratio_shape == "constant":
-        return mask.ratio
-    first = mask.warmup_rounds + 1
-    progress = min(max((server_round - first) / max(rounds - first, 1), 0.0), 1.0)
-    if mask.ratio_shape == "cosine":
-        progress = (1 - math.cos(math.pi * progress)) / 2
-    return mask.ratio + progress * (mask.final_ratio - mask.ratio)
-
-
-def schedule_name(config: RunConfig) -> str:
-    """Return the schedule in force: the one asked for, but ``complement`` for FedPNU across rounds."""
-    across = config.strategy.name == "fedpnu" and config.strategy.variant == "across-rounds"
-    return "complement" if across else config.mask.schedule
-
-
-def make_schedule(config: RunConfig) -> PlanStep:
-    """Return the schedule that the config names. Raises ``ValueError`` for an unknown one or a bad import string."""
-    name = schedule_name(config)
+def make_schedule(masking: Masking) -> PlanStep:
+    """Return the schedule that ``masking`` names. Raises ``ValueError`` for an unknown one or a bad import string."""
+    name = masking.schedule
     if imports.is_reference(name):
-        found = imports.load(name)
         # a schedule with a state of its own is a class, or an object: each run gets its own, as it was at first
-        schedule = found() if isinstance(found, type) else deepcopy(found)
+        schedule = deepcopy(imports.load(name))
+        if masking.args or isinstance(schedule, type):
+            schedule = schedule(**masking.args) if isinstance(schedule, type) else partial(schedule, **masking.args)
         if not callable(schedule):
             raise ValueError(f"mask.schedule {name!r} is not a function (server_round, plan) -> plan")
         return schedule  # type: ignore[no-any-return]
     if name not in SCHEDULES:
         raise ValueError(f"mask.schedule must be one of {', '.join(SCHEDULES)} or package.module:name, got {name!r}")
-    return SCHEDULES[name](config)
+    return SCHEDULES[name](masking)
 
 
-def plan_round(config: RunConfig, server_round: int, schedule: PlanStep, algorithm: PlanStep) -> Plan:
-    """Return the plan of a round: fresh mask, then the schedule, then the algorithm; nothing masked while warming up.
+def plan_rounds(masking: Masking, algorithm: PlanStep = fed_pfn) -> RoundPlans:
+    """Return the function from a round to its plan: fresh mask, then the schedule, then the algorithm.
 
-    Raises ``ValueError`` if a user's schedule returns something else than phases whose shares sum to 1.
+    Warm-up rounds have nothing masked. The function raises ``ValueError`` if a user's schedule returns something other
+    than phases whose shares sum to 1.
+
+    >>> plan = plan_rounds(Masking(0.4, seed=1, warmup_rounds=1), fed_pnu("within-round", 0.5))
+    >>> [len(plan(server_round)) for server_round in (1, 2)]
+    [1, 2]
     """
-    mask = config.mask
-    if server_round <= mask.warmup_rounds:
-        return algorithm(server_round, UNMASKED)
-    fresh = MaskRecipe(
-        seed=derive(config.seed, "mask", server_round),
-        ratio=ratio_at(mask, server_round, config.rounds),
-        granularity=mask.granularity,
-        draw=mask.draw,
-        include=mask.include,
-        exclude=mask.exclude,
-    )
-    scheduled = schedule(server_round, (Phase(fresh),))
-    _check(scheduled, f"mask.schedule {mask.schedule!r}, round {server_round}")
-    return algorithm(server_round, scheduled)
+    schedule = make_schedule(masking)
+
+    def plan(server_round: int) -> Plan:
+        if server_round <= masking.warmup_rounds:
+            return algorithm(server_round, UNMASKED)
+        scheduled = schedule(server_round, (Phase(masking.fresh(server_round)),))
+        _check(scheduled, f"mask.schedule {masking.schedule!r}, round {server_round}")
+        return algorithm(server_round, scheduled)
+
+    return plan
 
 
 def phase_steps(shares: tuple[float, ...], steps: int) -> tuple[int, ...]:
@@ -184,11 +239,16 @@ def encode_plan(plan: Plan) -> str:
 
 
 def decode_plan(text: str) -> Plan:
-    """Read a plan written by ``encode_plan``."""
-    return tuple(
-        Phase(None if phase["mask"] is None else MaskRecipe(**phase["mask"]), phase["share"])
-        for phase in json.loads(text)
-    )
+    """Read a plan written by ``encode_plan``. Raises ``ValueError`` for anything else."""
+    try:
+        plan = tuple(
+            Phase(None if phase["mask"] is None else MaskRecipe(**phase["mask"]), phase["share"])
+            for phase in json.loads(text)
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"the text is not a round plan ({error}): {text[:80]!r}") from error
+    _check(plan, "a round plan")
+    return plan
 
 
 def _with(plan: Plan, **changes: Any) -> Plan:

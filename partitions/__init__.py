@@ -4,6 +4,7 @@ from partitions import datasets, schemes, statistics
 from partitions.arrays import DataError, Dataset, Split
 from partitions.datasets import DATASETS, load
 from partitions.feasibility import PartitionError
+from partitions.federated import FederatedData, load_federated
 from partitions.schemes import SCHEMES, partition
 
 __all__ = [
@@ -11,10 +12,12 @@ __all__ = [
     "SCHEMES",
     "DataError",
     "Dataset",
+    "FederatedData",
     "PartitionError",
     "Split",
     "datasets",
     "load",
+    "load_federated",
     "partition",
     "schemes",
     "statistics",

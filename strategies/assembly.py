@@ -5,16 +5,15 @@ them to show what a run would do.
 """
 
 import fnmatch
-from collections.abc import Callable
-from dataclasses import asdict
+import inspect as signatures
+from collections.abc import Callable, Sequence
 from functools import partial
 from logging import WARNING
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.common.logger import log
-from numpy.typing import NDArray
+from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 import partitions
@@ -22,36 +21,29 @@ from fedpfn import imports, models
 from fedpfn.lmc.layerwise import find_layers
 from fedpfn.masks import split_patterns
 from fedpfn.params import trainable
+from fedpfn.runs.arguments import data_arguments, model_arguments
 from fedpfn.runs.config import ConfigError, RunConfig
-from fedpfn.seeding import numpy_generator
-from strategies.cohorts import draw_clients
-from strategies.fed_avg import FedAvg
-from strategies.fed_pfn import FedPFN
-from strategies.fed_pnu import FedPNU
-from strategies.server_optimizers import make_server_optimizer
+from fedpfn.schedules import RoundPlans
+from strategies.fed_avg import BASES
+from strategies.sampling import SeededSampling, draw_clients
+from strategies.shared_mask import SharedMask
 
-STRATEGIES: dict[str, Callable[..., FedAvg]] = {
-    "fedavg": lambda config, **settings: FedAvg(**settings),
-    "fedpfn": FedPFN,
-    "fedpnu": FedPNU,
+# every client that was drawn trains, and the server evaluates
+_EVERYONE = {
+    "fraction_train": 1.0,
+    "fraction_evaluate": 0.0,
+    "min_train_nodes": 1,
+    "min_evaluate_nodes": 0,
+    "min_available_nodes": 1,
 }
 
 
-def load_data(config: RunConfig) -> tuple[partitions.Dataset, list[NDArray[np.int64]]]:
-    """Return the data set and every client's indices into its training split."""
-    data = config.data
-    source = imports.resolve(data.name)
+def load_data(config: RunConfig) -> partitions.FederatedData:
+    """Return the data set and every client's indices into its training split. Raises ``ConfigError``."""
     try:
-        dataset = partitions.load(source, data.root, download=data.download, image_size=data.image_size)
-        parts = partitions.partition(
-            labels=dataset.train.labels,
-            clients=config.federation.clients,
-            rng=numpy_generator(config.seed, "partition"),
-            **asdict(config.partition) | {"scheme": imports.resolve(config.partition.scheme)},
-        )
+        return partitions.load_federated(**data_arguments(config), download=config.data.download)
     except (partitions.DataError, partitions.PartitionError) as error:
         raise ConfigError([str(error)]) from error
-    return dataset, parts
 
 
 def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
@@ -85,8 +77,7 @@ def _builder(config: RunConfig, dataset: partitions.Dataset) -> Callable[[], nn.
         models.build,
         input_shape=dataset.input_shape,
         num_classes=dataset.num_classes,
-        seed=config.seed,
-        **asdict(config.model),
+        **model_arguments(config),
     )
 
 
@@ -114,28 +105,35 @@ def _layer_faults(config: RunConfig, dataset: partitions.Dataset, model: nn.Modu
     return []
 
 
-def make_strategy(config: RunConfig, sizes: list[int], parameters: list[str], device: torch.device | str) -> FedAvg:
-    """Return the Flower strategy that the config names."""
-    settings: dict[str, Any] = {
-        "sizes": sizes,
-        "draw": partial(
-            draw_clients,
-            config.seed,
-            sizes=sizes,
-            clients=config.federation.clients,
-            fraction=config.federation.fraction,
-        ),
-        "parameters": parameters,
-        "run_config": config.flat(),
-        "server_optimizer": make_server_optimizer(
-            config.strategy.server_optimizer,
-            lr=config.strategy.server_lr or None,
-            momentum=config.strategy.server_momentum,
-            beta2=config.strategy.server_beta2,
-            tau=config.strategy.server_tau,
-        ),
-        "device": device,
-        "tolerate": config.federation.tolerate_failures,
-        "quorum": config.federation.quorum,
-    }
-    return STRATEGIES[config.strategy.name](config, **settings)
+def make_strategy(
+    config: RunConfig, plan: RoundPlans, sizes: Sequence[int], parameters: Sequence[str]
+) -> SeededSampling:
+    """Return the Flower strategy that the config names, under its mask, with clients drawn from its seed."""
+    masked = SharedMask(make_base(config), plan, parameters=parameters)
+    draw = partial(
+        draw_clients,
+        config.seed,
+        sizes=sizes,
+        clients=config.federation.clients,
+        fraction=config.federation.fraction,
+    )
+    return SeededSampling(masked, config.seed, draw)
+
+
+def make_base(config: RunConfig) -> Strategy:
+    """Return the Flower strategy under the mask, set to train every client that was drawn."""
+    settings = config.strategy
+    name, given = "fedavg", {}
+    if settings.server_optimizer != "none":
+        name = f"fed{settings.server_optimizer}" if settings.server_optimizer != "avgm" else "fedavgm"
+        lr, momentum = settings.server_lr, settings.server_momentum
+        adaptive = {"eta": lr} if lr else {}
+        given = {
+            "fedavgm": {"server_momentum": momentum} | ({"server_learning_rate": lr} if lr else {}),
+            "fedadam": adaptive | {"beta_1": momentum, "beta_2": settings.server_beta2, "tau": settings.server_tau},
+            "fedadagrad": adaptive | {"tau": settings.server_tau},
+            "fedyogi": adaptive | {"beta_1": momentum, "beta_2": settings.server_beta2, "tau": settings.server_tau},
+        }[name]
+    kind: Any = imports.load(name) if imports.is_reference(name) else BASES[name]
+    taken = signatures.signature(kind).parameters
+    return kind(**{key: value for key, value in _EVERYONE.items() if key in taken}, **given)  # type: ignore[no-any-return]

@@ -2,23 +2,62 @@
 
 Round t: draw a mask m_t, the same for all clients; client i starts at w_t and takes steps w_i <- w_i - eta (m_t * g_i);
 the server averages, w_{t+1} = sum_i p_i w_i. Frozen entries are anchored at w_t, so that they are bit-identical in
-w_{t+1}, and they do not travel back. With ratio 0 this is FedAvg.
+w_{t+1}, and they need not travel back. With ratio 0 this is FedAvg.
 """
 
+from collections.abc import Collection
 from typing import Any
 
-from fedpfn.runs.config import RunConfig
-from fedpfn.schedules import Plan, fed_pfn, make_schedule, plan_round
+from fedpfn.schedules import fed_pfn
 from strategies.fed_avg import FedAvg
+from strategies.shared_mask import SharedMask
 
 
-class FedPFN(FedAvg):
-    """Federated averaging in one random subspace a round; the config's mask schedule draws it."""
+class FedPFN(SharedMask):
+    """Federated averaging in one random subspace per round.
 
-    def __init__(self, config: RunConfig, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self.config, self.schedule = config, make_schedule(config)
+    Parameters
+    ----------
+    mask_ratio
+        Share of frozen entries, from 0 to below 1.
+    mask_schedule, mask_granularity, mask_draw, mask_include, mask_exclude, warmup_rounds, seed, parameters
+        As in ``SharedMask``.
+    **fed_avg
+        Flower's arguments of FedAvg: ``fraction_train``, ``min_train_nodes``, ``weighted_by_key`` and so on.
 
-    def plan(self, server_round: int) -> Plan:
-        """Return one phase: the round's mask, for all local steps."""
-        return plan_round(self.config, server_round, self.schedule, fed_pfn)
+    Examples
+    --------
+    >>> FedPFN(fraction_train=0.5, mask_ratio=0.4, seed=0).strategy.fraction_train
+    0.5
+    """
+
+    algorithm = staticmethod(fed_pfn)
+
+    def __init__(
+        self,
+        *,
+        mask_ratio: float = 0.4,
+        mask_schedule: str = "per-round",
+        mask_granularity: str = "weight",
+        mask_draw: str = "exact",
+        mask_include: str = "*",
+        mask_exclude: str = "",
+        warmup_rounds: int = 0,
+        seed: int = 0,
+        parameters: Collection[str] | None = None,
+        **fed_avg: Any,
+    ) -> None:
+        if mask_ratio == 1:
+            raise ValueError("mask_ratio=1 freezes everything: FedPFN would train nothing")
+        super().__init__(
+            FedAvg(**fed_avg),
+            mask_ratio=mask_ratio,
+            mask_schedule=mask_schedule,
+            mask_granularity=mask_granularity,
+            mask_draw=mask_draw,
+            mask_include=mask_include,
+            mask_exclude=mask_exclude,
+            warmup_rounds=warmup_rounds,
+            seed=seed,
+            parameters=parameters,
+        )

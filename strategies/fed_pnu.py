@@ -2,24 +2,54 @@
 
 Round t: draw a mask m_t, the same for all clients; client i takes the first share phi of its local steps with m_t and
 the rest with 1 - m_t; the server averages. Which phases the paper means is not stated: this is the project's reading,
-and ``strategy.variant`` offers the others. Since both phases together train every entry, every entry travels back.
+and ``variant`` offers the others. Since both phases together train every entry, every entry travels back.
 """
 
 from typing import Any
 
-from fedpfn.runs.config import RunConfig
-from fedpfn.schedules import Plan, fed_pnu, make_schedule, plan_round
+from fedpfn.schedules import Masking, fed_pnu, plan_rounds
 from strategies.fed_avg import FedAvg
+from strategies.shared_mask import SharedMask
 
 
-class FedPNU(FedAvg):
-    """Federated averaging in a random subspace and then in the complementary one."""
+class FedPNU(SharedMask):
+    """Federated averaging in a random subspace and then in the complementary one.
 
-    def __init__(self, config: RunConfig, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self.config, self.schedule = config, make_schedule(config)
-        self.phases = fed_pnu(config.strategy.variant, config.strategy.phase_share)
+    Parameters
+    ----------
+    mask_ratio
+        Share of entries that the first phase freezes, from 0 to 1.
+    variant
+        ``within-round``: m, then 1 - m, in each round. ``across-rounds``: m in one round, 1 - m in the next.
+        ``then-all``: m, then every entry.
+    phase_share
+        Share phi of the local steps that the first phase takes, between 0 and 1.
+    seed, parameters
+        As in ``SharedMask``.
+    mask
+        Further settings of ``fedpfn.schedules.Masking`` by name, such as ``{"granularity": "neuron"}``.
+    **fed_avg
+        Flower's arguments of FedAvg.
 
-    def plan(self, server_round: int) -> Plan:
-        """Return the round's mask and its complement, with their shares of the local steps."""
-        return plan_round(self.config, server_round, self.schedule, self.phases)
+    Examples
+    --------
+    >>> first, second = FedPNU(mask_ratio=0.4, seed=0).plan(1)
+    >>> first.mask.complement() == second.mask, first.share, second.share
+    (True, 0.5, 0.5)
+    """
+
+    def __init__(
+        self,
+        *,
+        mask_ratio: float = 0.4,
+        variant: str = "within-round",
+        phase_share: float = 0.5,
+        seed: int = 0,
+        parameters: Any = None,
+        mask: dict[str, Any] | None = None,
+        **fed_avg: Any,
+    ) -> None:
+        schedule = {"schedule": "complement"} if variant == "across-rounds" else {}
+        masking = Masking(mask_ratio, seed, **(schedule | (mask or {})))
+        plan = plan_rounds(masking, fed_pnu(variant, phase_share))
+        super().__init__(FedAvg(**fed_avg), plan, parameters=parameters)

@@ -11,10 +11,10 @@ import torch
 
 from fedpfn import imports, models
 from fedpfn.runs import folder_fault, is_run, read_run
+from fedpfn.runs.arguments import round_plans
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.identity import used_keys
 from fedpfn.runs.trackers import tracker_faults
-from fedpfn.schedules import make_schedule
 from partitions import datasets, schemes
 
 
@@ -39,11 +39,10 @@ def _reference_faults(config: RunConfig) -> list[str]:
                 imports.load(name)
             except ValueError as error:
                 faults.append(str(error))
-    if config.strategy.name != "fedavg":
-        try:
-            make_schedule(config)
-        except ValueError as error:
-            faults.append(str(error))
+    try:
+        round_plans(config)
+    except ValueError as error:
+        faults.append(str(error))
     return faults
 
 

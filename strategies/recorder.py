@@ -4,17 +4,15 @@ Measures with ``fedpfn.evaluation`` and ``fedpfn.lmc``, writes with ``fedpfn.run
 plain mean of the clients' models) are measured on the same examples, drawn once for the run from its seed.
 """
 
+import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from logging import INFO
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from flwr.app import ArrayRecord, MetricRecord
-from flwr.common.logger import log
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,16 +24,18 @@ from fedpfn.lmc.layerwise import LayerCosines, layer_cosines
 from fedpfn.masks import build_mask, frozen_share
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State, mean_state, read_state
+from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, read_rounds
+from fedpfn.runs.arguments import schedule_name
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.trackers import Tracker
-from fedpfn.schedules import schedule_name
+from fedpfn.schedules import encode_plan
 from fedpfn.seeding import numpy_generator
-from strategies.cohorts import from_record
-from strategies.fed_avg import PLANS, FedAvg, TrainRound
 
 # in a checkpoint: what the record has summed up so far, as JSON
 COUNTED = "counted"
+# in a checkpoint: the digest of the plans that its rounds were trained by
+PLANS = "plans"
 CONVENTION = "w(alpha) = alpha * first + (1 - alpha) * second"
 
 
@@ -46,16 +46,17 @@ class Recorder:
         self,
         config: RunConfig,
         folder: RunFolder,
-        strategy: FedAvg,
+        server_state: Callable[[], Mapping[str, Tensor]],
         model: nn.Module,
         *,
         train: Examples,
         test: Examples,
     ) -> None:
-        self.config, self.folder, self.strategy, self.model, self.test = config, folder, strategy, model, test
+        self.config, self.folder, self.model, self.test = config, folder, model, test
+        self.server_state = server_state
+        self.plans: list[str] = []
         self.tracker: Tracker | None = None
         self.rounds: list[dict[str, Any]] = []
-        self.rounds_done = 0
         self.state: State = {}
         self.wire_bytes = 0
         self.devices: list[str] = []
@@ -69,10 +70,10 @@ class Recorder:
         self.batches = InputBatches(again)
         self.repair = repair_for(config.barrier.batch_norm, lambda: self.pool.model, self.batches)
 
-    def resume(self, checkpoint: Checkpoint) -> None:
+    def resume(self, checkpoint: Checkpoint, *, plans: Sequence[str]) -> None:
         """Go on after the checkpoint, with the lines of its rounds on record and the model in its state."""
-        self.rounds = read_rounds(self.folder.path)
-        self.rounds_done, self.state = checkpoint.server_round, read_state(self.model)
+        self.rounds, self.plans = read_rounds(self.folder.path), list(plans)
+        self.state = read_state(self.model)
         counted = json.loads(checkpoint.about[COUNTED])
         self.wire_bytes, self.devices = counted["wire_bytes"], counted["devices"]
         self.seconds_before = counted["seconds"]
@@ -82,22 +83,20 @@ class Recorder:
         """How long the run has taken, without what lay between its end and its resumption."""
         return self.seconds_before + time.perf_counter() - self.started
 
-    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+    def __call__(self, ended: Round) -> dict[str, float]:
         """Measure and record a round.
 
         Raises ``FloatingPointError``, once it is recorded, for a global loss that is not finite.
         """
-        if self.rounds_done and server_round == 0:
-            log(INFO, "Resumed: Flower counts rounds anew, add %d for the run's own number", self.rounds_done)
-            self.ended = time.perf_counter()
-            return None
-        server_round += self.rounds_done
+        server_round = ended.server_round
         started = time.perf_counter()
-        self.state = from_record(arrays, self.strategy.device)
+        self.state = ended.after
+        if server_round:
+            self.plans.append(encode_plan(ended.plan))
         found = self.pool.evaluate(self.state, self.test)
         record: dict[str, Any] = {"round": server_round, "accuracy": found.accuracy, "loss": found.loss}
         evaluated = time.perf_counter()
-        record |= self._initial() if server_round == 0 else self._trained(server_round)
+        record |= self._initial() if server_round == 0 else self._trained(ended)
         measured = time.perf_counter()
         record["seconds"] |= {
             "evaluate": evaluated - started,
@@ -115,7 +114,7 @@ class Recorder:
         if server_round and every and server_round % every == 0:
             self._save_checkpoint(server_round)
         self.ended = time.perf_counter()
-        return MetricRecord({"accuracy": found.accuracy, "loss": found.loss})
+        return {"accuracy": found.accuracy, "loss": found.loss}
 
     def save_final(self) -> None:
         """Save the global model as a whole state dict, the parts that never travel included."""
@@ -127,10 +126,10 @@ class Recorder:
         checkpoint = Checkpoint(
             server_round,
             model=self.model.state_dict() | self.state,
-            server_optimizer=self.strategy.server_optimizer.state(),
+            server_optimizer=dict(self.server_state()),
             about={
                 "model": self.config.model.name,
-                PLANS: self.strategy.plans_digest(),
+                PLANS: plans_digest(self.plans),
                 COUNTED: json.dumps(counted),
             },
         )
@@ -153,36 +152,32 @@ class Recorder:
             "seconds": {"train": 0.0, "transfer": 0.0, "aggregate": 0.0},
         }
 
-    def _trained(self, server_round: int) -> dict[str, Any]:
-        this = self.strategy.round
-        assert this is not None and this.server_round == server_round
-        updates = this.answers.updates
-        bytes_up = this.answers.bytes_up
-        self.wire_bytes += this.wire_down + bytes_up
-        self.devices = sorted({*self.devices, *this.answers.devices})
-        examples = sum(update.examples for update in updates)
-        barrier, fusion = self._connectivity(this)
+    def _trained(self, ended: Round) -> dict[str, Any]:
+        contributions = ended.contributions
+        self.wire_bytes += ended.wire_bytes
+        self.devices = sorted({*self.devices, *ended.devices})
+        examples = int(sum(contribution.examples for contribution in contributions))
+        barrier, fusion = self._connectivity(ended)
         return {
-            "clients": [update.client for update in updates],
-            "train_loss": sum(update.loss * update.examples for update in updates) / examples,
-            "mask": _describe_mask(self.config, this),
+            "clients": ended.clients,
+            "train_loss": sum(cast(float, c.metrics["train-loss"]) * int(c.examples) for c in contributions) / examples,
+            "mask": _describe_mask(self.config, ended),
             "barrier": barrier,
             "fusion": fusion,
-            "bytes_down": this.bytes_down,
-            "bytes_up": bytes_up,
+            "bytes_down": ended.bytes_down,
+            "bytes_up": ended.bytes_up,
             "failures": [
-                {"client": failure.client, "stage": failure.stage, "error": failure.error}
-                for failure in this.answers.failures
+                {"client": failure.client, "stage": failure.stage, "error": failure.error} for failure in ended.failures
             ],
-            "seconds": dict(this.seconds),
+            "seconds": dict(ended.seconds),
         }
 
-    def _connectivity(self, this: TrainRound) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    def _connectivity(self, this: Round) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """Measure barriers and fusion of the round's client models, where due and where there are two of them."""
-        settings, ids = self.config.barrier, [update.client for update in this.answers.updates]
+        settings, ids = self.config.barrier, this.clients
         if not settings.every or this.server_round % settings.every or len(ids) < 2:
             return None, None
-        states = this.client_states()
+        states = this.states()
         ends = self.pool.map(self._measure, states)
         found = measure_paths(
             self.pool,
@@ -218,6 +213,11 @@ class Recorder:
         return [pairs[i] for i in chosen]
 
 
+def plans_digest(plans: Sequence[str]) -> str:
+    """Return the SHA-256 of the plans of all rounds so far, as they travelled."""
+    return hashlib.sha256(json.dumps(list(plans)).encode()).hexdigest()
+
+
 def _sample(total: int, most: int, seed: int, *purpose: int | str) -> NDArray[np.int64]:
     """Return ``most`` of ``total`` positions, ascending; all of them where ``most`` is 0 or not below ``total``."""
     if not most or most >= total:
@@ -225,13 +225,13 @@ def _sample(total: int, most: int, seed: int, *purpose: int | str) -> NDArray[np
     return np.sort(numpy_generator(seed, *purpose).choice(total, size=most, replace=False))
 
 
-def _describe_mask(config: RunConfig, this: TrainRound) -> dict[str, Any]:
+def _describe_mask(config: RunConfig, this: Round) -> dict[str, Any]:
     """Say what was frozen: over the round's steps on average, and by all of its phases."""
     parameters = {name: this.before[name] for name in this.active}
     shares = [phase.share * frozen_share(build_mask(phase.mask, parameters)) for phase in this.plan]
     masked = [phase.mask for phase in this.plan if phase.mask is not None]
     return {
-        "schedule": schedule_name(config) if config.strategy.name != "fedavg" else "none",
+        "schedule": schedule_name(config),
         "ratio": masked[0].ratio if masked else 0.0,
         "frozen": sum(shares),
         "untouched": frozen_share(this.active),

@@ -1,33 +1,40 @@
 """The ServerApp, and the one place where a config becomes a run: data, model, strategy, record."""
 
+import json
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from itertools import count
 from logging import INFO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Context
+import torch
+from flwr.app import ConfigRecord, Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
-from numpy.typing import NDArray
 from torch import nn
 
 import partitions
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.params import read_state, trainable
+from fedpfn.protocol import RUN_CONFIG
 from fedpfn.runs import Checkpoint, RunFolder, is_run, state_digest
+from fedpfn.runs.arguments import round_plans
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.runs.trackers import make_tracker
+from fedpfn.schedules import RoundPlans, encode_plan
 from strategies.assembly import build_model, load_data, make_strategy
-from strategies.cohorts import to_record
-from strategies.fed_avg import FedAvg
+from strategies.carried import carried_state, restore_state
+from strategies.cohort_grid import CohortGrid
+from strategies.observed import Observed
 from strategies.preflight import find_faults
-from strategies.recorder import Recorder
+from strategies.recorder import PLANS, Recorder, plans_digest
+from strategies.records import to_record
 
 app = ServerApp()
 
@@ -48,12 +55,11 @@ def run(grid: Grid, config: RunConfig) -> Path:
     if faults := find_faults(config):
         raise ConfigError(faults)
     device = resolve_device(config.device, who="the server")
-    dataset, parts = load_data(config)
-    model = build_model(config, dataset).to(device)
-    strategy = make_strategy(config, [len(part) for part in parts], list(trainable(model)), device)
+    data = load_data(config)
+    model = build_model(config, data.dataset).to(device)
     folder, checkpoint = _open_folder(config, device=str(device))
     try:
-        _federate(grid, config, folder, checkpoint, dataset, parts, model, strategy)
+        _federate(grid, config, folder, checkpoint, data, model, device)
     finally:
         folder.close()
     return folder.path
@@ -77,34 +83,40 @@ def _federate(
     config: RunConfig,
     folder: RunFolder,
     checkpoint: Checkpoint | None,
-    dataset: partitions.Dataset,
-    parts: list[NDArray[np.int64]],
+    data: partitions.FederatedData,
     model: nn.Module,
-    strategy: FedAvg,
+    device: torch.device,
 ) -> None:
     """Train, measure and record round after round, and say in the folder how it ended."""
-    device = strategy.device
+    dataset, sizes = data.dataset, data.sizes
     about = asdict(config.partition) | {"seed": config.seed}
-    folder.write_partition(partitions.statistics.manifest(dataset.train.labels, parts, dataset.num_classes, **about))
+    folder.write_partition(
+        partitions.statistics.manifest(dataset.train.labels, data.parts, dataset.num_classes, **about)
+    )
     splits = {
         name: Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
         for name, split in (("train", dataset.train), ("test", dataset.test))
     }
-    recorder = Recorder(config, folder, strategy, model, **splits)
+    plan = round_plans(config)
+    strategy = make_strategy(config, plan, sizes, list(trainable(model)))
+    recorder = Recorder(config, folder, partial(carried_state, strategy), model, **splits)
     summary, reason = None, None
     try:
+        done = 0
         if checkpoint is not None:
+            done = checkpoint.server_round
             model.load_state_dict(checkpoint.model)
-            strategy.resume(checkpoint)
-            recorder.resume(checkpoint)
-        recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=strategy.rounds_done)
+            restore_state(strategy, checkpoint.server_optimizer)
+            recorder.resume(checkpoint, plans=replay(plan, checkpoint))
+        recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
         poll_often(grid)
-        strategy.start(
-            grid,
+        federation, together = config.federation, config.train.stack or 1
+        Observed(strategy, recorder, device=device, rounds_done=done).start(
+            CohortGrid(grid, sizes, tolerate=federation.tolerate_failures, quorum=federation.quorum, together=together),
             to_record(read_state(model)),
-            num_rounds=config.rounds - strategy.rounds_done,
-            timeout=config.federation.timeout,
-            evaluate_fn=recorder,
+            num_rounds=config.rounds - done,
+            timeout=federation.timeout,
+            train_config=ConfigRecord({RUN_CONFIG: json.dumps(config.flat())}),
         )
         recorder.save_final()
         summary = summarise(recorder)
@@ -119,6 +131,21 @@ def _federate(
         recorder.close()
         if recorder.tracker is not None:
             recorder.tracker.finish(summary, reason)
+
+
+def replay(plan: RoundPlans, checkpoint: Checkpoint) -> list[str]:
+    """Return the plans of the rounds up to the checkpoint, asked for once more.
+
+    A mask schedule of the user's may carry a state that only it knows of, and is brought back to it that way. Raises
+    ``ValueError`` where it then plans differently.
+    """
+    plans = [encode_plan(plan(number)) for number in range(1, checkpoint.server_round + 1)]
+    if checkpoint.about.get(PLANS, plans_digest(plans)) != plans_digest(plans):
+        raise ValueError(
+            f"cannot resume: replaying the mask schedule for rounds 1 to {checkpoint.server_round} produced different "
+            "masks; it must depend only on the rounds that it was asked for"
+        )
+    return plans
 
 
 def poll_often(grid: Grid, seconds: float = 0.01) -> None:

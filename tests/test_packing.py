@@ -44,7 +44,7 @@ def packed_by_booleans(state: State, active: Mask) -> dict[str, Tensor]:
     for name, tensor in state.items():
         entries = tensor[active[name]] if name in active else tensor.flatten()
         parts.setdefault(str(tensor.dtype).removeprefix("torch."), []).append(entries)
-    return {dtype: torch.cat(entries) for dtype, entries in parts.items()}
+    return {f"packed:{dtype}": torch.cat(entries) for dtype, entries in parts.items()}
 
 
 def test_packing_by_hand() -> None:

@@ -22,7 +22,8 @@ def bare_seconds(workload: Workload, *, device: str, repeats: int = 3) -> float:
     """Return the median seconds that a round's local training takes so."""
     one_thread()
     config = RunConfig.parse(workload.settings())
-    dataset, parts = load_data(config)
+    federated = load_data(config)
+    dataset, parts = federated.dataset, federated.parts
     model = build_model(config, dataset).to(device)
     split = dataset.train
     data = Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)

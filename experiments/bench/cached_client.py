@@ -37,7 +37,8 @@ class Kept:
 def _keep(config: RunConfig) -> Kept:
     one_thread()
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    dataset, parts = load_data(config)
+    federated = load_data(config)
+    dataset, parts = federated.dataset, federated.parts
     split = dataset.train
     data = Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device).decoded()
     return Kept(data.inputs, data.labels, parts, build_model(config, dataset).to(device))

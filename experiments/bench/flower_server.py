@@ -21,7 +21,7 @@ def main(grid: Grid, context: Context) -> None:
     """Train for the configured rounds; times go to ``output.dir``."""
     one_thread()
     config = config_of(context)
-    dataset, _ = load_data(config)
+    dataset = load_data(config).dataset
     model = build_model(config, dataset)
     test = Examples.from_arrays(dataset.test.inputs, dataset.test.labels, mean=dataset.mean, std=dataset.std)
     federation = config.federation

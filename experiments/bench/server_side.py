@@ -1,30 +1,31 @@
-"""What the server does itself in a FedPFN round: draw and ready the mask, read the answers, average, put back.
+"""What the server does itself in a FedPFN round: draw the mask, address cohorts, read and check replies, average.
 
-Timed on the strategy's own ``configure_train`` and ``aggregate_train``, with answers made in advance by the client's
-own encoder, and given per 100 MB of client parameters (all of them, frozen ones too).
+Timed from ``configure_train`` to the end of ``aggregate_train``, less the time in which the workers' replies are made
+by the client's own encoder, and given per 100 MB of client parameters (all of them, frozen ones too).
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import torch
-from flwr.app import ConfigRecord, Message
-from flwr.serverapp import Grid
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 
-from clients.cohort_training import CohortResult
-from clients.messages import encode_result
+from clients.cohort_mod import CohortMod
+from clients.tasks import Update, reply_with
 from experiments.bench.made_data import CLASSES, SHAPES
 from experiments.in_process import InProcessGrid, assume_identity
-from fedpfn.answers import Update
+from fedpfn.masks import Mask, build_mask
 from fedpfn.models import build
-from fedpfn.packing import pack
-from fedpfn.params import read_state, trainable
+from fedpfn.packing import Positions, pack
+from fedpfn.params import State, read_state, trainable
+from fedpfn.runs.arguments import round_plans
 from fedpfn.runs.config import RunConfig
 from strategies.assembly import make_strategy
-from strategies.cohorts import to_record
-from strategies.fed_avg import FedAvg
+from strategies.cohort_grid import CohortGrid
+from strategies.records import to_record
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,27 @@ def cases(size: str) -> list[ServerCase]:
     return _QUICK if size == "quick" else _CASES
 
 
-def measure(case: ServerCase, *, device: str) -> dict[str, Any]:
+def measure(case: ServerCase, *, device: str = "cpu") -> dict[str, Any]:
     """Return seconds and megabytes of the server's part in a round; the first round warms up."""
     assume_identity()
     model = build(case.model, SHAPES[case.family], CLASSES, seed=0, **case.model_keys)
     state, parameters = read_state(model), list(trainable(model))
     config = RunConfig.parse({"strategy.name": "fedpfn", "federation.clients": case.clients, "mask.ratio": 0.4})
-    strategy = make_strategy(config, [10] * case.clients, parameters, device)
-    grid: Grid = InProcessGrid(None, {}, nodes=2)  # type: ignore[arg-type]
+    plan = round_plans(config)
+    strategy = make_strategy(config, plan, [10] * case.clients, parameters)
+    workers = _Workers(state, parameters)
+    grid = CohortGrid(workers, [10] * case.clients)
     arrays = to_record(state)
     asked, merged = [], []
     for server_round in range(1, case.repeats + 2):
+        workers.round_begins(build_mask(plan(server_round)[0].mask, {name: state[name] for name in parameters}))
         began = time.perf_counter()
         messages = list(strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
         asked.append(time.perf_counter() - began)
-        answers = [_answer(message, strategy, state) for message in messages]
-        began = time.perf_counter()
-        found, _ = strategy.aggregate_train(server_round, answers)
-        merged.append(time.perf_counter() - began)
-        assert found is not None
-        arrays = found
+        result, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages))
+        merged.append(time.perf_counter() - began - asked[-1] - workers.seconds)
+        assert result is not None
+        arrays = result
     megabytes = case.clients * sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 1e6
     seconds = median(asked[1:]) + median(merged[1:])
     return {
@@ -83,10 +85,23 @@ def measure(case: ServerCase, *, device: str) -> dict[str, Any]:
     }
 
 
-def _answer(message: Message, strategy: FedAvg, state: dict[str, torch.Tensor]) -> Message:
-    this = strategy.round
-    assert this is not None
-    packed = pack(state, this.positions)
-    clients = this.cohorts[message.metadata.dst_node_id]
-    updates = [Update(client, packed, 10, 1, 1.0, 0.0) for client in clients]
-    return encode_result(CohortResult(updates, [], "cpu"), message)
+class _Workers(InProcessGrid):
+    """Two workers whose clients reply at once with the state as it is; ``seconds`` is the time that takes them."""
+
+    def __init__(self, state: State, parameters: list[str]) -> None:
+        super().__init__(ClientApp(), {}, nodes=2)
+        self.state, self.parameters, self.seconds = state, parameters, 0.0
+        self.packed: State = {}
+
+    def round_begins(self, active: Mask) -> None:
+        self.packed, self.seconds = pack(self.state, Positions.where(active)), 0.0
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        began = time.perf_counter()
+        context = Context(0, 1, {}, RecordDict(), {})
+        replies = [CohortMod()(message, context, self._train) for message in messages]
+        self.seconds += time.perf_counter() - began
+        return replies
+
+    def _train(self, message: Message, context: Context) -> Message:
+        return reply_with(Update(self.packed, 10, (1,), 1.0, 0.0, "cpu"), message)

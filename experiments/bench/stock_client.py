@@ -44,7 +44,8 @@ class ImageArrays(VisionDataset):  # type: ignore[misc]
 
 @lru_cache(maxsize=1)
 def _data(config: RunConfig) -> tuple[partitions.Dataset, ImageArrays, list[NDArray[np.int64]]]:
-    dataset, parts = load_data(config)
+    federated = load_data(config)
+    dataset, parts = federated.dataset, federated.parts
     transform = Compose([ToTensor(), Normalize(dataset.mean, dataset.std)])
     return dataset, ImageArrays(dataset.train.inputs, dataset.train.labels, transform), parts
 

@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable
 
 from fedpfn import imports, models
+from fedpfn.runs.arguments import schedule_name
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
-from fedpfn.schedules import schedule_name
 
 # where data lie and results go, how long to wait: nothing of it is in the result
 _ELSEWHERE = ("data.root", "data.download", "federation.timeout", "output.")

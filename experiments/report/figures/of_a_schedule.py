@@ -23,8 +23,8 @@ from experiments.report.figures.style import BLUE, DOUBLE, add_legend, entitle, 
 from experiments.report.figures.words import counted, title_of
 from fedpfn.masks import Shapes, mask_arrays
 from fedpfn.runs import Run
+from fedpfn.runs.arguments import round_plans
 from fedpfn.schedules import Plan
-from strategies.assembly import make_strategy
 
 MOST_ROUNDS, MOST_TENSORS = 40, 24
 # rows of the picture, shared out over its tensors
@@ -61,7 +61,8 @@ def schedule(run: Run) -> Drawn:
         return Skipped(name, "the final checkpoint holds no parameters")
     rounds = min(len(trained), MOST_ROUNDS, max(1, _BUDGET // entries))
     try:
-        plans = _plans(run, [name for name, _ in shapes], rounds)
+        plan_of = round_plans(run.config)
+        plans = [plan_of(server_round) for server_round in range(1, rounds + 1)]
     # whatever a schedule of the user's own raises today: the run is over and its other pictures are not concerned
     except Exception as error:
         return Skipped(name, f"the schedule cannot be asked again: {' '.join(str(error).split())}")
@@ -95,12 +96,6 @@ def _shapes(run: Run) -> Shapes:
 def _by_number(name: str) -> list[tuple[int, str]]:
     """Order names as one counts: layer 2 comes before layer 10."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
-
-
-def _plans(run: Run, parameters: list[str], rounds: int) -> list[Plan]:
-    sizes = [1] * run.config.federation.clients
-    strategy = make_strategy(run.config, sizes, parameters, "cpu")
-    return [strategy.plan(server_round) for server_round in range(1, rounds + 1)]
 
 
 def _frozen(plan: Plan, shapes: Shapes) -> float:

@@ -1,0 +1,114 @@
+"""A cohort on its worker: the ClientApp called once per client, and one reply for all of them.
+
+The client's half of ``strategies.CohortGrid``. Each call looks to the ClientApp like that of a SuperNode of its own:
+``partition-id`` and ``num-partitions`` in the node config, records under the names that the strategy gave them, and a
+``context.state`` that is the client's, whichever worker it meets in the next round. Records that all clients share are
+the same objects in every call and must not be changed.
+"""
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any, cast
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from fedpfn.protocol import ARRAYS, CLIENTS, COHORT, NUM_CLIENTS, PROCESS, REPLIES, STATE, array_key
+
+# takes the messages and contexts of a cohort's clients, returns for each its reply or what it raised
+CohortHandler = Callable[[Sequence[Message], Sequence[Context], ClientAppCallable], list[Message | Exception]]
+
+
+class CohortMod:
+    """A Flower mod that takes cohorts apart; messages that carry none pass it as they are.
+
+    Parameters
+    ----------
+    handler
+        Called with all clients of a cohort, where they are better trained together than in turn. By default the
+        ClientApp is called once per client.
+    """
+
+    def __init__(self, handler: CohortHandler | None = None) -> None:
+        self.handler = handler or in_turn
+
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Return the reply of a cohort, or that of ``call_next`` to a message for one node."""
+        if COHORT not in message.content.config_records:
+            return call_next(message, context)
+        clients, messages, contexts = _take_apart(message, context)
+        answers = self.handler(messages, contexts, call_next)
+        arrays, reports = ArrayRecord(), {}
+        for client, answer, own in zip(clients, answers, contexts, strict=True):
+            reports[str(client)] = _report(client, answer, own.state, arrays)
+        about = ConfigRecord({REPLIES: json.dumps(reports), PROCESS: os.getpid()})
+        return Message(RecordDict({ARRAYS: arrays, COHORT: about}), reply_to=message)
+
+
+def in_turn(
+    messages: Sequence[Message], contexts: Sequence[Context], call_next: ClientAppCallable
+) -> list[Message | Exception]:
+    """Call the ClientApp once per client; a client that raises does not stop the others."""
+    answers: list[Message | Exception] = []
+    for message, context in zip(messages, contexts, strict=True):
+        try:
+            answers.append(call_next(message, context))
+        except Exception as error:
+            answers.append(error)
+    return answers
+
+
+cohort_mod = CohortMod()
+
+
+def _take_apart(message: Message, context: Context) -> tuple[list[int], list[Message], list[Context]]:
+    about = message.content.config_records[COHORT]
+    clients, total = cast(list[int], about[CLIENTS]), cast(int, about[NUM_CLIENTS])
+    shared: dict[str, Any] = {}
+    own: dict[int, dict[str, Any]] = {client: {} for client in clients}
+    for key, record in message.content.items():
+        if key.startswith("client/"):
+            _, owner, name = key.split("/", 2)
+            own[int(owner)][name] = record
+        elif key != COHORT:
+            shared[key] = record
+    messages, contexts = [], []
+    for client in clients:
+        state = {key: record for key, record in own[client].items() if key.startswith(STATE)}
+        one = copy(message)
+        one.content = RecordDict({**shared, **{key: r for key, r in own[client].items() if key not in state}})
+        messages.append(one)
+        node_config = {**context.node_config, "partition-id": client, "num-partitions": total}
+        kept = RecordDict({key.removeprefix(STATE): record for key, record in state.items()})
+        contexts.append(Context(context.run_id, context.node_id, node_config, kept, context.run_config))
+    return clients, messages, contexts
+
+
+def _report(client: int, answer: Message | Exception, state: RecordDict, arrays: ArrayRecord) -> dict[str, Any]:
+    """Return a client's reply as JSON takes it; its arrays are added to ``arrays``."""
+    if isinstance(answer, Exception):
+        text = "".join(traceback.format_exception(answer))
+        return {"error": [getattr(answer, "stage", "local training"), _headline(answer), text]}
+    if answer.has_error():
+        return {"error": ["local training", str(answer.error.reason), ""]}
+    records = {**answer.content, **{STATE + key: record for key, record in state.items()}}
+    report: dict[str, Any] = {"arrays": [], "metrics": [], "configs": []}
+    for key, record in records.items():
+        if isinstance(record, ArrayRecord):
+            for name, array in record.items():
+                arrays[array_key(client, len(report["arrays"]), name)] = array
+            report["arrays"].append([key, list(record)])
+        elif isinstance(record, MetricRecord):
+            report["metrics"].append([key, dict(record)])
+        else:
+            values = {name: {"hex": v.hex()} if isinstance(v, bytes) else v for name, v in record.items()}
+            report["configs"].append([key, values])
+    return report
+
+
+def _headline(error: Exception) -> str:
+    cause = error.__cause__ if hasattr(error, "stage") and error.__cause__ else error
+    return f"{type(cause).__name__}: {cause}"

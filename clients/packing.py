@@ -1,0 +1,68 @@
+"""A Flower mod that sends back only what the round trained: the active entries, as one vector per dtype.
+
+The server half, ``strategies.SharedMask``, fills in the rest from the state that it sent. With a mask ratio of 0.4 a
+reply is 40 % smaller. Messages and replies without a plan pass as they are.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from clients.records import decode, encode
+from fedpfn.masks import Shapes, mask_arrays
+from fedpfn.packing import Positions, is_packed, pack
+from fedpfn.params import State
+from fedpfn.protocol import CONFIG, PARAMETERS, PLAN
+from fedpfn.schedules import decode_plan
+
+
+def packing_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Pack the arrays of the reply to a message with a mask plan.
+
+    Raises ``ValueError`` for a reply whose arrays are not those of the message, and for one in which frozen entries
+    have moved: leaving them out would undo in silence what the client did.
+    """
+    reply = call_next(message, context)
+    config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
+    if PLAN not in config or reply.has_error():
+        return reply
+    (sent,), (key, own) = message.content.array_records.values(), _only(reply)
+    if is_packed(own):
+        return reply
+    if own.keys() != sent.keys():
+        raise ValueError(f"the reply's arrays are not the message's: {sorted(own.keys() ^ sent.keys())}")
+    names = cast(list[str], config[PARAMETERS])
+    shapes: Shapes = tuple((name, tuple(sent[name].shape)) for name in names)
+    positions = _positions(cast(str, config[PLAN]), shapes)
+    # in the order of the message, which is the server's
+    state: State = {name: decode(own[name]) for name in sent}
+    for name, active in positions.of.items():
+        if active is not None and _frozen_moved(state[name], decode(sent[name]), active):
+            raise ValueError(f"frozen entries of {name} have moved: call clients.freeze before the training loop")
+    packed = ArrayRecord({name: encode(vector) for name, vector in pack(state, positions).items()})
+    reply.content = RecordDict({**reply.content, key: packed})
+    return reply
+
+
+@lru_cache(maxsize=2)
+def _positions(plan: str, shapes: Shapes) -> Positions:
+    """Return where any phase of the plan trains; a round's clients share it."""
+    masks = [mask_arrays(phase.mask, shapes) for phase in decode_plan(plan)]
+    return Positions.where({name: torch.from_numpy(sum(mask[name] for mask in masks) > 0) for name, _ in shapes})
+
+
+def _frozen_moved(own: torch.Tensor, sent: torch.Tensor, active: torch.Tensor) -> bool:
+    moved = own.flatten() != sent.flatten()
+    moved[active] = False
+    return bool(moved.any())
+
+
+def _only(reply: Message) -> tuple[str, ArrayRecord]:
+    records = reply.content.array_records
+    if len(records) != 1:
+        raise ValueError(f"a reply that is packed holds one array record; this one has {len(records)}")
+    return next(iter(records.items()))

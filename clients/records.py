@@ -1,0 +1,32 @@
+"""Flower's arrays as tensors and back, with as few copies as can be: the client's side of ``strategies.records``."""
+
+from flwr.app import Array, ArrayRecord
+from torch import Tensor
+
+from fedpfn.npy import from_npy, to_npy
+from fedpfn.params import State
+
+
+def encode(tensor: Tensor) -> Array:
+    """Return what ``Array(tensor.numpy())`` is, with one copy less."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return Array(dtype=kind, shape=tuple(tensor.shape), stype="numpy.ndarray", data=to_npy(tensor))
+
+
+def decode(array: Array) -> Tensor:
+    """Return an array as a tensor that shares its memory where it can and must not be written to."""
+    return from_npy(array.data)
+
+
+class DecodedRecord:
+    """The last record that was decoded in this process: a cohort's clients share one."""
+
+    def __init__(self) -> None:
+        self._record: ArrayRecord | None = None
+        self._state: State = {}
+
+    def __call__(self, record: ArrayRecord) -> State:
+        """Return the record's arrays as tensors, not to be written to."""
+        if self._record is not record:
+            self._record, self._state = record, {name: decode(array) for name, array in record.items()}
+        return self._state

@@ -1,0 +1,103 @@
+"""What a process keeps for the clients of a run: the only module-level state of the project.
+
+A worker loads this module once and lives for the whole run, so that data set, partition and model are made once per
+process and not once per message, and a round's masks once per process and not once per client.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import lru_cache
+from logging import WARNING
+
+import numpy as np
+import torch
+from flwr.common.logger import log
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import partitions
+from fedpfn import models
+from fedpfn.devices import resolve_device
+from fedpfn.examples import Examples
+from fedpfn.freezing import BitMask
+from fedpfn.lmc.batch_norm import has_batch_norm
+from fedpfn.masks import build_mask, union
+from fedpfn.packing import Positions
+from fedpfn.params import State, float_buffers, trainable
+from fedpfn.runs.arguments import data_arguments, model_arguments
+from fedpfn.runs.config import RunConfig
+from fedpfn.schedules import Plan
+from fedpfn.training import stackable
+
+_kept: dict[RunConfig, "Workspace"] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """A process's data on its device, the clients' indices into it, and one model that clients take turns with.
+
+    ``state`` are the model's live tensors that travel. ``as_built`` is the rest of its state dict as the seed made it
+    (integer buffers, parameters that need no gradient), which is put back before each client. ``smallest_batch`` is the
+    number of examples that a batch must have.
+    """
+
+    train: Examples
+    parts: list[NDArray[np.int64]]
+    model: nn.Module
+    state: State
+    as_built: dict[str, Tensor]
+    smallest_batch: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class PlanMasks:
+    """A round plan made ready for a model: one mask per phase, and which entries travel back."""
+
+    phases: tuple[BitMask | None, ...]
+    active: Positions
+
+
+@lru_cache(maxsize=2)
+def plan_masks(workspace: Workspace, plan: Plan) -> PlanMasks:
+    """Return the masks of ``plan`` for the model, made at the first call of a round in this process."""
+    parameters = trainable(workspace.model)
+    masks = [build_mask(phase.mask, parameters) for phase in plan]
+    phases = tuple(
+        None if phase.mask is None else BitMask.of(mask, parameters) for phase, mask in zip(plan, masks, strict=True)
+    )
+    return PlanMasks(phases, Positions.where(union(masks)))
+
+
+@lru_cache(maxsize=1)
+def why_not_stackable(workspace: Workspace) -> str | None:
+    """Return why the model cannot be stacked, or None if it can; a reason is logged once per process."""
+    examples = workspace.train
+    reason = stackable(workspace.model, examples.take(np.arange(min(4, len(examples)))))
+    if reason is not None:
+        log(WARNING, "train.stack: clients train one by one, since %s", reason)
+    return reason
+
+
+def workspace(config: RunConfig) -> Workspace:
+    """Return the workspace for ``config``, made at the first call in this process. A process keeps one."""
+    if config not in _kept:
+        _kept.clear()
+        # what they keep holds on to the workspace, and so to its data
+        plan_masks.cache_clear()
+        why_not_stackable.cache_clear()
+        _kept[config] = _make(config)
+    return _kept[config]
+
+
+def _make(config: RunConfig) -> Workspace:
+    device = resolve_device(config.device, who="this client's process")
+    # never a download here: the server fetched what was allowed to be fetched before it sent anything
+    data = partitions.load_federated(**data_arguments(config))
+    dataset, split = data.dataset, data.dataset.train
+    train = Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
+    model = models.build(input_shape=dataset.input_shape, num_classes=dataset.num_classes, **model_arguments(config))
+    model = models.lay_out(model.to(device))
+    state = trainable(model) | float_buffers(model)
+    as_built = {name: deepcopy(value) for name, value in model.state_dict().items() if name not in state}
+    return Workspace(train, data.parts, model, state, as_built, 2 if has_batch_norm(model) else 1, device)

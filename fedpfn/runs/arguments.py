@@ -1,0 +1,69 @@
+"""From a run's config to the flat arguments of its parts: the one place where keys and parameters meet.
+
+Both ends of the wire make their parts from here, so that they cannot disagree on what a key means.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from fedpfn import imports
+from fedpfn.runs.config import RunConfig
+from fedpfn.schedules import Masking, PlanStep, RoundPlans, fed_avg, fed_pfn, fed_pnu, plan_rounds
+from fedpfn.seeding import numpy_generator
+from fedpfn.training import MakeOptimizer, make_optimizer
+
+
+def data_arguments(config: RunConfig) -> dict[str, Any]:
+    """Return the arguments of ``partitions.load_federated``. Raises ``ValueError`` for a bad import string."""
+    return {
+        "source": imports.resolve(config.data.name),
+        "root": config.data.root,
+        "image_size": config.data.image_size,
+        "clients": config.federation.clients,
+        "rng": numpy_generator(config.seed, "partition"),
+        "shares": asdict(config.partition) | {"scheme": imports.resolve(config.partition.scheme)},
+    }
+
+
+def model_arguments(config: RunConfig) -> dict[str, Any]:
+    """Return the arguments of ``models.build`` that the data do not give."""
+    return {"seed": config.seed, **asdict(config.model)}
+
+
+def schedule_name(config: RunConfig) -> str:
+    """Return the mask schedule in force: ``complement`` for FedPNU across rounds, ``none`` for FedAvg."""
+    if config.strategy.name == "fedavg":
+        return "none"
+    across = config.strategy.name == "fedpnu" and config.strategy.variant == "across-rounds"
+    return "complement" if across else config.mask.schedule
+
+
+def masking_of(config: RunConfig) -> Masking:
+    """Return how the masks of the run are drawn."""
+    settings = asdict(config.mask) | {"schedule": schedule_name(config)}
+    return Masking(seed=config.seed, rounds=config.rounds, **settings)
+
+
+def algorithm_of(config: RunConfig) -> PlanStep:
+    """Return what the algorithm makes of a round's mask."""
+    pnu = fed_pnu(config.strategy.variant, config.strategy.phase_share)
+    return {"fedavg": fed_avg, "fedpfn": fed_pfn, "fedpnu": pnu}[config.strategy.name]
+
+
+def round_plans(config: RunConfig) -> RoundPlans:
+    """Return the run's function from a round to its plan. Raises ``ValueError`` for a bad schedule."""
+    if config.strategy.name == "fedavg":
+        return lambda server_round: fed_avg(server_round, ())
+    return plan_rounds(masking_of(config), algorithm_of(config))
+
+
+def optimizer_of(config: RunConfig, server_round: int) -> MakeOptimizer:
+    """Return the local optimiser of a round."""
+    settings = config.train
+    return make_optimizer(
+        settings.optimizer,
+        lr=settings.lr * settings.lr_decay ** (server_round - 1),
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+    )

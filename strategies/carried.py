@@ -1,0 +1,77 @@
+"""What a Flower strategy carries from round to round, as tensors for a checkpoint: momenta, moments, counters.
+
+Flower's strategies keep them in public attributes: arrays by name (``m_t``), in a list (``momentum_vector``), numbers.
+A strategy of one's own may instead have ``state_dict`` and ``load_state_dict``, with tensors by name.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fedpfn.params import State
+from strategies.records import decode, encode
+
+# the global state itself, which a checkpoint holds anyway and the strategy is handed in every round
+_GLOBAL = frozenset({"current_arrays"})
+
+
+def innermost(strategy: Strategy) -> Strategy:
+    """Return the strategy inside all wrappers."""
+    while isinstance(inner := getattr(strategy, "strategy", None), Strategy):
+        strategy = inner
+    return strategy
+
+
+def carried_state(strategy: Strategy) -> State:
+    """Return what the innermost strategy carries, by ``attribute#kind/name``; empty before its first step."""
+    inner: Any = innermost(strategy)
+    if hasattr(inner, "state_dict"):
+        return dict(inner.state_dict())
+    state: State = {}
+    for attribute, value in vars(inner).items():
+        if attribute in _GLOBAL or isinstance(value, bool):
+            continue
+        if isinstance(value, int | float):
+            state[f"{attribute}#{type(value).__name__}/"] = torch.tensor(value, dtype=torch.float64)
+        elif isinstance(value, np.ndarray):
+            state[f"{attribute}#array/"] = torch.from_numpy(value.copy())
+        elif isinstance(value, ArrayRecord):
+            state |= {f"{attribute}#record/{name}": decode(array) for name, array in value.items()}
+        elif isinstance(value, dict) and value and all(isinstance(array, np.ndarray) for array in value.values()):
+            state |= {f"{attribute}#dict/{name}": torch.from_numpy(np.array(array)) for name, array in value.items()}
+        elif isinstance(value, list) and value and all(isinstance(array, np.ndarray) for array in value):
+            arrays = {f"{number:06d}": array for number, array in enumerate(value)}
+            state |= {f"{attribute}#list/{name}": torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    return state
+
+
+def restore_state(strategy: Strategy, state: Mapping[str, Tensor]) -> None:
+    """Give the innermost strategy back what ``carried_state`` returned."""
+    inner: Any = innermost(strategy)
+    if hasattr(inner, "load_state_dict"):
+        inner.load_state_dict(dict(state))
+        return
+    groups: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        about, _, name = key.partition("/")
+        attribute, _, kind = about.partition("#")
+        groups.setdefault((attribute, kind), {})[name] = tensor
+    for (attribute, kind), tensors in groups.items():
+        setattr(inner, attribute, _rebuild(kind, tensors))
+
+
+def _rebuild(kind: str, tensors: Mapping[str, Tensor]) -> Any:
+    if kind == "record":
+        return ArrayRecord({name: encode(tensor) for name, tensor in tensors.items()})
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    if kind == "dict":
+        return arrays
+    if kind == "list":
+        return [arrays[name] for name in sorted(arrays)]
+    (value,) = arrays.values()
+    return value if kind == "array" else int(value) if kind == "int" else float(value)

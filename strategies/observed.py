@@ -1,0 +1,207 @@
+"""Rounds as values, around any Flower strategy: what each round sent, received and made of it goes to observers.
+
+An observer is a function of a ``Round``. It is called after every aggregation, and once before the first round with the
+initial model as round 0, and may return numbers for Flower's own result of the run.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedpfn.protocol import CONFIG, DEVICE, NUM_EXAMPLES, PARAMETERS, PLAN, PROCESS, SECONDS, WORKER
+from fedpfn.rounds import Contribution, Failure, Round
+from fedpfn.schedules import UNMASKED, decode_plan
+from strategies.records import from_record, record_bytes
+from strategies.replies import failure_of, only_arrays, only_metrics, split
+
+Observer = Callable[[Round], Mapping[str, float] | None]
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """What ``configure_train`` leaves for the end of the round."""
+
+    arrays: ArrayRecord
+    config: Mapping[str, Any]
+    bytes_down: int
+    at: float
+    grid: Grid
+    wire_before: int | None
+
+
+@dataclass(frozen=True)
+class _Received:
+    """What ``aggregate_train`` leaves for the end of the round."""
+
+    contributions: tuple[Contribution, ...]
+    failures: tuple[Failure, ...]
+    devices: tuple[str, ...]
+    bytes_up: int
+    wire_bytes: int
+    seconds: Mapping[str, float]
+
+
+class Observed(Strategy):
+    """Run ``strategy`` and show its rounds to observers.
+
+    Parameters
+    ----------
+    strategy
+        Any Flower strategy. The observers see what travels, so this is the outermost wrapper.
+    observers
+        Functions of a ``fedpfn.rounds.Round``; numbers that they return are in Flower's result.
+    device
+        Where the states of rounds are to lie.
+    rounds_done
+        Rounds that an earlier process ran. Flower counts from 1 in every ``start``; the strategy and the observers
+        see ``rounds_done`` more, and the initial model is not shown again.
+
+    Examples
+    --------
+    >>> from strategies import FedAvg
+    >>> accuracies = []
+    >>> strategy = Observed(FedAvg(), lambda round: accuracies.append(round.server_round))
+    """
+
+    def __init__(
+        self, strategy: Strategy, *observers: Observer, device: torch.device | str = "cpu", rounds_done: int = 0
+    ) -> None:
+        self.strategy, self.observers = strategy, observers
+        self.device, self.rounds_done = torch.device(device), rounds_done
+        self._sent: _Sent | None = None
+        self._received: _Received | None = None
+
+    def summary(self) -> None:
+        """Log the strategy's own settings."""
+        self.strategy.summary()
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run ``num_rounds`` rounds as Flower does; the observers are called before ``evaluate_fn``."""
+
+        def observe(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+            metrics: dict[str, Any] = {}
+            if server_round or not self.rounds_done:
+                ended = self._round(server_round + self.rounds_done, arrays)
+                for observer in self.observers:
+                    metrics |= observer(ended) or {}
+            own = evaluate_fn(server_round + self.rounds_done, arrays) if evaluate_fn else None
+            metrics |= own or {}
+            return MetricRecord(metrics) if metrics else None
+
+        return super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, observe)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the strategy address its messages and take note of them."""
+        wire = getattr(grid, "wire_bytes", None)
+        messages = list(self.strategy.configure_train(server_round + self.rounds_done, arrays, config, grid))
+        self._received = None
+        told = messages[0].content.config_records.get(CONFIG, ConfigRecord()) if messages else ConfigRecord()
+        self._sent = _Sent(arrays, dict(told), _bytes_of(messages), time.perf_counter(), grid, wire)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Take note of the replies and let the strategy aggregate them."""
+        received_at, replies, sent = time.perf_counter(), list(replies), self._sent
+        if sent is None:
+            raise RuntimeError("aggregate_train comes after configure_train")
+        valid, failed = split(replies)
+        # read before the strategy has them: some take the arrays out of a reply as they go
+        contributions = sorted((_contribution(reply) for reply in valid), key=lambda c: c.client)
+        workers: list[Mapping[str, Any]] = [reply.content.config_records.get(WORKER, {}) for reply in valid]
+        bytes_up, now = _bytes_of(valid), getattr(sent.grid, "wire_bytes", None)
+        wire = now - sent.wire_before if now is not None and sent.wire_before is not None else None
+        arrays, metrics = self.strategy.aggregate_train(server_round + self.rounds_done, replies)
+        train = _busiest(valid)
+        self._received = _Received(
+            tuple(contributions),
+            tuple(sorted((failure_of(reply) for reply in failed), key=lambda failure: failure.client)),
+            tuple(sorted({str(worker[DEVICE]) for worker in workers if DEVICE in worker})),
+            bytes_up,
+            sent.bytes_down + bytes_up if wire is None else wire,
+            {
+                "train": train,
+                "transfer": max(received_at - sent.at - train, 0.0),
+                "aggregate": time.perf_counter() - received_at,
+            },
+        )
+        return arrays, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Leave evaluation to the strategy."""
+        return self.strategy.configure_evaluate(server_round + self.rounds_done, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Leave evaluation to the strategy."""
+        return self.strategy.aggregate_evaluate(server_round + self.rounds_done, replies)
+
+    def _round(self, server_round: int, arrays: ArrayRecord) -> Round:
+        """Return the round that has just ended; round 0 is the initial model."""
+        after = from_record(arrays, self.device)
+        sent, received = self._sent, self._received
+        if sent is None or received is None:
+            return Round(server_round, before=after, after=after)
+        plan = decode_plan(str(sent.config[PLAN])) if PLAN in sent.config else UNMASKED
+        return Round(
+            server_round,
+            before=from_record(sent.arrays, self.device),
+            after=after,
+            plan=plan,
+            parameters=tuple(cast(list[str], sent.config.get(PARAMETERS, list(sent.arrays)))),
+            contributions=received.contributions,
+            failures=received.failures,
+            devices=received.devices,
+            bytes_down=sent.bytes_down,
+            bytes_up=received.bytes_up,
+            wire_bytes=received.wire_bytes,
+            seconds=received.seconds,
+        )
+
+
+def _contribution(reply: Message) -> Contribution:
+    _, arrays = only_arrays(reply.content)
+    metrics = cast(dict[str, Any], dict(only_metrics(reply.content)))
+    return Contribution(reply.metadata.src_node_id, from_record(arrays), float(metrics.get(NUM_EXAMPLES, 1)), metrics)
+
+
+def _bytes_of(messages: Iterable[Message]) -> int:
+    sizes: dict[int, int] = {}
+    total = 0
+    for message in messages:
+        for record in message.content.array_records.values():
+            # one record may be in all messages
+            if id(record) not in sizes:
+                sizes[id(record)] = record_bytes(record)
+            total += sizes[id(record)]
+    return total
+
+
+def _busiest(replies: Iterable[Message]) -> float:
+    """Return the training seconds of the busiest process: processes work side by side. 0 where nobody says."""
+    seconds: dict[int, float] = {}
+    for reply in replies:
+        worker: Mapping[str, Any] = reply.content.config_records.get(WORKER, {})
+        process = int(worker.get(PROCESS, reply.metadata.src_node_id))
+        spent = only_metrics(reply.content).get(SECONDS, 0.0)
+        seconds[process] = seconds.get(process, 0.0) + (float(spent) if not isinstance(spent, list) else 0.0)
+    return max(seconds.values(), default=0.0)

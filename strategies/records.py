@@ -1,0 +1,36 @@
+"""Flower's array records as states of tensors and back, with as few copies as can be."""
+
+from collections.abc import Mapping
+
+import torch
+from flwr.app import Array, ArrayRecord
+from torch import Tensor
+
+from fedpfn.npy import from_npy, to_npy
+from fedpfn.params import State
+
+
+def encode(tensor: Tensor) -> Array:
+    """Return what ``Array(tensor.numpy())`` is, with one copy less."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return Array(dtype=kind, shape=tuple(tensor.shape), stype="numpy.ndarray", data=to_npy(tensor))
+
+
+def decode(array: Array) -> Tensor:
+    """Return an array as a tensor that shares its memory where it can and must not be written to."""
+    return from_npy(array.data)
+
+
+def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
+    """Write a state as Flower's arrays."""
+    return ArrayRecord({name: encode(tensor) for name, tensor in state.items()})
+
+
+def from_record(arrays: ArrayRecord, device: torch.device | str = "cpu") -> State:
+    """Read Flower's arrays as a state on ``device``, not to be written to: on a CPU it shares their memory."""
+    return {name: decode(array).to(device) for name, array in arrays.items()}
+
+
+def record_bytes(arrays: ArrayRecord) -> int:
+    """Return the bytes that the arrays take on the wire."""
+    return sum(len(array.data) for array in arrays.values())

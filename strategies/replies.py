@@ -1,0 +1,101 @@
+"""Clients' replies to a TRAIN message: what one must hold, and how one says that its client failed.
+
+Used by every part that reads replies, so that a bad one is refused in the same words under any strategy: with the
+client, the round and the reason.
+"""
+
+import math
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+
+from fedpfn.packing import PACKED
+from fedpfn.params import first_non_finite
+from fedpfn.protocol import NUM_EXAMPLES
+from fedpfn.rounds import Failure
+from strategies.records import from_record
+
+# Flower numbers its own errors from 0 to 6 and up; what a client's code raised is this project's to number
+FAILED = 200
+_SEPARATOR = "\n"
+
+
+class ReplyError(ValueError):
+    """A reply that cannot be used."""
+
+    def __init__(self, client: int, server_round: int, reason: str) -> None:
+        self.client, self.server_round, self.reason = client, server_round, reason
+        super().__init__(f"the reply of client {client} in round {server_round} is refused: {reason}")
+
+
+def only_arrays(content: RecordDict) -> tuple[str, ArrayRecord]:
+    """Return the key and the record of the only array record. Raises ``ValueError`` for none or several."""
+    records = content.array_records
+    if len(records) != 1:
+        raise ValueError(f"it holds {len(records)} array records and not one")
+    return next(iter(records.items()))
+
+
+def only_metrics(content: RecordDict) -> MetricRecord:
+    """Return the only metric record. Raises ``ValueError`` for none or several."""
+    records = content.metric_records
+    if len(records) != 1:
+        raise ValueError(f"it holds {len(records)} metric records and not one")
+    return next(iter(records.values()))
+
+
+def reason_against(content: RecordDict, sent: ArrayRecord) -> str | None:
+    """Return why a reply to ``sent`` cannot be used, or None.
+
+    Whole arrays must be those that were sent, with their shapes and dtypes; packed ones are measured where they are
+    unpacked. Every floating-point entry must be finite, and so must the weight of the client, which is above 0.
+    """
+    try:
+        _, arrays = only_arrays(content)
+        metrics = only_metrics(content)
+    except ValueError as error:
+        return str(error)
+    if not any(name.startswith(PACKED) for name in arrays):
+        missing, extra = sorted(sent.keys() - arrays.keys()), sorted(arrays.keys() - sent.keys())
+        if missing or extra:
+            return f"its arrays are not those that were sent: missing {missing}, unknown {extra}"
+        for name, array in arrays.items():
+            if tuple(array.shape) != tuple(sent[name].shape):
+                return f"{name} has shape {tuple(array.shape)}, sent was {tuple(sent[name].shape)}"
+            if array.dtype != sent[name].dtype:
+                return f"{name} is {array.dtype}, sent was {sent[name].dtype}"
+    try:
+        broken = first_non_finite(from_record(arrays))
+    except (ValueError, TypeError) as error:
+        return f"an array cannot be read: {error}"
+    if broken is not None:
+        return f"{broken} holds NaN or infinity"
+    weight = metrics.get(NUM_EXAMPLES)
+    if weight is not None and not (isinstance(weight, int | float) and math.isfinite(weight) and weight > 0):
+        return f"{NUM_EXAMPLES} must be a finite number above 0, got {weight!r}"
+    return None
+
+
+def error_reply(failure: Failure, message: Message) -> Message:
+    """Return Flower's error reply to ``message`` that says what ``failure`` says."""
+    reason = _SEPARATOR.join([f"{failure.stage}: {failure.error}", *filter(None, [failure.traceback])])
+    return Message(Error(code=FAILED, reason=reason), reply_to=message)
+
+
+def failure_of(reply: Message) -> Failure:
+    """Return the failure that an error reply reports; one of Flower's own is a failure of answering."""
+    client, reason = reply.metadata.src_node_id, reply.error.reason or "no reason given"
+    if reply.error.code != FAILED:
+        return Failure(client, "answering", reason)
+    head, _, traceback = reason.partition(_SEPARATOR)
+    stage, _, error = head.partition(": ")
+    return Failure(client, stage, error, traceback)
+
+
+def split(replies: Iterable[Message]) -> tuple[list[Message], list[Message]]:
+    """Return the replies with content, and those with an error."""
+    valid: list[Message] = []
+    failed: list[Message] = []
+    for reply in replies:
+        (failed if reply.has_error() else valid).append(reply)
+    return valid, failed

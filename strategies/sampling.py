@@ -1,0 +1,83 @@
+"""Client sampling as a function of (seed, round), for any Flower strategy.
+
+Flower's strategies sample with Python's global generator, which makes every run another one. Here the generator is
+seeded for the moment of sampling and then put back, or the round's clients are drawn beforehand and the strategy sees
+nobody else.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedpfn.seeding import derive, numpy_generator
+from strategies.grids import Population
+
+
+def draw_clients(seed: int, server_round: int, sizes: Sequence[int], *, clients: int, fraction: float) -> list[int]:
+    """Draw round(fraction * clients) client ids, at least 1, among those with examples; sorted."""
+    eligible = [client for client, size in enumerate(sizes) if size > 0]
+    count = min(max(int(fraction * clients + 0.5), 1), len(eligible))
+    generator = numpy_generator(seed, "clients", server_round)
+    return sorted(eligible[i] for i in generator.choice(len(eligible), size=count, replace=False))
+
+
+class SeededSampling(Strategy):
+    """Let ``strategy`` sample the same clients in every run with the same seed.
+
+    Parameters
+    ----------
+    strategy
+        Any Flower strategy.
+    seed
+        Seed of the sampling.
+    draw
+        Function from a round to the ids that train in it. The strategy then sees these nodes only, and takes its
+        fraction of them. By default it sees all nodes and samples by itself.
+    """
+
+    def __init__(self, strategy: Strategy, seed: int, draw: Callable[[int], Sequence[int]] | None = None) -> None:
+        self.strategy, self.seed, self.draw = strategy, seed, draw
+
+    def summary(self) -> None:
+        """Log the strategy's own settings."""
+        self.strategy.summary()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the strategy address its messages to clients drawn from the seed."""
+        population = grid if self.draw is None else Population(grid, self.draw(server_round))
+        with seeded_random(self.seed, "train", server_round):
+            return list(self.strategy.configure_train(server_round, arrays, config, population))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Leave aggregation to the strategy."""
+        return self.strategy.aggregate_train(server_round, replies)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the strategy address its messages to clients sampled from the seed."""
+        with seeded_random(self.seed, "evaluate", server_round):
+            return list(self.strategy.configure_evaluate(server_round, arrays, config, grid))
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Leave aggregation to the strategy."""
+        return self.strategy.aggregate_evaluate(server_round, replies)
+
+
+@contextmanager
+def seeded_random(seed: int, *path: int | str) -> Iterator[None]:
+    """Run a block with Python's global generator at the stream ``path`` below ``seed``, then put it back."""
+    before = random.getstate()
+    random.seed(derive(seed, "sampling", *path))
+    try:
+        yield
+    finally:
+        random.setstate(before)

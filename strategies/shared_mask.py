@@ -1,0 +1,268 @@
+"""A mask that all clients of a round share, around any Flower strategy that averages arrays.
+
+Round t: the plan of the round (``fedpfn.schedules``) travels in the config record as a recipe of a few numbers; clients
+rebuild its masks and train under them (``clients.freeze``); what comes back is averaged by the wrapped strategy; and
+every entry that no phase trained gets its value of w_t back, to the bit, whatever the strategy did to it. Clients may
+leave such entries out of their replies (``clients.packing_mod``); they are filled in here.
+
+A server optimiser sees a zero update where an entry is frozen: its momentum of that entry decays as in any round
+without a gradient, and what it would move there is undone. When the entry thaws, what is left of the momentum acts.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+from logging import INFO, WARNING
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp import strategy as flower
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fedpfn.masks import build_mask, union
+from fedpfn.packing import Positions, is_packed, pack, unpack
+from fedpfn.params import State, weighted_mean
+from fedpfn.protocol import NUM_EXAMPLES, PARAMETERS, PLAN, SERVER_ROUND
+from fedpfn.schedules import Masking, Plan, PlanStep, RoundPlans, encode_plan, fed_pfn, plan_rounds
+from strategies.records import decode, encode, from_record, to_record
+from strategies.replies import ReplyError, only_arrays, only_metrics, split
+
+# buffers of PyTorch's normalisation layers: state, but not parameters
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+# a server optimiser's step is for parameters; running statistics take their mean
+_OPTIMISERS = (flower.FedAvgM, flower.FedAdam, flower.FedAdagrad, flower.FedYogi)
+_REFUSED: dict[type, str] = {
+    flower.FedXgbBagging: "its arrays are the bytes of trees",
+    flower.FedXgbCyclic: "its arrays are the bytes of trees",
+    flower.DifferentialPrivacyServerSideFixedClipping: "its noise would fall on frozen entries and be undone there",
+    flower.DifferentialPrivacyServerSideAdaptiveClipping: "its noise would fall on frozen entries and be undone there",
+    flower.DifferentialPrivacyClientSideFixedClipping: "its noise would fall on frozen entries and be undone there",
+    flower.DifferentialPrivacyClientSideAdaptiveClipping: "its noise would fall on frozen entries and be undone there",
+}
+
+
+@dataclass(frozen=True)
+class MaskedRound:
+    """A round's plan on the state that its clients start from, w_t."""
+
+    plan: Plan
+    parameters: tuple[str, ...]
+    before: State
+
+    @cached_property
+    def positions(self) -> Positions:
+        """Where the entries lie that any phase of the plan trains."""
+        maskable = {name: self.before[name] for name in self.parameters}
+        return Positions.where(union([build_mask(phase.mask, maskable) for phase in self.plan]))
+
+    def whole(self, arrays: Mapping[str, Tensor]) -> State:
+        """Return a client's whole state. Raises ``ValueError`` for packed entries that do not fit the plan."""
+        return unpack(arrays, self.positions, self.before) if is_packed(arrays) else dict(arrays)
+
+    def restored(self, name: str, tensor: Tensor) -> Tensor:
+        """Return ``tensor`` with the frozen entries of ``name``, and its dtype, as they were before the round."""
+        before = self.before[name]
+        if name not in self.parameters:
+            return tensor.to(before.dtype) if before.is_floating_point() else before
+        one = Positions({name: self.positions.of.get(name)})
+        return unpack(pack({name: tensor.to(before.dtype)}, one), one, {name: before})[name]
+
+    def moves_frozen(self, state: Mapping[str, Tensor]) -> bool:
+        """Tell whether a client's whole state differs from w_t where the plan freezes."""
+        return any(
+            self.positions.of.get(name) is not None and not torch.equal(self.restored(name, state[name]), state[name])
+            for name in self.parameters
+        )
+
+
+class SharedMask(Strategy):
+    """Let the clients of ``strategy`` train in one random subspace per round.
+
+    Parameters
+    ----------
+    strategy
+        Any Flower strategy that averages arrays: FedAvg, FedAdam, FedMedian, Krum, one of your own.
+    plan
+        Function from the number of a round to its plan; by default made of the arguments below.
+    mask_ratio
+        Share of frozen entries, from 0 to below 1.
+    mask_schedule
+        ``per-round``, ``fixed``, ``complement``, ``cyclic`` or an import string; see ``fedpfn.schedules``.
+    mask_granularity, mask_draw, mask_include, mask_exclude
+        What is frozen as one, how it is drawn, and in which parameters; see ``fedpfn.masks.MaskRecipe``.
+    warmup_rounds
+        Number of first rounds without a mask.
+    seed
+        Seed of all masks.
+    parameters
+        Names of the arrays that are parameters. By default all floating-point arrays but the running statistics of
+        PyTorch's normalisation layers; name them where a model has other buffers, or shares a tensor between two names.
+
+    Raises
+    ------
+    ValueError
+        For a strategy that a mask makes no sense for, and for a mask that leaves nothing to train.
+
+    Examples
+    --------
+    >>> from flwr.serverapp.strategy import FedAdam
+    >>> strategy = SharedMask(FedAdam(eta=0.01), mask_ratio=0.4)
+    >>> len(strategy.plan(1)), strategy.plan(1)[0].mask.ratio
+    (1, 0.4)
+    """
+
+    algorithm: PlanStep = staticmethod(fed_pfn)
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        plan: RoundPlans | None = None,
+        *,
+        mask_ratio: float = 0.4,
+        mask_schedule: str = "per-round",
+        mask_granularity: str = "weight",
+        mask_draw: str = "exact",
+        mask_include: str = "*",
+        mask_exclude: str = "",
+        warmup_rounds: int = 0,
+        seed: int = 0,
+        parameters: Collection[str] | None = None,
+    ) -> None:
+        for kind, reason in _REFUSED.items():
+            if isinstance(strategy, kind):
+                raise ValueError(f"a shared mask cannot go around {type(strategy).__name__}: {reason}")
+        if isinstance(strategy, SharedMask):
+            raise ValueError("a shared mask around a shared mask: wrap the inner strategy once")
+        if plan is None:
+            masking = Masking(
+                mask_ratio,
+                seed,
+                mask_schedule,
+                granularity=mask_granularity,
+                draw=mask_draw,
+                include=mask_include,
+                exclude=mask_exclude,
+                warmup_rounds=warmup_rounds,
+            )
+            plan = plan_rounds(masking, self.algorithm)
+        self.strategy, self.plan = strategy, plan
+        self.parameters = None if parameters is None else tuple(parameters)
+        self._round: MaskedRound | None = None
+
+    def summary(self) -> None:
+        """Log the mask of round 1, then the wrapped strategy's own settings."""
+        masks = [phase.mask for phase in self.plan(1)]
+        log(INFO, "\t├──> %s around %s", type(self).__name__, type(self.strategy).__name__)
+        log(INFO, "\t│\t└── round 1: %s", [f"ratio {mask.ratio:g}" if mask else "all" for mask in masks])
+        self.strategy.summary()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Add the round's plan to the config record and let the strategy address its messages."""
+        before = from_record(arrays)
+        masked = MaskedRound(self.plan(server_round), self._names(before), before)
+        self._round = masked
+        # its own key, for strategies that do not add the round; others write the same number
+        told: dict[str, Any] = {PLAN: encode_plan(masked.plan), PARAMETERS: list(masked.parameters)}
+        config = ConfigRecord(dict(config) | told | {SERVER_ROUND: server_round})
+        return self.strategy.configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Unpack the replies, let the strategy aggregate them, and put frozen entries back.
+
+        Raises ``ReplyError`` for arrays that do not fit what was sent.
+        """
+        masked, replies = self._round, list(replies)
+        if masked is None:
+            raise RuntimeError("aggregate_train comes after configure_train")
+        valid, failed = split(replies)
+        try:
+            packed = [is_packed(only_arrays(reply.content)[1]) for reply in valid]
+        except ValueError as error:
+            raise ReplyError(valid[0].metadata.src_node_id, server_round, str(error)) from error
+        if valid and all(packed) and getattr(self.strategy, "elementwise", False):
+            # the mean of packed entries is the packed entries of the mean: nothing is unpacked but the result
+            mean, metrics = self.strategy.aggregate_train(server_round, replies)
+            if mean is None:
+                return None, metrics
+            return to_record(self._unpacked(masked, mean, server_round)), metrics
+        whole = [_whole(masked, reply, server_round) for reply in valid]
+        movers = [reply.metadata.src_node_id for reply, flag in zip(whole, packed, strict=True) if not flag
+                  and masked.moves_frozen(from_record(only_arrays(reply.content)[1]))]  # fmt: skip
+        if movers:
+            log(WARNING, "clients %s moved frozen entries, which are put back: do they call clients.freeze?", movers)
+        buffers = self._mean_of_buffers(masked, whole)
+        arrays, metrics = self.strategy.aggregate_train(server_round, [*whole, *failed])
+        if arrays is not None:
+            # in place: FedAvgM keeps the record that it returns as its idea of the global state
+            for name in list(arrays):
+                arrays[name] = encode(buffers.get(name, masked.restored(name, decode(arrays[name]))))
+        return arrays, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Leave evaluation to the strategy."""
+        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Leave evaluation to the strategy."""
+        return self.strategy.aggregate_evaluate(server_round, replies)
+
+    def _names(self, before: State) -> tuple[str, ...]:
+        if self.parameters is not None:
+            if unknown := sorted(set(self.parameters) - before.keys()):
+                raise ValueError(f"parameters that are not among the arrays: {', '.join(unknown)}")
+            return self.parameters
+        return tuple(
+            name
+            for name, tensor in before.items()
+            if tensor.is_floating_point() and name.rpartition(".")[2] not in _BUFFERS
+        )
+
+    def _mean_of_buffers(self, masked: MaskedRound, replies: list[Message]) -> State:
+        names = [n for n, t in masked.before.items() if n not in masked.parameters and t.is_floating_point()]
+        if not replies or not names or not isinstance(self.strategy, _OPTIMISERS):
+            return {}
+        key = getattr(self.strategy, "weighted_by_key", NUM_EXAMPLES)
+        weights = [float(only_metrics(reply.content)[key]) for reply in replies]  # type: ignore[arg-type]
+        records = [only_arrays(reply.content)[1] for reply in replies]
+        return {name: weighted_mean([decode(record[name]) for record in records], weights) for name in names}
+
+    @staticmethod
+    def _unpacked(masked: MaskedRound, mean: ArrayRecord, server_round: int) -> State:
+        try:
+            return masked.whole(from_record(mean))
+        except ValueError as error:
+            raise ValueError(f"round {server_round}: {error}") from error
+
+
+def _whole(masked: MaskedRound, reply: Message, server_round: int) -> Message:
+    """Return a reply with whole arrays in place of packed ones; the reply itself stays as it came."""
+    key, record = only_arrays(reply.content)
+    client = reply.metadata.src_node_id
+    try:
+        state = masked.whole(from_record(record))
+    except ValueError as error:
+        raise ReplyError(client, server_round, str(error)) from error
+    for name, before in masked.before.items():
+        if name not in state:
+            raise ReplyError(client, server_round, f"it lacks the array {name}")
+        if state[name].shape != before.shape:
+            shape = tuple(state[name].shape)
+            raise ReplyError(client, server_round, f"{name} has shape {shape}, sent was {tuple(before.shape)}")
+        if state[name].dtype != before.dtype:
+            raise ReplyError(client, server_round, f"{name} is {state[name].dtype}, sent was {before.dtype}")
+    if record.keys() == state.keys():
+        return reply
+    answer = copy(reply)
+    answer.content = RecordDict({**reply.content, key: to_record(state)})
+    return answer
