@@ -35,6 +35,7 @@ class InProcessGrid(Grid):
         watch: Callable[[], None] = lambda: None,
     ) -> None:
         self.app, self.run_config, self.nodes, self.watch = app, dict(run_config), nodes, watch
+        self.states: dict[int, RecordDict] = {}
 
     def get_node_ids(self) -> Iterable[int]:
         """Return 1, 2, ... up to the number of nodes."""
@@ -47,7 +48,10 @@ class InProcessGrid(Grid):
     def _answer(self, message: Message) -> Message:
         self.watch()
         node = message.metadata.dst_node_id
-        context = Context(run_id=0, node_id=node, node_config={}, state=RecordDict(), run_config=self.run_config)
+        # as Flower's simulation runtime has it: nodes are the partitions 0, 1, ..., and keep their state
+        config = {"partition-id": node - 1, "num-partitions": self.nodes}
+        state = self.states.setdefault(node, RecordDict())
+        context = Context(run_id=0, node_id=node, node_config=config, state=state, run_config=self.run_config)
         try:
             return self.app(message, context)
         except Exception as error:

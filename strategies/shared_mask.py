@@ -155,10 +155,9 @@ class SharedMask(Strategy):
         self._round: MaskedRound | None = None
 
     def summary(self) -> None:
-        """Log the mask of round 1, then the wrapped strategy's own settings."""
-        masks = [phase.mask for phase in self.plan(1)]
+        """Log what is wrapped, then the wrapped strategy's own settings."""
+        # not a plan: a schedule may count how often it is asked for one
         log(INFO, "\t├──> %s around %s", type(self).__name__, type(self.strategy).__name__)
-        log(INFO, "\t│\t└── round 1: %s", [f"ratio {mask.ratio:g}" if mask else "all" for mask in masks])
         self.strategy.summary()
 
     def configure_train(

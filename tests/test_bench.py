@@ -91,7 +91,7 @@ def test_a_flower_contestant_takes_the_steps_that_the_workload_says(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(QUICK)
-    arrays = ArrayRecord(build_model(config, load_data(config)[0]).state_dict())
+    arrays = ArrayRecord(build_model(config, load_data(config).dataset).state_dict())
     taken: list[int] = []
     step = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (taken.append(1), step(self))[1])

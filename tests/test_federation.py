@@ -16,11 +16,13 @@ from fedpfn.lmc.layerwise import layer_report
 from fedpfn.masks import build_mask
 from fedpfn.params import read_state
 from fedpfn.runs import Run, read_run
+from fedpfn.runs.arguments import round_plans
 from fedpfn.runs.config import ConfigError, RunConfig
-from strategies.assembly import STRATEGIES, build_model, load_data
-from strategies.fed_avg import RoundFailedError
+from strategies import RoundFailedError
+from strategies.assembly import build_model, load_data
 
 CLIENTS = 4
+STRATEGIES = ("fedavg", "fedpfn", "fedpnu")
 
 
 def toy_data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -142,7 +144,7 @@ def test_the_recorded_barriers_are_those_of_the_saved_client_models(tmp_path: Pa
 def test_the_recorded_layers_are_those_of_the_saved_client_models(tmp_path: Path) -> None:
     found = run(tmp_path, rounds=1, barrier__layers=True, output__save_client_models=True, barrier__max_pairs=3)
     arrays, barrier = found.barriers(1), found.rounds[1]["barrier"]
-    dataset, _ = load_data(found.config)
+    dataset = load_data(found.config).dataset
     model = build_model(found.config, dataset)
     (chosen,) = {tuple(map(tuple, arrays["pairs"].tolist()))}
     ids = arrays["clients"].tolist()
@@ -229,10 +231,10 @@ def test_frozen_coordinates_never_move(
         output__keep_checkpoints=0,
         barrier__every=0,
     )
-    made = STRATEGIES[strategy](found.config, sizes=[1], draw=None, parameters=[])
+    plan = round_plans(found.config)
     for server_round in (2, 3):
         before, after = found.state(f"round-{server_round - 1:04d}"), found.state(f"round-{server_round:04d}")
-        (phase,) = made.plan(server_round)
+        (phase,) = plan(server_round)
         mask = build_mask(phase.mask, before)
         frozen = sum(int((~trained).sum()) for trained in mask.values())
         assert (frozen > 0) == (strategy != "fedavg")
@@ -246,7 +248,7 @@ def test_only_active_entries_travel_from_client_to_server(tmp_path: Path) -> Non
     everything = run(tmp_path, "avg", strategy__name="fedavg").rounds[1]["bytes_up"] / CLIENTS - header
     sent = {
         ratio: run(tmp_path, f"pfn{ratio}", mask__ratio=ratio).rounds[1]["bytes_up"] / CLIENTS - header
-        for ratio in (0.25, 0.5, 1.0)
+        for ratio in (0.25, 0.5, 0.9)
     }
     parameters = 5 * 8 + 8 + 8 * 3 + 3
     assert everything == 4 * parameters
@@ -263,9 +265,9 @@ def test_bytes_count_what_the_messages_hold(tmp_path: Path, monkeypatch: pytest.
 
     def spy(self: Any, message: Any) -> Any:
         reply = original(self, message)
-        clients = len(message.content.config_records["round"]["clients"])
-        counted["down"] += clients * sum(len(a.data) for a in message.content.array_records["global"].values())
-        counted["up"] += sum(len(a.data) for a in reply.content.array_records["updates"].values())
+        clients = len(message.content.config_records["cohort"]["clients"])
+        counted["down"] += clients * sum(len(a.data) for a in message.content.array_records["arrays"].values())
+        counted["up"] += sum(len(a.data) for a in reply.content.array_records["arrays"].values())
         return reply
 
     monkeypatch.setattr(in_process.InProcessGrid, "_answer", spy)
@@ -304,16 +306,16 @@ def test_a_failing_client_stops_the_run_and_is_named(tmp_path: Path) -> None:
 
 
 def test_a_tolerated_failure_is_recorded_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clients import local_training
+    from clients import client_app
 
-    original = local_training.train_client
+    original = client_app.train_client
 
-    def sometimes(config: Any, bench: Any, server_round: int, client: int, *rest: Any) -> Any:
-        if client == 2 and server_round == 1:
+    def sometimes(task: Any, workspace: Any, client: int) -> Any:
+        if client == 2 and task.server_round == 1:
             raise MemoryError("client 2 is out of luck")
-        return original(config, bench, server_round, client, *rest)
+        return original(task, workspace, client)
 
-    monkeypatch.setattr(local_training, "train_client", sometimes)
+    monkeypatch.setattr(client_app, "train_client", sometimes)
     found = run(tmp_path, federation__tolerate_failures=1)
     assert found.rounds[1]["clients"] == [0, 1, 3] and found.rounds[2]["clients"] == [0, 1, 2, 3]
     assert found.rounds[1]["failures"] == [

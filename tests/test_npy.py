@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array
-from strategies.cohorts import encode
 from torch import Tensor
 
 from fedpfn.npy import from_npy, to_npy
+from strategies.records import encode
 
 TENSORS = {
     "vector": torch.tensor([1.0, -0.0, float("nan")]),

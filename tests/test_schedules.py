@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpfn.masks import MaskRecipe, build_mask
+from fedpfn.runs.arguments import round_plans
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import (
     SCHEDULES,
     UNMASKED,
+    Masking,
     Phase,
     Plan,
     PlanStep,
@@ -27,22 +29,21 @@ from fedpfn.schedules import (
     fed_pnu,
     make_schedule,
     phase_steps,
-    plan_round,
-    ratio_at,
+    plan_rounds,
 )
 from fedpfn.seeding import derive
 
 ROUNDS = range(1, 7)
 
 
-def config_of(**keys: Any) -> RunConfig:
-    """Make a config of six rounds from keys written ``table__key``."""
-    return RunConfig.parse({"rounds": 6}, {name.replace("__", "."): value for name, value in keys.items()})
+def masks_of(**settings: Any) -> Masking:
+    """Return the masks of a run of six rounds."""
+    return Masking(**{"rounds": 6} | settings)
 
 
-def plans(config: RunConfig, algorithm: PlanStep = fed_pfn) -> list[Plan]:
-    schedule = make_schedule(config)
-    return [plan_round(config, server_round, schedule, algorithm) for server_round in ROUNDS]
+def plans(masking: Masking, algorithm: PlanStep = fed_pfn) -> list[Plan]:
+    plan = plan_rounds(masking, algorithm)
+    return [plan(server_round) for server_round in ROUNDS]
 
 
 def only_mask(plan: Plan) -> MaskRecipe:
@@ -59,16 +60,16 @@ def drawn(server_round: int | str, seed: int = 0) -> int:
 
 
 def test_per_round_draws_a_fresh_mask_each_round() -> None:
-    assert plans(config_of()) == [(Phase(MaskRecipe(drawn(t), 0.4)),) for t in ROUNDS]
-    assert len({only_mask(plan).seed for plan in plans(config_of())}) == 6
+    assert plans(masks_of()) == [(Phase(MaskRecipe(drawn(t), 0.4)),) for t in ROUNDS]
+    assert len({only_mask(plan).seed for plan in plans(masks_of())}) == 6
 
 
 def test_fixed_keeps_one_mask() -> None:
-    assert plans(config_of(mask__schedule="fixed")) == [(Phase(MaskRecipe(drawn("fixed"), 0.4)),)] * 6
+    assert plans(masks_of(schedule="fixed")) == [(Phase(MaskRecipe(drawn("fixed"), 0.4)),)] * 6
 
 
 def test_complement_alternates_a_fresh_mask_and_its_inverse() -> None:
-    assert plans(config_of(mask__schedule="complement")) == [
+    assert plans(masks_of(schedule="complement")) == [
         (Phase(MaskRecipe(drawn(1), 0.4)),),
         (Phase(MaskRecipe(drawn(1), 0.4, inverted=True)),),
         (Phase(MaskRecipe(drawn(3), 0.4)),),
@@ -79,7 +80,7 @@ def test_complement_alternates_a_fresh_mask_and_its_inverse() -> None:
 
 
 def test_cyclic_moves_the_window_of_one_order() -> None:
-    config = config_of(mask__schedule="cyclic", mask__blocks=4, mask__ratio=0.25)
+    config = masks_of(schedule="cyclic", blocks=4, ratio=0.25)
     starts = [0.0, 0.25, 0.5, 0.75, 0.0, 0.25]
     assert plans(config) == [(Phase(MaskRecipe(drawn("fixed"), 0.25, start=start)),) for start in starts]
 
@@ -88,10 +89,10 @@ def test_cyclic_moves_the_window_of_one_order() -> None:
 @pytest.mark.parametrize("frozen_blocks", ["one", "all but one"])
 def test_cyclic_covers_every_entry_once_in_its_blocks_rounds(blocks: int, frozen_blocks: str) -> None:
     ratio = 1 / blocks if frozen_blocks == "one" else 1 - 1 / blocks
-    config = config_of(mask__schedule="cyclic", mask__blocks=blocks, mask__ratio=ratio, rounds=blocks)
-    schedule = make_schedule(config)
+    config = masks_of(schedule="cyclic", blocks=blocks, ratio=ratio, rounds=blocks)
+    plan = plan_rounds(config)
     parameters = {"w": torch.zeros(23), "v": torch.zeros(5, 7)}
-    masks = [build_mask(only_mask(plan_round(config, t, schedule, fed_pfn)), parameters) for t in range(1, blocks + 1)]
+    masks = [build_mask(only_mask(plan(t)), parameters) for t in range(1, blocks + 1)]
     for name in parameters:
         times = sum((~mask[name] if frozen_blocks == "one" else mask[name]).int() for mask in masks)
         assert torch.is_tensor(times) and bool((times == 1).all())
@@ -99,10 +100,10 @@ def test_cyclic_covers_every_entry_once_in_its_blocks_rounds(blocks: int, frozen
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_is_a_function_of_seed_and_round(name: str) -> None:
-    config = config_of(mask__schedule=name)
+    config = masks_of(schedule=name)
     assert plans(config) == plans(config)
-    schedule = make_schedule(config)
-    backwards = [plan_round(config, t, schedule, fed_pfn) for t in reversed(ROUNDS)]
+    plan = plan_rounds(config)
+    backwards = [plan(t) for t in reversed(ROUNDS)]
     assert backwards[::-1] == plans(config)
     for mine, other in zip(plans(config), plans(replace(config, seed=1)), strict=True):
         assert only_mask(mine).seed != only_mask(other).seed
@@ -110,9 +111,9 @@ def test_every_schedule_is_a_function_of_seed_and_round(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_leaves_ratio_and_kind_of_mask_to_the_config(name: str) -> None:
-    config = config_of(
-        mask__schedule=name, mask__ratio=0.2, mask__granularity="neuron", mask__draw="bernoulli",
-        mask__include="*.weight", mask__exclude="out.*",
+    config = masks_of(
+        schedule=name, ratio=0.2, granularity="neuron", draw="bernoulli",
+        include="*.weight", exclude="out.*",
     )  # fmt: skip
     for plan in plans(config):
         mask = only_mask(plan)
@@ -126,34 +127,33 @@ def test_every_schedule_leaves_ratio_and_kind_of_mask_to_the_config(name: str) -
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("algorithm", [fed_pfn, fed_pnu("within-round", 0.5)], ids=["fedpfn", "fedpnu"])
 def test_warm_up_rounds_train_everything_in_one_phase(name: str, algorithm: PlanStep) -> None:
-    found = plans(config_of(mask__schedule=name, mask__warmup_rounds=2), algorithm)
+    found = plans(masks_of(schedule=name, warmup_rounds=2), algorithm)
     assert found[:2] == [UNMASKED, UNMASKED]
     assert all(plan[0].mask is not None for plan in found[2:])
 
 
 def test_warm_up_changes_no_later_mask() -> None:
-    assert plans(config_of(mask__warmup_rounds=2))[2:] == plans(config_of())[2:]
+    assert plans(masks_of(warmup_rounds=2))[2:] == plans(masks_of())[2:]
 
 
 def ratios(**keys: Any) -> list[float]:
-    config = config_of(**keys)
-    return [ratio_at(config.mask, t, config.rounds) for t in ROUNDS]
+    config = masks_of(**keys)
+    return [config.ratio_at(t) for t in ROUNDS]
 
 
 def test_a_constant_ratio_stays() -> None:
-    assert ratios(mask__ratio=0.3) == [0.3] * 6
+    assert ratios(ratio=0.3) == [0.3] * 6
 
 
 def test_a_linear_ratio_goes_from_the_first_round_to_the_last() -> None:
-    found = ratios(mask__ratio=0.2, mask__final_ratio=0.7, mask__ratio_shape="linear")
+    found = ratios(ratio=0.2, final_ratio=0.7, ratio_shape="linear")
     assert found == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.6, 0.7], abs=1e-15)
-    assert ratios(mask__ratio=0.8, mask__final_ratio=0.3, mask__ratio_shape="linear")[-1] == pytest.approx(0.3)
+    assert ratios(ratio=0.8, final_ratio=0.3, ratio_shape="linear")[-1] == pytest.approx(0.3)
 
 
 def test_a_cosine_ratio_has_its_ends_its_middle_and_flat_ends() -> None:
-    keys = {"mask__ratio": 0.2, "mask__final_ratio": 0.6, "mask__ratio_shape": "cosine", "rounds": 5}
-    config = config_of(**keys)
-    found = [ratio_at(config.mask, t, 5) for t in range(1, 6)]
+    config = masks_of(ratio=0.2, final_ratio=0.6, ratio_shape="cosine", rounds=5)
+    found = [config.ratio_at(t) for t in range(1, 6)]
     quarter = (1 - math.cos(math.pi / 4)) / 2
     assert found == pytest.approx([0.2, 0.2 + 0.4 * quarter, 0.4, 0.6 - 0.4 * quarter, 0.6], abs=1e-15)
     assert found[1] - found[0] < found[2] - found[1]
@@ -161,14 +161,14 @@ def test_a_cosine_ratio_has_its_ends_its_middle_and_flat_ends() -> None:
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
 def test_a_moving_ratio_starts_after_the_warm_up(shape: str) -> None:
-    found = ratios(mask__ratio=0.2, mask__final_ratio=0.6, mask__ratio_shape=shape, mask__warmup_rounds=3)
+    found = ratios(ratio=0.2, final_ratio=0.6, ratio_shape=shape, warmup_rounds=3)
     assert found[3:] == pytest.approx([0.2, 0.4, 0.6], abs=1e-15)
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
 def test_a_run_of_one_masked_round_has_the_first_ratio(shape: str) -> None:
-    config = config_of(mask__ratio=0.2, mask__final_ratio=0.6, mask__ratio_shape=shape, mask__warmup_rounds=5)
-    assert ratio_at(config.mask, 6, 6) == 0.2
+    config = masks_of(ratio=0.2, final_ratio=0.6, ratio_shape=shape, warmup_rounds=5)
+    assert config.ratio_at(6) == 0.2
 
 
 @given(
@@ -179,14 +179,14 @@ def test_a_run_of_one_masked_round_has_the_first_ratio(shape: str) -> None:
     st.integers(0, 49),
 )
 def test_a_ratio_never_leaves_its_two_ends(shape: str, first: float, last: float, rounds: int, warmup: int) -> None:
-    mask = replace(RunConfig().mask, ratio_shape=shape, ratio=first, final_ratio=last, warmup_rounds=warmup)
-    found = [ratio_at(mask, t, rounds) for t in range(1, rounds + 1)]
+    config = Masking(ratio_shape=shape, ratio=first, final_ratio=last, warmup_rounds=warmup, rounds=rounds)
+    found = [config.ratio_at(t) for t in range(1, rounds + 1)]
     assert all(min(first, last) - 1e-15 <= ratio <= max(first, last) + 1e-15 for ratio in found)
     assert found in (sorted(found), sorted(found, reverse=True))
 
 
 def test_the_ratio_of_the_round_is_the_masks() -> None:
-    config = config_of(mask__ratio=0.0, mask__final_ratio=1.0, mask__ratio_shape="linear")
+    config = masks_of(ratio=0.0, final_ratio=1.0, ratio_shape="linear")
     assert [only_mask(plan).ratio for plan in plans(config)] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
 
 
@@ -195,32 +195,33 @@ def test_the_ratio_of_the_round_is_the_masks() -> None:
 
 def test_fedavg_trains_everything_whatever_the_schedule() -> None:
     for name in SCHEDULES:
-        assert plans(config_of(mask__schedule=name), fed_avg) == [UNMASKED] * 6
+        assert plans(masks_of(schedule=name), fed_avg) == [UNMASKED] * 6
 
 
 def test_fedpnu_within_a_round_trains_the_mask_and_then_its_complement() -> None:
     first = MaskRecipe(drawn(2), 0.4)
-    found = plans(config_of(), fed_pnu("within-round", 0.25))[1]
+    found = plans(masks_of(), fed_pnu("within-round", 0.25))[1]
     assert found == (Phase(first, 0.25), Phase(replace(first, inverted=True), 0.75))
 
 
 def test_fedpnu_across_rounds_is_the_complement_schedule() -> None:
-    keys = {"strategy__name": "fedpnu", "strategy__variant": "across-rounds"}
-    found = plans(config_of(**keys), fed_pnu("across-rounds", 0.5))
-    assert found == plans(config_of(mask__schedule="complement"))
+    config = RunConfig.parse({"rounds": 6, "strategy.name": "fedpnu", "strategy.variant": "across-rounds"})
+    found = [round_plans(config)(server_round) for server_round in ROUNDS]
+    assert found == plans(masks_of(schedule="complement"))
 
 
 def test_fedpnu_across_rounds_refuses_another_schedule() -> None:
     with pytest.raises(ConfigError, match=r"across-rounds is mask\.schedule=complement, which 'fixed' is not"):
-        config_of(mask__schedule="fixed", strategy__name="fedpnu", strategy__variant="across-rounds")
+        RunConfig.parse({"mask.schedule": "fixed", "strategy.name": "fedpnu", "strategy.variant": "across-rounds"})
 
 
 def test_the_variant_is_fedpnus_alone() -> None:
-    assert plans(config_of(strategy__variant="across-rounds")) == plans(config_of())
+    config = RunConfig.parse({"rounds": 6, "strategy.variant": "across-rounds"})
+    assert [round_plans(config)(server_round) for server_round in ROUNDS] == plans(masks_of())
 
 
 def test_fedpnu_then_all_trains_the_mask_and_then_everything() -> None:
-    found = plans(config_of(), fed_pnu("then-all", 0.5))[0]
+    found = plans(masks_of(), fed_pnu("then-all", 0.5))[0]
     assert found == (Phase(MaskRecipe(drawn(1), 0.4), 0.5), Phase(None, 0.5))
 
 
@@ -234,7 +235,7 @@ def test_fedpnu_leaves_an_unmasked_phase_and_splits_only_its_own_share(variant: 
 
 
 def test_fedpnu_with_ratio_0_has_nothing_left_for_its_second_phase() -> None:
-    (_, second) = plans(config_of(mask__ratio=0.0), fed_pnu("within-round", 0.5))[0]
+    (_, second) = plans(masks_of(ratio=0.0), fed_pnu("within-round", 0.5))[0]
     assert not any(bool(trained.any()) for trained in build_mask(second.mask, {"w": torch.zeros(9)}).values())
 
 
@@ -279,28 +280,39 @@ recipes = st.builds(
 )
 
 
-@given(st.lists(st.builds(Phase, st.none() | recipes, st.floats(0, 1)), min_size=1, max_size=4).map(tuple))
+def plan_of(phases: list[tuple[MaskRecipe | None, int]]) -> Plan:
+    total = sum(part for _, part in phases)
+    return tuple(Phase(mask, part / total) for mask, part in phases)
+
+
+@given(st.lists(st.tuples(st.none() | recipes, st.integers(1, 9)), min_size=1, max_size=4).map(plan_of))
 def test_a_plan_survives_the_wire_to_the_bit(plan: Plan) -> None:
     assert decode_plan(encode_plan(plan)) == plan
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "[3]", '[{"mask": null}]', '[{"mask": {"ratio": 2}, "share": 1}]'])
+def test_what_is_no_plan_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="round plan"):
+        decode_plan(text)
 
 
 # a schedule of the user's
 
 
 @pytest.fixture
-def users(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunConfig]]:
-    """Give a function that plants an object under an import string and returns a config which names it."""
+def users(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Masking]]:
+    """Give a function that plants an object under an import string and returns settings which name it."""
     module = ModuleType("planted_schedules")
     monkeypatch.setitem(sys.modules, "planted_schedules", module)
 
-    def plant(schedule: object) -> RunConfig:
+    def plant(schedule: object) -> Masking:
         module.mine = schedule  # type: ignore[attr-defined]
-        return config_of(mask__schedule="planted_schedules:mine")
+        return masks_of(schedule="planted_schedules:mine")
 
     yield plant
 
 
-def test_a_users_schedule_gets_the_round_and_the_fresh_plan(users: Callable[..., RunConfig]) -> None:
+def test_a_users_schedule_gets_the_round_and_the_fresh_plan(users: Callable[..., Masking]) -> None:
     seen: list[tuple[int, Plan]] = []
 
     def mine(server_round: int, plan: Plan) -> Plan:
@@ -309,10 +321,10 @@ def test_a_users_schedule_gets_the_round_and_the_fresh_plan(users: Callable[...,
 
     found = plans(users(mine))
     assert seen == [(t, (Phase(MaskRecipe(drawn(t), 0.4)),)) for t in ROUNDS]
-    assert found[0] == UNMASKED and found[1:] == plans(config_of())[1:]
+    assert found[0] == UNMASKED and found[1:] == plans(masks_of())[1:]
 
 
-def test_the_algorithm_works_on_what_a_users_schedule_made(users: Callable[..., RunConfig]) -> None:
+def test_the_algorithm_works_on_what_a_users_schedule_made(users: Callable[..., Masking]) -> None:
     mine = (Phase(MaskRecipe(7, 0.9)),)
     found = plans(users(lambda server_round, plan: mine), fed_pnu("within-round", 0.5))
     assert found == [(Phase(MaskRecipe(7, 0.9), 0.5), Phase(MaskRecipe(7, 0.9, inverted=True), 0.5))] * 6
@@ -337,7 +349,7 @@ def test_the_algorithm_works_on_what_a_users_schedule_made(users: Callable[..., 
     ids=str,
 )
 def test_a_users_schedule_that_returns_no_plan_is_named(
-    users: Callable[..., RunConfig], returned: object, words: str
+    users: Callable[..., Masking], returned: object, words: str
 ) -> None:
     with pytest.raises(ValueError) as caught:
         plans(users(lambda server_round, plan: returned))
@@ -345,27 +357,28 @@ def test_a_users_schedule_that_returns_no_plan_is_named(
     assert message.startswith("mask.schedule 'planted_schedules:mine', round 1: ") and words in message
 
 
-def test_a_users_schedule_that_is_no_function_is_named(users: Callable[..., RunConfig]) -> None:
+def test_a_users_schedule_that_is_no_function_is_named(users: Callable[..., Masking]) -> None:
     with pytest.raises(ValueError, match="'planted_schedules:mine' is not a function"):
         make_schedule(users(3))
 
 
 def test_an_unknown_schedule_is_answered_with_the_list() -> None:
     with pytest.raises(ValueError, match=r"per-round, fixed, complement, cyclic or package\.module:name, got 'weekly'"):
-        make_schedule(config_of(mask__schedule="weekly"))
+        make_schedule(masks_of(schedule="weekly"))
 
 
 @pytest.mark.parametrize("reference", ["no_such_module_here:name", "json:no_such_name", "json:"])
 def test_a_bad_import_string_is_a_value_error(reference: str) -> None:
     with pytest.raises(ValueError, match=reference):
-        make_schedule(config_of(mask__schedule=reference))
+        make_schedule(masks_of(schedule=reference))
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 2])
 def test_a_mask_and_its_complement_cover_everything_while_the_ratio_moves(warmup: int) -> None:
-    moving = {"mask.ratio": 0.2, "mask.final-ratio": 0.8, "mask.ratio-shape": "linear", "mask.warmup-rounds": warmup}
-    config = RunConfig.parse({"mask.schedule": "complement", "rounds": warmup + 4} | moving)
-    schedule = make_schedule(config)
+    config = Masking(
+        0.2, schedule="complement", final_ratio=0.8, ratio_shape="linear", warmup_rounds=warmup, rounds=warmup + 4
+    )
+    plan = plan_rounds(config)
     for first in (warmup + 1, warmup + 3):
-        (one,), (other,) = (plan_round(config, number, schedule, fed_pfn) for number in (first, first + 1))
+        (one,), (other,) = plan(first), plan(first + 1)
         assert one.mask is not None and other.mask == one.mask.complement() and not one.mask.inverted

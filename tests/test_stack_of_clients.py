@@ -1,5 +1,6 @@
 """``train.stack``: the same federation with a node's clients trained at once, and one by one where that cannot be."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from clients.cache import workbench
-from clients.cohort_training import train_cohort
-from experiments.in_process import run_in_process
+from clients.client_app import app, train_cohort
+from clients.workspace import workspace
+from experiments.in_process import assume_identity, run_in_process
 from fedpfn.params import read_state
 from fedpfn.runs import read_run
 from fedpfn.runs.config import RunConfig
-from fedpfn.schedules import UNMASKED
-from strategies.fed_avg import RoundFailedError
+from strategies import RoundFailedError
+from strategies.records import from_record, to_record
 
 BASE: dict[str, Any] = {
     "rounds": 3,
@@ -28,9 +30,23 @@ BASE: dict[str, Any] = {
 }
 
 
-def run(folder: Path, **keys: Any) -> Any:
+def run(folder: Path, *, nodes: int = 2, **keys: Any) -> Any:
     settings = BASE | {"output.dir": str(folder)} | {name.replace("__", "."): value for name, value in keys.items()}
-    return read_run(run_in_process(RunConfig.parse(settings), nodes=2))
+    return read_run(run_in_process(RunConfig.parse(settings), nodes=nodes))
+
+
+def updates(config: RunConfig, clients: list[int]) -> list[Message]:
+    """Return the replies of a cohort's clients in round 1."""
+    assume_identity()
+    arrays = to_record(read_state(workspace(config).model))
+    about = ConfigRecord({"server-round": 1, "run-config": json.dumps(config.flat())})
+    messages = [
+        Message(RecordDict({"arrays": arrays, "config": about}), dst_node_id=1, message_type="train") for _ in clients
+    ]
+    contexts = [Context(1, 1, {"partition-id": client}, RecordDict(), {}) for client in clients]
+    replies = train_cohort(messages, contexts, app)
+    assert all(isinstance(reply, Message) for reply in replies)
+    return replies  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedpfn", "fedpnu"])
@@ -43,19 +59,20 @@ def test_a_federation_in_stacks_ends_where_one_by_one_does(tmp_path: Path, strat
         assert other["accuracy"] == pytest.approx(one["accuracy"], abs=0.01)
 
 
+def test_stacks_do_not_depend_on_the_number_of_nodes(tmp_path: Path) -> None:
+    runs = [run(tmp_path / str(nodes), nodes=nodes, train__stack=4, federation__clients=10) for nodes in (1, 2, 3, 5)]
+    assert len({other.summary["weights_sha256"] for other in runs}) == 1
+
+
 def test_a_model_that_cannot_be_stacked_trains_one_by_one_and_says_why(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
     settings = BASE | {"model.name": "resnet20", "model.norm": "batch", "model.width-multiplier": 0.25}
-    found = []
-    for stack in (0, 4):
-        config = RunConfig.parse(settings | {"train.stack": stack, "train.steps": 1})
-        state = read_state(workbench(config).model)
-        found.append(train_cohort(config, 1, [0, 1], UNMASKED, state))
-    assert not found[0].failures and not found[1].failures
-    for one, other in zip(found[0].updates, found[1].updates, strict=True):
-        assert torch.equal(one.packed["packed:float32"], other.packed["packed:float32"])
+    found = [updates(RunConfig.parse(settings | {"train.stack": stack, "train.steps": 1}), [0, 1]) for stack in (0, 4)]
+    for one, other in zip(*found, strict=True):
+        for name, tensor in from_record(one.content.array_records["arrays"]).items():
+            assert torch.equal(tensor, from_record(other.content.array_records["arrays"])[name])
     assert "one by one, since BatchNorm2d" in caplog.text
 
 
@@ -73,6 +90,8 @@ def test_a_client_that_diverges_is_named_as_it_is_one_by_one(tmp_path: Path) -> 
 
 def test_the_times_of_a_stacks_clients_add_up_to_the_stacks() -> None:
     config = RunConfig.parse(BASE | {"train.stack": 4})
-    found = train_cohort(config, 1, list(range(6)), UNMASKED, read_state(workbench(config).model))
-    shares = np.array([update.seconds / update.steps for update in found.updates])
-    assert shares.min() > 0 and np.allclose(shares, shares[0])
+    metrics = [reply.content.metric_records["metrics"] for reply in updates(config, list(range(6)))]
+    shares = np.array([float(one["seconds"]) / sum(one["phase-steps"]) for one in metrics])  # type: ignore[arg-type]
+    # two stacks, of four clients and of two
+    for stack in (shares[:4], shares[4:]):
+        assert stack.min() > 0 and np.allclose(stack, stack[0])
