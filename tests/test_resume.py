@@ -171,7 +171,7 @@ def test_a_schedule_that_cannot_be_replayed_stops_the_resumption(
     with pytest.raises(ValueError, match="cannot resume: replaying the mask schedule"):
         resumed(parted)
     failure = read_run(path).failure
-    assert failure is not None and "plans otherwise" in failure["reason"]
+    assert failure is not None and "cannot resume" in failure["reason"]
 
 
 def test_two_checkpoints_are_kept_and_a_broken_one_is_passed_over(

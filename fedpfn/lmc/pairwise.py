@@ -5,18 +5,16 @@ What is measured is defined in ``barrier``, what BatchNorm needs on a path in ``
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from fedpfn.devices import available_cpus
 from fedpfn.evaluation import Evaluation
 from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Pair, PairwiseBarriers
+from fedpfn.lmc.checks import require_examples
 from fedpfn.lmc.path_evaluation import measure_paths
-from fedpfn.parallel import ModelPool
+from fedpfn.parallel import temporary_pool
 
 
 def pairwise_barriers(
@@ -35,14 +33,50 @@ def pairwise_barriers(
     """Measure loss and accuracy barriers between all ``states`` of ``model``, or the ``pairs`` of their positions.
 
     Path w(alpha) = alpha w1 + (1 - alpha) w2 on ``points`` equally spaced values, each end evaluated once (arXiv
-    2402.01342, eq. 1 and 2). ``batch_norm="reset"`` re-estimates running statistics at every inner point from the
-    inputs of ``training``. ``workers`` CPU threads, all cores by default, change the time and not the result. ``plain``
-    evaluates the whole model at every point, the reference that the faster way (``path_evaluation``) agrees with up to
-    rounding.
-    Raises ``ValueError`` for states that are not the model's, and for a reset without ``training``.
+    2402.01342, eq. 1 and 2).
 
+    Parameters
+    ----------
+    model
+        The model that the states belong to; it is not changed.
+    states
+        States of the model, or whole ``state_dict()``s of it, whose integer buffers are ignored.
+    examples
+        What losses (nats, or squared error) and accuracies (shares) are means over.
+    points
+        Points of a path, both ends included; odd.
+    pairs
+        Positions in ``states``, all pairs by default; alpha = 1 is the first of a pair.
+    ends
+        Evaluations of ``states`` under the BatchNorm policy that are known already.
+    batch_norm
+        ``average`` interpolates running statistics, ``reset`` estimates them anew for every point and both ends, and
+        ``none`` takes the ends' (``batch_norm``).
+    training
+        Examples whose inputs ``reset`` reads.
+    workers
+        CPU threads, one per core by default; they change the time and not the result.
+    plain
+        Evaluate the whole model at every point, the reference that the faster way (``path_evaluation``) agrees with up
+        to rounding.
+
+    Returns
+    -------
+    PairwiseBarriers
+        In the order of ``pairs``.
+
+    Raises
+    ------
+    TypeError
+        For examples that are not ``Examples``, as a DataLoader or a tuple.
+    ValueError
+        For states that are not the model's, and for a reset without ``training``.
+
+    Examples
+    --------
     >>> from fedpfn.models import build
     >>> from fedpfn.params import read_state
+    >>> import torch
     >>> examples = Examples(torch.randn(64, 4), torch.randint(0, 3, (64,)))
     >>> model = build("mlp", (4,), 3, seed=0, width=8)
     >>> states = [read_state(build("mlp", (4,), 3, seed=seed, width=8)) for seed in range(3)]
@@ -50,25 +84,24 @@ def pairwise_barriers(
     >>> found.pairs.tolist(), found.matrix("loss", 3).shape
     ([[0, 1], [0, 2], [1, 2]], (3, 3))
     """
+    require_examples(examples)
+    if training is not None:
+        require_examples(training, "training")
     if batch_norm == "reset" and training is None:
         raise ValueError("batch_norm='reset' re-estimates running statistics on training data: pass training=")
     batches = () if training is None else InputBatches(training)
-    threads = torch.get_num_threads()
-    with closing(ModelPool(model, workers=workers or available_cpus())) as pool:
-        try:
-            return measure_paths(
-                pool,
-                states,
-                examples,
-                points=points,
-                pairs=pairs,
-                ends=ends,
-                batch_norm=batch_norm,
-                batches=batches,
-                plain=plain,
-            )
-        finally:
-            torch.set_num_threads(threads)
+    with temporary_pool(model, workers=workers) as pool:
+        return measure_paths(
+            pool,
+            states,
+            examples,
+            points=points,
+            pairs=pairs,
+            ends=ends,
+            batch_norm=batch_norm,
+            batches=batches,
+            plain=plain,
+        )
 
 
 class InputBatches:
