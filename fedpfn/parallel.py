@@ -6,14 +6,16 @@ Splitting the list of evaluations does neither. On a GPU the items run one after
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fedpfn.devices import available_cpus
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.params import State
@@ -83,3 +85,25 @@ class ModelPool:
     def _equip(self) -> None:
         torch.set_num_threads(1)
         self._local.number = self._numbers.pop()
+
+
+@contextmanager
+def temporary_pool(model: nn.Module, *, workers: int | None = None) -> Iterator[ModelPool]:
+    """Yield a pool that ends with the block; PyTorch then has its CPU threads back. By default one worker per core.
+
+    >>> with temporary_pool(nn.Linear(2, 2), workers=1) as pool:
+    ...     pool.map(abs, [-1, 2])
+    [1, 2]
+    """
+    threads = torch.get_num_threads()
+    pool = ModelPool(model, workers=workers or available_cpus())
+    try:
+        yield pool
+    finally:
+        pool.close()
+        torch.set_num_threads(threads)
+
+
+def evaluate_states(pool: ModelPool, states: Iterable[Mapping[str, Tensor]], examples: Examples) -> list[Evaluation]:
+    """Return the evaluation of each state on all of ``examples``, one state to a worker, in their order."""
+    return pool.map(lambda state: evaluate(pool.model, examples, state=state), states)

@@ -7,7 +7,6 @@ plain mean of the clients' models) are measured on the same examples, drawn once
 import json
 import math
 import time
-from collections.abc import Mapping
 from itertools import combinations
 from logging import INFO
 from typing import Any
@@ -16,16 +15,16 @@ import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.common.logger import log
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from fedpfn.devices import available_cpus
-from fedpfn.evaluation import Evaluation, evaluate
+from fedpfn.evaluation import Evaluation
 from fedpfn.examples import Examples
-from fedpfn.lmc import InputBatches, PairwiseBarriers, fusion_barrier, measure_paths, repair_for
+from fedpfn.lmc import InputBatches, PairwiseBarriers, measure_connectivity, repair_for
 from fedpfn.lmc.layerwise import LayerCosines, layer_cosines
 from fedpfn.masks import build_mask, frozen_share
 from fedpfn.parallel import ModelPool
-from fedpfn.params import State, mean_state, read_state
+from fedpfn.params import State, read_state
 from fedpfn.runs import Checkpoint, RunFolder, read_rounds
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.trackers import Tracker
@@ -183,20 +182,17 @@ class Recorder:
         if not settings.every or this.server_round % settings.every or len(ids) < 2:
             return None, None
         states = this.client_states()
-        ends = self.pool.map(self._measure, states)
-        found = measure_paths(
+        measured = measure_connectivity(
             self.pool,
             states,
             self.measured_on,
             points=settings.points,
             pairs=self._pairs(this.server_round, len(ids)),
-            ends=ends,
             batch_norm=settings.batch_norm,
             batches=self.batches,
         )
-        merged = mean_state(states)
-        fused = self._measure(merged if self.repair is None else self.repair(merged, states[0]))
-        fusion = {"accuracy": fused.accuracy, "barrier": fusion_barrier(fused.accuracy, [e.accuracy for e in ends])}
+        found, ends = measured.barriers, measured.ends
+        fusion = {"accuracy": measured.fused.accuracy, "barrier": measured.fusion_barrier}
         layers = self._layers(states, found) if settings.layers else None
         self.folder.write_barriers(this.server_round, _barrier_arrays(found, ids, ends, layers))
         if self.config.output.save_client_models:
@@ -208,9 +204,6 @@ class Recorder:
     def _layers(self, states: list[State], found: PairwiseBarriers) -> LayerCosines:
         pairs = [(int(first), int(second)) for first, second in found.pairs]
         return layer_cosines(self.pool.model, states, pairs, self.measured_on, repair=self.repair)
-
-    def _measure(self, state: Mapping[str, Tensor]) -> Evaluation:
-        return evaluate(self.pool.model, self.measured_on, state=state)
 
     def _pairs(self, server_round: int, models: int) -> list[tuple[int, int]]:
         pairs = list(combinations(range(models), 2))

@@ -29,13 +29,13 @@ from experiments.lab.settings import (
     match_options,
     sample,
 )
-from fedpfn.evaluation import evaluate
-from fedpfn.lmc import fusion_barrier, pairwise_barriers, repair_for
+from fedpfn.lmc import measure_connectivity, pairwise_barriers, repair_for
 from fedpfn.lmc.checkpoints import read_checkpoints, write_checkpoint
 from fedpfn.lmc.layerwise import layer_report
 from fedpfn.lmc.matching import match
 from fedpfn.lmc.pairwise import InputBatches
-from fedpfn.params import State, mean_state
+from fedpfn.parallel import temporary_pool
+from fedpfn.params import State
 from fedpfn.runs import read_config
 from fedpfn.runs.config import ConfigError, parse_overrides
 from fedpfn.runs.keys import flatten
@@ -86,16 +86,16 @@ class Bench:
 def show_barriers(bench: Bench, console: Console, *, picture: Path | None) -> None:
     """Print both barriers of every pair, and the fusion of all; draw the curves where asked to."""
     settings = bench.config.barrier
-    ends = [evaluate(bench.model, bench.test, state=state) for state in bench.states]
-    found = pairwise_barriers(
-        bench.model,
-        bench.states,
-        bench.test,
-        points=settings.points,
-        ends=ends,
-        batch_norm=settings.batch_norm,
-        training=bench.statistics,
-    )
+    with temporary_pool(bench.model) as pool:
+        measured = measure_connectivity(
+            pool,
+            bench.states,
+            bench.test,
+            points=settings.points,
+            batch_norm=settings.batch_norm,
+            batches=InputBatches(bench.statistics),
+        )
+    found, ends = measured.barriers, measured.ends
     middle = len(found.alphas) // 2
     table = _table("pair", "accuracy", "accuracy at 1/2", "accuracy barrier", "loss", "loss at 1/2", "loss barrier")
     for row, (first, second) in enumerate(found.pairs):
@@ -110,11 +110,10 @@ def show_barriers(bench: Bench, console: Console, *, picture: Path | None) -> No
         )
     bench.describe(console)
     console.print(table)
-    merged = mean_state(bench.states)
-    fused = evaluate(bench.model, bench.test, state=bench.repair(merged, bench.states[0]) if bench.repair else merged)
-    barrier = fusion_barrier(fused.accuracy, [end.accuracy for end in ends])
     console.print(
-        f"mean of all {len(ends)}: accuracy {short(fused.accuracy)}, fusion barrier {short(barrier)}", highlight=False
+        f"mean of all {len(ends)}: accuracy {short(measured.fused.accuracy)}, "
+        f"fusion barrier {short(measured.fusion_barrier)}",
+        highlight=False,
     )
     if picture:
         figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")

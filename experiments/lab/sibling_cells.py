@@ -5,11 +5,8 @@ and the two barriers, as means over pairs; ``fusion_*`` of the plain mean of all
 the same after matching every model to the first (``merge``: each to the others' mean), under the method's name.
 """
 
-from collections.abc import Mapping
-from contextlib import closing
-
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from experiments.lab.config import LabConfig, split_words
 from experiments.lab.findings import Findings
@@ -28,15 +25,15 @@ from experiments.lab.settings import (
 )
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
-from fedpfn.lmc import PairwiseBarriers, fusion_barrier, pairwise_barriers, repair_for
+from fedpfn.lmc import PairwiseBarriers, measure_connectivity, repair_for
 from fedpfn.lmc.layerwise import calibrated_barrier, find_layers, layer_report
 from fedpfn.lmc.matching import match, merge_many, spec_for
 from fedpfn.lmc.pairwise import InputBatches
 from fedpfn.lmc.plane import landscape, plane_through
 from fedpfn.lmc.siblings import Siblings, train_siblings
 from fedpfn.masks import frozen_share
-from fedpfn.parallel import ModelPool
-from fedpfn.params import State, mean_state
+from fedpfn.parallel import temporary_pool
+from fedpfn.params import State
 from fedpfn.seeding import derive
 
 
@@ -116,26 +113,25 @@ class Bench:
         self.statistics = sample(material.train, STATISTICS_EXAMPLES, config.seed, "statistics")
         self.repair = repair_for(config.barrier.batch_norm, lambda: model, InputBatches(self.statistics))
 
-    def evaluate(self, state: Mapping[str, Tensor]) -> Evaluation:
-        return evaluate(self.model, self.test, state=state)
-
     def measure_pairs(self, found: Findings, states: tuple[State, ...], prefix: str = "") -> None:
         """Measure ends, pairs and the mean of all."""
-        ends = [self.evaluate(state) for state in states]
-        accuracies = [end.accuracy for end in ends]
-        found.add(prefix, average_accuracy=np.mean(accuracies), average_loss=np.mean([end.loss for end in ends]))
+        with temporary_pool(self.model, workers=self.workers) as pool:
+            measured = measure_connectivity(
+                pool,
+                states,
+                self.test,
+                points=self.config.barrier.points,
+                batch_norm=self.config.barrier.batch_norm,
+                batches=InputBatches(self.statistics),
+            )
+        pairs, ends = measured.barriers, measured.ends
+        found.add(
+            prefix,
+            average_accuracy=np.mean([end.accuracy for end in ends]),
+            average_loss=np.mean([end.loss for end in ends]),
+        )
         if len(states) < 2:
             return
-        pairs = pairwise_barriers(
-            self.model,
-            states,
-            self.test,
-            points=self.config.barrier.points,
-            ends=ends,
-            batch_norm=self.config.barrier.batch_norm,
-            training=self.statistics,
-            workers=self.workers,
-        )
         middle = len(pairs.alphas) // 2
         found.add(
             prefix,
@@ -144,13 +140,11 @@ class Bench:
             accuracy_barrier=pairs.accuracy_barriers.mean(),
             loss_barrier=pairs.loss_barriers.mean(),
         )
-        merged = mean_state(states)
-        fused = self.evaluate(merged if self.repair is None else self.repair(merged, states[0]))
         found.add(
             prefix,
-            fusion_accuracy=fused.accuracy,
-            fusion_loss=fused.loss,
-            fusion_barrier=fusion_barrier(fused.accuracy, accuracies),
+            fusion_accuracy=measured.fused.accuracy,
+            fusion_loss=measured.fused.loss,
+            fusion_barrier=measured.fusion_barrier,
         )
         found.arrays |= _curves(pairs, prefix)
 
@@ -183,7 +177,7 @@ class Bench:
     def measure_plane(self, found: Findings) -> None:
         """Look at the plane through the first three models."""
         policy, batches = self.config.barrier.batch_norm, InputBatches(self.statistics)
-        with closing(ModelPool(self.model, workers=self.workers)) as pool:
+        with temporary_pool(self.model, workers=self.workers) as pool:
             repair = repair_for(policy, lambda: pool.model, batches)
 
             def measure(state: State) -> Evaluation:

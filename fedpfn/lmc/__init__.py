@@ -15,6 +15,7 @@ from fedpfn.lmc.barrier import (
 from fedpfn.lmc.batch_norm import repair_for
 from fedpfn.lmc.checkpoints import read_checkpoints, write_checkpoint
 from fedpfn.lmc.cold_fusion import ColdFusion, Task, cold_fusion, probe
+from fedpfn.lmc.connectivity import Connectivity, barriers_to, measure_connectivity
 from fedpfn.lmc.fine_tuning import TrainingRecipe, fine_tune
 from fedpfn.lmc.pairwise import InputBatches, pairwise_barriers
 from fedpfn.lmc.path_evaluation import measure_paths
@@ -26,6 +27,7 @@ from fedpfn.lmc.soups import Soup, SoupReport, greedy_soup, soup_of_fine_tunes, 
 __all__ = [
     "METHODS",
     "ColdFusion",
+    "Connectivity",
     "Curves",
     "InputBatches",
     "Landscape",
@@ -37,6 +39,7 @@ __all__ = [
     "Task",
     "TrainingRecipe",
     "accuracy_barrier",
+    "barriers_to",
     "cold_fusion",
     "fine_tune",
     "fusion_barrier",
@@ -44,6 +47,7 @@ __all__ = [
     "landscape",
     "loss_barrier",
     "mask_recipe",
+    "measure_connectivity",
     "measure_pairs",
     "measure_paths",
     "pairwise_barriers",

@@ -5,18 +5,15 @@ What is measured is defined in ``barrier``, what BatchNorm needs on a path in ``
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from fedpfn.devices import available_cpus
 from fedpfn.evaluation import Evaluation
 from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Pair, PairwiseBarriers
 from fedpfn.lmc.path_evaluation import measure_paths
-from fedpfn.parallel import ModelPool
+from fedpfn.parallel import temporary_pool
 
 
 def pairwise_barriers(
@@ -43,6 +40,7 @@ def pairwise_barriers(
 
     >>> from fedpfn.models import build
     >>> from fedpfn.params import read_state
+    >>> import torch
     >>> examples = Examples(torch.randn(64, 4), torch.randint(0, 3, (64,)))
     >>> model = build("mlp", (4,), 3, seed=0, width=8)
     >>> states = [read_state(build("mlp", (4,), 3, seed=seed, width=8)) for seed in range(3)]
@@ -53,22 +51,18 @@ def pairwise_barriers(
     if batch_norm == "reset" and training is None:
         raise ValueError("batch_norm='reset' re-estimates running statistics on training data: pass training=")
     batches = () if training is None else InputBatches(training)
-    threads = torch.get_num_threads()
-    with closing(ModelPool(model, workers=workers or available_cpus())) as pool:
-        try:
-            return measure_paths(
-                pool,
-                states,
-                examples,
-                points=points,
-                pairs=pairs,
-                ends=ends,
-                batch_norm=batch_norm,
-                batches=batches,
-                plain=plain,
-            )
-        finally:
-            torch.set_num_threads(threads)
+    with temporary_pool(model, workers=workers) as pool:
+        return measure_paths(
+            pool,
+            states,
+            examples,
+            points=points,
+            pairs=pairs,
+            ends=ends,
+            batch_norm=batch_norm,
+            batches=batches,
+            plain=plain,
+        )
 
 
 class InputBatches:

@@ -1,0 +1,172 @@
+"""Linear connectivity of several models in one call: each by itself, every pair, and the mean of all.
+
+Barriers of pairs are ``path_evaluation``'s, defined in ``barrier`` (arXiv 2402.01342, eq. 1 and 2), the fusion barrier
+is that of table 3. One BatchNorm policy (``batch_norm``) holds for the ends, the paths and the mean alike. The
+federation's record, the laboratory and the comparison of checkpoints all measure through this module; which models and
+which examples, and how results are written down, is left to them. ``barriers_to`` measures paths to one common end:
+clients to the global model, or one round's model to the next one's.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedpfn.evaluation import Evaluation
+from fedpfn.examples import Examples
+from fedpfn.lmc.barrier import Pair, PairwiseBarriers, fusion_barrier
+from fedpfn.lmc.batch_norm import repair_for
+from fedpfn.lmc.path_evaluation import measure_paths
+from fedpfn.parallel import ModelPool, evaluate_states
+from fedpfn.params import mean_state
+
+
+@dataclass(frozen=True)
+class Connectivity:
+    """How linearly connected K models are.
+
+    Attributes
+    ----------
+    ends
+        Loss and accuracy of every model by itself, in the order given, under the BatchNorm policy.
+    barriers
+        Loss and accuracy barriers of the pairs measured.
+    fused
+        Loss and accuracy of the (weighted) mean of all models.
+    fusion_barrier
+        1 - A(mean_i w_i) / mean_i A(w_i), a share; negative where the mean is better than the models.
+    """
+
+    ends: list[Evaluation]
+    barriers: PairwiseBarriers
+    fused: Evaluation
+    fusion_barrier: float
+
+
+def measure_connectivity(
+    pool: ModelPool,
+    states: Sequence[Mapping[str, Tensor]],
+    examples: Examples,
+    *,
+    points: int = 25,
+    pairs: Sequence[Pair] | None = None,
+    weights: Sequence[float] | None = None,
+    batch_norm: str = "average",
+    batches: Iterable[Tensor] = (),
+    plain: bool = False,
+) -> Connectivity:
+    """Measure every model by itself, the paths between them, and their mean.
+
+    Parameters
+    ----------
+    pool
+        Workers with copies of the model that the states belong to.
+    states
+        One or more states of the model.
+    examples
+        What losses (nats, or squared error) and accuracies (shares) are means over.
+    points
+        Points of a path, both ends included; odd.
+    pairs
+        Positions in ``states`` of the models of each path, all pairs by default; alpha = 1 is the first of a pair.
+    weights
+        Weights of the models in the mean, as numbers of examples; equal ones by default.
+    batch_norm, batches
+        The BatchNorm policy, and the input batches that ``reset`` estimates running statistics from.
+    plain
+        Evaluate the whole model at every point: the slow reference.
+
+    Returns
+    -------
+    Connectivity
+        ``ends`` and ``fused`` are measured whatever ``pairs`` are.
+
+    Raises
+    ------
+    ValueError
+        For no states, states that are not the model's, or an even number of points.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedpfn.models import build
+    >>> from fedpfn.params import read_state
+    >>> states = [read_state(build("mlp", (4,), 3, seed=seed, width=8)) for seed in range(3)]
+    >>> examples = Examples(torch.randn(64, 4), torch.randint(0, 3, (64,)))
+    >>> result = measure_connectivity(ModelPool(build("mlp", (4,), 3, seed=0, width=8), workers=1), states, examples)
+    >>> len(result.ends), result.barriers.pairs.tolist(), result.fused.examples
+    (3, [[0, 1], [0, 2], [1, 2]], 64)
+    """
+    examples = examples.decoded()
+    ends = evaluate_states(pool, states, examples)
+    barriers = measure_paths(
+        pool,
+        states,
+        examples,
+        points=points,
+        pairs=pairs,
+        ends=ends,
+        batch_norm=batch_norm,
+        batches=batches,
+        plain=plain,
+    )
+    repair = repair_for(batch_norm, lambda: pool.model, batches)
+    merged = mean_state(states, weights)
+    (fused,) = evaluate_states(pool, [merged if repair is None else repair(merged, states[0])], examples)
+    return Connectivity(ends, barriers, fused, fusion_barrier(fused.accuracy, [end.accuracy for end in ends]))
+
+
+def barriers_to(
+    pool: ModelPool,
+    states: Sequence[Mapping[str, Tensor]],
+    target: Mapping[str, Tensor],
+    examples: Examples,
+    *,
+    points: int = 25,
+    batch_norm: str = "average",
+    batches: Iterable[Tensor] = (),
+    ends: Sequence[Evaluation] | None = None,
+    plain: bool = False,
+) -> PairwiseBarriers:
+    """Measure the path from each of K ``states`` to one ``target``.
+
+    Client-to-global barriers take the clients' states and the global one; a round-to-round barrier is that of one
+    state. Each end is evaluated once, the target too.
+
+    Parameters
+    ----------
+    pool, examples, points, batch_norm, batches, plain
+        As for ``measure_connectivity``.
+    states
+        K states of the model, the first ends of the paths (alpha = 1).
+    target
+        The state at the other end of every path (alpha = 0).
+    ends
+        Evaluations of ``states`` that are known already, as ``Connectivity.ends``; without the target's.
+
+    Returns
+    -------
+    PairwiseBarriers
+        K paths; ``pairs`` are (i, K), the target standing behind the K states.
+
+    Raises
+    ------
+    ValueError
+        For states that are not the model's, as many ``ends`` as there are not states, or an even number of points.
+    """
+    examples, everyone = examples.decoded(), [*states, target]
+    if ends is not None:
+        if len(ends) != len(states):
+            raise ValueError(f"ends are evaluations of the {len(states)} states, got {len(ends)}")
+        ends = [*ends, *evaluate_states(pool, [target], examples)]
+    return measure_paths(
+        pool,
+        everyone,
+        examples,
+        points=points,
+        pairs=[(position, len(states)) for position in range(len(states))],
+        ends=ends,
+        batch_norm=batch_norm,
+        batches=batches,
+        plain=plain,
+    )
