@@ -287,11 +287,19 @@ def test_own_measures_follow_the_built_in_ones(instruments: Instruments) -> None
     assert resolve_measures() == BUILT_IN
 
 
+def test_what_costs_too_much_is_left_out() -> None:
+    names = {measure.name for measure in resolve_measures("-client_to_global,-drift.norm_max")}
+    assert set(MEASURES) - names == {name for name in MEASURES if name.startswith("client_to_global.")} | {
+        "drift.norm_max"
+    }
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         ("acuracy", "did you mean 'accuracy'"),
         ("sharpness", "no measure 'sharpness'"),
+        ("-barrier.pairs", "cannot be left out"),
         ("test_measures:loss", "has a 'loss' already"),
         ("test_measures:norms,test_measures.sub:norms", "no module"),
         ("test_measures:math", "not a function"),

@@ -80,6 +80,12 @@ def test_the_arrays_of_a_round_are_those_of_its_clients(folder: RunFolder) -> No
     assert arrays["global_loss_barriers"].mean() == recorder.rounds[1]["client_to_global"]["loss_mean"]
 
 
+def test_what_is_left_out_is_nowhere(folder: RunFolder) -> None:
+    record(recorder_in(folder, measures=resolve_measures("-client_to_global,-drift")), range(2))
+    assert not {"client_to_global", "drift"} & read_rounds(folder.path)[1].keys()
+    assert "global_loss_barriers" not in read_run(folder.path).barriers(1)
+
+
 def test_rounds_without_barriers_leave_no_arrays(folder: RunFolder) -> None:
     record(recorder_in(folder, settings={"barrier_every": 2}, save_client_models=True), range(3))
     assert [path.name for path in sorted((folder.path / "barriers").iterdir())] == ["round-0002.npz"]

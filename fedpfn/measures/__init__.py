@@ -2,7 +2,7 @@
 
 from fedpfn.measures.custom import MeasureError, resolve_measures
 from fedpfn.measures.drift import Drift, client_drift
-from fedpfn.measures.instruments import ClientConnectivity, Instruments
+from fedpfn.measures.instruments import Instruments
 from fedpfn.measures.table import (
     BUILT_IN,
     MEASURES,
@@ -18,7 +18,6 @@ from fedpfn.measures.table import (
 __all__ = [
     "BUILT_IN",
     "Better",
-    "ClientConnectivity",
     "Drift",
     "Instruments",
     "MEASURES",

@@ -19,6 +19,9 @@ from fedpfn.measures.instruments import Instruments
 from fedpfn.measures.table import BUILT_IN, MEASURES, Better, Measure
 from fedpfn.rounds import Round
 
+# measured anyway: readers of a record rely on these
+REQUIRED = frozenset({"accuracy", "loss", "train_loss", "mask", "barrier", "fusion", "weights_sha256", "bytes_down",
+                      "bytes_up"})  # fmt: skip
 # keys of a line of rounds.jsonl that no measure may be called
 RESERVED = frozenset({"round", "clients", "failures", "seconds"})
 
@@ -28,36 +31,48 @@ class MeasureError(RuntimeError):
 
 
 def resolve_measures(names: str = "") -> tuple[Measure, ...]:
-    """Return the built-in measures followed by those in ``names``.
+    """Return the built-in measures followed by the user's own.
 
     Parameters
     ----------
     names
-        Comma-separated import strings ``package.module:function``. The names of built-in measures and of their tables
-        may stand among them; these are measured anyway.
+        Comma-separated import strings ``package.module:function``, and names of built-in measures or tables to leave
+        out, with a minus: ``"-client_to_global,my_measures:sharpness"``.
 
     Raises
     ------
     ValueError
-        One line, for an unknown name, an import string that cannot be loaded, an object that is not a function,
-        a ``better`` that is no direction, and a name that is taken.
+        One line, for an unknown name, one that cannot be left out, an import string that cannot be loaded, an object
+        that is not a function, a ``better`` that is no direction, and a name that is taken.
     """
     own: dict[str, Measure] = {}
+    left_out: set[str] = set()
     for name in dict.fromkeys(part.strip() for part in names.split(",") if part.strip()):
         if imports.is_reference(name):
             measure = _load(name)
             if measure.name in own:
                 raise ValueError(f"measures {name!r}: another measure is called {measure.name!r} too")
             own[measure.name] = measure
-        elif name not in _built_in_names():
-            near = difflib.get_close_matches(name, _built_in_names(), n=1)
+            continue
+        built_in = name.removeprefix("-")
+        if built_in not in _built_in_names():
+            near = difflib.get_close_matches(built_in, _built_in_names(), n=1)
             hint = f"did you mean {near[0]!r}?" if near else "one's own is package.module:function"
-            raise ValueError(f"there is no measure {name!r}; {hint}")
-    return (*BUILT_IN, *own.values())
+            raise ValueError(f"there is no measure {built_in!r}; {hint}")
+        if name.startswith("-"):
+            if _table(built_in) in REQUIRED:
+                raise ValueError(f"the measure {built_in!r} cannot be left out: readers of a record rely on it")
+            left_out.add(built_in)
+    kept = (measure for measure in BUILT_IN if not {measure.name, _table(measure.name)} & left_out)
+    return (*kept, *own.values())
+
+
+def _table(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _built_in_names() -> list[str]:
-    return list(dict.fromkeys(part for name in MEASURES for part in (name, name.partition(".")[0])))
+    return list(dict.fromkeys(part for name in MEASURES for part in (name, _table(name))))
 
 
 def _load(reference: str) -> Measure:

@@ -17,42 +17,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpfn.devices import available_cpus
-from fedpfn.evaluation import Evaluation, evaluate
+from fedpfn.evaluation import Evaluation
 from fedpfn.examples import Examples
-from fedpfn.lmc import InputBatches, PairwiseBarriers, fusion_barrier, measure_paths, repair_for
+from fedpfn.lmc import (
+    Connectivity,
+    InputBatches,
+    PairwiseBarriers,
+    barriers_to,
+    measure_connectivity,
+    repair_for,
+)
 from fedpfn.lmc.layerwise import LayerCosines, layer_cosines
 from fedpfn.losses import is_regression
 from fedpfn.measures.drift import Drift, client_drift
 from fedpfn.parallel import ModelPool
-from fedpfn.params import State, mean_state
+from fedpfn.params import State
 from fedpfn.rounds import Round
 from fedpfn.seeding import numpy_generator
 
 Result = TypeVar("Result")
 
 _CHUNK = 1000
-
-
-@dataclass(frozen=True)
-class ClientConnectivity:
-    """How linearly connected the client models of a round are.
-
-    Attributes
-    ----------
-    ends
-        Loss and accuracy of every client model.
-    barriers
-        Barriers of the pairs of clients measured, as positions in the round's contributions.
-    fused
-        Loss and accuracy of the clients' plain mean.
-    fusion_barrier
-        1 - A(mean of the clients) / mean of their A, a share.
-    """
-
-    ends: list[Evaluation]
-    barriers: PairwiseBarriers
-    fused: Evaluation
-    fusion_barrier: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +187,7 @@ class Instruments:
         names = round.parameters or None
         return self._once(round, "drift", lambda: client_drift(round.before, self._each_client_state(round), names))
 
-    def connectivity(self, round: Round) -> ClientConnectivity | None:
+    def connectivity(self, round: Round) -> Connectivity | None:
         """Return the connectivity of the round's client models; None for fewer than two of them."""
         if len(round.contributions) < 2:
             return None
@@ -232,10 +217,11 @@ class Instruments:
         if connectivity is None:
             return None
         pairs = [(int(first), int(second)) for first, second in connectivity.barriers.pairs]
+        repair = repair_for(self.batch_norm, lambda: self.model, self.batches)
         return self._once(
             round,
             "layer_cosines",
-            lambda: layer_cosines(self.model, self.client_states(round), pairs, self.measured_on, repair=self._repair),
+            lambda: layer_cosines(self.model, self.client_states(round), pairs, self.measured_on, repair=repair),
         )
 
     def pairs(self, round: Round) -> list[tuple[int, int]]:
@@ -257,10 +243,6 @@ class Instruments:
         total, most = len(self.test), self.evaluate_max_examples
         return self.test.take(sample(total, most, self.seed, "evaluate")) if 0 < most < total else self.test
 
-    @cached_property
-    def _repair(self) -> Any:
-        return repair_for(self.batch_norm, lambda: self.pool.model, self.batches)
-
     def _once(self, round: Round, name: str, compute: Callable[[], Result]) -> Result:
         if self._results.get("round") is not round:
             self._results.clear()
@@ -277,40 +259,30 @@ class Instruments:
         else:
             yield from map(round.state, round.contributions)
 
-    def _connectivity(self, round: Round) -> ClientConnectivity:
-        states = self.client_states(round)
-        ends = self._evaluate_each(states)
-        barriers = measure_paths(
+    def _connectivity(self, round: Round) -> Connectivity:
+        return measure_connectivity(
             self.pool,
-            states,
+            self.client_states(round),
             self.measured_on,
             points=self.points,
             pairs=self.pairs(round),
-            ends=ends,
             batch_norm=self.batch_norm,
             batches=self.batches,
         )
-        merged = mean_state(states)
-        (fused,) = self._evaluate_each([merged if self._repair is None else self._repair(merged, states[0])])
-        return ClientConnectivity(ends, barriers, fused, fusion_barrier(fused.accuracy, [e.accuracy for e in ends]))
 
     def _barriers_to(
         self, states: list[State], target: State, *, ends: list[Evaluation] | None = None
     ) -> PairwiseBarriers:
-        known = None if ends is None else [*ends, *self._evaluate_each([target])]
-        return measure_paths(
+        return barriers_to(
             self.pool,
-            [*states, target],
+            states,
+            target,
             self.measured_on,
             points=self.points,
-            pairs=[(position, len(states)) for position in range(len(states))],
-            ends=known,
             batch_norm=self.batch_norm,
             batches=self.batches,
+            ends=ends,
         )
-
-    def _evaluate_each(self, states: list[State]) -> list[Evaluation]:
-        return self.pool.map(lambda state: evaluate(self.model, self.measured_on, state=state), states)
 
 
 def sample(total: int, most: int, seed: int, *purpose: int | str) -> NDArray[np.int64]:

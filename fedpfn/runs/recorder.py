@@ -235,9 +235,10 @@ class Recorder:
         )
 
     def _write_barriers(self, round: Round) -> None:
-        arrays = barrier_arrays(round, self.instruments)
-        if not arrays:
+        if len(round.contributions) < 2:
             return
+        to_global = any(measure.name.startswith("client_to_global.") for measure in self.measures)
+        arrays = barrier_arrays(round, self.instruments, to_global=to_global)
         self.folder.write_barriers(round.server_round, arrays)
         if self.save_client_models:
             for client, state in zip(round.clients, self.instruments.client_states(round), strict=True):
@@ -265,20 +266,18 @@ class Recorder:
         return self.instruments.model.state_dict() | state
 
 
-def barrier_arrays(round: Round, instruments: Instruments) -> dict[str, NDArray[Any]]:
+def barrier_arrays(round: Round, instruments: Instruments, *, to_global: bool = True) -> dict[str, NDArray[Any]]:
     """Return the curves and matrices of a round's connectivity; empty for fewer than two clients.
 
     ``loss`` and ``accuracy`` (pairs, points) are the curves over ``alphas``; ``loss_matrix`` and ``accuracy_matrix``
-    (clients, clients) the barriers; ``client_loss``, ``client_accuracy`` (clients,) the ends; ``global_loss_barriers``
-    and ``global_accuracy_barriers`` (clients,) those to the global model after the round.
+    (clients, clients) the barriers; ``client_loss``, ``client_accuracy`` (clients,) the ends; ``to_global`` adds
+    ``global_loss_barriers`` and ``global_accuracy_barriers`` (clients,), to the global model after the round.
     """
-    connectivity, to_global = instruments.connectivity(round), instruments.client_to_global(round)
-    if connectivity is None or to_global is None:
+    connectivity, clients = instruments.connectivity(round), np.array(round.clients, dtype=np.int64)
+    if connectivity is None:
         return {}
-    barriers, clients = connectivity.barriers, np.array(round.clients, dtype=np.int64)
-    layers = instruments.layer_cosines(round)
-    by_layer = {} if layers is None else {"layer_llfc": layers.llfc, "layer_baseline": layers.baseline}
-    return by_layer | {
+    barriers = connectivity.barriers
+    arrays = {
         "clients": clients,
         "pairs": clients[barriers.pairs],
         "alphas": barriers.alphas,
@@ -288,10 +287,13 @@ def barrier_arrays(round: Round, instruments: Instruments) -> dict[str, NDArray[
         "accuracy_matrix": barriers.matrix("accuracy", len(clients)),
         "client_loss": np.array([end.loss for end in connectivity.ends]),
         "client_accuracy": np.array([end.accuracy for end in connectivity.ends]),
-        "global_loss_barriers": to_global.loss_barriers,
-        "global_accuracy_barriers": to_global.accuracy_barriers,
         "convention": np.array(CONVENTION),
     }
+    if (layers := instruments.layer_cosines(round)) is not None:
+        arrays |= {"layer_llfc": layers.llfc, "layer_baseline": layers.baseline}
+    if to_global and (paths := instruments.client_to_global(round)) is not None:
+        arrays |= {"global_loss_barriers": paths.loss_barriers, "global_accuracy_barriers": paths.accuracy_barriers}
+    return arrays
 
 
 def _require_finite(record: Mapping[str, Any], state: State) -> None:
