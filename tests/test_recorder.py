@@ -200,4 +200,4 @@ def test_own_measures_are_in_lines_tables_and_trackers(folder: RunFolder) -> Non
 def test_a_line_is_json_that_any_reader_takes(folder: RunFolder) -> None:
     record(recorder_in(folder, settings={"num_classes": 4}), range(2), clients=1)
     line = json.loads((folder.path / "rounds.jsonl").read_text().splitlines()[1])
-    assert line["class_accuracy"][3] is None and line["drift"]["cosine_mean"] is None
+    assert line["class_accuracy"][3] is None and "cosine_mean" not in line["drift"]

@@ -7,11 +7,13 @@ import string, are in ``custom``; how the costly parts are computed, and in whic
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import isnan
 from statistics import fmean
 from typing import Any, Literal
 
 from fedpfn.lmc import PairwiseBarriers
 from fedpfn.masks import build_mask, frozen_share
+from fedpfn.measures.drift import Drift
 from fedpfn.measures.instruments import Instruments
 from fedpfn.params import state_digest
 from fedpfn.rounds import Round
@@ -169,6 +171,11 @@ def _layers(round: Round, instruments: Instruments) -> list[dict[str, Any]] | No
     ]
 
 
+def _cosine(drift: Drift) -> float | None:
+    # undefined where fewer than two clients moved
+    return None if isnan(drift.cosine_mean) else drift.cosine_mean
+
+
 _EVALUATION, _CONNECTIVITY, _DRIFT = Instruments.evaluation, Instruments.connectivity, Instruments.drift
 _TO_GLOBAL, _TO_ROUND = Instruments.client_to_global, Instruments.round_to_round
 _PHASES = _mask(lambda round: len(round.plan))
@@ -210,7 +217,7 @@ BUILT_IN: tuple[Measure, ...] = (
             _barriers(_TO_ROUND, "loss", "mean"), "barriers"),
     Measure("drift.norm_mean", "norm of client updates", "", "none", _of(_DRIFT, lambda d: fmean(d.norms))),
     Measure("drift.norm_max", "max norm of client updates", "", "none", _of(_DRIFT, lambda d: max(d.norms))),
-    Measure("drift.cosine_mean", "cosine between client updates", "", "none", _of(_DRIFT, lambda d: d.cosine_mean)),
+    Measure("drift.cosine_mean", "cosine between client updates", "", "none", _of(_DRIFT, _cosine)),
     Measure("class_accuracy", "accuracy by class", SHARE, "higher", lambda r, i: i.class_accuracy(r)),
     Measure("weights_sha256", "digest of the global weights", "", "none", lambda r, i: state_digest(r.after), "always"),
     Measure("bytes_down", "bytes down", BYTES, "lower", lambda r, i: r.bytes_down, "always"),

@@ -216,7 +216,9 @@ class Recorder:
         barriers = time.perf_counter()
         values |= measure_round(self.measures, round, self.instruments, due=("always", "evaluated"))
         measured = time.perf_counter()
-        record = nest({measure.name: values[measure.name] for measure in self.measures})
+        # a user's measure that says None was not taken: null stands for what was not finite
+        kept = (m.name for m in self.measures if m.name in MEASURES or values[m.name] is not None)
+        record = nest({name: values[name] for name in kept})
         if record.get("mask"):
             record["mask"] = {"schedule": self.schedule} | record["mask"]
         failures = [{"client": one.client, "stage": one.stage, "error": one.error} for one in round.failures]
