@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from experiments.recorded import is_evaluated
 from fedpfn.runs import Run
 
 # Okabe and Ito's palette: told apart by the colour-blind, and in grey by their line styles
@@ -42,9 +43,10 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def _draw_accuracy(axes: Axes, run: Run) -> None:
+    evaluated = [record for record in run.rounds if is_evaluated(record)]
     axes.plot(
-        [record["round"] for record in run.rounds],
-        [record["accuracy"] for record in run.rounds],
+        [record["round"] for record in evaluated],
+        [record["accuracy"] for record in evaluated],
         color=BLUE,
         marker="o",
         markersize=3,
@@ -82,6 +84,15 @@ def _draw_barriers(axes: Axes, run: Run) -> None:
     axes.fill_between(rounds, lowest, highest, color=ORANGE, alpha=0.18, linewidth=0, label="range over pairs")
     pairs = measured[-1]["barrier"]["pairs"]
     axes.plot(rounds, means, color=ORANGE, marker="o", markersize=3, label=f"mean of {pairs} pairs")
+    to_global = [record for record in run.rounds if record.get("client_to_global")]
+    if to_global:
+        axes.plot(
+            [record["round"] for record in to_global],
+            [record["client_to_global"]["accuracy_mean"] for record in to_global],
+            color=BLUE,
+            linestyle=":",
+            label="client to global model, mean",
+        )
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper right", fontsize=8, frameon=False)
 

@@ -1,6 +1,8 @@
 """A run as a person reads it: the rounds as a table, the figures of its summary, one picture."""
 
+import math
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -8,13 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.figures import rounds_figure, save_figure
+from experiments.recorded import further_numbers, further_quantities, unit_words
 from fedpfn.runs import Run
+
+_ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 
 
 def show_run(run: Run, console: Console, *, every: int = 1) -> None:
     """Print the rounds of ``run`` and its summary, draw its picture into the run folder, and say where it is."""
     console.print(rounds_table(run, every=every))
     console.print(summary_table(run))
+    if further := further_table(run):
+        console.print(further)
     measured = [record for record in run.rounds if (record["barrier"] or {}).get("layers")]
     if measured:
         console.print(layers_table(measured[-1]))
@@ -49,6 +56,22 @@ def layers_table(record: dict[str, Any]) -> Table:
     return table
 
 
+def further_table(run: Run) -> Table | None:
+    """Return what is on record beyond the columns of ``rounds_table``: last value and mean over measured rounds."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for place, name in enumerate(("further measures", "last", "mean")):
+        table.add_column(name, justify="right" if place else "left")
+    numbers = [further_numbers(record) for record in run.rounds]
+    for quantity in further_quantities([run]):
+        if values := [found[quantity.name] for found in numbers if quantity.name in found]:
+            name = f"{quantity.label}{unit_words(quantity)}{_ARROWS[quantity.better]}"
+            table.add_row(name, short(values[-1]), short(fmean(values)))
+    by_class = [[value for value in record.get("class_accuracy") or () if value is not None] for record in run.rounds]
+    if lowest := [min(accuracies) for accuracies in by_class if accuracies]:
+        table.add_row("accuracy of the worst class ↑", short(lowest[-1]), short(fmean(lowest)))
+    return table if table.row_count else None
+
+
 def summary_table(run: Run) -> RenderableType:
     """Return the figures of a complete run, or why it is not complete."""
     if run.summary is None:
@@ -59,8 +82,8 @@ def summary_table(run: Run) -> RenderableType:
     table.add_column(style="bold")
     table.add_column()
     rows = {
-        "final accuracy": f"{summary['final_accuracy']:.4f}  (mean of the last {min(5, summary['rounds'])} rounds)",
-        "best accuracy": f"{summary['best_accuracy']:.4f}  (round {summary['best_round']})",
+        "final accuracy": f"{number(summary['final_accuracy'])}  (mean of the last {min(5, summary['rounds'])} rounds)",
+        "best accuracy": f"{number(summary['best_accuracy'])}  (round {summary['best_round']})",
         "accuracy barrier": f"{number(summary['mean_accuracy_barrier'])} over the run, "
         f"{number(summary['last_accuracy_barrier'])} at the end  (mean over pairs)",
         "client to server": human_bytes(summary["bytes_up"]),
@@ -75,6 +98,15 @@ def summary_table(run: Run) -> RenderableType:
 def number(value: float | None) -> str:
     """Return a share with four digits, or a dash where it was not measured."""
     return "–" if value is None else f"{value:.4f}"
+
+
+def short(value: float | None) -> str:
+    """Return a number of any size with four digits, or a dash where it was not measured or is not finite.
+
+    >>> short(0.123456), short(12345.6), short(None)
+    ('0.1235', '1.235e+04', '–')
+    """
+    return "–" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 
 def human_bytes(count: float) -> str:

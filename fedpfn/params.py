@@ -5,6 +5,7 @@ in the model's own order. Integer buffers (counters) and parameters with ``requi
 first are never averaged, the second never change. How a state is packed for the wire is said in ``packing``.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -89,6 +90,15 @@ def mean_state(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] 
 def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
     """Return the name of the first tensor that holds NaN or infinity, or None."""
     return next((name for name, tensor in state.items() if not _finite(tensor)), None)
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a state's names, shapes and bits: equal digests are identical weights."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -6,20 +6,24 @@ are averaged over seeds and written is left to others.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
+from experiments.recorded import further_numbers, further_quantities, is_evaluated, unit_words
+from fedpfn.measures import MEASURES, Better, Quantity
 from fedpfn.runs import Run
 
-Unit = Literal["share", "nats", "rounds", "bytes"]
+# share, nats, rounds, bytes, or that of a user's own measure
+Unit = str
 
 # the papers' final accuracy: that of one round alone moves with the round
 LAST_ROUNDS = 5
 
 # parts of a table that are read together
 MAIN, TRAFFIC, MORE = "Accuracy and barriers", "Communication", "Loss and fusion barriers"
+FURTHER = "Further measures"
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Measure:
     head: str
     about: str
     unit: Unit
-    better: Literal["higher", "lower"]
+    better: Better
     part: str
     of: Callable[[Run], float | None]
     chief: bool = False
@@ -54,23 +58,54 @@ def measures(target: float | None = None) -> tuple[Measure, ...]:
                     "lower", TRAFFIC, lambda run: bytes_to(run, target), chief=True, missing="not reached"),
         ]  # fmt: skip
     return (
-        Measure("final_accuracy", "final accuracy", f"mean of the last {LAST_ROUNDS} rounds", "share", "higher", MAIN,
-                final_accuracy, chief=True),
-        Measure("best_accuracy", "best accuracy", "that of the best round", "share", "higher", MAIN, best_accuracy),
-        Measure("mean_accuracy_barrier", "mean accuracy barrier", f"{barrier}, mean over pairs and measured rounds",
-                "share", "lower", MAIN, mean_accuracy_barrier, chief=True),
-        Measure("max_accuracy_barrier", "max accuracy barrier", "the largest of any pair and round", "share", "lower",
-                MAIN, max_accuracy_barrier),
+        _of_rounds("accuracy", "final_accuracy", "final accuracy", f"mean of the last {LAST_ROUNDS} rounds", MAIN,
+                   final_accuracy, chief=True),
+        _of_rounds("accuracy", "best_accuracy", "best accuracy", "that of the best round", MAIN, best_accuracy),
+        _of_rounds("barrier.accuracy_mean", "mean_accuracy_barrier", "mean accuracy barrier",
+                   f"{barrier}, mean over pairs and measured rounds", MAIN, mean_accuracy_barrier, chief=True),
+        _of_rounds("barrier.accuracy_max", "max_accuracy_barrier", "max accuracy barrier",
+                   "the largest of any pair and round", MAIN, max_accuracy_barrier),
         *reached,
-        Measure("bytes_up", "bytes up", "clients to server, all rounds", "bytes", "lower", TRAFFIC, bytes_up),
-        Measure("bytes_down", "bytes down", "server to clients, all rounds", "bytes", "lower", TRAFFIC, bytes_down),
-        Measure("mean_loss_barrier", "mean loss barrier", "of the loss in nats, mean over pairs and measured rounds",
-                "nats", "lower", MORE, mean_loss_barrier),
-        Measure("max_loss_barrier", "max loss barrier", "the largest of any pair and round", "nats", "lower", MORE,
-                max_loss_barrier),
-        Measure("fusion_barrier", "fusion barrier", "1 − accuracy of the clients' plain mean / mean accuracy of the "
-                "clients, mean over measured rounds", "share", "lower", MORE, mean_fusion_barrier),
+        _of_rounds("bytes_up", "bytes_up", "bytes up", "clients to server, all rounds", TRAFFIC, bytes_up),
+        _of_rounds("bytes_down", "bytes_down", "bytes down", "server to clients, all rounds", TRAFFIC, bytes_down),
+        _of_rounds("barrier.loss_mean", "mean_loss_barrier", "mean loss barrier",
+                   "of the loss in nats, mean over pairs and measured rounds", MORE, mean_loss_barrier),
+        _of_rounds("barrier.loss_max", "max_loss_barrier", "max loss barrier", "the largest of any pair and round",
+                   MORE, max_loss_barrier),
+        _of_rounds("fusion.barrier", "fusion_barrier", "fusion barrier", "1 − accuracy of the clients' plain mean / "
+                   "mean accuracy of the clients, mean over measured rounds", MORE, mean_fusion_barrier),
     )  # fmt: skip
+
+
+def _of_rounds(
+    recorded: str,
+    key: str,
+    head: str,
+    about: str,
+    part: str,
+    of: Callable[[Run], float | None],
+    *,
+    chief: bool = False,
+) -> Measure:
+    """Return a measure of a run with the unit and direction of what is ``recorded`` of its rounds."""
+    quantity = MEASURES[recorded]
+    return Measure(key, head, about, quantity.unit, quantity.better, part, of, chief=chief)
+
+
+def further_measures(runs: Iterable[Run]) -> tuple[Measure, ...]:
+    """Return the mean over measured rounds of every other number on record, a user's own measures among them."""
+    return tuple(_mean_of(quantity) for quantity in further_quantities(runs))
+
+
+def _mean_of(quantity: Quantity) -> Measure:
+    name = quantity.name
+
+    def mean(run: Run) -> float | None:
+        numbers = map(further_numbers, run.rounds)
+        return _mean([found[name] for found in numbers if name in found])
+
+    about = f"mean over measured rounds{unit_words(quantity)}"
+    return Measure(name, quantity.label, about, quantity.unit, quantity.better, FURTHER, mean)
 
 
 def final_accuracy(run: Run) -> float | None:
@@ -154,7 +189,7 @@ def disagreements(run: Run) -> Iterator[str]:
 
 
 def _accuracies(run: Run) -> list[float]:
-    return [_number(record["accuracy"]) for record in run.rounds if record["round"] > 0]
+    return [_number(record["accuracy"]) for record in run.rounds if record["round"] > 0 and is_evaluated(record)]
 
 
 def _measured(run: Run, table: str, key: str) -> list[float]:

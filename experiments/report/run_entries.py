@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.recorded import further_numbers, further_quantities, is_evaluated, unit_words
 from experiments.report.log_text import LogText, clean, read_log, without_secrets
 from experiments.report.measures import final_accuracy, mean_accuracy_barrier
 from experiments.report.study import Group, Study, show_value
 from experiments.report.tables import Cell, Column, Table
-from experiments.show import human_bytes, number, round_cells
+from experiments.show import human_bytes, number, round_cells, short
 from fedpfn.runs import LOG, Run
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.identity import used_keys
@@ -73,19 +74,28 @@ def run_entries(study: Study, runs: Sequence[Run]) -> list[RunEntry]:
     ]
 
 
-def rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
+def rounds_table(run: Run) -> Table:
     """Return the lines of ``rounds.jsonl`` as a table, a dash for what was not measured."""
-    columns = tuple(Column(head, head) for head in _HEADS)
-    return Table("Rounds", columns, tuple(tuple(map(Cell, _round_cells(record))) for record in rounds), 1)
+    further = [further_numbers(record) for record in run.rounds]
+    shown = [one for one in further_quantities([run]) if any(one.name in numbers for numbers in further)]
+    columns = (
+        *(Column(head, head) for head in _HEADS),
+        *(Column(one.name, f"{one.label}{unit_words(one)}") for one in shown),
+    )
+    rows = [
+        [*_round_cells(record), *(short(numbers.get(one.name)) for one in shown)]
+        for record, numbers in zip(run.rounds, further, strict=True)
+    ]
+    return Table("Rounds", columns, tuple(tuple(map(Cell, row)) for row in rows), 1)
 
 
 def curve(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Return accuracy over rounds as the data of an SVG path, 0 at the bottom and 1 on top; broken where it is null."""
+    """Return accuracy over rounds as the data of an SVG path, 0 at the bottom and 1 on top; broken where not finite."""
     step = CURVE_WIDTH / max(len(rounds) - 1, 1)
     pieces, pen = [], "M"
     for place, record in enumerate(rounds):
         if record["accuracy"] is None:
-            pen = "M"
+            pen = "M" if is_evaluated(record) else pen
             continue
         height = CURVE_HEIGHT - 1 - record["accuracy"] * (CURVE_HEIGHT - 2)
         pieces.append(f"{pen}{place * step:.4g} {height:.4g}")
@@ -120,7 +130,7 @@ def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool
         curve=curve(run.rounds),
         words=(name, about, state, *named),
         keys=keys,
-        rounds=rounds_table(run.rounds),
+        rounds=rounds_table(run),
         environment=tuple(_lines(run.environment)),
         log=read_log(run.path / LOG),
     )

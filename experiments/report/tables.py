@@ -10,7 +10,7 @@ from typing import Literal
 
 from experiments.report.averages import Average, average
 from experiments.report.differences import CONFIDENCE, Difference, difference, find_baselines
-from experiments.report.measures import Measure, measures
+from experiments.report.measures import Measure, further_measures, measures
 from experiments.report.study import Group, Study, Value, short_name, show_value
 from experiments.report.units import show_average, show_change
 from fedpfn.runs.config import RunConfig
@@ -21,7 +21,8 @@ Verdict = Literal["better", "worse"]
 # said of what is fixed even where it is the default
 _ALWAYS_TOLD = ("rounds", "federation.clients", "data.name", "model.name")
 _DEFAULTS = {spec.name: spec.default for spec in key_specs(RunConfig)}
-_ARROWS = {"higher": "↑", "lower": "↓"}
+# a no-break space: no arrow stands alone
+_ARROWS = {"higher": "\u00a0↑", "lower": "\u00a0↓", "none": ""}
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def make_report(study: Study, *, target: float | None = None, baseline: Mapping[
 
     Raises ``ValueError`` where a group has several baselines.
     """
-    wanted = measures(target)
+    runs = [run for group in study.groups for run in group.runs]
+    wanted = (*measures(target), *further_measures(runs))
     baselines, notes = find_baselines(study, baseline) if baseline else ([None] * len(study.groups), [])
     averages = [{measure.key: average(group, measure) for measure in wanted} for group in study.groups]
     rows = []
@@ -189,8 +191,7 @@ def _key_cells(group: Group) -> list[Cell]:
 
 
 def _measure_column(measure: Measure, before: str = "") -> Column:
-    # a no-break space: no arrow stands alone
-    return Column(measure.key, f"{before}{measure.head}\u00a0{_ARROWS[measure.better]}")
+    return Column(measure.key, f"{before}{measure.head}{_ARROWS[measure.better]}")
 
 
 def _count(number: int) -> Cell:
@@ -211,7 +212,7 @@ def _change_cell(found: Difference, measure: Measure, *, of: int) -> Cell:
     interval = found.interval if found.interval and found.interval[0] < found.interval[1] else None
     text = show_change(found.mean, interval, measure.unit)
     verdict: Verdict | None = None
-    if interval and not interval[0] <= 0 <= interval[1]:
+    if interval and measure.better != "none" and not interval[0] <= 0 <= interval[1]:
         verdict = "better" if (found.mean > 0) == (measure.better == "higher") else "worse"
     return Cell(text if found.n == of else f"{text} ({found.n}/{of})", found.mean, verdict)
 

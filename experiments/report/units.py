@@ -1,11 +1,11 @@
-"""How numbers of a report are written: shares and nats with four decimals, bytes in the unit of their size.
+"""How numbers of a report are written: bytes in the unit of their size, others with four decimals.
 
 A minus is a minus sign, not a hyphen, and zero has none.
 """
 
 from experiments.report.measures import Unit
 
-_DECIMALS = {"share": 4, "nats": 4, "rounds": 1}
+_DECIMALS = {"rounds": 1}
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -45,7 +45,7 @@ def _written(
         values = [value / 1000**step for value in values]
         whole = len(f"{largest / 1000**step:.0f}")
         digits, suffix = (0 if step == 0 else max(0, 3 - whole)), f" {_SIZES[step]}"
-    decimals = _DECIMALS[unit] if digits is None else digits
+    decimals = _DECIMALS.get(unit, 4) if digits is None else digits
     return form.format(*(_digits(value, decimals, signed=signed) for value in values)) + suffix
 
 

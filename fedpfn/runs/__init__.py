@@ -6,7 +6,8 @@ is complete, or ``failure.json``, which says why it is not. Files appear whole o
 is on disk before the next round starts.
 """
 
-from fedpfn.runs.checkpoints import Checkpoint, last_checkpoint, state_digest, write_checkpoint
+from fedpfn.params import state_digest
+from fedpfn.runs.checkpoints import Checkpoint, last_checkpoint, write_checkpoint
 from fedpfn.runs.files import finite, read_json, read_yaml, write_json, write_whole
 from fedpfn.runs.folder import LOG, RunFolder, folder_fault, record_end
 from fedpfn.runs.machine import ENVIRONMENT, environment

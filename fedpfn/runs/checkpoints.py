@@ -5,7 +5,6 @@ all: the model's state dict under its own names, the server optimiser's tensors 
 header. Client drawing, batch orders and masks need no state: they are functions of (seed, round, client).
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, uint8
+from torch import Tensor
 
 from fedpfn.runs.files import settle
 
@@ -92,12 +91,3 @@ def _read(path: Path, server_round: int) -> Checkpoint:
         server_optimizer={name.removeprefix(SERVER_OPTIMIZER): tensor for name, tensor in behind.items()},
         about=about,
     )
-
-
-def state_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of a state's names, shapes and bits: equal digests are identical weights."""
-    digest = hashlib.sha256()
-    for name, tensor in state.items():
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().tobytes())
-    return digest.hexdigest()

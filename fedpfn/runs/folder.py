@@ -83,6 +83,10 @@ class RunFolder:
         """Write which client holds how much of what."""
         write_json(self.path / "partition.json", manifest)
 
+    def write_measures(self, measures: Mapping[str, Any]) -> None:
+        """Write label, unit and direction of a user's own measures, so that readers need not import them."""
+        write_json(self.path / "measures.json", measures)
+
     def append_round(self, record: Mapping[str, Any]) -> None:
         """Add a line to ``rounds.jsonl`` and see it onto the disk. Non-finite numbers become null."""
         self._append("rounds.jsonl", record)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ from fedpfn.runs.machine import ENVIRONMENT
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as read: config, environment, rounds in order, and the rest where it exists."""
+    """A run folder as read: config, environment, rounds in order, and the rest where it exists.
+
+    ``measures`` holds label, unit and better direction of the user's own measures, by name.
+    """
 
     path: Path
     config: RunConfig
@@ -28,6 +31,7 @@ class Run:
     partition: dict[str, Any] | None
     summary: dict[str, Any] | None
     failure: dict[str, Any] | None
+    measures: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def barriers(self, server_round: int) -> dict[str, NDArray[Any]]:
         """Return the arrays of a round's barrier file."""
@@ -60,6 +64,7 @@ def read_run(path: Path | str) -> Run:
         partition=read_json(path / "partition.json"),
         summary=read_json(path / "summary.json"),
         failure=read_json(path / "failure.json"),
+        measures=read_json(path / "measures.json") or {},
     )
 
 

@@ -1,6 +1,7 @@
-"""Runs as a tidy table for pandas: a row a run and round, a column a key of the config or a measure."""
+"""Runs as a tidy table for pandas: one row per run and round, one column per config key or measure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# lists that stand in the table as their lengths
+_COUNTED = ("clients", "failures")
+
+
 def read_runs(paths: Iterable[Path | str] | Path | str) -> "pd.DataFrame":
-    """Return the rounds of every run at or below ``paths``: one row a run and round, complete or not.
+    """Return the rounds of every run at or below ``paths``: one row per run and round, complete or not.
 
     Columns: ``run`` (the folder), ``complete``, ``failure`` (its reason, or None), every config key under its dotted
     name, then every number and text of ``rounds.jsonl`` under its name (``round``, ``accuracy``, ``loss``,
-    ``train_loss``, ``mask.frozen``, ``barrier.accuracy_mean``, ``fusion.accuracy``, ``bytes_up`` ...),
-    ``clients`` and ``failures`` as their numbers. What was not measured is NaN. Raises ``ValueError`` where there is
-    no run.
+    ``train_loss``, ``mask.frozen``, ``barrier.accuracy_mean``, ``fusion.accuracy``, ``bytes_up`` ..., and a user's own
+    measures), a list with a column for each of its entries (``class_accuracy.0``), ``clients`` and ``failures`` as
+    their numbers. What was not measured is NaN. Raises ``ValueError`` where there is no run.
     """
     # half a second, which every run would pay for at its start
     import pandas as pd
@@ -32,17 +37,19 @@ def _rows(run: Run) -> list[dict[str, Any]]:
         "failure": run.failure["reason"] if run.failure else None,
         **run.config.flat(),
     }
-    return [head | _columns(record) for record in run.rounds]
+    # a table that was not measured in a round has no column of its own
+    tables = {name for record in run.rounds for name, value in record.items() if isinstance(value, Mapping | list)}
+    return [head | _columns(record, {*tables, "mask", "barrier", "fusion"}) for record in run.rounds]
 
 
-def _columns(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _columns(record: Mapping[str, Any], tables: Container[str] = (), prefix: str = "") -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for name, value in record.items():
-        if isinstance(value, Mapping):
-            columns |= _columns(value, f"{prefix}{name}.")
-        elif isinstance(value, list):
+        if isinstance(value, list) and name in _COUNTED:
             columns[prefix + name] = len(value)
-        # a table that was not measured has no columns of its own; others of the frame may fill them
-        elif value is not None or name not in {"mask", "barrier", "fusion"}:
+        elif isinstance(value, Mapping | list):
+            entries = value if isinstance(value, Mapping) else dict(zip(map(str, count()), value, strict=False))
+            columns |= _columns(entries, prefix=f"{prefix}{name}.")
+        elif value is not None or name not in tables:
             columns[prefix + name] = float("nan") if value is None else value
     return columns

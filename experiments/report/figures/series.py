@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.recorded import is_evaluated
 from experiments.report.study import Group
 from fedpfn.runs import Run
 
@@ -34,8 +35,8 @@ class Series:
 
 
 def accuracy(run: Run) -> Points:
-    """Return the global model's test accuracy after each round, the initial model's at 0; NaN where it is null."""
-    return {record["round"]: _number(record["accuracy"]) for record in run.rounds}
+    """Return the global model's accuracy after each round with an evaluation, 0 the initial model; NaN where null."""
+    return {record["round"]: _number(record["accuracy"]) for record in run.rounds if is_evaluated(record)}
 
 
 def accuracy_barrier(run: Run) -> Points:

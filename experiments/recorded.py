@@ -1,0 +1,73 @@
+"""What lines of ``rounds.jsonl`` hold beyond the columns that every table of rounds has.
+
+Those are drift, further paths, and a user's own measures; what each number is comes from the table of measures
+(``fedpfn.measures``) and from the run. A number that was not finite is null on record and NaN here; what was not
+measured is absent.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fedpfn.measures import BUILT_IN, Quantity, describe
+from fedpfn.runs import Run
+
+# shown in columns of their own, or not numbers to average
+_HAVE_COLUMNS = frozenset(
+    {
+        "round", "accuracy", "loss", "clients", "train_loss", "mask", "barrier", "fusion", "bytes_up", "bytes_down",
+        "failures", "seconds", "weights_sha256", "class_accuracy",
+    }
+)  # fmt: skip
+
+
+def further_quantities(runs: Iterable[Run]) -> list[Quantity]:
+    """Return what the further numbers are: the built-in ones, then all that any of ``runs`` has on record."""
+    found = {one.name: one for one in BUILT_IN if one.name.partition(".")[0] not in _HAVE_COLUMNS}
+    for run in runs:
+        for name in dict.fromkeys(name for record in run.rounds for name in further_numbers(record)):
+            found.setdefault(name, describe(name, run.measures))  # type: ignore[arg-type]
+    return list(found.values())
+
+
+def further_numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the further numbers of a round by their dotted names.
+
+    >>> further_numbers({"round": 3, "accuracy": 0.5, "drift": {"norm_mean": 2.0}, "sharpness": None, "barrier": None})
+    {'drift.norm_mean': 2.0, 'sharpness': nan}
+    """
+    numbers: dict[str, float] = {}
+    for name, value in record.items():
+        if name in _HAVE_COLUMNS:
+            continue
+        if isinstance(value, Mapping):
+            numbers |= {f"{name}.{leaf}": _number(item) for leaf, item in value.items() if _is_number(item)}
+        # a built-in table that was not measured is null
+        elif _is_number(value) and not (value is None and name in _TABLES):
+            numbers[name] = _number(value)
+    return numbers
+
+
+def is_evaluated(record: Mapping[str, Any]) -> bool:
+    """Tell whether the global model was evaluated in a round; a loss or an accuracy alone may be no finite number."""
+    return record["accuracy"] is not None or record.get("loss", 0.0) is not None
+
+
+def unit_words(quantity: Quantity) -> str:
+    """Return a quantity's unit as words after its name, empty for a share and where it has none.
+
+    >>> unit_words(describe("round_to_round.loss")), unit_words(describe("drift.norm_mean"))
+    (' (nats)', '')
+    """
+    return f" ({quantity.unit})" if quantity.unit not in ("", "share") else ""
+
+
+_TABLES = frozenset(one.name.partition(".")[0] for one in BUILT_IN if "." in one.name)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

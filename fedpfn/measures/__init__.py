@@ -1,0 +1,33 @@
+"""Measures of a round: every number of ``rounds.jsonl`` in one table, each a function of a ``Round``."""
+
+from fedpfn.measures.custom import MeasureError, resolve_measures
+from fedpfn.measures.drift import Drift, client_drift
+from fedpfn.measures.instruments import Instruments
+from fedpfn.measures.table import (
+    BUILT_IN,
+    MEASURES,
+    Better,
+    Measure,
+    Quantity,
+    describe,
+    is_due,
+    measure_round,
+    nest,
+)
+
+__all__ = [
+    "BUILT_IN",
+    "Better",
+    "Drift",
+    "Instruments",
+    "MEASURES",
+    "Measure",
+    "MeasureError",
+    "Quantity",
+    "client_drift",
+    "describe",
+    "is_due",
+    "measure_round",
+    "nest",
+    "resolve_measures",
+]

@@ -1,0 +1,112 @@
+"""A user's own measures, by import string: ``measures=my_measures:sharpness``.
+
+The function ``sharpness(round, instruments)`` returns a number, a dict of numbers by name, or None where a round has
+none. What it returns is recorded under its name. Its attributes ``label``, ``unit`` and ``better`` (``"higher"``,
+``"lower"``), where it has them, say how tables and figures show it.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from functools import partial
+from numbers import Real
+from typing import Any, get_args
+
+import numpy as np
+from torch import Tensor
+
+from fedpfn import imports
+from fedpfn.measures.instruments import Instruments
+from fedpfn.measures.table import BUILT_IN, MEASURES, Better, Measure
+from fedpfn.rounds import Round
+
+# measured anyway: readers of a record rely on these
+REQUIRED = frozenset({"accuracy", "loss", "train_loss", "mask", "barrier", "fusion", "weights_sha256", "bytes_down",
+                      "bytes_up"})  # fmt: skip
+# keys of a line of rounds.jsonl that no measure may be called
+RESERVED = frozenset({"round", "clients", "failures", "seconds"})
+
+
+class MeasureError(RuntimeError):
+    """A user's measure failed, or returned what is not a number; names the measure and the round."""
+
+
+def resolve_measures(names: str = "") -> tuple[Measure, ...]:
+    """Return the built-in measures followed by the user's own.
+
+    Parameters
+    ----------
+    names
+        Comma-separated import strings ``package.module:function``, and names of built-in measures or tables to leave
+        out, with a minus: ``"-client_to_global,my_measures:sharpness"``.
+
+    Raises
+    ------
+    ValueError
+        One line, for an unknown name, one that cannot be left out, an import string that cannot be loaded, an object
+        that is not a function, a ``better`` that is no direction, and a name that is taken.
+    """
+    own: dict[str, Measure] = {}
+    left_out: set[str] = set()
+    for name in dict.fromkeys(part.strip() for part in names.split(",") if part.strip()):
+        if imports.is_reference(name):
+            measure = _load(name)
+            if measure.name in own:
+                raise ValueError(f"measures {name!r}: another measure is called {measure.name!r} too")
+            own[measure.name] = measure
+            continue
+        built_in = name.removeprefix("-")
+        if built_in not in _built_in_names():
+            near = difflib.get_close_matches(built_in, _built_in_names(), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "one's own is package.module:function"
+            raise ValueError(f"there is no measure {built_in!r}; {hint}")
+        if name.startswith("-"):
+            if _table(built_in) in REQUIRED:
+                raise ValueError(f"the measure {built_in!r} cannot be left out: readers of a record rely on it")
+            left_out.add(built_in)
+    kept = (measure for measure in BUILT_IN if not {measure.name, _table(measure.name)} & left_out)
+    return (*kept, *own.values())
+
+
+def _table(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _built_in_names() -> list[str]:
+    return list(dict.fromkeys(part for name in MEASURES for part in (name, _table(name))))
+
+
+def _load(reference: str) -> Measure:
+    function = imports.load(reference)
+    name = reference.rpartition(":")[2].rpartition(".")[2]
+    if not callable(function):
+        raise ValueError(f"measures {reference!r} is not a function (round, instruments) -> number")
+    if name in RESERVED or name in _built_in_names():
+        raise ValueError(f"measures {reference!r}: rounds.jsonl has a {name!r} already; give the function another name")
+    better: Better = getattr(function, "better", "none")
+    if better not in get_args(Better):
+        raise ValueError(f"measures {reference!r}: better must be one of {', '.join(get_args(Better))}, got {better!r}")
+    label, unit = str(getattr(function, "label", name.replace("_", " "))), str(getattr(function, "unit", ""))
+    return Measure(name, label, unit, better, partial(_call, function, name))
+
+
+def _call(function: Callable[..., Any], name: str, round: Round, instruments: Instruments) -> Any:
+    """Return the numbers of a user's measure. Raises ``MeasureError`` where it fails or returns anything else."""
+    where = f"measure {name!r}, round {round.server_round}"
+    try:
+        value = function(round, instruments)
+    except Exception as error:
+        raise MeasureError(f"{where}: {type(error).__name__}: {error}") from error
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _number(item, f"{where}: {key!r}") for key, item in value.items()}
+    return _number(value, where)
+
+
+def _number(value: Any, where: str) -> float | int:
+    if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.numel() == 1):
+        value = value.item()
+    if not isinstance(value, Real) or isinstance(value, bool):
+        kind = type(value).__name__
+        raise MeasureError(f"{where}: expected a number, a dict of numbers or None, got {value!r} ({kind})")
+    return int(value) if isinstance(value, int) else float(value)

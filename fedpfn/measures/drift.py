@@ -1,0 +1,72 @@
+"""Client drift: how far the clients of a round move from the global model, and how much their directions agree.
+
+The update of client i is u_i = w_i - w_t. The mean of cos(u_i, u_j) over all pairs follows from the sum of the unit
+vectors, sum_{i != j} <v_i, v_j> = |sum_i v_i|^2 - n with v_i = u_i / |u_i|, so that no pair is formed and one vector
+is held in addition to the models.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Euclidean norms of the client updates, in their order, and the mean cosine over pairs of updates that moved."""
+
+    norms: tuple[float, ...]
+    cosine_mean: float
+
+
+@torch.no_grad()
+def client_drift(
+    before: Mapping[str, Tensor], states: Iterable[Mapping[str, Tensor]], names: Collection[str] | None = None
+) -> Drift:
+    """Measure the updates from ``before`` to each of ``states``.
+
+    Parameters
+    ----------
+    before
+        The state that all clients started from.
+    states
+        The clients' states; an iterator is read once, one state at a time.
+    names
+        The entries that count, all by default. BatchNorm's running statistics are no part of an update.
+
+    Returns
+    -------
+    Drift
+        Norms and products summed in float64. The cosine is NaN where fewer than two clients moved.
+
+    Examples
+    --------
+    >>> client_drift({"w": torch.zeros(2)}, [{"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([-4.0, 3.0])}])
+    Drift(norms=(5.0, 5.0), cosine_mean=0.0)
+    """
+    chosen = list(before if names is None else names)
+    directions = {name: torch.zeros_like(before[name], dtype=torch.float64) for name in chosen}
+    norms: list[float] = []
+    for state in states:
+        update = {name: state[name] - before[name] for name in chosen}
+        norm = _norm(update)
+        norms.append(norm)
+        if norm > 0:
+            for name, tensor in update.items():
+                directions[name].add_(tensor, alpha=1 / norm)
+    return Drift(tuple(norms), _mean_cosine(_norm(directions), moved=sum(norm != 0 for norm in norms)))
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> float:
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors.values()]
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+
+
+def _mean_cosine(norm_of_sum: float, *, moved: int) -> float:
+    if moved < 2:
+        return math.nan
+    cosine = (norm_of_sum**2 - moved) / (moved * (moved - 1))
+    # rounding must not lead out of the range of a cosine; NaN stays what it is
+    return cosine if math.isnan(cosine) else min(max(cosine, -1.0), 1.0)

@@ -1,0 +1,310 @@
+"""What a measure of a round works with: models to run, examples, and settings of evaluation and barriers.
+
+Measures of one round share their costly parts (client models, evaluation, connectivity), which are computed once per
+round, when the first measure needs them. Which measures there are is said in ``table``; what barriers are, in
+``fedpfn.lmc``.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedpfn.devices import available_cpus
+from fedpfn.evaluation import Evaluation
+from fedpfn.examples import Examples
+from fedpfn.lmc import (
+    Connectivity,
+    InputBatches,
+    PairwiseBarriers,
+    barriers_to,
+    measure_connectivity,
+    repair_for,
+)
+from fedpfn.lmc.layerwise import LayerCosines, layer_cosines
+from fedpfn.losses import is_regression
+from fedpfn.measures.drift import Drift, client_drift
+from fedpfn.parallel import ModelPool
+from fedpfn.params import State
+from fedpfn.rounds import Round
+from fedpfn.seeding import numpy_generator
+
+Result = TypeVar("Result")
+
+_CHUNK = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Instruments:
+    """What measures of a run's rounds work with; the same for all of its rounds.
+
+    Attributes
+    ----------
+    pool
+        Workers with copies of the model; ``model`` is the calling thread's.
+    test
+        Examples that the global model is evaluated on.
+    measured_on
+        Examples that barriers are measured on.
+    batches
+        Input batches of training data, from which BatchNorm's statistics are re-estimated (``batch_norm="reset"``).
+    num_classes
+        Number of classes; 0 takes those that occur among the test labels.
+    seed
+        Seed of what is drawn: examples and pairs.
+    rounds
+        Number of the last round, which is always evaluated on all of ``test``; 0 where it is not known.
+    evaluate_every
+        Rounds between two evaluations of the global model, round 0 being the first; 0 = only the last round.
+    evaluate_max_examples
+        Test examples of an evaluation in all rounds but the last, drawn once; 0 = all.
+    barrier_every
+        Rounds between two measurements of barriers; 0 = never.
+    points
+        Points of a path, both ends included; odd.
+    max_pairs
+        Pairs of clients measured in a round, drawn anew each time; 0 = all.
+    batch_norm
+        BatchNorm's policy on a path: ``average``, ``reset`` or ``none``.
+    layers
+        Whether layerwise connectivity is measured too.
+    """
+
+    pool: ModelPool
+    test: Examples
+    measured_on: Examples
+    batches: Iterable[Tensor] = ()
+    num_classes: int = 0
+    seed: int = 0
+    rounds: int = 0
+    evaluate_every: int = 1
+    evaluate_max_examples: int = 0
+    barrier_every: int = 1
+    points: int = 25
+    max_pairs: int = 0
+    batch_norm: str = "average"
+    layers: bool = False
+    # results of the round being measured, by name
+    _results: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def for_model(
+        cls,
+        model: nn.Module,
+        *,
+        train: Examples,
+        test: Examples,
+        barrier_split: str = "test",
+        barrier_max_examples: int = 2000,
+        seed: int = 0,
+        workers: int | None = None,
+        **settings: Any,
+    ) -> "Instruments":
+        """Return instruments for ``model``, with examples drawn from the seed.
+
+        Parameters
+        ----------
+        model
+            The model that the states of rounds belong to.
+        train, test
+            All examples of the two splits.
+        barrier_split
+            Split that barriers are measured on, ``"test"`` or ``"train"``.
+        barrier_max_examples
+            Examples of an evaluation on a path, and of a BatchNorm reset; 0 = all.
+        seed
+            Seed of the run.
+        workers
+            CPU threads, all cores by default.
+        **settings
+            The other attributes, by name.
+        """
+        split = {"test": test, "train": train}[barrier_split]
+        measured_on = split.take(sample(len(split), barrier_max_examples, seed, "barrier"))
+        reset_on = train.take(sample(len(train), barrier_max_examples, seed, "batch-norm"))
+        return cls(
+            pool=ModelPool(model, workers=workers or available_cpus()),
+            test=test,
+            measured_on=measured_on.decoded(),
+            batches=InputBatches(reset_on),
+            seed=seed,
+            **settings,
+        )
+
+    @property
+    def model(self) -> nn.Module:
+        """The calling thread's model. Measures run it with other tensors and leave it as it is."""
+        return self.pool.model
+
+    def evaluates(self, round: Round) -> bool:
+        """Tell whether the global model is evaluated in a round."""
+        number, every = round.server_round, self.evaluate_every
+        return bool(every and number % every == 0) or (number > 0 and number == self.rounds)
+
+    def measures_barriers(self, round: Round) -> bool:
+        """Tell whether barriers are measured in a round."""
+        number, every = round.server_round, self.barrier_every
+        return number > 0 and every > 0 and number % every == 0
+
+    def test_examples(self, round: Round) -> Examples:
+        """Return what a round's global model is evaluated on: all in the last round, the sample in the others."""
+        return self.test if round.server_round == self.rounds else self._test_sample
+
+    def evaluation(self, round: Round) -> Evaluation | None:
+        """Return loss and accuracy of the global model after the round; None in a round without an evaluation."""
+        if not self.evaluates(round):
+            return None
+        return self._once(
+            round, "evaluation", lambda: self.pool.evaluate(round.after, self.test_examples(round), chunk=_CHUNK)
+        )
+
+    def class_accuracy(self, round: Round) -> list[float] | None:
+        """Return the share of right answers in each class, NaN without examples; None where there are no classes."""
+        examples = self.test_examples(round)
+        if is_regression(examples.labels) or not len(examples):
+            return None
+        classes = self.num_classes or int(examples.labels.max()) + 1
+        chunks = [examples.span(start, start + _CHUNK) for start in range(0, len(examples), _CHUNK)]
+        counts = self.pool.map(lambda chunk: _right_by_class(self.model, round.after, chunk, classes), chunks)
+        right, total = torch.stack(counts).sum(dim=0).double().cpu()
+        shares: list[float] = (right / total).tolist()
+        return shares
+
+    def client_states(self, round: Round) -> list[State]:
+        """Return the client models of the round, in the order of its contributions."""
+        return self._once(round, "client_states", round.states)
+
+    def drift(self, round: Round) -> Drift | None:
+        """Return norms and mean cosine of the client updates over the parameters; None without clients."""
+        if not round.contributions:
+            return None
+        names = round.parameters or None
+        return self._once(round, "drift", lambda: client_drift(round.before, self._each_client_state(round), names))
+
+    def connectivity(self, round: Round) -> Connectivity | None:
+        """Return the connectivity of the round's client models; None for fewer than two of them."""
+        if len(round.contributions) < 2:
+            return None
+        return self._once(round, "connectivity", lambda: self._connectivity(round))
+
+    def client_to_global(self, round: Round) -> PairwiseBarriers | None:
+        """Return the barriers between each client model and the global model after the round; None without clients."""
+        if not round.contributions:
+            return None
+        connectivity = self.connectivity(round)
+        ends = None if connectivity is None else connectivity.ends
+        return self._once(
+            round,
+            "client_to_global",
+            lambda: self._barriers_to(self.client_states(round), round.after, ends=ends),
+        )
+
+    def round_to_round(self, round: Round) -> PairwiseBarriers | None:
+        """Return the barrier between the global model after the round and the one before; None for round 0."""
+        if round.server_round == 0:
+            return None
+        return self._once(round, "round_to_round", lambda: self._barriers_to([round.after], round.before))
+
+    def layer_cosines(self, round: Round) -> LayerCosines | None:
+        """Return the layerwise connectivity of the pairs measured, where ``layers`` asks for it."""
+        connectivity = self.connectivity(round) if self.layers else None
+        if connectivity is None:
+            return None
+        pairs = [(int(first), int(second)) for first, second in connectivity.barriers.pairs]
+        repair = repair_for(self.batch_norm, lambda: self.model, self.batches)
+        return self._once(
+            round,
+            "layer_cosines",
+            lambda: layer_cosines(self.model, self.client_states(round), pairs, self.measured_on, repair=repair),
+        )
+
+    def pairs(self, round: Round) -> list[tuple[int, int]]:
+        """Return the pairs of positions in the round's contributions whose barriers are measured."""
+        pairs = list(combinations(range(len(round.contributions)), 2))
+        chosen = sample(len(pairs), self.max_pairs, self.seed, "pairs", round.server_round)
+        return [pairs[position] for position in chosen]
+
+    def forget(self) -> None:
+        """Let go of the client models and results of the last round."""
+        self._results.clear()
+
+    def close(self) -> None:
+        """End the workers."""
+        self.pool.close()
+
+    @cached_property
+    def _test_sample(self) -> Examples:
+        total, most = len(self.test), self.evaluate_max_examples
+        return self.test.take(sample(total, most, self.seed, "evaluate")) if 0 < most < total else self.test
+
+    def _once(self, round: Round, name: str, compute: Callable[[], Result]) -> Result:
+        if self._results.get("round") is not round:
+            self._results.clear()
+            self._results["round"] = round
+        if name not in self._results:
+            self._results[name] = compute()
+        result: Result = self._results[name]
+        return result
+
+    def _each_client_state(self, round: Round) -> Iterator[State]:
+        """Yield the client models, one at a time where they are not all needed anyway."""
+        if self.measures_barriers(round):
+            yield from self.client_states(round)
+        else:
+            yield from map(round.state, round.contributions)
+
+    def _connectivity(self, round: Round) -> Connectivity:
+        return measure_connectivity(
+            self.pool,
+            self.client_states(round),
+            self.measured_on,
+            points=self.points,
+            pairs=self.pairs(round),
+            batch_norm=self.batch_norm,
+            batches=self.batches,
+        )
+
+    def _barriers_to(
+        self, states: list[State], target: State, *, ends: list[Evaluation] | None = None
+    ) -> PairwiseBarriers:
+        return barriers_to(
+            self.pool,
+            states,
+            target,
+            self.measured_on,
+            points=self.points,
+            batch_norm=self.batch_norm,
+            batches=self.batches,
+            ends=ends,
+        )
+
+
+def sample(total: int, most: int, seed: int, *purpose: int | str) -> NDArray[np.int64]:
+    """Return ``most`` of ``total`` positions, ascending; all of them where ``most`` is 0 or not below ``total``.
+
+    >>> sample(3, 0, 1, "barrier").tolist(), len(sample(100, 5, 1, "barrier"))
+    ([0, 1, 2], 5)
+    """
+    if not most or most >= total:
+        return np.arange(total)
+    return np.sort(numpy_generator(seed, *purpose).choice(total, size=most, replace=False))
+
+
+@torch.no_grad()
+def _right_by_class(model: nn.Module, state: State, examples: Examples, classes: int) -> Tensor:
+    """Return right answers and examples of each class, (2, classes) int64."""
+    inputs, labels = examples.batch(slice(None))
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        right = torch.func.functional_call(model, dict(state), (inputs,)).argmax(dim=1) == labels
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return torch.stack([torch.bincount(labels[right], minlength=classes), torch.bincount(labels, minlength=classes)])

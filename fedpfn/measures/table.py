@@ -1,0 +1,243 @@
+"""The table of measures: every number that is recorded of a round, its unit, its better direction and its function.
+
+A name with a dot is a column of a table in ``rounds.jsonl``: ``barrier.accuracy_mean`` is ``accuracy_mean`` of
+``barrier``. The recorder, ``fedpfn show``, reports, figures and trackers read this table. A user's own measures, by
+import string, are in ``custom``; how the costly parts are computed, and in which rounds, in ``instruments``.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import isnan
+from statistics import fmean
+from typing import Any, Literal
+
+from fedpfn.lmc import PairwiseBarriers
+from fedpfn.masks import build_mask, frozen_share
+from fedpfn.measures.drift import Drift
+from fedpfn.measures.instruments import Instruments
+from fedpfn.params import state_digest
+from fedpfn.rounds import Round
+
+Better = Literal["higher", "lower", "none"]
+Due = Literal["always", "evaluated", "barriers"]
+Value = Any  # a number, a text, a list or table of numbers; None where not measured
+
+BYTES, NATS, SHARE = "bytes", "nats", "share"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a recorded number is.
+
+    Attributes
+    ----------
+    name
+        Its key in ``rounds.jsonl``, dotted for one within a table.
+    label
+        What it is called in tables and figures.
+    unit
+        ``share``, ``nats``, ``bytes``, any other, or empty.
+    better
+        Whether ``higher`` or ``lower`` values are better, or ``none`` of them.
+    """
+
+    name: str
+    label: str
+    unit: str = ""
+    better: Better = "none"
+
+
+@dataclass(frozen=True)
+class Measure(Quantity):
+    """A quantity with the function that measures it.
+
+    Attributes
+    ----------
+    function
+        Called with a ``Round`` and the run's ``Instruments``; None means that the round has no such value.
+    due
+        When it is called: in every round, where the global model is evaluated, or where barriers are measured.
+    """
+
+    function: Callable[[Round, Instruments], Value] = lambda round, instruments: None
+    due: Due = "evaluated"
+
+
+def measure_round(
+    measures: Iterable[Measure], round: Round, instruments: Instruments, *, due: Iterable[Due] | None = None
+) -> dict[str, Value]:
+    """Return the values of the measures for a round by their dotted names; None where one is not due.
+
+    ``due`` limits the result to measures of these occasions.
+    """
+    chosen = [measure for measure in measures if due is None or measure.due in due]
+    return {
+        measure.name: measure.function(round, instruments) if is_due(measure, round, instruments) else None
+        for measure in chosen
+    }
+
+
+def is_due(measure: Measure, round: Round, instruments: Instruments) -> bool:
+    """Tell whether a measure is taken in a round."""
+    if measure.due == "barriers":
+        return instruments.measures_barriers(round)
+    return measure.due == "always" or instruments.evaluates(round)
+
+
+def nest(values: Mapping[str, Value]) -> dict[str, Value]:
+    """Return dotted names as tables; what was not measured is left out of a table, and an empty table is None.
+
+    >>> nest({"loss": None, "drift.norm": 2.0, "drift.cosine": None, "barrier.mean": None})
+    {'loss': None, 'drift': {'norm': 2.0}, 'barrier': None}
+    """
+    nested: dict[str, Value] = {}
+    for name, value in values.items():
+        table, dot, leaf = name.partition(".")
+        if not dot:
+            nested[name] = value
+        elif value is None:
+            nested.setdefault(table, None)
+        else:
+            nested[table] = (nested.get(table) or {}) | {leaf: value}
+    return nested
+
+
+def _train_loss(round: Round, instruments: Instruments) -> float | None:
+    """Return the clients' mean training loss, weighed by their examples."""
+    losses = [contribution.metrics.get("train-loss") for contribution in round.contributions]
+    if not losses or not all(isinstance(loss, int | float) for loss in losses):
+        return None
+    weights = [contribution.examples for contribution in round.contributions]
+    weighed: float = sum(loss * weight for loss, weight in zip(losses, weights, strict=True))  # type: ignore[operator,misc]
+    return weighed / sum(weights)
+
+
+def _mask(of: Callable[[Round], Value]) -> Callable[[Round, Instruments], Value]:
+    return lambda round, instruments: of(round) if round.server_round else None
+
+
+def _ratio(round: Round) -> float:
+    return next((phase.mask.ratio for phase in round.plan if phase.mask is not None), 0.0)
+
+
+def _frozen(round: Round) -> float:
+    maskable = {name: round.before[name] for name in round.parameters}
+    return sum(phase.share * frozen_share(build_mask(phase.mask, maskable)) for phase in round.plan)
+
+
+def _phase_steps(round: Round) -> list[list[float]]:
+    """Return the local steps of each phase that each client reported."""
+    reported = [contribution.metrics.get("phase-steps") for contribution in round.contributions]
+    return [steps for steps in reported if isinstance(steps, list) and len(steps) == len(round.plan)]
+
+
+def _mean_phase_steps(round: Round) -> list[float] | None:
+    return [fmean(steps) for steps in zip(*_phase_steps(round), strict=True)] or None
+
+
+def _phase_clients(round: Round) -> list[float] | None:
+    return [fmean(step > 0 for step in steps) for steps in zip(*_phase_steps(round), strict=True)] or None
+
+
+def _of(result: Callable[[Instruments, Round], Any], part: Callable[[Any], Value]) -> Callable[..., Value]:
+    """Return a measure that takes ``part`` of a shared result, None where there is no such result."""
+
+    def function(round: Round, instruments: Instruments) -> Value:
+        whole = result(instruments, round)
+        return None if whole is None else part(whole)
+
+    return function
+
+
+def _barriers(
+    of: Callable[[Instruments, Round], PairwiseBarriers | None], kind: str, which: str
+) -> Callable[..., Value]:
+    return _of(of, lambda barriers: float(getattr(getattr(barriers, f"{kind}_barriers"), which)()))
+
+
+def _pairwise(instruments: Instruments, round: Round) -> PairwiseBarriers | None:
+    connectivity = instruments.connectivity(round)
+    return None if connectivity is None else connectivity.barriers
+
+
+def _layers(round: Round, instruments: Instruments) -> list[dict[str, Any]] | None:
+    """Return E[1 - cos] layer by layer, mean over pairs: LLFC at the midpoint, and the pair's own features."""
+    cosines = instruments.layer_cosines(round)
+    if cosines is None:
+        return None
+    return [
+        {"layer": name, "llfc": float(cosines.llfc[:, at].mean()), "baseline": float(cosines.baseline[:, at].mean())}
+        for at, name in enumerate(cosines.layers)
+    ]
+
+
+def _cosine(drift: Drift) -> float | None:
+    # undefined where fewer than two clients moved
+    return None if isnan(drift.cosine_mean) else drift.cosine_mean
+
+
+_EVALUATION, _CONNECTIVITY, _DRIFT = Instruments.evaluation, Instruments.connectivity, Instruments.drift
+_TO_GLOBAL, _TO_ROUND = Instruments.client_to_global, Instruments.round_to_round
+_PHASES = _mask(lambda round: len(round.plan))
+
+BUILT_IN: tuple[Measure, ...] = (
+    Measure("accuracy", "accuracy", SHARE, "higher", _of(_EVALUATION, lambda found: found.accuracy)),
+    Measure("loss", "loss", NATS, "lower", _of(_EVALUATION, lambda found: found.loss)),
+    Measure("train_loss", "training loss", NATS, "lower", _train_loss, "always"),
+    Measure("mask.ratio", "mask ratio", SHARE, "none", _mask(_ratio), "always"),
+    Measure("mask.frozen", "frozen, mean over steps", SHARE, "none", _mask(_frozen), "always"),
+    Measure("mask.untouched", "frozen all round", SHARE, "none", _mask(lambda r: frozen_share(r.active)), "always"),
+    Measure("mask.phases", "phases", "", "none", _PHASES, "always"),
+    Measure("mask.phase_steps", "steps per phase", "steps", "none", _mask(_mean_phase_steps), "always"),
+    Measure("mask.phase_clients", "clients per phase", SHARE, "none", _mask(_phase_clients), "always"),
+    Measure("barrier.accuracy_mean", "accuracy barrier", SHARE, "lower",
+            _barriers(_pairwise, "accuracy", "mean"), "barriers"),
+    Measure("barrier.accuracy_max", "max accuracy barrier", SHARE, "lower",
+            _barriers(_pairwise, "accuracy", "max"), "barriers"),
+    Measure("barrier.loss_mean", "loss barrier", NATS, "lower", _barriers(_pairwise, "loss", "mean"), "barriers"),
+    Measure("barrier.loss_max", "max loss barrier", NATS, "lower", _barriers(_pairwise, "loss", "max"), "barriers"),
+    Measure("barrier.pairs", "pairs", "", "none", _of(_pairwise, lambda barriers: len(barriers.pairs)), "barriers"),
+    Measure("barrier.points", "points", "", "none", _of(_pairwise, lambda barriers: len(barriers.alphas)), "barriers"),
+    Measure("barrier.layers", "layers", "", "none", _layers, "barriers"),
+    Measure("fusion.accuracy", "accuracy of the clients' mean", SHARE, "higher",
+            _of(_CONNECTIVITY, lambda found: found.fused.accuracy), "barriers"),
+    Measure("fusion.barrier", "fusion barrier", SHARE, "lower",
+            _of(_CONNECTIVITY, lambda found: found.fusion_barrier), "barriers"),
+    Measure("client_to_global.accuracy_mean", "client-to-global accuracy barrier", SHARE, "lower",
+            _barriers(_TO_GLOBAL, "accuracy", "mean"), "barriers"),
+    Measure("client_to_global.accuracy_max", "max client-to-global accuracy barrier", SHARE, "lower",
+            _barriers(_TO_GLOBAL, "accuracy", "max"), "barriers"),
+    Measure("client_to_global.loss_mean", "client-to-global loss barrier", NATS, "lower",
+            _barriers(_TO_GLOBAL, "loss", "mean"), "barriers"),
+    Measure("client_to_global.loss_max", "max client-to-global loss barrier", NATS, "lower",
+            _barriers(_TO_GLOBAL, "loss", "max"), "barriers"),
+    Measure("round_to_round.accuracy", "round-to-round accuracy barrier", SHARE, "lower",
+            _barriers(_TO_ROUND, "accuracy", "mean"), "barriers"),
+    Measure("round_to_round.loss", "round-to-round loss barrier", NATS, "lower",
+            _barriers(_TO_ROUND, "loss", "mean"), "barriers"),
+    Measure("drift.norm_mean", "norm of client updates", "", "none", _of(_DRIFT, lambda d: fmean(d.norms))),
+    Measure("drift.norm_max", "max norm of client updates", "", "none", _of(_DRIFT, lambda d: max(d.norms))),
+    Measure("drift.cosine_mean", "cosine between client updates", "", "none", _of(_DRIFT, _cosine)),
+    Measure("class_accuracy", "accuracy by class", SHARE, "higher", lambda r, i: i.class_accuracy(r)),
+    Measure("weights_sha256", "digest of the global weights", "", "none", lambda r, i: state_digest(r.after), "always"),
+    Measure("bytes_down", "bytes down", BYTES, "lower", lambda r, i: r.bytes_down, "always"),
+    Measure("bytes_up", "bytes up", BYTES, "lower", lambda r, i: r.bytes_up, "always"),
+)  # fmt: skip
+
+MEASURES: dict[str, Measure] = {measure.name: measure for measure in BUILT_IN}
+
+
+def describe(name: str, own: Mapping[str, Mapping[str, Any]] | None = None) -> Quantity:
+    """Return what the recorded number ``name`` is, from the table or from a run's ``own`` measures (``Run.measures``).
+
+    A number within an own measure's table has that measure's unit and direction; one that nobody knows has none.
+
+    >>> describe("drift.norm_mean").label, describe("sharpness.at_end").label
+    ('norm of client updates', 'sharpness at end')
+    """
+    if name in MEASURES:
+        return MEASURES[name]
+    table, _, leaf = name.partition(".")
+    about = (own or {}).get(table, {})
+    label = f"{about.get('label', table)} {leaf}".strip().replace("_", " ")
+    return Quantity(name, label, about.get("unit", ""), about.get("better", "none"))

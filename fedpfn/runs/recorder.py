@@ -1,0 +1,311 @@
+"""The record of a run: measures every round, writes a line of ``rounds.jsonl``, barriers and checkpoints.
+
+An observer of rounds: it is called with each ``Round`` once it has ended and asks nothing of the strategy that made it,
+but, for checkpoints, what that carries from round to round. What is measured is said in ``fedpfn.measures``.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedpfn.measures import BUILT_IN, MEASURES, Instruments, Measure, measure_round, nest
+from fedpfn.params import State, first_non_finite, read_state, state_digest
+from fedpfn.rounds import Round
+from fedpfn.runs.checkpoints import Checkpoint
+from fedpfn.runs.folder import RunFolder
+from fedpfn.runs.reading import read_rounds
+from fedpfn.runs.trackers import Tracker
+from fedpfn.schedules import UNMASKED, Plan, encode_plan
+
+# in a checkpoint: the digest of the plans that its rounds were trained by, and what the record has summed up so far
+PLANS, COUNTED = "plans", "counted"
+CONVENTION = "w(alpha) = alpha * first + (1 - alpha) * second"
+# the papers' final accuracy: that of one round alone moves with the round
+LAST_ROUNDS = 5
+
+
+class Recorder:
+    """Measures and records the rounds of one run, in order, round 0 being the initial model.
+
+    Parameters
+    ----------
+    folder
+        Where the run is written.
+    instruments
+        What rounds are measured with, and how often. Its model is the one whose states the rounds hold.
+    measures
+        What is measured (``fedpfn.measures.resolve_measures``).
+    schedule
+        Name of the mask schedule in force, ``"none"`` where nothing is masked.
+    model_name
+        Name of the model, written into checkpoints.
+    strategy_state
+        Returns the tensors that the strategy carries from round to round, for checkpoints.
+    checkpoint_every
+        Rounds between two checkpoints; 0 = none.
+    keep_checkpoints
+        Latest checkpoints that are kept; 0 = all.
+    save_client_models
+        Whether client models are kept, of the rounds in which barriers are measured.
+    tracker
+        Is given every line that is recorded.
+
+    Attributes
+    ----------
+    rounds
+        The lines recorded so far.
+    state
+        The global state after the last round.
+    wire_bytes
+        Bytes of arrays that travelled so far.
+    devices
+        Where clients trained, sorted.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        instruments: Instruments,
+        *,
+        measures: Sequence[Measure] = BUILT_IN,
+        schedule: str = "none",
+        model_name: str = "",
+        strategy_state: Callable[[], Mapping[str, Tensor]] = dict,
+        checkpoint_every: int = 0,
+        keep_checkpoints: int = 2,
+        save_client_models: bool = False,
+        tracker: Tracker | None = None,
+    ) -> None:
+        self.folder, self.instruments, self.measures = folder, instruments, tuple(measures)
+        self.schedule, self.model_name, self.strategy_state = schedule, model_name, strategy_state
+        self.checkpoint_every, self.keep_checkpoints = checkpoint_every, keep_checkpoints
+        self.save_client_models, self.tracker = save_client_models, tracker
+        self.rounds: list[dict[str, Any]] = []
+        self.state: State = {}
+        self.wire_bytes = 0
+        self.devices: list[str] = []
+        self._plans: list[str] = []
+        self._started, self._seconds_before = time.perf_counter(), 0.0
+        self._ended = self._started
+        if own := [measure for measure in self.measures if measure.name not in MEASURES]:
+            folder.write_measures({m.name: {"label": m.label, "unit": m.unit, "better": m.better} for m in own})
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, without what lay between its end and its resumption."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def resume(self, checkpoint: Checkpoint, plans: Iterable[Plan] | None = None) -> None:
+        """Go on after the checkpoint's round, with the lines of its rounds on record.
+
+        Parameters
+        ----------
+        checkpoint
+            Where the run goes on from. The model of ``instruments`` has to hold its state already.
+        plans
+            The plans of rounds 1 to the checkpoint's, planned anew; those of a run without masks by default.
+
+        Raises
+        ------
+        ValueError
+            If the plans are not those that the rounds were trained by.
+        """
+        number = checkpoint.server_round
+        self._plans = [encode_plan(plan) for plan in ([UNMASKED] * number if plans is None else plans)]
+        if checkpoint.about.get(PLANS, self.plans_digest()) != self.plans_digest():
+            raise ValueError(
+                f"the mask schedule, asked again for rounds 1 to {number}, plans otherwise than it did: it depends on "
+                "more than the rounds it was asked for, and the run cannot be resumed to the same bits"
+            )
+        self.rounds, self.state = read_rounds(self.folder.path), read_state(self.instruments.model)
+        counted = json.loads(checkpoint.about[COUNTED])
+        self.wire_bytes, self.devices = counted["wire_bytes"], counted["devices"]
+        self._seconds_before, self._ended = counted["seconds"], time.perf_counter()
+
+    def __call__(self, round: Round) -> dict[str, float]:
+        """Measure and record a round.
+
+        Returns
+        -------
+        dict
+            Accuracy and loss of the global model; empty in a round without an evaluation. A resumed run starts with
+            a round that is on record already, the state that it goes on from: nothing is recorded of it.
+
+        Raises
+        ------
+        ValueError
+            For a round out of order.
+        FloatingPointError
+            Once it is recorded, for a global loss, or without an evaluation a global weight, that is not finite.
+        """
+        if round.server_round < len(self.rounds):
+            self._ended = time.perf_counter()
+            return {}
+        if round.server_round > len(self.rounds):
+            raise ValueError(f"round {round.server_round} cannot be recorded after round {len(self.rounds) - 1}")
+        try:
+            record = self._measure(round)
+        finally:
+            self.instruments.forget()
+        self._count(round)
+        self.folder.append_round(record)
+        self.rounds.append(record)
+        if self.tracker is not None:
+            self.tracker.log_round(record)
+        _require_finite(record, round.after)
+        every = self.checkpoint_every
+        if round.server_round and every and round.server_round % every == 0:
+            self._save_checkpoint(round.server_round)
+        self._ended = time.perf_counter()
+        return {name: record[name] for name in ("accuracy", "loss") if record[name] is not None}
+
+    def plans_digest(self) -> str:
+        """Return the SHA-256 of the plans of all rounds so far."""
+        return hashlib.sha256(json.dumps(self._plans).encode()).hexdigest()
+
+    def save_final(self) -> None:
+        """Save the global model as a whole state dict, the parts that never travel included."""
+        about = {"round": str(len(self.rounds) - 1), "model": self.model_name}
+        self.folder.save_state("final", self._whole(self.state), about)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures of a complete run, over the rounds in which they were measured.
+
+        ``final_accuracy`` is the mean of the last five evaluated rounds, as in the papers.
+        """
+        trained = self.rounds[1:]
+        # an accuracy that is null with a loss is not a number, as in a regression
+        evaluated = [record for record in trained if (record["accuracy"], record["loss"]) != (None, None)]
+        accuracies = [_number(record["accuracy"]) for record in evaluated]
+        barriers = [_number(record["barrier"]["accuracy_mean"]) for record in trained if record["barrier"]]
+        best = int(np.argmax(accuracies)) if accuracies else None
+        return {
+            "rounds": len(trained),
+            "final_accuracy": float(np.mean(accuracies[-LAST_ROUNDS:])) if accuracies else None,
+            "last_accuracy": accuracies[-1] if accuracies else None,
+            "best_accuracy": None if best is None else accuracies[best],
+            "best_round": None if best is None else evaluated[best]["round"],
+            "mean_accuracy_barrier": float(np.mean(barriers)) if barriers else None,
+            "last_accuracy_barrier": barriers[-1] if barriers else None,
+            "bytes_down": sum(record["bytes_down"] for record in trained),
+            "bytes_up": sum(record["bytes_up"] for record in trained),
+            "wire_bytes": self.wire_bytes,
+            "weights_sha256": state_digest(self.state),
+            "devices": self.devices,
+            "seconds": self.seconds,
+        }
+
+    def close(self) -> None:
+        """End the workers."""
+        self.instruments.close()
+
+    def _measure(self, round: Round) -> dict[str, Any]:
+        started = time.perf_counter()
+        self.instruments.evaluation(round)
+        evaluated = time.perf_counter()
+        values = measure_round(self.measures, round, self.instruments, due=("barriers",))
+        if self.instruments.measures_barriers(round):
+            self._write_barriers(round)
+        barriers = time.perf_counter()
+        values |= measure_round(self.measures, round, self.instruments, due=("always", "evaluated"))
+        measured = time.perf_counter()
+        # a user's measure that says None was not taken: null stands for what was not finite
+        kept = (m.name for m in self.measures if m.name in MEASURES or values[m.name] is not None)
+        record = nest({name: values[name] for name in kept})
+        if record.get("mask"):
+            record["mask"] = {"schedule": self.schedule} | record["mask"]
+        failures = [{"client": one.client, "stage": one.stage, "error": one.error} for one in round.failures]
+        seconds = {name: round.seconds.get(name, 0.0) for name in ("train", "transfer", "aggregate")}
+        seconds |= dict(round.seconds) | {
+            "evaluate": evaluated - started,
+            "barrier": barriers - evaluated,
+            "measure": measured - barriers,
+            # all that is not measuring and recording: what a federation without a record would take
+            "round": started - self._ended if round.server_round else 0.0,
+        }
+        return (
+            {"round": round.server_round, "clients": round.clients}
+            | record
+            | {"failures": failures, "seconds": seconds}
+        )
+
+    def _write_barriers(self, round: Round) -> None:
+        if len(round.contributions) < 2:
+            return
+        to_global = any(measure.name.startswith("client_to_global.") for measure in self.measures)
+        arrays = barrier_arrays(round, self.instruments, to_global=to_global)
+        self.folder.write_barriers(round.server_round, arrays)
+        if self.save_client_models:
+            for client, state in zip(round.clients, self.instruments.client_states(round), strict=True):
+                name = f"round-{round.server_round:04d}-client-{client:04d}"
+                self.folder.save_state(name, self._whole(state), {"round": str(round.server_round)})
+
+    def _count(self, round: Round) -> None:
+        self.state = round.after
+        self.wire_bytes += round.wire_bytes
+        self.devices = sorted({*self.devices, *round.devices})
+        if round.server_round:
+            self._plans.append(encode_plan(round.plan))
+
+    def _save_checkpoint(self, server_round: int) -> None:
+        counted = {"wire_bytes": self.wire_bytes, "devices": self.devices, "seconds": self.seconds}
+        checkpoint = Checkpoint(
+            server_round,
+            model=self._whole(self.state),
+            server_optimizer=dict(self.strategy_state()),
+            about={"model": self.model_name, PLANS: self.plans_digest(), COUNTED: json.dumps(counted)},
+        )
+        self.folder.save_checkpoint(checkpoint, keep=self.keep_checkpoints)
+
+    def _whole(self, state: State) -> dict[str, Tensor]:
+        return self.instruments.model.state_dict() | state
+
+
+def barrier_arrays(round: Round, instruments: Instruments, *, to_global: bool = True) -> dict[str, NDArray[Any]]:
+    """Return the curves and matrices of a round's connectivity; empty for fewer than two clients.
+
+    ``loss`` and ``accuracy`` (pairs, points) are the curves over ``alphas``; ``loss_matrix`` and ``accuracy_matrix``
+    (clients, clients) the barriers; ``client_loss``, ``client_accuracy`` (clients,) the ends; ``to_global`` adds
+    ``global_loss_barriers`` and ``global_accuracy_barriers`` (clients,), to the global model after the round.
+    """
+    connectivity, clients = instruments.connectivity(round), np.array(round.clients, dtype=np.int64)
+    if connectivity is None:
+        return {}
+    barriers = connectivity.barriers
+    arrays = {
+        "clients": clients,
+        "pairs": clients[barriers.pairs],
+        "alphas": barriers.alphas,
+        "loss": barriers.loss,
+        "accuracy": barriers.accuracy,
+        "loss_matrix": barriers.matrix("loss", len(clients)),
+        "accuracy_matrix": barriers.matrix("accuracy", len(clients)),
+        "client_loss": np.array([end.loss for end in connectivity.ends]),
+        "client_accuracy": np.array([end.accuracy for end in connectivity.ends]),
+        "convention": np.array(CONVENTION),
+    }
+    if (layers := instruments.layer_cosines(round)) is not None:
+        arrays |= {"layer_llfc": layers.llfc, "layer_baseline": layers.baseline}
+    if to_global and (paths := instruments.client_to_global(round)) is not None:
+        arrays |= {"global_loss_barriers": paths.loss_barriers, "global_accuracy_barriers": paths.accuracy_barriers}
+    return arrays
+
+
+def _require_finite(record: Mapping[str, Any], state: State) -> None:
+    number, loss = record["round"], record["loss"]
+    if loss is not None and not math.isfinite(loss):
+        raise FloatingPointError(f"the global model's test loss is {loss} after round {number}")
+    if loss is None and (name := first_non_finite(state)) is not None:
+        raise FloatingPointError(f"the global model's {name} is not finite after round {number}")
+
+
+def _number(value: float | None) -> float:
+    # a number that was not finite is null in a record that was read back
+    return math.nan if value is None else value
