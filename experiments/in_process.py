@@ -49,7 +49,7 @@ class InProcessGrid(Grid):
         self.watch()
         node = message.metadata.dst_node_id
         # as Flower's simulation runtime has it: nodes are the partitions 0, 1, ..., and keep their state
-        config = {"partition-id": node - 1, "num-partitions": self.nodes}
+        config: dict[str, Any] = {"partition-id": node - 1, "num-partitions": self.nodes}
         state = self.states.setdefault(node, RecordDict())
         context = Context(run_id=0, node_id=node, node_config=config, state=state, run_config=self.run_config)
         try:

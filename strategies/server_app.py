@@ -2,6 +2,7 @@
 
 import json
 import traceback
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -9,31 +10,29 @@ from functools import partial
 from itertools import count
 from logging import INFO
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
-from torch import nn
+from torch import Tensor, nn
 
 import partitions
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
+from fedpfn.measures import Instruments
 from fedpfn.params import read_state, trainable
 from fedpfn.protocol import RUN_CONFIG
-from fedpfn.runs import Checkpoint, RunFolder, is_run, state_digest
-from fedpfn.runs.arguments import round_plans
+from fedpfn.runs import Checkpoint, RunFolder, is_run
+from fedpfn.runs.arguments import round_plans, schedule_name
 from fedpfn.runs.config import ConfigError, RunConfig
+from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.trackers import make_tracker
-from fedpfn.schedules import RoundPlans, encode_plan
 from strategies.assembly import build_model, load_data, make_strategy
 from strategies.carried import carried_state, restore_state
 from strategies.cohort_grid import CohortGrid
 from strategies.observed import Observed
 from strategies.preflight import find_faults
-from strategies.recorder import PLANS, Recorder, plans_digest
 from strategies.records import to_record
 
 app = ServerApp()
@@ -93,13 +92,9 @@ def _federate(
     folder.write_partition(
         partitions.statistics.manifest(dataset.train.labels, data.parts, dataset.num_classes, **about)
     )
-    splits = {
-        name: Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
-        for name, split in (("train", dataset.train), ("test", dataset.test))
-    }
     plan = round_plans(config)
     strategy = make_strategy(config, plan, sizes, list(trainable(model)))
-    recorder = Recorder(config, folder, partial(carried_state, strategy), model, **splits)
+    recorder = make_recorder(config, folder, model, dataset, partial(carried_state, strategy))
     summary, reason = None, None
     try:
         done = 0
@@ -107,7 +102,8 @@ def _federate(
             done = checkpoint.server_round
             model.load_state_dict(checkpoint.model)
             restore_state(strategy, checkpoint.server_optimizer)
-            recorder.resume(checkpoint, plans=replay(plan, checkpoint))
+            # a schedule may carry a state that only it knows of, and is brought back to it by being asked once more
+            recorder.resume(checkpoint, [plan(number) for number in range(1, done + 1)])
         recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
         poll_often(grid)
         federation, together = config.federation, config.train.stack or 1
@@ -119,7 +115,7 @@ def _federate(
             train_config=ConfigRecord({RUN_CONFIG: json.dumps(config.flat())}),
         )
         recorder.save_final()
-        summary = summarise(recorder)
+        summary = recorder.summary()
         folder.write_summary(summary)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
@@ -133,19 +129,44 @@ def _federate(
             recorder.tracker.finish(summary, reason)
 
 
-def replay(plan: RoundPlans, checkpoint: Checkpoint) -> list[str]:
-    """Return the plans of the rounds up to the checkpoint, asked for once more.
-
-    A mask schedule of the user's may carry a state that only it knows of, and is brought back to it that way. Raises
-    ``ValueError`` where it then plans differently.
-    """
-    plans = [encode_plan(plan(number)) for number in range(1, checkpoint.server_round + 1)]
-    if checkpoint.about.get(PLANS, plans_digest(plans)) != plans_digest(plans):
-        raise ValueError(
-            f"cannot resume: replaying the mask schedule for rounds 1 to {checkpoint.server_round} produced different "
-            "masks; it must depend only on the rounds that it was asked for"
-        )
-    return plans
+def make_recorder(
+    config: RunConfig,
+    folder: RunFolder,
+    model: nn.Module,
+    dataset: partitions.Dataset,
+    strategy_state: Callable[[], Mapping[str, Tensor]],
+) -> Recorder:
+    """Return what measures and records the run's rounds."""
+    device, barrier, output = next(model.parameters()).device, config.barrier, config.output
+    train, test = (
+        Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
+        for split in (dataset.train, dataset.test)
+    )
+    instruments = Instruments.for_model(
+        model,
+        train=train,
+        test=test,
+        num_classes=dataset.num_classes,
+        seed=config.seed,
+        rounds=config.rounds,
+        barrier_split=barrier.split,
+        barrier_max_examples=barrier.max_examples,
+        barrier_every=barrier.every,
+        points=barrier.points,
+        max_pairs=barrier.max_pairs,
+        batch_norm=barrier.batch_norm,
+        layers=barrier.layers,
+    )
+    return Recorder(
+        folder,
+        instruments,
+        schedule=schedule_name(config),
+        model_name=config.model.name,
+        strategy_state=strategy_state,
+        checkpoint_every=output.checkpoint_every,
+        keep_checkpoints=output.keep_checkpoints,
+        save_client_models=output.save_client_models,
+    )
 
 
 def poll_often(grid: Grid, seconds: float = 0.01) -> None:
@@ -167,26 +188,3 @@ def run_path(config: RunConfig) -> Path:
             path.mkdir(parents=True)
             break
     return path
-
-
-def summarise(recorder: Recorder) -> dict[str, Any]:
-    """Return the figures of a complete run; final accuracy is the mean of the last five rounds, as in the papers."""
-    trained = recorder.rounds[1:]
-    accuracies = [record["accuracy"] for record in trained]
-    barriers = [record["barrier"]["accuracy_mean"] for record in trained if record["barrier"]]
-    best = int(np.argmax(accuracies))
-    return {
-        "rounds": len(trained),
-        "final_accuracy": float(np.mean(accuracies[-5:])),
-        "last_accuracy": accuracies[-1],
-        "best_accuracy": accuracies[best],
-        "best_round": trained[best]["round"],
-        "mean_accuracy_barrier": float(np.mean(barriers)) if barriers else None,
-        "last_accuracy_barrier": barriers[-1] if barriers else None,
-        "bytes_down": sum(record["bytes_down"] for record in trained),
-        "bytes_up": sum(record["bytes_up"] for record in trained),
-        "wire_bytes": recorder.wire_bytes,
-        "weights_sha256": state_digest(recorder.state),
-        "devices": recorder.devices,
-        "seconds": recorder.seconds,
-    }

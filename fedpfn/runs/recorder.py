@@ -121,8 +121,8 @@ class Recorder:
         self._plans = [encode_plan(plan) for plan in ([UNMASKED] * number if plans is None else plans)]
         if checkpoint.about.get(PLANS, self.plans_digest()) != self.plans_digest():
             raise ValueError(
-                f"the mask schedule, asked again for rounds 1 to {number}, plans otherwise than it did: it depends on "
-                "more than the rounds it was asked for, and the run cannot be resumed to the same bits"
+                f"cannot resume: replaying the mask schedule for rounds 1 to {number} produced different masks; it "
+                "must depend only on the rounds that it is asked for"
             )
         self.rounds, self.state = read_rounds(self.folder.path), read_state(self.instruments.model)
         counted = json.loads(checkpoint.about[COUNTED])
