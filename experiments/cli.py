@@ -1,4 +1,7 @@
-"""The command line ``fedpfn``: words in, one call, and every error as a line with a non-zero exit."""
+"""The command line ``fedpfn``: words in, one call, and every error as a line with a non-zero exit.
+
+Whatever takes time to import (PyTorch, above all) is imported inside the commands, so that ``--help`` comes at once.
+"""
 
 import sys
 from importlib.metadata import version
@@ -10,10 +13,10 @@ from rich.console import Console
 
 from experiments.bench.cli import EPILOG as BENCH_EPILOG
 from experiments.bench.cli import bench
+from experiments.command_classes import App
 from experiments.lab.cli import app as lab
 from experiments.report.cli import EPILOG as REPORT_EPILOG
 from experiments.report.cli import report
-from fedpfn.runs.config import ConfigError
 
 console = Console()
 errors = Console(stderr=True)
@@ -23,8 +26,7 @@ EPILOG = (
     "A run leaves a folder with its config, a line a round, barrier curves and the final model."
 )
 
-app = typer.Typer(
-    no_args_is_help=True,
+app = App(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Federated learning with neuron alignment: FedAvg, FedPFN and FedPNU on Flower, with barriers on record.",
@@ -32,8 +34,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         console.print(f"fedpfn {version('fedpfn')}, flwr {version('flwr')}, torch {version('torch')}", highlight=False)
         raise typer.Exit
 
@@ -44,12 +46,13 @@ app.add_typer(lab, name="lmc", rich_help_panel="Laboratory")
 @app.callback()
 def options(
     show_version: Annotated[
-        bool, typer.Option("--version", help="say the versions and exit", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="print the versions and exit", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Take what goes before a command."""
 
 
+Filter = Annotated[str, typer.Argument(metavar="[TEXT]", help="show only keys whose name or description contains it")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, e.g. rounds=30")]
 Resumed = Annotated[
     Path | None, typer.Option("--resume", metavar="RUN", help="go on with a run that was cut off, from its checkpoint")
@@ -79,7 +82,9 @@ def run(
 
     here = Path.cwd()
     if resume and (words or config):
-        raise ConfigError(["--resume goes on with the run's own config: give neither settings nor --config"])
+        raise typer.BadParameter(
+            "a run is resumed with its own config: give neither settings nor --config", param_hint="--resume"
+        )
     asked = read_resumed_config(resume) if resume else read_run_config(words or [], file=config, workdir=here)
     ready = prepare(asked, workdir=here)
     folder = run_config(
@@ -154,8 +159,10 @@ def show(
 ) -> None:
     """Show a run: its rounds as a table, and one picture of accuracy and barrier over rounds (RUN/rounds.png)."""
     from experiments.show import show_run
-    from fedpfn.runs import read_run
+    from fedpfn.runs import is_run, read_run
 
+    if not is_run(folder) and (command := _command_for(folder)):
+        raise ValueError(f"{folder} is not the folder of one run; try `fedpfn {command} {folder}`")
     show_run(read_run(folder), console, every=every)
 
 
@@ -197,23 +204,46 @@ def check_model(
 
 
 @app.command()
-def keys() -> None:
-    """List every key of the config with its default, what it may be and what it is for."""
+def keys(matching: Filter = "") -> None:
+    """List the keys of the config, each with its default, its allowed values and what it is for."""
     from experiments.keys_table import keys_table
     from fedpfn.runs.config import RunConfig
 
-    console.print(keys_table(RunConfig), highlight=False)
+    console.print(keys_table(RunConfig, matching), highlight=False)
 
 
 def main() -> None:
     """Run the command line; known errors end in one message and exit status 1, Ctrl-C in 130."""
-    from experiments.simulation import RunFailed
-
     try:
         app()
     except KeyboardInterrupt:
         errors.print("stopped", style="red")
         sys.exit(130)
-    except (ConfigError, RunFailed, ValueError) as error:
-        errors.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+    except Exception as error:
+        message = explanation(error)
+        if message is None:
+            raise
+        errors.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
+
+
+def explanation(error: Exception) -> str | None:
+    """Return the message that a known error ends in; None for one that is a fault of ours and needs its traceback."""
+    from experiments.simulation import RunFailed
+
+    if isinstance(error, RunFailed | ValueError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    # by now PyTorch has been imported, or it takes a moment more
+    from strategies.fed_avg import RoundFailedError
+
+    return f"the run failed: {error}" if isinstance(error, RoundFailedError) else None
+
+
+def _command_for(folder: Path) -> str | None:
+    """Return the command that shows a folder that is not a run's, where there is one."""
+    if (folder / "experiment.yaml").is_file():
+        return "lmc report"
+    holds_runs = any(folder.rglob("rounds.jsonl")) or any(folder.rglob("failure.json"))
+    return "report" if holds_runs else None

@@ -1,12 +1,16 @@
 """A schema of keys as a table: ``fedpfn keys`` and ``fedpfn lmc keys``."""
 
+from rich.markup import escape
 from rich.table import Table
 
 from fedpfn.runs.keys import key_specs
 
 
-def keys_table(schema: type) -> Table:
-    """Return every key with its default, what it may be and what it is for."""
+def keys_table(schema: type, matching: str = "") -> Table:
+    """Return every key with its default, what it may be and what it is for.
+
+    With ``matching`` only the keys that have it in their name or description. Raises ``ValueError`` where none has.
+    """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("key", "default", "about"):
         table.add_column(name, overflow="fold")
@@ -14,5 +18,9 @@ def keys_table(schema: type) -> Table:
     for spec in key_specs(schema):
         limits = [f"{words[bound]} {limit:g}" for bound, limit in spec.limits.items()]
         extent = ", ".join(spec.choices) if spec.choices else ", ".join(limits)
-        table.add_row(spec.name, repr(spec.default), spec.about + (f" ({extent})" if extent else ""))
+        row = (spec.name, repr(spec.default), spec.about + (f" ({extent})" if extent else ""))
+        if matching.lower() in f"{row[0]} {row[2]}".lower():
+            table.add_row(*map(escape, row))
+    if not table.row_count:
+        raise ValueError(f"no key matches {matching!r}")
     return table

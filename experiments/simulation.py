@@ -18,7 +18,9 @@ from experiments.resources import Resources
 from experiments.superlink import SuperLink, SuperLinkError, ending, superlink, tail
 
 _START_SECONDS = 120.0
-_HINTS = {signal.SIGKILL.value: " (out of memory?)", signal.SIGSEGV.value: " (a crash in native code)"}
+# SIGKILL, which Windows lacks: there the simulation does not run, but all else should
+_KILLED = 9
+_HINTS = {_KILLED: " (out of memory?)", signal.SIGSEGV.value: " (a crash in native code)"}
 
 
 class RunFailed(RuntimeError):  # noqa: N818 - said as one says it: the run failed
@@ -67,7 +69,7 @@ class Simulation:
 
     def _exit_code(self) -> int:
         file = self.link.home.simulation_exit
-        return int(file.read_text()) if file.exists() else 128 + signal.SIGKILL
+        return int(file.read_text()) if file.exists() else 128 + _KILLED
 
     def _vanished(self) -> bool:
         """Whether the shell that keeps the simulation's exit code is gone without having written it."""

@@ -1,43 +1,113 @@
-"""Custom parts by import string: ``"package.module:name"``, with a message of its own for each way it can be wrong."""
+"""Custom parts by reference: ``"package.module:name"``, or ``"path/to/file.py:name"`` for a file of any name anywhere.
 
+A module is looked for in the Python environment first and in the user's folder last, so that a user's ``random.py``
+hides nothing. A user's module that an installed one of the same name hides is therefore never found by its module name:
+``load`` says so and names the way out, the file's path. Each way a reference can be wrong has a message of its own.
+"""
+
+import hashlib
 import importlib
+import importlib.util
 import re
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+EXPECTED = "expected 'package.module:name' or 'path/to/file.py:name'"
+
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_FILE_REFERENCE = re.compile(r"(.+\.py):([A-Za-z_][\w.]*)")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+_folders: list[Path] = []
+_loading = threading.RLock()
 
 
 def look_in(folder: Path) -> None:
-    """Let modules in ``folder`` be found, after everything installed: a user's random.py must not hide Python's."""
+    """Let modules and files in ``folder`` be found, after everything installed."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
+    if folder not in _folders:
+        _folders.append(folder)
 
 
 def is_reference(text: str) -> bool:
-    """Tell whether ``text`` names an object by import string rather than a built-in by alias."""
+    """Tell whether ``text`` names an object by reference rather than a built-in by alias."""
     return ":" in text
 
 
+def absolute_reference(text: str, folder: Path) -> str:
+    """Return ``text`` with the path of a file reference made absolute from ``folder``, anything else as it is.
+
+    Processes of a run start in folders of their own, where a relative path leads elsewhere.
+
+    >>> absolute_reference("nets/models.py:Net", Path("/home/me"))
+    '/home/me/nets/models.py:Net'
+    >>> absolute_reference("models:Net", Path("/home/me")), absolute_reference("mlp", Path("/home/me"))
+    ('models:Net', 'mlp')
+    """
+    if match := _FILE_REFERENCE.fullmatch(text):
+        return f"{(folder / Path(match[1]).expanduser()).resolve()}:{match[2]}"
+    return text
+
+
+def near_reference(text: str) -> str | None:
+    """Return the reference that ``text`` was probably meant to be where it lacks the colon, None where it is no such.
+
+    >>> near_reference("my_cnn.py"), near_reference("json.JSONDecoder"), near_reference("fedavgg")
+    ('my_cnn.py:Name', 'json:JSONDecoder', None)
+    """
+    if is_reference(text):
+        return None
+    if text.endswith(".py"):
+        return f"{text}:Name"
+    if not _DOTTED.fullmatch(text):
+        return None
+    module, _, name = text.rpartition(".")
+    if not module:
+        return f"{text}:Name" if _user_files(text) else None
+    return f"{module}:{name}" if _user_files(module) or _is_installed(module.partition(".")[0]) else None
+
+
 def resolve(name: str) -> Any:
-    """Return the object that ``name`` refers to where it is an import string, else the name itself."""
+    """Return the object that ``name`` refers to where it is a reference, else the name itself."""
     return load(name) if is_reference(name) else name
 
 
 def load(reference: str) -> Any:
-    """Return the object that ``"package.module:name"`` names.
+    """Return the object that ``"package.module:name"`` or ``"path/to/file.py:name"`` names.
 
-    Raises ``ValueError`` in one line: for a malformed reference, a module that is not found, a module that fails while
-    it is imported (with its own error), and a name that the module does not have.
+    A relative path starts from the folders given to ``look_in``, or from the working directory where there is none. A
+    file is executed once per process, under a module name of its own.
+
+    Raises ``ValueError`` in one line: for a malformed reference, a module or file that is not found, a module that an
+    installed one hides, a module that fails while it is imported (with its own error), and a name that it lacks.
     """
-    if not _REFERENCE.fullmatch(reference):
-        raise ValueError(f"{reference!r} is not an import string; expected 'package.module:name'")
-    module_name, _, attributes = reference.partition(":")
+    if match := _FILE_REFERENCE.fullmatch(reference):
+        path, module_name, attributes = _find_file(match[1], reference), match[1], match[2]
+        found: Any = _import(lambda: _import_file(path), module_name, reference)
+    elif _REFERENCE.fullmatch(reference):
+        module_name, _, attributes = reference.partition(":")
+        found = _import(lambda: importlib.import_module(module_name), module_name, reference)
+        _refuse_hidden(module_name, reference, found)
+    else:
+        raise ValueError(f"{reference!r} is not an import string; {EXPECTED}")
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            raise ValueError(f"module {module_name!r} has no {attributes!r} (requested by {reference!r})")
+        found = getattr(found, attribute)
+    return found
+
+
+def _import(import_it: Callable[[], ModuleType], module_name: str, reference: str) -> ModuleType:
     try:
-        found: Any = importlib.import_module(module_name)
+        return import_it()
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            _refuse_hidden(module_name, reference, None)
             raise ValueError(
                 f"no module named {error.name!r} for {reference!r}; it is looked for in the folder where the command "
                 "was typed and in the Python environment"
@@ -45,8 +115,61 @@ def load(reference: str) -> Any:
         raise ValueError(f"module {module_name!r} of {reference!r} needs {error.name!r}, which is absent") from error
     except (Exception, SystemExit) as error:
         raise ValueError(f"module {module_name!r} of {reference!r} fails on import: {error!r}") from error
-    for attribute in attributes.split("."):
-        if not hasattr(found, attribute):
-            raise ValueError(f"module {module_name!r} has no {attributes!r} (asked for by {reference!r})")
-        found = getattr(found, attribute)
-    return found
+
+
+def _find_file(path: str, reference: str) -> Path:
+    file = Path(path).expanduser()
+    places = [file] if file.is_absolute() else [folder / file for folder in _folders or [Path.cwd()]]
+    for place in places:
+        if place.is_file():
+            return place.resolve()
+    raise ValueError(f"no file {' or '.join(str(place) for place in places)} for {reference!r}")
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Execute a file as a module, once per process; its name tells files of the same stem apart."""
+    name = f"{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    with _loading:
+        if name in sys.modules:
+            return sys.modules[name]
+        # as for a script: what lies next to it can be imported
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} is not a Python file")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+
+
+def _is_installed(module_name: str) -> bool:
+    try:
+        return importlib.util.find_spec(module_name) is not None
+    except ValueError:  # __main__ may have no spec
+        return False
+
+
+def _user_files(module_name: str) -> list[tuple[Path, Path]]:
+    """Return the files of the module in the user's folders, each with the folder that it was found from."""
+    stem = Path(*module_name.split("."))
+    names = (stem.with_suffix(".py"), stem / "__init__.py")
+    return [(folder, name) for folder in _folders for name in names if (folder / name).is_file()]
+
+
+def _refuse_hidden(module_name: str, reference: str, imported: ModuleType | None) -> None:
+    """Raise ``ValueError`` where the user's folder has the module, but another one was imported in its place."""
+    files = _user_files(module_name)
+    origin = getattr(imported, "__file__", None)
+    if not files or (origin and Path(origin).resolve() in {(folder / name).resolve() for folder, name in files}):
+        return
+    folder, name = files[0]
+    top = module_name.partition(".")[0]
+    raise ValueError(
+        f"{reference!r}: the name {top!r} is taken by an installed package, which hides {folder / name}; "
+        f"use the file's path, '{name}:{reference.partition(':')[2]}', or rename {folder / name.parts[0]}"
+    )

@@ -259,7 +259,7 @@ def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monke
     [
         (["z"], "there is no part 'z' at size reduced; there are a, b, c, e1, e2, d, server, clients, models"),
         (["a", "--quick"], "there is no part 'a' at size quick; there are c, d, server, clients, models"),
-        (["--quick", "--full"], "--quick and --full exclude each other"),
+        (["--quick", "--full"], "--quick and --full are mutually exclusive"),
     ],
 )
 def test_what_cannot_be_asked_for_is_said_at_once(words: list[str], told: str, tmp_path: Path) -> None:

@@ -144,6 +144,46 @@ def test_impossible_resources_are_refused(
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a place where no folder can be made")
+def test_an_output_folder_that_cannot_be_made_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in (["--in-process"], []):
+        status, _, errors = call(capsys, monkeypatch, "run", "output.dir=/proc/nowhere", *words)
+        assert status == 1 and errors.strip() == "cannot use /proc/nowhere: no such file or directory"
+
+
+def test_a_file_where_a_sweep_is_to_lie_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "sweep.yaml").write_text("base: {rounds: 1}\nseeds: [0]\n")
+    (folder / "file").touch()
+    for words in ([], ["--dry-run"]):
+        status, _, errors = call(capsys, monkeypatch, "sweep", "sweep.yaml", "--out", "file", *words)
+        assert status == 1 and errors.strip() == f"{folder / 'file'} is a file; --out names the folder of the sweep"
+
+
+def test_a_run_that_diverges_in_process_ends_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, _, errors = call(capsys, monkeypatch, "run", "--in-process", "train.lr=1e20", "output.dir=out")
+    assert status == 1
+    assert errors.strip().splitlines()[-1].startswith("the run failed: client 0 failed in round 1, local training: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [("cells/a/rounds.jsonl", "report"), ("cells/a/failure.json", "report"), ("experiment.yaml", "lmc report")],
+)
+def test_a_folder_of_many_runs_is_shown_by_another_command(
+    folder: Path, file: str, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "out" / file).parent.mkdir(parents=True)
+    (folder / "out" / file).touch()
+    status, _, errors = call(capsys, monkeypatch, "show", "out")
+    assert status == 1 and f"try `fedpfn {command} out`" in errors
+
+
 def invoke(*words: str) -> Result:
     result = CliRunner().invoke(app, list(words), env={"COLUMNS": "160"})
     assert result.exit_code == 0, (result.output, result.exception)
@@ -180,6 +220,13 @@ def test_check_model_tells_good_from_bad(folder: Path) -> None:
 def test_keys_lists_every_key_with_its_default() -> None:
     listed = invoke("keys").output
     assert "partition.min-size" in listed and "'per-round'" in listed
+    assert "fedpfn[tensorboard]" in listed
+
+
+def test_keys_can_be_filtered() -> None:
+    listed = invoke("keys", "momentum").output
+    assert "train.momentum" in listed and "partition.min-size" not in listed
+    assert "no key matches 'momentun'" in str(CliRunner().invoke(app, ["keys", "momentun"]).exception)
 
 
 class Real(NamedTuple):

@@ -1,13 +1,15 @@
 """Import strings: what they load, and a message of its own for each way one can be wrong."""
 
 import json
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from fedpfn.imports import is_reference, load, resolve
+from fedpfn import imports
+from fedpfn.imports import absolute_reference, is_reference, load, look_in, near_reference, resolve
 
 Write = Callable[[str, str], None]
 
@@ -69,7 +71,9 @@ MALFORMED = ["json", "json:", ":dumps", ":", "", "json dumps:x", "json:loads:dum
 def test_a_malformed_reference_is_told_the_form(reference: str) -> None:
     with pytest.raises(ValueError) as caught:
         load(reference)
-    assert str(caught.value) == f"{reference!r} is not an import string; expected 'package.module:name'"
+    assert str(caught.value) == (
+        f"{reference!r} is not an import string; expected 'package.module:name' or 'path/to/file.py:name'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,3 +127,115 @@ def test_the_error_behind_a_fault_is_kept_for_the_traceback(write: Write) -> Non
     with pytest.raises(ValueError, match="its own words") as caught:
         load("planted_raising:name")
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+NET = "class Net:\n    pass\n\nimported = []\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder where the command is typed; forgotten afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(imports, "_folders", [])
+    before = set(sys.modules)
+    look_in(tmp_path)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def write_file(path: Path, source: str = NET) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source)
+    return path
+
+
+def test_a_file_is_loaded_by_its_path_once(folder: Path) -> None:
+    file = write_file(folder / "my nets" / "models-v2.py")
+    found = load("my nets/models-v2.py:Net")
+    assert found is load(f"{file}:Net") is load(absolute_reference("my nets/models-v2.py:Net", folder))
+    assert pickle.loads(pickle.dumps(found)) is found
+
+
+def test_files_of_the_same_name_are_told_apart_and_hide_nothing(folder: Path) -> None:
+    files = [write_file(folder / name / "json.py") for name in ("one", "two")]
+    one, two = (load(f"{file}:Net") for file in files)
+    assert one is not two and load("json:dumps") is json.dumps
+
+
+def test_a_file_finds_what_lies_next_to_it(folder: Path) -> None:
+    write_file(folder / "deep" / "planted_layers.py", "width = 3\n")
+    write_file(folder / "deep" / "models.py", "from planted_layers import width\n")
+    assert load("deep/models.py:width") == 3
+
+
+def test_a_file_in_the_place_of_one_of_our_packages_can_be_loaded(folder: Path) -> None:
+    write_file(folder / "experiments" / "models.py")
+    assert load("experiments/models.py:Net").__name__ == "Net"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("1 / 0\n", "ZeroDivisionError"),
+        ("import no_such_module_here\n", "needs 'no_such_module_here'"),
+        ("", "has no 'Net'"),
+    ],
+)
+def test_a_file_that_is_no_good_says_why_each_time(folder: Path, source: str, words: str) -> None:
+    write_file(folder / "models.py", source)
+    assert words in fault("models.py:Net")
+    assert words in fault("models.py:Net")
+
+
+def test_an_absent_file_is_named_with_the_place_where_it_was_expected(folder: Path) -> None:
+    assert f"no file {folder / 'nets' / 'models.py'}" in fault("nets/models.py:Net")
+
+
+@pytest.mark.parametrize(
+    ("file", "reference", "way_out"),
+    [
+        ("experiments/models.py", "experiments.models:Net", "experiments/models.py:Net"),
+        ("experiments/cli.py", "experiments.cli:app", "experiments/cli.py:app"),
+        ("clients.py", "clients:Net", "clients.py:Net"),
+        ("strategies/__init__.py", "strategies:Net", "strategies/__init__.py:Net"),
+        ("partitions/mine/__init__.py", "partitions.mine:Net.part", "partitions/mine/__init__.py:Net.part"),
+    ],
+)
+def test_a_module_of_the_users_that_an_installed_one_hides_is_told_the_way_out(
+    folder: Path, file: str, reference: str, way_out: str
+) -> None:
+    write_file(folder / file)
+    message = fault(reference)
+    assert "is taken by an installed package" in message and repr(way_out) in message
+
+
+def test_a_module_of_the_users_that_nothing_hides_is_theirs(folder: Path) -> None:
+    write_file(folder / "planted_project" / "models.py")
+    assert load("planted_project.models:Net").__module__ == "planted_project.models"
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("my_cnn.py", "my_cnn.py:Name"),
+        ("nets/my_cnn.py", "nets/my_cnn.py:Name"),
+        ("my_cnn.MyCNN", "my_cnn:MyCNN"),
+        ("my_cnn", "my_cnn:Name"),
+        ("torch.nn.Linear", "torch.nn:Linear"),
+        ("my_cnn:MyCNN", None),
+        ("per-rund", None),
+        ("resnet21", None),
+        ("nowhere.at_all", None),
+        ("", None),
+    ],
+)
+def test_a_reference_without_its_colon_is_recognised(folder: Path, text: str, meant: str | None) -> None:
+    write_file(folder / "my_cnn.py")
+    assert near_reference(text) == meant
+
+
+def test_only_the_path_of_a_file_is_made_absolute(tmp_path: Path) -> None:
+    assert absolute_reference("a/b.py:C.d", tmp_path) == f"{tmp_path.resolve()}/a/b.py:C.d"
+    for text in (f"{tmp_path.resolve()}/b.py:C", "a.b:C", "mlp", "", "a/b.py"):
+        assert absolute_reference(text, tmp_path) == text

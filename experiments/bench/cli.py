@@ -3,12 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
-
-from fedpfn.devices import available_cpus
-from fedpfn.runs.config import ConfigError
 
 EPILOG = (
     "Contestants run in turns through `flwr run`, each on a runtime of its own: a Flower app as its quickstart has it, "
@@ -37,14 +33,18 @@ def bench(
     Without PARTs everything is timed, which takes most of an hour on two cores. The tables say seconds a round,
     ratios taken turn by turn, and how far local training is from a bare PyTorch loop.
     """
+    import torch
+
     from experiments.bench.bench import bench as run_bench
     from experiments.bench.bench import letters
     from experiments.bench.figures import write_figures
     from experiments.bench.tables import markdown, tables
+    from fedpfn.devices import available_cpus
+    from fedpfn.runs.config import ConfigError
 
     console = Console()
     if quick and full:
-        raise ConfigError(["--quick and --full exclude each other"])
+        raise ConfigError(["--quick and --full are mutually exclusive"])
     size = "quick" if quick else "full" if full else "reduced"
     known = letters(size)
     if unknown := [part for part in parts or [] if part not in known]:

@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command_classes import App
+
 console = Console()
 
 EPILOG = (
@@ -15,8 +17,7 @@ EPILOG = (
     "w(alpha) = alpha * first + (1 - alpha) * second."
 )
 
-app = typer.Typer(
-    no_args_is_help=True,
+app = App(
     help="The laboratory of linear mode connectivity: experiments as files, checkpoints compared, matched, dissected.",
 )
 
@@ -139,12 +140,16 @@ def layers(
 
 
 @app.command()
-def keys() -> None:
-    """List every key of a laboratory cell with its default, what it may be and what it is for."""
+def keys(
+    matching: Annotated[
+        str, typer.Argument(metavar="[TEXT]", help="show only keys whose name or description contains it")
+    ] = "",
+) -> None:
+    """List the keys of a laboratory cell, each with its default, its allowed values and what it is for."""
     from experiments.keys_table import keys_table
     from experiments.lab.config import LabConfig
 
-    console.print(keys_table(LabConfig), highlight=False)
+    console.print(keys_table(LabConfig, matching), highlight=False)
 
 
 def _show(folder: Path) -> None:

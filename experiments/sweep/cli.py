@@ -47,6 +47,8 @@ def sweep(
     asked = read_sweep(file, words, workdir=workdir)
     cells = expand(asked)
     out = (out or Path("sweeps") / file.stem).absolute()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out names the folder of the sweep")
     if faults := cell_faults(cells):
         raise ConfigError(faults)
     states = {cell.address: _state(out, cell) for cell in cells}
