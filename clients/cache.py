@@ -5,7 +5,7 @@ process and not once per message, and a round's masks once per process and not o
 """
 
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from logging import WARNING
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import partitions
 from fedpfn import imports, models
+from fedpfn.args import args_of
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.freezing import BitMask
@@ -24,7 +25,7 @@ from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.masks import build_mask, union
 from fedpfn.packing import Positions
 from fedpfn.params import State, float_buffers, trainable
-from fedpfn.runs.config import RunConfig
+from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.schedules import Plan
 from fedpfn.seeding import numpy_generator
 from fedpfn.training import stackable
@@ -93,17 +94,20 @@ def _make(config: RunConfig) -> Workbench:
     device = resolve_device(config.device, who="this client's process")
     data = config.data
     # never a download here: the server fetched what was allowed to be fetched before it sent anything
-    dataset = partitions.load(imports.resolve(data.name), data.root, image_size=data.image_size)
+    source = imports.resolve(data.name)
+    dataset = partitions.load(source, data.root, image_size=data.image_size, args=args_of(data.args))
+    # clients never see the test split
+    dataset = partitions.limit(dataset, train=data.train_examples, rng=numpy_generator(config.seed, "subset"))
     parts = partitions.partition(
         labels=dataset.train.labels,
         clients=config.federation.clients,
         rng=numpy_generator(config.seed, "partition"),
-        **asdict(config.partition) | {"scheme": imports.resolve(config.partition.scheme)},
+        **settings_of(config.partition) | {"scheme": imports.resolve(config.partition.scheme)},
     )
     split = dataset.train
     train = Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
     model = models.build(
-        input_shape=dataset.input_shape, num_classes=dataset.num_classes, seed=config.seed, **asdict(config.model)
+        input_shape=dataset.input_shape, num_classes=dataset.num_classes, seed=config.seed, **settings_of(config.model)
     )
     model = models.lay_out(model.to(device))
     state = trainable(model) | float_buffers(model)

@@ -10,6 +10,7 @@ import traceback
 
 from clients.cache import PlanMasks, Workbench
 from fedpfn.answers import Failure, Update
+from fedpfn.args import args_of
 from fedpfn.examples import Examples
 from fedpfn.packing import pack
 from fedpfn.params import State, write_tensors
@@ -78,6 +79,7 @@ def optimizer_of(config: RunConfig, server_round: int) -> MakeOptimizer:
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
+        args=args_of(settings.args),
     )
 
 

@@ -20,6 +20,21 @@ def is_reference(text: str) -> bool:
     return ":" in text
 
 
+def colon_hint(name: str) -> str | None:
+    """Return how a name that looks like a file or a dotted path is written as an import string, else None.
+
+    >>> colon_hint("my_cnn.MyCNN")
+    "write it as 'my_cnn:MyCNN', with a colon before the name"
+    """
+    module, dot, attribute = name.removesuffix(".py").replace("/", ".").rpartition(".")
+    if name.endswith(".py"):
+        module, attribute = f"{module}{dot}{attribute}", "NAME"
+    reference = f"{module}:{attribute}"
+    if is_reference(name) or not _REFERENCE.fullmatch(reference):
+        return None
+    return f"write it as {reference!r}, with a colon before the name"
+
+
 def resolve(name: str) -> Any:
     """Return the object that ``name`` refers to where it is an import string, else the name itself."""
     return load(name) if is_reference(name) else name

@@ -4,6 +4,7 @@ from partitions import datasets, schemes, statistics
 from partitions.arrays import DataError, Dataset, Split
 from partitions.datasets import DATASETS, load
 from partitions.feasibility import PartitionError
+from partitions.limits import limit
 from partitions.schemes import SCHEMES, partition
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "PartitionError",
     "Split",
     "datasets",
+    "limit",
     "load",
     "partition",
     "schemes",

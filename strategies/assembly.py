@@ -6,7 +6,6 @@ them to show what a run would do.
 
 import fnmatch
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from logging import WARNING
 from typing import Any
@@ -19,16 +18,18 @@ from torch import nn
 
 import partitions
 from fedpfn import imports, models
+from fedpfn.args import args_of
 from fedpfn.lmc.layerwise import find_layers
 from fedpfn.masks import split_patterns
 from fedpfn.params import trainable
-from fedpfn.runs.config import ConfigError, RunConfig
+from fedpfn.runs.config import ConfigError, RunConfig, settings_of
+from fedpfn.runs.legacy import as_version_1
 from fedpfn.seeding import numpy_generator
 from strategies.cohorts import draw_clients
 from strategies.fed_avg import FedAvg
 from strategies.fed_pfn import FedPFN
 from strategies.fed_pnu import FedPNU
-from strategies.server_optimizers import make_server_optimizer
+from strategies.server_optimizers import ServerOptimizer, make_server_optimizer
 
 STRATEGIES: dict[str, Callable[..., FedAvg]] = {
     "fedavg": lambda config, **settings: FedAvg(**settings),
@@ -42,12 +43,20 @@ def load_data(config: RunConfig) -> tuple[partitions.Dataset, list[NDArray[np.in
     data = config.data
     source = imports.resolve(data.name)
     try:
-        dataset = partitions.load(source, data.root, download=data.download, image_size=data.image_size)
+        dataset = partitions.load(
+            source, data.root, download=data.download, image_size=data.image_size, args=args_of(data.args)
+        )
+        dataset = partitions.limit(
+            dataset,
+            train=data.train_examples,
+            test=data.test_examples,
+            rng=numpy_generator(config.seed, "subset"),
+        )
         parts = partitions.partition(
             labels=dataset.train.labels,
             clients=config.federation.clients,
             rng=numpy_generator(config.seed, "partition"),
-            **asdict(config.partition) | {"scheme": imports.resolve(config.partition.scheme)},
+            **settings_of(config.partition) | {"scheme": imports.resolve(config.partition.scheme)},
         )
     except (partitions.DataError, partitions.PartitionError) as error:
         raise ConfigError([str(error)]) from error
@@ -86,7 +95,7 @@ def _builder(config: RunConfig, dataset: partitions.Dataset) -> Callable[[], nn.
         input_shape=dataset.input_shape,
         num_classes=dataset.num_classes,
         seed=config.seed,
-        **asdict(config.model),
+        **settings_of(config.model),
     )
 
 
@@ -114,6 +123,19 @@ def _layer_faults(config: RunConfig, dataset: partitions.Dataset, model: nn.Modu
     return []
 
 
+def _server_optimizer(config: RunConfig) -> ServerOptimizer:
+    old = as_version_1(config.strategy.base, args_of(config.strategy.args))
+    if old is None:
+        raise ConfigError([f"strategy.base={config.strategy.base} {config.strategy.args} is not supported yet"])
+    return make_server_optimizer(
+        str(old["strategy.server-optimizer"]),
+        lr=float(old.get("strategy.server-lr", 0.0)) or None,
+        momentum=float(old.get("strategy.server-momentum", 0.9)),
+        beta2=float(old.get("strategy.server-beta2", 0.99)),
+        tau=float(old.get("strategy.server-tau", 1e-3)),
+    )
+
+
 def make_strategy(config: RunConfig, sizes: list[int], parameters: list[str], device: torch.device | str) -> FedAvg:
     """Return the Flower strategy that the config names."""
     settings: dict[str, Any] = {
@@ -127,13 +149,7 @@ def make_strategy(config: RunConfig, sizes: list[int], parameters: list[str], de
         ),
         "parameters": parameters,
         "run_config": config.flat(),
-        "server_optimizer": make_server_optimizer(
-            config.strategy.server_optimizer,
-            lr=config.strategy.server_lr or None,
-            momentum=config.strategy.server_momentum,
-            beta2=config.strategy.server_beta2,
-            tau=config.strategy.server_tau,
-        ),
+        "server_optimizer": _server_optimizer(config),
         "device": device,
         "tolerate": config.federation.tolerate_failures,
         "quorum": config.federation.quorum,
