@@ -236,7 +236,7 @@ def explanation(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"cannot use {error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
     # by now PyTorch has been imported, or it takes a moment more
-    from strategies.fed_avg import RoundFailedError
+    from strategies.cohort_grid import RoundFailedError
 
     return f"the run failed: {error}" if isinstance(error, RoundFailedError) else None
 

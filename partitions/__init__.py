@@ -5,6 +5,7 @@ from partitions.arrays import DataError, Dataset, Split
 from partitions.datasets import DATASETS, load
 from partitions.feasibility import PartitionError
 from partitions.federated import FederatedData, load_federated
+from partitions.limits import limit
 from partitions.schemes import SCHEMES, partition
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "PartitionError",
     "Split",
     "datasets",
+    "limit",
     "load",
     "load_federated",
     "partition",

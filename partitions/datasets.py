@@ -4,7 +4,7 @@ What a data set is lies in ``arrays``; how each is read lies in ``digits``, ``to
 ``imdb`` and, for a callable of the user's, ``user_loader``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,26 +42,29 @@ def load(
     *,
     download: bool = False,
     image_size: int = 0,
+    args: Mapping[str, Any] | None = None,
     cache_dir: Path | None = None,
 ) -> Dataset:
-    """Return a built-in data set by its name, or what a user's loader (see ``user_loader``) returns.
+    """Return a built-in data set by its name, or what a user's loader (see ``user_loader``) returns for ``args``.
 
     ``image_size`` is for ``image-folder``: the side of the square that images are resized and cropped to (0: images of
     one size, as they are). ``cache_dir`` is where its images and the tokens of ``imdb`` are kept once decoded (None:
     ``content_cache.default_folder``). Raises ``DataError`` with all that ``find_faults`` finds, and for data that turn
     out to be unreadable or wrong.
     """
-    faults = find_faults(name, root, download=download, image_size=image_size)
+    faults = find_faults(name, root, download=download, image_size=image_size, args=args)
     if faults:
         raise DataError("; ".join(faults))
     if not isinstance(name, str):
-        return user_loader.load(name, root)
+        return user_loader.load(name, root, args)
     return DATASETS[name].load(
         Request(root=root, download=download, image_size=image_size, cache_dir=cache_dir),
     )
 
 
-def find_faults(name: str | Loader, root: str, *, download: bool, image_size: int = 0) -> list[str]:
+def find_faults(
+    name: str | Loader, root: str, *, download: bool, image_size: int = 0, args: Mapping[str, Any] | None = None
+) -> list[str]:
     """Return what would keep ``load`` from working, a line each, told from names and folders alone: nothing is read."""
     if isinstance(name, str) and name not in DATASETS:
         near = get_close_matches(name.lower(), DATASETS, n=1)
@@ -73,5 +76,6 @@ def find_faults(name: str | Loader, root: str, *, download: bool, image_size: in
     if image_size > 0 and name != "image-folder":
         faults.append(f"data.image-size = {image_size} is for data.name = 'image-folder' only; set it to 0")
     if isinstance(name, str):
+        faults += [f"data.args.{given} is for a loader of your own; {name!r} takes none" for given in args or ()]
         faults += DATASETS[name].find_faults(Request(root=root, download=download, image_size=image_size))
     return faults

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from partitions.arrays import Dataset
 from partitions.datasets import load
+from partitions.limits import limit
 from partitions.schemes import partition
 
 
@@ -32,15 +33,21 @@ def load_federated(
     clients: int,
     rng: np.random.Generator,
     shares: Mapping[str, Any],
+    subset_rng: np.random.Generator,
+    args: Mapping[str, Any] | None = None,
     download: bool = False,
     image_size: int = 0,
+    train_examples: int = 0,
+    test_examples: int = 0,
 ) -> FederatedData:
     """Load a data set and deal its training examples out to ``clients``.
 
     Parameters
     ----------
-    source, root, download, image_size
+    source, root, args, download, image_size
         As in ``partitions.load``.
+    train_examples, test_examples, subset_rng
+        Numbers of examples to use, 0 for all, and what they are drawn from; see ``partitions.limit``.
     rng
         What the partition is drawn from; the same state on every process gives the same shares.
     shares
@@ -51,6 +58,7 @@ def load_federated(
     DataError, PartitionError
         As ``partitions.load`` and ``partitions.partition`` raise them.
     """
-    dataset = load(source, root, download=download, image_size=image_size)
+    dataset = load(source, root, download=download, image_size=image_size, args=args or {})
+    dataset = limit(dataset, train=train_examples, test=test_examples, rng=subset_rng)
     parts = partition(labels=dataset.train.labels, clients=clients, rng=rng, **shares)
     return FederatedData(dataset, parts)

@@ -1,12 +1,12 @@
 """Partition schemes by name: a literal table, one call that draws, one that looks for faults before any draw.
 
 A scheme is a pure function (labels, clients, rng, *, settings of its own) -> one array of indices a client. The
-settings it takes are its keyword-only parameters: ``partition`` hands over those and no others. The schemes themselves
-lie in ``dirichlet``, ``iid`` and ``shards``.
+settings it takes are its keyword-only parameters: ``partition`` passes those and no others, and to a user's scheme the
+user's own arguments. The schemes themselves lie in ``dirichlet``, ``iid`` and ``shards``.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -43,8 +43,11 @@ def partition(
     min_size: int,
     shards_per_client: int,
     classes_per_client: int,
+    args: Mapping[str, Any] | None = None,
 ) -> list[Indices]:
     """Return each client's indices into ``labels``, ascending int64, by a built-in scheme's name or a user's function.
+
+    ``args`` are the user's arguments for a scheme of their own.
 
     ``min_size`` holds whatever the scheme: those that take it redraw, of the others it is asked afterwards. Raises
     ``PartitionError`` for an unknown scheme, impossible settings, a smallest client below ``min_size``, and a user's
@@ -56,11 +59,16 @@ def partition(
         "shards_per_client": shards_per_client,
         "classes_per_client": classes_per_client,
     }
-    num_classes = len(np.unique(labels))
-    refuse(find_faults(scheme, clients=clients, num_examples=len(labels), num_classes=num_classes, **settings))
+    known: dict[str, Any] = {
+        "clients": clients,
+        "num_examples": len(labels),
+        "num_classes": len(np.unique(labels)),
+    }
+    refuse(find_faults(scheme, args=args, **known, **settings))
     draw = SCHEMES[scheme] if isinstance(scheme, str) else scheme
     taken = _keywords(draw)
-    parts = draw(labels, clients, rng, **{name: value for name, value in settings.items() if name in taken})
+    passed = {name: value for name, value in settings.items() if name in taken} | dict(args or {})
+    parts = draw(labels, clients, rng, **passed)
     if not isinstance(scheme, str):
         parts = _checked(parts, clients=clients, num_examples=len(labels))
     if (smallest := min(len(part) for part in parts)) < min_size:
@@ -81,6 +89,7 @@ def find_faults(
     min_size: int,
     shards_per_client: int,
     classes_per_client: int,
+    args: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Return the settings that no draw can meet, a line each; of the scheme's settings only those that it takes.
 
@@ -92,6 +101,8 @@ def find_faults(
         return [f"no partition.scheme {scheme!r}{meant}; built in: {', '.join(SCHEMES)}"]
     taken = _keywords(SCHEMES[scheme] if isinstance(scheme, str) else scheme)
     faults = size_faults(clients, num_examples, min_size=min_size)
+    if isinstance(scheme, str):
+        faults += [f"partition.args.{given} is for a scheme of your own; {scheme!r} takes none" for given in args or ()]
     if "alpha" in taken:
         faults += alpha_faults(alpha)
     if "shards_per_client" in taken:

@@ -1,11 +1,12 @@
 """A user's own data: call the loader, check what it returns, bring it to the types that a data set has.
 
-A loader returns ((train_inputs, train_labels), (test_inputs, test_labels)) as NumPy arrays or CPU tensors. Finding the
-loader by its import string is left to the caller.
+A loader gets ``root=`` where its signature takes that, and the user's arguments for it. It returns ((train_inputs,
+train_labels), (test_inputs, test_labels)) as NumPy arrays or CPU tensors. Finding the loader by its import string, and
+checking its arguments against its signature, is left to the caller.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ _INPUTS = (
 )
 
 
-def load(loader: Callable[..., Any], root: str) -> Dataset:
-    """Return the data set that ``loader`` gives; it is called with ``root=`` where its signature takes that.
+def load(loader: Callable[..., Any], root: str, args: Mapping[str, Any] | None = None) -> Dataset:
+    """Return the data set that ``loader`` gives, called with ``root=`` where its signature takes that, and ``args``.
 
     The number of classes is the largest label of both splits + 1. Raises ``DataError`` for a loader that fails, splits
     that are empty, not of one kind and shape or not of one length with their labels, features that are not finite, and
@@ -29,7 +30,7 @@ def load(loader: Callable[..., Any], root: str) -> Dataset:
     """
     name = f"{getattr(loader, '__module__', '')}:{getattr(loader, '__qualname__', type(loader).__name__)}"
     try:
-        found = loader(root=root) if _takes_root(loader) else loader()
+        found = loader(**({"root": root} if _takes_root(loader) else {}), **(args or {}))
     except Exception as error:
         raise DataError(f"loader {name} failed: {error!r}") from error
     try:

@@ -5,11 +5,9 @@ them to show what a run would do.
 """
 
 import fnmatch
-import inspect as signatures
 from collections.abc import Callable, Sequence
 from functools import partial
 from logging import WARNING
-from typing import Any
 
 import torch
 from flwr.common.logger import log
@@ -18,9 +16,11 @@ from torch import nn
 
 import partitions
 from fedpfn import imports, models
+from fedpfn.args import args_of
 from fedpfn.lmc.layerwise import find_layers
 from fedpfn.masks import split_patterns
 from fedpfn.params import trainable
+from fedpfn.parts import call_with, signature_faults
 from fedpfn.runs.arguments import data_arguments, model_arguments
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import RoundPlans
@@ -122,18 +122,29 @@ def make_strategy(
 
 def make_base(config: RunConfig) -> Strategy:
     """Return the Flower strategy under the mask, set to train every client that was drawn."""
-    settings = config.strategy
-    name, given = "fedavg", {}
-    if settings.server_optimizer != "none":
-        name = f"fed{settings.server_optimizer}" if settings.server_optimizer != "avgm" else "fedavgm"
-        lr, momentum = settings.server_lr, settings.server_momentum
-        adaptive = {"eta": lr} if lr else {}
-        given = {
-            "fedavgm": {"server_momentum": momentum} | ({"server_learning_rate": lr} if lr else {}),
-            "fedadam": adaptive | {"beta_1": momentum, "beta_2": settings.server_beta2, "tau": settings.server_tau},
-            "fedadagrad": adaptive | {"tau": settings.server_tau},
-            "fedyogi": adaptive | {"beta_1": momentum, "beta_2": settings.server_beta2, "tau": settings.server_tau},
-        }[name]
-    kind: Any = imports.load(name) if imports.is_reference(name) else BASES[name]
-    taken = signatures.signature(kind).parameters
-    return kind(**{key: value for key, value in _EVERYONE.items() if key in taken}, **given)  # type: ignore[no-any-return]
+    return call_with(base_class(config.strategy.base), _EVERYONE, args_of(config.strategy.args))  # type: ignore[no-any-return]
+
+
+def base_faults(config: RunConfig) -> list[str]:
+    """Say why the strategy under the mask cannot be had, or does not take its arguments."""
+    name = config.strategy.base
+    try:
+        kind = base_class(name)
+    except ValueError as error:
+        return [str(error)]
+    faults = signature_faults(repr(name), kind, args_of(config.strategy.args), _EVERYONE, key="strategy.args")
+    if faults:
+        return faults
+    try:
+        SharedMask(make_base(config))
+    except Exception as error:  # a strategy may refuse its arguments with anything
+        return [f"strategy.base {name!r}: {error}"]
+    return []
+
+
+def base_class(name: str) -> type[Strategy]:
+    """Return the Flower strategy of that name or import string. Raises ``ValueError`` for anything else."""
+    kind = imports.load(name) if imports.is_reference(name) else BASES[name]
+    if not (isinstance(kind, type) and issubclass(kind, Strategy)):
+        raise ValueError(f"strategy.base {name!r} is not a class of Flower's kind, flwr.serverapp.strategy.Strategy")
+    return kind

@@ -4,7 +4,7 @@ import json
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from itertools import count
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 import partitions
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
-from fedpfn.measures import Instruments
+from fedpfn.measures import Instruments, resolve_measures
 from fedpfn.params import read_state, trainable
 from fedpfn.protocol import RUN_CONFIG
 from fedpfn.runs import Checkpoint, RunFolder, is_run
 from fedpfn.runs.arguments import round_plans, schedule_name
-from fedpfn.runs.config import ConfigError, RunConfig
+from fedpfn.runs.config import ConfigError, RunConfig, settings_of
 from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.trackers import make_tracker
 from strategies.assembly import build_model, load_data, make_strategy
@@ -88,9 +88,9 @@ def _federate(
 ) -> None:
     """Train, measure and record round after round, and say in the folder how it ended."""
     dataset, sizes = data.dataset, data.sizes
-    about = asdict(config.partition) | {"seed": config.seed}
+    about = {name: value for name, value in settings_of(config.partition).items() if value != {}}
     folder.write_partition(
-        partitions.statistics.manifest(dataset.train.labels, data.parts, dataset.num_classes, **about)
+        partitions.statistics.manifest(dataset.train.labels, data.parts, dataset.num_classes, **about, seed=config.seed)
     )
     plan = round_plans(config)
     strategy = make_strategy(config, plan, sizes, list(trainable(model)))
@@ -149,6 +149,8 @@ def make_recorder(
         num_classes=dataset.num_classes,
         seed=config.seed,
         rounds=config.rounds,
+        evaluate_every=config.evaluate.every,
+        evaluate_max_examples=config.evaluate.max_examples,
         barrier_split=barrier.split,
         barrier_max_examples=barrier.max_examples,
         barrier_every=barrier.every,
@@ -160,6 +162,7 @@ def make_recorder(
     return Recorder(
         folder,
         instruments,
+        measures=resolve_measures(config.measures),
         schedule=schedule_name(config),
         model_name=config.model.name,
         strategy_state=strategy_state,

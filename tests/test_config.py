@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.pyproject_defaults import with_defaults
 from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep
+from fedpfn.args import args_text
 from fedpfn.runs import read_config
 from fedpfn.runs.config import ConfigError, Mask, RunConfig, parse_overrides
 from fedpfn.runs.keys import KeySpec, flatten, key_specs, nest
@@ -38,16 +40,21 @@ def by_name(spec: KeySpec) -> str:
     return spec.name
 
 
+TEXT = st.characters(codec="ascii", exclude_characters="$?{}\\", categories=["L", "N", "P"])
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,4}", fullmatch=True)
+SCALARS = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(TEXT, max_size=6)
+
+
 def a_value(spec: KeySpec) -> st.SearchStrategy[Any]:
     """Values that the key takes on its own; clashes between keys are kept out by ``configs``."""
     if spec.choices:
         return st.sampled_from(spec.choices)
     if spec.type is bool:
         return st.booleans()
+    if spec.holds_args:
+        return st.dictionaries(NAMES, SCALARS, max_size=3).map(args_text)
     if spec.type is str:
-        return st.text(
-            st.characters(codec="ascii", exclude_characters="$?{}\\", categories=["L", "N", "P"]), max_size=8
-        )
+        return st.text(TEXT, max_size=8)
     least, above = spec.limits.get("least"), spec.limits.get("above")
     most, below = spec.limits.get("most"), spec.limits.get("below")
     if spec.type is int:
@@ -63,7 +70,6 @@ def a_value(spec: KeySpec) -> st.SearchStrategy[Any]:
     )
 
 
-TEXT = st.characters(codec="ascii", exclude_characters="$?{}\\", categories=["L", "N", "P"])
 CLASHING = {"train.nesterov", "barrier.points", "mask.warmup-rounds", "mask.ratio-shape", "mask.final-ratio"}
 
 
@@ -89,7 +95,7 @@ def test_the_defaults_are_the_papers_where_it_states_them() -> None:
     config = RunConfig()
     assert (config.mask.ratio, config.mask.schedule, config.mask.granularity) == (0.4, "per-round", "weight")
     assert (config.barrier.points, config.barrier.every) == (25, 1)
-    assert (config.strategy.phase_share, config.strategy.server_optimizer) == (0.5, "none")
+    assert (config.strategy.phase_share, config.strategy.base) == (0.5, "fedavg")
     assert (config.seed, config.federation.fraction, config.train.weight_decay) == (0, 1.0, 0.0)
 
 
@@ -361,6 +367,13 @@ def test_pyproject_holds_the_defaults_with_their_types() -> None:
     config = pyproject()["tool"]["flwr"]["app"]["config"]
     assert config == RunConfig().nested()
     assert typed(config) == typed(RunConfig().nested())
+
+
+def test_the_defaults_in_pyproject_are_as_generated() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert with_defaults(text) == text
+    # a key that went away and one that came are both put right
+    assert with_defaults(text.replace("rounds = 20", "laps = 3")) == text
 
 
 @pytest.mark.parametrize("component", ["serverapp", "clientapp"])

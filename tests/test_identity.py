@@ -1,6 +1,5 @@
 """What identifies a run: the keys its result depends on, by rule and by the bits, and the address made of them."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -46,8 +45,8 @@ def toy_data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndar
     return draw(61), draw(30)
 
 
-def toy_model(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(input_shape[0], 6), nn.ReLU(), nn.Linear(6, num_classes))
+def toy_model(input_shape: tuple[int, ...], num_classes: int, width: int = 6) -> nn.Module:
+    return nn.Sequential(nn.Linear(input_shape[0], width), nn.ReLU(), nn.Linear(width, num_classes))
 
 
 def normed_model(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -66,7 +65,6 @@ def toy_schedule(server_round: int, plan: Plan) -> Plan:
 
 # by the rules: (where, keys that its result depends on, keys that it does not depend on)
 
-SERVER = ("server-lr", "server-momentum", "server-beta2", "server-tau")
 MEASURED = ("points", "max-pairs", "max-examples", "split", "batch-norm", "layers")
 MASK = tuple(name for name in DEFAULTS if name.startswith("mask."))
 RULES: list[tuple[Settings, tuple[str, ...], tuple[str, ...]]] = [
@@ -84,19 +82,10 @@ RULES: list[tuple[Settings, tuple[str, ...], tuple[str, ...]]] = [
         ("strategy.variant", "mask.schedule", "mask.exclude"),
         ("strategy.phase-share",),
     ),
-    ({"strategy.server-optimizer": "none"}, (), tuple(f"strategy.{name}" for name in SERVER)),
-    (
-        {"strategy.server-optimizer": "avgm"},
-        ("strategy.server-lr", "strategy.server-momentum"),
-        ("strategy.server-beta2", "strategy.server-tau"),
-    ),
-    ({"strategy.server-optimizer": "adam"}, tuple(f"strategy.{name}" for name in SERVER), ()),
-    ({"strategy.server-optimizer": "yogi"}, tuple(f"strategy.{name}" for name in SERVER), ()),
-    (
-        {"strategy.server-optimizer": "adagrad"},
-        ("strategy.server-lr", "strategy.server-tau"),
-        ("strategy.server-momentum", "strategy.server-beta2"),
-    ),
+    ({"strategy.base": "fedavg"}, ("strategy.base",), ("strategy.args",)),
+    ({"strategy.base": "fedadam", "strategy.args.eta": 0.3}, ("strategy.base", "strategy.args.eta"), ()),
+    ({"model.args": "my-width=3"}, ("model.args.my-width",), ("model.args",)),
+    ({"train.optimizer": "torch.optim:RMSprop"}, ("train.optimizer",), ("train.momentum", "train.weight-decay")),
     ({"mask.ratio-shape": "constant"}, ("mask.ratio",), ("mask.final-ratio",)),
     ({"mask.ratio-shape": "linear"}, ("mask.ratio", "mask.final-ratio"), ()),
     ({"mask.ratio-shape": "cosine"}, ("mask.ratio", "mask.final-ratio"), ()),
@@ -175,12 +164,12 @@ def test_used_keys_have_the_values_of_the_config_in_its_order() -> None:
 
 def test_fed_avg_by_default_uses_these_keys_and_no_others() -> None:
     told = """
-        seed rounds device federation.clients federation.fraction federation.tolerate-failures data.name data.image-size
-        partition.scheme partition.alpha partition.min-size model.name model.hidden model.width model.width-multiplier
-        strategy.name strategy.server-optimizer train.epochs train.steps train.batch-size train.optimizer train.lr
-        train.lr-decay train.momentum train.nesterov train.weight-decay train.proximal-mu train.clip-norm train.threads
-        barrier.every barrier.points barrier.max-pairs barrier.max-examples barrier.split barrier.batch-norm
-        barrier.layers
+        seed rounds device measures federation.clients federation.fraction federation.tolerate-failures data.name
+        data.image-size data.train-examples data.test-examples partition.scheme partition.alpha partition.min-size
+        model.name model.hidden model.width model.width-multiplier strategy.name strategy.base train.epochs train.steps
+        train.batch-size train.optimizer train.lr train.lr-decay train.momentum train.nesterov train.weight-decay
+        train.proximal-mu train.clip-norm train.threads evaluate.every evaluate.max-examples barrier.every
+        barrier.points barrier.max-pairs barrier.max-examples barrier.split barrier.batch-norm barrier.layers
     """
     assert list(used_keys(RunConfig.parse({"strategy.name": "fedavg"}))) == told.split()
 
@@ -213,6 +202,8 @@ TOY: Settings = {
     "barrier.max-examples": 20,
     "device": "cpu",
 }
+# an own model takes none of the MLP's settings
+MLP: Settings = {"model.hidden": 2, "model.width": 200}
 PNU: Settings = {"strategy.name": "fedpnu"}
 IDLE: list[tuple[Settings, Settings]] = [
     (
@@ -233,14 +224,10 @@ IDLE: list[tuple[Settings, Settings]] = [
         },
     ),
     (
-        {"strategy.name": "fedpfn", "strategy.server-optimizer": "none", "federation.tolerate-failures": 0},
+        {"strategy.name": "fedpfn", "federation.tolerate-failures": 0},
         {
             "strategy.variant": "then-all",
             "strategy.phase-share": 0.2,
-            "strategy.server-lr": 0.3,
-            "strategy.server-momentum": 0.5,
-            "strategy.server-beta2": 0.5,
-            "strategy.server-tau": 0.1,
             "federation.quorum": 0.9,
             "federation.timeout": 50.0,
             "partition.shards-per-client": 1,
@@ -251,8 +238,6 @@ IDLE: list[tuple[Settings, Settings]] = [
     ),
     ({"strategy.name": "fedpfn"}, {"strategy.variant": "across-rounds"}),
     (PNU | {"strategy.variant": "across-rounds"}, {"strategy.phase-share": 0.2, "mask.schedule": "complement"}),
-    ({"strategy.server-optimizer": "avgm"}, {"strategy.server-beta2": 0.5, "strategy.server-tau": 0.1}),
-    ({"strategy.server-optimizer": "adagrad"}, {"strategy.server-momentum": 0.1, "strategy.server-beta2": 0.5}),
     ({"mask.ratio": 0.7, "mask.ratio-shape": "constant"}, {"mask.final-ratio": 0.7}),
     ({"mask.schedule": "complement"}, {"mask.blocks": 2}),
     ({"model.hidden": 0}, {"model.width": 4, "model.width-multiplier": 2.0}),
@@ -275,7 +260,6 @@ IDLE: list[tuple[Settings, Settings]] = [
             "barrier.layers": True,
         },
     ),
-    ({"model.name": f"{__name__}:toy_model"}, {"model.hidden": 3, "model.width": 2}),
 ]
 
 
@@ -289,16 +273,19 @@ TELLING: list[tuple[Settings, Settings]] = [
     *each({}, {"partition.min-size": 18, "barrier.split": "train", "barrier.layers": True}),
     *each(PNU, {"strategy.variant": "then-all", "strategy.phase-share": 0.3}),
     *each(PNU | {"strategy.variant": "then-all"}, {"strategy.phase-share": 0.3}),
-    *each({"strategy.server-optimizer": "avgm"}, {"strategy.server-lr": 0.3, "strategy.server-momentum": 0.5}),
-    *each({"strategy.server-optimizer": "adam"}, {"strategy.server-lr": 0.3, "strategy.server-tau": 0.1}),
-    *each({"strategy.server-optimizer": "yogi"}, {"strategy.server-momentum": 0.5, "strategy.server-beta2": 0.5}),
-    *each({"strategy.server-optimizer": "adagrad"}, {"strategy.server-lr": 0.3, "strategy.server-tau": 0.1}),
+    *each(
+        {"strategy.base": "fedavgm"}, {"strategy.args.server_learning_rate": 0.3, "strategy.args.server_momentum": 0.5}
+    ),
+    *each({"strategy.base": "fedyogi"}, {"strategy.args.beta_1": 0.5, "strategy.args.tau": 0.1}),
+    *each({"train.optimizer": "torch.optim:RMSprop", "train.lr": 0.01}, {"train.args.alpha": 0.5}),
+    *each({}, {"data.train-examples": 30, "data.test-examples": 10}),
     *each({"mask.ratio-shape": "linear"}, {"mask.final-ratio": 0.9}),
     *each({"mask.schedule": "cyclic"}, {"mask.blocks": 2}),
     *each({"partition.scheme": "shards"}, {"partition.shards-per-client": 1}),
     *each({"partition.scheme": "pathological"}, {"partition.classes-per-client": 1}),
     *each({"partition.scheme": f"{__name__}:toy_scheme"}, {"partition.shards-per-client": 1}),
-    *each({"model.name": f"{__name__}:normed_model"}, {"barrier.batch-norm": "reset"}),
+    *each({"model.name": f"{__name__}:normed_model"} | MLP, {"barrier.batch-norm": "reset"}),
+    *each({"model.name": f"{__name__}:toy_model"} | MLP, {"model.args.width": 3}),
 ]
 
 
@@ -343,13 +330,16 @@ VALUES: dict[str, list[Any]] = {
     "model.hidden": [2, 1], "model.width": [200, 8], "model.norm": ["none", "group"],
     "model.width-multiplier": [1.0, 0.5], "model.pretrained": [False, True],
     "strategy.name": ["fedpfn", "fedavg", "fedpnu"], "strategy.variant": ["within-round", "across-rounds", "then-all"],
-    "strategy.phase-share": [0.5, 0.2], "strategy.server-optimizer": ["none", "avgm", "adam", "adagrad", "yogi"],
-    "strategy.server-lr": [0.0, 1.0], "strategy.server-momentum": [0.9, 0.0], "strategy.server-beta2": [0.99, 0.5],
-    "strategy.server-tau": [1e-3, 0.1], "mask.schedule": ["per-round", "fixed", "complement", "cyclic"],
+    "strategy.phase-share": [0.5, 0.2], "strategy.base": ["fedavg", "fedavgm", "fedadam", "krum"],
+    "strategy.args": ["", "eta=0.3", "server_momentum=0.5"], "data.args": ["", "a=1"], "partition.args": ["", "b=x"],
+    "model.args": ["", "width=3"], "mask.args": ["", "n=1"], "train.args": ["", "alpha=0.5"],
+    "measures": ["", "my:measure"], "data.train-examples": [0, 9], "data.test-examples": [0, 9],
+    "evaluate.every": [1, 2], "evaluate.max-examples": [0, 100],
+    "mask.schedule": ["per-round", "fixed", "complement", "cyclic"],
     "mask.ratio": [0.4, 0.8], "mask.ratio-shape": ["constant", "linear"], "mask.final-ratio": [0.4, 0.8],
     "mask.warmup-rounds": [0, 1], "mask.granularity": ["weight", "neuron"], "mask.draw": ["exact", "bernoulli"],
     "mask.blocks": [4, 2], "mask.include": ["*", "head*"], "mask.exclude": ["", "*.bias"], "train.epochs": [1, 2],
-    "train.steps": [0, 3], "train.batch-size": [32, 8], "train.optimizer": ["sgd", "adam", "adamw"],
+    "train.steps": [0, 3], "train.batch-size": [32, 8], "train.optimizer": ["sgd", "adam", "torch.optim:RMSprop"],
     "train.lr": [0.1, 1.0], "train.lr-decay": [1.0, 0.9], "train.momentum": [0.9, 0.5],
     "train.nesterov": [False, True], "train.weight-decay": [0.0, 0.1], "train.proximal-mu": [0.0, 0.1],
     "train.clip-norm": [0.0, 1.0], "train.threads": [1, 2], "train.stack": [0, 4], "barrier.every": [1, 0],
@@ -375,7 +365,7 @@ switches = st.fixed_dictionaries(
     optional={
         name: st.sampled_from(VALUES[name])
         for name in (
-            "strategy.name", "strategy.variant", "strategy.server-optimizer", "mask.ratio-shape", "mask.schedule",
+            "strategy.name", "strategy.variant", "strategy.base", "mask.ratio-shape", "mask.schedule",
             "data.name", "partition.scheme", "model.name", "train.steps", "train.optimizer", "barrier.every",
             "federation.tolerate-failures",
         )
@@ -392,7 +382,8 @@ def test_an_address_moves_with_the_keys_that_are_used_and_no_others(
     values = [value for value in VALUES[name] if value != config.flat()[name]]
     other = or_reject(changes | {name: data.draw(st.sampled_from(values))})
     # a stack is used where there is one
-    uses = name in (used_keys(config) | used_keys(other)) and not is_spelling(name, config)
+    used = used_keys(config) | used_keys(other)
+    uses = any(key == name or key.startswith(f"{name}.") for key in used) and not is_spelling(name, config)
     assert (address(config) != address(other)) == uses
 
 
@@ -406,16 +397,67 @@ def test_the_values_to_try_are_those_of_every_key_its_default_first() -> None:
 PINNED: Settings = {"strategy.name": "fedavg", "partition.alpha": 100, "rounds": 3, "seed": 1}
 
 
-def test_an_address_is_the_digest_of_the_used_keys_as_canonical_json() -> None:
-    config = RunConfig.parse(PINNED)
-    text = json.dumps(used_keys(config), sort_keys=True, separators=(",", ":"))
-    assert '"partition.alpha":100.0,' in text and text.startswith('{"barrier.batch-norm":"average",')
-    assert address(config) == hashlib.sha256(text.encode()).hexdigest()[:12]
+# computed by version 1 (commit 3000e85)
+VERSION_1: list[tuple[Settings, str]] = [
+    ({}, "4b1d971cb1ee"),
+    ({"strategy.name": "fedavg"}, "aa9795b747b0"),
+    ({"strategy.name": "fedavg", "partition.alpha": 100, "rounds": 3, "seed": 1}, "13ccf7e38c72"),
+    ({"strategy.name": "fedpnu", "train.epochs": 2}, "a759c4bfef7b"),
+    ({"strategy.name": "fedpnu", "strategy.variant": "across-rounds"}, "7716dc9f2d2f"),
+    ({"strategy.server-optimizer": "avgm"}, "6f30164c56e0"),
+    ({"strategy.server-optimizer": "avgm", "strategy.server-lr": 0.7}, "9e0f51df90eb"),
+    ({"strategy.name": "fedavg", "strategy.server-optimizer": "adam"}, "975a28175391"),
+    (
+        {
+            "strategy.server-optimizer": "adam",
+            "strategy.server-lr": 0.3,
+            "strategy.server-momentum": 0.5,
+            "strategy.server-beta2": 0.5,
+            "strategy.server-tau": 0.1,
+        },
+        "cbd860ab6588",
+    ),
+    ({"strategy.server-optimizer": "yogi", "strategy.server-beta2": 0.9}, "0d8f341fc1b4"),
+    (
+        {"strategy.server-optimizer": "adagrad", "strategy.server-lr": 1.0, "strategy.server-momentum": 0.5},
+        "78475e8f2a4c",
+    ),
+    ({"strategy.server-lr": 0.3}, "4b1d971cb1ee"),
+    (
+        {"mask.schedule": "cyclic", "mask.granularity": "neuron", "federation.clients": 30, "federation.fraction": 0.3},
+        "6fa74f8177aa",
+    ),
+    ({"mask.ratio-shape": "linear", "mask.final-ratio": 0.8}, "b2e7ad560d7b"),
+    ({"mask.schedule": "my:schedule"}, "09ecdf875ee8"),
+    ({"partition.scheme": "iid"}, "5b9e5c0b07c2"),
+    ({"partition.scheme": "shards"}, "cd12c1c0bc4c"),
+    ({"partition.scheme": "pathological"}, "cb77abbc5f8f"),
+    ({"partition.scheme": "my:scheme"}, "1645aeea2b77"),
+    ({"model.hidden": 0}, "b218093c1431"),
+    ({"model.name": "cnn"}, "13d37fbfde85"),
+    ({"model.name": "resnet20", "model.norm": "group"}, "58f76e9f3c07"),
+    ({"model.name": "resnet18"}, "a16174556b7b"),
+    ({"model.name": "no_such_module:net"}, "c8bbc2b0c5c3"),
+    ({"train.optimizer": "adamw", "train.lr": 0.003, "train.weight-decay": 0.01}, "a3e291a08212"),
+    ({"train.steps": 5}, "e54563280bb0"),
+    ({"train.stack": 4}, "8d0a91cee3b0"),
+    ({"federation.tolerate-failures": 1}, "78770b13b547"),
+    ({"barrier.every": 0}, "674239de5a4b"),
+    ({"data.name": "image-folder", "data.root": "/a"}, "69f1f327829b"),
+    ({"data.name": "mnist", "data.root": "/a", "data.download": True}, "acfca5344891"),
+    ({"train.proximal-mu": 0.1, "train.clip-norm": 1.0, "output.tracker": "mlflow"}, "648fec4f5347"),
+]
 
 
-def test_an_address_is_this_one_on_every_machine() -> None:
-    # moves with every key that is added to the schema, and with nothing else
-    assert address(RunConfig.parse(PINNED)) == "13ccf7e38c72"
+@pytest.mark.parametrize(("where", "expected"), VERSION_1, ids=[str(where) for where, _ in VERSION_1])
+def test_what_version_1_could_express_has_the_address_it_had(where: Settings, expected: str) -> None:
+    assert address(RunConfig.parse(where)) == expected
+
+
+def test_a_flower_strategy_spelt_either_way_is_one_experiment() -> None:
+    old = RunConfig.parse({"strategy.server-optimizer": "adam", "strategy.server-lr": 0.3})
+    assert address(RunConfig.parse({"strategy.base": "fedadam", "strategy.args": "eta=0.3"})) == address(old)
+    assert address(RunConfig.parse({"strategy.base": "krum"})) != address(RunConfig())
 
 
 def test_an_address_does_not_depend_on_how_hashes_are_salted() -> None:
@@ -462,5 +504,6 @@ def test_where_the_data_are_makes_another_address_if_it_says_which(data: str) ->
 
 def test_every_key_has_a_say_in_some_config() -> None:
     somewhere = {name for where, *_ in RULES for name in used_keys(RunConfig.parse(where))}
-    never = {spec.name for spec in key_specs(RunConfig)} - somewhere
+    # arguments of parts count one by one
+    never = {spec.name for spec in key_specs(RunConfig) if not spec.holds_args} - somewhere
     assert never == {name for name in DEFAULTS if name.startswith("output.")} | {"data.download", "federation.timeout"}

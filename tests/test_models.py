@@ -376,7 +376,7 @@ def test_factories_that_make_no_usable_model_are_refused_in_one_line(factory: st
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        (f"{__name__}:asks_for_more", "asks for depth"),
+        (f"{__name__}:asks_for_more", "needs depth, which has no default; set model.args.depth"),
         (f"{__name__}:ready_made", "already made"),
         (f"{__name__}:not_callable", "is of type int"),
         (f"{__name__}:absent", "has no 'absent'"),

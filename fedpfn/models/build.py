@@ -6,7 +6,7 @@ network of that name is then ``torchvision.models:vgg11``. Whether the model is 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -15,16 +15,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedpfn.imports import is_reference
+from fedpfn.args import Scalar
+from fedpfn.imports import is_reference, near_reference
 from fedpfn.models import vision
 from fedpfn.models.cnn import cnn
-from fedpfn.models.custom import accepted, call_factory, factory_faults
+from fedpfn.models.custom import call_factory, factory_faults
 from fedpfn.models.layers import NORMS
 from fedpfn.models.lstm import lstm
 from fedpfn.models.mlp import mlp
 from fedpfn.models.resnet import WRN_BASE, resnet
 from fedpfn.models.vgg import vgg
 from fedpfn.models.vit import vit
+from fedpfn.parts import accepted
 from fedpfn.seeding import torch_seed
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -42,23 +44,28 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+# the defaults of the MLP's settings; a model of the user's own has none of them
+HIDDEN, WIDTH = 2, 200
+
+
 def build(
     name: str,
     input_shape: tuple[int, ...],
     num_classes: int,
     *,
     seed: int,
-    hidden: int = 2,
-    width: int = 200,
+    hidden: int = HIDDEN,
+    width: int = WIDTH,
     norm: str = "none",
     width_multiplier: float = 1.0,
     pretrained: bool = False,
+    args: Mapping[str, Scalar] | None = None,
 ) -> nn.Module:
     """Return the model ``name`` for inputs of ``input_shape`` (without the batch axis), on the CPU.
 
     Its initial weights are a function of ``seed`` (float32, drawn on the CPU), and no global generator of PyTorch
     moves. ``hidden`` and ``width`` are the MLP's; ``norm`` is for the ResNets, the VGGs and torchvision;
-    ``width_multiplier`` for every alias; ``pretrained`` for torchvision.
+    ``width_multiplier`` for every alias; ``pretrained`` for torchvision; ``args`` for a factory of the user's own.
 
     Raises ``ValueError`` in one line, all faults in it: for what ``find_faults`` finds, a shape the network cannot
     take, a factory that raises or returns no ``nn.Module``, and a model without a trainable parameter.
@@ -69,7 +76,7 @@ def build(
         "norm": norm,
         "width_multiplier": width_multiplier,
     }
-    faults = find_faults(name, pretrained=pretrained, **options)
+    faults = find_faults(name, pretrained=pretrained, args=args, **options)
     if not input_shape or any(side < 1 for side in input_shape):
         faults.append(f"input_shape has to be one or more positive sizes; got {input_shape}")
     if num_classes < 1:
@@ -83,12 +90,19 @@ def build(
         elif found := vision.find(name):
             model = vision.torchvision_model(found, num_classes, norm=norm, pretrained=pretrained)
         else:
-            model = call_factory(name, input_shape, num_classes)
+            model = call_factory(name, input_shape, num_classes, args or {})
     return _checked(name, model)
 
 
 def find_faults(
-    name: str, *, norm: str, hidden: int, width: int, width_multiplier: float, pretrained: bool = False
+    name: str,
+    *,
+    norm: str,
+    hidden: int,
+    width: int,
+    width_multiplier: float,
+    pretrained: bool = False,
+    args: Mapping[str, Scalar] | None = None,
 ) -> list[str]:
     """Return what is wrong with a choice of model, one line each, before anything is built or any data known.
 
@@ -107,42 +121,53 @@ def find_faults(
     if name in MODELS:
         takes_norm, takes_multiplier = "norm" in accepted(MODELS[name], {"norm": norm}), True
     else:
-        wrong = _name_faults(name)
+        wrong = _name_faults(name, args or {})
         if wrong:
             return [*wrong, *faults]
         takes_norm = takes_pretrained = vision.find(name) is not None
+    if args and (name in MODELS or vision.find(name)):
+        settings = ", ".join(f"model.{setting.replace('_', '-')}" for setting in sorted(used_settings(name)))
+        faults += [f"model.args.{given} is for a model of your own; {name!r} takes {settings}" for given in args]
     if norm in NORMS and norm != "none" and not takes_norm:
         faults.append(f"model {name!r} takes no norm, so norm={norm!r} would have no effect; leave it at 'none'")
     if width_multiplier != 1 and not takes_multiplier:
         faults.append(f"model {name!r} takes no width_multiplier; leave it at 1")
+    own = is_reference(name) and not takes_pretrained
+    for setting, value, default in (("hidden", hidden, HIDDEN), ("width", width, WIDTH)):
+        if own and value != default:
+            faults.append(f"model.{setting} is for the MLP; {name!r} gets arguments as model.args.{setting}={value}")
     if pretrained and not takes_pretrained:
         faults.append(f"model {name!r} has no pretrained weights; torchvision's models have them")
     return faults
 
 
-def used_settings(name: str) -> set[str]:
-    """Return which settings of ``build`` beside its seed the model ``name`` takes.
+def used_settings(name: str, *, hidden: int = 1) -> set[str]:
+    """Return which settings of ``build`` the model ``name`` takes, other than seed and args; ``hidden`` is the MLP's.
 
     >>> sorted(used_settings("cnn"))
     ['width_multiplier']
     """
+    if name == "mlp" and hidden == 0:
+        return {"hidden"}
     if name in MODELS:
         offered: dict[str, Any] = {"hidden": 0, "width": 1, "norm": "none", "width_multiplier": 1.0}
         return set(accepted(MODELS[name], offered))
     return {"norm", "pretrained"} if vision.find(name) else set()
 
 
-def _name_faults(name: str) -> list[str]:
+def _name_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
     if is_reference(name):
         try:
-            return [] if vision.find(name) else factory_faults(name)
+            return [] if vision.find(name) else factory_faults(name, args)
         except ValueError as error:
             return [str(error)]
     known = vision.names()
     if name in known:
         return []
-    near = get_close_matches(name, [*MODELS, *known], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the built-in ones are {', '.join(MODELS)}"
+    near = get_close_matches(name.lower(), [*MODELS, *known], n=3)
+    meant = near_reference(name)
+    hint = f"write it as {meant!r}, with a colon before the name" if meant else ""
+    hint = hint or f"did you mean {' or '.join(near)}?" if near else f"the built-in ones are {', '.join(MODELS)}"
     return [f"unknown model {name!r}; {hint} (a torchvision name or 'package.module:factory' will do as well)"]
 
 

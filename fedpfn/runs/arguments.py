@@ -3,11 +3,11 @@
 Both ends of the wire make their parts from here, so that they cannot disagree on what a key means.
 """
 
-from dataclasses import asdict
 from typing import Any
 
 from fedpfn import imports
-from fedpfn.runs.config import RunConfig
+from fedpfn.args import args_of
+from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.schedules import Masking, PlanStep, RoundPlans, fed_avg, fed_pfn, fed_pnu, plan_rounds
 from fedpfn.seeding import numpy_generator
 from fedpfn.training import MakeOptimizer, make_optimizer
@@ -19,15 +19,19 @@ def data_arguments(config: RunConfig) -> dict[str, Any]:
         "source": imports.resolve(config.data.name),
         "root": config.data.root,
         "image_size": config.data.image_size,
+        "args": args_of(config.data.args),
+        "train_examples": config.data.train_examples,
+        "test_examples": config.data.test_examples,
+        "subset_rng": numpy_generator(config.seed, "subset"),
         "clients": config.federation.clients,
         "rng": numpy_generator(config.seed, "partition"),
-        "shares": asdict(config.partition) | {"scheme": imports.resolve(config.partition.scheme)},
+        "shares": settings_of(config.partition) | {"scheme": imports.resolve(config.partition.scheme)},
     }
 
 
 def model_arguments(config: RunConfig) -> dict[str, Any]:
     """Return the arguments of ``models.build`` that the data do not give."""
-    return {"seed": config.seed, **asdict(config.model)}
+    return {"seed": config.seed, **settings_of(config.model)}
 
 
 def schedule_name(config: RunConfig) -> str:
@@ -40,7 +44,7 @@ def schedule_name(config: RunConfig) -> str:
 
 def masking_of(config: RunConfig) -> Masking:
     """Return how the masks of the run are drawn."""
-    settings = asdict(config.mask) | {"schedule": schedule_name(config)}
+    settings = settings_of(config.mask) | {"schedule": schedule_name(config)}
     return Masking(seed=config.seed, rounds=config.rounds, **settings)
 
 
@@ -66,4 +70,5 @@ def optimizer_of(config: RunConfig, server_round: int) -> MakeOptimizer:
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
+        args=args_of(settings.args),
     )

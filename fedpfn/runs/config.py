@@ -5,16 +5,37 @@ inside. ``RunConfig.parse`` merges layers of them with OmegaConf and names every
 data set lies where it should, or a model builds, is asked by those who load and build.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
-from fedpfn.runs.keys import Scalar, flatten, key, key_specs, lookup, nest, snake, type_fault, unknown_key, value_faults
+from fedpfn.args import args_of, args_text, argument_name, read_value
+from fedpfn.runs.keys import (
+    Scalar,
+    args_key,
+    flatten,
+    key,
+    key_specs,
+    lookup,
+    nest,
+    snake,
+    type_fault,
+    unknown_key,
+    unless,
+    value_faults,
+    when,
+)
+from fedpfn.runs.legacy import modernise
 
 Schema = TypeVar("Schema")
+
+# a part of the user's own, by import string
+OWN = "*:*"
+_ARGS = "arguments of {} of your own, as name=value separated by spaces; or one key each, such as args.width=64"
 
 
 class ConfigError(ValueError):
@@ -31,8 +52,14 @@ class Federation:
     clients: int = key(10, "number of simulated clients K, independent of the number of SuperNodes", least=1)
     fraction: float = key(1.0, "share of the clients that train in a round", above=0, most=1)
     tolerate_failures: int = key(0, "clients of a round that may fail before the run stops", least=0)
-    quorum: float = key(0.5, "least share of a round's clients that must answer, failures tolerated", above=0, most=1)
-    timeout: float = key(86400.0, "seconds to wait for the answers of a round", above=0)
+    quorum: float = key(
+        0.5,
+        "least share of a round's clients that must answer, failures tolerated",
+        above=0,
+        most=1,
+        used=(unless("federation.tolerate-failures", "0"),),
+    )
+    timeout: float = key(86400.0, "seconds to wait for the answers of a round", above=0, in_result=False)
 
 
 @dataclass(frozen=True)
@@ -40,9 +67,13 @@ class Data:
     name: str = key(
         "digits", "digits, mnist, fashion-mnist, cifar10, cifar100, image-folder, imdb or package.module:loader"
     )
-    root: str = key("", "folder that holds the data (absolute)")
-    download: bool = key(False, "let torchvision download what is absent")
+    args: str = key("", _ARGS.format("a loader"), since=2)
+    # it says which data there are, and not just where, for a folder of images and for the user's own loader
+    root: str = key("", "folder that holds the data (absolute)", in_result=when("data.name", "image-folder", OWN))
+    download: bool = key(False, "let torchvision download what is absent", in_result=False)
     image_size: int = key(0, "side to which an image folder is cropped and resized; 0 = as it is", least=0)
+    train_examples: int = key(0, "training examples to use, drawn from the seed; 0 = all", least=0, since=2)
+    test_examples: int = key(0, "test examples to use, drawn from the seed; 0 = all", least=0, since=2)
 
 
 @dataclass(frozen=True)
@@ -51,10 +82,20 @@ class Partition:
         "dirichlet",
         "dirichlet, dirichlet-balanced, dirichlet-client, iid, shards, pathological or package.module:scheme",
     )
-    alpha: float = key(0.3, "concentration of the Dirichlet draw; smaller is more skewed", above=0)
+    args: str = key("", _ARGS.format("a scheme"), since=2)
+    alpha: float = key(
+        0.3,
+        "concentration of the Dirichlet draw; smaller is more skewed",
+        above=0,
+        used=(when("partition.scheme", "dirichlet*", OWN),),
+    )
     min_size: int = key(0, "least number of examples of a client (Dirichlet schemes redraw, boundedly)", least=0)
-    shards_per_client: int = key(2, "shards a client gets (scheme shards)", least=1)
-    classes_per_client: int = key(2, "classes a client sees (scheme pathological)", least=1)
+    shards_per_client: int = key(
+        2, "shards a client gets (scheme shards)", least=1, used=(when("partition.scheme", "shards", OWN),)
+    )
+    classes_per_client: int = key(
+        2, "classes a client sees (scheme pathological)", least=1, used=(when("partition.scheme", "pathological", OWN),)
+    )
 
 
 @dataclass(frozen=True)
@@ -62,6 +103,7 @@ class Model:
     name: str = key(
         "mlp", "mlp, cnn, resnet20 .. 56, wrn56, vgg11, vgg16, lstm, a torchvision name or package.module:factory"
     )
+    args: str = key("", _ARGS.format("a model"), since=2)
     hidden: int = key(2, "hidden layers of the MLP", least=0)
     width: int = key(200, "units of a hidden layer of the MLP", least=1)
     norm: str = key(
@@ -76,46 +118,80 @@ class Model:
 @dataclass(frozen=True)
 class Strategy:
     name: str = key("fedpfn", "the algorithm", choices=("fedavg", "fedpfn", "fedpnu"))
+    base: str = key(
+        "fedavg",
+        "the Flower strategy under the mask: it aggregates the clients' models and takes the server's step",
+        choices=(
+            "fedavg", "fedavgm", "fedadam", "fedadagrad", "fedyogi", "fedmedian", "fedtrimmedavg", "krum", "multikrum",
+            "bulyan", "qfedavg",
+        ),
+        own=True,
+        since=2,
+    )  # fmt: skip
+    args: str = key("", _ARGS.format("the base strategy, Flower's too"), since=2)
     variant: str = key(
         "within-round",
         "FedPNU's reading: m then 1-m within a round, across rounds, or m then everything",
         choices=("within-round", "across-rounds", "then-all"),
+        used=(when("strategy.name", "fedpnu"),),
     )
-    phase_share: float = key(0.5, "share of the local steps that FedPNU's first phase takes", above=0, below=1)
-    server_optimizer: str = key(
-        "none", "what the server does with the mean update", choices=("none", "avgm", "adam", "adagrad", "yogi")
+    phase_share: float = key(
+        0.5,
+        "share of the local steps that FedPNU's first phase takes",
+        above=0,
+        below=1,
+        used=(when("strategy.name", "fedpnu"), unless("strategy.variant", "across-rounds")),
     )
-    server_lr: float = key(0.0, "server learning rate; 0 = Flower's: avgm 1, adam and adagrad 0.1, yogi 0.01", least=0)
-    server_momentum: float = key(0.9, "server momentum of avgm; beta 1 of adam and yogi", least=0, below=1)
-    server_beta2: float = key(0.99, "second-moment decay of adam and yogi", least=0, below=1)
-    server_tau: float = key(1e-3, "adaptivity of adam, adagrad and yogi", above=0)
 
 
 @dataclass(frozen=True)
 class Mask:
     schedule: str = key("per-round", "per-round, fixed, complement, cyclic or package.module:schedule")
+    args: str = key("", _ARGS.format("a schedule"), since=2)
     ratio: float = key(0.4, "share of zeros, that is of frozen entries", least=0, most=1)
     ratio_shape: str = key("constant", "how the ratio moves over the rounds", choices=("constant", "linear", "cosine"))
-    final_ratio: float = key(0.4, "ratio of the last round, for ratio-shape linear and cosine", least=0, most=1)
+    final_ratio: float = key(
+        0.4,
+        "ratio of the last round, for ratio-shape linear and cosine",
+        least=0,
+        most=1,
+        used=(unless("mask.ratio-shape", "constant"),),
+    )
     warmup_rounds: int = key(0, "first rounds that train without a mask", least=0)
     granularity: str = key("weight", "what is frozen as one: an entry, or a neuron", choices=("weight", "neuron"))
     draw: str = key("exact", "exact count per tensor, or independent draws", choices=("exact", "bernoulli"))
-    blocks: int = key(4, "number of starting points that schedule cyclic takes in turn", least=2)
+    blocks: int = key(
+        4,
+        "number of starting points that schedule cyclic takes in turn",
+        least=2,
+        used=(when("mask.schedule", "cyclic"),),
+    )
     include: str = key("*", "comma-separated patterns of parameter names that a mask may touch")
     exclude: str = key("", "comma-separated patterns of parameter names that a mask leaves out")
 
 
 @dataclass(frozen=True)
 class Train:
-    epochs: int = key(1, "local epochs of a round", least=1)
+    epochs: int = key(1, "local epochs of a round", least=1, used=(when("train.steps", "0"),))
     steps: int = key(0, "local steps of a round; above 0 it replaces epochs", least=0)
     batch_size: int = key(32, "examples of a local step", least=1)
-    optimizer: str = key("sgd", "local optimiser, fresh in each round", choices=("sgd", "adam", "adamw"))
+    optimizer: str = key(
+        "sgd",
+        "local optimiser, fresh in each round, such as torch.optim:RMSprop; called with the parameters and lr",
+        choices=("sgd", "adam", "adamw"),
+        own=True,
+    )
+    args: str = key("", _ARGS.format("the optimiser"), since=2)
     lr: float = key(0.1, "local learning rate of round 1", above=0)
     lr_decay: float = key(1.0, "factor on the learning rate from round to round", above=0, most=1)
-    momentum: float = key(0.9, "momentum of sgd", least=0, below=1)
-    nesterov: bool = key(False, "Nesterov's momentum")
-    weight_decay: float = key(0.0, "L2 penalty of sgd and adam, decoupled decay of adamw", least=0)
+    momentum: float = key(0.9, "momentum of sgd", least=0, below=1, used=(when("train.optimizer", "sgd"),))
+    nesterov: bool = key(False, "Nesterov's momentum", used=(when("train.optimizer", "sgd"),))
+    weight_decay: float = key(
+        0.0,
+        "L2 penalty of sgd and adam, decoupled decay of adamw",
+        least=0,
+        used=(unless("train.optimizer", OWN),),
+    )
     proximal_mu: float = key(0.0, "FedProx: weight of the proximal term mu/2 |w - w_t|^2", least=0)
     clip_norm: float = key(0.0, "largest norm of a step's masked gradient; 0 = no clipping", least=0)
     threads: int = key(1, "CPU threads of a client; part of the result, since sums depend on it", least=1)
@@ -123,37 +199,58 @@ class Train:
         0,
         "clients that a node trains at once, stacked, where the model allows it; 0 = one by one, as suits a CPU",
         least=0,
+        # an address from before there were stacks stays what it was
+        used=(unless("train.stack", "0"),),
     )
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    every: int = key(1, "rounds between two evaluations of the global model; the last round always", least=1, since=2)
+    max_examples: int = key(0, "test examples of an evaluation, drawn from the seed; 0 = all", least=0, since=2)
+
+
+_MEASURED = (unless("barrier.every", "0"),)
 
 
 @dataclass(frozen=True)
 class Barrier:
     every: int = key(1, "rounds between two barrier measurements; 0 = never", least=0)
-    points: int = key(25, "points of a path, both ends included", least=3)
-    max_pairs: int = key(0, "client pairs measured, drawn from the seed; 0 = all", least=0)
-    max_examples: int = key(2000, "examples of each evaluation, drawn from the seed; 0 = all", least=0)
-    split: str = key("test", "data that barriers are measured on", choices=("test", "train"))
+    points: int = key(25, "points of a path, both ends included", least=3, used=_MEASURED)
+    max_pairs: int = key(0, "client pairs measured, drawn from the seed; 0 = all", least=0, used=_MEASURED)
+    max_examples: int = key(2000, "examples of each evaluation, drawn from the seed; 0 = all", least=0, used=_MEASURED)
+    split: str = key("test", "data that barriers are measured on", choices=("test", "train"), used=_MEASURED)
     batch_norm: str = key(
         "average", "running statistics on a path: interpolated, re-estimated, or the first end's own",
-        choices=("average", "reset", "none"),
+        choices=("average", "reset", "none"), used=_MEASURED,
     )  # fmt: skip
-    layers: bool = key(False, "layerwise linear feature connectivity between client models too, wherever measured")
+    layers: bool = key(
+        False, "layerwise linear feature connectivity between client models too, wherever measured", used=_MEASURED
+    )
 
 
 @dataclass(frozen=True)
 class Output:
-    dir: str = key("", "run folder; empty = a new folder under runs/")
+    dir: str = key("", "run folder; empty = a new folder under runs/", in_result=False)
     checkpoint_every: int = key(
-        5, "rounds between two checkpoints, from which a run can go on; 0 = none, only the final model", least=0
+        5,
+        "rounds between two checkpoints, from which a run can go on; 0 = none, only the final model",
+        least=0,
+        in_result=False,
     )
-    keep_checkpoints: int = key(2, "checkpoints that are kept, the latest ones; 0 = all", least=0)
-    resume: bool = key(False, "go on with the run in output.dir from its last checkpoint, where there is one")
+    keep_checkpoints: int = key(2, "checkpoints that are kept, the latest ones; 0 = all", least=0, in_result=False)
+    resume: bool = key(
+        False, "go on with the run in output.dir from its last checkpoint, where there is one", in_result=False
+    )
     tracker: str = key(
         "none",
         "where rounds are shown beside the run folder; needs fedpfn[tensorboard] or fedpfn[mlflow]",
         choices=("none", "tensorboard", "mlflow"),
+        in_result=False,
     )
-    save_client_models: bool = key(False, "keep the client models of rounds in which barriers are measured")
+    save_client_models: bool = key(
+        False, "keep the client models of rounds in which barriers are measured", in_result=False
+    )
 
 
 @dataclass(frozen=True)
@@ -161,13 +258,15 @@ class RunConfig:
     seed: int = key(0, "seed of every draw of the run, below 2**63", least=0)
     rounds: int = key(20, "communication rounds T", least=1)
     device: str = key("auto", "where clients train and the server evaluates", choices=("auto", "cpu", "cuda"))
+    measures: str = key("", "further measures of each round, comma-separated: package.module:measure", since=2)
     federation: Federation = field(default_factory=Federation)
     data: Data = field(default_factory=Data)
     partition: Partition = field(default_factory=Partition)
     model: Model = field(default_factory=Model)
     strategy: Strategy = field(default_factory=Strategy)
-    mask: Mask = field(default_factory=Mask)
+    mask: Mask = field(default_factory=Mask, metadata={"used": (unless("strategy.name", "fedavg"),)})
     train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
     barrier: Barrier = field(default_factory=Barrier)
     output: Output = field(default_factory=Output)
 
@@ -176,9 +275,12 @@ class RunConfig:
         """Merge ``layers`` over the defaults, later ones winning, and check the result.
 
         A layer maps keys to scalars, nested or dotted, in kebab- or snake_case. Raises ``ConfigError`` naming every
-        unknown key (with the nearest known one), wrong type and impossible value at once.
+        unknown key (with the nearest known one), wrong type and impossible value at once. Arguments of parts
+        (``model.args.width``) are gathered over the layers; the text ``model.args`` replaces what came before it. Keys
+        of version 1 are translated.
         """
-        return parse_layers(cls, layers, _cross_faults)
+        flat_layers, faults = modernise(layers)
+        return parse_layers(cls, flat_layers, _cross_faults, faults=faults)
 
     def flat(self) -> dict[str, Scalar]:
         """Return every key, dotted and kebab-case, with its value: what Flower carries."""
@@ -195,21 +297,35 @@ def parse_layers(
     cross_faults: Callable[[Schema], list[str]],
     *,
     command: str = "fedpfn keys",
+    faults: Iterable[str] = (),
 ) -> Schema:
     """Return an instance of ``schema``, a tree of frozen dataclasses of keys, from ``layers`` over its defaults.
 
-    ``cross_faults`` finds what only whole configs show; ``command`` is what lists the keys. Raises ``ConfigError``.
+    ``cross_faults`` finds what only whole configs show; ``command`` is what lists the keys; ``faults`` are those known
+    so far. Raises ``ConfigError``.
     """
     known = {spec.name: spec for spec in key_specs(schema)}
-    faults: list[str] = []
+    faults = list(faults)
     merged: dict[str, Scalar] = {}
+    args: dict[str, dict[str, Scalar]] = {}
     for name, value in (item for layer in layers for item in flatten(layer)):
-        if name not in known:
-            faults.append(unknown_key(name, known, command=command))
+        if (holder := args_key(name, known)) is not None:
+            fault = argument_fault(name, value)
+            if fault is None:
+                args.setdefault(holder, {})[argument_name(name.removeprefix(f"{holder}."))] = value
+        elif name not in known:
+            fault = unknown_key(name, known, command=command)
         elif (fault := type_fault(known[name], value)) is not None:
-            faults.append(fault)
+            pass
+        elif known[name].holds_args:
+            try:
+                args[name] = args_of(value)
+            except ValueError as error:
+                fault = f"{name}: {error}"
         else:
             merged[name] = value
+        faults += [fault] if fault else []
+    merged |= {name: args_text(arguments) for name, arguments in args.items()}
     faults += [fault for name, value in merged.items() for fault in value_faults(known[name], value)]
     if faults:
         raise ConfigError(dict.fromkeys(faults))
@@ -221,9 +337,32 @@ def parse_layers(
     return config
 
 
+def argument_fault(name: str, value: Any) -> str | None:
+    """Say that ``name``, such as ``model.args.width``, cannot be an argument or ``value`` not its value."""
+    try:
+        argument_name(name.partition(".args.")[2])
+    except ValueError as error:
+        return f"{name}: {error}"
+    if type(value) not in (bool, int, float, str) or (type(value) is float and not math.isfinite(value)):
+        return f"{name} must be a finite number, true or false, or text, got {value!r} ({type(value).__name__})"
+    if isinstance(value, str) and "${" in value:
+        return f"{name} must be plain text, without '${{', got {value!r}"
+    return None
+
+
 def flat(config: Any) -> dict[str, Scalar]:
     """Return every key of a parsed config, dotted and kebab-case, with its value."""
     return {spec.name: lookup(config, spec.name) for spec in key_specs(type(config))}
+
+
+def settings_of(section: Any) -> dict[str, Any]:
+    """Return the keys of a section such as ``config.model`` as keyword arguments, its ``args`` as a table.
+
+    >>> settings_of(RunConfig.parse({"data.args.size": 3}).data)["args"]
+    {'size': 3}
+    """
+    settings = asdict(section)
+    return settings | {"args": args_of(settings["args"])} if "args" in settings else settings
 
 
 def parse_overrides(words: Iterable[str], schema: type = RunConfig) -> dict[str, Any]:
@@ -241,6 +380,8 @@ def parse_overrides(words: Iterable[str], schema: type = RunConfig) -> dict[str,
         name = name.strip().replace("_", "-")
         if not equals or not name:
             faults.append(f"{word!r} is not key=value")
+        elif args_key(name, kinds) is not None:
+            values[name] = read_value(text.strip())
         elif kinds.get(name) is str:
             quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
             values[name] = text[1:-1] if quoted else text
@@ -249,6 +390,16 @@ def parse_overrides(words: Iterable[str], schema: type = RunConfig) -> dict[str,
     if faults:
         raise ConfigError(faults)
     return values
+
+
+def given_keys(file: Mapping[str, Any], words: Mapping[str, Any]) -> set[str]:
+    """Return the keys that a user set: all of ``words``, and those of a ``file`` that differ from the defaults.
+
+    A file may be the config of another run, which spells out every key.
+    """
+    defaults = RunConfig().flat()
+    changed = {name for name, value in flatten(file) if value != defaults.get(name)}
+    return changed | {name for name, _ in flatten(words)}
 
 
 def _read_word(text: str, kind: type | None) -> Scalar:

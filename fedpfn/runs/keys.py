@@ -7,11 +7,38 @@ A schema is a tree of frozen dataclasses whose leaves are scalars declared with 
 import difflib
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, get_type_hints
 
-Scalar = bool | int | float | str
+from fedpfn.args import Scalar as Scalar
+
+
+class When(NamedTuple):
+    """A condition on another key of the config: its value, as text, matches one of ``patterns`` (or none of them)."""
+
+    key: str
+    patterns: tuple[str, ...]
+    holds: bool = True
+
+    def __call__(self, value: Scalar) -> bool:
+        return any(fnmatchcase(str(value), pattern) for pattern in self.patterns) is self.holds
+
+
+def when(name: str, *patterns: str) -> When:
+    """Return the condition that the key ``name`` has a value like one of the shell ``patterns``.
+
+    >>> when("partition.scheme", "dirichlet*")("dirichlet-client")
+    True
+    """
+    return When(name, patterns)
+
+
+def unless(name: str, *patterns: str) -> When:
+    """Return the condition that the key ``name`` has no value like one of the shell ``patterns``."""
+    return When(name, patterns, holds=False)
+
 
 _LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "least": ("at least", operator.ge),
@@ -30,10 +57,21 @@ def key(
     most: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] = (),
+    own: bool = False,
+    used: tuple[When, ...] = (),
+    in_result: bool | When = True,
+    since: int = 1,
 ) -> Any:
-    """Declare a key: its default, one line about it, and the values it may take."""
+    """Declare a key: its default, one line about it, and the values it may take.
+
+    With ``own`` an import string will do as well as one of the ``choices``. ``used`` says under which values of other
+    keys some part reads the key, all of them together (a table may say it for its keys in its field's metadata);
+    ``in_result``, whether the result of a run depends on it or it only says where and how long; ``since``, the version
+    of the schema that brought it.
+    """
     limits = {"least": least, "above": above, "most": most, "below": below}
-    return field(default=default, metadata={"about": about, "choices": choices, **limits})
+    about_use = {"used": used, "in_result": in_result, "since": since}
+    return field(default=default, metadata={"about": about, "choices": choices, "own": own, **limits, **about_use})
 
 
 class KeySpec(NamedTuple):
@@ -45,21 +83,44 @@ class KeySpec(NamedTuple):
     about: str
     choices: tuple[str, ...]
     limits: dict[str, float]
+    own: bool = False
+    used: tuple[When, ...] = ()
+    in_result: bool | When = True
+    since: int = 1
+
+    @property
+    def holds_args(self) -> bool:
+        """Whether the key is a section's ``args``, which takes arguments of any name below it."""
+        return self.name.endswith(".args")
 
 
-def key_specs(schema: Any, prefix: str = "") -> list[KeySpec]:
+def args_key(name: str, known: Container[str]) -> str | None:
+    """Return the key that holds the argument ``name`` (``model.args`` for ``model.args.width``), None if there is none.
+
+    >>> args_key("model.args.width", ["model.args"])
+    'model.args'
+    """
+    table, args, argument = name.partition(".args.")
+    holder = f"{table}.args"
+    return holder if args and argument and holder in known else None
+
+
+def key_specs(schema: Any, prefix: str = "", used: tuple[When, ...] = ()) -> list[KeySpec]:
     """List every key of ``schema`` in its order."""
     specs: list[KeySpec] = []
     hints = get_type_hints(schema)
     for entry in fields(schema):
         name, kind = prefix + entry.name.replace("_", "-"), hints[entry.name]
         if is_dataclass(kind):
-            specs += key_specs(kind, f"{name}.")
+            specs += key_specs(kind, f"{name}.", entry.metadata.get("used", ()))
         else:
             limits = {bound: entry.metadata[bound] for bound in ("least", "above", "most", "below")}
             limits = {bound: limit for bound, limit in limits.items() if limit is not None}
             default: Any = entry.default
-            specs.append(KeySpec(name, kind, default, entry.metadata["about"], entry.metadata["choices"], limits))
+            told = entry.metadata
+            about, choices = told["about"], told["choices"]
+            rest = (told["own"], used + told["used"], told["in_result"], told["since"])
+            specs.append(KeySpec(name, kind, default, about, choices, limits, *rest))
     return specs
 
 
@@ -87,8 +148,9 @@ def flatten(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def unknown_key(name: str, known: Mapping[str, KeySpec], *, command: str = "fedpfn keys") -> str:
     """Say that a key is unknown, and which known one is near, or the ``command`` that lists them."""
-    # first a right name in the wrong or in no table: `alpha` for `partition.alpha`
-    near = [full for full in known if full.rpartition(".")[2] == name.rpartition(".")[2]]
+    # a slip of the pen in a whole key, then a right name in the wrong table or in none: `alpha` for `partition.alpha`
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+    near = near or [full for full in known if full.rpartition(".")[2] == name.rpartition(".")[2]]
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else f"; `{command}` lists them all"
     return f"unknown key {name!r}{hint}"
@@ -108,10 +170,11 @@ def type_fault(spec: KeySpec, value: Any) -> str | None:
 
 def value_faults(spec: KeySpec, value: Any) -> list[str]:
     """Say which limits or choices of its key a value breaks."""
-    if spec.choices and value not in spec.choices:
-        near = difflib.get_close_matches(str(value), spec.choices, n=1)
+    if spec.choices and value not in spec.choices and not (spec.own and ":" in value):
+        near = difflib.get_close_matches(str(value).lower(), spec.choices, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return [f"{spec.name} must be one of {', '.join(spec.choices)}, got {value!r}{hint}"]
+        own = " or package.module:name" if spec.own else ""
+        return [f"{spec.name} must be one of {', '.join(spec.choices)}{own}, got {value!r}{hint}"]
     # comparisons with NaN are false, so that NaN breaks every limit
     faults = [
         f"{spec.name} must be {_LIMITS[bound][0]} {limit:g}, got {value!r}"

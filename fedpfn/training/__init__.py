@@ -2,7 +2,7 @@
 
 from fedpfn.training.batches import batch_order, count_steps
 from fedpfn.training.kernel import NonFiniteError, Trained, train
-from fedpfn.training.optimizers import MakeOptimizer, make_optimizer
+from fedpfn.training.optimizers import MakeOptimizer, make_optimizer, optimizer_faults
 from fedpfn.training.stackable import stackable
 from fedpfn.training.stacked import Outcome, train_stacked
 from fedpfn.training.stacked_steps import Job
@@ -16,6 +16,7 @@ __all__ = [
     "batch_order",
     "count_steps",
     "make_optimizer",
+    "optimizer_faults",
     "stackable",
     "train",
     "train_stacked",

@@ -1,27 +1,101 @@
-"""The local optimisers by name, as functions from parameters to one of PyTorch's, and two facts about these."""
+"""The local optimisers, as functions from parameters to one of PyTorch's, and two facts about these.
 
-from collections.abc import Callable
+Three by name; any other by import string, PyTorch's (``torch.optim:RMSprop``) or the user's own factory. Such a one is
+called with the parameters, ``lr`` and the user's arguments. A step has to use nothing but the gradients of the last
+backward pass, dense ones: the kernel computes these, masks them and steps once per batch.
+"""
+
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from fedpfn import imports
+from fedpfn.args import Scalar
+from fedpfn.parts import call_with, converted, signature_faults
 
 MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
 
 # elementwise ones: an entry's step depends on that entry's own gradients, and they have a fused step
 _KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
+_REFUSED = {
+    "LBFGS": "evaluates the loss several times in a step (a closure), and a round counts one evaluation per step",
+    "SparseAdam": "takes sparse gradients, and a masked gradient is dense",
+}
+
 
 def make_optimizer(
-    name: str, *, lr: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+    name: str,
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    args: Mapping[str, Scalar] | None = None,
 ) -> MakeOptimizer:
-    """Return a function from parameters to the optimiser ``name``: sgd, adam or adamw."""
-    makers: dict[str, MakeOptimizer] = {
-        "sgd": partial(torch.optim.SGD, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay),
-        "adam": partial(torch.optim.Adam, lr=lr, weight_decay=weight_decay),
-        "adamw": partial(torch.optim.AdamW, lr=lr, weight_decay=weight_decay),
-    }
-    return makers[name]
+    """Return a function from parameters to the optimiser ``name``: sgd, adam, adamw, or one by import string.
+
+    ``args`` are further arguments, such as ``amsgrad``. ``momentum`` and ``nesterov`` are for sgd only,
+    ``weight_decay`` for the three by name: an optimiser by import string gets ``lr`` and its own ``args``. Raises
+    ``ValueError`` for an import string that does not load.
+    """
+    args = args or {}
+    if name in OPTIMIZERS:
+        settings = _provided(name, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+        return partial(OPTIMIZERS[name], **(settings | converted(OPTIMIZERS[name], args)))
+    factory = imports.load(name)
+    return lambda parameters: _checked(name, call_with(factory, {"lr": lr}, args, parameters))
+
+
+def optimizer_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
+    """Return why the optimiser ``name`` cannot be used with ``args``, one line each, before any training."""
+    if name in OPTIMIZERS:
+        provided = _provided(name, lr=0.0, momentum=0.0, nesterov=False, weight_decay=0.0)
+        return signature_faults(name, OPTIMIZERS[name], args, provided, key="train.args", positional=1)
+    try:
+        factory = imports.load(name)
+    except ValueError as error:
+        return [str(error)]
+    if not callable(factory):
+        return [f"train.optimizer {name!r} is a {type(factory).__name__}; expected a class or function of parameters"]
+    if isinstance(factory, type) and (reason := _refusal(factory)):
+        return [f"train.optimizer {name!r} {reason}"]
+    faults = signature_faults(repr(name), factory, args, ("lr",), key="train.args", positional=1)
+    if faults:
+        return faults
+    try:
+        _checked(name, call_with(factory, {"lr": 0.1}, args, [nn.Parameter(torch.zeros(2, 2))]))
+    except Exception as error:
+        told = str(error) if isinstance(error, TypeError | ValueError) else repr(error)
+        return [f"train.optimizer {name!r} cannot be made: {told}"]
+    return []
+
+
+def _provided(name: str, *, lr: float, momentum: float, nesterov: bool, weight_decay: float) -> dict[str, Any]:
+    common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+    return common | {"momentum": momentum, "nesterov": nesterov} if name == "sgd" else common
+
+
+def _refusal(kind: type) -> str | None:
+    """Return why optimisers of a class cannot be used: it, or a class that it extends, is among the refused ones."""
+    return next((_REFUSED[base.__name__] for base in kind.__mro__ if base.__name__ in _REFUSED), None)
+
+
+def _checked(name: str, optimizer: Any) -> torch.optim.Optimizer:
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"{name!r} returned a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+    if reason := _refusal(type(optimizer)):
+        raise TypeError(f"{name!r} returned a {type(optimizer).__name__}, which {reason}")
+    return optimizer
 
 
 def fuse(optimizer: torch.optim.Optimizer) -> None:

@@ -1,0 +1,85 @@
+"""Arguments of parts, ``model.args`` and its like: one text in a config, a table of names and values in use.
+
+A part named by import string has settings that no schema knows. They are given as keys of their own
+(``model.args.width=64``) or as one text (``model.args="width=64 depth=3"``), which is what ``flwr run -c`` can carry,
+and kept as the canonical text: names sorted, each value as it reads back. Whether a part takes them is for ``parts``.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+
+Scalar = bool | int | float | str
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# a name, "=", then text in quotes (a backslash escapes) or anything without spaces, commas and quotes
+_ITEM = re.compile(
+    r"""(?P<name>[A-Za-z_][\w-]*)=(?P<value>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"]*)(?=[\s,]|$)""", re.ASCII
+)
+_BARE = re.compile(r"""[^\s,'"\\]+""")
+
+
+def args_of(text: str) -> dict[str, Scalar]:
+    """Return the arguments in ``text``, ``name=value`` separated by spaces or commas, sorted by name.
+
+    A value is a whole number, a number, ``true`` or ``false``, or text; quotes make it text. Raises ``ValueError`` in
+    one line for anything else and for a name that is given twice.
+
+    >>> args_of("width=64, rate=0.5 name='two words'")
+    {'name': 'two words', 'rate': 0.5, 'width': 64}
+    """
+    args: dict[str, Scalar] = {}
+    place = 0
+    while rest := text[place:].lstrip(" \t\n,"):
+        place = len(text) - len(rest)
+        item = _ITEM.match(text, place)
+        if item is None:
+            raise ValueError(f"expected name=value separated by spaces or commas, got {rest!r}")
+        name = argument_name(item["name"])
+        if name in args:
+            raise ValueError(f"{name} is given twice")
+        args[name] = read_value(item["value"])
+        place = item.end()
+    return dict(sorted(args.items()))
+
+
+def args_text(args: Mapping[str, Scalar]) -> str:
+    """Return the canonical text of ``args``: what ``args_of`` reads back to the same values.
+
+    >>> args_text({"width": 64, "name": "64", "flag": True})
+    "flag=true name='64' width=64"
+    """
+    return " ".join(f"{name}={_written(args[name])}" for name in sorted(args))
+
+
+def argument_name(name: str) -> str:
+    """Return a name as Python spells it; raises ``ValueError`` where it cannot be a parameter's."""
+    name = name.replace("-", "_")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot be the name of an argument")
+    return name
+
+
+def read_value(text: str) -> Scalar:
+    """Return the value that ``text`` spells: quoted text, true or false, a finite number, or else the text itself."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    return text
+
+
+def _written(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if _BARE.fullmatch(value) and read_value(value) == value:
+        return value
+    return "'" + re.sub(r"(['\\])", r"\\\1", value) + "'"

@@ -1,0 +1,159 @@
+"""Parts of the user's own: do their arguments fit their signature, and the call that passes them.
+
+A part (model factory, data loader, partition scheme, strategy, mask schedule, optimiser) is called with what the
+framework provides and with the user's own arguments, by name. Where the text of these is read: ``fedpfn.args``.
+"""
+
+import inspect
+import typing
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
+from types import UnionType
+from typing import Any
+
+from fedpfn.args import Scalar
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_WORDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def signature_faults(
+    part_name: str,
+    part: Callable[..., Any],
+    args: Mapping[str, Scalar],
+    provided: Collection[str] = (),
+    *,
+    key: str,
+    positional: int = 0,
+) -> list[str]:
+    """Return why ``part`` cannot be called with ``args``, one line each; nothing is called.
+
+    Parameters
+    ----------
+    part_name : str
+        How the part is named in messages, for example ``"my_models:Net"``.
+    part : callable
+        A function, a class or an object that can be called. One without a signature, as some written in C, accepts
+        every argument.
+    args : mapping
+        The user's arguments.
+    provided : collection of str
+        Names that the framework passes where the signature has them; the user cannot.
+    key : str
+        The key that holds ``args``, for example ``"model.args"``.
+    positional : int
+        Number of leading parameters that the framework passes by position.
+
+    Returns
+    -------
+    list of str
+        Unknown names (with the nearest accepted one and all of them), wrong types, parameters without a value.
+    """
+    parameters = _parameters(part)
+    if parameters is None:
+        return []
+    own = _own_parameters(parameters, provided, positional)
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    faults = []
+    for name, value in args.items():
+        setting = f"{key}.{name.replace('_', '-')}"
+        if name in provided or name in list(parameters)[:positional]:
+            faults.append(f"{setting} cannot be set: fedpfn itself passes {name} to {part_name}")
+        elif name in own:
+            kinds = _kinds(own[name])
+            if kinds and not any(_fits(value, kind) for kind in kinds):
+                words = " or ".join(_WORDS[kind] for kind in kinds if kind is not int or float not in kinds)
+                faults.append(f"{setting} must be {words}, got {value!r} ({type(value).__name__})")
+        elif not anything:
+            faults.append(f"{setting}: {part_name} takes no argument {name!r}{_accepted(name, own)}")
+    missing = [
+        name
+        for name, parameter in own.items()
+        if name not in args and parameter.default is parameter.empty and parameter.kind in _BY_NAME
+    ]
+    faults += [
+        f"{part_name} needs {name}, which has no default; set {key}.{name.replace('_', '-')}" for name in missing
+    ]
+    faults += [
+        f"{part_name} takes {name} by position only; fedpfn passes arguments by name"
+        for name, parameter in own.items()
+        if parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty
+    ]
+    return faults
+
+
+def call_with(
+    part: Callable[..., Any], provided: Mapping[str, Any], args: Mapping[str, Scalar], *positional: Any
+) -> Any:
+    """Call ``part`` with ``positional``, those of ``provided`` that its signature takes, and ``args``.
+
+    Whole numbers become floats where the signature asks for floats.
+
+    >>> call_with(lambda shape, *, width: (shape, width), {"shape": (3,), "classes": 10}, {"width": 4})
+    ((3,), 4)
+    """
+    return part(*positional, **accepted(part, dict(provided)), **converted(part, args))
+
+
+def accepted(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the ``offered`` keyword arguments that the signature of ``part`` takes.
+
+    >>> accepted(lambda width: None, {"width": 3, "norm": "none"})
+    {'width': 3}
+    """
+    parameters = _parameters(part) or {}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return dict(offered)
+    return {name: offered[name] for name in offered if name in parameters and parameters[name].kind in _BY_NAME}
+
+
+def converted(part: Callable[..., Any], args: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return ``args`` with whole numbers made floats where ``part`` takes floats and no whole numbers."""
+    parameters = _parameters(part) or {}
+    return {
+        name: float(value)
+        if type(value) is int and name in parameters and _kinds(parameters[name]) == (float,)
+        else value
+        for name, value in args.items()
+    }
+
+
+def _own_parameters(
+    parameters: Mapping[str, inspect.Parameter], provided: Collection[str], positional: int
+) -> dict[str, inspect.Parameter]:
+    """Return the parameters that are left to the user's arguments."""
+    left = list(parameters.items())[positional:]
+    return {name: p for name, p in left if name not in provided and p.kind not in _CATCH_ALL}
+
+
+def _parameters(part: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    for eval_str in (True, False):
+        try:
+            return dict(inspect.signature(part, eval_str=eval_str).parameters)
+        except (TypeError, ValueError):
+            return None
+        except Exception:  # an annotation that only the type checker can read stays text
+            continue
+    return None
+
+
+def _kinds(parameter: inspect.Parameter) -> tuple[type, ...]:
+    """Return which of bool, int, float and str a parameter takes; empty where that cannot be known."""
+    annotation, default = parameter.annotation, parameter.default
+    if annotation is parameter.empty:
+        # `dropout=0` without an annotation may well mean any number
+        return (int, float) if type(default) is int else (type(default),) if type(default) in _WORDS else ()
+    union = typing.get_origin(annotation) in (typing.Union, UnionType)
+    members = typing.get_args(annotation) if union else (annotation,)
+    return tuple(kind for kind in members if kind in _WORDS)
+
+
+def _fits(value: Scalar, kind: type) -> bool:
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _accepted(name: str, own: Mapping[str, inspect.Parameter]) -> str:
+    near = get_close_matches(name, own, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{meant} (it takes {', '.join(own) if own else 'none'})"

@@ -1,0 +1,25 @@
+"""A small try: part of a data set, drawn once, before it is partitioned."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from partitions.arrays import Dataset, Split
+
+
+def limit(dataset: Dataset, *, rng: np.random.Generator, train: int = 0, test: int = 0) -> Dataset:
+    """Return ``dataset`` with at most ``train`` training and ``test`` test examples, in their order; 0 keeps all.
+
+    The two splits are drawn from separately and never mixed. With generators of one seed a smaller choice is part of a
+    larger one, and the choice of test examples does not depend on how many are trained on. The number of classes stays
+    what it was, whichever of them are drawn.
+    """
+    train_rng, test_rng = rng.spawn(2)
+    return replace(dataset, train=_draw(dataset.train, train, train_rng), test=_draw(dataset.test, test, test_rng))
+
+
+def _draw(split: Split, count: int, rng: np.random.Generator) -> Split:
+    if not 0 < count < len(split.labels):
+        return split
+    chosen = np.sort(rng.permutation(len(split.labels))[:count])
+    return Split(split.inputs[chosen], split.labels[chosen])
