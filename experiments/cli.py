@@ -76,7 +76,7 @@ def run(
 
     `--resume RUN` goes on with a run that was stopped or died, with its own config, to the bits it would have had.
     """
-    from experiments.run import prepare, read_resumed_config, read_run_config, run_config
+    from experiments.run import prepare, read_resumed_config, read_run_config, run_config, unused_settings
     from experiments.show import summary_table
     from fedpfn.runs import read_run
 
@@ -86,6 +86,8 @@ def run(
             "a run is resumed with its own config: give neither settings nor --config", param_hint="--resume"
         )
     asked = read_resumed_config(resume) if resume else read_run_config(words or [], file=config, workdir=here)
+    for line in [] if resume else unused_settings(asked, words or [], file=config):
+        errors.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     ready = prepare(asked, workdir=here)
     folder = run_config(
         ready,

@@ -23,7 +23,8 @@ from experiments.simulation import RunFailed
 from fedpfn import imports
 from fedpfn.devices import available_cpus
 from fedpfn.runs import LOG, is_run, read_config, read_rounds, read_run, record_end
-from fedpfn.runs.config import ConfigError, RunConfig, parse_overrides
+from fedpfn.runs.config import ConfigError, RunConfig, given_keys, parse_overrides
+from fedpfn.runs.identity import config_warnings
 from strategies.preflight import find_faults
 from strategies.server_app import run_path
 
@@ -42,11 +43,26 @@ def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -
         # a run's own config.yaml names its own folder, which a new run must not write to
         layer.get("output", {}).pop("dir", None)
     config = RunConfig.parse(layer, parse_overrides(words))
+
+    def from_here(reference: str) -> str:
+        return imports.absolute_reference(reference, workdir)
+
     return replace(
         config,
-        data=replace(config.data, root=_absolute(config.data.root, workdir)),
+        measures=",".join(from_here(name.strip()) for name in config.measures.split(",")),
+        data=replace(config.data, root=_absolute(config.data.root, workdir), name=from_here(config.data.name)),
+        partition=replace(config.partition, scheme=from_here(config.partition.scheme)),
+        model=replace(config.model, name=from_here(config.model.name)),
+        strategy=replace(config.strategy, base=from_here(config.strategy.base)),
+        mask=replace(config.mask, schedule=from_here(config.mask.schedule)),
+        train=replace(config.train, optimizer=from_here(config.train.optimizer)),
         output=replace(config.output, dir=_absolute(config.output.dir, workdir)),
     )
+
+
+def unused_settings(config: RunConfig, words: Iterable[str], *, file: Path | None) -> list[str]:
+    """Return a line for each setting of ``words`` or ``file`` that the chosen parts do not use."""
+    return config_warnings(config, given_keys(read_config(file) if file else {}, parse_overrides(words)))
 
 
 def read_resumed_config(folder: Path) -> RunConfig:

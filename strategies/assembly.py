@@ -28,14 +28,8 @@ from strategies.fed_avg import BASES
 from strategies.sampling import SeededSampling, draw_clients
 from strategies.shared_mask import SharedMask
 
-# every client that was drawn trains, and the server evaluates
-_EVERYONE = {
-    "fraction_train": 1.0,
-    "fraction_evaluate": 0.0,
-    "min_train_nodes": 1,
-    "min_evaluate_nodes": 0,
-    "min_available_nodes": 1,
-}
+# every client that was drawn trains
+_EVERYONE = {"fraction_train": 1.0, "min_train_nodes": 1, "min_available_nodes": 1}
 
 
 def load_data(config: RunConfig) -> partitions.FederatedData:
@@ -117,7 +111,7 @@ def make_strategy(
         clients=config.federation.clients,
         fraction=config.federation.fraction,
     )
-    return SeededSampling(masked, config.seed, draw)
+    return SeededSampling(masked, config.seed, draw, evaluate=False)
 
 
 def make_base(config: RunConfig) -> Strategy:

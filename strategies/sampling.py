@@ -37,10 +37,19 @@ class SeededSampling(Strategy):
     draw
         Function from a round to the ids that train in it. The strategy then sees these nodes only, and takes its
         fraction of them. By default it sees all nodes and samples by itself.
+    evaluate
+        Whether clients evaluate after each round, as Flower's strategies have them do by default.
     """
 
-    def __init__(self, strategy: Strategy, seed: int, draw: Callable[[int], Sequence[int]] | None = None) -> None:
-        self.strategy, self.seed, self.draw = strategy, seed, draw
+    def __init__(
+        self,
+        strategy: Strategy,
+        seed: int,
+        draw: Callable[[int], Sequence[int]] | None = None,
+        *,
+        evaluate: bool = True,
+    ) -> None:
+        self.strategy, self.seed, self.draw, self.evaluate = strategy, seed, draw, evaluate
 
     def summary(self) -> None:
         """Log the strategy's own settings."""
@@ -64,6 +73,8 @@ class SeededSampling(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the strategy address its messages to clients sampled from the seed."""
+        if not self.evaluate:
+            return []
         with seeded_random(self.seed, "evaluate", server_round):
             return list(self.strategy.configure_evaluate(server_round, arrays, config, grid))
 
