@@ -165,8 +165,8 @@ def _name_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
     if name in known:
         return []
     near = get_close_matches(name.lower(), [*MODELS, *known], n=3)
-    hint = colon_hint(name)
-    hint = hint or f"did you mean {' or '.join(near)}?" if near else f"the built-in ones are {', '.join(MODELS)}"
+    built_in = f"the built-in ones are {', '.join(MODELS)}"
+    hint = colon_hint(name) or (f"did you mean {' or '.join(near)}?" if near else built_in)
     return [f"unknown model {name!r}; {hint} (a torchvision name or 'package.module:factory' will do as well)"]
 
 
