@@ -47,12 +47,15 @@ _OURS_IN_FLOWER = (
 )  # fmt: skip
 
 
-def find_faults(config: RunConfig) -> list[str]:
-    """Return every fault of ``config`` that can be found without reading data, one line each."""
+def find_faults(config: RunConfig, *, try_model: bool = True) -> list[str]:
+    """Return every fault of ``config`` that can be found without reading data, one line each.
+
+    Without ``try_model`` the model is not built, for a caller that shows what building it brings to light.
+    """
     faults = [
         *_data_faults(config),
         *_partition_faults(config),
-        *_model_faults(config),
+        *_model_faults(config, try_model=try_model),
         *_strategy_faults(config),
         *_mask_faults(config),
         *_training_faults(config),
@@ -158,10 +161,10 @@ def _partition_faults(config: RunConfig) -> list[str]:
     )
 
 
-def _model_faults(config: RunConfig) -> list[str]:
+def _model_faults(config: RunConfig, *, try_model: bool) -> list[str]:
     faults = models.find_faults(**settings_of(config.model))
     facts = datasets.FACTS.get(config.data.name)
-    if faults or facts is None:
+    if faults or facts is None or not try_model:
         return faults
     return model_faults(config, facts.input_shape, facts.num_classes, tokens=facts.tokens)
 

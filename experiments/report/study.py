@@ -99,7 +99,7 @@ def short_name(key: str) -> str:
     table, _, leaf = key.rpartition(".")
     if leaf == "name":
         return table
-    if table == "evaluate" or leaf == "every":
+    if table == "evaluate" or leaf in ("every", "args"):
         return f"{table}-{leaf}"
     return "partition" if leaf == "scheme" else leaf
 

@@ -38,8 +38,8 @@ Schema = TypeVar("Schema")
 OWN = "*:*"
 # for whoever reports a loss that is not finite
 DIVERGENCE_HINT = (
-    "training diverged: lower train.lr (train.lr=0.01) or bound the gradient (train.clip-norm=1); a small "
-    "partition.alpha and train.momentum=0.9 make it likelier"
+    "training diverged: try train.lr=0.01, train.momentum=0 or a bound on the gradient, train.clip-norm=1; a small "
+    "partition.alpha makes it likelier"
 )
 _ARGS = "arguments of {} of your own, as name=value separated by spaces; or one key each, such as args.width=64"
 
