@@ -17,7 +17,8 @@ def keys_table(schema: type, matching: str = "") -> Table:
     words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
     for spec in key_specs(schema):
         limits = [f"{words[bound]} {limit:g}" for bound, limit in spec.limits.items()]
-        extent = ", ".join(spec.choices) if spec.choices else ", ".join(limits)
+        choices = [*spec.choices, "package.module:name"] if spec.own else spec.choices
+        extent = ", ".join(choices or limits)
         row = (spec.name, repr(spec.default), spec.about + (f" ({extent})" if extent else ""))
         if matching.lower() in f"{row[0]} {row[2]}".lower():
             table.add_row(*map(escape, row))

@@ -7,13 +7,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from experiments.run import prepare, read_run_config
+from experiments.run import read_run_config
+from fedpfn import imports
 from fedpfn.masks import mask_arrays
 from fedpfn.models import Inspection
 from fedpfn.runs.arguments import masking_of
-from fedpfn.runs.config import RunConfig
+from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import plan_rounds
 from strategies.assembly import inspect, load_data
+from strategies.preflight import find_faults
 
 _MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "fault": "[red]fault[/red]"}
 
@@ -21,7 +23,10 @@ _MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "fau
 def check(name: str, words: Iterable[str], console: Console, *, workdir: Path) -> bool:
     """Print what is found about the model ``name`` on the settings' data; return whether it can be federated."""
     config = read_run_config(words, file=None, workdir=workdir)
-    config = prepare(replace(config, model=replace(config.model, name=name)), workdir=workdir)
+    config = replace(config, model=replace(config.model, name=name))
+    imports.look_in(workdir)
+    if faults := find_faults(config, try_model=False):
+        raise ConfigError(faults)
     dataset = load_data(config).dataset
     found = inspect(config, dataset)
     shape = "×".join(map(str, dataset.input_shape))

@@ -72,6 +72,12 @@ def near_reference(text: str) -> str | None:
     return f"{module}:{name}" if _user_files(module) or _is_installed(module.partition(".")[0]) else None
 
 
+def colon_hint(text: str) -> str | None:
+    """Return how a reference without its colon is to be written, in words; None where ``text`` is no such."""
+    near = near_reference(text)
+    return f"write it as {near!r}, with a colon before the name" if near else None
+
+
 def resolve(name: str) -> Any:
     """Return the object that ``name`` refers to where it is a reference, else the name itself."""
     return load(name) if is_reference(name) else name

@@ -5,6 +5,7 @@ What a data set is lies in ``arrays``; how each is read lies in ``digits``, ``to
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 from partitions import digits, image_folder, imdb, torchvision_data, user_loader
 from partitions.arrays import DataError, Dataset, Kind, Request, Split
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Kind", "Loader", "Split", "find_faults", "load"]
+__all__ = ["DATASETS", "FACTS", "DataError", "Dataset", "Facts", "Kind", "Loader", "Split", "find_faults", "load"]
 
 Loader = Callable[..., Any]
 
@@ -33,6 +34,28 @@ DATASETS: dict[str, _Source] = {
     "cifar100": torchvision_data.CIFAR100,
     "image-folder": image_folder,
     "imdb": imdb,
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a built-in data set before it is read."""
+
+    input_shape: tuple[int, ...]
+    num_classes: int
+    train_examples: int
+    tokens: bool = False
+
+
+_GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
+
+FACTS: dict[str, Facts] = {
+    "digits": Facts((1, 8, 8), 10, 1438),
+    "mnist": Facts(_GREY, 10, 60_000),
+    "fashion-mnist": Facts(_GREY, 10, 60_000),
+    "cifar10": Facts(_COLOUR, 10, 50_000),
+    "cifar100": Facts(_COLOUR, 100, 50_000),
+    "imdb": Facts((imdb.LENGTH,), 2, 25_000, tokens=True),
 }
 
 

@@ -66,7 +66,7 @@ def partition(
     }
     refuse(find_faults(scheme, args=args, **known, **settings))
     draw = SCHEMES[scheme] if isinstance(scheme, str) else scheme
-    taken = _keywords(draw)
+    taken = keywords(draw)
     passed = {name: value for name, value in settings.items() if name in taken} | dict(args or {})
     parts = draw(labels, clients, rng, **passed)
     if not isinstance(scheme, str):
@@ -99,7 +99,7 @@ def find_faults(
         near = get_close_matches(scheme.lower(), SCHEMES, n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
         return [f"no partition.scheme {scheme!r}{meant}; built in: {', '.join(SCHEMES)}"]
-    taken = _keywords(SCHEMES[scheme] if isinstance(scheme, str) else scheme)
+    taken = keywords(SCHEMES[scheme] if isinstance(scheme, str) else scheme)
     faults = size_faults(clients, num_examples, min_size=min_size)
     if isinstance(scheme, str):
         faults += [f"partition.args.{given} is for a scheme of your own; {scheme!r} takes none" for given in args or ()]
@@ -112,7 +112,7 @@ def find_faults(
     return faults
 
 
-def _keywords(scheme: Scheme) -> set[str]:
+def keywords(scheme: Scheme) -> set[str]:
     """Return the names of the settings that a scheme takes: its keyword-only parameters."""
     parameters = inspect.signature(scheme).parameters.values()
     return {parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -9,7 +9,6 @@ Flower's server optimisers average and then step; put in front of this class, th
 
 from collections.abc import Iterable
 
-from flwr import serverapp
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import strategy as flower
 
@@ -75,19 +74,3 @@ class FedYogi(flower.FedYogi, FedAvg):
     """Flower's FedYogi (Reddi et al. 2020), stepping from the exact mean."""
 
     elementwise = False
-
-
-# by name, what a shared mask can be put around; any other strategy by import string
-BASES: dict[str, type[serverapp.strategy.Strategy]] = {
-    "fedavg": FedAvg,
-    "fedavgm": FedAvgM,
-    "fedadam": FedAdam,
-    "fedadagrad": FedAdagrad,
-    "fedyogi": FedYogi,
-    "fedmedian": flower.FedMedian,
-    "fedtrimmedavg": flower.FedTrimmedAvg,
-    "krum": flower.Krum,
-    "multikrum": flower.MultiKrum,
-    "bulyan": flower.Bulyan,
-    "qfedavg": flower.QFedAvg,
-}

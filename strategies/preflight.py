@@ -1,91 +1,229 @@
 """What can be known to be wrong before anything starts: all faults of a config beyond its own values, at once.
 
-Asks those who know: data sets and partitions (``partitions``), models and import strings (``fedpfn``), the run folder.
-Cheap: nothing is loaded or built. What needs the data or the model is checked by ``assembly`` before the first message.
+Asks those who know: data sets and partitions (``partitions``), models, masks and import strings (``fedpfn``), Flower's
+strategies, the run folder. No data are read. The model is built and tried on inputs of the right shape where the data
+set's shape is known beforehand; for other data ``model_faults`` does the same once they are loaded.
 """
 
+import fnmatch
+from collections.abc import Iterable
+from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fedpfn import imports, models
-from fedpfn.args import args_of
+from fedpfn.args import Scalar, args_of
+from fedpfn.masks import split_patterns
 from fedpfn.measures import resolve_measures
 from fedpfn.parts import signature_faults
 from fedpfn.runs import folder_fault, is_run, read_run
-from fedpfn.runs.arguments import round_plans
+from fedpfn.runs.arguments import masking_of, round_plans
 from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.runs.identity import used_keys
 from fedpfn.runs.trackers import tracker_faults
-from fedpfn.training import optimizer_faults
+from fedpfn.training import OPTIMIZERS, optimizer_faults
 from partitions import datasets, schemes
-from strategies.assembly import base_faults
+from strategies.bases import base_faults
 
 
-def find_faults(config: RunConfig) -> list[str]:
-    """Return every fault of ``config`` that can be found without data, a line each."""
-    return [
-        *_reference_faults(config),
+def find_faults(config: RunConfig, *, try_model: bool = True) -> list[str]:
+    """Return every fault of ``config`` that can be found without reading data, one line each.
+
+    Without ``try_model`` the model is not built, for a caller that shows what building it brings to light.
+    """
+    faults = [
         *_data_faults(config),
         *_partition_faults(config),
-        *models.find_faults(**settings_of(config.model)),
-        *optimizer_faults(config.train.optimizer, args_of(config.train.args)),
+        *_model_faults(config, try_model=try_model),
+        *base_faults(config.strategy.base, args_of(config.strategy.args)),
+        *_mask_faults(config),
+        *_training_faults(config),
+        *_measure_faults(config),
         *_device_faults(config),
         *_output_faults(config),
         *tracker_faults(config.output.tracker),
     ]
+    return list(dict.fromkeys(faults))
 
 
-def _reference_faults(config: RunConfig) -> list[str]:
-    faults = []
-    partition = [name for name in settings_of(config.partition) if name not in ("scheme", "args")]
-    for name, section, text, provided, positional in (
-        (config.data.name, "data", config.data.args, ["root"], 0),
-        (config.partition.scheme, "partition", config.partition.args, partition, 3),
-        (config.mask.schedule, "mask", config.mask.args, [], 2),
-    ):
-        if section == "mask" and config.strategy.name == "fedavg":
-            continue
-        if not imports.is_reference(name) and text and section == "mask":
-            faults.append(f"mask.args is for a schedule of your own; {name} takes none")
-        if imports.is_reference(name):
-            try:
-                part = imports.load(name)
-            except ValueError as error:
-                faults.append(str(error))
-            else:
-                # a schedule that is a class is made with the arguments, and called with a round and a plan later
-                by_place = 0 if section == "mask" and isinstance(part, type) else positional
-                faults += signature_faults(
-                    repr(name), part, args_of(text), provided, key=f"{section}.args", positional=by_place
-                )
-    if not faults:
-        try:
-            round_plans(config)
-            resolve_measures(config.measures)
-        except (ValueError, TypeError) as error:
-            faults.append(str(error))
-    return [*faults, *base_faults(config)]
+def model_faults(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, *, tokens: bool) -> list[str]:
+    """Return why the config's model cannot be federated on inputs of a shape, or its mask's patterns match nothing.
+
+    The model is built and run on two examples, once per process for each choice of model and shape.
+    """
+    name, args = config.model.name, args_of(config.model.args)
+    # published weights are not needed to know whether the shapes fit, and may have to be downloaded
+    settings: dict[str, Any] = settings_of(config.model) | {"args": tuple(args.items()), "pretrained": False}
+    inspection = _inspect(tuple(settings.items()), input_shape, num_classes, tokens)
+    if not inspection.ok:
+        return [f"model {name}: {finding.message}" for finding in inspection.findings if finding.level == "fault"]
+    return pattern_faults(config, [tensor.name for tensor in inspection.tensors if tensor.trainable])
+
+
+def pattern_faults(config: RunConfig, parameters: list[str]) -> list[str]:
+    """Return which patterns of the mask match none of ``parameters``: a typo would freeze something else in silence."""
+    if config.strategy.name == "fedavg":
+        return []
+    return [
+        f"{key} has {pattern!r}, which matches no parameter of {config.model.name}: {', '.join(parameters)}"
+        for key, patterns in (("mask.include", config.mask.include), ("mask.exclude", config.mask.exclude))
+        for pattern in split_patterns(patterns)
+        if not fnmatch.filter(parameters, pattern)
+    ]
+
+
+def never_trained_share(windows: Iterable[tuple[float, float]]) -> float:
+    """Return the share of a tensor that is frozen in every one of ``windows``, pairs (start, ratio) on the circle.
+
+    >>> round(never_trained_share([(0.0, 0.8), (0.25, 0.8), (0.5, 0.8), (0.75, 0.8)]), 6)
+    0.2
+    """
+    windows = list(windows)
+    edges = sorted({0.0, 1.0} | {edge % 1 for start, ratio in windows for edge in (start, start + ratio)})
+    return sum(
+        end - begin
+        for begin, end in pairwise(edges)
+        if all(((begin + end) / 2 - start) % 1 < ratio for start, ratio in windows)
+    )
+
+
+@lru_cache(maxsize=64)
+def _inspect(
+    settings: tuple[tuple[str, Any], ...], input_shape: tuple[int, ...], num_classes: int, tokens: bool
+) -> models.Inspection:
+    options = dict(settings)
+    options["args"] = dict(options["args"])
+    build = partial(models.build, input_shape=input_shape, num_classes=num_classes, seed=0, **options)
+    return models.inspect_model(build, input_shape, num_classes, tokens=tokens)
+
+
+def _own_faults(name: str, args: dict[str, Scalar], provided: Iterable[str], *, key: str, positional: int) -> list[str]:
+    try:
+        part = imports.load(name)
+    except ValueError as error:
+        return [str(error)]
+    if not callable(part):
+        return [f"{name!r} is of type {type(part).__name__}, which cannot be called"]
+    return signature_faults(repr(name), part, args, tuple(provided), key=key, positional=positional)
 
 
 def _data_faults(config: RunConfig) -> list[str]:
-    data = config.data
+    data, args = config.data, args_of(config.data.args)
+    faults = []
     if data.root and not Path(data.root).is_absolute():
         # Flower runs a copy of the app from its own folder, where a relative path means something else
-        return [f"data.root must be an absolute path, got {data.root!r}"]
+        faults.append(f"data.root must be an absolute path, got {data.root!r}")
     if imports.is_reference(data.name):
-        return []
-    return datasets.find_faults(
-        data.name, data.root, download=data.download, image_size=data.image_size, args=args_of(data.args)
-    )
+        return faults + _own_faults(data.name, args, ["root"], key="data.args", positional=0)
+    if data.name not in datasets.DATASETS and (hint := imports.colon_hint(data.name)):
+        return [*faults, f"no data set {data.name!r}; {hint}"]
+    if faults:
+        return faults
+    return datasets.find_faults(data.name, data.root, download=data.download, image_size=data.image_size, args=args)
 
 
 def _partition_faults(config: RunConfig) -> list[str]:
-    if imports.is_reference(config.partition.scheme):
-        return []
+    settings = settings_of(config.partition)
+    scheme, args = settings["scheme"], settings["args"]
+    if imports.is_reference(scheme):
+        # labels, clients and the generator come by position
+        return _own_faults(scheme, args, settings.keys() - {"scheme", "args"}, key="partition.args", positional=3)
+    if scheme not in schemes.SCHEMES and (hint := imports.colon_hint(scheme)):
+        return [f"no partition.scheme {scheme!r}; {hint}"]
+    facts, limit = datasets.FACTS.get(config.data.name), config.data.train_examples
     return schemes.find_faults(
-        clients=config.federation.clients, num_examples=None, num_classes=None, **settings_of(config.partition)
+        clients=config.federation.clients,
+        num_examples=None if facts is None else min(facts.train_examples, limit or facts.train_examples),
+        # a small try may miss a class
+        num_classes=None if facts is None or limit else facts.num_classes,
+        **settings,
     )
+
+
+def _model_faults(config: RunConfig, *, try_model: bool) -> list[str]:
+    faults = models.find_faults(**settings_of(config.model))
+    facts = datasets.FACTS.get(config.data.name)
+    if faults or facts is None or not try_model:
+        return faults
+    return model_faults(config, facts.input_shape, facts.num_classes, tokens=facts.tokens)
+
+
+def _mask_faults(config: RunConfig) -> list[str]:
+    mask, args = config.mask, args_of(config.mask.args)
+    if config.strategy.name == "fedavg":
+        return []
+    if imports.is_reference(mask.schedule):
+        try:
+            schedule = imports.load(mask.schedule)
+        except ValueError as error:
+            return [str(error)]
+        # a class is made with its arguments; a function gets the round and the plan by position as well
+        positional = 0 if isinstance(schedule, type) else 2
+        if callable(schedule):
+            return signature_faults(repr(mask.schedule), schedule, args, key="mask.args", positional=positional)
+    if (hint := imports.colon_hint(mask.schedule)) is not None:
+        return [f"mask.schedule: {hint}"]
+    faults = [f"mask.args.{name} is for a schedule of your own; {mask.schedule!r} takes none" for name in args]
+    try:
+        round_plans(config)
+    except ValueError as error:
+        return [*faults, str(error)]
+    return [*faults, *_frozen_faults(config), *_cycle_faults(config)]
+
+
+def _frozen_faults(config: RunConfig) -> list[str]:
+    """Say in which round the mask freezes every parameter; with patterns that leave some out, that may be meant."""
+    mask, masking = config.mask, masking_of(config)
+    if 1 not in (mask.ratio, mask.final_ratio) or mask.include.strip() != "*" or mask.exclude.strip():
+        return []
+    for server_round in range(mask.warmup_rounds + 1, config.rounds + 1):
+        if masking.ratio_at(server_round) == 1:
+            where = "its first phase" if config.strategy.name == "fedpnu" else "it"
+            return [
+                f"the mask's ratio is 1 in round {server_round}: every entry is frozen and nothing trains in {where}; "
+                "lower mask.ratio or mask.final-ratio"
+            ]
+    return []
+
+
+def _cycle_faults(config: RunConfig) -> list[str]:
+    """Say which share of the network no round of a cycle trains; FedPNU trains the complement as well."""
+    mask, masking, first = config.mask, masking_of(config), config.mask.warmup_rounds + 1
+    if mask.schedule != "cyclic" or config.strategy.name == "fedpnu":
+        return []
+    smallest: dict[float, float] = {}
+    # a run shorter than a cycle is a try of it
+    for server_round in range(first, max(config.rounds + 1, first + mask.blocks)):
+        start = (server_round - 1) % mask.blocks / mask.blocks
+        ratio = masking.ratio_at(server_round)
+        smallest[start] = min(ratio, smallest.get(start, 1.0))
+    share = never_trained_share(smallest.items())
+    if share < 1e-9:
+        return []
+    when = "never" if first == 1 else "never after the warm-up"
+    return [
+        f"mask.schedule=cyclic with mask.blocks={mask.blocks} and mask.ratio={mask.ratio:g} trains {share:.1%} of the "
+        f"network {when}; lower the ratio to {1 - 1 / mask.blocks:g} or less, or raise mask.blocks"
+    ]
+
+
+def _training_faults(config: RunConfig) -> list[str]:
+    train = config.train
+    faults = optimizer_faults(train.optimizer, args_of(train.args))
+    if train.stack and train.optimizer not in OPTIMIZERS:
+        faults.append(f"train.stack needs one of {', '.join(OPTIMIZERS)}; set train.stack=0 for {train.optimizer!r}")
+    return faults
+
+
+def _measure_faults(config: RunConfig) -> list[str]:
+    try:
+        resolve_measures(config.measures)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _device_faults(config: RunConfig) -> list[str]:

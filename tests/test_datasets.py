@@ -19,6 +19,7 @@ from PIL import Image
 from partitions import content_cache, image_cache, image_decoding
 from partitions.arrays import Dataset, Split, channel_moments
 from partitions.datasets import DATASETS, DataError, find_faults, load
+from partitions.limits import limit
 
 
 def images_like(*shape, seed=0):
@@ -466,6 +467,14 @@ def test_classes_are_counted_over_both_splits():
     assert load(returning(np.ones((4, 2)), np.array([0, 1, 0, 1]), np.ones((1, 2)), np.array([4]))).num_classes == 5
 
 
+def test_a_loader_gets_the_users_arguments():
+    def loader(root, *, size):
+        labels = np.arange(size) % 2
+        return ((np.ones((size, 3), dtype=np.float32), labels),) * 2
+
+    assert len(load(loader, "/a", args={"size": 7}).train.labels) == 7
+
+
 def test_a_loader_gets_the_root_where_its_signature_takes_it():
     seen = []
 
@@ -546,3 +555,32 @@ def test_real_images_in_folders_are_decoded_once(tmp_path, decoded):
     decoded.clear()
     load_folder(Path(root, "cifar10-jpeg"), tmp_path)
     assert decoded == []
+
+
+# a small try
+
+
+def test_a_limit_keeps_splits_apart_and_the_order_and_classes_of_the_data():
+    whole = load("digits")
+    small = limit(whole, train=100, test=30, rng=np.random.default_rng(0))
+    assert (len(small.train.labels), len(small.test.labels), small.num_classes) == (100, 30, 10)
+    for part, of in ((small.train, whole.train), (small.test, whole.test)):
+        rows = [np.flatnonzero((of.inputs == image).all(axis=(1, 2, 3)))[0] for image in part.inputs]
+        assert rows == sorted(rows) and (of.labels[rows] == part.labels).all()
+
+
+def test_a_limit_is_a_function_of_the_generator_and_smaller_ones_are_part_of_larger_ones():
+    whole = load("digits")
+
+    def rows(train, test=0, seed=0):
+        small = limit(whole, train=train, test=test, rng=np.random.default_rng(seed))
+        return {image.tobytes() for image in small.train.inputs}
+
+    assert rows(50) == rows(50, test=20) != rows(50, seed=1)
+    assert rows(50) < rows(80)
+
+
+def test_no_limit_and_one_beyond_the_data_leave_them_as_they_are():
+    whole = load("digits")
+    same = limit(whole, train=0, test=10_000, rng=np.random.default_rng(0))
+    assert same.train is whole.train and same.test is whole.test

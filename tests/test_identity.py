@@ -130,8 +130,7 @@ RULES: list[tuple[Settings, tuple[str, ...], tuple[str, ...]]] = [
     ({"train.optimizer": "adamw"}, ("train.weight-decay",), ("train.momentum", "train.nesterov")),
     ({"federation.tolerate-failures": 0}, ("federation.tolerate-failures",), ("federation.quorum",)),
     ({"federation.tolerate-failures": 1}, ("federation.tolerate-failures", "federation.quorum"), ()),
-    ({"train.stack": 0}, ("train.threads",), ("train.stack",)),
-    ({"train.stack": 4}, ("train.stack",), ()),
+    ({"train.stack": 4}, ("train.stack", "train.threads"), ()),
     ({"barrier.every": 0}, ("barrier.every",), tuple(f"barrier.{name}" for name in MEASURED)),
     ({"barrier.every": 5}, ("barrier.every", *(f"barrier.{name}" for name in MEASURED)), ()),
     ({"model.name": "mlp"}, ("model.hidden", "model.width", "model.width-multiplier"), ("model.norm",)),
@@ -168,7 +167,7 @@ def test_fed_avg_by_default_uses_these_keys_and_no_others() -> None:
         data.image-size data.train-examples data.test-examples partition.scheme partition.alpha partition.min-size
         model.name model.hidden model.width model.width-multiplier strategy.name strategy.base train.epochs train.steps
         train.batch-size train.optimizer train.lr train.lr-decay train.momentum train.nesterov train.weight-decay
-        train.proximal-mu train.clip-norm train.threads evaluate.every evaluate.max-examples barrier.every
+        train.proximal-mu train.clip-norm train.threads train.stack evaluate.every evaluate.max-examples barrier.every
         barrier.points barrier.max-pairs barrier.max-examples barrier.split barrier.batch-norm barrier.layers
     """
     assert list(used_keys(RunConfig.parse({"strategy.name": "fedavg"}))) == told.split()
@@ -381,7 +380,6 @@ def test_an_address_moves_with_the_keys_that_are_used_and_no_others(
     config = or_reject(changes)
     values = [value for value in VALUES[name] if value != config.flat()[name]]
     other = or_reject(changes | {name: data.draw(st.sampled_from(values))})
-    # a stack is used where there is one
     used = used_keys(config) | used_keys(other)
     uses = any(key == name or key.startswith(f"{name}.") for key in used) and not is_spelling(name, config)
     assert (address(config) != address(other)) == uses

@@ -284,7 +284,7 @@ def test_the_question_is_the_sweeps_and_each_is_asked_once(sweep: Path, tmp_path
         (["--where", "seed=7"], "--where seed=7 leaves none of 6 runs"),
         (["--where", "train.steps=3"], "--where train.steps=3 leaves none of 6 runs"),
         (["--where", "server.lr=1"], "--where: unknown key 'server.lr'; did you mean 'train.lr'?"),
-        (["--where", "strategy.server-lr=1"], "--where: no run uses strategy.server-lr"),
+        (["--where", "strategy.args.eta=1"], "--where: no run uses strategy.args.eta"),
         (["--baseline", "mask.ratio=2"], "--baseline: mask.ratio must be at most 1, got 2.0"),
         (["--baseline", "seed=1"], "a baseline has no seed: differences are paired over seeds"),
         (

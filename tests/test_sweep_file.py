@@ -101,10 +101,33 @@ def test_whole_numbers_and_exponents_are_floats_where_the_key_is_one(tmp_path: P
     assert cells(tmp_path, "grid: {partition.alpha: [100]}") == cells(tmp_path, "grid: {partition.alpha: [100.0]}")
 
 
+def test_arguments_of_a_users_model_are_keys_of_a_grid(tmp_path: Path) -> None:
+    text = "{base: {model.name: my:net, model.args: {depth: 2}}, grid: {model.args.width: [16, 64]}, seeds: [0]}"
+    assert values(cells(tmp_path, text), "model.args") == [("depth=2 width=16",), ("depth=2 width=64",)]
+    assert labels(tmp_path, text) == ["width=16_seed=0", "width=64_seed=0"]
+    left = cells(tmp_path, text[:-1] + ", exclude: [{model.args.width: 16}]}")
+    assert values(left, "model.args") == [("depth=2 width=64",)]
+    whole = '{base: {model.name: my:net}, grid: {model.args: ["width=16", "width=64 depth=2"]}, seeds: [0]}'
+    assert labels(tmp_path, whole) == ["width=16_seed=0", "width=64_seed=0"]
+    assert "model.args.width must be" in faults(tmp_path, "grid: {model.args.width: [[1], [2]]}")[0]
+
+
+def test_a_sweep_of_version_1_has_the_cells_it_had(tmp_path: Path) -> None:
+    old = cells(tmp_path, "grid: {strategy.server-optimizer: [none, adam], strategy.server-lr: [0.1, 0.3]}")
+    new = cells(
+        tmp_path,
+        "{grid: {strategy.args.eta: [0.1, 0.3]}, base: {strategy.base: fedadam}, include: [{strategy.base: fedavg}]}",
+    )
+    assert len(old) == 3 and {cell.address for cell in old[1:]} == {cell.address for cell in new[:2]}
+    assert [cell.label for cell in old][1:] == ["base=fedadam_eta=0.1_seed=0", "base=fedadam_eta=0.3_seed=0"]
+    fault = faults(tmp_path, "grid: {strategy.server-optimizer: [sgd]}")[0]
+    assert "strategy.server-optimizer must be one of none, avgm, adam, adagrad, yogi" in fault
+
+
 def test_none_is_text_and_false_is_not(tmp_path: Path) -> None:
-    text = "grid: {strategy.server-optimizer: [none, adam], barrier.layers: [false, true]}"
-    assert values(cells(tmp_path, text), "strategy.server-optimizer", "barrier.layers") == [
-        ("none", False), ("none", True), ("adam", False), ("adam", True),
+    text = "grid: {barrier.batch-norm: [none, reset], barrier.layers: [false, true]}"
+    assert values(cells(tmp_path, text), "barrier.batch-norm", "barrier.layers") == [
+        ("none", False), ("none", True), ("reset", False), ("reset", True),
     ]  # fmt: skip
 
 

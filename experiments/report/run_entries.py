@@ -110,7 +110,12 @@ def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool
         "complete" if run.summary is not None else "failed" if run.failure else "incomplete"
     )
     keys = tuple(
-        Key(key, without_secrets(show_value(value)), used=key in used, default=value == _DEFAULTS[key])
+        Key(
+            key,
+            without_secrets(show_value(value)),
+            used=key in used or any(name.startswith(f"{key}.") for name in used),
+            default=value == _DEFAULTS[key],
+        )
         for key, value in run.config.flat().items()
     )
     named = [f"{key.name}={key.value}" for key in keys if key.name in ("seed", *by) or not key.default]

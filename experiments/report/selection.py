@@ -5,13 +5,12 @@ from pathlib import Path
 
 from experiments.report.study import show_value
 from fedpfn.runs import Run, read_yaml
-from fedpfn.runs.config import ConfigError, RunConfig, parse_overrides
+from fedpfn.runs.config import ConfigError, key_faults, parse_overrides
 from fedpfn.runs.identity import used_keys
-from fedpfn.runs.keys import Scalar, key_specs, type_fault, unknown_key, value_faults
+from fedpfn.runs.keys import Scalar
 
 # a sweep's folder holds the file it was made from
 SWEEP = "sweep.yaml"
-_SPECS = {spec.name: spec for spec in key_specs(RunConfig)}
 
 
 def read_words(words: Iterable[str], *, option: str) -> dict[str, list[Scalar]]:
@@ -27,13 +26,8 @@ def read_words(words: Iterable[str], *, option: str) -> dict[str, list[Scalar]]:
         except ConfigError as error:
             faults += error.faults
             continue
-        if name not in _SPECS:
-            faults.append(unknown_key(name, _SPECS))
-        elif fault := type_fault(_SPECS[name], value):
-            faults.append(fault)
-        else:
-            faults += value_faults(_SPECS[name], value)
-            values.setdefault(name, []).append(value)
+        faults += key_faults(name, value)
+        values.setdefault(name, []).append(value)
     if faults:
         raise ValueError(f"{option}: {'; '.join(dict.fromkeys(faults))}")
     return {name: list(dict.fromkeys(found)) for name, found in values.items()}

@@ -11,16 +11,15 @@ from pathlib import Path
 
 from experiments.report.measures import disagreements
 from fedpfn.runs import Run
-from fedpfn.runs.config import RunConfig
+from fedpfn.runs.config import KEYS, in_order, is_key
 from fedpfn.runs.identity import used_keys
-from fedpfn.runs.keys import Scalar, key_specs, unknown_key
+from fedpfn.runs.keys import Scalar, args_key, unknown_key
 
 Value = Scalar | None
 
 SEED = "seed"
 # in what a run was done and not what was done: told in the notes where it differs, never a column unless asked for
 _CIRCUMSTANCES = ("device",)
-_SPECS = {spec.name: spec for spec in key_specs(RunConfig)}
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,10 @@ def make_study(runs: Sequence[Run], by: Sequence[str] | None = None) -> Study:
     if not complete:
         raise ValueError(f"none of {len(runs)} runs is complete: there is nothing to report")
     asked = None if by is None else list(dict.fromkeys(by))
-    if faults := [_key_fault(name) for name in asked or () if name not in _SPECS or name == SEED]:
+    if faults := [_key_fault(name) for name in asked or () if not is_key(name) or name == SEED]:
         raise ValueError(f"cannot report by {'; '.join(faults)}")
     used = [used_keys(run.config) for run in complete]
-    present = [name for name in _SPECS if any(name in keys for keys in used) and name != SEED]
+    present = in_order(name for keys in used for name in keys if name != SEED)
     differing = [name for name in present if _differs(name, used)]
     splitting = [name for name in differing if name not in _CIRCUMSTANCES]
     if asked is None:
@@ -100,8 +99,9 @@ def short_name(key: str) -> str:
     table, _, leaf = key.rpartition(".")
     if leaf == "name":
         return table
-    ambiguous = {"every": "barrier-every", "scheme": "partition"}
-    return ambiguous.get(leaf, leaf)
+    if table == "evaluate" or leaf in ("every", "args"):
+        return f"{table}-{leaf}"
+    return "partition" if leaf == "scheme" else leaf
 
 
 def show_value(value: Value) -> str:
@@ -121,12 +121,13 @@ def short_path(path: Path) -> str:
 
 
 def _key_fault(name: str) -> str:
-    return "seed: seeds are what is averaged over" if name == SEED else unknown_key(name, _SPECS)
+    return "seed: seeds are what is averaged over" if name == SEED else unknown_key(name, KEYS)
 
 
 def _differs(name: str, used: Sequence[dict[str, Scalar]]) -> bool:
-    """Whether the configs that use ``name`` give it more than one value."""
-    return len({keys[name] for keys in used if name in keys}) > 1
+    """Whether the configs that use ``name`` give it more than one value; an argument left out is a value too."""
+    is_argument = args_key(name, KEYS) is not None
+    return len({keys.get(name) for keys in used if name in keys or is_argument}) > 1
 
 
 def _differs_within(name: str, asked: Sequence[str], used: Sequence[dict[str, Scalar]]) -> bool:

@@ -166,7 +166,7 @@ def fixed_words(study: Study) -> str:
     words = [
         f"{name}={show_value(value)}"
         for name, value in study.fixed.items()
-        if name in _ALWAYS_TOLD or value != _DEFAULTS[name]
+        if name in _ALWAYS_TOLD or value != _DEFAULTS.get(name)
     ]
     return f"{' '.join(words)}; other keys as by default" if words else "all keys as by default"
 

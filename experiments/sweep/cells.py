@@ -17,6 +17,7 @@ from fedpfn import imports
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.runs.identity import address, used_keys
 from fedpfn.runs.keys import Scalar
+from fedpfn.runs.legacy import OLD_KEYS
 from strategies.preflight import find_faults
 
 LONGEST_LABEL = 80
@@ -114,6 +115,14 @@ def _matches(entry: Iterable[Axis], combination: _Combination, seed: int) -> boo
 def _varying(sweep: SweepFile, used: Sequence[Mapping[str, Scalar]]) -> list[str]:
     """Return the keys that cells use with more than one value, the algorithm first, others as the file has them."""
     names = dict.fromkeys(_keys(chain(sweep.grid, *sweep.include)))
+    # a text of arguments, or a key of version 1, shows as the keys that it stands for
+    names |= dict.fromkeys(
+        name
+        for keys in used
+        for name in keys
+        if any(name.startswith(f"{whole}.") for whole in names)
+        or (name.startswith(("strategy.base", "strategy.args.")) and not names.keys().isdisjoint(OLD_KEYS))
+    )
     varying = [name for name in names if len({keys[name] for keys in used if name in keys}) > 1]
     return sorted(varying, key=lambda name: name != "strategy.name")
 

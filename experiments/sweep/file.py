@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from fedpfn.runs import read_config, read_yaml
-from fedpfn.runs.config import ConfigError, RunConfig, parse_overrides
-from fedpfn.runs.keys import Scalar, flatten, key_specs, type_fault, unknown_key, value_faults
+from fedpfn.runs.config import KEYS, ConfigError, RunConfig, is_key, key_faults, parse_overrides
+from fedpfn.runs.keys import Scalar, flatten, unknown_key
 
-_SPECS = {spec.name: spec for spec in key_specs(RunConfig)}
-_TABLES = {name.partition(".")[0] for name in _SPECS}
+_TABLES = {name.partition(".")[0] for name in KEYS}
 # set for each cell by those who run it
 _OURS = ("output.dir", "output.resume")
 _SECTIONS: dict[str, tuple[type, str]] = {
@@ -238,8 +237,8 @@ def _seeds(place: _Place, given: Any) -> list[Scalar]:
 
 def _is_key(place: _Place, name: str, *, swept: bool = False) -> bool:
     """Whether a name is that of a key which may stand here; else there is a fault."""
-    if name not in _SPECS:
-        place.fault(unknown_key(name, _SPECS))
+    if not is_key(name):
+        place.fault(unknown_key(name, KEYS))
     elif name in _OURS:
         place.fault(f"{name} is not yours to set: the sweep gives every cell a folder, and goes on with what is there")
     elif swept and name == "seed":
@@ -253,15 +252,14 @@ def _is_key(place: _Place, name: str, *, swept: bool = False) -> bool:
 
 def _value(place: _Place, name: str, value: Any) -> Scalar:
     """Return a value as a config holds it, once it is checked."""
-    spec = _SPECS[name]
-    if (fault := type_fault(spec, value)) is not None:
+    faults = key_faults(name, value)
+    for fault in faults:
         place.fault(fault)
+    if not isinstance(value, bool | int | float | str):
         return str(value)
-    for fault in value_faults(spec, value):
-        place.fault(fault)
-    if name == "data.root" and value:
-        return str((place.workdir / Path(value).expanduser()).resolve())
-    return float(value) if spec.type is float else value
+    if name == "data.root" and value and not faults:
+        return str((place.workdir / Path(str(value)).expanduser()).resolve())
+    return float(value) if name in KEYS and KEYS[name].type is float and not faults else value
 
 
 def _repeated(values: Sequence[Any]) -> list[Any]:

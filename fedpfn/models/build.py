@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fedpfn.args import Scalar
-from fedpfn.imports import is_reference, near_reference
+from fedpfn.imports import colon_hint, is_reference
 from fedpfn.models import vision
 from fedpfn.models.cnn import cnn
 from fedpfn.models.custom import call_factory, factory_faults
@@ -165,9 +165,8 @@ def _name_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
     if name in known:
         return []
     near = get_close_matches(name.lower(), [*MODELS, *known], n=3)
-    meant = near_reference(name)
-    hint = f"write it as {meant!r}, with a colon before the name" if meant else ""
-    hint = hint or f"did you mean {' or '.join(near)}?" if near else f"the built-in ones are {', '.join(MODELS)}"
+    built_in = f"the built-in ones are {', '.join(MODELS)}"
+    hint = colon_hint(name) or (f"did you mean {' or '.join(near)}?" if near else built_in)
     return [f"unknown model {name!r}; {hint} (a torchvision name or 'package.module:factory' will do as well)"]
 
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from fedpfn.args import args_of, args_text, argument_name, read_value
 from fedpfn.runs.keys import (
+    KeySpec,
     Scalar,
     args_key,
     flatten,
@@ -29,12 +30,17 @@ from fedpfn.runs.keys import (
     value_faults,
     when,
 )
-from fedpfn.runs.legacy import modernise
+from fedpfn.runs.legacy import OLD_KEYS, modernise
 
 Schema = TypeVar("Schema")
 
 # a part of the user's own, by import string
 OWN = "*:*"
+# for whoever reports a loss that is not finite
+DIVERGENCE_HINT = (
+    "training diverged: try train.lr=0.01, train.momentum=0 or a bound on the gradient, train.clip-norm=1; a small "
+    "partition.alpha makes it likelier"
+)
 _ARGS = "arguments of {} of your own, as name=value separated by spaces; or one key each, such as args.width=64"
 
 
@@ -199,8 +205,7 @@ class Train:
         0,
         "clients that a node trains at once, stacked, where the model allows it; 0 = one by one, as suits a CPU",
         least=0,
-        # an address from before there were stacks stays what it was
-        used=(unless("train.stack", "0"),),
+        since=2,
     )
 
 
@@ -335,6 +340,34 @@ def parse_layers(
     if faults := cross_faults(config):
         raise ConfigError(faults)
     return config
+
+
+KEYS: dict[str, KeySpec] = {spec.name: spec for spec in key_specs(RunConfig)}
+
+
+def is_key(name: str) -> bool:
+    """Whether a run has a key of that name: of the schema, an argument of a part, or one of version 1's."""
+    return name in KEYS or name in OLD_KEYS or args_key(name, KEYS) is not None
+
+
+def key_faults(name: str, value: Any) -> list[str]:
+    """Return what is wrong with a key of a run and its value, as far as the two show it."""
+    if args_key(name, KEYS) is not None:
+        fault = argument_fault(name, value)
+    elif not is_key(name):
+        fault = unknown_key(name, KEYS)
+    else:
+        spec = KEYS.get(name) or OLD_KEYS[name]
+        fault = type_fault(spec, value)
+        if fault is None:
+            return value_faults(spec, value)
+    return [fault] if fault else []
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names of keys in the order of the schema, arguments of a part in the place of its ``args``."""
+    places = {name: place for place, name in enumerate(KEYS)}
+    return sorted(set(names), key=lambda name: (places.get(args_key(name, KEYS) or name, len(places)), name))
 
 
 def argument_fault(name: str, value: Any) -> str | None:

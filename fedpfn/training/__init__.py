@@ -2,12 +2,13 @@
 
 from fedpfn.training.batches import batch_order, count_steps
 from fedpfn.training.kernel import NonFiniteError, Trained, train
-from fedpfn.training.optimizers import MakeOptimizer, make_optimizer, optimizer_faults
+from fedpfn.training.optimizers import OPTIMIZERS, MakeOptimizer, make_optimizer, optimizer_faults
 from fedpfn.training.stackable import stackable
 from fedpfn.training.stacked import Outcome, train_stacked
 from fedpfn.training.stacked_steps import Job
 
 __all__ = [
+    "OPTIMIZERS",
     "Job",
     "MakeOptimizer",
     "NonFiniteError",
