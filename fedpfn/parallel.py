@@ -6,14 +6,14 @@ Splitting the list of evaluations does neither. On a GPU the items run one after
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedpfn.devices import available_cpus
 from fedpfn.evaluation import Evaluation, evaluate
@@ -102,8 +102,3 @@ def temporary_pool(model: nn.Module, *, workers: int | None = None) -> Iterator[
     finally:
         pool.close()
         torch.set_num_threads(threads)
-
-
-def evaluate_states(pool: ModelPool, states: Iterable[Mapping[str, Tensor]], examples: Examples) -> list[Evaluation]:
-    """Return the evaluation of each state on all of ``examples``, one state to a worker, in their order."""
-    return pool.map(lambda state: evaluate(pool.model, examples, state=state), states)

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import update_bn
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.lmc import accuracy_barrier, fusion_barrier, loss_barrier, measure_pairs, repair_for
-from fedpfn.lmc.barrier import grid
+from fedpfn.lmc.barrier import grid, worst_of
 from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State, lerp, read_state, write_state
@@ -403,16 +403,91 @@ def test_reset_leaves_the_model_as_it_is_and_starts_over_each_time() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_repair_is_for_inner_points_and_gets_the_first_model() -> None:
+def test_repair_is_for_every_end_once_and_for_inner_points_with_the_first_model() -> None:
     seen: list[tuple[float, float]] = []
 
-    def repair(mixed: State, first: Mapping[str, Tensor]) -> State:
-        seen.append((float(mixed["w"]), float(first["w"])))
-        return {"w": mixed["w"] + 100}
+    def repair(state: Mapping[str, Tensor], end: Mapping[str, Tensor]) -> State:
+        seen.append((float(state["w"]), float(end["w"])))
+        return {"w": state["w"] + 100}
 
     found = measure_pairs(line(3), Counter(), points=3, pairs=[(0, 1), (2, 1)], repair=repair)
-    assert seen == [(0.5, 0), (1.5, 2)]
-    assert found.loss.tolist() == [[1, 100.5**2, 0], [1, 101.5**2, 4]]
+    assert seen == [(0, 0), (1, 1), (2, 2), (0.5, 0), (1.5, 2)]
+    assert found.loss.tolist() == [[101**2, 100.5**2, 100**2], [101**2, 101.5**2, 102**2]]
+
+
+def test_both_ways_keep_the_worse_of_either_ends_repair() -> None:
+    def repair(state: Mapping[str, Tensor], end: Mapping[str, Tensor]) -> State:
+        return {"w": state["w"] + (0 if state is end else 10 * end["w"])}
+
+    def evaluate(state: Mapping[str, Tensor]) -> Evaluation:
+        return Evaluation(float(state["w"]), 1 - float(state["w"]) / 100, 1)
+
+    found = measure_pairs(line(3), evaluate, points=3, pairs=[(1, 2), (2, 1)], repair=repair, both_ways=True)
+    assert found.loss.tolist() == [[2, 21.5, 1], [1, 21.5, 2]]
+    assert found.accuracy[:, 1].tolist() == [1 - 0.215] * 2
+
+
+@pytest.mark.parametrize("policy", ["average", "reset", "none"])
+def test_under_no_policy_has_a_model_with_batch_norm_a_barrier_with_itself(policy: str) -> None:
+    model, examples = normed(2), toy(40)
+    states = [read_state(normed(seed)) for seed in (1, 1)]
+    repair = repair_for(policy, lambda: model, [toy(30).inputs, toy(28).inputs])
+    found = measured(states, model, examples, repair=repair, both_ways=policy == "none")
+    assert found.loss_barriers == pytest.approx([0], abs=1e-6) and found.accuracy_barriers.tolist() == [0]
+    if policy == "reset":
+        assert repair is not None
+        assert found.loss[0, 0] == evaluate(model, examples, state=repair(states[0], states[0])).loss
+        # statistics of its own would have been others
+        assert abs(found.loss[0, 0] - evaluate(model, examples, state=states[0]).loss) > 0.01
+
+
+def test_a_policy_that_is_none_of_the_three_and_a_reset_on_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="average, reset, none, got 'rest'"):
+        repair_for("rest", lambda: normed(0), [])
+    model, state = normed(0), read_state(normed(1))
+    once = repair_for("reset", lambda: model, iter([toy(8).inputs]))
+    assert once is not None
+    once(state, state)
+    with pytest.raises(ValueError, match="read repeatedly"):
+        once(state, state)
+
+
+# what is not finite
+
+
+def with_nan(make: Callable[[int], nn.Module], seed: int, name: str) -> State:
+    state = read_state(make(seed))
+    return state | {name: torch.full_like(state[name], math.nan)}
+
+
+@pytest.mark.parametrize("name", ["1.weight", "3.bias"])
+def test_a_model_of_nan_has_no_barrier_to_speak_of(name: str) -> None:
+    states = [read_state(mlp(0)), with_nan(mlp, 1, name), read_state(mlp(2))]
+    found = measured(states, mlp(0), toy(40))
+    assert found.pairs.tolist() == [[0, 1], [0, 2], [1, 2]]
+    for barriers in (found.loss_barriers, found.accuracy_barriers):
+        assert np.isnan(barriers).tolist() == [True, False, True]
+    assert math.isnan(found.matrix("accuracy", 3)[0, 1])
+
+
+def test_an_infinite_loss_at_an_end_leaves_the_answers_their_barrier() -> None:
+    values = {0.0: (1.0, 0.8), 0.5: (1.0, 0.3), 1.0: (math.inf, 0.4)}
+    found = measure_pairs(line(2), lambda s: Evaluation(*values[float(s["w"])], 10), points=3)
+    assert math.isnan(found.loss_barriers[0])
+    assert found.accuracy_barriers == pytest.approx([0.5])
+
+
+def test_nan_between_the_ends_is_wrong_answers() -> None:
+    values = {0.0: (1.0, 0.8), 0.5: (math.nan, 0.0), 1.0: (1.0, 0.4)}
+    found = measure_pairs(line(2), lambda s: Evaluation(*values[float(s["w"])], 10), points=3)
+    assert math.isnan(found.loss_barriers[0]) and found.accuracy_barriers.tolist() == [1]
+
+
+def test_the_worst_of_evaluations_is_nan_where_one_is() -> None:
+    some = [Evaluation(1.0, 0.5, 3), Evaluation(2.0, 0.7, 3)]
+    assert worst_of(some) == Evaluation(2.0, 0.5, 3)
+    worst = worst_of([*some, Evaluation(math.nan, math.nan, 3)])
+    assert math.isnan(worst.loss) and math.isnan(worst.accuracy)
 
 
 def test_a_path_between_infinite_losses_has_no_chord() -> None:

@@ -1,5 +1,6 @@
 """Ends, pairs and the mean of several models in one call: the same numbers as each by itself."""
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
@@ -57,6 +58,56 @@ def test_one_call_measures_what_each_part_measures(examples: Examples, norm: boo
     with closing(ModelPool(model, workers=1)) as pool:
         alone = measure_paths(pool, states, examples, points=5)
     assert all(np.array_equal(vars(alone)[name], vars(result.barriers)[name]) for name in vars(alone))
+
+
+@pytest.mark.parametrize("policy", ["reset", "none"])
+def test_the_policy_holds_for_ends_and_mean_as_for_paths(examples: Examples, policy: str) -> None:
+    states, model, batches = states_of(2, norm=True), network(7, norm=True), InputBatches(examples)
+    result = measured(states, examples, norm=True, batch_norm=policy, batches=batches)
+    assert result.barriers.loss[0, [0, -1]].tolist() == [result.ends[1].loss, result.ends[0].loss]
+    # the mean of two models is the middle of their path
+    assert result.fused.loss == pytest.approx(result.barriers.loss[0, 2], rel=1e-6)
+    assert result.fused.accuracy == result.barriers.accuracy[0, 2]
+    plain = measured(states, examples, norm=True, batch_norm=policy, batches=batches, plain=True)
+    np.testing.assert_allclose(plain.barriers.loss, result.barriers.loss, rtol=1e-6)
+    own = [evaluate(model, examples, state=state) for state in states]
+    assert (result.ends == own) == (policy == "none")
+    # in either order
+    mirrored = measured(states[::-1], examples, norm=True, batch_norm=policy, batches=batches)
+    assert mirrored.fused.loss == pytest.approx(result.fused.loss) and mirrored.fused.accuracy == result.fused.accuracy
+    assert mirrored.fusion_barrier == pytest.approx(result.fusion_barrier)
+
+
+@pytest.mark.parametrize("policy", ["average", "reset", "none"])
+def test_a_model_is_connected_with_itself(examples: Examples, policy: str) -> None:
+    state = read_state(network(1, norm=True))
+    settings: dict[str, Any] = {"norm": True, "batch_norm": policy, "batches": InputBatches(examples)}
+    result = measured([state] * 3, examples, **settings)
+    assert result.barriers.accuracy_barriers.tolist() == [0, 0, 0] and result.fusion_barrier == 0
+    assert result.barriers.loss_barriers == pytest.approx([0] * 3, abs=1e-6)
+    to_itself = measured_to([state], state, examples, ends=result.ends[:1], **settings)
+    assert to_itself.loss_barriers == pytest.approx([0], abs=1e-6)
+    assert to_itself.loss[0, 0] == to_itself.loss[0, -1] == result.ends[0].loss
+
+
+def test_a_model_of_nan_has_no_fusion_barrier_either(examples: Examples) -> None:
+    states = states_of(2)
+    states[1]["2.bias"].fill_(math.nan)
+    result = measured(states, examples)
+    assert result.ends[1].accuracy == result.fused.accuracy == 0 and math.isnan(result.fused.loss)
+    assert math.isnan(result.fusion_barrier) and np.isnan(result.barriers.accuracy_barriers).all()
+    assert np.isnan(measured_to(states[:1], states[1], examples, ends=result.ends[:1]).accuracy_barriers).all()
+
+
+def test_whole_state_dicts_are_states_and_other_examples_are_refused(examples: Examples) -> None:
+    whole = [network(seed, norm=True).state_dict() for seed in range(2)]
+    result, expected = (measured(some, examples, norm=True) for some in (whole, states_of(2, norm=True)))
+    assert result.ends == expected.ends and result.fused == expected.fused
+    assert measured_to(whole[:1], whole[1], examples, norm=True, ends=result.ends[:1]).loss[0, 0] == result.ends[1].loss
+    pair: Any = (examples.inputs, examples.labels)
+    for measure in (lambda: measured(whole, pair, norm=True), lambda: measured_to(whole[:1], whole[1], pair)):
+        with pytest.raises(TypeError, match=r"must be fedpfn\.examples\.Examples, got tuple"):
+            measure()
 
 
 def test_all_ends_and_the_mean_are_measured_whatever_the_pairs(examples: Examples) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedpfn.evaluation import Evaluation, evaluate
+from fedpfn.evaluation import Evaluation, class_accuracy, evaluate
 from fedpfn.examples import Examples
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State, read_state
@@ -63,8 +63,46 @@ def test_large_logits_are_summed_in_float64() -> None:
 
 def test_a_loss_that_is_not_finite_is_a_measurement() -> None:
     found = evaluate(nn.Identity(), logits_as_inputs([[math.nan, 0.0], [1.0, 0.0]], [0, 0]))
-    assert math.isnan(found.loss) and found.examples == 2
+    assert math.isnan(found.loss) and found.accuracy == 0.5 and found.examples == 2
     assert evaluate(nn.Identity(), logits_as_inputs([[-math.inf, 0.0]], [0])).loss == math.inf
+
+
+@pytest.mark.parametrize("row", [[math.nan, 0.0, 1.0], [0.0, math.nan, 1.0], [math.nan] * 3, [2.0, 0.0, math.nan]])
+def test_logits_with_a_nan_among_them_are_a_wrong_answer(row: list[float]) -> None:
+    examples = logits_as_inputs([row] * 3, [0, 1, 2])
+    assert evaluate(nn.Identity(), examples).accuracy == 0
+    assert class_accuracy(nn.Identity(), examples, num_classes=3) == [0, 0, 0]
+
+
+# class by class
+
+
+def test_class_accuracy_by_hand() -> None:
+    rows = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]
+    found = class_accuracy(nn.Identity(), logits_as_inputs(rows, [0, 0, 0, 1, 1]), num_classes=4)
+    assert found[:2] == [1 / 3, 1.0] and all(math.isnan(share) for share in found[2:])
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_class_accuracies_average_to_the_accuracy(batch_size: int) -> None:
+    model, examples, state = mlp(), toy(60), read_state(mlp(1))
+    found = class_accuracy(model, examples, state=state, num_classes=3, batch_size=batch_size)
+    counts = np.bincount(examples.labels, minlength=3)
+    assert float(np.dot(found, counts)) / 60 == pytest.approx(evaluate(model, examples, state=state).accuracy)
+    assert len(set(found)) > 1 and model.training
+
+
+def test_class_accuracy_refuses_regressions_labels_out_of_range_and_other_states() -> None:
+    with pytest.raises(ValueError, match="a regression has no classes"):
+        class_accuracy(nn.Identity(), Examples(torch.ones(2, 1), torch.ones(2)), num_classes=2)
+    with pytest.raises(ValueError, match="from 0 to 1, got some from 0 to 2"):
+        class_accuracy(mlp(), Examples(torch.ones(2, 4), torch.tensor([0, 2])), num_classes=2)
+    with pytest.raises(ValueError, match="not this model's"):
+        class_accuracy(mlp(), toy(), state={}, num_classes=3)
+
+
+def test_no_examples_have_no_class_accuracy() -> None:
+    assert all(math.isnan(share) for share in class_accuracy(mlp(), toy().span(0, 0), num_classes=3))
 
 
 def test_no_examples_have_neither_loss_nor_accuracy() -> None:

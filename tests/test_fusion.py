@@ -79,7 +79,7 @@ def test_a_uniform_soup_does_not_depend_on_the_order(order: list[int]) -> None:
         torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-7)
 
 
-def test_a_mean_is_repaired_and_a_single_member_is_not() -> None:
+def test_a_mean_is_repaired_and_so_is_that_of_a_single_member() -> None:
     seen: list[tuple[float, float]] = []
 
     def repair(mixed: State, first: Mapping[str, Tensor]) -> State:
@@ -87,8 +87,20 @@ def test_a_mean_is_repaired_and_a_single_member_is_not() -> None:
         return {"w": mixed["w"] + 10}
 
     assert float(uniform_soup(numbers([1.0, 3.0]), repair=repair)["w"]) == 12
-    assert float(uniform_soup(numbers([1.0]), repair=repair)["w"]) == 1
-    assert seen == [(2.0, 1.0)]
+    assert float(uniform_soup(numbers([1.0]), repair=repair)["w"]) == 11
+    assert seen == [(2.0, 1.0), (1.0, 1.0)]
+
+
+def test_members_are_held_out_and_reported_as_repaired_as_their_soup() -> None:
+    model, examples = net(norm=True), blobs()
+    states = [fine_tune(model, read_state(model), examples, SGD, seed=seed) for seed in range(2)]
+    repair = repair_for("reset", lambda: model, [examples.inputs + 3])
+    assert repair is not None
+    alone = tuple(evaluate(model, examples, state=repair(state, state)).accuracy for state in states)
+    report = soup_report(model, states, examples, examples, repair=repair)
+    assert report.held_out == report.test == alone
+    best = greedy_soup([states[0]], lambda state: evaluate(model, examples, state=state), repair=repair)
+    assert best.accuracy == alone[0] and same(best.state, repair(states[0], states[0]))
 
 
 def test_batch_norm_of_a_soup_is_measured_anew_by_a_repair() -> None:

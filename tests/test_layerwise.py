@@ -764,7 +764,7 @@ def test_a_regression_has_layers_and_no_errors() -> None:
     assert all(math.isnan(row.stitched_error[0]) and row.stitched_loss[0] > 0 for row in report.layers)
 
 
-def test_a_repair_is_for_the_points_between() -> None:
+def test_a_repair_is_for_the_ends_and_the_points_between() -> None:
     model, shape = models()["resnet"]
     first = read_state(model)
     second = {name: tensor * (1 + draw(*tensor.shape) / 4).abs() for name, tensor in first.items()}
@@ -773,10 +773,20 @@ def test_a_repair_is_for_the_points_between() -> None:
     assert repair is not None
     report = layer_report(model, first, second, examples, alphas=(0, 0.5), repair=repair)
     plain = layer_report(model, first, second, examples, alphas=(0, 0.5))
+    ends = layer_report(model, repair(first, first), repair(second, second), examples, alphas=(0, 0.5))
+    assert [row.baseline for row in report.layers] == [row.baseline for row in ends.layers]
+    assert [row.stitched_loss for row in report.layers] == [row.stitched_loss for row in ends.layers]
+    assert report.end_errors == ends.end_errors and report.layers[3].baseline != plain.layers[3].baseline
     assert report.layers[3].llfc[0] == plain.layers[3].llfc[0] == 0
     assert report.layers[3].llfc[1] != plain.layers[3].llfc[1]
     cosines = layer_cosines(model, [first, second], [(0, 1)], examples, repair=repair)
     assert cosines.llfc[0] == pytest.approx([row.llfc[1] for row in report.layers])
+    assert cosines.baseline[0] == pytest.approx([row.baseline for row in report.layers])
+    settings: dict[str, Any] = {"held_out": examples, "points": 3}
+    raw = calibrated_barrier(model, first, second, examples, repair=repair, **settings).raw
+    repaired = [evaluate(model, examples, state=repair(state, state)).loss for state in (second, first)]
+    assert raw[[0, -1]] == pytest.approx(repaired)
+    assert calibrated_barrier(model, first, first, examples, repair=repair, **settings).raw_barrier <= 1e-6
 
 
 def test_a_repair_gets_the_first_model_of_a_pair() -> None:
@@ -785,7 +795,8 @@ def test_a_repair_gets_the_first_model_of_a_pair() -> None:
     seen: list[bool] = []
 
     def repair(mixed: State, first: Any) -> State:
-        seen.append(first is states[1] and torch.equal(mixed["0.bias"], lerp(states[1], states[0], 0.5)["0.bias"]))
+        if mixed is not first:
+            seen.append(first is states[1] and torch.equal(mixed["0.bias"], lerp(states[1], states[0], 0.5)["0.bias"]))
         return mixed
 
     layer_cosines(model, states, [(1, 0)], examples, repair=repair)

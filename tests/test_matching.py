@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise, product
 from itertools import permutations as orders
+from typing import Any
 
 import numpy as np
 import pytest
@@ -499,10 +500,15 @@ def test_a_move_swaps_two_units_in_every_layer(seed: int) -> None:
 
 def test_the_ends_are_evaluated_once(monkeypatch: pytest.MonkeyPatch) -> None:
     (model, first), (_, second) = trained_on_digits(0), trained_on_digits(1)
-    calls = []
-    monkeypatch.setattr(annealing_module, "evaluate", lambda *args, **kw: calls.append(1) or evaluate(*args, **kw))
+    calls: list[bool] = []
+
+    def counting(model: nn.Module, one: State, examples: Examples) -> Any:
+        at = midpoint_evaluator(model, one, examples)
+        return lambda other: calls.append(other is one) or at(other)
+
+    monkeypatch.setattr(annealing_module, "midpoint_evaluator", counting)
     simulated_annealing(spec_for(model), model, first, second, digits().span(0, 50), steps=5)
-    assert len(calls) == 2
+    assert calls.count(True) == 2 and len(calls) == 2 + 6
 
 
 # merging

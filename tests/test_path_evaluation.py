@@ -229,6 +229,44 @@ def test_a_product_that_overflows_is_not_interpolated(monkeypatch: pytest.Monkey
     assert np.array_equal(fast.loss[1:], plain.loss[1:], equal_nan=True)
 
 
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("name", ["fc.weight", "fc.bias", "head"])
+@pytest.mark.parametrize("wild", [0, 2])
+def test_models_of_nan_have_the_barriers_of_the_plain_evaluation(name: str, wild: int, stacked: bool) -> None:
+    states = [read_state(seeded(Custom, seed)) for seed in (1, 2, 3)]
+    name = name if name in states[0] else list(states[0])[-1]
+    states[wild] = states[wild] | {name: torch.full_like(states[wild][name], float("nan"))}
+    examples = some((6,))
+    fast = measured(Custom(), states, examples, stacked=stacked)
+    plain = measured(Custom(), states, examples, stacked=stacked, plain=True)
+    assert_agree(fast, plain, 1e-6)
+    for barriers in (fast.loss_barriers, fast.accuracy_barriers):
+        assert np.isnan(barriers).tolist() == [wild in pair for pair in fast.pairs]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("policy", ["average", "reset", "none"])
+def test_no_barrier_depends_on_which_model_is_first(policy: str, plain: bool) -> None:
+    make, shape = MODELS["resnet20 batch"]
+    states, examples = [read_state(seeded(make, seed)) for seed in (1, 2)], some(shape)
+    settings: dict[str, Any] = {"batch_norm": policy, "batches": InputBatches(examples), "points": 5, "plain": plain}
+    there, back = (measured(seeded(make, 0), states, examples, pairs=[pair], **settings) for pair in ((0, 1), (1, 0)))
+    np.testing.assert_allclose(there.loss, back.loss[:, ::-1], rtol=1e-5)
+    np.testing.assert_allclose(there.accuracy, back.accuracy[:, ::-1], atol=1e-12)
+    assert there.loss_barriers == pytest.approx(back.loss_barriers, abs=1e-5)
+    assert there.accuracy_barriers == pytest.approx(back.accuracy_barriers, abs=1e-9)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("policy", ["average", "reset", "none"])
+def test_a_model_with_batch_norm_has_no_barrier_with_itself(policy: str, plain: bool) -> None:
+    make, shape = MODELS["resnet20 batch"]
+    state, examples = read_state(seeded(make, 1)), some(shape)
+    settings: dict[str, Any] = {"batch_norm": policy, "batches": InputBatches(examples), "points": 3, "plain": plain}
+    found = measured(seeded(make, 0), [state, dict(state)], examples, **settings)
+    assert found.loss_barriers == pytest.approx([0], abs=1e-5) and found.accuracy_barriers.tolist() == [0]
+
+
 # chunks, workers, pairs
 
 

@@ -4,8 +4,15 @@ Path (arXiv 2402.01342): w(alpha) = alpha w1 + (1 - alpha) w2; alpha = 1 is the 
 (eq. 1), accuracy barrier (eq. 2), and the fusion of several models (table 3). Measures curves through a function that
 evaluates a state, and leaves data, devices and what BatchNorm needs on a path (``batch_norm``) to its callers;
 ``pairwise`` is the call that takes a model and examples.
+
+Values that are not finite. A model whose outputs are NaN (weights that are NaN, or that overflow) has the loss NaN, and
+examples with such outputs count as wrong. Where it is an end, both barriers are NaN, and so is the fusion barrier of
+models with it among them: there is nothing to compare with. An infinite loss at an end leaves no chord either and makes
+the loss barrier NaN; the answers are given all the same, and the accuracy barrier is theirs. Between the ends a loss
+that is NaN or infinite makes the loss barrier NaN or infinite, and wrong answers make the accuracy barrier.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,7 +25,7 @@ from fedpfn.evaluation import Evaluation
 from fedpfn.params import State, lerp
 
 Floats = NDArray[np.float64]
-Repair = Callable[[State, Mapping[str, Tensor]], State]
+Repair = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], State]
 Pair = tuple[int, int]
 
 
@@ -36,7 +43,8 @@ class PairwiseBarriers:
     """Barriers of P pairs of models.
 
     ``pairs`` (P, 2) are positions in the list measured, ``loss`` and ``accuracy`` (P, points) the curves over
-    ``alphas``, ``loss_barriers`` and ``accuracy_barriers`` (P,).
+    ``alphas``, ``loss_barriers`` and ``accuracy_barriers`` (P,). Under the BatchNorm policy ``none`` an inner point has
+    the larger loss and the lower accuracy of the two that it has with the first and with the second model's statistics.
     """
 
     pairs: NDArray[np.int64]
@@ -111,6 +119,25 @@ def fusion_barrier(accuracy_of_mean: float, accuracies: Sequence[float]) -> floa
     return 1 - accuracy_of_mean / average if average > 0 else 0.0
 
 
+def fusion_barrier_of(fused: Evaluation, ends: Sequence[Evaluation]) -> float:
+    """Return the fusion barrier of models from evaluations; NaN where the loss of one of the models is NaN."""
+    return fusion_barrier(fused.accuracy, [math.nan if math.isnan(end.loss) else end.accuracy for end in ends])
+
+
+def worst_of(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Return the largest loss and the lowest accuracy among evaluations on the same examples; NaN if one is NaN."""
+    return Evaluation(
+        loss=float(np.max([e.loss for e in evaluations])),
+        accuracy=float(np.min([e.accuracy for e in evaluations])),
+        examples=evaluations[0].examples,
+    )
+
+
+def repaired_end(state: Mapping[str, Tensor], repair: Repair | None) -> Mapping[str, Tensor]:
+    """Return the state to evaluate for an end of a path."""
+    return state if repair is None else repair(state, state)
+
+
 def measure_pairs(
     states: Sequence[Mapping[str, Tensor]],
     evaluate: Callable[[Mapping[str, Tensor]], Evaluation],
@@ -118,15 +145,44 @@ def measure_pairs(
     points: int = 25,
     pairs: Sequence[Pair] | None = None,
     repair: Repair | None = None,
+    both_ways: bool = False,
     ends: Sequence[Evaluation] | None = None,
     run_all: Callable[[Callable[[Pair], Curves], Sequence[Pair]], Iterable[Curves]] = map,
 ) -> PairwiseBarriers:
     """Measure the barrier of every pair of ``states``, or of ``pairs`` of their positions.
 
-    Each end is evaluated once, not once a pair (``ends`` passes what is known already). ``repair(mixed, first)`` gets
-    the interpolated state of an inner point with the first model's and returns the one to evaluate. ``run_all`` is
-    ``map`` or a parallel one.
+    Parameters
+    ----------
+    states
+        States with the same names and shapes.
+    evaluate
+        Measures a state.
+    points
+        Points of a path, both ends included; odd.
+    pairs
+        Positions in ``states``, all pairs by default; alpha = 1 is the first of a pair.
+    repair
+        ``repair(state, end)`` returns the state to evaluate in place of ``state`` (``batch_norm.repair_for``). An inner
+        point is repaired with the first model as ``end``, an end with itself, once per model and not once per pair.
+    both_ways
+        Measure an inner point with either model as ``end`` and keep the worse values, for a repair that depends on it.
+    ends
+        Evaluations of ``states``, repaired, that are known already.
+    run_all
+        ``map``, or a parallel one.
 
+    Returns
+    -------
+    PairwiseBarriers
+        In the order of ``pairs``.
+
+    Raises
+    ------
+    ValueError
+        For an even number of points, or fewer than three.
+
+    Examples
+    --------
     >>> import torch
     >>> def parabola(state):
     ...     return Evaluation(loss=1 - float(state["w"]) ** 2, accuracy=float(state["w"]) ** 2, examples=1)
@@ -137,12 +193,20 @@ def measure_pairs(
     alphas = grid(points)
     pairs = list(combinations(range(len(states)), 2)) if pairs is None else list(pairs)
     if ends is None:
-        ends = [evaluate(state) for state in states]
+        ends = [evaluate(repaired_end(state, repair)) for state in states]
     known = ends
 
     def measure(pair: Pair) -> Curves:
         i, j = pair
-        return _curve(states[i], states[j], known[i], known[j], evaluate, alphas, repair)
+        inner = []
+        for alpha in alphas[1:-1]:
+            mixed = lerp(states[i], states[j], float(alpha))
+            if repair is None:
+                inner.append(evaluate(mixed))
+            else:
+                sources = (i, j) if both_ways else (i,)
+                inner.append(worst_of([evaluate(repair(mixed, states[end])) for end in sources]))
+        return curve_of(alphas, [known[j], *inner, known[i]])
 
     return barriers_of(pairs, alphas, list(run_all(measure, pairs)))
 
@@ -156,26 +220,15 @@ def barriers_of(pairs: Sequence[Pair], alphas: Floats, curves: Sequence[Curves])
         loss=np.array([curve.loss for curve in curves]).reshape(-1, points),
         accuracy=np.array([curve.accuracy for curve in curves]).reshape(-1, points),
         loss_barriers=np.array([loss_barrier(alphas, curve.loss) for curve in curves]),
-        accuracy_barriers=np.array([accuracy_barrier(alphas, curve.accuracy) for curve in curves]),
+        accuracy_barriers=np.array([_accuracy_barrier_of(curve) for curve in curves]),
     )
-
-
-def _curve(
-    first: Mapping[str, Tensor],
-    second: Mapping[str, Tensor],
-    at_first: Evaluation,
-    at_second: Evaluation,
-    evaluate: Callable[[Mapping[str, Tensor]], Evaluation],
-    alphas: Floats,
-    repair: Repair | None,
-) -> Curves:
-    inner = []
-    for alpha in alphas[1:-1]:
-        mixed = lerp(first, second, float(alpha))
-        inner.append(evaluate(mixed if repair is None else repair(mixed, first)))
-    return curve_of(alphas, [at_second, *inner, at_first])
 
 
 def curve_of(alphas: Floats, path: Sequence[Evaluation]) -> Curves:
     """Return the curves of the evaluations along one path: the second model's, the inner points', the first's."""
     return Curves(alphas, np.array([e.loss for e in path]), np.array([e.accuracy for e in path]))
+
+
+def _accuracy_barrier_of(curve: Curves) -> float:
+    # a loss that is NaN is that of a model without answers, whose accuracy of 0 is none to compare with
+    return math.nan if np.isnan(curve.loss[[0, -1]]).any() else accuracy_barrier(curve.alphas, curve.accuracy)

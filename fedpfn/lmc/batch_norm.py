@@ -1,7 +1,11 @@
-"""What BatchNorm's running statistics are at an inner point of a path: the three policies of an LMC evaluation.
+"""BatchNorm's running statistics at the points of a path, its ends included: the three policies of an LMC evaluation.
 
-``average``: interpolated like weights. ``reset`` (REPAIR): re-estimated for w(alpha) by one pass over training data
-with a cumulative mean. ``none``: the first model's own. Models without running statistics need none of it.
+``average``: interpolated like weights; nothing is done at an end. ``reset`` (REPAIR, Jordan et al. 2023): estimated
+anew for every model that is evaluated, an end as much as an inner point, by one pass over training data with a
+cumulative mean; with the ends left as they were trained, a model would have a barrier with itself. ``none``: no
+statistics but those of the ends. An end has its own; between the ends either model's are as good as the other's, so
+that a point is measured with both (``barrier``) and the worse value counts: a barrier does not depend on which model is
+named first. Models without running statistics need none of it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedpfn.lmc.barrier import Repair
 from fedpfn.params import State, float_buffers, read_state, write_state
 
+POLICIES = ("average", "reset", "none")
+
 
 def has_batch_norm(model: nn.Module) -> bool:
     """Tell whether the model holds a BatchNorm layer, whose training needs two examples a batch."""
@@ -21,20 +27,39 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 def repair_for(policy: str, model: Callable[[], nn.Module], batches: Iterable[Tensor]) -> Repair | None:
-    """Return the repair of inner points under ``policy``, or None where interpolation is all there is to do.
+    """Return what ``policy`` does to a state before it is evaluated, or None where that is nothing.
 
-    ``batches`` are input batches of training data, iterated anew for each point; only ``reset`` reads them. ``model()``
-    is the calling thread's model; it is not changed.
+    Parameters
+    ----------
+    policy
+        ``average``, ``reset`` or ``none``.
+    model
+        Returns the calling thread's model, which is not changed.
+    batches
+        Input batches of training data, iterated anew for each state; only ``reset`` reads them.
+
+    Returns
+    -------
+    Repair or None
+        ``repair(state, end)`` returns the state to evaluate in place of ``state``, a point on a path or a mean;
+        ``end`` is the model whose statistics ``none`` takes. An end is ``repair(end, end)``.
+
+    Raises
+    ------
+    ValueError
+        For another policy; from the repair, for ``reset`` without a batch.
     """
+    if policy not in POLICIES:
+        raise ValueError(f"the BatchNorm policy must be one of {', '.join(POLICIES)}, got {policy!r}")
     buffers = set(float_buffers(model()))
-    if not buffers or policy == "average":
+    if policy == "average" or not buffers or (policy == "reset" and not has_batch_norm(model())):
         return None
     if policy == "none":
-        return lambda mixed, first: mixed | {name: first[name] for name in buffers}
+        return lambda state, end: dict(state) | {name: end[name] for name in buffers}
 
-    def reset(mixed: State, first: Mapping[str, Tensor]) -> State:
+    def reset(state: Mapping[str, Tensor], end: Mapping[str, Tensor]) -> State:
         scratch = deepcopy(model())
-        write_state(scratch, mixed)
+        write_state(scratch, state)
         estimate_statistics(scratch, batches)
         return read_state(scratch)
 
@@ -46,7 +71,7 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Estimate BatchNorm's running statistics anew as the plain mean over ``batches``.
 
     What ``torch.optim.swa_utils.update_bn`` does, but only BatchNorm layers are in training mode: dropout would make
-    the statistics those of another network, and a draw.
+    the statistics those of another network, and a draw. Raises ``ValueError`` for no batches, whose mean is none.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     modes = [(module, module.training) for module in model.modules()]
@@ -56,8 +81,12 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
         layer.train()
         layer.reset_running_stats()
         layer.momentum = None
+    count = 0
     for inputs in batches:
         model(inputs)
+        count += 1
+    if not count:
+        raise ValueError("running statistics are estimated from batches of training data that can be read repeatedly")
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     for module, mode in modes:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedpfn.evaluation import Evaluation
+from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
-from fedpfn.lmc.barrier import Pair, PairwiseBarriers, fusion_barrier
+from fedpfn.lmc.barrier import Pair, PairwiseBarriers, fusion_barrier_of, repaired_end, worst_of
 from fedpfn.lmc.batch_norm import repair_for
+from fedpfn.lmc.checks import fitting_state, require_examples
 from fedpfn.lmc.path_evaluation import measure_paths
-from fedpfn.parallel import ModelPool, evaluate_states
+from fedpfn.parallel import ModelPool
 from fedpfn.params import mean_state
 
 
@@ -32,9 +33,11 @@ class Connectivity:
     barriers
         Loss and accuracy barriers of the pairs measured.
     fused
-        Loss and accuracy of the (weighted) mean of all models.
+        Loss and accuracy of the (weighted) mean of all models; under the BatchNorm policy ``none`` the largest loss and
+        the lowest accuracy that it has with the statistics of any one of them.
     fusion_barrier
-        1 - A(mean_i w_i) / mean_i A(w_i), a share; negative where the mean is better than the models.
+        1 - A(mean_i w_i) / mean_i A(w_i), a share; negative where the mean is better than the models. NaN where a
+        model's loss is NaN, and in a regression.
     """
 
     ends: list[Evaluation]
@@ -62,7 +65,7 @@ def measure_connectivity(
     pool
         Workers with copies of the model that the states belong to.
     states
-        One or more states of the model.
+        One or more states of the model, or whole ``state_dict()``s of it.
     examples
         What losses (nats, or squared error) and accuracies (shares) are means over.
     points
@@ -83,6 +86,8 @@ def measure_connectivity(
 
     Raises
     ------
+    TypeError
+        For examples that are not ``Examples``.
     ValueError
         For no states, states that are not the model's, or an even number of points.
 
@@ -97,8 +102,15 @@ def measure_connectivity(
     >>> len(result.ends), result.barriers.pairs.tolist(), result.fused.examples
     (3, [[0, 1], [0, 2], [1, 2]], 64)
     """
+    require_examples(examples)
     examples = examples.decoded()
-    ends = evaluate_states(pool, states, examples)
+    states = [fitting_state(pool.model, state, name=f"state {at}") for at, state in enumerate(states)]
+    repair = repair_for(batch_norm, lambda: pool.model, batches)
+
+    def measure(state: Mapping[str, Tensor], end: Mapping[str, Tensor]) -> Evaluation:
+        return evaluate(pool.model, examples, state=state if repair is None else repair(state, end))
+
+    ends = pool.map(lambda state: measure(state, state), states)
     barriers = measure_paths(
         pool,
         states,
@@ -110,10 +122,11 @@ def measure_connectivity(
         batches=batches,
         plain=plain,
     )
-    repair = repair_for(batch_norm, lambda: pool.model, batches)
     merged = mean_state(states, weights)
-    (fused,) = evaluate_states(pool, [merged if repair is None else repair(merged, states[0])], examples)
-    return Connectivity(ends, barriers, fused, fusion_barrier(fused.accuracy, [end.accuracy for end in ends]))
+    # with the statistics of any model as good as those of another, as on a path
+    sources = states if repair is not None and batch_norm == "none" else states[:1]
+    fused = worst_of(pool.map(lambda end: measure(merged, end), sources))
+    return Connectivity(ends, barriers, fused, fusion_barrier_of(fused, ends))
 
 
 def barriers_to(
@@ -154,14 +167,18 @@ def barriers_to(
     ValueError
         For states that are not the model's, as many ``ends`` as there are not states, or an even number of points.
     """
-    examples, everyone = examples.decoded(), [*states, target]
+    require_examples(examples)
+    examples = examples.decoded()
     if ends is not None:
         if len(ends) != len(states):
             raise ValueError(f"ends are evaluations of the {len(states)} states, got {len(ends)}")
-        ends = [*ends, *evaluate_states(pool, [target], examples)]
+        own = repaired_end(
+            fitting_state(pool.model, target, name="the target"), repair_for(batch_norm, lambda: pool.model, batches)
+        )
+        ends = [*ends, evaluate(pool.model, examples, state=own)]
     return measure_paths(
         pool,
-        everyone,
+        [*states, target],
         examples,
         points=points,
         pairs=[(position, len(states)) for position in range(len(states))],

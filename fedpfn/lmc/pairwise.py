@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedpfn.evaluation import Evaluation
 from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Pair, PairwiseBarriers
+from fedpfn.lmc.checks import require_examples
 from fedpfn.lmc.path_evaluation import measure_paths
 from fedpfn.parallel import temporary_pool
 
@@ -32,12 +33,47 @@ def pairwise_barriers(
     """Measure loss and accuracy barriers between all ``states`` of ``model``, or the ``pairs`` of their positions.
 
     Path w(alpha) = alpha w1 + (1 - alpha) w2 on ``points`` equally spaced values, each end evaluated once (arXiv
-    2402.01342, eq. 1 and 2). ``batch_norm="reset"`` re-estimates running statistics at every inner point from the
-    inputs of ``training``. ``workers`` CPU threads, all cores by default, change the time and not the result. ``plain``
-    evaluates the whole model at every point, the reference that the faster way (``path_evaluation``) agrees with up to
-    rounding.
-    Raises ``ValueError`` for states that are not the model's, and for a reset without ``training``.
+    2402.01342, eq. 1 and 2).
 
+    Parameters
+    ----------
+    model
+        The model that the states belong to; it is not changed.
+    states
+        States of the model, or whole ``state_dict()``s of it, whose integer buffers are ignored.
+    examples
+        What losses (nats, or squared error) and accuracies (shares) are means over.
+    points
+        Points of a path, both ends included; odd.
+    pairs
+        Positions in ``states``, all pairs by default; alpha = 1 is the first of a pair.
+    ends
+        Evaluations of ``states`` under the BatchNorm policy that are known already.
+    batch_norm
+        ``average`` interpolates running statistics, ``reset`` estimates them anew for every point and both ends, and
+        ``none`` takes the ends' (``batch_norm``).
+    training
+        Examples whose inputs ``reset`` reads.
+    workers
+        CPU threads, one per core by default; they change the time and not the result.
+    plain
+        Evaluate the whole model at every point, the reference that the faster way (``path_evaluation``) agrees with up
+        to rounding.
+
+    Returns
+    -------
+    PairwiseBarriers
+        In the order of ``pairs``.
+
+    Raises
+    ------
+    TypeError
+        For examples that are not ``Examples``, as a DataLoader or a tuple.
+    ValueError
+        For states that are not the model's, and for a reset without ``training``.
+
+    Examples
+    --------
     >>> from fedpfn.models import build
     >>> from fedpfn.params import read_state
     >>> import torch
@@ -48,6 +84,9 @@ def pairwise_barriers(
     >>> found.pairs.tolist(), found.matrix("loss", 3).shape
     ([[0, 1], [0, 2], [1, 2]], (3, 3))
     """
+    require_examples(examples)
+    if training is not None:
+        require_examples(training, "training")
     if batch_norm == "reset" and training is None:
         raise ValueError("batch_norm='reset' re-estimates running statistics on training data: pass training=")
     batches = () if training is None else InputBatches(training)

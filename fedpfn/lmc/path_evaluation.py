@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +30,14 @@ from fedpfn.lmc.barrier import (
     curve_of,
     grid,
     measure_pairs,
+    repaired_end,
+    worst_of,
 )
 from fedpfn.lmc.batch_norm import repair_for
+from fedpfn.lmc.checks import fitting_state, require_examples
 from fedpfn.lmc.first_layer import PROBE_EXAMPLES, SplitModel, split_model, takes_stacks
 from fedpfn.parallel import ModelPool
-from fedpfn.params import State, float_buffers, lerp, require_fit, trainable
+from fedpfn.params import State, lerp
 
 BUDGET = 256 * 1024**2  # bytes of products held at once, and of a stack of models on a GPU
 CHUNK = 2 * 1024**2  # bytes of the largest feature map of a chunk of examples on a CPU: what stays in its caches
@@ -60,50 +64,89 @@ def measure_paths(
 ) -> PairwiseBarriers:
     """Measure what ``measure_pairs`` measures for the pool's model, up to rounding, in less time.
 
-    Only states in ``pairs`` are read, and of ``ends`` only theirs. ``batch_norm`` and ``batches`` are those of
-    ``repair_for``. ``plain`` asks for the reference itself. ``stacked`` runs several points of a path in one call by
-    ``vmap``, where the model can be run so; by default on a GPU. ``budget`` is in bytes. Raises ``ValueError`` for a
-    state that is not the model's.
+    Parameters
+    ----------
+    pool
+        Workers with copies of the model.
+    states
+        States of the model, or whole ``state_dict()``s of it; only those in ``pairs`` are read.
+    examples
+        What losses and accuracies are means over.
+    points, pairs
+        As for ``measure_pairs``.
+    ends
+        Evaluations of ``states`` under the BatchNorm policy that are known already; only those in ``pairs`` are read.
+    batch_norm, batches
+        The BatchNorm policy and its training data, as for ``repair_for``.
+    plain
+        Evaluate the whole model at every point: the slow reference.
+    stacked
+        Run several points of a path in one call by ``vmap``, where the model can be run so; by default on a GPU.
+    budget
+        Bytes of products held at once.
+
+    Returns
+    -------
+    PairwiseBarriers
+        In the order of ``pairs``.
+
+    Raises
+    ------
+    TypeError
+        For examples that are not ``Examples``.
+    ValueError
+        For a state that is not the model's, an even number of points, or ``reset`` without batches.
     """
+    require_examples(examples)
     examples, alphas = examples.decoded(), grid(points)
     pairs = list(combinations(range(len(states)), 2)) if pairs is None else [(int(i), int(j)) for i, j in pairs]
     used = sorted({model for pair in pairs for model in pair})
-    own = trainable(pool.model) | float_buffers(pool.model)
-    for model in used:
-        require_fit(own, states[model])
+    states = [
+        fitting_state(pool.model, state, name=f"state {model}") if model in used else state
+        for model, state in enumerate(states)
+    ]
+    repair = repair_for(batch_norm, lambda: pool.model, batches)
+    both_ways = repair is not None and batch_norm == "none"
 
     def measure(state: Mapping[str, Tensor]) -> Evaluation:
         return evaluate(pool.model, examples, state=state)
 
+    def measure_end(model: int) -> Evaluation:
+        return measure(repaired_end(states[model], repair))
+
     if ends is None:
-        known = dict(zip(used, pool.map(measure, [states[model] for model in used]), strict=True))
+        known = dict(zip(used, pool.map(measure_end, used), strict=True))
         ends = [known.get(model, Evaluation(float("nan"), float("nan"), 0)) for model in range(len(states))]
-    repair = repair_for(batch_norm, lambda: pool.model, batches)
 
     def measure_plainly(some: Sequence[Pair]) -> PairwiseBarriers:
-        return measure_pairs(states, measure, points=points, pairs=some, repair=repair, ends=ends, run_all=pool.map)
+        settings: dict[str, Any] = {"points": points, "repair": repair, "both_ways": both_ways}
+        return measure_pairs(states, measure, pairs=some, ends=ends, run_all=pool.map, **settings)
 
-    inner, resets = alphas[1:-1], repair is not None and batch_norm != "none"
+    inner, resets = alphas[1:-1], repair is not None and not both_ways
     split = None
     if pairs and len(examples) and not plain and not resets:
         (i, j), few = pairs[0], examples.span(0, PROBE_EXAMPLES)
         split = split_model(pool.model, few.inputs, states[i], states[j])
-    if split is None or not pays(split, models=len(used), paths=len(pairs), inner=len(inner)):
+    # a path is run once for each model whose statistics it takes
+    sources = [(i, j, end) for i, j in pairs for end in ((i, j) if both_ways else (i,))]
+    if split is None or not pays(split, models=len(used), paths=len(sources), inner=len(inner)):
         return measure_plainly(pairs)
     sizes = _sizes(split, examples, states[i], stacked, models=len(used), budget=budget)
     if sizes.stack and not takes_stacks(split, few.inputs, few.labels, states[i], states[j]):
         sizes = replace(sizes, stack=0)
     chosen = {model: states[model] for model in used}
-    loss, right, overflown = _sums(pool, split, chosen, pairs, examples, inner, repair, sizes)
+    loss, right, overflown = _sums(pool, split, chosen, sources, examples, inner, repair, sizes)
 
     left = [pair for pair in pairs if overflown & set(pair)]
     again = measure_plainly(left)
     curves = dict(zip(left, map(partial(Curves, alphas), again.loss, again.accuracy), strict=True))
-    for row, (i, j) in enumerate(pairs):
+    ways = len(sources) // len(pairs)
+    for at, (i, j) in enumerate(pairs):
         if (i, j) not in curves:
-            sums = zip(loss[row].tolist(), right[row].tolist(), strict=True)
-            path = [ends[j], *(mean_of(total, hits, examples) for total, hits in sums), ends[i]]
-            curves[i, j] = curve_of(alphas, path)
+            rows = slice(at * ways, (at + 1) * ways)
+            points_of = zip(loss[rows].T.tolist(), right[rows].T.tolist(), strict=True)
+            inside = [worst_of([mean_of(*sums, examples) for sums in zip(*point, strict=True)]) for point in points_of]
+            curves[i, j] = curve_of(alphas, [ends[j], *inside, ends[i]])
     return barriers_of(pairs, alphas, [curves[pair] for pair in pairs])
 
 
@@ -154,10 +197,11 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Path:
-    """The inner points between two models: their states without the first layer's tensors."""
+    """The inner points between two models, repaired with ``end``: their states without the first layer's tensors."""
 
     first: State
     second: State
+    end: State
     inner: Floats
     repair: Repair | None
 
@@ -174,7 +218,7 @@ class _Path:
         }
 
     def _repaired(self, mixed: State) -> State:
-        return mixed if self.repair is None else self.repair(mixed, self.first)
+        return mixed if self.repair is None else self.repair(mixed, self.end)
 
 
 @torch.no_grad()
@@ -182,21 +226,23 @@ def _sums(
     pool: ModelPool,
     split: SplitModel,
     states: Mapping[int, Mapping[str, Tensor]],
-    pairs: Sequence[Pair],
+    sources: Sequence[tuple[int, int, int]],
     examples: Examples,
     inner: Floats,
     repair: Repair | None,
     sizes: _Sizes,
 ) -> tuple[Tensor, Tensor, set[int]]:
-    """Return the sums of ``score`` over the examples, (pairs, inner points) each, and whose products overflow.
+    """Return the sums of ``score`` over the examples, (paths, inner points) each, and whose products overflow.
+
+    A path is named in ``sources`` by its two models and the one that it is repaired with.
 
     What overflows at an end may not between the ends: on the paths of such a model the sums are not complete.
     """
     splits = pool.replicate(split)
     remaining = {model: split.remaining(state) for model, state in states.items()}
-    paths = [_Path(remaining[i], remaining[j], inner, repair) for i, j in pairs]
-    loss = torch.zeros((len(pairs), len(inner)), dtype=torch.float64, device=examples.device)
-    right = torch.zeros((len(pairs), len(inner)), dtype=torch.int64, device=examples.device)
+    paths = [_Path(remaining[i], remaining[j], remaining[end], inner, repair) for i, j, end in sources]
+    loss = torch.zeros((len(paths), len(inner)), dtype=torch.float64, device=examples.device)
+    right = torch.zeros((len(paths), len(inner)), dtype=torch.int64, device=examples.device)
     overflown: set[int] = set()
 
     def add(block: Examples) -> None:
@@ -206,7 +252,7 @@ def _sums(
         overflown.update(model for model, own in products.items() if not all(map(_is_finite, own)))
         work = [
             (path, products[i], products[j], loss[row], right[row])
-            for row, (path, (i, j)) in enumerate(zip(paths, pairs, strict=True))
+            for row, (path, (i, j, _)) in enumerate(zip(paths, sources, strict=True))
             if not overflown & {i, j}
         ]
         pool.map(partial(_add_path, splits, batches, sizes.stack), work)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedpfn import evaluation
 from fedpfn.evaluation import Evaluation
 from fedpfn.examples import Examples
-from fedpfn.lmc.barrier import Repair
+from fedpfn.lmc.barrier import Repair, repaired_end
 from fedpfn.lmc.fine_tuning import TrainingRecipe, fine_tune, positions_of_classes
 from fedpfn.masks import MaskRecipe
 from fedpfn.params import State, mean_state, read_state, require_fit
@@ -64,13 +64,11 @@ class SoupReport:
 def uniform_soup(states: Sequence[Mapping[str, Tensor]], *, repair: Repair | None = None) -> State:
     """Return the mean of ``states``; in float32 that of equal states is that state, to the bit.
 
-    ``repair(mean, first state)`` mends what a mean leaves wrong, BatchNorm's running statistics. Raises ``ValueError``
-    for no state, or states of different models.
+    ``repair(mean, first state)`` (``batch_norm.repair_for``) sets BatchNorm's running statistics, of the mean of one
+    state too. Raises ``ValueError`` for no state, or states of different models.
     """
     _require_members(states)
-    if len(states) == 1:
-        return dict(states[0])
-    mean = mean_state(states)
+    mean = dict(states[0]) if len(states) == 1 else mean_state(states)
     return mean if repair is None else repair(mean, states[0])
 
 
@@ -83,9 +81,9 @@ def greedy_soup(
     """Return the greedy soup of ``states``: never worse than its best member in what ``evaluate`` measures.
 
     ``evaluate`` measures a state on held-out data: neither that the members were trained on nor that the soup is
-    reported on. Members of equal accuracy are met in their order in ``states``, and one that leaves the soup's accuracy
-    as it is is kept. n members cost 2 n - 1 evaluations. Raises ``ValueError`` for no state, states of different
-    models, and an accuracy that is NaN, as a regression's is.
+    reported on. ``repair`` holds for members by themselves as for soups. Members of equal accuracy are met in their
+    order in ``states``, and one that leaves the soup's accuracy as it is is kept. n members cost 2 n - 1 evaluations.
+    Raises ``ValueError`` for no state, states of different models, and an accuracy that is NaN, as a regression's is.
 
     >>> import torch
     >>> def near_one(state):
@@ -95,9 +93,9 @@ def greedy_soup(
     ((1, 2), 1.0, [(1, 0.75), (2, 1.0), (0, 0.75)])
     """
     _require_members(states)
-    alone = [_accuracy(evaluate(state)) for state in states]
+    alone = [_accuracy(evaluate(repaired_end(state, repair))) for state in states]
     first, *others = sorted(range(len(states)), key=lambda position: -alone[position])
-    kept, soup, best = [first], dict(states[first]), alone[first]
+    kept, soup, best = [first], uniform_soup([states[first]], repair=repair), alone[first]
     history = [Candidate(first, best, True)]
     for position in others:
         mixed = uniform_soup([states[member] for member in [*kept, position]], repair=repair)
@@ -116,7 +114,10 @@ def soup_report(
     *,
     repair: Repair | None = None,
 ) -> SoupReport:
-    """Measure members, uniform and greedy soup of ``states`` of ``model`` on held-out and on test data."""
+    """Measure members, uniform and greedy soup of ``states`` of ``model`` on held-out and on test data.
+
+    ``repair`` holds for the members as for the soups.
+    """
 
     def on_held_out(state: Mapping[str, Tensor]) -> Evaluation:
         return evaluation.evaluate(model, held_out, state=state)
@@ -128,7 +129,7 @@ def soup_report(
     greedy = greedy_soup(states, on_held_out, repair=repair)
     return SoupReport(
         held_out=greedy.alone,
-        test=tuple(on_test(state) for state in states),
+        test=tuple(on_test(repaired_end(state, repair)) for state in states),
         best=greedy.members[0],
         uniform=(on_held_out(uniform).accuracy, on_test(uniform)),
         greedy=(greedy.accuracy, on_test(greedy.state)),

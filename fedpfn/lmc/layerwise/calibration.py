@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.barrier import Repair, grid, loss_barrier
+from fedpfn.lmc.barrier import Repair, grid, loss_barrier, repaired_end
 from fedpfn.lmc.layerwise.features import batches, require_states
 from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.losses import is_regression
@@ -102,8 +102,9 @@ def calibrated_barrier(
 
     At every point, the ends included, beta is fitted on ``held_out`` and used on ``examples``. ``held_out`` must share
     no example with ``examples`` nor with the training of the models: it is never the test set, which is what is
-    measured on. ``repair(mixed, first)`` is ``barrier``'s. Raises ``ValueError`` for a state that is not the model's or
-    not finite, an even number of points, and what ``fit_temperature`` refuses.
+    measured on. ``repair(state, first)`` is ``barrier``'s, each end being repaired with itself; under the BatchNorm
+    policy ``none`` the points between have the first model's statistics. Raises ``ValueError`` for a state that is not
+    the model's or not finite, an even number of points, and what ``fit_temperature`` refuses.
 
     >>> from fedpfn.params import read_state
     >>> net = nn.Linear(2, 2)
@@ -112,6 +113,7 @@ def calibrated_barrier(
     0.0
     """
     require_states(model, [first, second])
+    first, second = repaired_end(first, repair), repaired_end(second, repair)
     alphas = grid(points)
     raw: list[float] = []
     calibrated: list[float] = []

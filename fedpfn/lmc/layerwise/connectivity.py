@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.barrier import Pair, Repair
+from fedpfn.lmc.barrier import Pair, Repair, repaired_end
 from fedpfn.lmc.layerwise.comparison import ExampleMean, cosine_gap, flat
 from fedpfn.lmc.layerwise.discovery import find_layers
 from fedpfn.lmc.layerwise.features import batches, read_features, require_states
@@ -82,8 +82,9 @@ def layer_cosines(
     """Measure LLFC and its baseline at every layer, for ``pairs`` of positions in ``states``; alpha = 1 is the first.
 
     A batch runs once through each state in a pair and once through each interpolation; the features of one batch are
-    held for all states, so that small batches are the fast ones on a CPU. ``repair(mixed, first)`` returns the state to
-    measure in place of an interpolated one, as in ``barrier``. Raises ``ValueError`` for a state that is not the
+    held for all states, so that small batches are the fast ones on a CPU. ``repair(state, first)`` returns the state to
+    measure in place of an interpolated one, and of each end with itself, as in ``barrier``; under the BatchNorm policy
+    ``none`` the points between have the first model's statistics. Raises ``ValueError`` for a state that is not the
     model's or not finite, a pair that is not there, and what ``find_layers`` refuses.
 
     >>> from fedpfn.params import read_state
@@ -98,6 +99,7 @@ def layer_cosines(
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha has to lie within [0, 1]; got {alpha}")
     used = sorted({end for pair in pairs for end in pair})
+    states = [repaired_end(state, repair) if at in used else state for at, state in enumerate(states)]
     # without a repair, mixing anew for each batch is cheap and holds no more than one
     ready = [repair(lerp(states[i], states[j], alpha), states[i]) for i, j in pairs] if repair else []
     layers = find_layers(model, examples.batch(slice(0, 1))[0], state=states[0]) if states else ()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.barrier import Repair
+from fedpfn.lmc.barrier import Repair, repaired_end
 from fedpfn.lmc.layerwise.additivity import weak_additivity
 from fedpfn.lmc.layerwise.commutativity import Commutativity, CommutativitySums, cross_products
 from fedpfn.lmc.layerwise.comparison import ExampleMean, cosine_gap
@@ -121,10 +121,11 @@ def layer_report(
 ) -> LayerReport:
     """Measure two models at every layer, and w(alpha) = alpha ``first`` + (1 - alpha) ``second`` between them.
 
-    A batch's features are held for both models and each alpha. ``repair(mixed, first)`` returns the state to measure in
-    place of an interpolated one, as in ``barrier``. ``stitching`` costs two evaluations a layer, ``ranks`` the singular
-    values of every weight; without them their columns are NaN. Raises ``ValueError`` for a state that is not the
-    model's or not finite, no alphas or one outside [0, 1], no examples, and what ``find_layers`` refuses.
+    A batch's features are held for both models and each alpha. ``repair(state, first)`` returns the state to measure in
+    place of an interpolated one, and of each end with itself, as in ``barrier``; under the BatchNorm policy ``none``
+    the points between have the first model's statistics. ``stitching`` costs two evaluations a layer, ``ranks`` the
+    singular values of every weight; without them their columns are NaN. Raises ``ValueError`` for a state that is not
+    the model's or not finite, no alphas or one outside [0, 1], no examples, and what ``find_layers`` refuses.
 
     >>> from fedpfn.params import read_state
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
@@ -136,6 +137,7 @@ def layer_report(
     require_states(model, [first, second])
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
         raise ValueError(f"alphas have to be one or more values within [0, 1]; got {list(alphas)}")
+    first, second = repaired_end(first, repair), repaired_end(second, repair)
     layers = find_layers(model, examples.batch(slice(0, 1))[0], state=first)
     mixed = [lerp(first, second, alpha) for alpha in alphas]
     if repair is not None:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor, nn
 
-from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
 from fedpfn.lmc.matching.midpoint import midpoint_evaluator
 from fedpfn.lmc.matching.permutations import (
@@ -45,8 +44,8 @@ def simulated_annealing(
 
     ``objective`` is the energy where the walk stands, before the first and after each move, each a sweep; the least of
     them belongs to the result. A permutation does not change its network's accuracy, so the ends are evaluated once.
-    BatchNorm's statistics are estimated anew at every midpoint. ``model`` is not changed. Raises ``ValueError`` for
-    states that cannot be matched, labels that have no accuracy, and options out of range.
+    BatchNorm's statistics are estimated anew at both ends and at every midpoint. ``model`` is not changed. Raises
+    ``ValueError`` for states that cannot be matched, labels that have no accuracy, and options out of range.
     """
     if steps < 0 or not 0 < coldest <= hottest:
         raise ValueError(f"expected steps >= 0 and 0 < coldest <= hottest; got {steps}, {coldest}, {hottest}")
@@ -54,7 +53,8 @@ def simulated_annealing(
         raise ValueError("annealing compares accuracies: it needs examples, labelled with classes")
     require_pair(spec, first, second)
     examples = examples.decoded()
-    ends = sum(evaluate(model, examples, state=state).accuracy for state in (first, second)) / 2
+    # a model is the midpoint with itself: statistics are estimated for the ends as they are between them
+    ends = sum(midpoint_evaluator(model, state, examples)(state).accuracy for state in (first, second)) / 2
     evaluate_midpoint = midpoint_evaluator(model, first, examples)
 
     def energy(permutations: Permutations) -> float:
