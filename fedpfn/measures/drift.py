@@ -43,8 +43,9 @@ def client_drift(
 
     Examples
     --------
-    >>> client_drift({"w": torch.zeros(2)}, [{"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([-4.0, 3.0])}])
-    Drift(norms=(5.0, 5.0), cosine_mean=0.0)
+    >>> before, right, up = ({"w": torch.tensor(w)} for w in ([0.0, 0.0], [2.0, 0.0], [0.0, 1.0]))
+    >>> client_drift(before, [right, right, up]).norms
+    (2.0, 2.0, 1.0)
     """
     chosen = list(before if names is None else names)
     directions = {name: torch.zeros_like(before[name], dtype=torch.float64) for name in chosen}
