@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fedpfn.params import State
 
-
 # the names of packed vectors begin so, followed by their dtype; no parameter's name holds a colon
 PACKED = "packed:"
 
