@@ -95,6 +95,12 @@ def test_drift_by_hand() -> None:
     assert client_drift(before, [first, second, third], ["b"]).norms == pytest.approx((4.0, 0.0, 1.0))
 
 
+def test_norms_of_large_tensors_are_as_exact_as_in_double_precision() -> None:
+    update = torch.randn(3, 50_000, generator=torch.Generator().manual_seed(0))
+    (norm,) = client_drift({"w": torch.zeros_like(update)}, [{"w": update}]).norms
+    assert norm == pytest.approx(float(update.double().norm()), rel=1e-6)
+
+
 def test_who_does_not_move_has_no_direction() -> None:
     before, moved = {"w": torch.zeros(2)}, {"w": torch.ones(2)}
     assert client_drift(before, [before, moved, moved]).cosine_mean == pytest.approx(1.0)

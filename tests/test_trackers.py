@@ -280,6 +280,16 @@ def test_rounds_that_are_run_again_are_there_once(name: str, tmp_path: Path) -> 
 
 
 @both
+def test_a_last_round_without_an_evaluation_is_not_told_again(name: str, tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "run", rounds=4)
+    tracker = log_rounds(made(name, path), range(4))
+    tracker.log_round(record(4) | {"accuracy": None})
+    pause(name)
+    log_rounds(made(name, path, rounds_done=4), range(5, 6))
+    assert [step for step, _ in curve(name, path, "accuracy")] == [0, 1, 2, 3, 5]
+
+
+@both
 def test_a_run_that_starts_over_is_there_once(name: str, tmp_path: Path) -> None:
     path = folder_of(tmp_path / "run", rounds=2)
     log_rounds(made(name, path), range(3))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpfn.devices import available_cpus
-from fedpfn.evaluation import Evaluation
+from fedpfn.evaluation import Evaluation, class_accuracy
 from fedpfn.examples import Examples
 from fedpfn.lmc import (
     Connectivity,
@@ -170,11 +170,18 @@ class Instruments:
         if is_regression(examples.labels) or not len(examples):
             return None
         classes = self.num_classes or int(examples.labels.max()) + 1
+
+        def right_and_total(chunk: Examples) -> Tensor:
+            shares = class_accuracy(self.model, chunk, state=round.after, num_classes=classes)
+            total = torch.bincount(chunk.labels, minlength=classes).cpu()
+            # counts, so that chunks give what one pass gives; a class without an example has no share
+            right = (torch.tensor(shares, dtype=torch.float64).nan_to_num(0.0) * total).round()
+            return torch.stack([right, total])
+
         chunks = [examples.span(start, start + _CHUNK) for start in range(0, len(examples), _CHUNK)]
-        counts = self.pool.map(lambda chunk: _right_by_class(self.model, round.after, chunk, classes), chunks)
-        right, total = torch.stack(counts).sum(dim=0).double().cpu()
-        shares: list[float] = (right / total).tolist()
-        return shares
+        right, total = torch.stack(self.pool.map(right_and_total, chunks)).sum(dim=0)
+        accuracies: list[float] = (right / total).tolist()
+        return accuracies
 
     def client_states(self, round: Round) -> list[State]:
         """Return the client models of the round, in the order of its contributions."""
@@ -294,17 +301,3 @@ def sample(total: int, most: int, seed: int, *purpose: int | str) -> NDArray[np.
     if not most or most >= total:
         return np.arange(total)
     return np.sort(numpy_generator(seed, *purpose).choice(total, size=most, replace=False))
-
-
-@torch.no_grad()
-def _right_by_class(model: nn.Module, state: State, examples: Examples, classes: int) -> Tensor:
-    """Return right answers and examples of each class, (2, classes) int64."""
-    inputs, labels = examples.batch(slice(None))
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        right = torch.func.functional_call(model, dict(state), (inputs,)).argmax(dim=1) == labels
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return torch.stack([torch.bincount(labels[right], minlength=classes), torch.bincount(labels, minlength=classes)])

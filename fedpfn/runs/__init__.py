@@ -1,9 +1,9 @@
 """The run folder: everything a run leaves behind, written as it goes, and the ways to read it back.
 
-``config.yaml`` (resolved, with the environment), ``partition.json``, ``rounds.jsonl`` (one object a round),
-``barriers/round-NNNN.npz``, ``checkpoints/*.safetensors``, and last ``summary.json``, whose presence means that the run
-is complete, or ``failure.json``, which says why it is not. Files appear whole or not at all; a line of ``rounds.jsonl``
-is on disk before the next round starts.
+``config.yaml`` (resolved, with the environment), ``partition.json``, ``rounds.jsonl`` (one object per round),
+``measures.json`` (what a user's own measures are), ``barriers/round-NNNN.npz``, ``checkpoints/*.safetensors``, and last
+``summary.json``, whose presence means that the run is complete, or ``failure.json``, which says why it is not. Files
+appear whole or not at all; a line of ``rounds.jsonl`` is on disk before the next round starts.
 """
 
 from fedpfn.params import state_digest

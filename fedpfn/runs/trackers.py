@@ -29,8 +29,10 @@ from fedpfn.runs.identity import used_keys
 TRACKERS = ("none", "tensorboard", "mlflow")
 TENSORBOARD = "tensorboard"
 MLFLOW_STORE, MLFLOW_RUN_ID = "mlflow.db", "mlflow-run-id"
-# told by their number; other lists are left to the run folder
+# given as their number; other lists are left to the run folder
 _COUNTED = ("clients", "failures")
+# a number of every round: accuracy is missing where the global model was not evaluated
+_ALWAYS = "clients"
 
 
 def tracker_faults(name: str) -> list[str]:
@@ -175,7 +177,7 @@ class MlflowTracker(Tracker):
             self.client.log_batch(run.info.run_id, params=keys, synchronous=True)
             write_whole(folder / MLFLOW_RUN_ID, run.info.run_id.encode())
         self.run_id: str = run.info.run_id
-        steps = [point.step for point in self.client.get_metric_history(self.run_id, "accuracy")]
+        steps = [point.step for point in self.client.get_metric_history(self.run_id, _ALWAYS)]
         self.last_round = max(steps, default=-1)
         self.client.update_run(self.run_id, status="RUNNING")
         if "failure" in run.data.tags:
@@ -202,7 +204,7 @@ def _last_step(events: Path) -> int:
         for event in reader.EventFileLoader(str(file)).Load():
             if event.HasField("session_log"):
                 last = min(last, event.step - 1)
-            elif any(value.tag == "accuracy" for value in event.summary.value):
+            elif any(value.tag == _ALWAYS for value in event.summary.value):
                 last = event.step
     return last
 
