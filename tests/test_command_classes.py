@@ -109,7 +109,9 @@ def test_the_package_says_its_version_and_is_light(tmp_path: Path) -> None:
     assert not hasattr(fedpfn, "no_such_name")
 
 
-def test_the_package_runs_as_the_command(tmp_path: Path) -> None:
+def test_the_package_runs_as_the_command_whatever_lies_in_the_folder(tmp_path: Path) -> None:
+    for name in ("experiments", "random"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('hides what the command needs')")
     assert "output.tracker" in python("-m", "fedpfn", "keys", "tracker", folder=tmp_path)
 
 
