@@ -3,12 +3,14 @@
 It is found through its entry point: this package lies below the command line and does not import it.
 """
 
+import os
 import sys
-from importlib.metadata import entry_points
-from pathlib import Path
 
 if __name__ == "__main__":
-    # `python -m` looks in the working directory first, where a user's clients/ would hide the package of that name
-    if not sys.flags.safe_path and Path(sys.path[0]) != Path(__file__).parents[1]:
+    # `python -m` looks in the working directory first, where a user's clients/ or random.py would hide what is needed
+    if not sys.flags.safe_path and sys.path[0] != os.path.dirname(os.path.dirname(__file__)):  # noqa: PTH120
         del sys.path[0]
+
+    from importlib.metadata import entry_points
+
     next(iter(entry_points(group="console_scripts", name="fedpfn"))).load()()
