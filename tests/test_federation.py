@@ -163,8 +163,8 @@ def test_the_recorded_layers_are_those_of_the_saved_client_models(tmp_path: Path
 
 def test_layers_that_cannot_be_measured_are_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"barrier\.layers: "):
-        run(tmp_path, barrier__layers=True, model__name=f"{__name__}:unseen_activation")
-    run(tmp_path, "without", rounds=1, model__name=f"{__name__}:unseen_activation")
+        run(tmp_path, barrier__layers=True, model__name=f"{__name__}:unseen_activation", model__hidden=2, model__width=200)
+    run(tmp_path, "without", rounds=1, model__name=f"{__name__}:unseen_activation", model__hidden=2, model__width=200)
 
 
 def test_two_runs_are_identical_whatever_the_number_of_nodes(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_only_active_entries_travel_from_client_to_server(tmp_path: Path) -> Non
     everything = run(tmp_path, "avg", strategy__name="fedavg").rounds[1]["bytes_up"] / CLIENTS - header
     sent = {
         ratio: run(tmp_path, f"pfn{ratio}", mask__ratio=ratio).rounds[1]["bytes_up"] / CLIENTS - header
-        for ratio in (0.25, 0.5, 1.0)
+        for ratio in (0.25, 0.5, 0.9)
     }
     parameters = 5 * 8 + 8 + 8 * 3 + 3
     assert everything == 4 * parameters
