@@ -23,6 +23,14 @@ from fedpfn.training import train
 from strategies import FedAvg, FedPFN, FedPNU
 
 STEPS = 5
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    # a model this small only waits for the other threads; conftest puts the number back
+    torch.set_num_threads(1)
+
+
 # every optimiser of torch.optim, with weight decay and momentum where it has them; one that comes later fails the
 # first test until it is here
 OPTIMIZERS: dict[type[torch.optim.Optimizer], dict[str, Any]] = {
