@@ -104,9 +104,15 @@ def _report(client: int, answer: Message | Exception, state: RecordDict, arrays:
         elif isinstance(record, MetricRecord):
             report["metrics"].append([key, dict(record)])
         else:
-            values = {name: {"hex": v.hex()} if isinstance(v, bytes) else v for name, v in record.items()}
-            report["configs"].append([key, values])
+            report["configs"].append([key, {name: _as_json(value) for name, value in record.items()}])
     return report
+
+
+def _as_json(value: Any) -> Any:
+    """Return a config record's value with its bytes in the form that ``strategies.cohort_replies`` reads."""
+    if isinstance(value, list):
+        return [_as_json(one) for one in value]
+    return {"hex": value.hex()} if isinstance(value, bytes) else value
 
 
 def _headline(error: Exception) -> str:

@@ -19,7 +19,7 @@ from clients.records import decode
 from fedpfn.freezing import Freeze
 from fedpfn.masks import build_mask
 from fedpfn.protocol import CONFIG, PARAMETERS, PLAN
-from fedpfn.schedules import Plan, decode_plan, phase_steps
+from fedpfn.schedules import UNMASKED, Plan, decode_plan, phase_steps
 
 _hooked: "WeakKeyDictionary[torch.optim.Optimizer, Frozen]" = WeakKeyDictionary()
 
@@ -123,16 +123,14 @@ def freeze(model: nn.Module, optimizer: torch.optim.Optimizer, message: Message,
         needs = "a closure" if isinstance(optimizer, torch.optim.LBFGS) else "sparse gradients"
         raise TypeError(f"{type(optimizer).__name__} needs {needs}, which a mask cannot be put on; choose another one")
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
-    plan = decode_plan(cast(str, config[PLAN])) if PLAN in config else (None,)
+    plan = decode_plan(cast(str, config[PLAN])) if PLAN in config else UNMASKED
     if (earlier := _hooked.pop(optimizer, None)) is not None:
         earlier.remove()
-    if plan == (None,):
-        return Frozen({}, optimizer, decode_plan('[{"mask": null, "share": 1.0}]'), None)
     if len(plan) > 1 and (steps is None or steps < 1):
         raise ValueError(f"the round's plan has {len(plan)} phases: pass steps=len(loader) * epochs to freeze")
-    parameters = _masked_parameters(model, cast(list[str], config[PARAMETERS]))
+    parameters = _masked_parameters(model, cast(list[str], config[PARAMETERS])) if PLAN in config else {}
     _require_loaded(parameters, message)
-    hooks = Frozen(parameters, optimizer, cast(Plan, plan), steps)
+    hooks = Frozen(parameters, optimizer, plan, steps)
     _hooked[optimizer] = hooks
     return hooks
 

@@ -53,11 +53,16 @@ def _read_one(client: int, report: dict[str, Any], arrays: ArrayRecord, process:
     for key, values in report["metrics"]:
         _put(content, state, key, MetricRecord(values))
     for key, values in report["configs"]:
-        decoded = {name: bytes.fromhex(v["hex"]) if isinstance(v, dict) else v for name, v in values.items()}
-        _put(content, state, key, ConfigRecord(decoded))
+        _put(content, state, key, ConfigRecord({name: _from_json(value) for name, value in values.items()}))
     worker: dict[str, Any] = dict(content.config_records.get(WORKER, {}))
     content[WORKER] = ConfigRecord({**worker, PROCESS: process})
     return ClientReply(content, state)
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(one) for one in value]
+    return bytes.fromhex(value["hex"]) if isinstance(value, dict) else value
 
 
 def _put(content: RecordDict, state: RecordDict, key: str, record: ArrayRecord | MetricRecord | ConfigRecord) -> None:

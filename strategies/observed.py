@@ -18,7 +18,7 @@ from fedpfn.protocol import CONFIG, DEVICE, NUM_EXAMPLES, PARAMETERS, PLAN, PROC
 from fedpfn.rounds import Contribution, Failure, Round
 from fedpfn.schedules import UNMASKED, decode_plan
 from strategies.records import from_record, record_bytes
-from strategies.replies import failure_of, only_arrays, only_metrics, split
+from strategies.replies import ReplyError, failure_of, only_arrays, only_metrics, split
 
 Observer = Callable[[Round], Mapping[str, float] | None]
 
@@ -125,11 +125,12 @@ class Observed(Strategy):
             raise RuntimeError("aggregate_train comes after configure_train")
         valid, failed = split(replies)
         # read before the strategy has them: some take the arrays out of a reply as they go
-        contributions = sorted((_contribution(reply) for reply in valid), key=lambda c: c.client)
+        number = server_round + self.rounds_done
+        contributions = sorted((_contribution(reply, number) for reply in valid), key=lambda c: c.client)
         workers: list[Mapping[str, Any]] = [reply.content.config_records.get(WORKER, {}) for reply in valid]
         bytes_up, now = _bytes_of(valid), getattr(sent.grid, "wire_bytes", None)
         wire = now - sent.wire_before if now is not None and sent.wire_before is not None else None
-        arrays, metrics = self.strategy.aggregate_train(server_round + self.rounds_done, replies)
+        arrays, metrics = self.strategy.aggregate_train(number, replies)
         train = _busiest(valid)
         self._received = _Received(
             tuple(contributions),
@@ -178,10 +179,14 @@ class Observed(Strategy):
         )
 
 
-def _contribution(reply: Message) -> Contribution:
-    _, arrays = only_arrays(reply.content)
-    metrics = cast(dict[str, Any], dict(only_metrics(reply.content)))
-    return Contribution(reply.metadata.src_node_id, from_record(arrays), float(metrics.get(NUM_EXAMPLES, 1)), metrics)
+def _contribution(reply: Message, server_round: int) -> Contribution:
+    client = reply.metadata.src_node_id
+    try:
+        _, arrays = only_arrays(reply.content)
+        metrics = cast(dict[str, Any], dict(only_metrics(reply.content)))
+    except ValueError as error:
+        raise ReplyError(client, server_round, str(error)) from error
+    return Contribution(client, from_record(arrays), float(metrics.get(NUM_EXAMPLES, 1)), metrics)
 
 
 def _bytes_of(messages: Iterable[Message]) -> int:

@@ -183,11 +183,12 @@ class SharedMask(Strategy):
         if masked is None:
             raise RuntimeError("aggregate_train comes after configure_train")
         valid, failed = split(replies)
-        try:
-            packed = [is_packed(only_arrays(reply.content)[1]) for reply in valid]
-        except ValueError as error:
-            raise ReplyError(valid[0].metadata.src_node_id, server_round, str(error)) from error
+        packed = [_comes_packed(reply, server_round) for reply in valid]
         if valid and all(packed) and getattr(self.strategy, "elementwise", False):
+            if any(_shapes(reply) != _shapes(valid[0]) for reply in valid):
+                # names the one that does not fit the plan
+                for reply in valid:
+                    _whole(masked, reply, server_round)
             # the mean of packed entries is the packed entries of the mean: nothing is unpacked but the result
             mean, metrics = self.strategy.aggregate_train(server_round, replies)
             if mean is None:
@@ -242,6 +243,17 @@ class SharedMask(Strategy):
             return masked.whole(from_record(mean))
         except ValueError as error:
             raise ValueError(f"round {server_round}: {error}") from error
+
+
+def _comes_packed(reply: Message, server_round: int) -> bool:
+    try:
+        return is_packed(only_arrays(reply.content)[1])
+    except ValueError as error:
+        raise ReplyError(reply.metadata.src_node_id, server_round, str(error)) from error
+
+
+def _shapes(reply: Message) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(array.shape) for name, array in only_arrays(reply.content)[1].items()}
 
 
 def _whole(masked: MaskedRound, reply: Message, server_round: int) -> Message:
