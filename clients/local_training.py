@@ -6,6 +6,8 @@ several clients at once is ``stacked_training``'s.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from clients.tasks import Task, Update
 from clients.workspace import Workspace, plan_masks
@@ -13,9 +15,10 @@ from fedpfn.examples import Examples
 from fedpfn.packing import pack
 from fedpfn.params import State, write_tensors
 from fedpfn.runs.arguments import optimizer_of
+from fedpfn.runs.config import DIVERGENCE_HINT
 from fedpfn.schedules import phase_steps
 from fedpfn.seeding import numpy_generator, torch_seed
-from fedpfn.training import Job, batch_order, count_steps, train
+from fedpfn.training import Job, NonFiniteError, batch_order, count_steps, train
 
 # 256 MiB of float32
 _DECODED_ENTRIES = 2**26
@@ -27,7 +30,7 @@ def train_client(task: Task, workspace: Workspace, client: int) -> Update:
     masks = plan_masks(workspace, task.plan)
     job = job_of(task, workspace, client)
     load(workspace, task.state)
-    with torch_seed(task.config.seed, "dropout", task.server_round, client):
+    with torch_seed(task.config.seed, "dropout", task.server_round, client), hinted():
         trained = train(
             workspace.model,
             _decoded(job.examples, drawn=sum(job.steps) * settings.batch_size),
@@ -40,6 +43,15 @@ def train_client(task: Task, workspace: Workspace, client: int) -> Update:
     packed = {name: entries.cpu() for name, entries in pack(workspace.state, masks.active).items()}
     seconds = time.perf_counter() - started
     return Update(packed, len(job.examples), job.steps, trained.loss, seconds, str(workspace.device))
+
+
+@contextmanager
+def hinted() -> Iterator[None]:
+    """Add to the error of a diverging client what to try."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{error}; {DIVERGENCE_HINT}") from error
 
 
 def job_of(task: Task, workspace: Workspace, client: int) -> Job:

@@ -13,7 +13,8 @@ from clients.tasks import Task, Update
 from clients.workspace import Workspace, plan_masks
 from fedpfn.packing import pack
 from fedpfn.runs.arguments import optimizer_of
-from fedpfn.training import Job, Outcome, train_stacked
+from fedpfn.runs.config import DIVERGENCE_HINT
+from fedpfn.training import Job, NonFiniteError, Outcome, train_stacked
 
 
 def train_stack(task: Task, workspace: Workspace, clients: Sequence[int]) -> list[Update | Exception]:
@@ -48,6 +49,8 @@ def train_stack(task: Task, workspace: Workspace, clients: Sequence[int]) -> lis
     seconds = time.perf_counter() - started
     total = sum(sum(job.steps) for job in jobs.values())
     for (client, job), outcome in zip(jobs.items(), outcomes, strict=True):
+        if isinstance(outcome, NonFiniteError):
+            outcome = NonFiniteError(f"{outcome}; {DIVERGENCE_HINT}")
         if isinstance(outcome, Exception):
             results[client] = outcome
             continue

@@ -16,6 +16,7 @@ from typing import Any
 
 from fedpfn import imports
 from fedpfn.masks import MaskRecipe
+from fedpfn.parts import call_with, converted
 from fedpfn.seeding import derive
 
 
@@ -190,8 +191,10 @@ def make_schedule(masking: Masking) -> PlanStep:
     if imports.is_reference(name):
         # a schedule with a state of its own is a class, or an object: each run gets its own, as it was at first
         schedule = deepcopy(imports.load(name))
-        if masking.args or isinstance(schedule, type):
-            schedule = schedule(**masking.args) if isinstance(schedule, type) else partial(schedule, **masking.args)
+        if isinstance(schedule, type):
+            schedule = call_with(schedule, {}, masking.args)
+        elif masking.args:
+            schedule = partial(schedule, **converted(schedule, masking.args))
         if not callable(schedule):
             raise ValueError(f"mask.schedule {name!r} is not a function (server_round, plan) -> plan")
         return schedule  # type: ignore[no-any-return]
