@@ -166,14 +166,8 @@ def test_the_recorded_layers_are_those_of_the_saved_client_models(tmp_path: Path
 def test_layers_that_cannot_be_measured_are_refused_before_anything_starts(tmp_path: Path) -> None:
     unseen = {"model__name": f"{__name__}:unseen_activation", "model__hidden": 2, "model__width": 200}
     with pytest.raises(ConfigError, match=r"barrier\.layers: "):
-        run(
-            tmp_path,
-            barrier__layers=True,
-            model__name=f"{__name__}:unseen_activation",
-            model__hidden=2,
-            model__width=200,
-        )
-    run(tmp_path, "without", rounds=1, model__name=f"{__name__}:unseen_activation", model__hidden=2, model__width=200)
+        run(tmp_path, barrier__layers=True, **unseen)
+    run(tmp_path, "without", rounds=1, **unseen)
 
 
 def test_two_runs_are_identical_whatever_the_number_of_nodes(tmp_path: Path) -> None:
