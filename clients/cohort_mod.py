@@ -76,10 +76,13 @@ def _take_apart(message: Message, context: Context) -> tuple[list[int], list[Mes
         elif key != COHORT:
             shared[key] = record
     messages, contexts = [], []
+    everyones = RecordDict(shared)
     for client in clients:
         state = {key: record for key, record in own[client].items() if key.startswith(STATE)}
+        records = {key: record for key, record in own[client].items() if key not in state}
         one = copy(message)
-        one.content = RecordDict({**shared, **{key: r for key, r in own[client].items() if key not in state}})
+        # one object for all clients without records of their own, as in Flower's own messages
+        one.content = RecordDict({**shared, **records}) if records else everyones
         messages.append(one)
         node_config = {**context.node_config, "partition-id": client, "num-partitions": total}
         kept = RecordDict({key.removeprefix(STATE): record for key, record in state.items()})

@@ -80,6 +80,10 @@ def reply_with(update: Update, message: Message) -> Message:
             protocol.PHASE_STEPS: list(update.phase_steps),
         }
     )
-    worker = ConfigRecord({protocol.DEVICE: update.device})
-    content = RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: metrics, protocol.WORKER: worker})
+    content = RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: metrics, protocol.WORKER: _worker(update.device)})
     return Message(content, reply_to=message)
+
+
+@lru_cache(maxsize=8)
+def _worker(device: str) -> ConfigRecord:
+    return ConfigRecord({protocol.DEVICE: device})

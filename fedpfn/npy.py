@@ -5,7 +5,10 @@ client's model through here.
 """
 
 import io
+import math
 import warnings
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,16 +34,32 @@ def from_npy(data: bytes) -> Tensor:
     Arrays laid out column by column, or in a newer version of the format, are copied. Raises ``ValueError`` for what is
     not such a file, or one that holds fewer entries than it says.
     """
-    head = io.BytesIO(data)
-    version = np.lib.format.read_magic(head)
-    header = np.lib.format.read_array_header_1_0(head) if version == (1, 0) else None
-    if header is not None and header[2].hasobject:
-        raise ValueError("arrays are expected to be of numbers")
-    if header is None or header[1]:
+    shape, by_columns, dtype, start = _read_head(data[: _head_size(data)])
+    if by_columns:
         return torch.from_numpy(np.ascontiguousarray(np.load(io.BytesIO(data), allow_pickle=False)))
-    shape, _, dtype = header
-    entries = np.frombuffer(data, dtype=dtype, offset=head.tell(), count=int(np.prod(shape, dtype=np.int64)))
-    with warnings.catch_warnings():
-        # that it cannot be written to is how it is meant
-        warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writ")
-        return torch.from_numpy(entries).view(shape)
+    entries = np.frombuffer(data, dtype=dtype, offset=start, count=math.prod(shape))
+    return torch.from_numpy(entries).view(shape)
+
+
+def _head_size(data: bytes) -> int:
+    # magic and version take 8 bytes, then comes the length of the header, in 2 bytes up to version 1 and in 4 after it
+    width = 2 if data[6:7] == b"\x01" else 4
+    return 8 + width + int.from_bytes(data[8 : 8 + width], "little")
+
+
+@lru_cache(maxsize=1024)
+def _read_head(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Return shape, order, dtype and where the entries start; the clients of a round send the same head."""
+    file = io.BytesIO(head)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("arrays are expected to be of numbers")
+    return shape, by_columns, dtype, file.tell()
+
+
+with warnings.catch_warnings():
+    # PyTorch says once per process that such a tensor cannot be written to, which is how it is meant
+    warnings.simplefilter("ignore")
+    torch.from_numpy(np.frombuffer(b"\0", dtype=np.uint8))

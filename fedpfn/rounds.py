@@ -12,7 +12,7 @@ from functools import cached_property
 from torch import Tensor
 
 from fedpfn.masks import Mask, build_mask, union
-from fedpfn.packing import Positions, is_packed, unpack
+from fedpfn.packing import Positions, is_packed, pack, unpack
 from fedpfn.params import State
 from fedpfn.schedules import UNMASKED, Plan
 
@@ -98,6 +98,13 @@ class Round:
     @cached_property
     def _positions(self) -> Positions:
         return Positions.where(self.active)
+
+    def packed_before(self) -> State | None:
+        """Return w_t packed as the contributions are; None where they are not all packed, or hold buffers as well."""
+        packed = all(is_packed(contribution.arrays) for contribution in self.contributions)
+        if not packed or self.before.keys() != set(self.parameters):
+            return None
+        return pack(self.before, self._positions)
 
     def state(self, contribution: Contribution) -> State:
         """Return a client's whole model on the device of ``before``: its active entries on top of the rest."""

@@ -7,11 +7,12 @@ Flower more than a tiny client trains.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedpfn.protocol import ARRAYS, COHORT, PROCESS, REPLIES, STATE, WORKER, array_key
+from fedpfn.protocol import ARRAYS, COHORT, DEVICE, PROCESS, REPLIES, STATE, WORKER, array_key
 from fedpfn.rounds import Failure
 
 
@@ -53,10 +54,19 @@ def _read_one(client: int, report: dict[str, Any], arrays: ArrayRecord, process:
     for key, values in report["metrics"]:
         _put(content, state, key, MetricRecord(values))
     for key, values in report["configs"]:
+        if key == WORKER and values.keys() <= {DEVICE}:
+            content[key] = _worker(process, **values)
+            continue
         _put(content, state, key, ConfigRecord({name: _from_json(value) for name, value in values.items()}))
-    worker: dict[str, Any] = dict(content.config_records.get(WORKER, {}))
-    content[WORKER] = ConfigRecord({**worker, PROCESS: process})
+    if not any(key == WORKER for key, _ in report["configs"]):
+        content[WORKER] = _worker(process)
     return ClientReply(content, state)
+
+
+@lru_cache(maxsize=64)
+def _worker(process: int, **about: Any) -> ConfigRecord:
+    """Return the record that says where a reply was made: one for all clients of a worker."""
+    return ConfigRecord({**about, PROCESS: process})
 
 
 def _from_json(value: Any) -> Any:

@@ -191,8 +191,18 @@ class Instruments:
         """Return norms and mean cosine of the client updates over the parameters; None without clients."""
         if not round.contributions:
             return None
-        names = round.parameters or None
-        return self._once(round, "drift", lambda: client_drift(round.before, self._each_client_state(round), names))
+        return self._once(round, "drift", lambda: self._drift(round))
+
+    def _drift(self, round: Round) -> Drift:
+        # what is frozen does not move: packed entries hold the whole update
+        if (before := round.packed_before()) is not None:
+            device = next(iter(before.values())).device
+            packed = (
+                {name: tensor.to(device) for name, tensor in contribution.arrays.items()}
+                for contribution in round.contributions
+            )
+            return client_drift(before, packed)
+        return client_drift(round.before, self._each_client_state(round), round.parameters or None)
 
     def connectivity(self, round: Round) -> Connectivity | None:
         """Return the connectivity of the round's client models; None for fewer than two of them."""
