@@ -25,28 +25,30 @@ from fedpfn.runs import state_digest
 
 ROOT = Path(__file__).parent.parent
 CONFIG: dict[str, Any] = {"num-server-rounds": 2, "local-epochs": 2, "learning-rate": 0.01, "clients": 0}
+# the keys of the app's own table
+STRATEGIES = ["fedpfn", "fedpnu", "fedadam", "fedavgm", "fedmedian", "fedtrimmedavg", "krum"]
 SECONDS = 90.0
 # both run configs and Flower's runtime import the app from its folder and this project from the root
 PATH = os.pathsep.join([str(ROOT / "tests" / "quickstart"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-# Flower's simulation without its command line; ``flwr run`` merges the run config, and here that is done by hand
+# Flower's simulation without its command line: the run config is merged by hand, and one start of Ray serves all runs
 DRIVER = """
 import json, sys
 from flwr.serverapp import ServerApp
 from flwr.simulation import run_simulation
 from quickstart import client_app, server_app
 
-if __name__ == "__main__":
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
     for config in json.loads(sys.argv[1]):
-        app = ServerApp()
+        context.run_config.update(config)
+        server_app.main(grid, context)
 
-        @app.main()
-        def main(grid, context):
-            context.run_config.update(config)
-            server_app.main(grid, context)
-
-        backend = {"init_args": {"num_cpus": 2}, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
-        run_simulation(app, client_app.app, num_supernodes=config["nodes"], backend_config=backend)
+if __name__ == "__main__":
+    backend = {"init_args": {"num_cpus": 2}, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+    run_simulation(app, client_app.app, num_supernodes=2, backend_config=backend)
 """
 
 
@@ -126,7 +128,7 @@ def in_process(out: Path, *, nodes: int, **config: Any) -> str:
     return assert_frozen(str(config["strategy"]), out)
 
 
-@pytest.mark.parametrize("strategy", ["fedpfn", "fedpnu", "fedadam", "fedavgm", "fedmedian", "fedtrimmedavg", "krum"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_quickstart_trains_under_every_strategy(tmp_path: Path, strategy: str) -> None:
     assert in_process(tmp_path, nodes=5, strategy=strategy)
 
@@ -148,19 +150,16 @@ def simulate(home: Path, configs: list[Mapping[str, Any]]) -> None:
 def test_the_quickstart_runs_in_the_simulation_runtime_and_two_hundred_clients_on_two_workers(
     tmp_path: Path, home: Path
 ) -> None:
-    wanted = [
-        {"strategy": "fedpfn", "nodes": 2, "clients": 0},
-        {"strategy": "fedmedian", "nodes": 3, "clients": 0},
-        {"strategy": "fedpfn", "nodes": 2, "clients": 200},
-    ]
+    wanted = [{"strategy": name, "clients": 0} for name in STRATEGIES] + [{"strategy": "fedpfn", "clients": 200}]
     outs = [tmp_path / f"run-{number}" for number in range(len(wanted))]
     for out in outs:
         out.mkdir()
     simulate(home, [CONFIG | config | {"out": str(out)} for config, out in zip(wanted, outs, strict=True)])
     for number, (config, out) in enumerate(zip(wanted, outs, strict=True)):
         digest = assert_frozen(str(config["strategy"]), out)
-        # a mean of two, a median and a cohort do not depend on the order that Flower samples its nodes in
-        assert digest == in_process(tmp_path / f"twin-{number}", **config)
+        # of two nodes Krum takes the one that Flower happens to sample first; a sum of two has no order
+        if config["strategy"] != "krum":
+            assert digest == in_process(tmp_path / f"twin-{number}", nodes=2, **config)
 
 
 @pytest.mark.slow
