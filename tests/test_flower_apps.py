@@ -2,26 +2,29 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 
+import strategies
 from experiments import processes
 from experiments.flower_home import executable
 from experiments.in_process import InProcessGrid, assume_identity
 from fedpfn.masks import build_mask, union
 from fedpfn.params import State
 from fedpfn.runs import state_digest
+from strategies.records import from_record, record_bytes
 
 ROOT = Path(__file__).parent.parent
 CONFIG: dict[str, Any] = {"num-server-rounds": 2, "local-epochs": 2, "learning-rate": 0.01, "clients": 0}
@@ -131,6 +134,82 @@ def in_process(out: Path, *, nodes: int, **config: Any) -> str:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_quickstart_trains_under_every_strategy(tmp_path: Path, strategy: str) -> None:
     assert in_process(tmp_path, nodes=5, strategy=strategy)
+
+
+SECTION = (ROOT / "README.md").read_text().split("\n## In a Flower app of your own\n")[1].split("\n## ")[0]
+TASK = "from quickstart.task import Net, load_data\nfrom quickstart.task import train as train_fn\n"
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", SECTION, flags=re.DOTALL)
+
+
+def side(diff: str, *, new: bool) -> str:
+    """Return one side of a diff."""
+    lines = [line for line in diff.splitlines() if not line.startswith("-" if new else "+")]
+    return "\n".join(line[1:] for line in lines) + "\n"
+
+
+def run_readme(server: str, client: str, *, nodes: int) -> list[tuple[State, int]]:
+    """Run the two apps and return what each training message held and the size of the reply to it."""
+    torch.manual_seed(0)
+    seen: list[tuple[State, int]] = []
+    names: dict[str, Any] = {}
+    exec(client, names)
+
+    class Grid(InProcessGrid):
+        def send_and_receive(self, messages: Iterable[Message], **more: Any) -> list[Message]:
+            messages = list(messages)
+            replies = super().send_and_receive(messages, **more)
+            for message, reply in zip(messages, replies, strict=True):
+                size = sum(record_bytes(record) for record in reply.content.array_records.values())
+                seen.append((from_record(message.content.array_records["arrays"]), size))
+            return replies
+
+    app = names["app"]
+    exec(server, names)
+    assume_identity()
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    names["main"](Grid(app, {}, nodes=nodes), context)
+    return seen
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "task.py").write_text(TASK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("task", None)
+
+
+def test_the_readmes_diff_makes_a_flower_app_train_under_a_mask(task: None) -> None:
+    server, client = blocks("diff")
+    old = run_readme(side(server, new=False), side(client, new=False), nodes=2)
+    new = run_readme(side(server, new=True), side(client, new=True), nodes=2)
+    assert len(old) == len(new) == 2 * 3
+    assert new[-1][1] < 0.75 * old[-1][1]
+
+    def unmoved(seen: list[tuple[State, int]]) -> float:
+        (first, _), (second, _) = seen[0], seen[2]
+        return float(torch.cat([(first[name] == second[name]).flatten() for name in first]).float().mean())
+
+    assert unmoved(old) < 0.2 and unmoved(new) > 0.38
+    # either half alone runs as well: a plain server with the new client, and the mask around a plain client
+    assert run_readme(side(server, new=False), side(client, new=True), nodes=2)
+    assert run_readme(side(server, new=True), side(client, new=False), nodes=2)
+
+
+def test_the_readmes_parts_work_together(task: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (server,), client = blocks("python"), side(blocks("diff")[1], new=True)
+    client = client.replace("import freeze, packing_mod", "import cohort_mod, freeze, packing_mod")
+    client = client.replace("mods=[packing_mod]", "mods=[cohort_mod, packing_mod]")
+    printed = []
+    for nodes in (1, 3):
+        run_readme(server, client, nodes=nodes)
+        printed.append(capsys.readouterr().out.strip().splitlines()[-1])
+    assert "drift" in printed[0] and printed[0] == printed[1]
+    parts = re.findall(r"^\| `(\w+)\(", SECTION, flags=re.MULTILINE)
+    assert len(parts) == 5 and all(hasattr(strategies, part) for part in parts)
 
 
 def simulate(home: Path, configs: list[Mapping[str, Any]]) -> None:
