@@ -73,8 +73,14 @@ def near_reference(text: str) -> str | None:
 
 
 def colon_hint(text: str) -> str | None:
-    """Return how a reference without its colon is to be written, in words; None where ``text`` is no such."""
+    """Return how a reference without its colon is to be written, in words; None where ``text`` is no such.
+
+    >>> colon_hint("my_cnn.MyCNN"), colon_hint("mlp")
+    ("write it as 'my_cnn:MyCNN', with a colon before the name", None)
+    """
     near = near_reference(text)
+    if near is None and _DOTTED.fullmatch(text) and "." in text:
+        near = ":".join(text.rsplit(".", 1))
     return f"write it as {near!r}, with a colon before the name" if near else None
 
 

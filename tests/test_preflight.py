@@ -81,7 +81,7 @@ def test_what_fits_is_no_fault(words: str) -> None:
         (f"model.name={HERE}:own_model model.args.widht=4", "did you mean 'width'?"),
         (f"model.name={HERE}:own_model model.width=64", "gets arguments as model.args.width=64"),
         ("model.args.width=64", "model.args.width is for a model of your own; 'mlp' takes model.hidden"),
-        ("model.name=my_cnn.py", "write it as 'my_cnn:NAME'"),
+        ("model.name=my_cnn.py", "write it as 'my_cnn.py:Name'"),
         ("model.name=my_cnn.MyCNN", "write it as 'my_cnn:MyCNN'"),
         ("model.name=MLP", "did you mean mlp"),
         ("model.name=resnet18", "model resnet18: fails: "),
@@ -115,7 +115,7 @@ def test_what_fits_is_no_fault(words: str) -> None:
         ("train.optimizer=torch.optim:RMSprop train.stack=4", "train.stack needs one of sgd, adam, adamw"),
         ("strategy.args.eta=1", "strategy.args.eta: strategy.base=fedavg takes no argument 'eta'"),
         ("strategy.base=fedadam strategy.args.fraction_train=0.1", "cannot be set"),
-        ("measures=mine.py", "measures: write it as 'mine:NAME'"),
+        ("measures=mine.py", "write it as 'mine.py:Name'"),
         ("measures=no_such_module:measure", "no module named 'no_such_module'"),
     ],
 )

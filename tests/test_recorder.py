@@ -146,7 +146,7 @@ def test_other_plans_than_those_on_record_stop_the_resumption(folder: RunFolder)
     folder.close()
     again, checkpoint = RunFolder.reopen(folder.path, device="cpu")
     assert checkpoint is not None
-    with pytest.raises(ValueError, match="plans otherwise"):
+    with pytest.raises(ValueError, match="cannot resume: replaying"):
         recorder_in(again).resume(checkpoint)
     again.close()
 

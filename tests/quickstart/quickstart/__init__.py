@@ -1,0 +1,1 @@
+"""Flower's quickstart-pytorch with a small model and data of its own, and fedpfn's parts put in."""
