@@ -36,14 +36,9 @@ def make_base(name: str, args: Mapping[str, Scalar]) -> Strategy:
 
 def base_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
     """Say why a strategy cannot be had, does not take its arguments, or cannot be under a mask."""
+    part = repr(name) if imports.is_reference(name) else f"strategy.base={name}"
     try:
-        faults = signature_faults(
-            repr(name) if imports.is_reference(name) else f"strategy.base={name}",
-            _class_of(name),
-            args,
-            _EVERYONE,
-            key="strategy.args",
-        )
+        faults = signature_faults(part, _class_of(name), args, _EVERYONE, key="strategy.args")
         if not faults:
             SharedMask(make_base(name, args))
     except Exception as error:  # a strategy may refuse its arguments with anything
