@@ -54,13 +54,13 @@ def _config(text: str) -> RunConfig:
 
 def read_task(message: Message) -> Task:
     """Read a TRAIN message."""
-    about = message.content.config_records[protocol.CONFIG]
+    about = cast(ConfigRecord, message.content[protocol.CONFIG])
     plan = about.get(protocol.PLAN)
     return Task(
         config=_config(cast(str, about[protocol.RUN_CONFIG])),
         server_round=cast(int, about[protocol.SERVER_ROUND]),
         plan=UNMASKED if plan is None else _plan(cast(str, plan)),
-        state=_decoded(message.content.array_records[protocol.ARRAYS]),
+        state=_decoded(cast(ArrayRecord, message.content[protocol.ARRAYS])),
     )
 
 

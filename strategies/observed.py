@@ -127,7 +127,7 @@ class Observed(Strategy):
         # read before the strategy has them: some take the arrays out of a reply as they go
         number = server_round + self.rounds_done
         contributions = sorted((_contribution(reply, number) for reply in valid), key=lambda c: c.client)
-        workers: list[Mapping[str, Any]] = [reply.content.config_records.get(WORKER, {}) for reply in valid]
+        workers: list[Mapping[str, Any]] = [_worker(reply) for reply in valid]
         bytes_up, now = _bytes_of(valid), getattr(sent.grid, "wire_bytes", None)
         wire = now - sent.wire_before if now is not None and sent.wire_before is not None else None
         arrays, metrics = self.strategy.aggregate_train(number, replies)
@@ -201,11 +201,16 @@ def _bytes_of(messages: Iterable[Message]) -> int:
     return total
 
 
+def _worker(reply: Message) -> Mapping[str, Any]:
+    about = reply.content.get(WORKER)
+    return about if isinstance(about, ConfigRecord) else {}
+
+
 def _busiest(replies: Iterable[Message]) -> float:
     """Return the training seconds of the busiest process: processes work side by side. 0 where nobody says."""
     seconds: dict[int, float] = {}
     for reply in replies:
-        worker: Mapping[str, Any] = reply.content.config_records.get(WORKER, {})
+        worker: Mapping[str, Any] = _worker(reply)
         process = int(worker.get(PROCESS, reply.metadata.src_node_id))
         spent = only_metrics(reply.content).get(SECONDS, 0.0)
         seconds[process] = seconds.get(process, 0.0) + (float(spent) if not isinstance(spent, list) else 0.0)

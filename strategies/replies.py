@@ -30,18 +30,19 @@ class ReplyError(ValueError):
 
 def only_arrays(content: RecordDict) -> tuple[str, ArrayRecord]:
     """Return the key and the record of the only array record. Raises ``ValueError`` for none or several."""
-    records = content.array_records
+    # not content.array_records, which makes and checks a new table at every call
+    records = [(key, record) for key, record in content.items() if isinstance(record, ArrayRecord)]
     if len(records) != 1:
         raise ValueError(f"it holds {len(records)} array records and not one")
-    return next(iter(records.items()))
+    return records[0]
 
 
 def only_metrics(content: RecordDict) -> MetricRecord:
     """Return the only metric record. Raises ``ValueError`` for none or several."""
-    records = content.metric_records
+    records = [record for record in content.values() if isinstance(record, MetricRecord)]
     if len(records) != 1:
         raise ValueError(f"it holds {len(records)} metric records and not one")
-    return next(iter(records.values()))
+    return records[0]
 
 
 def reason_against(content: RecordDict, sent: ArrayRecord) -> str | None:

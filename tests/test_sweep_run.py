@@ -174,10 +174,9 @@ def test_every_cell_is_checked_before_the_first_one_starts(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-FAILING = (
-    TOY
-    + "include: [{strategy.name: fedavg, model.name: 'test_federation:failing_model', model.hidden: 2, model.width: 200}]\n"
-)
+FAILS = {"model__name": "test_federation:failing_model", "model__hidden": 2, "model__width": 200}
+FAILING_MODEL = "model.name: 'test_federation:failing_model', model.hidden: 2, model.width: 200"
+FAILING = TOY + f"include: [{{strategy.name: fedavg, {FAILING_MODEL}}}]\n"
 
 
 def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -494,14 +493,7 @@ def test_what_is_beyond_training() -> None:
 def test_a_host_runs_one_config_after_another_as_each_would_run_alone(tmp_path: Path) -> None:
     configs = [
         config(tmp_path, "0", strategy__name="fedavg", barrier__every=0),
-        config(
-            tmp_path,
-            "1",
-            model__name="test_federation:failing_model",
-            model__hidden=2,
-            model__width=200,
-            barrier__every=0,
-        ),
+        config(tmp_path, "1", **FAILS, barrier__every=0),
         config(tmp_path, "2", partition__min_size=20, partition__alpha=0.01),
         config(tmp_path, "3", seed=5, mask__schedule="test_resume:tiring", strategy__server_optimizer="adam"),
         config(tmp_path, "4", seed=5, mask__schedule="test_resume:tiring", strategy__server_optimizer="adam"),
