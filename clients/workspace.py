@@ -29,7 +29,7 @@ from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan
 from fedpfn.training import stackable
 
-_kept: dict[RunConfig, "Workspace"] = {}
+_kept: list[tuple[RunConfig, "Workspace"]] = []
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,13 +81,14 @@ def why_not_stackable(workspace: Workspace) -> str | None:
 
 def workspace(config: RunConfig) -> Workspace:
     """Return the workspace for ``config``, made at the first call in this process. A process keeps one."""
-    if config not in _kept:
+    # by identity first: all clients of a round have one config object, and comparing two takes as long as a small step
+    if not _kept or (_kept[0][0] is not config and _kept[0][0] != config):
         _kept.clear()
         # what they keep holds on to the workspace, and so to its data
         plan_masks.cache_clear()
         why_not_stackable.cache_clear()
-        _kept[config] = _make(config)
-    return _kept[config]
+        _kept.append((config, _make(config)))
+    return _kept[0][1]
 
 
 def _make(config: RunConfig) -> Workspace:

@@ -110,7 +110,8 @@ def accepted(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, 
 
 def converted(part: Callable[..., Any], args: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Return ``args`` with whole numbers made floats where ``part`` takes floats and no whole numbers."""
-    parameters = _parameters(part) or {}
+    # a signature takes longer to read than a small model's step
+    parameters = (_parameters(part) if args else None) or {}
     return {
         name: float(value)
         if type(value) is int and name in parameters and _kinds(parameters[name]) == (float,)
