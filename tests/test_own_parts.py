@@ -143,7 +143,7 @@ def faults(here: Path, *words: str) -> str:
 
 
 def digest(run: Run) -> str:
-    return run.rounds[-1]["weights_sha256"]
+    return str(run.rounds[-1]["weights_sha256"])
 
 
 # one file per part
