@@ -269,6 +269,8 @@ def test_a_setting_of_a_part_is_swept_like_any_key(here: Path) -> None:
     (axis,) = sweep.grid
     assert axis.keys == ("model.args.width",) and axis.rows == ((16,), (64,))
     cells = expand(sweep)
+    # processes of a run start in folders of their own
+    assert {cell.config.model.name for cell in cells} == {f"{here.resolve()}/my_models.py:Net"}
     assert [cell.config.model.args for cell in cells] == ["width=16", "width=64"]
     assert len({cell.address for cell in cells}) == 2
 
