@@ -2,13 +2,16 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from experiments.in_process import run_in_process
 from experiments.run import prepare, read_run_config, unused_settings
+from experiments.show import summary_table
 from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep
 from fedpfn import imports
@@ -300,6 +303,12 @@ def test_evaluation_every_other_round_and_in_the_last(here: Path) -> None:
     assert all(
         ours["accuracy"] in (None, theirs["accuracy"]) for ours, theirs in zip(sparse.rounds, full.rounds, strict=True)
     )
+    assert sparse.summary is not None
+    accuracies = [r["accuracy"] for r in sparse.rounds[1:] if r["accuracy"] is not None]
+    assert sparse.summary["final_accuracy"] == pytest.approx(sum(accuracies) / 3)
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(summary_table(sparse))
+    assert "mean of the last 3 evaluated rounds" in console.export_text()
     # what is looked at does not change what is trained
     assert digest(sparse) == digest(full)
 
