@@ -78,11 +78,14 @@ def summary_table(run: Run) -> RenderableType:
         reason = run.failure["reason"] if run.failure else "it is still going on, or was killed"
         return Text(f"not complete: {reason}", style="red")
     summary = run.summary
+    # a round without an evaluation has neither
+    evaluated = sum((record["accuracy"], record["loss"]) != (None, None) for record in run.rounds[1:])
+    rounds = "rounds" if evaluated == summary["rounds"] else "evaluated rounds"
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
     rows = {
-        "final accuracy": f"{number(summary['final_accuracy'])}  (mean of the last {min(5, summary['rounds'])} rounds)",
+        "final accuracy": f"{number(summary['final_accuracy'])}  (mean of the last {min(5, evaluated)} {rounds})",
         "best accuracy": f"{number(summary['best_accuracy'])}  (round {summary['best_round']})",
         "accuracy barrier": f"{number(summary['mean_accuracy_barrier'])} over the run, "
         f"{number(summary['last_accuracy_barrier'])} at the end  (mean over pairs)",

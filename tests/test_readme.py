@@ -48,16 +48,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize(
-    "word", ["model.name=my_models:TinyNet", "mask.schedule=my_schedules:every_other", "data.name=my_data:load"]
-)
-def test_the_readmes_own_parts_run(folder: Path, word: str) -> None:
-    assert f"fedpfn run {word}" in README
-    words = [word, f"output.dir={folder}/run", "rounds=2", "barrier.points=3", "federation.clients=3", "device=cpu"]
-    run = read_run(run_in_process(RunConfig.parse(parse_overrides(words))))
+def own_part_commands() -> list[str]:
+    return re.findall(r"^fedpfn run (.*)$", "".join(section("Your own parts").split("```")), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", own_part_commands())
+def test_the_readmes_own_parts_run(folder: Path, command: str) -> None:
+    words = ["rounds=2", "barrier.points=3", "federation.clients=3", "device=cpu", f"output.dir={folder}/run"]
+    run = read_run(run_in_process(RunConfig.parse(parse_overrides([*words, *command.split()]))))
     assert run.summary is not None
-    if "schedule" in word:
-        assert [record["mask"]["frozen"] > 0 for record in run.rounds[1:]] == [True, False]
+    if "schedule" in command:
+        masked = [record["mask"]["frozen"] > 0 for record in run.rounds[1:]]
+        assert masked == ([False, True] if "offset=0" in command else [True, False])
+
+
+def test_the_readme_has_a_command_for_each_family_of_own_parts() -> None:
+    keys = {command.partition("=")[0] for command in own_part_commands()}
+    families = {"data.name", "partition.scheme", "mask.schedule", "train.optimizer", "strategy.base", "measures"}
+    assert keys == families | {"model.name"}
 
 
 def test_the_readmes_mathematics_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +75,7 @@ def test_the_readmes_mathematics_runs(capsys: pytest.CaptureFixture[str]) -> Non
         names: dict[str, Any] = {}
         exec(code, names)
         assert capsys.readouterr().out
-        assert "siblings" in names or names["found"].loss.shape == (3, 25)
+        assert "siblings" in names or names["result"].loss.shape == (3, 25)
 
 
 def test_the_readmes_experiments_and_settings_of_the_laboratory_exist() -> None:
@@ -82,7 +90,7 @@ def test_the_readmes_experiments_and_settings_of_the_laboratory_exist() -> None:
 
 def test_every_setting_and_file_that_the_readme_names_exists() -> None:
     keys = set(RunConfig.parse().flat()) | {spec.name for spec in key_specs(LabConfig)}
-    tables = "federation|data|partition|model|strategy|mask|train|barrier|output"
+    tables = "federation|data|partition|model|strategy|mask|train|evaluate|barrier|output"
     named = set(re.findall(rf"\b((?:{tables})\.[a-z-]+)\b", README)) - {"partition.json"}
     assert named <= keys
     for path in re.findall(r"\]\((?!https?:)([\w/.]+)\)", README):

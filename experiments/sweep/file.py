@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fedpfn import imports
 from fedpfn.runs import read_config, read_yaml
 from fedpfn.runs.config import KEYS, ConfigError, RunConfig, is_key, key_faults, parse_overrides
 from fedpfn.runs.keys import Scalar, flatten, unknown_key
@@ -30,6 +31,10 @@ from fedpfn.runs.keys import Scalar, flatten, unknown_key
 _TABLES = {name.partition(".")[0] for name in KEYS}
 # set for each cell by those who run it
 _OURS = ("output.dir", "output.resume")
+# may name a file of the user's own, path/to/file.py:name; measures several
+_REFERENCES = (
+    "data.name", "partition.scheme", "model.name", "strategy.base", "mask.schedule", "train.optimizer", "measures",
+)  # fmt: skip
 _SECTIONS: dict[str, tuple[type, str]] = {
     "question": (str, "text"),
     "config": (str, "the path of a YAML of settings"),
@@ -53,8 +58,8 @@ class Axis:
 class SweepFile:
     """What a file says, with the words of the command line in its base. Keys are dotted and kebab-case.
 
-    Values are as a config holds them: floats are floats, the data's root is absolute. ``workdir`` is where the user's
-    own modules are found.
+    Values are as a config holds them: floats are floats, the data's root and the files of own parts are absolute paths,
+    since processes of a run start in folders of their own. ``workdir`` is where the user's own modules are found.
     """
 
     path: Path
@@ -259,6 +264,8 @@ def _value(place: _Place, name: str, value: Any) -> Scalar:
         return str(value)
     if name == "data.root" and value and not faults:
         return str((place.workdir / Path(str(value)).expanduser()).resolve())
+    if name in _REFERENCES and not faults:
+        return ",".join(imports.absolute_reference(part.strip(), place.workdir) for part in str(value).split(","))
     return float(value) if name in KEYS and KEYS[name].type is float and not faults else value
 
 

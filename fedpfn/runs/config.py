@@ -226,7 +226,7 @@ class Barrier:
     max_examples: int = key(2000, "examples of each evaluation, drawn from the seed; 0 = all", least=0, used=_MEASURED)
     split: str = key("test", "data that barriers are measured on", choices=("test", "train"), used=_MEASURED)
     batch_norm: str = key(
-        "average", "running statistics on a path: interpolated, re-estimated, or the first end's own",
+        "average", "running statistics on a path: interpolated, re-estimated, or those of its ends, the worse counting",
         choices=("average", "reset", "none"), used=_MEASURED,
     )  # fmt: skip
     layers: bool = key(
