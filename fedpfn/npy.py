@@ -23,9 +23,16 @@ def to_npy(tensor: Tensor) -> bytes:
     ([1.0, 2.0], [1.0, 2.0])
     """
     array = np.ascontiguousarray(tensor.detach().cpu().numpy()).reshape(tensor.shape)
+    return b"".join((_head(array.dtype, array.shape), array.reshape(-1).view(np.uint8).data))
+
+
+@lru_cache(maxsize=1024)
+def _head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return the head of an array's file; the clients of a round write the same one."""
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
-    return b"".join((head.getvalue(), array.reshape(-1).view(np.uint8).data))
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, about)
+    return head.getvalue()
 
 
 def from_npy(data: bytes) -> Tensor:

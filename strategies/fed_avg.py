@@ -9,8 +9,10 @@ Flower's server optimisers average and then step; put in front of this class, th
 
 from collections.abc import Iterable
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from fedpfn.params import weighted_mean
 from strategies.records import decode, encode
@@ -49,7 +51,26 @@ class FedAvg(flower.FedAvg):
             tensors = [decode(record[name]) for record in records]
             mean = weighted_mean(tensors, weights) if tensors[0].is_floating_point() else tensors[0]
             arrays[name] = encode(mean)
-        return arrays, self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
+        own = self.train_metrics_aggr_fn
+        aggregate = mean_metrics if own is aggregate_metricrecords else own
+        return arrays, aggregate([reply.content for reply in valid], self.weighted_by_key)
+
+
+def mean_metrics(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord:
+    """Return the metrics' means weighted by ``weighted_by_key``, as Flower's default does, column by column.
+
+    Raises ``ValueError`` for replies that do not report the same metrics, or lists of other lengths.
+    """
+    records = [only_metrics(content) for content in contents]
+    weights = np.array([record[weighted_by_key] for record in records], dtype=np.float64)
+    names = records[0].keys()
+    if any(record.keys() != names for record in records):
+        raise ValueError("the clients of a round do not all report the same metrics")
+    means = MetricRecord()
+    for name in names:
+        if name != weighted_by_key:
+            means[name] = np.average([record[name] for record in records], axis=0, weights=weights).tolist()
+    return means
 
 
 class FedAvgM(flower.FedAvgM, FedAvg):

@@ -9,6 +9,8 @@ from hypothesis import settings
 # no deadline: a shared machine is slow at times; the same examples in each run: a red test stays red
 settings.register_profile("fedpfn", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("fedpfn")
+# toys are too small to be spread over cores: with more threads than that the suite takes twice as long
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
