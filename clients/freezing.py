@@ -1,9 +1,10 @@
 """Train under the round's mask in a training loop of one's own, with any PyTorch optimiser.
 
 ``freeze`` hooks the optimiser: before a step the gradients of frozen entries are set to 0, so that they stay out of
-moments and norms; after it frozen entries get their value of w_t back, to the bit, whatever weight decay or momentum
-did to them. Where a plan has several phases (FedPNU) the masks change by themselves after their share of the steps, and
-the optimiser's moments start afresh: momentum gathered by entries that freeze must not act across the switch.
+its moments (a norm that the loop clips before the step still counts them); after it frozen entries get their value of
+w_t back, to the bit, whatever weight decay or momentum did to them. Where a plan has several phases (FedPNU) the masks
+change by themselves after their share of the steps, and the optimiser's moments start afresh: momentum gathered by
+entries that freeze must not act across the switch.
 """
 
 from collections.abc import Mapping

@@ -60,6 +60,8 @@ def restore_state(strategy: Strategy, state: Mapping[str, Tensor]) -> None:
     for key, tensor in state.items():
         about, _, name = key.partition("/")
         attribute, _, kind = about.partition("#")
+        # checkpoints of version 0.1 named no kinds
+        kind = kind or ("list" if attribute == "momentum_vector" else "dict")
         groups.setdefault((attribute, kind), {})[name] = tensor
     for (attribute, kind), tensors in groups.items():
         setattr(inner, attribute, _rebuild(kind, tensors))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fedpfn.masks import build_mask, union
 from fedpfn.packing import Positions, is_packed, pack, unpack
-from fedpfn.params import State, weighted_mean
+from fedpfn.params import State, first_non_finite, weighted_mean
 from fedpfn.protocol import NUM_EXAMPLES, PARAMETERS, PLAN, SERVER_ROUND
 from fedpfn.schedules import Masking, Plan, PlanStep, RoundPlans, encode_plan, fed_pfn, plan_rounds
 from strategies.records import decode, encode, from_record, to_record
@@ -193,6 +193,7 @@ class SharedMask(Strategy):
             mean, metrics = self.strategy.aggregate_train(server_round, replies)
             if mean is None:
                 return None, metrics
+            _refuse_non_finite(mean, valid, server_round)
             return to_record(self._unpacked(masked, mean, server_round)), metrics
         whole = [_whole(masked, reply, server_round) for reply in valid]
         movers = [reply.metadata.src_node_id for reply, flag in zip(whole, packed, strict=True) if not flag
@@ -200,8 +201,14 @@ class SharedMask(Strategy):
         if movers:
             log(WARNING, "clients %s moved frozen entries, which are put back: do they call clients.freeze?", movers)
         buffers = self._mean_of_buffers(masked, whole)
+        # a copy: some strategies take the arrays out of a reply as they go
+        kept = [copy(reply) for reply in whole]
+        for reply in kept:
+            key, record = only_arrays(reply.content)
+            reply.content = RecordDict({**reply.content, key: record.copy()})
         arrays, metrics = self.strategy.aggregate_train(server_round, [*whole, *failed])
         if arrays is not None:
+            _refuse_non_finite(arrays, kept, server_round)
             # in place: FedAvgM keeps the record that it returns as its idea of the global state
             for name in list(arrays):
                 arrays[name] = encode(buffers.get(name, masked.restored(name, decode(arrays[name]))))
@@ -254,6 +261,15 @@ def _comes_packed(reply: Message, server_round: int) -> bool:
 
 def _shapes(reply: Message) -> dict[str, tuple[int, ...]]:
     return {name: tuple(array.shape) for name, array in only_arrays(reply.content)[1].items()}
+
+
+def _refuse_non_finite(result: ArrayRecord, replies: Iterable[Message], server_round: int) -> None:
+    """Name the client whose NaN or infinity reached the result; a strategy's own is not a client's fault."""
+    if first_non_finite(from_record(result)) is None:
+        return
+    for reply in replies:
+        if (name := first_non_finite(from_record(only_arrays(reply.content)[1]))) is not None:
+            raise ReplyError(reply.metadata.src_node_id, server_round, f"{name} holds NaN or infinity")
 
 
 def _whole(masked: MaskedRound, reply: Message, server_round: int) -> Message:

@@ -235,3 +235,20 @@ def test_parameters_can_be_named() -> None:
     assert frozen["first.weight"] == pytest.approx(0.5, abs=0.05) and frozen["last.weight"] < 0.1
     with pytest.raises(ValueError, match="not among the arrays: nose"):
         apps.start(FedPFN(parameters=["nose"]), apps.client_app(), nodes=2)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["whole", "packed"])
+@pytest.mark.parametrize("kind", [FedAvg, flower.FedMedian, FedYogi], ids=lambda kind: kind.__name__)
+def test_a_client_that_sends_nan_is_named_on_a_plain_grid_too(kind: Any, packed: bool) -> None:
+    strategy = SharedMask(kind(), mask_ratio=0.5)
+    app = apps.client_app(mods=[packing_mod] if packed else [])
+    grid = InProcessGrid(app, {}, nodes=3)
+    messages = strategy.configure_train(2, ArrayRecord(apps.net().state_dict()), apps_config(), grid)
+    replies = sorted(grid.send_and_receive(messages), key=lambda reply: reply.metadata.src_node_id)
+    arrays = replies[1].content.array_records["arrays"]
+    name = next(iter(arrays))
+    spoilt = arrays[name].numpy().copy()
+    spoilt[...] = np.nan
+    arrays[name] = apps.Array(spoilt)
+    with pytest.raises(ReplyError, match=f"client {replies[1].metadata.src_node_id} in round 2.*NaN"):
+        strategy.aggregate_train(2, replies)
