@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from itertools import count
-from logging import INFO
+from logging import INFO, WARNING
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from fedpfn.examples import Examples
 from fedpfn.measures import Instruments, resolve_measures
 from fedpfn.params import read_state, trainable
 from fedpfn.protocol import RUN_CONFIG
+from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, is_run
 from fedpfn.runs.arguments import round_plans, schedule_name
 from fedpfn.runs.config import ConfigError, RunConfig, settings_of
@@ -107,7 +108,7 @@ def _federate(
         recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
         poll_often(grid)
         federation, together = config.federation, config.train.stack or 1
-        Observed(strategy, recorder, device=device, rounds_done=done).start(
+        Observed(strategy, warn_of_cpu_clients, recorder, device=device, rounds_done=done).start(
             CohortGrid(grid, sizes, tolerate=federation.tolerate_failures, quorum=federation.quorum, together=together),
             to_record(read_state(model)),
             num_rounds=config.rounds - done,
@@ -127,6 +128,13 @@ def _federate(
         recorder.close()
         if recorder.tracker is not None:
             recorder.tracker.finish(summary, reason)
+
+
+def warn_of_cpu_clients(ended: Round) -> None:
+    """Log once where clients train on the CPU although the server has a GPU: Ray hides it from actors without a share."""
+    on_gpu = next(iter(ended.after.values())).is_cuda
+    if on_gpu and ended.server_round == 1 and "cpu" in ended.devices:
+        log(WARNING, "the clients see no GPU and train on the CPU: give actors a share, or set device=cuda")
 
 
 def make_recorder(
