@@ -131,7 +131,7 @@ def _federate(
 
 
 def warn_of_cpu_clients(ended: Round) -> None:
-    """Log once where clients train on the CPU although the server has a GPU: Ray hides it from actors without a share."""
+    """Log where clients train on the CPU and the server on a GPU: Ray hides it from actors without a share."""
     on_gpu = next(iter(ended.after.values())).is_cuda
     if on_gpu and ended.server_round == 1 and "cpu" in ended.devices:
         log(WARNING, "the clients see no GPU and train on the CPU: give actors a share, or set device=cuda")
