@@ -119,7 +119,7 @@ def side_by_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("side_by_side")
     (folder / "side_by_side_models.py").write_text(OWN)
     (folder / "mine.yaml").write_text(
-        f"{TWO}cases: {{mlp: {{}}, own: {{model: {{name: 'side_by_side_models:TinyNet'}}}}}}\n"
+        f"{TWO}cases: {{mlp: {{}}, own: {{model: {{name: 'side_by_side_models:TinyNet', width: 200}}}}}}\n"
     )
     command = [str(Path(sys.executable).with_name("fedpfn")), "lmc", "run", "mine.yaml", "--jobs", "2", "--out", "out"]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
