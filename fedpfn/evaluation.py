@@ -26,9 +26,16 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, examples: Examples, *, state: Mapping[str, Tensor] | None = None, batch_size: int = 1000
+    model: nn.Module,
+    examples: Examples,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    batch_size: int = 1000,
+    marks: list[Tensor] | None = None,
 ) -> Evaluation:
     """Evaluate ``model`` in evaluation mode, with ``state`` in place of its own tensors where given.
+
+    Where ``marks`` is given, each batch adds to it which of its examples were answered right, (batch,) booleans.
 
     The model keeps its weights and its modes; a state that is not the model's raises ``ValueError``. Sums are taken in
     float64 on the device; a tie in the logits is won by the first class, and logits with a NaN among them are a wrong
@@ -39,7 +46,10 @@ def evaluate(
     with _answering(model, state) as answer:
         for start in range(0, len(examples), batch_size):
             inputs, labels = examples.batch(slice(start, start + batch_size))
-            batch_sum, batch_right = score(answer(inputs), labels)
+            logits = answer(inputs)
+            batch_sum, batch_right = score(logits, labels)
+            if marks is not None:
+                marks.append(_right(logits, labels))
             loss += batch_sum
             right += batch_right
     return mean_of(loss.item(), int(right.item()), examples)

@@ -13,7 +13,7 @@ from copy import deepcopy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedpfn.devices import available_cpus
 from fedpfn.evaluation import Evaluation, evaluate
@@ -62,10 +62,18 @@ class ModelPool:
             return [function(item) for item in items]
         return list(self._executor.map(function, items))
 
-    def evaluate(self, state: State, examples: Examples, *, chunk: int = 1000) -> Evaluation:
-        """Evaluate ``state`` in chunks of ``examples``, put together in order."""
+    def evaluate(
+        self, state: State, examples: Examples, *, chunk: int = 1000, marks: list[Tensor] | None = None
+    ) -> Evaluation:
+        """Evaluate ``state`` in chunks of ``examples``, put together in order; ``marks`` as for ``evaluate``."""
         chunks: Sequence[Examples] = [examples.span(i, i + chunk) for i in range(0, len(examples), chunk)]
-        parts = self.map(lambda part: evaluate(self.model, part, state=state, batch_size=chunk), chunks)
+        own: list[list[Tensor] | None] = [None if marks is None else [] for _ in chunks]
+        parts = self.map(
+            lambda job: evaluate(self.model, job[0], state=state, batch_size=chunk, marks=job[1]),
+            list(zip(chunks, own, strict=True)),
+        )
+        if marks is not None:
+            marks += [mark for one in own for mark in one or ()]
         total = len(examples)
         if total == 0:
             return evaluate(self.model, examples, state=state)

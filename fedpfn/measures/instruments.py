@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpfn.devices import available_cpus
-from fedpfn.evaluation import Evaluation, class_accuracy
+from fedpfn.evaluation import Evaluation
 from fedpfn.examples import Examples
 from fedpfn.lmc import (
     Connectivity,
@@ -158,30 +158,29 @@ class Instruments:
 
     def evaluation(self, round: Round) -> Evaluation | None:
         """Return loss and accuracy of the global model after the round; None in a round without an evaluation."""
-        if not self.evaluates(round):
-            return None
-        return self._once(
-            round, "evaluation", lambda: self.pool.evaluate(round.after, self.test_examples(round), chunk=_CHUNK)
-        )
+        return self._evaluated(round)[0] if self.evaluates(round) else None
 
     def class_accuracy(self, round: Round) -> list[float] | None:
         """Return the share of right answers in each class, NaN without examples; None where there are no classes."""
-        examples = self.test_examples(round)
-        if is_regression(examples.labels) or not len(examples):
+        labels = self.test_examples(round).labels
+        if is_regression(labels) or not len(labels):
             return None
-        classes = self.num_classes or int(examples.labels.max()) + 1
-
-        def right_and_total(chunk: Examples) -> Tensor:
-            shares = class_accuracy(self.model, chunk, state=round.after, num_classes=classes)
-            total = torch.bincount(chunk.labels, minlength=classes).cpu()
-            # counts, so that chunks give what one pass gives; a class without an example has no share
-            right = (torch.tensor(shares, dtype=torch.float64).nan_to_num(0.0) * total).round()
-            return torch.stack([right, total])
-
-        chunks = [examples.span(start, start + _CHUNK) for start in range(0, len(examples), _CHUNK)]
-        right, total = torch.stack(self.pool.map(right_and_total, chunks)).sum(dim=0)
-        accuracies: list[float] = (right / total).tolist()
+        classes = self.num_classes or int(labels.max()) + 1
+        right = torch.bincount(labels[self._evaluated(round)[1]], minlength=classes)
+        accuracies: list[float] = (right.double() / torch.bincount(labels, minlength=classes)).tolist()
         return accuracies
+
+    def _evaluated(self, round: Round) -> tuple[Evaluation, Tensor]:
+        """Return the evaluation and which examples were answered right, from one pass."""
+
+        def compute() -> tuple[Evaluation, Tensor]:
+            examples = self.test_examples(round)
+            marks: list[Tensor] | None = None if is_regression(examples.labels) else []
+            evaluation = self.pool.evaluate(round.after, examples, chunk=_CHUNK, marks=marks)
+            right = torch.cat(marks) if marks else torch.zeros(0, dtype=torch.bool)
+            return evaluation, right
+
+        return self._once(round, "evaluation", compute)
 
     def client_states(self, round: Round) -> list[State]:
         """Return the client models of the round, in the order of its contributions."""
