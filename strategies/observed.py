@@ -112,8 +112,8 @@ class Observed(Strategy):
         wire = getattr(grid, "wire_bytes", None)
         messages = list(self.strategy.configure_train(server_round + self.rounds_done, arrays, config, grid))
         self._received = None
-        told = messages[0].content.config_records.get(CONFIG, ConfigRecord()) if messages else ConfigRecord()
-        self._sent = _Sent(arrays, dict(told), _bytes_of(messages), time.perf_counter(), grid, wire)
+        config_sent = messages[0].content.config_records.get(CONFIG, ConfigRecord()) if messages else ConfigRecord()
+        self._sent = _Sent(arrays, dict(config_sent), _bytes_of(messages), time.perf_counter(), grid, wire)
         return messages
 
     def aggregate_train(

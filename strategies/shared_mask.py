@@ -168,8 +168,8 @@ class SharedMask(Strategy):
         masked = MaskedRound(self.plan(server_round), self._names(before), before)
         self._round = masked
         # its own key, for strategies that do not add the round; others write the same number
-        told: dict[str, Any] = {PLAN: encode_plan(masked.plan), PARAMETERS: list(masked.parameters)}
-        config = ConfigRecord(dict(config) | told | {SERVER_ROUND: server_round})
+        mask_config: dict[str, Any] = {PLAN: encode_plan(masked.plan), PARAMETERS: list(masked.parameters)}
+        config = ConfigRecord(dict(config) | mask_config | {SERVER_ROUND: server_round})
         return self.strategy.configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -247,9 +247,11 @@ class SharedMask(Strategy):
     @staticmethod
     def _unpacked(masked: MaskedRound, mean: ArrayRecord, server_round: int) -> State:
         try:
-            return masked.whole(from_record(mean))
+            state = masked.whole(from_record(mean))
         except ValueError as error:
             raise ValueError(f"round {server_round}: {error}") from error
+        # counters are kept, whether replies come packed or whole
+        return {name: t if t.is_floating_point() else masked.before[name] for name, t in state.items()}
 
 
 def _comes_packed(reply: Message, server_round: int) -> bool:

@@ -1,5 +1,6 @@
 """A shared mask around any strategy and any ClientApp: what it freezes stays, and everything else is the strategy's."""
 
+import logging
 from typing import Any
 
 import flower_apps as apps
@@ -185,10 +186,10 @@ def metrics(examples: float) -> Any:
     return MetricRecord({"num-examples": examples})
 
 
-def test_a_client_that_does_not_freeze_is_put_right_and_named(caplog: pytest.LogCaptureFixture) -> None:
-    import logging
-
-    logging.getLogger("flwr").propagate = True
+def test_a_client_that_does_not_freeze_is_put_right_and_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
     before, strategy = apps.net().state_dict(), FedPFN(mask_ratio=0.5)
     after = apps.start(strategy, apps.client_app(frozen=False), nodes=2)
     assert_frozen(strategy, before, after)
@@ -252,3 +253,11 @@ def test_a_client_that_sends_nan_is_named_on_a_plain_grid_too(kind: Any, packed:
     arrays[name] = apps.Array(spoilt)
     with pytest.raises(ReplyError, match=f"client {replies[1].metadata.src_node_id} in round 2.*NaN"):
         strategy.aggregate_train(2, replies)
+
+
+@pytest.mark.parametrize("mods", [[], [packing_mod]], ids=["whole", "packed"])
+def test_fedpfn_keeps_counters_and_averages_running_statistics(mods: list[Any]) -> None:
+    before = {name: tensor.clone() for name, tensor in apps.net(norm=True).state_dict().items()}
+    after = apps.start(FedPFN(mask_ratio=0.5), apps.client_app(mods=mods, norm=True), nodes=2, norm=True)
+    assert int(after["norm.num_batches_tracked"]) == int(before["norm.num_batches_tracked"]) == 0
+    assert not torch.equal(after["norm.running_mean"], before["norm.running_mean"])
