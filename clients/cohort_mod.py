@@ -6,17 +6,15 @@ The client's half of ``strategies.CohortGrid``. Each call looks to the ClientApp
 the same objects in every call and must not be changed.
 """
 
-import json
-import os
-import traceback
 from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from fedpfn.protocol import ARRAYS, CLIENTS, COHORT, NUM_CLIENTS, PROCESS, REPLIES, STATE, array_key
+from clients.cohort_replies import write_replies
+from fedpfn.protocol import CLIENTS, COHORT, NUM_CLIENTS, STATE
 
 # takes the messages and contexts of a cohort's clients, returns for each its reply or what it raised
 CohortHandler = Callable[[Sequence[Message], Sequence[Context], ClientAppCallable], list[Message | Exception]]
@@ -41,11 +39,7 @@ class CohortMod:
             return call_next(message, context)
         clients, messages, contexts = _take_apart(message, context)
         answers = self.handler(messages, contexts, call_next)
-        arrays, reports = ArrayRecord(), {}
-        for client, answer, own in zip(clients, answers, contexts, strict=True):
-            reports[str(client)] = _report(client, answer, own.state, arrays)
-        about = ConfigRecord({REPLIES: json.dumps(reports), PROCESS: os.getpid()})
-        return Message(RecordDict({ARRAYS: arrays, COHORT: about}), reply_to=message)
+        return Message(write_replies(clients, answers, [own.state for own in contexts]), reply_to=message)
 
 
 def in_turn(
@@ -88,36 +82,3 @@ def _take_apart(message: Message, context: Context) -> tuple[list[int], list[Mes
         kept = RecordDict({key.removeprefix(STATE): record for key, record in state.items()})
         contexts.append(Context(context.run_id, context.node_id, node_config, kept, context.run_config))
     return clients, messages, contexts
-
-
-def _report(client: int, answer: Message | Exception, state: RecordDict, arrays: ArrayRecord) -> dict[str, Any]:
-    """Return a client's reply as JSON takes it; its arrays are added to ``arrays``."""
-    if isinstance(answer, Exception):
-        text = "".join(traceback.format_exception(answer))
-        return {"error": [getattr(answer, "stage", "local training"), _headline(answer), text]}
-    if answer.has_error():
-        return {"error": ["local training", str(answer.error.reason), ""]}
-    records = {**answer.content, **{STATE + key: record for key, record in state.items()}}
-    report: dict[str, Any] = {"arrays": [], "metrics": [], "configs": []}
-    for key, record in records.items():
-        if isinstance(record, ArrayRecord):
-            for name, array in record.items():
-                arrays[array_key(client, len(report["arrays"]), name)] = array
-            report["arrays"].append([key, list(record)])
-        elif isinstance(record, MetricRecord):
-            report["metrics"].append([key, dict(record)])
-        else:
-            report["configs"].append([key, {name: _as_json(value) for name, value in record.items()}])
-    return report
-
-
-def _as_json(value: Any) -> Any:
-    """Return a config record's value with its bytes in the form that ``strategies.cohort_replies`` reads."""
-    if isinstance(value, list):
-        return [_as_json(one) for one in value]
-    return {"hex": value.hex()} if isinstance(value, bytes) else value
-
-
-def _headline(error: Exception) -> str:
-    cause = error.__cause__ if hasattr(error, "stage") and error.__cause__ else error
-    return f"{type(cause).__name__}: {cause}"

@@ -1,10 +1,20 @@
 """Flower's arrays as tensors and back, with as few copies as can be: the client's side of ``strategies.records``."""
 
+from typing import Any
+
 from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
-from fedpfn.npy import from_npy, to_npy
+from fedpfn.npy import Unwritten, from_npy, to_npy
 from fedpfn.params import State
+
+
+class TensorArray(Unwritten, Array):  # type: ignore[override]
+    """A tensor as one of Flower's arrays, written as bytes only where somebody asks for them."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave a process as an array like any other."""
+        return Array, (self.dtype, self.shape, self.stype, self.data)
 
 
 def encode(tensor: Tensor) -> Array:

@@ -8,7 +8,7 @@ from typing import cast
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from clients.records import DecodedRecord, encode
+from clients.records import DecodedRecord, TensorArray
 from fedpfn import protocol
 from fedpfn.params import State
 from fedpfn.runs.config import RunConfig
@@ -71,7 +71,9 @@ def client_of(context: Context) -> int:
 
 def reply_with(update: Update, message: Message) -> Message:
     """Write an update as the reply to ``message``."""
-    arrays = ArrayRecord({name: encode(entries) for name, entries in update.packed.items()})
+    arrays = ArrayRecord()
+    # not handed to the constructor, which would write them
+    arrays.update({name: TensorArray(entries) for name, entries in update.packed.items()})
     metrics = MetricRecord(
         {
             protocol.NUM_EXAMPLES: update.examples,

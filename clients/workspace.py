@@ -4,6 +4,7 @@ A worker loads this module once and lives for the whole run, so that data set, p
 process and not once per message, and a round's masks once per process and not once per client.
 """
 
+import gc
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -87,7 +88,13 @@ def workspace(config: RunConfig) -> Workspace:
         # what they keep holds on to the workspace, and so to its data
         plan_masks.cache_clear()
         why_not_stackable.cache_clear()
+        gc.unfreeze()
         _kept.append((config, _make(config)))
+        # PyTorch imports thousands of objects at a process's first optimiser
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        # imports and data stay for the whole run: the garbage collector need not go through them several times in a
+        # round of many small clients
+        gc.freeze()
     return _kept[0][1]
 
 

@@ -7,7 +7,8 @@ client's model through here.
 import io
 import math
 import warnings
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,13 @@ def to_npy(tensor: Tensor) -> bytes:
     >>> np.load(io.BytesIO(data)).tolist(), from_npy(data).tolist()
     ([1.0, 2.0], [1.0, 2.0])
     """
+    return b"".join(npy_parts(tensor))
+
+
+def npy_parts(tensor: Tensor) -> tuple[bytes, memoryview]:
+    """Return head and body of the file that ``to_npy`` writes; the body shares the tensor's memory where it can."""
     array = np.ascontiguousarray(tensor.detach().cpu().numpy()).reshape(tensor.shape)
-    return b"".join((_head(array.dtype, array.shape), array.reshape(-1).view(np.uint8).data))
+    return _head(array.dtype, array.shape), array.reshape(-1).view(np.uint8).data
 
 
 @lru_cache(maxsize=1024)
@@ -46,6 +52,53 @@ def from_npy(data: bytes) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(np.load(io.BytesIO(data), allow_pickle=False)))
     entries = np.frombuffer(data, dtype=dtype, offset=start, count=math.prod(shape))
     return torch.from_numpy(entries).view(shape)
+
+
+def npy_size(tensor: Tensor) -> int:
+    """Return the number of bytes that ``to_npy`` would write."""
+    # one entry's dtype: asking NumPy for that of a large tensor on a GPU would copy it
+    dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
+    return len(_head(dtype, tuple(tensor.shape))) + tensor.numel() * dtype.itemsize
+
+
+def split_npy(data: bytes) -> tuple[bytes, memoryview] | None:
+    """Return head and body of a file whose body may follow others of the same head; None for any other file."""
+    try:
+        shape, by_columns, dtype, start = _read_head(data[: _head_size(data)])
+    except (ValueError, EOFError):
+        return None
+    whole = len(data) == start + math.prod(shape) * dtype.itemsize
+    return (data[:start], memoryview(data)[start:]) if whole and not by_columns else None
+
+
+def stack_npy(head: bytes, bodies: Sequence[memoryview]) -> bytes:
+    """Return arrays of one head as a file with a single array, in which they follow each other.
+
+    >>> head, body = npy_parts(torch.tensor([1.0, 2.0]))
+    >>> from_npy(stack_npy(head, [body, body])).tolist()
+    [[1.0, 2.0], [1.0, 2.0]]
+    """
+    shape, _, dtype, _ = _read_head(head)
+    return b"".join([_head(dtype, (len(bodies), *shape)), *bodies])
+
+
+class Unwritten:
+    """Mixin for Flower's ``Array``: a tensor, written as bytes only where somebody asks for them."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.dtype = str(tensor.dtype).removeprefix("torch.")
+        self.shape = tuple(tensor.shape)
+        self.stype = "numpy.ndarray"
+
+    @cached_property
+    def data(self) -> bytes:
+        """The tensor in NumPy's file format."""
+        return to_npy(self.tensor)
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """Return a copy, which may be written to as that of any ``Array`` may."""
+        return self.tensor.numpy(force=True).copy()
 
 
 def _head_size(data: bytes) -> int:

@@ -104,4 +104,4 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 def _finite(tensor: Tensor) -> bool:
     # NaN and infinity carry over to a sum, so that a finite one clears all entries in one pass; one that overflowed,
     # and one of few bits that does so soon, is looked at entry by entry
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+    return math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())

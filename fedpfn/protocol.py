@@ -40,6 +40,6 @@ def own_key(client: int, key: str) -> str:
     return f"client/{client}/{key}"
 
 
-def array_key(client: int, record: int, name: str) -> str:
-    """Return the name under which an array of a client's ``record``-th array record travels back."""
-    return f"{client}/{record}/{name}"
+def array_key(client: int, key: str, name: str) -> str:
+    """Return the name under which an array of one client's record ``key`` travels back, if it travels alone."""
+    return f"{client}/{key}/{name}"

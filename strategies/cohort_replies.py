@@ -1,19 +1,17 @@
-"""A worker's reply taken apart into those of its clients.
-
-Arrays of all clients travel in one record and everything else as one JSON text: a record per client and kind would cost
-Flower more than a tiny client trains.
-"""
+"""A worker's reply, as ``clients.cohort_replies`` writes it, taken apart into those of its clients."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, cast
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
 
-from fedpfn.protocol import ARRAYS, COHORT, DEVICE, PROCESS, REPLIES, STATE, WORKER, array_key
+from fedpfn.protocol import ARRAYS, COHORT, DEVICE, PROCESS, REPLIES, STATE, WORKER
 from fedpfn.rounds import Failure
+from strategies.records import TensorArray, decode
 
 
 @dataclass(frozen=True)
@@ -34,23 +32,28 @@ def read_replies(reply: Message, clients: Sequence[int]) -> dict[int, ClientRepl
     if about is None:
         reason = "its node does not know cohorts: ClientApp(mods=[cohort_mod]) is missing"
         return {client: ClientReply(failure=Failure(client, "answering", reason)) for client in clients}
-    reports = cast(dict[str, Any], json.loads(cast(str, about[REPLIES])))
     arrays = reply.content.array_records.get(ARRAYS, ArrayRecord())
+    # the rows of a stack, in the order in which the clients put theirs there
+    stacks = {name: iter(decode(array).unbind()) for name, array in arrays.items() if name.isdecimal()}
     process = cast(int, about[PROCESS])
-    return {
-        client: _read_one(client, reports.get(str(client), {"error": ["answering", "its node left it out", ""]}),
-                          arrays, process)
-        for client in clients
-    }  # fmt: skip
+    replies = {client: ClientReply(failure=Failure(client, "answering", "its node left it out")) for client in clients}
+    for client, report in cast(list[tuple[int, dict[str, Any]]], json.loads(cast(str, about[REPLIES]))):
+        replies[client] = _read_one(client, report, arrays, stacks, process)
+    return replies
 
 
-def _read_one(client: int, report: dict[str, Any], arrays: ArrayRecord, process: int) -> ClientReply:
+def _read_one(
+    client: int, report: dict[str, Any], arrays: ArrayRecord, stacks: Mapping[str, Iterator[Tensor]], process: int
+) -> ClientReply:
     if "error" in report:
         return ClientReply(failure=Failure(client, *report["error"]))
     content, state = RecordDict(), RecordDict()
-    for number, (key, names) in enumerate(report["arrays"]):
-        own: dict[str, Array] = {name: arrays[array_key(client, number, name)] for name in names}
-        _put(content, state, key, ArrayRecord(own))
+    for key, places in report["arrays"]:
+        own = ArrayRecord()
+        # not handed to the constructor, which would write them
+        for name, place in places.items():
+            own[name] = arrays[place] if isinstance(place, str) else TensorArray(next(stacks[str(place)]))
+        _put(content, state, key, own)
     for key, values in report["metrics"]:
         _put(content, state, key, MetricRecord(values))
     for key, values in report["configs"]:

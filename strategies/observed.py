@@ -193,7 +193,9 @@ def _bytes_of(messages: Iterable[Message]) -> int:
     sizes: dict[int, int] = {}
     total = 0
     for message in messages:
-        for record in message.content.array_records.values():
+        for record in message.content.values():
+            if not isinstance(record, ArrayRecord):
+                continue
             # one record may be in all messages
             if id(record) not in sizes:
                 sizes[id(record)] = record_bytes(record)

@@ -1,13 +1,22 @@
 """Flower's array records as states of tensors and back, with as few copies as can be."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
-from fedpfn.npy import from_npy, to_npy
+from fedpfn.npy import Unwritten, from_npy, npy_size, to_npy
 from fedpfn.params import State
+
+
+class TensorArray(Unwritten, Array):  # type: ignore[override]
+    """A tensor as one of Flower's arrays, written as bytes only where somebody asks for them."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave a process as an array like any other."""
+        return Array, (self.dtype, self.shape, self.stype, self.data)
 
 
 def encode(tensor: Tensor) -> Array:
@@ -18,7 +27,7 @@ def encode(tensor: Tensor) -> Array:
 
 def decode(array: Array) -> Tensor:
     """Return an array as a tensor that shares its memory where it can and must not be written to."""
-    return from_npy(array.data)
+    return array.tensor if isinstance(array, TensorArray) else from_npy(array.data)
 
 
 def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
@@ -33,4 +42,6 @@ def from_record(arrays: ArrayRecord, device: torch.device | str = "cpu") -> Stat
 
 def record_bytes(arrays: ArrayRecord) -> int:
     """Return the bytes that the arrays take on the wire."""
-    return sum(len(array.data) for array in arrays.values())
+    return sum(
+        npy_size(array.tensor) if isinstance(array, TensorArray) else len(array.data) for array in arrays.values()
+    )

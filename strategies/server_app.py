@@ -1,5 +1,6 @@
 """The ServerApp, and the one place where a config becomes a run: data, model, strategy, record."""
 
+import gc
 import json
 import traceback
 from collections.abc import Callable, Mapping
@@ -107,6 +108,8 @@ def _federate(
             recorder.resume(checkpoint, [plan(number) for number in range(1, done + 1)])
         recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
         poll_often(grid)
+        # what is there by now stays for the whole run: the garbage collector need not go through it in every round
+        gc.freeze()
         federation, together = config.federation, config.train.stack or 1
         Observed(strategy, warn_of_cpu_clients, recorder, device=device, rounds_done=done).start(
             CohortGrid(grid, sizes, tolerate=federation.tolerate_failures, quorum=federation.quorum, together=together),
@@ -125,6 +128,7 @@ def _federate(
         )
         raise
     finally:
+        gc.unfreeze()
         recorder.close()
         if recorder.tracker is not None:
             recorder.tracker.finish(summary, reason)

@@ -14,12 +14,14 @@ from experiments.in_process import run_in_process
 from fedpfn.examples import Examples
 from fedpfn.lmc.layerwise import layer_report
 from fedpfn.masks import build_mask
+from fedpfn.npy import to_npy
 from fedpfn.params import read_state
 from fedpfn.runs import Run, read_run
 from fedpfn.runs.arguments import round_plans
 from fedpfn.runs.config import ConfigError, RunConfig
 from strategies import RoundFailedError
 from strategies.assembly import build_model, load_data
+from strategies.records import decode
 
 CLIENTS = 4
 STRATEGIES = ("fedavg", "fedpfn", "fedpnu")
@@ -268,7 +270,8 @@ def test_bytes_count_what_the_messages_hold(tmp_path: Path, monkeypatch: pytest.
         reply = original(self, message)
         clients = len(message.content.config_records["cohort"]["clients"])
         counted["down"] += clients * sum(len(a.data) for a in message.content.array_records["arrays"].values())
-        counted["up"] += sum(len(a.data) for a in reply.content.array_records["arrays"].values())
+        stacks = reply.content.array_records["arrays"].values()
+        counted["up"] += sum(len(to_npy(of_a_client)) for stack in stacks for of_a_client in decode(stack))
         return reply
 
     monkeypatch.setattr(in_process.InProcessGrid, "_answer", spy)

@@ -1,6 +1,7 @@
 """Tensors as bytes: NumPy's own format to the byte, shared and not copied on the way in, refused where it is not."""
 
 import io
+import pickle
 import warnings
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 from flwr.app import Array
 from torch import Tensor
 
-from fedpfn.npy import from_npy, to_npy
-from strategies.records import encode
+from fedpfn.npy import from_npy, npy_parts, npy_size, split_npy, stack_npy, to_npy
+from strategies.records import TensorArray, encode
 
 TENSORS = {
     "vector": torch.tensor([1.0, -0.0, float("nan")]),
@@ -63,3 +64,30 @@ def test_other_layouts_are_copied_and_what_is_no_such_file_is_refused() -> None:
     np.save(objects, np.array([None]), allow_pickle=True)
     with pytest.raises(ValueError, match="of numbers"):
         from_npy(objects.getvalue())
+
+
+@pytest.mark.parametrize("tensor", TENSORS.values(), ids=TENSORS)
+def test_a_stack_is_the_file_of_the_stacked_tensors(tensor: Tensor) -> None:
+    data = to_npy(tensor)
+    assert npy_size(tensor) == len(data)
+    for parts in (npy_parts(tensor), split_npy(data)):
+        assert parts is not None and b"".join(parts) == data
+        assert stack_npy(parts[0], [parts[1]] * 3) == to_npy(torch.stack([tensor] * 3))
+
+
+def test_what_cannot_stand_in_a_stack_is_not_split() -> None:
+    by_columns = io.BytesIO()
+    np.save(by_columns, np.asfortranarray(np.arange(6.0).reshape(2, 3)))
+    for data in (by_columns.getvalue(), to_npy(torch.arange(10.0))[:-4], b"no numpy at all", b""):
+        assert split_npy(data) is None
+
+
+def test_an_array_that_is_not_written_yet_is_the_one_that_is() -> None:
+    for tensor in TENSORS.values():
+        array, written = TensorArray(tensor), encode(tensor)
+        for field in ("dtype", "shape", "stype", "data"):
+            assert getattr(array, field) == getattr(written, field)
+        copy = array.numpy()
+        assert copy.flags.writeable and not np.shares_memory(copy, tensor.numpy())
+        sent = pickle.loads(pickle.dumps(array))
+        assert type(sent) is Array and vars(sent) == vars(written)
