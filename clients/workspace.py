@@ -90,8 +90,9 @@ def workspace(config: RunConfig) -> Workspace:
         why_not_stackable.cache_clear()
         gc.unfreeze()
         _kept.append((config, _make(config)))
-        # PyTorch imports thousands of objects at a process's first optimiser
-        torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        if config.train.optimizer != "sgd" or config.train.args or config.train.stack:
+            # PyTorch imports thousands of objects at a process's first optimiser; the kernel's own SGD does without
+            torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         # imports and data stay for the whole run: the garbage collector need not go through them several times in a
         # round of many small clients
         gc.freeze()

@@ -76,5 +76,7 @@ class Examples:
 def _rows(tensor: Tensor, index: Tensor | slice) -> Tensor:
     if isinstance(index, slice):
         return tensor[index]
+    if index.dim() == 1:
+        return tensor.index_select(0, index)
     # copies rows whole, where indexing by a tensor goes entry by entry
     return tensor.index_select(0, index.flatten()).view(*index.shape, *tensor.shape[1:])

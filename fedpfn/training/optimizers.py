@@ -1,4 +1,4 @@
-"""The local optimisers, as functions from parameters to one of PyTorch's, and two facts about these.
+"""The local optimisers, as functions from parameters to one of PyTorch's, and how to step fast with these.
 
 Three by name; any other by import string, PyTorch's (``torch.optim:RMSprop``) or the user's own factory. Such a one is
 called with the parameters, ``lr`` and the user's arguments. A step has to use nothing but the gradients of the last
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fedpfn import imports
 from fedpfn.args import Scalar
 from fedpfn.parts import call_with, converted, signature_faults
+from fedpfn.training.fused_sgd import FusedSGD, takes
 
 MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
 
@@ -25,7 +26,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 # elementwise ones: an entry's step depends on that entry's own gradients, and they have a fused step
-_KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+_KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, FusedSGD)
 
 _REFUSED = {
     "LBFGS": "evaluates the loss several times in a step (a closure), and a round counts one evaluation per step",
@@ -98,6 +99,22 @@ def _checked(name: str, optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
+def fused(
+    optimizer: MakeOptimizer, parameters: list[Tensor], *, adopt: bool = False
+) -> torch.optim.Optimizer | FusedSGD:
+    """Return the optimiser of ``parameters`` with a fused step where it has one; of SGD the step alone.
+
+    ``adopt`` is ``FusedSGD``'s.
+    """
+    if isinstance(optimizer, partial) and optimizer.func is torch.optim.SGD and not optimizer.args:
+        settings = optimizer.keywords
+        if takes(parameters, **settings):
+            return FusedSGD(parameters, **settings, adopt=adopt)
+    stepper = optimizer(parameters)
+    fuse(stepper)
+    return stepper
+
+
 def fuse(optimizer: torch.optim.Optimizer) -> None:
     """Let the optimiser take its step in one pass over memory where PyTorch has such a one, before its first step.
 
@@ -113,7 +130,7 @@ def fuse(optimizer: torch.optim.Optimizer) -> None:
             group["fused"] = True
 
 
-def leaves_still_entries(optimizer: torch.optim.Optimizer) -> bool:
+def leaves_still_entries(optimizer: torch.optim.Optimizer | FusedSGD) -> bool:
     """Tell whether an entry whose gradient was +0 at every step stays as it is, to the bit.
 
     So it is with SGD, Adam and AdamW without weight decay: moments stay 0, and w - 0 is w, for -0 and NaN as well.
