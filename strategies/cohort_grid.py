@@ -28,10 +28,13 @@ from strategies.replies import error_reply, only_arrays, reason_against
 
 
 class RoundFailedError(RuntimeError):
-    """More clients failed in a round than may."""
+    """More clients failed in a round than may.
 
-    def __init__(self, server_round: int, failures: Sequence[Failure], allowed: str) -> None:
-        self.server_round, self.failures = server_round, list(failures)
+    ``limit`` names the argument of ``CohortGrid`` that was broken, ``tolerate`` or ``quorum``; ``allowed`` says how.
+    """
+
+    def __init__(self, server_round: int, failures: Sequence[Failure], limit: str, allowed: str) -> None:
+        self.server_round, self.failures, self.limit, self.allowed = server_round, list(failures), limit, allowed
         first = failures[0]
         more = f" (and {len(failures) - 1} more clients)" if len(failures) > 1 else ""
         super().__init__(
@@ -171,10 +174,11 @@ class CohortGrid(GridView):
                 replies.append(error_reply(failure, message))
         answered = len(messages) - len(failures)
         if len(failures) > self.tolerate:
-            raise RoundFailedError(server_round, failures, f"federation.tolerate-failures is {self.tolerate}")
+            allowed = f"at most {self.tolerate} may fail (tolerate={self.tolerate})"
+            raise RoundFailedError(server_round, failures, "tolerate", allowed)
         if failures and answered < max(1, self.quorum * len(messages)):
-            allowed = f"{answered} of {len(messages)} clients answered, federation.quorum is {self.quorum:g}"
-            raise RoundFailedError(server_round, failures, allowed)
+            allowed = f"{answered} of {len(messages)} clients answered, fewer than quorum={self.quorum:g} asks for"
+            raise RoundFailedError(server_round, failures, "quorum", allowed)
         return replies
 
     def _wait_for_nodes(self) -> list[int]:

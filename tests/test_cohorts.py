@@ -436,6 +436,13 @@ def test_failures_are_held_against_tolerance_and_quorum(
     with pytest.raises(RoundFailedError, match=r"client .* failed in round 4") as raised:
         grid.send_and_receive(train_messages(grid))
     assert [failure.client for failure in raised.value.failures] == list(failing)
+    # the grid speaks of its own arguments: it knows of no config
+    assert "federation." not in str(raised.value)
+    if len(failing) > tolerate:
+        assert str(raised.value).endswith(f"; at most {tolerate} may fail (tolerate={tolerate})")
+    else:
+        answered = 4 - len(failing)
+        assert f"{answered} of 4 clients answered, fewer than quorum={quorum:g} asks for" in str(raised.value)
 
 
 def test_a_tolerated_failure_leaves_the_average_of_the_others() -> None:
