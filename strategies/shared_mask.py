@@ -14,7 +14,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from logging import INFO, WARNING
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -28,7 +28,7 @@ from fedpfn.masks import build_mask, union
 from fedpfn.packing import Positions, is_packed, pack, unpack
 from fedpfn.params import State, first_non_finite, weighted_mean
 from fedpfn.protocol import NUM_EXAMPLES, PARAMETERS, PLAN, SERVER_ROUND
-from fedpfn.schedules import Masking, Plan, PlanStep, RoundPlans, encode_plan, fed_pfn, plan_rounds
+from fedpfn.schedules import MaskArguments, Masking, Plan, PlanStep, RoundPlans, encode_plan, fed_pfn, plan_rounds
 from strategies.records import decode, encode, from_record, to_record
 from strategies.replies import ReplyError, only_arrays, only_metrics, split
 
@@ -89,24 +89,23 @@ class SharedMask(Strategy):
         Any Flower strategy that averages arrays: FedAvg, FedAdam, FedMedian, Krum, one of your own.
     plan
         Function from the number of a round to its plan; by default made of the arguments below.
-    mask_ratio
-        Share of frozen entries, from 0 to below 1.
-    mask_schedule
-        ``per-round``, ``fixed``, ``complement``, ``cyclic`` or an import string; see ``fedpfn.schedules``.
-    mask_granularity, mask_draw, mask_include, mask_exclude
-        What is frozen as one, how it is drawn, and in which parameters; see ``fedpfn.masks.MaskRecipe``.
-    warmup_rounds
-        Number of first rounds without a mask.
-    seed
-        Seed of all masks.
     parameters
         Names of the arrays that are parameters. By default all floating-point arrays but the running statistics of
         PyTorch's normalisation layers; name them where a model has other buffers, or shares a tensor between two names.
+    **mask
+        How masks are drawn, as in ``fedpfn.schedules.Masking``; what is left out has its default there. ``mask_ratio``:
+        share of frozen entries. ``mask_schedule``: ``per-round``, ``fixed``, ``complement``, ``cyclic`` (which takes
+        ``mask_blocks``) or an import string (with ``mask_args``). ``mask_granularity``, ``mask_draw``,
+        ``mask_include``, ``mask_exclude``: what is frozen as one, how it is drawn, and in which parameters.
+        ``mask_ratio_shape``, ``mask_final_ratio``, ``rounds``: how the ratio moves over the rounds. ``warmup_rounds``:
+        number of first rounds without a mask. ``seed``: seed of all masks.
 
     Raises
     ------
     ValueError
-        For a strategy that a mask makes no sense for, and for a mask that leaves nothing to train.
+        For a strategy that a mask makes no sense for, and for arguments of a mask next to a ``plan``.
+    TypeError
+        For an unknown argument.
 
     Examples
     --------
@@ -123,33 +122,17 @@ class SharedMask(Strategy):
         strategy: Strategy,
         plan: RoundPlans | None = None,
         *,
-        mask_ratio: float = 0.4,
-        mask_schedule: str = "per-round",
-        mask_granularity: str = "weight",
-        mask_draw: str = "exact",
-        mask_include: str = "*",
-        mask_exclude: str = "",
-        warmup_rounds: int = 0,
-        seed: int = 0,
         parameters: Collection[str] | None = None,
+        **mask: Unpack[MaskArguments],
     ) -> None:
         for kind, reason in _REFUSED.items():
             if isinstance(strategy, kind):
                 raise ValueError(f"a shared mask cannot go around {type(strategy).__name__}: {reason}")
         if isinstance(strategy, SharedMask):
             raise ValueError("a shared mask around a shared mask: wrap the inner strategy once")
-        if plan is None:
-            masking = Masking(
-                mask_ratio,
-                seed,
-                mask_schedule,
-                granularity=mask_granularity,
-                draw=mask_draw,
-                include=mask_include,
-                exclude=mask_exclude,
-                warmup_rounds=warmup_rounds,
-            )
-            plan = plan_rounds(masking, self.algorithm)
+        if plan is not None and mask:
+            raise ValueError(f"a plan of your own leaves nothing for {', '.join(mask)} to set; give one or the other")
+        plan = plan or plan_rounds(Masking.from_arguments(**mask), self.algorithm)
         self.strategy, self.plan = strategy, plan
         self.parameters = None if parameters is None else tuple(parameters)
         self._round: MaskedRound | None = None
