@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from fedpfn.protocol import CLIENTS, COHORT, CONFIG, NUM_CLIENTS, SERVER_ROUND, own_key
+from fedpfn.protocol import CLIENTS, COHORT, CONFIG, NUM_CLIENTS, OWN, SERVER_ROUND, STATE, is_reserved, own_key
 from fedpfn.rounds import Failure
 from strategies.cohort_replies import ClientReply, read_replies
 from strategies.grids import GridView
@@ -98,13 +98,14 @@ class CohortGrid(GridView):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages to clients and return their replies by ascending client id, those of failed clients as errors.
 
-        Raises ``RoundFailedError`` if more clients failed than may, and ``ValueError`` for a message to a client that
-        does not exist or for two to one client.
+        Raises ``RoundFailedError`` if more clients failed than may, and, before anything is sent, ``ValueError`` for a
+        message to a client that does not exist, for two to one client, and for a record under a reserved name.
         """
         replies: list[Message] = []
         by_type = sorted(messages, key=lambda message: message.metadata.message_type)
-        for _, group in groupby(by_type, key=lambda message: message.metadata.message_type):
-            replies += self._round(self._by_client(group), timeout)
+        groups = groupby(by_type, key=lambda message: message.metadata.message_type)
+        for addressed in [self._by_client(group) for _, group in groups]:
+            replies += self._round(addressed, timeout)
         return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
     def _by_client(self, messages: Iterable[Message]) -> dict[int, Message]:
@@ -116,6 +117,11 @@ class CohortGrid(GridView):
                 raise ValueError(f"there is no client {client}: this grid has clients 0 to {len(self.sizes) - 1}")
             if client in addressed:
                 raise ValueError(f"two messages are addressed to client {client}; a cohort takes one per client")
+            for key in filter(is_reserved, message.content):
+                raise ValueError(
+                    f"the message to client {client} has a record {key!r}; CohortGrid reserves {COHORT!r} and names "
+                    f"that start with {OWN!r} or {STATE!r}: give the record another name"
+                )
             addressed[client] = message
         return addressed
 

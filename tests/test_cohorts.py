@@ -577,6 +577,19 @@ def test_clients_that_are_not_there_and_two_messages_to_one_are_refused() -> Non
         grid.push_messages([])
 
 
+@pytest.mark.parametrize("key", ["cohort", "client/0/arrays", "state:count"])
+def test_a_record_of_a_strategy_under_a_reserved_name_is_refused_before_anything_is_sent(key: str) -> None:
+    grid = cohorts(2, 3)
+    messages = train_messages(grid, [0, 1])
+    messages[1].content[key] = ConfigRecord({"a": 1})
+    evaluation = [Message(RecordDict(), dst_node_id=0, message_type=MessageType.EVALUATE)]
+    with pytest.raises(ValueError, match=rf"message to client 1 has a record '{key}'; CohortGrid reserves 'cohort'"):
+        grid.send_and_receive([*evaluation, *messages])
+    assert workers_of(grid).sent == []
+    messages[1].content[f"my-{key}"] = messages[1].content.pop(key)
+    assert len(list(grid.send_and_receive(messages))) == 2
+
+
 def test_a_round_without_messages_is_none() -> None:
     grid = cohorts(2, 3)
     assert list(grid.send_and_receive([])) == []
