@@ -27,7 +27,8 @@ from fedpfn.protocol import RUN_CONFIG
 from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, is_run
 from fedpfn.runs.arguments import round_plans, schedule_name
-from fedpfn.runs.config import ConfigError, RunConfig, settings_of
+from fedpfn.runs.config import ConfigError, RunConfig, given_keys, settings_of
+from fedpfn.runs.identity import config_warnings
 from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.trackers import make_tracker
 from strategies.assembly import build_model, load_data, make_strategy
@@ -43,7 +44,10 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run config describes."""
-    run(grid, RunConfig.parse(context.run_config))
+    config = RunConfig.parse(context.run_config)
+    for line in config_warnings(config, given_keys(context.run_config, {})):
+        log(WARNING, "%s", line)
+    run(grid, config)
 
 
 def run(grid: Grid, config: RunConfig) -> Path:

@@ -104,6 +104,18 @@ def report_csv(out: Path) -> str:
 # what a sweep leaves behind
 
 
+def test_settings_that_no_cell_uses_are_warned_about_once_for_the_sweep(tmp_path: Path) -> None:
+    console = quiet()
+    text = TOY.replace("  device: cpu", "  device: cpu\n  mask.blocks: 8\n  mask.granularity: neuron")
+    # the grid's mask.ratio is for FedPFN, and the mask's granularity too
+    assert toy_sweep(tmp_path, text, "strategy.phase-share=0.3", console=console, dry_run=True)
+    warnings = [line.strip() for line in said(console).splitlines() if line.startswith("warning: ")]
+    assert warnings == [
+        "warning: strategy.phase-share has no effect with strategy.name=fedavg or strategy.name=fedpfn",
+        "warning: mask.blocks has no effect with strategy.name=fedavg or mask.schedule=per-round",
+    ]
+
+
 def test_a_sweep_runs_every_cell_once_and_each_as_a_run_alone(tmp_path: Path) -> None:
     console = quiet()
     assert toy_sweep(tmp_path, console=console)
