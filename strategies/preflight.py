@@ -6,7 +6,7 @@ set's shape is known beforehand; for other data ``model_faults`` does the same o
 """
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,33 +20,43 @@ from fedpfn.masks import split_patterns
 from fedpfn.measures import resolve_measures
 from fedpfn.parts import signature_faults
 from fedpfn.runs import folder_fault, is_run, read_run
-from fedpfn.runs.arguments import masking_of, round_plans
+from fedpfn.runs.arguments import masking_of
 from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.runs.identity import used_keys
+from fedpfn.runs.parsing import Check, Reading, hide, run_checks
 from fedpfn.runs.trackers import tracker_faults
+from fedpfn.schedules import Masking, make_schedule
 from fedpfn.training import OPTIMIZERS, optimizer_faults
 from partitions import datasets, schemes
 from strategies.bases import base_faults
 
 
-def find_faults(config: RunConfig, *, try_model: bool = True) -> list[str]:
+def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: bool = True) -> list[str]:
     """Return every fault of ``config`` that can be found without reading data, one line each.
 
-    Without ``try_model`` the model is not built, for a caller that shows what building it brings to light.
+    What depends on one of the keys ``unknown``, whose values are faulty, is not asked. Without ``try_model`` the model
+    is not built, for a caller that shows what building it brings to light.
     """
-    faults = [
-        *_data_faults(config),
-        *_partition_faults(config),
-        *_model_faults(config, try_model=try_model),
-        *base_faults(config.strategy.base, args_of(config.strategy.args)),
-        *_mask_faults(config),
-        *_training_faults(config),
-        *_measure_faults(config),
-        *_device_faults(config),
-        *_output_faults(config),
-        *tracker_faults(config.output.tracker),
-    ]
-    return list(dict.fromkeys(faults))
+    checks: tuple[Check[RunConfig], ...] = (
+        _data_faults,
+        _partition_faults,
+        partial(_model_faults, try_model=try_model),
+        _base_faults,
+        _mask_faults,
+        _frozen_faults,
+        _cycle_faults,
+        _training_faults,
+        _measure_faults,
+        _device_faults,
+        _output_faults,
+        _tracker_faults,
+    )
+    return list(dict.fromkeys(run_checks(checks, hide(config, unknown))))
+
+
+def all_faults(reading: Reading[RunConfig]) -> list[str]:
+    """Return the faults of keys and values that were found in reading a config, and all that can be found besides."""
+    return [*reading.faults, *find_faults(reading.config, unknown=reading.unknown)]
 
 
 def model_faults(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, *, tokens: bool) -> list[str]:
@@ -110,90 +120,103 @@ def _own_faults(name: str, args: dict[str, Scalar], provided: Iterable[str], *, 
     return signature_faults(repr(name), part, args, tuple(provided), key=key, positional=positional)
 
 
-def _data_faults(config: RunConfig) -> list[str]:
-    data, args = config.data, args_of(config.data.args)
-    faults = []
-    if data.root and not Path(data.root).is_absolute():
+def _data_faults(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    relative = bool(data.root) and not Path(data.root).is_absolute()
+    if relative:
         # Flower runs a copy of the app from its own folder, where a relative path means something else
-        faults.append(f"data.root must be an absolute path, got {data.root!r}")
+        yield f"data.root must be an absolute path, got {data.root!r}"
     if imports.is_reference(data.name):
-        return faults + _own_faults(data.name, args, ["root"], key="data.args", positional=0)
-    if data.name not in datasets.DATASETS and (hint := imports.colon_hint(data.name)):
-        return [*faults, f"no data set {data.name!r}; {hint}"]
-    if faults:
-        return faults
-    return datasets.find_faults(data.name, data.root, download=data.download, image_size=data.image_size, args=args)
+        yield from _own_faults(data.name, args_of(data.args), ["root"], key="data.args", positional=0)
+    elif data.name not in datasets.DATASETS and (hint := imports.colon_hint(data.name)):
+        yield f"no data set {data.name!r}; {hint}"
+    elif not relative:
+        yield from datasets.find_faults(
+            data.name, data.root, download=data.download, image_size=data.image_size, args=args_of(data.args)
+        )
 
 
-def _partition_faults(config: RunConfig) -> list[str]:
-    settings = settings_of(config.partition)
-    scheme, args = settings["scheme"], settings["args"]
+def _partition_faults(config: RunConfig) -> Iterator[str]:
+    scheme = config.partition.scheme
     if imports.is_reference(scheme):
+        settings = settings_of(config.partition)
         # labels, clients and the generator come by position
-        return _own_faults(scheme, args, settings.keys() - {"scheme", "args"}, key="partition.args", positional=3)
+        provided = settings.keys() - {"scheme", "args"}
+        yield from _own_faults(scheme, settings["args"], provided, key="partition.args", positional=3)
+        return
     if scheme not in schemes.SCHEMES and (hint := imports.colon_hint(scheme)):
-        return [f"no partition.scheme {scheme!r}; {hint}"]
+        yield f"no partition.scheme {scheme!r}; {hint}"
+        return
     facts, limit = datasets.FACTS.get(config.data.name), config.data.train_examples
-    return schemes.find_faults(
+    yield from schemes.find_faults(
         clients=config.federation.clients,
         num_examples=None if facts is None else min(facts.train_examples, limit or facts.train_examples),
         # a small try may miss a class
         num_classes=None if facts is None or limit else facts.num_classes,
-        **settings,
+        **settings_of(config.partition),
     )
 
 
-def _model_faults(config: RunConfig, *, try_model: bool) -> list[str]:
+def _model_faults(config: RunConfig, *, try_model: bool) -> Iterator[str]:
     faults = models.find_faults(**settings_of(config.model))
+    yield from faults
     facts = datasets.FACTS.get(config.data.name)
-    if faults or facts is None or not try_model:
-        return faults
-    return model_faults(config, facts.input_shape, facts.num_classes, tokens=facts.tokens)
+    if facts is not None and try_model and not faults:
+        yield from model_faults(config, facts.input_shape, facts.num_classes, tokens=facts.tokens)
 
 
-def _mask_faults(config: RunConfig) -> list[str]:
-    mask, args = config.mask, args_of(config.mask.args)
+def _base_faults(config: RunConfig) -> list[str]:
+    return base_faults(config.strategy.base, args_of(config.strategy.args))
+
+
+def _mask_faults(config: RunConfig) -> Iterator[str]:
     if config.strategy.name == "fedavg":
-        return []
-    if imports.is_reference(mask.schedule):
+        return
+    name, args = config.mask.schedule, args_of(config.mask.args)
+    if imports.is_reference(name):
         try:
-            schedule = imports.load(mask.schedule)
+            schedule = imports.load(name)
         except ValueError as error:
-            return [str(error)]
+            yield str(error)
+            return
         # a class is made with its arguments; a function gets the round and the plan by position as well
         positional = 0 if isinstance(schedule, type) else 2
         if callable(schedule):
-            return signature_faults(repr(mask.schedule), schedule, args, key="mask.args", positional=positional)
-    if (hint := imports.colon_hint(mask.schedule)) is not None:
-        return [f"mask.schedule: {hint}"]
-    faults = [f"mask.args.{name} is for a schedule of your own; {mask.schedule!r} takes none" for name in args]
+            yield from signature_faults(repr(name), schedule, args, key="mask.args", positional=positional)
+            return
+    if (hint := imports.colon_hint(name)) is not None:
+        yield f"mask.schedule: {hint}"
+        return
+    yield from (f"mask.args.{given} is for a schedule of your own; {name!r} takes none" for given in args)
     try:
-        round_plans(config)
+        make_schedule(Masking(schedule=name))
     except ValueError as error:
-        return [*faults, str(error)]
-    return [*faults, *_frozen_faults(config), *_cycle_faults(config)]
+        yield str(error)
 
 
-def _frozen_faults(config: RunConfig) -> list[str]:
+def _frozen_faults(config: RunConfig) -> Iterator[str]:
     """Say in which round the mask freezes every parameter; with patterns that leave some out, that may be meant."""
-    mask, masking = config.mask, masking_of(config)
+    mask = config.mask
+    if config.strategy.name == "fedavg" or imports.is_reference(mask.schedule):
+        return
     if 1 not in (mask.ratio, mask.final_ratio) or mask.include.strip() != "*" or mask.exclude.strip():
-        return []
+        return
+    masking = masking_of(config)
     for server_round in range(mask.warmup_rounds + 1, config.rounds + 1):
         if masking.ratio_at(server_round) == 1:
             where = "its first phase" if config.strategy.name == "fedpnu" else "it"
-            return [
+            yield (
                 f"the mask's ratio is 1 in round {server_round}: every entry is frozen and nothing trains in {where}; "
                 "lower mask.ratio or mask.final-ratio"
-            ]
-    return []
+            )
+            return
 
 
-def _cycle_faults(config: RunConfig) -> list[str]:
+def _cycle_faults(config: RunConfig) -> Iterator[str]:
     """Say which share of the network no round of a cycle trains; FedPNU trains the complement as well."""
+    if config.strategy.name != "fedpfn" or config.mask.schedule != "cyclic":
+        return
     mask, masking, first = config.mask, masking_of(config), config.mask.warmup_rounds + 1
-    if mask.schedule != "cyclic" or config.strategy.name == "fedpnu":
-        return []
     smallest: dict[float, float] = {}
     # a run shorter than a cycle is a try of it
     for server_round in range(first, max(config.rounds + 1, first + mask.blocks)):
@@ -202,20 +225,19 @@ def _cycle_faults(config: RunConfig) -> list[str]:
         smallest[start] = min(ratio, smallest.get(start, 1.0))
     share = never_trained_share(smallest.items())
     if share < 1e-9:
-        return []
+        return
     when = "never" if first == 1 else "never after the warm-up"
-    return [
+    yield (
         f"mask.schedule=cyclic with mask.blocks={mask.blocks} and mask.ratio={mask.ratio:g} trains {share:.1%} of the "
         f"network {when}; lower the ratio to {1 - 1 / mask.blocks:g} or less, or raise mask.blocks"
-    ]
+    )
 
 
-def _training_faults(config: RunConfig) -> list[str]:
+def _training_faults(config: RunConfig) -> Iterator[str]:
     train = config.train
-    faults = optimizer_faults(train.optimizer, args_of(train.args))
+    yield from optimizer_faults(train.optimizer, args_of(train.args))
     if train.stack and train.optimizer not in OPTIMIZERS:
-        faults.append(f"train.stack needs one of {', '.join(OPTIMIZERS)}; set train.stack=0 for {train.optimizer!r}")
-    return faults
+        yield f"train.stack needs one of {', '.join(OPTIMIZERS)}; set train.stack=0 for {train.optimizer!r}"
 
 
 def _measure_faults(config: RunConfig) -> list[str]:
@@ -230,6 +252,10 @@ def _device_faults(config: RunConfig) -> list[str]:
     if config.device == "cuda" and not torch.cuda.is_available():
         return ["device=cuda, but PyTorch sees no GPU here; use device=cpu or device=auto"]
     return []
+
+
+def _tracker_faults(config: RunConfig) -> list[str]:
+    return tracker_faults(config.output.tracker)
 
 
 def _output_faults(config: RunConfig) -> list[str]:

@@ -35,7 +35,7 @@ from strategies.assembly import build_model, load_data, make_strategy
 from strategies.carried import carried_state, restore_state
 from strategies.cohort_grid import CohortGrid, RoundFailedError
 from strategies.observed import Observed
-from strategies.preflight import find_faults
+from strategies.preflight import all_faults, find_faults
 from strategies.records import to_record
 
 app = ServerApp()
@@ -44,10 +44,12 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run config describes."""
-    config = RunConfig.parse(context.run_config)
-    for line in config_warnings(config, given_keys(context.run_config, {})):
+    reading = RunConfig.read(context.run_config)
+    if reading.faults:
+        raise ConfigError(all_faults(reading))
+    for line in config_warnings(reading.config, given_keys(context.run_config, {})):
         log(WARNING, "%s", line)
-    run(grid, config)
+    run(grid, reading.config)
 
 
 def run(grid: Grid, config: RunConfig) -> Path:

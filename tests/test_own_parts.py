@@ -356,3 +356,11 @@ def test_a_plain_flwr_run_warns_in_its_log(
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
         "mask.ratio has no effect with strategy.name=fedavg"
     ]
+
+
+def test_a_plain_flwr_run_names_all_faults_at_once(here: Path) -> None:
+    settings = RunConfig().flat() | {"rounds": 0, "barrier.points": 4, "model.name": "my_models:Nett"}
+    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=settings)
+    with pytest.raises(ConfigError) as caught:
+        server_app.main(InProcessGrid(ClientApp(), {}, nodes=1), context)
+    assert len(caught.value.faults) == 3

@@ -13,7 +13,7 @@ import partitions
 from fedpfn.runs.config import RunConfig, given_keys, parse_overrides
 from fedpfn.runs.identity import config_warnings
 from fedpfn.schedules import Plan
-from strategies.preflight import find_faults, model_faults, never_trained_share
+from strategies.preflight import all_faults, find_faults, model_faults, never_trained_share
 
 
 def own_model(input_shape: tuple[int, ...], num_classes: int, width: int = 8) -> nn.Module:
@@ -130,6 +130,33 @@ def test_a_fault_is_named_before_anything_starts(words: str, expected: str) -> N
 def test_faults_of_all_parts_come_at_once() -> None:
     found = faults("data.args.a=1", "federation.clients=2000", "model.name=resnet18", "mask.ratio=1", "train.args.b=1")
     assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("rounds=0 data.args.a=1 federation.clients=2000 mask.include=x* train.args.b=1", 5),
+        ("partition.alpha=0 model.name=resnet18 train.args.b=1", 3),
+        ("mask.ratio=1.5 mask.schedule=per-rund model.name=resnet18", 3),
+        ("train.lr=fast measures=mine.py strategy.args.eta=1", 3),
+        # each of these would be a fault with the default in place of what is faulty
+        ("model.nmae=cnn mask.include=conv*", 1),
+        ("model.hidden=many mask.include=hidden*", 1),
+        ("data.name=7 federation.clients=2000", 1),
+        ("data.train-examples=-1 federation.clients=2000", 1),
+        ("strategy.bse=fedadam strategy.args.eta=1", 1),
+        ("strategy.name=fedavgg mask.ratio=1", 1),
+        ("train.optimzer=torch.optim:RMSprop train.args.alpha=0.5", 1),
+        ("rounds=x mask.ratio=1", 1),
+        ("model.name=resnet18 model.args.bad!=1", 1),
+    ],
+)
+def test_faulty_values_hide_neither_other_faults_nor_make_some(words: str, expected: int) -> None:
+    layer = parse_overrides(words.split())
+    if words.startswith("data.name=7"):
+        layer["data.name"] = 7
+    found = all_faults(RunConfig.read(layer))
+    assert len(found) == expected, found
 
 
 def test_a_models_faults_can_be_asked_for_once_data_are_loaded() -> None:

@@ -4,14 +4,14 @@ The same machinery, spelling and messages as a run's keys (``fedpfn.runs.config`
 them is said in the module of its kind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedpfn.lmc.siblings import METHODS
 from fedpfn.runs import config as run
-from fedpfn.runs.config import parse_layers
 from fedpfn.runs.keys import key
+from fedpfn.runs.parsing import parse_layers
 
 COMMAND = "fedpfn lmc keys"
 
@@ -153,7 +153,7 @@ class LabConfig:
     @classmethod
     def parse(cls, *layers: Mapping[str, Any]) -> "LabConfig":
         """Merge ``layers`` over the defaults, later ones winning. Raises ``ConfigError`` naming every fault."""
-        return parse_layers(cls, layers, _cross_faults, command=COMMAND)
+        return parse_layers(cls, layers, (_path_faults, _list_faults), command=COMMAND)
 
 
 def parse_numbers(text: str) -> list[float]:
@@ -164,28 +164,21 @@ def parse_numbers(text: str) -> list[float]:
     return numbers
 
 
-def _cross_faults(config: LabConfig) -> list[str]:
-    return [*_path_faults(config), *_list_faults(config)]
-
-
-def _path_faults(config: LabConfig) -> list[str]:
-    faults = []
+def _path_faults(config: LabConfig) -> Iterator[str]:
     for name, points in (("barrier.points", config.barrier.points), ("theorem.points", config.theorem.points)):
         if points % 2 == 0:
-            faults.append(f"{name} must be odd, so that the midpoint is measured, got {points}")
+            yield f"{name} must be odd, so that the midpoint is measured, got {points}"
     if (config.start.kind == "file") != bool(config.start.path):
-        faults.append("start.kind=file and start.path belong together")
+        yield "start.kind=file and start.path belong together"
     if config.start.kind == "independent" and config.train.spawn_share:
-        faults.append("train.spawn-share has no meaning for start.kind=independent")
+        yield "train.spawn-share has no meaning for start.kind=independent"
     if config.measure.plane and config.train.models < 3:
-        faults.append(f"measure.plane needs train.models of 3 or more, got {config.train.models}")
+        yield f"measure.plane needs train.models of 3 or more, got {config.train.models}"
     if config.measure.calibration and not config.data.held_out:
-        faults.append("measure.calibration needs data.held-out examples to fit a temperature on")
-    return faults
+        yield "measure.calibration needs data.held-out examples to fit a temperature on"
 
 
-def _list_faults(config: LabConfig) -> list[str]:
-    faults = []
+def _list_faults(config: LabConfig) -> Iterator[str]:
     for name, text in (("soup.lrs", config.soup.lrs), ("soup.epochs", config.soup.epochs)):
         try:
             wrong = min(parse_numbers(text)) <= 0
@@ -194,12 +187,11 @@ def _list_faults(config: LabConfig) -> list[str]:
             wrong = True
         if wrong:
             kind = "whole numbers, 1 or more," if name == "soup.epochs" else "positive numbers"
-            faults.append(f"{name} must be {kind} with commas between them, got {text!r}")
+            yield f"{name} must be {kind} with commas between them, got {text!r}"
     known = ("weight", "activation", "ste", "annealing", "merge")
     for word in split_words(config.match.methods):
         if word not in known:
-            faults.append(f"match.methods has {word!r}, which is none of {', '.join(known)}")
-    return faults
+            yield f"match.methods has {word!r}, which is none of {', '.join(known)}"
 
 
 def split_words(text: str) -> list[str]:

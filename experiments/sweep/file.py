@@ -25,7 +25,7 @@ from typing import Any
 
 from fedpfn import imports
 from fedpfn.runs import read_config, read_yaml
-from fedpfn.runs.config import KEYS, ConfigError, RunConfig, is_key, key_faults, parse_overrides
+from fedpfn.runs.config import KEYS, ConfigError, RunConfig, is_key, key_faults, read_overrides
 from fedpfn.runs.keys import Scalar, flatten, unknown_key
 
 _TABLES = {name.partition(".")[0] for name in KEYS}
@@ -180,12 +180,8 @@ def _started(place: _Place, path: Path) -> dict[str, Scalar]:
 
 
 def _typed(place: _Place, words: Iterable[str]) -> dict[str, Scalar]:
-    typed: dict[str, Any] = {}
-    for word in words:
-        try:
-            typed |= parse_overrides([word])
-        except ConfigError as error:
-            place.faults.extend(error.faults)
+    typed, faults = read_overrides(words)
+    place.faults.extend(faults.values())
     return _settings(place, typed)
 
 

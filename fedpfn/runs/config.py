@@ -1,19 +1,16 @@
 """The run config: the only schema of the project, its defaults, and the checks that need nothing but the values.
 
 Keys are dotted and kebab-case outside (``partition.min-size`` in TOML, on the command line and on the wire), snake_case
-inside. ``RunConfig.parse`` merges layers of them with OmegaConf and names every fault in one ``ConfigError``. Whether a
-data set lies where it should, or a model builds, is asked by those who load and build.
+inside. ``RunConfig.parse`` merges layers of them and names every fault in one ``ConfigError``. Whether a data set lies
+where it should, or a model builds, is asked by those who load and build.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from omegaconf import OmegaConf
-
-from fedpfn.args import args_of, args_text, argument_name, read_value
+from fedpfn.args import args_of, read_value
 from fedpfn.runs.keys import (
     KeySpec,
     Scalar,
@@ -23,7 +20,6 @@ from fedpfn.runs.keys import (
     key_specs,
     lookup,
     nest,
-    snake,
     type_fault,
     unknown_key,
     unless,
@@ -31,8 +27,8 @@ from fedpfn.runs.keys import (
     when,
 )
 from fedpfn.runs.legacy import OLD_KEYS, modernise
-
-Schema = TypeVar("Schema")
+from fedpfn.runs.parsing import ConfigError as ConfigError
+from fedpfn.runs.parsing import Reading, argument_fault, read_layers
 
 # a part of the user's own, by import string
 OWN = "*:*"
@@ -42,15 +38,6 @@ DIVERGENCE_HINT = (
     "partition.alpha makes it likelier"
 )
 _ARGS = "arguments of {} of your own, as name=value separated by spaces; or one key each, such as args.width=64"
-
-
-class ConfigError(ValueError):
-    """All faults of a config in one message, a line each; ``faults`` holds them."""
-
-    def __init__(self, faults: Iterable[str]) -> None:
-        self.faults = tuple(faults)
-        head = "the config has a fault" if len(self.faults) == 1 else f"the config has {len(self.faults)} faults"
-        super().__init__("\n".join([f"{head}:", *(f"  - {fault}" for fault in self.faults)]))
 
 
 @dataclass(frozen=True)
@@ -284,8 +271,20 @@ class RunConfig:
         (``model.args.width``) are gathered over the layers; the text ``model.args`` replaces what came before it. Keys
         of version 1 are translated.
         """
-        flat_layers, faults = modernise(layers)
-        return parse_layers(cls, flat_layers, _cross_faults, faults=faults)
+        reading = cls.read(*layers)
+        if reading.faults:
+            raise ConfigError(reading.faults)
+        return reading.config
+
+    @classmethod
+    def read(
+        cls, *layers: Mapping[str, Any], faults: Iterable[str] = (), unknown: Iterable[str] = ()
+    ) -> "Reading[RunConfig]":
+        """Merge as ``parse`` does, and return what there is in spite of faults, for whoever can find more of them."""
+        flat_layers, old_faults = modernise(layers)
+        if old_faults:
+            unknown = {*unknown, "strategy.base", "strategy.args"}
+        return read_layers(cls, flat_layers, _CHECKS, faults=[*faults, *old_faults], unknown=unknown)
 
     def flat(self) -> dict[str, Scalar]:
         """Return every key, dotted and kebab-case, with its value: what Flower carries."""
@@ -294,52 +293,6 @@ class RunConfig:
     def nested(self) -> dict[str, Any]:
         """Return the kebab-case tables as they stand in TOML and YAML."""
         return nest(self.flat())
-
-
-def parse_layers(
-    schema: type[Schema],
-    layers: Iterable[Mapping[str, Any]],
-    cross_faults: Callable[[Schema], list[str]],
-    *,
-    command: str = "fedpfn keys",
-    faults: Iterable[str] = (),
-) -> Schema:
-    """Return an instance of ``schema``, a tree of frozen dataclasses of keys, from ``layers`` over its defaults.
-
-    ``cross_faults`` finds what only whole configs show; ``command`` is what lists the keys; ``faults`` are those known
-    so far. Raises ``ConfigError``.
-    """
-    known = {spec.name: spec for spec in key_specs(schema)}
-    faults = list(faults)
-    merged: dict[str, Scalar] = {}
-    args: dict[str, dict[str, Scalar]] = {}
-    for name, value in (item for layer in layers for item in flatten(layer)):
-        if (holder := args_key(name, known)) is not None:
-            fault = argument_fault(name, value)
-            if fault is None:
-                args.setdefault(holder, {})[argument_name(name.removeprefix(f"{holder}."))] = value
-        elif name not in known:
-            fault = unknown_key(name, known, command=command)
-        elif (fault := type_fault(known[name], value)) is not None:
-            pass
-        elif known[name].holds_args:
-            try:
-                args[name] = args_of(value)
-            except ValueError as error:
-                fault = f"{name}: {error}"
-        else:
-            merged[name] = value
-        faults += [fault] if fault else []
-    merged |= {name: args_text(arguments) for name, arguments in args.items()}
-    faults += [fault for name, value in merged.items() for fault in value_faults(known[name], value)]
-    if faults:
-        raise ConfigError(dict.fromkeys(faults))
-    overrides = nest({snake(name): value for name, value in merged.items()})
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), overrides))
-    assert isinstance(config, schema)
-    if faults := cross_faults(config):
-        raise ConfigError(faults)
-    return config
 
 
 KEYS: dict[str, KeySpec] = {spec.name: spec for spec in key_specs(RunConfig)}
@@ -370,19 +323,6 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (places.get(args_key(name, KEYS) or name, len(places)), name))
 
 
-def argument_fault(name: str, value: Any) -> str | None:
-    """Say that ``name``, such as ``model.args.width``, cannot be an argument or ``value`` not its value."""
-    try:
-        argument_name(name.partition(".args.")[2])
-    except ValueError as error:
-        return f"{name}: {error}"
-    if type(value) not in (bool, int, float, str) or (type(value) is float and not math.isfinite(value)):
-        return f"{name} must be a finite number, true or false, or text, got {value!r} ({type(value).__name__})"
-    if isinstance(value, str) and "${" in value:
-        return f"{name} must be plain text, without '${{', got {value!r}"
-    return None
-
-
 def flat(config: Any) -> dict[str, Scalar]:
     """Return every key of a parsed config, dotted and kebab-case, with its value."""
     return {spec.name: lookup(config, spec.name) for spec in key_specs(type(config))}
@@ -399,20 +339,27 @@ def settings_of(section: Any) -> dict[str, Any]:
 
 
 def parse_overrides(words: Iterable[str], schema: type = RunConfig) -> dict[str, Any]:
-    """Read ``key=value`` words as typed on a command line.
+    """Return what ``read_overrides`` reads. Raises ``ConfigError`` for words that are not ``key=value``."""
+    values, faults = read_overrides(words, schema)
+    if faults:
+        raise ConfigError(faults.values())
+    return values
+
+
+def read_overrides(words: Iterable[str], schema: type = RunConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read ``key=value`` words as typed on a command line; return the values, and what is wrong with other words.
 
     A value of a text key is taken as it stands, less quotes around it; others are read as what the key is: ``1e-3``,
-    ``true``, ``5``. What cannot be read so stays text, for the type check to name with its key. Raises ``ConfigError``
-    for words that are not ``key=value``.
+    ``true``, ``5``. What cannot be read so stays text, for the type check to name with its key.
     """
     kinds = {spec.name: spec.type for spec in key_specs(schema)}
     values: dict[str, Any] = {}
-    faults = []
+    faults: dict[str, str] = {}
     for word in words:
         name, equals, text = word.partition("=")
         name = name.strip().replace("_", "-")
         if not equals or not name:
-            faults.append(f"{word!r} is not key=value")
+            faults[word] = f"{word!r} is not key=value"
         elif args_key(name, kinds) is not None:
             values[name] = read_value(text.strip())
         elif kinds.get(name) is str:
@@ -420,9 +367,7 @@ def parse_overrides(words: Iterable[str], schema: type = RunConfig) -> dict[str,
             values[name] = text[1:-1] if quoted else text
         else:
             values[name] = _read_word(text.strip(), kinds.get(name))
-    if faults:
-        raise ConfigError(faults)
-    return values
+    return values, faults
 
 
 def given_keys(file: Mapping[str, Any], words: Mapping[str, Any]) -> set[str]:
@@ -444,24 +389,39 @@ def _read_word(text: str, kind: type | None) -> Scalar:
     return text
 
 
-def _cross_faults(config: RunConfig) -> list[str]:
-    """Faults of keys that are each right but do not go together."""
-    faults = []
+# What is wrong with keys that are each right but do not go together. One idea per check: a faulty key ends all that
+# reads it
+
+
+def _nesterov_faults(config: RunConfig) -> Iterator[str]:
     if config.train.nesterov and (config.train.optimizer != "sgd" or config.train.momentum == 0):
-        faults.append("train.nesterov needs train.optimizer=sgd and train.momentum above 0")
+        yield "train.nesterov needs train.optimizer=sgd and train.momentum above 0"
+
+
+def _seed_faults(config: RunConfig) -> Iterator[str]:
     if config.seed >= 2**63:
-        faults.append(f"seed must be below 2**63, which is what Flower can carry, got {config.seed}")
+        yield f"seed must be below 2**63, which is what Flower can carry, got {config.seed}"
+
+
+def _points_faults(config: RunConfig) -> Iterator[str]:
     if config.barrier.points % 2 == 0:
-        faults.append(f"barrier.points must be odd, so that the midpoint is measured, got {config.barrier.points}")
+        yield f"barrier.points must be odd, so that the midpoint is measured, got {config.barrier.points}"
+
+
+def _warmup_faults(config: RunConfig) -> Iterator[str]:
     if config.mask.warmup_rounds >= config.rounds and config.strategy.name != "fedavg":
-        faults.append(
-            f"mask.warmup-rounds ({config.mask.warmup_rounds}) leaves none of the {config.rounds} rounds to mask"
-        )
+        yield f"mask.warmup-rounds ({config.mask.warmup_rounds}) leaves none of the {config.rounds} rounds to mask"
+
+
+def _variant_faults(config: RunConfig) -> Iterator[str]:
     across = config.strategy.name == "fedpnu" and config.strategy.variant == "across-rounds"
     if across and config.mask.schedule not in (Mask.schedule, "complement"):
-        faults.append(
-            f"strategy.variant=across-rounds is mask.schedule=complement, which {config.mask.schedule!r} is not"
-        )
+        yield f"strategy.variant=across-rounds is mask.schedule=complement, which {config.mask.schedule!r} is not"
+
+
+def _ratio_faults(config: RunConfig) -> Iterator[str]:
     if config.mask.ratio_shape == "constant" and config.mask.final_ratio not in (config.mask.ratio, Mask.final_ratio):
-        faults.append("mask.final-ratio is set but mask.ratio-shape is constant; set it to linear or cosine")
-    return faults
+        yield "mask.final-ratio is set but mask.ratio-shape is constant; set it to linear or cosine"
+
+
+_CHECKS = (_nesterov_faults, _seed_faults, _points_faults, _warmup_faults, _variant_faults, _ratio_faults)
