@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.figures import rounds_figure, save_figure
+from experiments.limits import limit_words
 from experiments.recorded import further_numbers, further_quantities, unit_words
 from fedpfn.runs import Run
 
@@ -93,6 +94,8 @@ def summary_table(run: Run) -> RenderableType:
         "server to client": human_bytes(summary["bytes_down"]),
         "time": f"{summary['seconds']:.1f} s on {', '.join(summary['devices'])}",
     }
+    if limits := limit_words(run.config):
+        rows["limits"] = "\n".join(limits)
     for name, value in rows.items():
         table.add_row(name, value)
     return Group(Text(), table)

@@ -167,8 +167,8 @@ def test_a_models_faults_can_be_asked_for_once_data_are_loaded() -> None:
 
 def test_the_facts_of_the_digits_are_those_of_the_digits() -> None:
     digits, facts = partitions.load("digits"), partitions.datasets.FACTS["digits"]
-    assert (digits.input_shape, digits.num_classes, len(digits.train.labels)) == (
-        facts.input_shape, facts.num_classes, facts.train_examples,
+    assert (digits.input_shape, digits.num_classes, len(digits.train.labels), len(digits.test.labels)) == (
+        facts.input_shape, facts.num_classes, facts.train_examples, facts.test_examples,
     )  # fmt: skip
 
 
