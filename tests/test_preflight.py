@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.serverapp.strategy import FedAdam
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -40,6 +41,12 @@ class Schedule:
         return plan
 
 
+class Forwarding(FedAdam):
+    def __init__(self, beta: float = 0.5, **kwargs: Any) -> None:
+        self.gamma = kwargs.pop("gamma", 0.1)
+        super().__init__(**kwargs)
+
+
 def own_optimizer(parameters: Any, lr: float, *, nudge: float = 0.0) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=lr + nudge)
 
@@ -64,6 +71,7 @@ def faults(*words: str) -> list[str]:
         "train.optimizer=adam train.args.amsgrad=true",
         "strategy.base=fedadam strategy.args.eta=0.3",
         "strategy.base=flwr.serverapp.strategy:FedTrimmedAvg strategy.args.beta=0.1",
+        f"strategy.base={HERE}:Forwarding strategy.args.eta=1 strategy.args.gamma=0.2 strategy.args.beta=0.3",
         "mask.schedule=cyclic mask.ratio=0.75 mask.blocks=4",
         "mask.schedule=cyclic mask.ratio=0.9 mask.blocks=4 strategy.name=fedpnu",
         "mask.schedule=cyclic mask.ratio=0.9 mask.final-ratio=0.2 mask.ratio-shape=linear",
@@ -115,6 +123,11 @@ def test_what_fits_is_no_fault(words: str) -> None:
         ("train.optimizer=torch.optim:RMSprop train.stack=4", "train.stack needs one of sgd, adam, adamw"),
         ("strategy.args.eta=1", "strategy.args.eta: strategy.base=fedavg takes no argument 'eta'"),
         ("strategy.base=fedadam strategy.args.fraction_train=0.1", "cannot be set"),
+        (
+            f"strategy.base={HERE}:Forwarding strategy.args.etta=1",
+            "takes no argument 'etta'; did you mean 'eta'? (it takes",
+        ),
+        (f"strategy.base={HERE}:Forwarding strategy.args.eta=high", "strategy.args.eta must be a number, got 'high'"),
         ("measures=mine.py", "write it as 'mine.py:Name'"),
         ("measures=no_such_module:measure", "no module named 'no_such_module'"),
     ],
