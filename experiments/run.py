@@ -163,7 +163,7 @@ def _resources(
 
 
 class _ProgressBar:
-    """The rounds done, with the latest accuracy and barrier; a line a round where there is no terminal."""
+    """The rounds done, with the latest accuracy and barrier; one line per round where there is no terminal."""
 
     def __init__(self, config: RunConfig, console: Console, resources: Resources) -> None:
         self.config, self.console = config, console

@@ -76,7 +76,7 @@ def further_table(run: Run) -> Table | None:
 def summary_table(run: Run) -> RenderableType:
     """Return the figures of a complete run, or why it is not complete."""
     if run.summary is None:
-        reason = run.failure["reason"] if run.failure else "it is still going on, or was killed"
+        reason = run.failure["reason"] if run.failure else "it is still running, or was killed"
         return Text(f"not complete: {reason}", style="red")
     summary = run.summary
     # a round without an evaluation has neither

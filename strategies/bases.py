@@ -53,5 +53,5 @@ def base_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
 def _class_of(name: str) -> type[Strategy]:
     kind = imports.load(name) if imports.is_reference(name) else BASES[name]
     if not (isinstance(kind, type) and issubclass(kind, Strategy)):
-        raise ValueError(f"{name!r} is not a class of Flower's kind, flwr.serverapp.strategy.Strategy")
+        raise ValueError(f"{name!r} is not a subclass of flwr.serverapp.strategy.Strategy")
     return kind

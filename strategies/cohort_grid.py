@@ -191,7 +191,7 @@ class CohortGrid(GridView):
         deadline = time.monotonic() + self.wait_seconds
         while not (nodes := sorted(self.grid.get_node_ids())):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"no SuperNode came up within {self.wait_seconds:g} seconds")
+                raise RuntimeError(f"no SuperNode started within {self.wait_seconds:g} seconds")
             time.sleep(0.05)
         return nodes
 

@@ -264,7 +264,7 @@ def _output_faults(config: RunConfig) -> list[str]:
         fault = folder_fault(Path(output.dir)) if output.dir else None
         return [fault] if fault else []
     if not output.dir:
-        return ["output.resume goes on with the run in output.dir, which is not set"]
+        return ["output.resume continues the run in output.dir, which is not set"]
     return resume_faults(config, Path(output.dir)) if is_run(Path(output.dir)) else []
 
 

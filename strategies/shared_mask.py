@@ -270,9 +270,9 @@ def _whole(masked: MaskedRound, reply: Message, server_round: int) -> Message:
             raise ReplyError(client, server_round, f"it lacks the array {name}")
         if state[name].shape != before.shape:
             shape = tuple(state[name].shape)
-            raise ReplyError(client, server_round, f"{name} has shape {shape}, sent was {tuple(before.shape)}")
+            raise ReplyError(client, server_round, f"{name} has shape {shape}, but was sent as {tuple(before.shape)}")
         if state[name].dtype != before.dtype:
-            raise ReplyError(client, server_round, f"{name} is {state[name].dtype}, sent was {before.dtype}")
+            raise ReplyError(client, server_round, f"{name} is {state[name].dtype}, but was sent as {before.dtype}")
     if record.keys() == state.keys():
         return reply
     answer = copy(reply)

@@ -605,7 +605,7 @@ def test_a_lane_whose_runtime_dies_or_cannot_start_says_so(tmp_path: Path, monke
     runtime.alive = False
     monkeypatch.setattr("experiments.sweep.lanes.simulation", runtime.simulation)
     lane = Lane(Share(1, ()), ONE_ACTOR, workdir=tmp_path)
-    assert tried(lane, config(tmp_path)) == "the runtime ended without a word"
+    assert tried(lane, config(tmp_path)) == "the runtime ended without a message"
     assert runtime.over == 1
 
     def refuse(*_: Any, **__: Any) -> Any:

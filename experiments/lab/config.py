@@ -52,21 +52,23 @@ class Train:
     models: int = key(2, "models trained from one start", least=1)
     epochs: float = key(2.0, "epochs of each model; may be a fraction", above=0)
     steps: int = key(0, "steps of each model; above 0 it replaces epochs", least=0)
-    batch_size: int = key(64, "examples of a step", least=1)
+    batch_size: int = key(64, "examples per step", least=1)
     optimizer: str = key("adam", "the optimiser", choices=("sgd", "adam", "adamw"))
     lr: float = key(0.003, "learning rate", above=0)
-    lr_schedule: str = key("constant", "the rate over the steps", choices=("constant", "cosine", "linear"))
+    lr_schedule: str = key(
+        "constant", "how the learning rate moves over the steps", choices=("constant", "cosine", "linear")
+    )
     momentum: float = key(0.9, "momentum of sgd", least=0, below=1)
     weight_decay: float = key(0.0, "L2 penalty of sgd and adam, decoupled decay of adamw", least=0)
     spawn_share: float = key(
-        0.0, "share of the steps that the models take in common before they part", least=0, below=1
+        0.0, "share of the steps that the models take together before they separate", least=0, below=1
     )
 
 
 @dataclass(frozen=True)
 class Mask:
-    ratio: float = key(0.4, "share of zeros, that is of frozen (or pruned) entries", least=0, most=1)
-    granularity: str = key("weight", "what is frozen as one: an entry, or a neuron", choices=("weight", "neuron"))
+    ratio: float = key(0.4, "share of frozen (or pruned) entries (zeros of the mask)", least=0, most=1)
+    granularity: str = key("weight", "what is frozen as a unit: an entry or a neuron", choices=("weight", "neuron"))
     draw: str = key("exact", "exact count per tensor, or independent draws", choices=("exact", "bernoulli"))
     layers: str = key("all", "the third of the layers that is masked", choices=("all", "first", "middle", "last"))
     include: str = key("*", "comma-separated patterns of parameter names that the mask may touch")
@@ -75,7 +77,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Barrier:
-    points: int = key(25, "points of a path, both ends included", least=3)
+    points: int = key(25, "points per path, both ends included", least=3)
     batch_norm: str = key(
         "average", "running statistics on a path: interpolated, re-estimated, or the first end's own",
         choices=("average", "reset", "none"),
@@ -87,7 +89,7 @@ class Match:
     methods: str = key(
         "", "comma-separated: weight, activation, ste, annealing, merge (all models by weights); empty = none"
     )
-    max_sweeps: int = key(100, "most sweeps of weight matching", least=1)
+    max_sweeps: int = key(100, "largest number of sweeps of weight matching", least=1)
     steps: int = key(100, "steps of the straight-through estimator, moves of annealing", least=1)
     examples: int = key(2000, "training examples that activation matching, ste and annealing see; 0 = all", least=0)
 
@@ -110,7 +112,7 @@ class Theorem:
     output_ratio: float = key(0.0, "share of the output layer's entries that both nets share", least=0, most=1)
     delta: float = key(0.05, "probability with which a bound may fail", above=0, below=1)
     trials: int = key(1000, "pairs of nets drawn", least=1)
-    points: int = key(9, "points of a path, both ends included", least=3)
+    points: int = key(9, "points per path, both ends included", least=3)
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,7 @@ def sweep(
         for line in ending(board, seconds=time.monotonic() - begun):
             console.print(line, highlight=False, soft_wrap=True)
     for cell in skipped:
-        console.print(
-            f"failed before, not tried again without --retry-failed: {cell_folder(out, cell)}", soft_wrap=True
-        )
+        console.print(f"failed before, retried only with --retry-failed: {cell_folder(out, cell)}", soft_wrap=True)
     for task in board.failed:
         console.print(f"failed: {task.folder}", highlight=False, soft_wrap=True)
     console.print(f"tables and figures: fedpfn report {out}", highlight=False, soft_wrap=True)

@@ -37,17 +37,17 @@ DIVERGENCE_HINT = (
     "training diverged: try train.lr=0.01, train.momentum=0 or a bound on the gradient, train.clip-norm=1; a small "
     "partition.alpha makes it likelier"
 )
-_ARGS = "arguments of {} of your own, as name=value separated by spaces; or one key each, such as args.width=64"
+_ARGS = "arguments of {}: one key per argument, such as {}, or one text of name=value pairs"
 
 
 @dataclass(frozen=True)
 class Federation:
     clients: int = key(10, "number of simulated clients K, independent of the number of SuperNodes", least=1)
     fraction: float = key(1.0, "share of the clients that train in a round", above=0, most=1)
-    tolerate_failures: int = key(0, "clients of a round that may fail before the run stops", least=0)
+    tolerate_failures: int = key(0, "number of clients of a round that may fail without stopping the run", least=0)
     quorum: float = key(
         0.5,
-        "least share of a round's clients that must answer, failures tolerated",
+        "smallest share of a round's clients that must answer where failures are tolerated",
         above=0,
         most=1,
         used=(unless("federation.tolerate-failures", "0"),),
@@ -60,10 +60,10 @@ class Data:
     name: str = key(
         "digits", "digits, mnist, fashion-mnist, cifar10, cifar100, image-folder, imdb or package.module:loader"
     )
-    args: str = key("", _ARGS.format("a loader"), since=2)
+    args: str = key("", _ARGS.format("your own loader", "data.args.size=300"), since=2)
     # it says which data there are, and not just where, for a folder of images and for the user's own loader
     root: str = key("", "folder that holds the data (absolute)", in_result=when("data.name", "image-folder", OWN))
-    download: bool = key(False, "let torchvision download what is absent", in_result=False)
+    download: bool = key(False, "let torchvision download what is missing", in_result=False)
     image_size: int = key(0, "side to which an image folder is cropped and resized; 0 = as it is", least=0)
     train_examples: int = key(0, "training examples to use, drawn from the seed; 0 = all", least=0, since=2)
     test_examples: int = key(0, "test examples to use, drawn from the seed; 0 = all", least=0, since=2)
@@ -75,19 +75,21 @@ class Partition:
         "dirichlet",
         "dirichlet, dirichlet-balanced, dirichlet-client, iid, shards, pathological or package.module:scheme",
     )
-    args: str = key("", _ARGS.format("a scheme"), since=2)
+    args: str = key("", _ARGS.format("your own scheme", "partition.args.share=0.6"), since=2)
     alpha: float = key(
         0.3,
         "concentration of the Dirichlet draw; smaller is more skewed",
         above=0,
         used=(when("partition.scheme", "dirichlet*", OWN),),
     )
-    min_size: int = key(0, "least number of examples of a client (Dirichlet schemes redraw, boundedly)", least=0)
+    min_size: int = key(
+        0, "smallest number of examples of a client (Dirichlet schemes redraw a limited number of times)", least=0
+    )
     shards_per_client: int = key(
-        2, "shards a client gets (scheme shards)", least=1, used=(when("partition.scheme", "shards", OWN),)
+        2, "shards per client (scheme shards)", least=1, used=(when("partition.scheme", "shards", OWN),)
     )
     classes_per_client: int = key(
-        2, "classes a client sees (scheme pathological)", least=1, used=(when("partition.scheme", "pathological", OWN),)
+        2, "classes per client (scheme pathological)", least=1, used=(when("partition.scheme", "pathological", OWN),)
     )
 
 
@@ -96,12 +98,12 @@ class Model:
     name: str = key(
         "mlp", "mlp, cnn, resnet20 .. 56, wrn56, vgg11, vgg16, lstm, a torchvision name or package.module:factory"
     )
-    args: str = key("", _ARGS.format("a model"), since=2)
+    args: str = key("", _ARGS.format("your own model", "model.args.width=64"), since=2)
     hidden: int = key(2, "hidden layers of the MLP", least=0)
     width: int = key(200, "units of a hidden layer of the MLP", least=1)
     norm: str = key(
         "none",
-        "normalisation of ResNets, VGGs and torchvision models; without it they want train.lr near 0.01",
+        "normalisation of ResNets, VGGs and torchvision models; without it they need train.lr near 0.01",
         choices=("none", "group", "layer", "batch"),
     )
     width_multiplier: float = key(1.0, "width of a built-in model relative to its standard", above=0)
@@ -121,10 +123,10 @@ class Strategy:
         own=True,
         since=2,
     )  # fmt: skip
-    args: str = key("", _ARGS.format("the base strategy, Flower's too"), since=2)
+    args: str = key("", _ARGS.format("the base strategy", "strategy.args.eta=0.01"), since=2)
     variant: str = key(
         "within-round",
-        "FedPNU's reading: m then 1-m within a round, across rounds, or m then everything",
+        "FedPNU's variant: m then 1-m within a round, across rounds, or m then everything",
         choices=("within-round", "across-rounds", "then-all"),
         used=(when("strategy.name", "fedpnu"),),
     )
@@ -140,8 +142,8 @@ class Strategy:
 @dataclass(frozen=True)
 class Mask:
     schedule: str = key("per-round", "per-round, fixed, complement, cyclic or package.module:schedule")
-    args: str = key("", _ARGS.format("a schedule"), since=2)
-    ratio: float = key(0.4, "share of zeros, that is of frozen entries", least=0, most=1)
+    args: str = key("", _ARGS.format("your own schedule", "mask.args.offset=0"), since=2)
+    ratio: float = key(0.4, "share of frozen entries (zeros of the mask)", least=0, most=1)
     ratio_shape: str = key("constant", "how the ratio moves over the rounds", choices=("constant", "linear", "cosine"))
     final_ratio: float = key(
         0.4,
@@ -150,12 +152,12 @@ class Mask:
         most=1,
         used=(unless("mask.ratio-shape", "constant"),),
     )
-    warmup_rounds: int = key(0, "first rounds that train without a mask", least=0)
-    granularity: str = key("weight", "what is frozen as one: an entry, or a neuron", choices=("weight", "neuron"))
+    warmup_rounds: int = key(0, "number of first rounds that train without a mask", least=0)
+    granularity: str = key("weight", "what is frozen as a unit: an entry or a neuron", choices=("weight", "neuron"))
     draw: str = key("exact", "exact count per tensor, or independent draws", choices=("exact", "bernoulli"))
     blocks: int = key(
         4,
-        "number of starting points that schedule cyclic takes in turn",
+        "number of starting points of schedule cyclic, one per round in turn",
         least=2,
         used=(when("mask.schedule", "cyclic"),),
     )
@@ -167,16 +169,16 @@ class Mask:
 class Train:
     epochs: int = key(1, "local epochs of a round", least=1, used=(when("train.steps", "0"),))
     steps: int = key(0, "local steps of a round; above 0 it replaces epochs", least=0)
-    batch_size: int = key(32, "examples of a local step", least=1)
+    batch_size: int = key(32, "examples per local step", least=1)
     optimizer: str = key(
         "sgd",
         "local optimiser, fresh in each round, such as torch.optim:RMSprop; called with the parameters and lr",
         choices=("sgd", "adam", "adamw"),
         own=True,
     )
-    args: str = key("", _ARGS.format("the optimiser"), since=2)
+    args: str = key("", _ARGS.format("the optimiser", "train.args.amsgrad=true"), since=2)
     lr: float = key(0.1, "local learning rate of round 1", above=0)
-    lr_decay: float = key(1.0, "factor on the learning rate from round to round", above=0, most=1)
+    lr_decay: float = key(1.0, "factor by which the learning rate changes from round to round", above=0, most=1)
     momentum: float = key(0.9, "momentum of sgd", least=0, below=1, used=(when("train.optimizer", "sgd"),))
     nesterov: bool = key(False, "Nesterov's momentum", used=(when("train.optimizer", "sgd"),))
     weight_decay: float = key(
@@ -190,7 +192,7 @@ class Train:
     threads: int = key(1, "CPU threads of a client; part of the result, since sums depend on it", least=1)
     stack: int = key(
         0,
-        "clients that a node trains at once, stacked, where the model allows it; 0 = one by one, as suits a CPU",
+        "clients that a node trains at once, stacked, if the model allows it; 0 = one by one, which is faster on a CPU",
         least=0,
         since=2,
     )
@@ -198,7 +200,9 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    every: int = key(1, "rounds between two evaluations of the global model; the last round always", least=1, since=2)
+    every: int = key(
+        1, "rounds between two evaluations of the global model; the last round is always evaluated", least=1, since=2
+    )
     max_examples: int = key(0, "test examples of an evaluation, drawn from the seed; 0 = all", least=0, since=2)
 
 
@@ -208,16 +212,16 @@ _MEASURED = (unless("barrier.every", "0"),)
 @dataclass(frozen=True)
 class Barrier:
     every: int = key(1, "rounds between two barrier measurements; 0 = never", least=0)
-    points: int = key(25, "points of a path, both ends included", least=3, used=_MEASURED)
-    max_pairs: int = key(0, "client pairs measured, drawn from the seed; 0 = all", least=0, used=_MEASURED)
+    points: int = key(25, "points per path, both ends included", least=3, used=_MEASURED)
+    max_pairs: int = key(0, "client pairs to measure, drawn from the seed; 0 = all", least=0, used=_MEASURED)
     max_examples: int = key(2000, "examples of each evaluation, drawn from the seed; 0 = all", least=0, used=_MEASURED)
     split: str = key("test", "data that barriers are measured on", choices=("test", "train"), used=_MEASURED)
     batch_norm: str = key(
-        "average", "running statistics on a path: interpolated, re-estimated, or those of its ends, the worse counting",
+        "average", "running statistics on a path: interpolated, re-estimated, or those of its ends (the worse counts)",
         choices=("average", "reset", "none"), used=_MEASURED,
     )  # fmt: skip
     layers: bool = key(
-        False, "layerwise linear feature connectivity between client models too, wherever measured", used=_MEASURED
+        False, "also measure the layerwise linear feature connectivity of the client models", used=_MEASURED
     )
 
 
@@ -226,17 +230,15 @@ class Output:
     dir: str = key("", "run folder; empty = a new folder under runs/", in_result=False)
     checkpoint_every: int = key(
         5,
-        "rounds between two checkpoints, from which a run can go on; 0 = none, only the final model",
+        "rounds between two checkpoints, from which a run can resume; 0 = none, only the final model",
         least=0,
         in_result=False,
     )
-    keep_checkpoints: int = key(2, "checkpoints that are kept, the latest ones; 0 = all", least=0, in_result=False)
-    resume: bool = key(
-        False, "go on with the run in output.dir from its last checkpoint, where there is one", in_result=False
-    )
+    keep_checkpoints: int = key(2, "number of latest checkpoints to keep; 0 = all", least=0, in_result=False)
+    resume: bool = key(False, "continue the run in output.dir from its last checkpoint, if it has one", in_result=False)
     tracker: str = key(
         "none",
-        "where rounds are shown beside the run folder; needs fedpfn[tensorboard] or fedpfn[mlflow]",
+        "where rounds are also shown; needs fedpfn[tensorboard] or fedpfn[mlflow]",
         choices=("none", "tensorboard", "mlflow"),
         in_result=False,
     )
