@@ -14,7 +14,8 @@ import partitions
 from fedpfn.runs.config import RunConfig, given_keys, parse_overrides
 from fedpfn.runs.identity import config_warnings
 from fedpfn.schedules import Plan
-from strategies.preflight import all_faults, find_faults, model_faults, never_trained_share
+from strategies.mask_faults import never_trained_share
+from strategies.preflight import all_faults, find_faults, model_faults
 
 
 def own_model(input_shape: tuple[int, ...], num_classes: int, width: int = 8) -> nn.Module:
