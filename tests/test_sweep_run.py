@@ -165,7 +165,7 @@ def test_a_dry_run_tells_all_and_touches_nothing(tmp_path: Path) -> None:
     console = quiet()
     assert toy_sweep(tmp_path, console=console, dry_run=True)
     assert not (tmp_path / "out").exists()
-    assert "6 cells: 6 left; how long it takes cannot be told" in said(console)
+    assert "6 cells: 6 left; the time it takes is not known until a cell is done" in said(console)
     toy_sweep(tmp_path, TOY.replace("[0.2, 0.6]", "[0.2]"))
     console = quiet()
     assert toy_sweep(tmp_path, console=console, dry_run=True)
@@ -205,7 +205,7 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> N
     # once more: they are not tried again, but where it is asked for
     console = quiet()
     assert not toy_sweep(tmp_path, text, console=console)
-    assert said(console).count("not tried again without --retry-failed") == 2
+    assert said(console).count("retried only with --retry-failed") == 2
     assert not (out / "cells" / failed[0] / "attempts.jsonl").exists()
     assert not toy_sweep(tmp_path, text, retry_failed=True)
     (attempt,) = [json.loads(line) for line in (out / "cells" / failed[0] / "attempts.jsonl").open()]
