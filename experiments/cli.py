@@ -23,13 +23,13 @@ errors = Console(stderr=True)
 
 EPILOG = (
     "Settings are key=value words, e.g. `partition.alpha=0.1`; `fedpfn keys` lists all of them with their defaults. "
-    "A run leaves a folder with its config, a line a round, barrier curves and the final model."
+    "A run writes a folder with its config, one line per round, barrier curves and the final model."
 )
 
 app = App(
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Federated learning with neuron alignment: FedAvg, FedPFN and FedPNU on Flower, with barriers on record.",
+    help="Federated learning with neuron alignment: FedAvg, FedPFN and FedPNU on Flower, with barriers recorded.",
     epilog=EPILOG,
 )
 
@@ -55,9 +55,11 @@ def options(
 Filter = Annotated[str, typer.Argument(metavar="[TEXT]", help="show only keys whose name or description contains it")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, e.g. rounds=30")]
 Resumed = Annotated[
-    Path | None, typer.Option("--resume", metavar="RUN", help="go on with a run that was cut off, from its checkpoint")
+    Path | None, typer.Option("--resume", metavar="RUN", help="continue an interrupted run from its last checkpoint")
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML of settings; a run's config.yaml too")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file of settings, such as a run's config.yaml")
+]
 
 
 @app.command(epilog=EPILOG)
@@ -66,15 +68,17 @@ def run(
     config: ConfigFile = None,
     resume: Resumed = None,
     supernodes: Annotated[int | None, typer.Option(help="SuperNodes: workers that carry cohorts of clients")] = None,
-    actors: Annotated[int | None, typer.Option(help="Ray actors, a process each; default: one a CPU, or a GPU")] = None,
-    gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU an actor gets, e.g. 0.25")] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="Ray actors, one process each; default: one per CPU, or per GPU")
+    ] = None,
+    gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU per actor, e.g. 0.25")] = None,
     in_process: Annotated[
-        bool, typer.Option("--in-process", help="no SuperLink, no Ray: for debuggers, same results")
+        bool, typer.Option("--in-process", help="without SuperLink and Ray, for debugging; same results")
     ] = False,
 ) -> None:
     """Run a federation through `flwr run`; by default FedPFN on handwritten digits, 10 clients, Dirichlet 0.3.
 
-    `--resume RUN` goes on with a run that was stopped or died, with its own config, to the bits it would have had.
+    `--resume RUN` continues a run that was stopped or crashed, with its own config; results are bit-identical.
     """
     from experiments.run import prepare, read_resumed_config, read_run_config, run_config, unused_settings
     from experiments.show import summary_table
@@ -102,32 +106,34 @@ def run(
     console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
 
 
-@app.command(epilog="Settings after FILE win over its base, e.g. `data.root=/abs/path`; tables: `fedpfn report OUT`.")
+@app.command(epilog="Settings after FILE override its base, e.g. `data.root=/abs/path`; tables: `fedpfn report OUT`.")
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a sweep file (YAML)")],
     words: Words = None,
-    out: Annotated[Path | None, typer.Option(help="where cells lie; default: sweeps/<name of the file>")] = None,
-    jobs: Annotated[int, typer.Option(help="cells that run side by side, each with a share of the machine", min=1)] = 1,
+    out: Annotated[Path | None, typer.Option(help="folder for the cells; default: sweeps/<name of the file>")] = None,
+    jobs: Annotated[int, typer.Option(help="cells to run in parallel, each with a share of the machine", min=1)] = 1,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="show the cells, what is done and what is left; run nothing")
+        bool, typer.Option("--dry-run", help="show the cells, which are done and which are left; run nothing")
     ] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="stop all at the first cell that fails")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="try cells again that failed before")] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="stop everything at the first cell that fails")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="retry cells that failed before")] = False,
     isolated: Annotated[
-        bool, typer.Option("--isolated", help="a fresh SuperLink and Ray for every cell, instead of one a job")
+        bool, typer.Option("--isolated", help="a fresh SuperLink and Ray for every cell, instead of one per job")
     ] = False,
     in_process: Annotated[
-        bool, typer.Option("--in-process", help="no SuperLink, no Ray: for debuggers, same results")
+        bool, typer.Option("--in-process", help="without SuperLink and Ray, for debugging; same results")
     ] = False,
-    supernodes: Annotated[int | None, typer.Option(help="SuperNodes of a job; default: one an actor")] = None,
-    gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU an actor gets, e.g. 0.25")] = None,
+    supernodes: Annotated[int | None, typer.Option(help="SuperNodes per job; default: one per actor")] = None,
+    gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU per actor, e.g. 0.25")] = None,
 ) -> None:
     """Run every cell of a sweep: a grid over any keys, for all seeds, each cell a run with a folder of its own.
 
-    FILE says `base` (settings of all cells), `grid` (lists of values; every combination), `include`, `exclude`, `seeds`
-    and `question`. Cells that are done are never run again, in whatever order and on whatever day; one that was cut
-    off goes on from its checkpoint to the same bits. Keys that an algorithm does not use do not multiply its cells.
-    The command fails if a cell is not done in the end.
+    FILE has `base` (settings of all cells), `grid` (lists of values; every combination), `include`, `exclude`, `seeds`
+    and `question`. Cells that are done are never run again; one that was interrupted continues from its checkpoint,
+    with bit-identical results. Keys that an algorithm does not use do not multiply its cells. The command fails if
+    any cell is not done at the end.
     """
     from experiments.sweep.cli import sweep as run_sweep
 

@@ -171,7 +171,7 @@ def executable(name: str) -> Path:
     installed = Path(sysconfig.get_path("scripts"), name)
     found = next((path for path in (beside, installed) if path.is_file()), None) or shutil.which(name)
     if found is None:
-        raise SetupError(f"the command {name} is not installed beside {sys.executable}; install flwr[simulation]")
+        raise SetupError(f"the command {name} is not installed next to {sys.executable}; install flwr[simulation]")
     return Path(found)
 
 
@@ -198,7 +198,7 @@ def _write_simulation_command(home: FlowerHome, *, prompt: bool) -> None:
     )
     script.chmod(0o700)
     if not os.access(script, os.X_OK):
-        raise SetupError(f"nothing may be executed in {home.root.parent}; set TMPDIR to a folder where it may")
+        raise SetupError(f"programs cannot be executed in {home.root.parent}; set TMPDIR to a folder where they can")
 
 
 def _toml_key(key: str) -> str:

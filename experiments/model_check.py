@@ -22,8 +22,7 @@ _MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "fau
 
 def check(name: str, words: Iterable[str], console: Console, *, workdir: Path) -> bool:
     """Print what is found about the model ``name`` on the settings' data; return whether it can be federated."""
-    config = read_run_config(words, file=None, workdir=workdir)
-    config = replace(config, model=replace(config.model, name=name))
+    config = read_run_config([*words, f"model.name={name}"], file=None, workdir=workdir)
     imports.look_in(workdir)
     if faults := find_faults(config, try_model=False):
         raise ConfigError(faults)

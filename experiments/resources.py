@@ -83,12 +83,12 @@ def plan_resources(
 def _gpu_room(*, actors: int | None, gpus_per_actor: float | None, cpus: int, gpus: int) -> tuple[float, int]:
     """The share of a GPU an actor gets, and how many such actors the machine holds."""
     if gpus < 1:
-        raise ValueError("device cuda was asked for, but no GPU is visible; set device to cpu or look at nvidia-smi")
+        raise ValueError("device cuda was asked for, but no GPU is visible; set device to cpu, or check nvidia-smi")
     share = 1.0 if gpus_per_actor is None else float(gpus_per_actor)
     if share <= 0:
         raise ValueError(f"an actor on device cuda needs a share of a GPU above 0, not {share:g}: Ray hides CUDA at 0")
     if share > 1 and share != int(share):
-        raise ValueError(f"{share:g} GPUs per actor cannot be had: above 1 the share must be a whole number")
+        raise ValueError(f"{share:g} GPUs per actor are not possible: above 1 the share must be a whole number")
     # The shares sit inside single GPUs: 0.4 fits twice into each. The nudge undoes 1/3 * 3 < 1 and its like.
     room = int(1 / share + 1e-9) * gpus if share <= 1 else gpus // int(share)
     if room < 1:

@@ -23,18 +23,18 @@ from experiments.simulation import RunFailed
 from fedpfn import imports
 from fedpfn.devices import available_cpus
 from fedpfn.runs import LOG, is_run, read_config, read_rounds, read_run, record_end
-from fedpfn.runs.config import ConfigError, RunConfig, given_keys, parse_overrides
+from fedpfn.runs.config import ConfigError, RunConfig, given_keys, parse_overrides, read_overrides
 from fedpfn.runs.identity import config_warnings
-from strategies.preflight import find_faults
+from strategies.preflight import all_faults, find_faults
 from strategies.server_app import run_path
 
 
 def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -> RunConfig:
     """Return the config of ``file`` (where given) and ``words``, with paths made absolute from ``workdir``.
 
-    Raises ``ConfigError`` with every fault that the values themselves show.
+    Raises ``ConfigError`` where the keys and values themselves show a fault, with every other one that can be found in
+    spite of it; ``prepare`` looks for those of a config whose keys and values are right.
     """
-    words = list(words)
     try:
         layer = read_config(file) if file else {}
     except (OSError, ValueError) as error:
@@ -42,7 +42,17 @@ def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -
     if file:
         # a run's own config.yaml names its own folder, which a new run must not write to
         layer.get("output", {}).pop("dir", None)
-    config = RunConfig.parse(layer, parse_overrides(words))
+    given, faults = read_overrides(words)
+    reading = RunConfig.read(layer, given, faults=faults.values(), unknown=faults)
+    config = _from(workdir, reading.config)
+    if reading.faults:
+        imports.look_in(workdir)
+        raise ConfigError(all_faults(replace(reading, config=config)))
+    return config
+
+
+def _from(workdir: Path, config: RunConfig) -> RunConfig:
+    """Return ``config`` with the paths in it made absolute from ``workdir``."""
 
     def from_here(reference: str) -> str:
         return imports.absolute_reference(reference, workdir)
@@ -153,7 +163,7 @@ def _resources(
 
 
 class _ProgressBar:
-    """The rounds done, with the latest accuracy and barrier; a line a round where there is no terminal."""
+    """The rounds done, with the latest accuracy and barrier; one line per round where there is no terminal."""
 
     def __init__(self, config: RunConfig, console: Console, resources: Resources) -> None:
         self.config, self.console = config, console

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.figures import rounds_figure, save_figure
+from experiments.limits import limit_words
 from experiments.recorded import further_numbers, further_quantities, unit_words
 from fedpfn.runs import Run
 
@@ -75,7 +76,7 @@ def further_table(run: Run) -> Table | None:
 def summary_table(run: Run) -> RenderableType:
     """Return the figures of a complete run, or why it is not complete."""
     if run.summary is None:
-        reason = run.failure["reason"] if run.failure else "it is still going on, or was killed"
+        reason = run.failure["reason"] if run.failure else "it is still running, or was killed"
         return Text(f"not complete: {reason}", style="red")
     summary = run.summary
     # a round without an evaluation has neither
@@ -93,6 +94,8 @@ def summary_table(run: Run) -> RenderableType:
         "server to client": human_bytes(summary["bytes_down"]),
         "time": f"{summary['seconds']:.1f} s on {', '.join(summary['devices'])}",
     }
+    if limits := limit_words(run.config):
+        rows["limits"] = "\n".join(limits)
     for name, value in rows.items():
         table.add_row(name, value)
     return Group(Text(), table)

@@ -72,7 +72,7 @@ class SuperLink:
                 return answer
             output = str(answer.get("error-message", output))
         said = " ".join((output.strip() or _ANSI.sub("", done.stderr)).split())
-        raise SuperLinkError(f"flwr {command} failed: {said or f'exit code {done.returncode}, and not a word'}")
+        raise SuperLinkError(f"flwr {command} failed: {said or f'exit code {done.returncode}, without a message'}")
 
 
 @contextlib.contextmanager

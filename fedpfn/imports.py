@@ -121,10 +121,12 @@ def _import(import_it: Callable[[], ModuleType], module_name: str, reference: st
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             _refuse_hidden(module_name, reference, None)
             raise ValueError(
-                f"no module named {error.name!r} for {reference!r}; it is looked for in the folder where the command "
+                f"no module named {error.name!r} for {reference!r}; fedpfn looks in the folder where the command "
                 "was typed and in the Python environment"
             ) from error
-        raise ValueError(f"module {module_name!r} of {reference!r} needs {error.name!r}, which is absent") from error
+        raise ValueError(
+            f"module {module_name!r} of {reference!r} needs {error.name!r}, which is not installed"
+        ) from error
     except (Exception, SystemExit) as error:
         raise ValueError(f"module {module_name!r} of {reference!r} fails on import: {error!r}") from error
 

@@ -26,6 +26,7 @@ def signature_faults(
     *,
     key: str,
     positional: int = 0,
+    forwards: bool = False,
 ) -> list[str]:
     """Return why ``part`` cannot be called with ``args``, one line each; nothing is called.
 
@@ -44,6 +45,9 @@ def signature_faults(
         The key that holds ``args``, for example ``"model.args"``.
     positional : int
         Number of leading parameters that the framework passes by position.
+    forwards : bool
+        Whether a class that takes ``**kwargs`` is known to pass them on to its bases, so that a name which none of them
+        takes is a fault. It may as well use them itself: only a call that failed can tell.
 
     Returns
     -------
@@ -54,7 +58,7 @@ def signature_faults(
     if parameters is None:
         return []
     own = _own_parameters(parameters, provided, positional)
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    anything = _takes_anything(parameters) and not (forwards and _ends_in_names(part))
     faults = []
     for name, value in args.items():
         setting = f"{key}.{name.replace('_', '-')}"
@@ -103,7 +107,7 @@ def accepted(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, 
     {'width': 3}
     """
     parameters = _parameters(part) or {}
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    if _takes_anything(parameters):
         return dict(offered)
     return {name: offered[name] for name in offered if name in parameters and parameters[name].kind in _BY_NAME}
 
@@ -129,6 +133,45 @@ def _own_parameters(
 
 
 def _parameters(part: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """Return the parameters of ``part``, None where it has no signature; a class also has those it may pass on."""
+    parameters = _of_signature(part)
+    if parameters is None or not (isinstance(part, type) and _takes_anything(parameters)):
+        return parameters
+    inherited: dict[str, inspect.Parameter] = {}
+    for constructor in _constructors(part):
+        inherited |= {name: p for name, p in _named(constructor).items() if name not in inherited}
+    # the class itself may pass what the base needs
+    optional = {name: p.replace(default=None) if p.default is p.empty else p for name, p in inherited.items()}
+    return parameters | {name: p for name, p in optional.items() if name not in parameters}
+
+
+def _constructors(kind: type) -> list[dict[str, inspect.Parameter]]:
+    """Return the parameters of the constructors that arguments of ``kind`` can come to, its own first.
+
+    Each takes ``**kwargs``, which it may pass on to the next, but the last.
+    """
+    chain: list[dict[str, inspect.Parameter]] = []
+    for base in kind.__mro__:
+        if "__init__" in vars(base) and not (chain and not _takes_anything(chain[-1])):
+            parameters = _of_signature(vars(base)["__init__"]) or {}
+            chain.append(dict(list(parameters.items())[1:]))
+    return chain
+
+
+def _ends_in_names(part: Callable[..., Any]) -> bool:
+    chain = _constructors(part) if isinstance(part, type) else []
+    return bool(chain) and not _takes_anything(chain[-1])
+
+
+def _named(parameters: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind in _BY_NAME}
+
+
+def _takes_anything(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def _of_signature(part: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
     for eval_str in (True, False):
         try:
             return dict(inspect.signature(part, eval_str=eval_str).parameters)

@@ -33,11 +33,21 @@ CLIENTS = "clients"
 NUM_CLIENTS = "num-clients"
 REPLIES = "replies"
 STATE = "state:"
+OWN = "client/"
 
 
 def own_key(client: int, key: str) -> str:
     """Return the name under which a record of one client alone travels to its worker."""
-    return f"client/{client}/{key}"
+    return f"{OWN}{client}/{key}"
+
+
+def is_reserved(key: str) -> bool:
+    """Tell whether a cohort needs the name ``key`` for a record of its own, so that no strategy may send one.
+
+    >>> is_reserved("client/1/arrays"), is_reserved("clients")
+    (True, False)
+    """
+    return key == COHORT or key.startswith((OWN, STATE))
 
 
 def array_key(client: int, key: str, name: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 from fedpfn import imports
 from fedpfn.masks import MaskRecipe
@@ -52,7 +52,7 @@ class Masking:
         How the ratio moves over the run's ``rounds``: ``constant``, or ``linear`` or ``cosine`` towards
         ``final_ratio``, which both need ``rounds``.
     warmup_rounds
-        Number of first rounds that train without a mask.
+        Number of number of first rounds that train without a mask.
     granularity, draw, include, exclude
         As in ``MaskRecipe``.
     blocks
@@ -81,6 +81,16 @@ class Masking:
         if self.ratio_shape != "constant" and self.rounds < 1:
             raise ValueError(f"a {self.ratio_shape} ratio needs the number of rounds of the run")
 
+    @classmethod
+    def from_arguments(cls, **arguments: Unpack["MaskArguments"]) -> "Masking":
+        """Return the masking that a strategy's arguments describe. Raises ``TypeError`` for an unknown one."""
+        for name in arguments:
+            if name not in MaskArguments.__annotations__:
+                raise TypeError(
+                    f"unknown argument {name!r} of a mask; there are {', '.join(MaskArguments.__annotations__)}"
+                )
+        return cls(**{name.removeprefix("mask_"): value for name, value in arguments.items()})  # type: ignore[arg-type]
+
     def ratio_at(self, server_round: int) -> float:
         """Return the frozen share of a round: constant, or from ``ratio`` to ``final_ratio`` over the masked rounds.
 
@@ -104,6 +114,38 @@ class Masking:
             include=self.include,
             exclude=self.exclude,
         )
+
+
+class MaskArguments(TypedDict, total=False):
+    """The attributes of ``Masking`` as flat arguments of a strategy; what is left out has its default there."""
+
+    mask_ratio: float
+    mask_schedule: str
+    mask_args: Mapping[str, Any]
+    mask_ratio_shape: str
+    mask_final_ratio: float
+    mask_granularity: str
+    mask_draw: str
+    mask_blocks: int
+    mask_include: str
+    mask_exclude: str
+    warmup_rounds: int
+    rounds: int
+    seed: int
+
+
+def split_arguments(arguments: Mapping[str, Any]) -> tuple[MaskArguments, dict[str, Any]]:
+    """Return those of ``arguments`` that are a mask's, misspelt ones too, and the others.
+
+    >>> split_arguments({"mask_ratio": 0.4, "fraction_train": 0.5})
+    ({'mask_ratio': 0.4}, {'fraction_train': 0.5})
+    """
+    mask = {
+        name: value
+        for name, value in arguments.items()
+        if name in MaskArguments.__annotations__ or name.startswith("mask_")
+    }
+    return cast(MaskArguments, mask), {name: value for name, value in arguments.items() if name not in mask}
 
 
 def per_round(masking: Masking) -> PlanStep:

@@ -44,18 +44,19 @@ class Facts:
     input_shape: tuple[int, ...]
     num_classes: int
     train_examples: int
+    test_examples: int
     tokens: bool = False
 
 
 _GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
 
 FACTS: dict[str, Facts] = {
-    "digits": Facts((1, 8, 8), 10, 1438),
-    "mnist": Facts(_GREY, 10, 60_000),
-    "fashion-mnist": Facts(_GREY, 10, 60_000),
-    "cifar10": Facts(_COLOUR, 10, 50_000),
-    "cifar100": Facts(_COLOUR, 100, 50_000),
-    "imdb": Facts((imdb.LENGTH,), 2, 25_000, tokens=True),
+    "digits": Facts((1, 8, 8), 10, 1438, 359),
+    "mnist": Facts(_GREY, 10, 60_000, 10_000),
+    "fashion-mnist": Facts(_GREY, 10, 60_000, 10_000),
+    "cifar10": Facts(_COLOUR, 10, 50_000, 10_000),
+    "cifar100": Facts(_COLOUR, 100, 50_000, 10_000),
+    "imdb": Facts((imdb.LENGTH,), 2, 25_000, 25_000, tokens=True),
 }
 
 

@@ -73,7 +73,7 @@ def partition(
         parts = _checked(parts, clients=clients, num_examples=len(labels))
     if (smallest := min(len(part) for part in parts)) < min_size:
         raise PartitionError(
-            f"the smallest client has {smallest} examples, partition.min-size = {min_size} are asked for; lower it, "
+            f"the smallest client has {smallest} examples, partition.min-size is {min_size}; lower it, "
             "lower federation.clients, or take a partition.scheme with even sizes"
         )
     return parts

@@ -21,7 +21,7 @@ from fedpfn.runs.arguments import data_arguments, model_arguments
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import RoundPlans
 from strategies.bases import make_base
-from strategies.preflight import pattern_faults
+from strategies.mask_faults import pattern_faults
 from strategies.sampling import SeededSampling, draw_clients
 from strategies.shared_mask import SharedMask
 

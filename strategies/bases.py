@@ -1,6 +1,7 @@
 """The Flower strategy under the mask, by name or import string, set to train every client that was drawn."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
@@ -38,9 +39,12 @@ def base_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
     """Say why a strategy cannot be had, does not take its arguments, or cannot be under a mask."""
     part = repr(name) if imports.is_reference(name) else f"strategy.base={name}"
     try:
-        faults = signature_faults(part, _class_of(name), args, _EVERYONE, key="strategy.args")
-        if not faults:
+        check = partial(signature_faults, part, _class_of(name), args, _EVERYONE, key="strategy.args")
+        if not (faults := check()):
             SharedMask(make_base(name, args))
+    except TypeError as error:
+        # one of the bases was handed an argument that it does not take
+        return check(forwards=True) or [f"strategy.base: {error}"]
     except Exception as error:  # a strategy may refuse its arguments with anything
         return [f"strategy.base: {error}"]
     return faults
@@ -49,5 +53,5 @@ def base_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
 def _class_of(name: str) -> type[Strategy]:
     kind = imports.load(name) if imports.is_reference(name) else BASES[name]
     if not (isinstance(kind, type) and issubclass(kind, Strategy)):
-        raise ValueError(f"{name!r} is not a class of Flower's kind, flwr.serverapp.strategy.Strategy")
+        raise ValueError(f"{name!r} is not a subclass of flwr.serverapp.strategy.Strategy")
     return kind

@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from fedpfn.protocol import CLIENTS, COHORT, CONFIG, NUM_CLIENTS, SERVER_ROUND, own_key
+from fedpfn.protocol import CLIENTS, COHORT, CONFIG, NUM_CLIENTS, OWN, SERVER_ROUND, STATE, is_reserved, own_key
 from fedpfn.rounds import Failure
 from strategies.cohort_replies import ClientReply, read_replies
 from strategies.grids import GridView
@@ -28,10 +28,13 @@ from strategies.replies import error_reply, only_arrays, reason_against
 
 
 class RoundFailedError(RuntimeError):
-    """More clients failed in a round than may."""
+    """More clients failed in a round than may.
 
-    def __init__(self, server_round: int, failures: Sequence[Failure], allowed: str) -> None:
-        self.server_round, self.failures = server_round, list(failures)
+    ``limit`` names the argument of ``CohortGrid`` that was broken, ``tolerate`` or ``quorum``; ``allowed`` says how.
+    """
+
+    def __init__(self, server_round: int, failures: Sequence[Failure], limit: str, allowed: str) -> None:
+        self.server_round, self.failures, self.limit, self.allowed = server_round, list(failures), limit, allowed
         first = failures[0]
         more = f" (and {len(failures) - 1} more clients)" if len(failures) > 1 else ""
         super().__init__(
@@ -95,13 +98,14 @@ class CohortGrid(GridView):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages to clients and return their replies by ascending client id, those of failed clients as errors.
 
-        Raises ``RoundFailedError`` if more clients failed than may, and ``ValueError`` for a message to a client that
-        does not exist or for two to one client.
+        Raises ``RoundFailedError`` if more clients failed than may, and, before anything is sent, ``ValueError`` for a
+        message to a client that does not exist, for two to one client, and for a record under a reserved name.
         """
         replies: list[Message] = []
         by_type = sorted(messages, key=lambda message: message.metadata.message_type)
-        for _, group in groupby(by_type, key=lambda message: message.metadata.message_type):
-            replies += self._round(self._by_client(group), timeout)
+        groups = groupby(by_type, key=lambda message: message.metadata.message_type)
+        for addressed in [self._by_client(group) for _, group in groups]:
+            replies += self._round(addressed, timeout)
         return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
     def _by_client(self, messages: Iterable[Message]) -> dict[int, Message]:
@@ -113,6 +117,11 @@ class CohortGrid(GridView):
                 raise ValueError(f"there is no client {client}: this grid has clients 0 to {len(self.sizes) - 1}")
             if client in addressed:
                 raise ValueError(f"two messages are addressed to client {client}; a cohort takes one per client")
+            for key in filter(is_reserved, message.content):
+                raise ValueError(
+                    f"the message to client {client} has a record {key!r}; CohortGrid reserves {COHORT!r} and names "
+                    f"that start with {OWN!r} or {STATE!r}: give the record another name"
+                )
             addressed[client] = message
         return addressed
 
@@ -171,17 +180,18 @@ class CohortGrid(GridView):
                 replies.append(error_reply(failure, message))
         answered = len(messages) - len(failures)
         if len(failures) > self.tolerate:
-            raise RoundFailedError(server_round, failures, f"federation.tolerate-failures is {self.tolerate}")
+            allowed = f"at most {self.tolerate} may fail (tolerate={self.tolerate})"
+            raise RoundFailedError(server_round, failures, "tolerate", allowed)
         if failures and answered < max(1, self.quorum * len(messages)):
-            allowed = f"{answered} of {len(messages)} clients answered, federation.quorum is {self.quorum:g}"
-            raise RoundFailedError(server_round, failures, allowed)
+            allowed = f"{answered} of {len(messages)} clients answered, fewer than quorum={self.quorum:g} asks for"
+            raise RoundFailedError(server_round, failures, "quorum", allowed)
         return replies
 
     def _wait_for_nodes(self) -> list[int]:
         deadline = time.monotonic() + self.wait_seconds
         while not (nodes := sorted(self.grid.get_node_ids())):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"no SuperNode came up within {self.wait_seconds:g} seconds")
+                raise RuntimeError(f"no SuperNode started within {self.wait_seconds:g} seconds")
             time.sleep(0.05)
         return nodes
 

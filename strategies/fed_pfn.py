@@ -8,7 +8,7 @@ w_{t+1}, and they need not travel back. With ratio 0 this is FedAvg.
 from collections.abc import Collection
 from typing import Any
 
-from fedpfn.schedules import fed_pfn
+from fedpfn.schedules import split_arguments
 from strategies.fed_avg import FedAvg
 from strategies.shared_mask import SharedMask
 
@@ -20,10 +20,11 @@ class FedPFN(SharedMask):
     ----------
     mask_ratio
         Share of frozen entries, from 0 to below 1.
-    mask_schedule, mask_granularity, mask_draw, mask_include, mask_exclude, warmup_rounds, seed, parameters
+    parameters
         As in ``SharedMask``.
-    **fed_avg
-        Flower's arguments of FedAvg: ``fraction_train``, ``min_train_nodes``, ``weighted_by_key`` and so on.
+    **arguments
+        The other arguments of the mask, as in ``SharedMask``: ``mask_schedule``, ``mask_granularity``, ``seed`` and so
+        on; and Flower's arguments of FedAvg: ``fraction_train``, ``min_train_nodes``, ``weighted_by_key`` and so on.
 
     Examples
     --------
@@ -31,33 +32,8 @@ class FedPFN(SharedMask):
     0.5
     """
 
-    algorithm = staticmethod(fed_pfn)
-
-    def __init__(
-        self,
-        *,
-        mask_ratio: float = 0.4,
-        mask_schedule: str = "per-round",
-        mask_granularity: str = "weight",
-        mask_draw: str = "exact",
-        mask_include: str = "*",
-        mask_exclude: str = "",
-        warmup_rounds: int = 0,
-        seed: int = 0,
-        parameters: Collection[str] | None = None,
-        **fed_avg: Any,
-    ) -> None:
+    def __init__(self, *, mask_ratio: float = 0.4, parameters: Collection[str] | None = None, **arguments: Any) -> None:
         if mask_ratio == 1:
             raise ValueError("mask_ratio=1 freezes everything: FedPFN would train nothing")
-        super().__init__(
-            FedAvg(**fed_avg),
-            mask_ratio=mask_ratio,
-            mask_schedule=mask_schedule,
-            mask_granularity=mask_granularity,
-            mask_draw=mask_draw,
-            mask_include=mask_include,
-            mask_exclude=mask_exclude,
-            warmup_rounds=warmup_rounds,
-            seed=seed,
-            parameters=parameters,
-        )
+        mask, fed_avg = split_arguments({"mask_ratio": mask_ratio} | arguments)
+        super().__init__(FedAvg(**fed_avg), parameters=parameters, **mask)

@@ -5,9 +5,10 @@ the rest with 1 - m_t; the server averages. Which phases the paper means is not 
 and ``variant`` offers the others. Since both phases together train every entry, every entry travels back.
 """
 
+from collections.abc import Collection
 from typing import Any
 
-from fedpfn.schedules import Masking, fed_pnu, plan_rounds
+from fedpfn.schedules import fed_pnu, split_arguments
 from strategies.fed_avg import FedAvg
 from strategies.shared_mask import SharedMask
 
@@ -24,12 +25,8 @@ class FedPNU(SharedMask):
         ``then-all``: m, then every entry.
     phase_share
         Share phi of the local steps that the first phase takes, between 0 and 1.
-    seed, parameters
-        As in ``SharedMask``.
-    mask
-        Further settings of ``fedpfn.schedules.Masking`` by name, such as ``{"granularity": "neuron"}``.
-    **fed_avg
-        Flower's arguments of FedAvg.
+    parameters, **arguments
+        As in ``FedPFN``. Across rounds, ``mask_schedule`` is ``complement``.
 
     Examples
     --------
@@ -44,12 +41,10 @@ class FedPNU(SharedMask):
         mask_ratio: float = 0.4,
         variant: str = "within-round",
         phase_share: float = 0.5,
-        seed: int = 0,
-        parameters: Any = None,
-        mask: dict[str, Any] | None = None,
-        **fed_avg: Any,
+        parameters: Collection[str] | None = None,
+        **arguments: Any,
     ) -> None:
-        schedule = {"schedule": "complement"} if variant == "across-rounds" else {}
-        masking = Masking(mask_ratio, seed, **(schedule | (mask or {})))
-        plan = plan_rounds(masking, fed_pnu(variant, phase_share))
-        super().__init__(FedAvg(**fed_avg), plan, parameters=parameters)
+        schedule = {"mask_schedule": "complement"} if variant == "across-rounds" else {}
+        mask, fed_avg = split_arguments(schedule | {"mask_ratio": mask_ratio} | arguments)
+        self.algorithm = fed_pnu(variant, phase_share)
+        super().__init__(FedAvg(**fed_avg), parameters=parameters, **mask)

@@ -5,10 +5,8 @@ strategies, the run folder. No data are read. The model is built and tried on in
 set's shape is known beforehand; for other data ``model_faults`` does the same once they are loaded.
 """
 
-import fnmatch
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache, partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +14,45 @@ import torch
 
 from fedpfn import imports, models
 from fedpfn.args import Scalar, args_of
-from fedpfn.masks import split_patterns
 from fedpfn.measures import resolve_measures
 from fedpfn.parts import signature_faults
 from fedpfn.runs import folder_fault, is_run, read_run
-from fedpfn.runs.arguments import masking_of, round_plans
 from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.runs.identity import used_keys
+from fedpfn.runs.parsing import Check, Reading, hide, run_checks
 from fedpfn.runs.trackers import tracker_faults
 from fedpfn.training import OPTIMIZERS, optimizer_faults
 from partitions import datasets, schemes
 from strategies.bases import base_faults
+from strategies.mask_faults import cycle_faults, frozen_faults, pattern_faults, schedule_faults
 
 
-def find_faults(config: RunConfig, *, try_model: bool = True) -> list[str]:
+def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: bool = True) -> list[str]:
     """Return every fault of ``config`` that can be found without reading data, one line each.
 
-    Without ``try_model`` the model is not built, for a caller that shows what building it brings to light.
+    What depends on one of the keys ``unknown``, whose values are faulty, is not asked. Without ``try_model`` the model
+    is not built, for a caller that shows what building it brings to light.
     """
-    faults = [
-        *_data_faults(config),
-        *_partition_faults(config),
-        *_model_faults(config, try_model=try_model),
-        *base_faults(config.strategy.base, args_of(config.strategy.args)),
-        *_mask_faults(config),
-        *_training_faults(config),
-        *_measure_faults(config),
-        *_device_faults(config),
-        *_output_faults(config),
-        *tracker_faults(config.output.tracker),
-    ]
-    return list(dict.fromkeys(faults))
+    checks: tuple[Check[RunConfig], ...] = (
+        _data_faults,
+        _partition_faults,
+        partial(_model_faults, try_model=try_model),
+        _base_faults,
+        schedule_faults,
+        frozen_faults,
+        cycle_faults,
+        _training_faults,
+        _measure_faults,
+        _device_faults,
+        _output_faults,
+        _tracker_faults,
+    )
+    return list(dict.fromkeys(run_checks(checks, hide(config, unknown))))
+
+
+def all_faults(reading: Reading[RunConfig]) -> list[str]:
+    """Return the faults of keys and values that were found in reading a config, and all that can be found besides."""
+    return [*reading.faults, *find_faults(reading.config, unknown=reading.unknown)]
 
 
 def model_faults(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, *, tokens: bool) -> list[str]:
@@ -61,33 +67,6 @@ def model_faults(config: RunConfig, input_shape: tuple[int, ...], num_classes: i
     if not inspection.ok:
         return [f"model {name}: {finding.message}" for finding in inspection.findings if finding.level == "fault"]
     return pattern_faults(config, [tensor.name for tensor in inspection.tensors if tensor.trainable])
-
-
-def pattern_faults(config: RunConfig, parameters: list[str]) -> list[str]:
-    """Return which patterns of the mask match none of ``parameters``: a typo would freeze something else in silence."""
-    if config.strategy.name == "fedavg":
-        return []
-    return [
-        f"{key} has {pattern!r}, which matches no parameter of {config.model.name}: {', '.join(parameters)}"
-        for key, patterns in (("mask.include", config.mask.include), ("mask.exclude", config.mask.exclude))
-        for pattern in split_patterns(patterns)
-        if not fnmatch.filter(parameters, pattern)
-    ]
-
-
-def never_trained_share(windows: Iterable[tuple[float, float]]) -> float:
-    """Return the share of a tensor that is frozen in every one of ``windows``, pairs (start, ratio) on the circle.
-
-    >>> round(never_trained_share([(0.0, 0.8), (0.25, 0.8), (0.5, 0.8), (0.75, 0.8)]), 6)
-    0.2
-    """
-    windows = list(windows)
-    edges = sorted({0.0, 1.0} | {edge % 1 for start, ratio in windows for edge in (start, start + ratio)})
-    return sum(
-        end - begin
-        for begin, end in pairwise(edges)
-        if all(((begin + end) / 2 - start) % 1 < ratio for start, ratio in windows)
-    )
 
 
 @lru_cache(maxsize=64)
@@ -110,112 +89,60 @@ def _own_faults(name: str, args: dict[str, Scalar], provided: Iterable[str], *, 
     return signature_faults(repr(name), part, args, tuple(provided), key=key, positional=positional)
 
 
-def _data_faults(config: RunConfig) -> list[str]:
-    data, args = config.data, args_of(config.data.args)
-    faults = []
-    if data.root and not Path(data.root).is_absolute():
+def _data_faults(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    relative = bool(data.root) and not Path(data.root).is_absolute()
+    if relative:
         # Flower runs a copy of the app from its own folder, where a relative path means something else
-        faults.append(f"data.root must be an absolute path, got {data.root!r}")
+        yield f"data.root must be an absolute path, got {data.root!r}"
     if imports.is_reference(data.name):
-        return faults + _own_faults(data.name, args, ["root"], key="data.args", positional=0)
-    if data.name not in datasets.DATASETS and (hint := imports.colon_hint(data.name)):
-        return [*faults, f"no data set {data.name!r}; {hint}"]
-    if faults:
-        return faults
-    return datasets.find_faults(data.name, data.root, download=data.download, image_size=data.image_size, args=args)
+        yield from _own_faults(data.name, args_of(data.args), ["root"], key="data.args", positional=0)
+    elif data.name not in datasets.DATASETS and (hint := imports.colon_hint(data.name)):
+        yield f"no data set {data.name!r}; {hint}"
+    elif not relative:
+        yield from datasets.find_faults(
+            data.name, data.root, download=data.download, image_size=data.image_size, args=args_of(data.args)
+        )
 
 
-def _partition_faults(config: RunConfig) -> list[str]:
-    settings = settings_of(config.partition)
-    scheme, args = settings["scheme"], settings["args"]
+def _partition_faults(config: RunConfig) -> Iterator[str]:
+    scheme = config.partition.scheme
     if imports.is_reference(scheme):
+        settings = settings_of(config.partition)
         # labels, clients and the generator come by position
-        return _own_faults(scheme, args, settings.keys() - {"scheme", "args"}, key="partition.args", positional=3)
+        provided = settings.keys() - {"scheme", "args"}
+        yield from _own_faults(scheme, settings["args"], provided, key="partition.args", positional=3)
+        return
     if scheme not in schemes.SCHEMES and (hint := imports.colon_hint(scheme)):
-        return [f"no partition.scheme {scheme!r}; {hint}"]
+        yield f"no partition.scheme {scheme!r}; {hint}"
+        return
     facts, limit = datasets.FACTS.get(config.data.name), config.data.train_examples
-    return schemes.find_faults(
+    yield from schemes.find_faults(
         clients=config.federation.clients,
         num_examples=None if facts is None else min(facts.train_examples, limit or facts.train_examples),
         # a small try may miss a class
         num_classes=None if facts is None or limit else facts.num_classes,
-        **settings,
+        **settings_of(config.partition),
     )
 
 
-def _model_faults(config: RunConfig, *, try_model: bool) -> list[str]:
+def _model_faults(config: RunConfig, *, try_model: bool) -> Iterator[str]:
     faults = models.find_faults(**settings_of(config.model))
+    yield from faults
     facts = datasets.FACTS.get(config.data.name)
-    if faults or facts is None or not try_model:
-        return faults
-    return model_faults(config, facts.input_shape, facts.num_classes, tokens=facts.tokens)
+    if facts is not None and try_model and not faults:
+        yield from model_faults(config, facts.input_shape, facts.num_classes, tokens=facts.tokens)
 
 
-def _mask_faults(config: RunConfig) -> list[str]:
-    mask, args = config.mask, args_of(config.mask.args)
-    if config.strategy.name == "fedavg":
-        return []
-    if imports.is_reference(mask.schedule):
-        try:
-            schedule = imports.load(mask.schedule)
-        except ValueError as error:
-            return [str(error)]
-        # a class is made with its arguments; a function gets the round and the plan by position as well
-        positional = 0 if isinstance(schedule, type) else 2
-        if callable(schedule):
-            return signature_faults(repr(mask.schedule), schedule, args, key="mask.args", positional=positional)
-    if (hint := imports.colon_hint(mask.schedule)) is not None:
-        return [f"mask.schedule: {hint}"]
-    faults = [f"mask.args.{name} is for a schedule of your own; {mask.schedule!r} takes none" for name in args]
-    try:
-        round_plans(config)
-    except ValueError as error:
-        return [*faults, str(error)]
-    return [*faults, *_frozen_faults(config), *_cycle_faults(config)]
+def _base_faults(config: RunConfig) -> list[str]:
+    return base_faults(config.strategy.base, args_of(config.strategy.args))
 
 
-def _frozen_faults(config: RunConfig) -> list[str]:
-    """Say in which round the mask freezes every parameter; with patterns that leave some out, that may be meant."""
-    mask, masking = config.mask, masking_of(config)
-    if 1 not in (mask.ratio, mask.final_ratio) or mask.include.strip() != "*" or mask.exclude.strip():
-        return []
-    for server_round in range(mask.warmup_rounds + 1, config.rounds + 1):
-        if masking.ratio_at(server_round) == 1:
-            where = "its first phase" if config.strategy.name == "fedpnu" else "it"
-            return [
-                f"the mask's ratio is 1 in round {server_round}: every entry is frozen and nothing trains in {where}; "
-                "lower mask.ratio or mask.final-ratio"
-            ]
-    return []
-
-
-def _cycle_faults(config: RunConfig) -> list[str]:
-    """Say which share of the network no round of a cycle trains; FedPNU trains the complement as well."""
-    mask, masking, first = config.mask, masking_of(config), config.mask.warmup_rounds + 1
-    if mask.schedule != "cyclic" or config.strategy.name == "fedpnu":
-        return []
-    smallest: dict[float, float] = {}
-    # a run shorter than a cycle is a try of it
-    for server_round in range(first, max(config.rounds + 1, first + mask.blocks)):
-        start = (server_round - 1) % mask.blocks / mask.blocks
-        ratio = masking.ratio_at(server_round)
-        smallest[start] = min(ratio, smallest.get(start, 1.0))
-    share = never_trained_share(smallest.items())
-    if share < 1e-9:
-        return []
-    when = "never" if first == 1 else "never after the warm-up"
-    return [
-        f"mask.schedule=cyclic with mask.blocks={mask.blocks} and mask.ratio={mask.ratio:g} trains {share:.1%} of the "
-        f"network {when}; lower the ratio to {1 - 1 / mask.blocks:g} or less, or raise mask.blocks"
-    ]
-
-
-def _training_faults(config: RunConfig) -> list[str]:
+def _training_faults(config: RunConfig) -> Iterator[str]:
     train = config.train
-    faults = optimizer_faults(train.optimizer, args_of(train.args))
+    yield from optimizer_faults(train.optimizer, args_of(train.args))
     if train.stack and train.optimizer not in OPTIMIZERS:
-        faults.append(f"train.stack needs one of {', '.join(OPTIMIZERS)}; set train.stack=0 for {train.optimizer!r}")
-    return faults
+        yield f"train.stack needs one of {', '.join(OPTIMIZERS)}; set train.stack=0 for {train.optimizer!r}"
 
 
 def _measure_faults(config: RunConfig) -> list[str]:
@@ -232,13 +159,17 @@ def _device_faults(config: RunConfig) -> list[str]:
     return []
 
 
+def _tracker_faults(config: RunConfig) -> list[str]:
+    return tracker_faults(config.output.tracker)
+
+
 def _output_faults(config: RunConfig) -> list[str]:
     output = config.output
     if not output.resume:
         fault = folder_fault(Path(output.dir)) if output.dir else None
         return [fault] if fault else []
     if not output.dir:
-        return ["output.resume goes on with the run in output.dir, which is not set"]
+        return ["output.resume continues the run in output.dir, which is not set"]
     return resume_faults(config, Path(output.dir)) if is_run(Path(output.dir)) else []
 
 

@@ -33,7 +33,7 @@ def only_arrays(content: RecordDict) -> tuple[str, ArrayRecord]:
     # not content.array_records, which makes and checks a new table at every call
     records = [(key, record) for key, record in content.items() if isinstance(record, ArrayRecord)]
     if len(records) != 1:
-        raise ValueError(f"it holds {len(records)} array records and not one")
+        raise ValueError(f"it holds {len(records)} array records instead of one")
     return records[0]
 
 
@@ -41,7 +41,7 @@ def only_metrics(content: RecordDict) -> MetricRecord:
     """Return the only metric record. Raises ``ValueError`` for none or several."""
     records = [record for record in content.values() if isinstance(record, MetricRecord)]
     if len(records) != 1:
-        raise ValueError(f"it holds {len(records)} metric records and not one")
+        raise ValueError(f"it holds {len(records)} metric records instead of one")
     return records[0]
 
 
@@ -62,9 +62,9 @@ def reason_against(content: RecordDict, sent: ArrayRecord) -> str | None:
             return f"its arrays are not those that were sent: missing {missing}, unknown {extra}"
         for name, array in arrays.items():
             if tuple(array.shape) != tuple(sent[name].shape):
-                return f"{name} has shape {tuple(array.shape)}, sent was {tuple(sent[name].shape)}"
+                return f"{name} has shape {tuple(array.shape)}, but was sent as {tuple(sent[name].shape)}"
             if array.dtype != sent[name].dtype:
-                return f"{name} is {array.dtype}, sent was {sent[name].dtype}"
+                return f"{name} is {array.dtype}, but was sent as {sent[name].dtype}"
     try:
         broken = first_non_finite(from_record(arrays))
     except (ValueError, TypeError) as error:

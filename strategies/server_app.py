@@ -3,8 +3,8 @@
 import gc
 import json
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -27,14 +27,15 @@ from fedpfn.protocol import RUN_CONFIG
 from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, is_run
 from fedpfn.runs.arguments import round_plans, schedule_name
-from fedpfn.runs.config import ConfigError, RunConfig, settings_of
+from fedpfn.runs.config import ConfigError, RunConfig, given_keys, settings_of
+from fedpfn.runs.identity import config_warnings
 from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.trackers import make_tracker
 from strategies.assembly import build_model, load_data, make_strategy
 from strategies.carried import carried_state, restore_state
-from strategies.cohort_grid import CohortGrid
+from strategies.cohort_grid import CohortGrid, RoundFailedError
 from strategies.observed import Observed
-from strategies.preflight import find_faults
+from strategies.preflight import all_faults, find_faults
 from strategies.records import to_record
 
 app = ServerApp()
@@ -43,7 +44,12 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run config describes."""
-    run(grid, RunConfig.parse(context.run_config))
+    reading = RunConfig.read(context.run_config)
+    if reading.faults:
+        raise ConfigError(all_faults(reading))
+    for line in config_warnings(reading.config, given_keys(context.run_config, {})):
+        log(WARNING, "%s", line)
+    run(grid, reading.config)
 
 
 def run(grid: Grid, config: RunConfig) -> Path:
@@ -111,13 +117,17 @@ def _federate(
         # what is there by now stays for the whole run: the garbage collector need not go through it in every round
         gc.freeze()
         federation, together = config.federation, config.train.stack or 1
-        Observed(strategy, warn_of_cpu_clients, recorder, device=device, rounds_done=done).start(
-            CohortGrid(grid, sizes, tolerate=federation.tolerate_failures, quorum=federation.quorum, together=together),
-            to_record(read_state(model)),
-            num_rounds=config.rounds - done,
-            timeout=federation.timeout,
-            train_config=ConfigRecord({RUN_CONFIG: json.dumps(config.flat())}),
+        cohorts = CohortGrid(
+            grid, sizes, tolerate=federation.tolerate_failures, quorum=federation.quorum, together=together
         )
+        with naming_keys():
+            Observed(strategy, warn_of_cpu_clients, recorder, device=device, rounds_done=done).start(
+                cohorts,
+                to_record(read_state(model)),
+                num_rounds=config.rounds - done,
+                timeout=federation.timeout,
+                train_config=ConfigRecord({RUN_CONFIG: json.dumps(config.flat())}),
+            )
         recorder.save_final()
         summary = recorder.summary()
         folder.write_summary(summary)
@@ -132,6 +142,18 @@ def _federate(
         recorder.close()
         if recorder.tracker is not None:
             recorder.tracker.finish(summary, reason)
+
+
+@contextmanager
+def naming_keys() -> Iterator[None]:
+    """Let a failed round name the key of the config that set the limit, since nobody here wrote the argument."""
+    keys = {"tolerate": "federation.tolerate-failures", "quorum": "federation.quorum"}
+    try:
+        yield
+    except RoundFailedError as error:
+        allowed = f"{error.allowed}; the limit is set by {keys[error.limit]}"
+        named = RoundFailedError(error.server_round, error.failures, error.limit, allowed)
+        raise named.with_traceback(error.__traceback__) from None
 
 
 def warn_of_cpu_clients(ended: Round) -> None:

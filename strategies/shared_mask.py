@@ -9,26 +9,22 @@ A server optimiser sees a zero update where an entry is frozen: its momentum of 
 without a gradient, and what it would move there is undone. When the entry thaws, what is left of the momentum acts.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from copy import copy
-from dataclasses import dataclass
-from functools import cached_property
 from logging import INFO, WARNING
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
-from torch import Tensor
 
-from fedpfn.masks import build_mask, union
-from fedpfn.packing import Positions, is_packed, pack, unpack
+from fedpfn.packing import is_packed
 from fedpfn.params import State, first_non_finite, weighted_mean
 from fedpfn.protocol import NUM_EXAMPLES, PARAMETERS, PLAN, SERVER_ROUND
-from fedpfn.schedules import Masking, Plan, PlanStep, RoundPlans, encode_plan, fed_pfn, plan_rounds
+from fedpfn.schedules import MaskArguments, Masking, PlanStep, RoundPlans, encode_plan, fed_pfn, plan_rounds
+from strategies.masked_round import MaskedRound, whole_reply
 from strategies.records import decode, encode, from_record, to_record
 from strategies.replies import ReplyError, only_arrays, only_metrics, split
 
@@ -46,40 +42,6 @@ _REFUSED: dict[type, str] = {
 }
 
 
-@dataclass(frozen=True)
-class MaskedRound:
-    """A round's plan on the state that its clients start from, w_t."""
-
-    plan: Plan
-    parameters: tuple[str, ...]
-    before: State
-
-    @cached_property
-    def positions(self) -> Positions:
-        """Where the entries lie that any phase of the plan trains."""
-        maskable = {name: self.before[name] for name in self.parameters}
-        return Positions.where(union([build_mask(phase.mask, maskable) for phase in self.plan]))
-
-    def whole(self, arrays: Mapping[str, Tensor]) -> State:
-        """Return a client's whole state. Raises ``ValueError`` for packed entries that do not fit the plan."""
-        return unpack(arrays, self.positions, self.before) if is_packed(arrays) else dict(arrays)
-
-    def restored(self, name: str, tensor: Tensor) -> Tensor:
-        """Return ``tensor`` with the frozen entries of ``name``, and its dtype, as they were before the round."""
-        before = self.before[name]
-        if name not in self.parameters:
-            return tensor.to(before.dtype) if before.is_floating_point() else before
-        one = Positions({name: self.positions.of.get(name)})
-        return unpack(pack({name: tensor.to(before.dtype)}, one), one, {name: before})[name]
-
-    def moves_frozen(self, state: Mapping[str, Tensor]) -> bool:
-        """Tell whether a client's whole state differs from w_t where the plan freezes."""
-        return any(
-            self.positions.of.get(name) is not None and not torch.equal(self.restored(name, state[name]), state[name])
-            for name in self.parameters
-        )
-
-
 class SharedMask(Strategy):
     """Let the clients of ``strategy`` train in one random subspace per round.
 
@@ -89,24 +51,23 @@ class SharedMask(Strategy):
         Any Flower strategy that averages arrays: FedAvg, FedAdam, FedMedian, Krum, one of your own.
     plan
         Function from the number of a round to its plan; by default made of the arguments below.
-    mask_ratio
-        Share of frozen entries, from 0 to below 1.
-    mask_schedule
-        ``per-round``, ``fixed``, ``complement``, ``cyclic`` or an import string; see ``fedpfn.schedules``.
-    mask_granularity, mask_draw, mask_include, mask_exclude
-        What is frozen as one, how it is drawn, and in which parameters; see ``fedpfn.masks.MaskRecipe``.
-    warmup_rounds
-        Number of first rounds without a mask.
-    seed
-        Seed of all masks.
     parameters
         Names of the arrays that are parameters. By default all floating-point arrays but the running statistics of
         PyTorch's normalisation layers; name them where a model has other buffers, or shares a tensor between two names.
+    **mask
+        How masks are drawn, as in ``fedpfn.schedules.Masking``; what is left out has its default there. ``mask_ratio``:
+        share of frozen entries. ``mask_schedule``: ``per-round``, ``fixed``, ``complement``, ``cyclic`` (which takes
+        ``mask_blocks``) or an import string (with ``mask_args``). ``mask_granularity``, ``mask_draw``,
+        ``mask_include``, ``mask_exclude``: what is frozen as one, how it is drawn, and in which parameters.
+        ``mask_ratio_shape``, ``mask_final_ratio``, ``rounds``: how the ratio moves over the rounds. ``warmup_rounds``:
+        number of first rounds without a mask. ``seed``: seed of all masks.
 
     Raises
     ------
     ValueError
-        For a strategy that a mask makes no sense for, and for a mask that leaves nothing to train.
+        For a strategy that a mask makes no sense for, and for arguments of a mask next to a ``plan``.
+    TypeError
+        For an unknown argument.
 
     Examples
     --------
@@ -123,33 +84,17 @@ class SharedMask(Strategy):
         strategy: Strategy,
         plan: RoundPlans | None = None,
         *,
-        mask_ratio: float = 0.4,
-        mask_schedule: str = "per-round",
-        mask_granularity: str = "weight",
-        mask_draw: str = "exact",
-        mask_include: str = "*",
-        mask_exclude: str = "",
-        warmup_rounds: int = 0,
-        seed: int = 0,
         parameters: Collection[str] | None = None,
+        **mask: Unpack[MaskArguments],
     ) -> None:
         for kind, reason in _REFUSED.items():
             if isinstance(strategy, kind):
                 raise ValueError(f"a shared mask cannot go around {type(strategy).__name__}: {reason}")
         if isinstance(strategy, SharedMask):
             raise ValueError("a shared mask around a shared mask: wrap the inner strategy once")
-        if plan is None:
-            masking = Masking(
-                mask_ratio,
-                seed,
-                mask_schedule,
-                granularity=mask_granularity,
-                draw=mask_draw,
-                include=mask_include,
-                exclude=mask_exclude,
-                warmup_rounds=warmup_rounds,
-            )
-            plan = plan_rounds(masking, self.algorithm)
+        if plan is not None and mask:
+            raise ValueError(f"a plan of your own leaves nothing for {', '.join(mask)} to set; give one or the other")
+        plan = plan or plan_rounds(Masking.from_arguments(**mask), self.algorithm)
         self.strategy, self.plan = strategy, plan
         self.parameters = None if parameters is None else tuple(parameters)
         self._round: MaskedRound | None = None
@@ -188,14 +133,14 @@ class SharedMask(Strategy):
             if any(_shapes(reply) != _shapes(valid[0]) for reply in valid):
                 # names the one that does not fit the plan
                 for reply in valid:
-                    _whole(masked, reply, server_round)
+                    whole_reply(masked, reply, server_round)
             # the mean of packed entries is the packed entries of the mean: nothing is unpacked but the result
             mean, metrics = self.strategy.aggregate_train(server_round, replies)
             if mean is None:
                 return None, metrics
             _refuse_non_finite(mean, valid, server_round)
             return to_record(self._unpacked(masked, mean, server_round)), metrics
-        whole = [_whole(masked, reply, server_round) for reply in valid]
+        whole = [whole_reply(masked, reply, server_round) for reply in valid]
         movers = [reply.metadata.src_node_id for reply, flag in zip(whole, packed, strict=True) if not flag
                   and masked.moves_frozen(from_record(only_arrays(reply.content)[1]))]  # fmt: skip
         if movers:
@@ -272,26 +217,3 @@ def _refuse_non_finite(result: ArrayRecord, replies: Iterable[Message], server_r
     for reply in replies:
         if (name := first_non_finite(from_record(only_arrays(reply.content)[1]))) is not None:
             raise ReplyError(reply.metadata.src_node_id, server_round, f"{name} holds NaN or infinity")
-
-
-def _whole(masked: MaskedRound, reply: Message, server_round: int) -> Message:
-    """Return a reply with whole arrays in place of packed ones; the reply itself stays as it came."""
-    key, record = only_arrays(reply.content)
-    client = reply.metadata.src_node_id
-    try:
-        state = masked.whole(from_record(record))
-    except ValueError as error:
-        raise ReplyError(client, server_round, str(error)) from error
-    for name, before in masked.before.items():
-        if name not in state:
-            raise ReplyError(client, server_round, f"it lacks the array {name}")
-        if state[name].shape != before.shape:
-            shape = tuple(state[name].shape)
-            raise ReplyError(client, server_round, f"{name} has shape {shape}, sent was {tuple(before.shape)}")
-        if state[name].dtype != before.dtype:
-            raise ReplyError(client, server_round, f"{name} is {state[name].dtype}, sent was {before.dtype}")
-    if record.keys() == state.keys():
-        return reply
-    answer = copy(reply)
-    answer.content = RecordDict({**reply.content, key: to_record(state)})
-    return answer

@@ -278,9 +278,9 @@ def test_sizes_are_proportional_to_deviations_and_radius():
         ({"hidden_ratio": -0.1}, "hidden_ratio is the share"),
         ({"output_ratio": 1.1}, "output_ratio is the share"),
         ({"output_ratio": math.nan}, "output_ratio is the share"),
-        ({"hidden_deviation": 0.0}, "hidden_deviation has to be positive"),
-        ({"output_deviation": math.inf}, "output_deviation has to be positive"),
-        ({"radius": -1.0}, "radius has to be positive"),
+        ({"hidden_deviation": 0.0}, "hidden_deviation must be positive"),
+        ({"output_deviation": math.inf}, "output_deviation must be positive"),
+        ({"radius": -1.0}, "radius must be positive"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(setting, word):

@@ -124,6 +124,18 @@ def test_all_faults_are_named_in_one_message(
     words = ["data.name=mnist", "partition.scheme=dirichle", "model.name=resnet21", "mask.schedule=nowhere:schedule"]
     _, _, errors = call(capsys, monkeypatch, "run", *words)
     assert "the config has 4 faults" in errors
+    module = module_of(folder)
+    words = [
+        "rounds=three",
+        "seed",
+        "pratition.alpha=1",
+        f"model.name={module}:WrongOutput",
+        f"mask.schedule={module}.py:no",
+    ]
+    for command in (["run"], ["run", "--in-process"], ["masks"], ["check-model", f"{module}:TinyNet"]):
+        _, _, errors = call(capsys, monkeypatch, *command, *words)
+        assert f"the config has {4 if command[0] == 'check-model' else 5} faults" in errors, errors
+        assert "model mlp" not in errors and "has no 'no'" in errors
 
 
 def test_results_are_never_overwritten(

@@ -436,6 +436,13 @@ def test_failures_are_held_against_tolerance_and_quorum(
     with pytest.raises(RoundFailedError, match=r"client .* failed in round 4") as raised:
         grid.send_and_receive(train_messages(grid))
     assert [failure.client for failure in raised.value.failures] == list(failing)
+    # the grid speaks of its own arguments: it knows of no config
+    assert "federation." not in str(raised.value)
+    if len(failing) > tolerate:
+        assert str(raised.value).endswith(f"; at most {tolerate} may fail (tolerate={tolerate})")
+    else:
+        answered = 4 - len(failing)
+        assert f"{answered} of 4 clients answered, fewer than quorum={quorum:g} asks for" in str(raised.value)
 
 
 def test_a_tolerated_failure_leaves_the_average_of_the_others() -> None:
@@ -489,11 +496,11 @@ BAD_REPLIES: dict[str, tuple[str, Callable[[State, dict[str, Any]], Any]]] = {
     ),
     "one too many": (r"unknown \['extra'\]", lambda state, metrics: (state | {"extra": torch.zeros(1)}, metrics)),
     "shape": (
-        r"last\.bias has shape \(4,\), sent was \(3,\)",
+        r"last\.bias has shape \(4,\), but was sent as \(3,\)",
         lambda state, metrics: (state | {"last.bias": torch.zeros(4)}, metrics),
     ),
     "dtype": (
-        r"last\.bias is float64, sent was float32",
+        r"last\.bias is float64, but was sent as float32",
         lambda state, metrics: (state | {"last.bias": torch.zeros(3, dtype=torch.float64)}, metrics),
     ),
     "NaN": (
@@ -539,10 +546,12 @@ def test_a_reply_without_a_metric_record_is_refused_with_the_client_on_any_grid(
         return reply
 
     grid = cohorts(1, 3, mods=[without])
-    with pytest.raises(RoundFailedError, match=r"client 1 failed in round 1.*0 metric records and not one"):
+    with pytest.raises(RoundFailedError, match=r"client 1 failed in round 1.*0 metric records instead of one"):
         apps.start(FedPFN(), apps.client_app(), grid=grid)
     for strategy in (FedPFN(), Observed(FedPFN()), Observed(flower.FedMedian())):
-        with pytest.raises(ReplyError, match=r"reply of client 2 in round 1 is refused.*0 metric records and not one"):
+        with pytest.raises(
+            ReplyError, match=r"reply of client 2 in round 1 is refused.*0 metric records instead of one"
+        ):
             apps.start(strategy, apps.client_app(mods=[without]), nodes=3)
 
 
@@ -554,7 +563,9 @@ def test_a_reply_with_two_array_records_is_refused_with_the_client_who_sent_it()
         return reply
 
     for strategy in (FedPFN(), Observed(FedPFN())):
-        with pytest.raises(ReplyError, match=r"reply of client 2 in round 1 is refused.*2 array records and not one"):
+        with pytest.raises(
+            ReplyError, match=r"reply of client 2 in round 1 is refused.*2 array records instead of one"
+        ):
             apps.start(strategy, apps.client_app(mods=[doubled]), nodes=3)
 
 
@@ -570,6 +581,19 @@ def test_clients_that_are_not_there_and_two_messages_to_one_are_refused() -> Non
         grid.push_messages([])
 
 
+@pytest.mark.parametrize("key", ["cohort", "client/0/arrays", "state:count"])
+def test_a_record_of_a_strategy_under_a_reserved_name_is_refused_before_anything_is_sent(key: str) -> None:
+    grid = cohorts(2, 3)
+    messages = train_messages(grid, [0, 1])
+    messages[1].content[key] = ConfigRecord({"a": 1})
+    evaluation = [Message(RecordDict(), dst_node_id=0, message_type=MessageType.EVALUATE)]
+    with pytest.raises(ValueError, match=rf"message to client 1 has a record '{key}'; CohortGrid reserves 'cohort'"):
+        grid.send_and_receive([*evaluation, *messages])
+    assert workers_of(grid).sent == []
+    messages[1].content[f"my-{key}"] = messages[1].content.pop(key)
+    assert len(list(grid.send_and_receive(messages))) == 2
+
+
 def test_a_round_without_messages_is_none() -> None:
     grid = cohorts(2, 3)
     assert list(grid.send_and_receive([])) == []
@@ -578,7 +602,7 @@ def test_a_round_without_messages_is_none() -> None:
 def test_no_worker_is_waited_for_and_then_reported() -> None:
     apps.assume_identity()
     grid = CohortGrid(InProcessGrid(apps.client_app(), {}, nodes=0), 3, wait_seconds=0.1)
-    with pytest.raises(RuntimeError, match=r"no SuperNode came up within 0\.1 seconds"):
+    with pytest.raises(RuntimeError, match=r"no SuperNode started within 0\.1 seconds"):
         grid.send_and_receive(train_messages(grid))
 
 

@@ -18,6 +18,7 @@ from fedpfn.args import args_text
 from fedpfn.runs import read_config
 from fedpfn.runs.config import ConfigError, Mask, RunConfig, parse_overrides
 from fedpfn.runs.keys import KeySpec, flatten, key_specs, nest
+from fedpfn.runs.parsing import HiddenValueError, hide
 
 ROOT = Path(__file__).parents[1]
 SPECS = {spec.name: spec for spec in key_specs(RunConfig)}
@@ -272,6 +273,42 @@ def test_all_faults_come_at_once_a_line_each_and_none_twice() -> None:
 def test_all_clashes_between_keys_come_at_once() -> None:
     clashes = {"train.nesterov": True, "train.momentum": 0.0, "barrier.points": 4, "mask.final-ratio": 0.9, "rounds": 1}
     assert len(faults_of(clashes, {"mask.warmup-rounds": 1})) == 4
+
+
+def test_clashes_come_together_with_faults_of_other_keys() -> None:
+    found = faults_of({"train.lr": -1.0, "barrier.points": 4, "train.nesterov": True, "train.momentum": 0.0})
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        # with the default of rounds, 20, or of the misspelt key, there would be a clash
+        {"mask.warmup-rounds": 20, "rounds": "fifty"},
+        {"mask.warmup-rounds": 20, "rouns": 50},
+        {"mask.warmup-rounds": 20, "rounds": 0},
+        {"mask.final-ratio": 0.8, "mask.ratio-shape": "linaer"},
+        {"mask.final-ratio": 0.8, "mask.rtio-shape": "linear"},
+        {"train.nesterov": True, "train.momentum": 1.5, "train.optimizer": "sgd"},
+    ],
+)
+def test_a_default_in_place_of_a_faulty_value_makes_no_fault(layer: dict[str, Any]) -> None:
+    assert len(faults_of(layer)) == 1
+
+
+def test_what_can_be_read_in_spite_of_faults_is_read() -> None:
+    reading = RunConfig.read({"rounds": "fifty", "train.lr": 0.5, "model.args.a!": 1, "model.args.b": 2, "sead": 3})
+    assert (reading.config.rounds, reading.config.train.lr) == (RunConfig.rounds, 0.5)
+    assert reading.unknown == {"rounds", "model.args", "seed"} and len(reading.faults) == 3
+    hidden = hide(reading.config, reading.unknown)
+    assert hidden.train.lr == 0.5 and hidden.model.name == "mlp"
+    for read in (lambda: hidden.rounds, lambda: hidden.model.args, lambda: dataclasses.asdict(hidden.model)):
+        with pytest.raises(HiddenValueError):
+            read()
+
+
+def test_a_fault_of_version_1_leaves_the_base_strategy_unknown() -> None:
+    assert {"strategy.base", "strategy.args"} <= RunConfig.read({"strategy.server-lr": -1.0}).unknown
 
 
 # as typed on a command line

@@ -287,8 +287,8 @@ def test_momentum_and_optimiser_arrive() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.0}, "lr has to be a positive number; got 0.0"),
-        ({"lr": float("nan")}, "lr has to be"),
+        ({"lr": 0.0}, "lr must be a positive number; got 0.0"),
+        ({"lr": float("nan")}, "lr must be"),
         ({"lr": 0.1, "optimizer": "lion"}, "got 'lion'"),
         ({"lr": 0.1, "epochs": 0}, "epochs=0, steps=0"),
         ({"lr": 0.1, "steps": -1}, "steps=-1"),

@@ -55,11 +55,11 @@ def test_a_gpu_run_agrees_with_the_cpu_and_with_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_frozen_entries_stay_on_a_gpu_to_the_bit(tmp_path: Path, optimizer: str) -> None:
     from fedpfn.masks import build_mask
-    from strategies.fed_pfn import FedPFN
+    from fedpfn.runs.arguments import round_plans
 
     settings = {"train.optimizer": optimizer, "train.lr": 0.01, "output.checkpoint-every": 1, "barrier.every": 0}
     run = federation(tmp_path / "run", "cuda", **settings)
-    (phase,) = FedPFN(run.config, sizes=[1], draw=lambda server_round: [], parameters=[]).plan(3)
+    (phase,) = round_plans(run.config)(3)
     before, after = run.state("round-0002"), run.state("round-0003")
     for name, trained in build_mask(phase.mask, before).items():
         assert torch.equal(after[name][~trained], before[name][~trained])

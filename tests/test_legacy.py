@@ -52,7 +52,7 @@ def test_old_keys_are_read_over_all_layers() -> None:
 def test_both_spellings_at_once_are_a_fault() -> None:
     old = {"strategy.server-optimizer": "adam"}
     for new in ({"strategy.base": "fedavg"}, {"strategy.args.eta": 0.1}):
-        with pytest.raises(ConfigError, match="leave one of the two out"):
+        with pytest.raises(ConfigError, match="set only one of the two"):
             RunConfig.parse(old, new)
 
 

@@ -1,5 +1,6 @@
 """A part of one's own is one new file and a setting on the command line: each family, through the real apps."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from io import StringIO
@@ -7,16 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from flwr.app import Context, RecordDict
+from flwr.clientapp import ClientApp
 from rich.console import Console
 
-from experiments.in_process import run_in_process
+from experiments.in_process import InProcessGrid, run_in_process
 from experiments.run import prepare, read_run_config, unused_settings
 from experiments.show import summary_table
 from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep
 from fedpfn import imports
 from fedpfn.runs import Run, read_run
-from fedpfn.runs.config import ConfigError
+from fedpfn.runs.config import ConfigError, RunConfig
+from strategies import server_app
 
 # what a user writes, one file per part
 FILES = {
@@ -258,9 +262,9 @@ def test_a_value_of_the_wrong_type_is_a_fault(here: Path) -> None:
     assert "model.args.width must be a whole number" in message and "strategy.args.eta" in message
 
 
-def test_a_strategy_that_takes_any_setting_is_asked_itself(here: Path) -> None:
+def test_a_strategy_that_passes_settings_on_is_asked_and_what_it_could_take_is_named(here: Path) -> None:
     message = faults(here, "strategy.base=my_strategies:Open", "strategy.args.betta=0.1")
-    assert "strategy.base" in message and "betta" in message
+    assert "strategy.args.betta: 'my_strategies:Open' takes no argument 'betta'; did you mean 'beta'?" in message
 
 
 def test_a_setting_of_a_part_is_swept_like_any_key(here: Path) -> None:
@@ -339,3 +343,24 @@ def test_a_setting_that_no_part_uses_is_warned_about(here: Path, words: list[str
 def test_settings_in_use_are_not_warned_about(here: Path) -> None:
     words = ["mask.ratio=0.6", "model.name=my_models:Net", "model.args.width=8", "partition.alpha=0.1"]
     assert unused_settings(read_run_config(words, file=None, workdir=here), words, file=None) == []
+
+
+def test_a_plain_flwr_run_warns_in_its_log(
+    here: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    monkeypatch.setattr(server_app, "run", lambda grid, config: here)
+    settings = RunConfig.parse({"strategy.name": "fedavg", "mask.ratio": 0.6, "train.lr": 0.2}).flat()
+    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=settings)
+    server_app.main(InProcessGrid(ClientApp(), {}, nodes=1), context)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "mask.ratio has no effect with strategy.name=fedavg"
+    ]
+
+
+def test_a_plain_flwr_run_names_all_faults_at_once(here: Path) -> None:
+    settings = RunConfig().flat() | {"rounds": 0, "barrier.points": 4, "model.name": "my_models:Nett"}
+    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=settings)
+    with pytest.raises(ConfigError) as caught:
+        server_app.main(InProcessGrid(ClientApp(), {}, nodes=1), context)
+    assert len(caught.value.faults) == 3

@@ -115,6 +115,33 @@ def test_arguments_that_do_not_fit_are_named(part: Any, args: dict[str, Any], ex
     assert faults(part, **args)[0].startswith(expected)
 
 
+class Forwarding(Net):
+    def __init__(self, depth: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+class Popping(Forwarding):
+    def __init__(self, **kwargs: Any) -> None:
+        self.rate = kwargs.pop("rate", 0.5)
+        super().__init__(**kwargs)
+
+
+class Open(torch.nn.Module):
+    def __init__(self, width: int, **options: Any) -> None:
+        super().__init__()
+
+
+def test_arguments_that_a_class_passes_on_are_checked_as_its_bases_have_them() -> None:
+    for kind in (Forwarding, Popping):
+        assert faults(kind, width=3, depth=2) == []
+        assert faults(kind, width="wide")[0].startswith("model.args.width must be a whole number")
+        # it may take any other name out of its kwargs, unless it is known not to
+        assert faults(kind, rate=0.1) == [] == faults(kind, widht=3)
+        (fault,) = signature_faults("my:net", kind, {"widht": 3}, key="model.args", forwards=True)
+        assert "takes no argument 'widht'; did you mean 'width'? (it takes depth, width, flag)" in fault
+    assert signature_faults("my:net", Open, {"width": 3, "x": 1}, key="model.args", forwards=True) == []
+
+
 def test_parameters_passed_by_position_are_not_the_users() -> None:
     def scheme(labels: Any, clients: int, rng: Any, *, spread: float) -> None: ...
 

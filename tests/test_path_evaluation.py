@@ -78,7 +78,7 @@ def measured(
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Note which way is taken."""
     ways: list[str] = []
-    for name in ("_sums", "measure_pairs"):
+    for name in ("path_sums", "measure_pairs"):
         original = getattr(path_evaluation, name)
 
         def noting(*args: Any, name: str = name, original: Any = original, **kwargs: Any) -> Any:
@@ -131,7 +131,7 @@ def test_every_model_agrees_with_the_plain_evaluation(
         settings: dict[str, Any] = {"batch_norm": policy, "stacked": stacked}
         with watched(monkeypatch) as ways:
             fast = measured(model, states, examples, **settings)
-        assert ("_sums" in ways) == (name in FAST)
+        assert ("path_sums" in ways) == (name in FAST)
         plain = measured(model, states, examples, plain=True, **settings)
         assert_agree(fast, plain, 1e-6)
         # what agreed was not nothing
@@ -169,7 +169,7 @@ def test_a_reset_is_measured_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"batch_norm": "reset", "batches": InputBatches(examples), "points": 3}
     with watched(monkeypatch) as ways:
         found = measured(seeded(make, 0), states, examples, **settings)
-    assert "_sums" not in ways
+    assert "path_sums" not in ways
     assert_identical(found, measured(seeded(make, 0), states, examples, plain=True, **settings))
 
 
@@ -222,7 +222,7 @@ def test_a_product_that_overflows_is_not_interpolated(monkeypatch: pytest.Monkey
     examples = Examples(some((6,)).inputs * 30, some((6,)).labels)
     with watched(monkeypatch) as ways:
         fast = measured(Custom(), states, examples)
-    assert ways == ["_sums", "measure_pairs"]
+    assert ways == ["path_sums", "measure_pairs"]
     plain = measured(Custom(), states, examples, plain=True)
     assert_agree(fast, plain, 1e-6)
     assert np.isfinite(fast.loss[0]).all() and not np.isfinite(fast.loss[1:]).all()
@@ -395,7 +395,7 @@ def test_the_call_for_people_takes_the_fast_way_and_the_plain_one_if_asked(monke
     with watched(monkeypatch) as ways:
         fast = pairwise_barriers(model, states, examples, points=5)
         plain = pairwise_barriers(model, states, examples, points=5, plain=True)
-    assert ways[0] == "_sums" and "_sums" not in ways[1:]
+    assert ways[0] == "path_sums" and "path_sums" not in ways[1:]
     assert_agree(fast, plain, 1e-6)
 
 

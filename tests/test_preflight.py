@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.serverapp.strategy import FedAdam
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -13,7 +14,8 @@ import partitions
 from fedpfn.runs.config import RunConfig, given_keys, parse_overrides
 from fedpfn.runs.identity import config_warnings
 from fedpfn.schedules import Plan
-from strategies.preflight import find_faults, model_faults, never_trained_share
+from strategies.mask_faults import never_trained_share
+from strategies.preflight import all_faults, find_faults, model_faults
 
 
 def own_model(input_shape: tuple[int, ...], num_classes: int, width: int = 8) -> nn.Module:
@@ -40,6 +42,12 @@ class Schedule:
         return plan
 
 
+class Forwarding(FedAdam):
+    def __init__(self, beta: float = 0.5, **kwargs: Any) -> None:
+        self.gamma = kwargs.pop("gamma", 0.1)
+        super().__init__(**kwargs)
+
+
 def own_optimizer(parameters: Any, lr: float, *, nudge: float = 0.0) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=lr + nudge)
 
@@ -64,6 +72,7 @@ def faults(*words: str) -> list[str]:
         "train.optimizer=adam train.args.amsgrad=true",
         "strategy.base=fedadam strategy.args.eta=0.3",
         "strategy.base=flwr.serverapp.strategy:FedTrimmedAvg strategy.args.beta=0.1",
+        f"strategy.base={HERE}:Forwarding strategy.args.eta=1 strategy.args.gamma=0.2 strategy.args.beta=0.3",
         "mask.schedule=cyclic mask.ratio=0.75 mask.blocks=4",
         "mask.schedule=cyclic mask.ratio=0.9 mask.blocks=4 strategy.name=fedpnu",
         "mask.schedule=cyclic mask.ratio=0.9 mask.final-ratio=0.2 mask.ratio-shape=linear",
@@ -115,6 +124,11 @@ def test_what_fits_is_no_fault(words: str) -> None:
         ("train.optimizer=torch.optim:RMSprop train.stack=4", "train.stack needs one of sgd, adam, adamw"),
         ("strategy.args.eta=1", "strategy.args.eta: strategy.base=fedavg takes no argument 'eta'"),
         ("strategy.base=fedadam strategy.args.fraction_train=0.1", "cannot be set"),
+        (
+            f"strategy.base={HERE}:Forwarding strategy.args.etta=1",
+            "takes no argument 'etta'; did you mean 'eta'? (it takes",
+        ),
+        (f"strategy.base={HERE}:Forwarding strategy.args.eta=high", "strategy.args.eta must be a number, got 'high'"),
         ("measures=mine.py", "write it as 'mine.py:Name'"),
         ("measures=no_such_module:measure", "no module named 'no_such_module'"),
     ],
@@ -132,6 +146,33 @@ def test_faults_of_all_parts_come_at_once() -> None:
     assert len(found) == 5
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("rounds=0 data.args.a=1 federation.clients=2000 mask.include=x* train.args.b=1", 5),
+        ("partition.alpha=0 model.name=resnet18 train.args.b=1", 3),
+        ("mask.ratio=1.5 mask.schedule=per-rund model.name=resnet18", 3),
+        ("train.lr=fast measures=mine.py strategy.args.eta=1", 3),
+        # each of these would be a fault with the default in place of what is faulty
+        ("model.nmae=cnn mask.include=conv*", 1),
+        ("model.hidden=many mask.include=hidden*", 1),
+        ("data.name=7 federation.clients=2000", 1),
+        ("data.train-examples=-1 federation.clients=2000", 1),
+        ("strategy.bse=fedadam strategy.args.eta=1", 1),
+        ("strategy.name=fedavgg mask.ratio=1", 1),
+        ("train.optimzer=torch.optim:RMSprop train.args.alpha=0.5", 1),
+        ("rounds=x mask.ratio=1", 1),
+        ("model.name=resnet18 model.args.bad!=1", 1),
+    ],
+)
+def test_faulty_values_hide_neither_other_faults_nor_make_some(words: str, expected: int) -> None:
+    layer = parse_overrides(words.split())
+    if words.startswith("data.name=7"):
+        layer["data.name"] = 7
+    found = all_faults(RunConfig.read(layer))
+    assert len(found) == expected, found
+
+
 def test_a_models_faults_can_be_asked_for_once_data_are_loaded() -> None:
     config = RunConfig.parse({"model.name": "cnn", "mask.include": "nothing*"})
     assert "smallest side" in model_faults(config, (1, 8, 8), 10, tokens=False)[0]
@@ -140,8 +181,8 @@ def test_a_models_faults_can_be_asked_for_once_data_are_loaded() -> None:
 
 def test_the_facts_of_the_digits_are_those_of_the_digits() -> None:
     digits, facts = partitions.load("digits"), partitions.datasets.FACTS["digits"]
-    assert (digits.input_shape, digits.num_classes, len(digits.train.labels)) == (
-        facts.input_shape, facts.num_classes, facts.train_examples,
+    assert (digits.input_shape, digits.num_classes, len(digits.train.labels), len(digits.test.labels)) == (
+        facts.input_shape, facts.num_classes, facts.train_examples, facts.test_examples,
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def test_several_words_are_one_baseline(sweep: Path) -> None:
 def test_incomplete_runs_are_counted(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.5)
     write_run(tmp_path / "b", 0.5, complete=False, seed=1)
-    assert "1 of 2 runs are not complete and in no mean" in done(tmp_path)
+    assert "1 of 2 runs are not complete and not averaged" in done(tmp_path)
 
 
 def test_run_folders_may_be_named_one_by_one(sweep: Path) -> None:

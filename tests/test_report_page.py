@@ -189,7 +189,7 @@ def test_the_head_says_what_was_asked_and_held_fixed(reader: Reader) -> None:
         ("Target accuracy", "0.75"), ("Baseline", "strategy.name=fedavg"),
     ]  # fmt: skip
     assert "federation.clients=2" in head and "other keys as by default" in head
-    assert "2 of 14 runs are not complete (1 failed) and in no mean" in head
+    assert "2 of 14 runs are not complete (1 failed) and not averaged" in head
 
 
 def test_means_are_written_short_and_sorted_by_exactly(text: str) -> None:
@@ -233,7 +233,7 @@ def test_a_baseline_may_be_a_mapping_and_its_faults_leave_no_page(tmp_path: Path
 
 def test_runs_that_are_not_complete_are_listed_with_their_reason(reader: Reader) -> None:
     listed = [" ".join(line.split()) for line in reader.texts["li"]]
-    assert "cut-off incomplete it is still going on, or was killed (0 of 9 rounds on record)" in listed
+    assert "cut-off incomplete it is still running, or was killed (0 of 9 rounds on record)" in listed
     assert f"failed failed ValueError: {HOSTILE} (1 of 9 rounds on record)" in listed
     links = {one["href"] for one in reader.all("a")}
     assert {"#run-13", "#run-14"} <= links and "#run-1" not in links
@@ -300,12 +300,12 @@ def test_a_run_in_no_mean_says_so(tmp_path: Path) -> None:
     for name in ("first", "second"):
         a_run(tmp_path / name, {})
     runs = find_runs(tmp_path)
-    said = "in no mean: another run of the same experiment has its seed"
+    said = "not averaged: another run of the same experiment has the same seed"
     entries = run_entries(make_study(runs), runs)
     assert {entry.name: entry.reason for entry in entries} == {"first": None, "second": said}
     text = written(tmp_path, tmp_path / "page.html")
     assert text.count(said) == 1
-    assert "Not complete, and in no mean" not in text and "Runs of one experiment" in text
+    assert "Not complete, and not averaged" not in text and "Runs of one experiment" in text
 
 
 @pytest.mark.usefixtures("undrawn")

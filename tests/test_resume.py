@@ -246,7 +246,7 @@ def test_another_config_does_not_go_on_with_a_run(tmp_path: Path, monkeypatch: p
     # what the result does not depend on may differ
     assert not find_faults(config(tmp_path, rounds=ROUNDS, output__resume=True, output__keep_checkpoints=7))
     assert find_faults(RunConfig.parse({"output.resume": True})) == [
-        "output.resume goes on with the run in output.dir, which is not set"
+        "output.resume continues the run in output.dir, which is not set"
     ]
 
 

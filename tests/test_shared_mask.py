@@ -1,6 +1,8 @@
 """A shared mask around any strategy and any ClientApp: what it freezes stays, and everything else is the strategy's."""
 
+import dataclasses
 import logging
+from functools import partial
 from typing import Any
 
 import flower_apps as apps
@@ -16,6 +18,7 @@ from clients import packing_mod
 from experiments.in_process import InProcessGrid
 from fedpfn.masks import build_mask, union
 from fedpfn.params import State
+from fedpfn.schedules import MaskArguments, Masking
 from strategies import FedAvg, FedPFN, FedPNU, SharedMask
 from strategies.fed_avg import FedAvgM, FedYogi
 from strategies.replies import ReplyError
@@ -134,6 +137,42 @@ def test_fedpfn_takes_flowers_arguments() -> None:
     assert (strategy.strategy.fraction_train, strategy.strategy.min_train_nodes) == (0.5, 3)
     with pytest.raises(TypeError, match="fraction_trian"):
         FedPFN(fraction_trian=0.5)
+
+
+@pytest.mark.parametrize(
+    "make", [FedPFN, FedPNU, partial(SharedMask, FedAvg())], ids=["FedPFN", "FedPNU", "SharedMask"]
+)
+def test_every_masked_strategy_takes_the_arguments_of_a_mask(make: Any) -> None:
+    strategy = make(
+        mask_ratio=0.2, mask_schedule="cyclic", mask_blocks=5, mask_granularity="neuron", mask_draw="bernoulli",
+        mask_include="a*", mask_exclude="b*", warmup_rounds=1, seed=3,
+    )  # fmt: skip
+    mask = strategy.plan(3)[0].mask
+    assert (mask.ratio, mask.start, mask.granularity, mask.draw) == (0.2, 0.4, "neuron", "bernoulli")
+    assert (mask.include, mask.exclude, strategy.plan(1)[0].mask) == ("a*", "b*", None)
+    assert mask.seed != make(mask_schedule="cyclic", seed=4).plan(3)[0].mask.seed
+    moving = make(mask_ratio=0.2, mask_ratio_shape="linear", mask_final_ratio=0.6, rounds=3)
+    assert [moving.plan(number)[0].mask.ratio for number in (1, 2, 3)] == pytest.approx([0.2, 0.4, 0.6])
+    with pytest.raises(TypeError, match="unknown argument 'mask_raito' of a mask; there are mask_ratio, "):
+        make(mask_raito=0.2)
+
+
+def test_every_attribute_of_masking_is_an_argument() -> None:
+    names = {name.removeprefix("mask_") for name in MaskArguments.__annotations__}
+    assert names == {field.name for field in dataclasses.fields(Masking)}
+
+
+def test_fedpnu_across_rounds_trains_the_complement_in_the_next_round() -> None:
+    strategy = FedPNU(variant="across-rounds", mask_granularity="neuron", fraction_train=0.5)
+    (first,), (second,) = strategy.plan(1), strategy.plan(2)
+    assert first.mask is not None and first.mask.complement() == second.mask and first.mask.granularity == "neuron"
+    with pytest.raises(TypeError, match="fraction_trian"):
+        FedPNU(fraction_trian=0.5)
+
+
+def test_a_plan_next_to_arguments_of_a_mask_is_refused() -> None:
+    with pytest.raises(ValueError, match="leaves nothing for mask_ratio to set"):
+        SharedMask(FedAvg(), lambda server_round: (), mask_ratio=0.5)
 
 
 def test_fedpfn_is_a_shared_mask_around_fedavg() -> None:

@@ -132,8 +132,8 @@ def test_incomplete_runs_are_in_no_group_and_counted() -> None:
     runs = [a_run(), a_run(seed=1, complete=False), a_run(seed=2, complete=False, failure="out of memory")]
     study = make_study(runs)
     assert study.groups[0].seeds == (0,) and [run.config.seed for run in study.incomplete] == [1, 2]
-    assert study.notes == ("2 of 3 runs are not complete (1 failed) and in no mean",)
-    assert make_study(runs[:2]).notes == ("1 of 2 runs are not complete and in no mean",)
+    assert study.notes == ("2 of 3 runs are not complete (1 failed) and not averaged",)
+    assert make_study(runs[:2]).notes == ("1 of 2 runs are not complete and not averaged",)
 
 
 def test_what_only_incomplete_runs_have_is_no_difference() -> None:

@@ -407,7 +407,7 @@ def test_a_label_is_cut_before_its_seed(tmp_path: Path) -> None:
         ("exclude: x", "sweep.yaml: exclude must be a list of tables, got 'x'"),
         ("include: [3]", "include 1: must be a table of keys, got 3"),
         ("exclude: [{rounds: 20, seed: 5}, x]", "exclude 2: must be a table of keys, got 'x'"),
-        ("exclude: [{}]", "exclude 1: names no key: it would leave out everything"),
+        ("exclude: [{}]", "exclude 1: names no key: it would exclude everything"),
         ("seeds: 0", "seeds: must be a list of one or more seeds, or their number, got 0"),
         ("seeds: []", "seeds: must be a list of one or more seeds, or their number, got []"),
         ("seeds: true", "seeds: must be a list of one or more seeds, or their number, got True"),
@@ -423,10 +423,10 @@ def test_a_label_is_cut_before_its_seed(tmp_path: Path) -> None:
         ("base: {rounds: [3]}", "base: rounds must be a whole number, got [3] (list)"),
         ("base: {mask.ratio: 2}", "base: mask.ratio must be at most 1, got 2"),
         ("base: {mask.ratio: 0.1, mask: {ratio: 0.2}}", "base: mask.ratio is given twice"),
-        ("base: {output: {dir: runs}}", "base: output.dir is not yours to set: the sweep gives every cell a folder, "
-         "and goes on with what is there"),
-        ("base: {output.resume: true}", "base: output.resume is not yours to set: the sweep gives every cell a folder, "
-         "and goes on with what is there"),
+        ("base: {output: {dir: runs}}", "base: output.dir cannot be set: the sweep gives every cell its own folder, "
+         "and continues what is there"),
+        ("base: {output.resume: true}", "base: output.resume cannot be set: the sweep gives every cell its own folder, "
+         "and continues what is there"),
         ("grid: {mask.rato: [1]}", "grid: unknown key 'mask.rato'; did you mean 'mask.ratio'?"),
         ("grid: {alpha: [1]}", "grid: unknown key 'alpha'; did you mean 'partition.alpha'?"),
         ("grid: {mask.ratio: 0.4}", "grid: mask.ratio must be a list of one or more values, got 0.4"),
@@ -445,8 +445,8 @@ def test_a_label_is_cut_before_its_seed(tmp_path: Path) -> None:
         ("grid: {train.batch-size: [1], train.batch_size: [2]}", "grid: train.batch-size is given twice"),
         ("grid: {seed: [1, 2]}", "grid: seed is swept by seeds, not here"),
         ("include: [{seed: 1}]", "include 1: seed is swept by seeds, not here"),
-        ("grid: {output.dir: [a]}", "grid: output.dir is not yours to set: the sweep gives every cell a folder, "
-         "and goes on with what is there"),
+        ("grid: {output.dir: [a]}", "grid: output.dir cannot be set: the sweep gives every cell its own folder, "
+         "and continues what is there"),
         ("grid: {output.checkpoint-every: [0, 1]}",
          "grid: output.checkpoint-every does not change a result: set it in base"),
         ("grid: {'rounds, train.lr': [[1, 0.1], [2]]}",
@@ -514,14 +514,15 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "word", "told"),
     [
-        ("grid: {mask.ratio: [0.2]}", "mask.ratio=0.4", "mask.ratio is set by the grid, which a word does not change"),
-        ("include: [{}, {rounds: 2}]", "rounds=4", "rounds is set by include 2, which a word does not change"),
+        ("grid: {mask.ratio: [0.2]}", "mask.ratio=0.4",
+         "mask.ratio is set by the grid, which key=value words do not override"),
+        ("include: [{}, {rounds: 2}]", "rounds=4", "rounds is set by include 2, which key=value words do not override"),
         ("seeds: [0, 1]", "seed=3", "seed has no effect where seeds are given"),
         ("{}", "mask.rato=0.4", "unknown key 'mask.rato'; did you mean 'mask.ratio'?"),
         ("{}", "rounds=x", "rounds must be a whole number, got 'x' (str)"),
         ("{}", "rounds", "'rounds' is not key=value"),
-        ("{}", "output.dir=a", "output.dir is not yours to set: the sweep gives every cell a folder, "
-         "and goes on with what is there"),
+        ("{}", "output.dir=a", "output.dir cannot be set: the sweep gives every cell its own folder, "
+         "and continues what is there"),
     ],
 )  # fmt: skip
 def test_a_word_that_would_be_lost_is_a_fault(tmp_path: Path, text: str, word: str, told: str) -> None:

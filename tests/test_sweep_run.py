@@ -104,6 +104,18 @@ def report_csv(out: Path) -> str:
 # what a sweep leaves behind
 
 
+def test_settings_that_no_cell_uses_are_warned_about_once_for_the_sweep(tmp_path: Path) -> None:
+    console = quiet()
+    text = TOY.replace("  device: cpu", "  device: cpu\n  mask.blocks: 8\n  mask.granularity: neuron")
+    # the grid's mask.ratio is for FedPFN, and the mask's granularity too
+    assert toy_sweep(tmp_path, text, "strategy.phase-share=0.3", console=console, dry_run=True)
+    warnings = [line.strip() for line in said(console).splitlines() if line.startswith("warning: ")]
+    assert warnings == [
+        "warning: strategy.phase-share has no effect with strategy.name=fedavg or strategy.name=fedpfn",
+        "warning: mask.blocks has no effect with strategy.name=fedavg or mask.schedule=per-round",
+    ]
+
+
 def test_a_sweep_runs_every_cell_once_and_each_as_a_run_alone(tmp_path: Path) -> None:
     console = quiet()
     assert toy_sweep(tmp_path, console=console)
@@ -153,7 +165,7 @@ def test_a_dry_run_tells_all_and_touches_nothing(tmp_path: Path) -> None:
     console = quiet()
     assert toy_sweep(tmp_path, console=console, dry_run=True)
     assert not (tmp_path / "out").exists()
-    assert "6 cells: 6 left; how long it takes cannot be told" in said(console)
+    assert "6 cells: 6 left; the time it takes is not known until a cell is done" in said(console)
     toy_sweep(tmp_path, TOY.replace("[0.2, 0.6]", "[0.2]"))
     console = quiet()
     assert toy_sweep(tmp_path, console=console, dry_run=True)
@@ -193,7 +205,7 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> N
     # once more: they are not tried again, but where it is asked for
     console = quiet()
     assert not toy_sweep(tmp_path, text, console=console)
-    assert said(console).count("not tried again without --retry-failed") == 2
+    assert said(console).count("retried only with --retry-failed") == 2
     assert not (out / "cells" / failed[0] / "attempts.jsonl").exists()
     assert not toy_sweep(tmp_path, text, retry_failed=True)
     (attempt,) = [json.loads(line) for line in (out / "cells" / failed[0] / "attempts.jsonl").open()]
@@ -593,7 +605,7 @@ def test_a_lane_whose_runtime_dies_or_cannot_start_says_so(tmp_path: Path, monke
     runtime.alive = False
     monkeypatch.setattr("experiments.sweep.lanes.simulation", runtime.simulation)
     lane = Lane(Share(1, ()), ONE_ACTOR, workdir=tmp_path)
-    assert tried(lane, config(tmp_path)) == "the runtime ended without a word"
+    assert tried(lane, config(tmp_path)) == "the runtime ended without a message"
     assert runtime.over == 1
 
     def refuse(*_: Any, **__: Any) -> Any:

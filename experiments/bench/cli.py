@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 
 EPILOG = (
-    "Contestants run in turns through `flwr run`, each on a runtime of its own: a Flower app as its quickstart has it, "
-    "the same with caches, and ours. Run it on a machine that does nothing else."
+    "Contestants run in turns through `flwr run`, each on a runtime of its own: a Flower app as in its quickstart, "
+    "the same with caches, and fedpfn. Run it on a machine that does nothing else."
 )
 
 Parts = Annotated[
@@ -24,14 +24,12 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="a smoke test of two minutes: its times mean nothing")] = False,
     repeats: Annotated[int, typer.Option(help="turns of the contestants", min=1)] = 3,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    actors: Annotated[
-        int | None, typer.Option(help="Ray actors of each contestant; default: one a core", min=1)
-    ] = None,
+    actors: Annotated[int | None, typer.Option(help="Ray actors per contestant; default: one per core", min=1)] = None,
 ) -> None:
-    """Time federated rounds and barriers on this machine: Flower's quickstart, the same with caches, ours, the limit.
+    """Time federated rounds and barriers on this machine: Flower's quickstart, the same with caches, fedpfn, the limit.
 
-    Without PARTs everything is timed, which takes most of an hour on two cores. The tables say seconds a round,
-    ratios taken turn by turn, and how far local training is from a bare PyTorch loop.
+    Without PARTs everything is timed, which takes most of an hour on two cores. The tables give seconds per
+    round, ratios taken turn by turn, and how far local training is from a bare PyTorch loop.
     """
     import torch
 

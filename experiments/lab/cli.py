@@ -25,8 +25,8 @@ Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", hel
 Checkpoints = Annotated[
     list[str], typer.Argument(metavar="A B ... [KEY=VALUE]...", help="checkpoints (safetensors), and settings")
 ]
-ModelName = Annotated[str, typer.Option("--model", help="model, where the checkpoints' folder does not say it")]
-DataName = Annotated[str, typer.Option("--data", help="data set, where the checkpoints' folder does not say it")]
+ModelName = Annotated[str, typer.Option("--model", help="model, if the checkpoints' folder does not name it")]
+DataName = Annotated[str, typer.Option("--data", help="data set, if the checkpoints' folder does not name it")]
 DataRoot = Annotated[str, typer.Option("--root", help="folder that holds the data")]
 
 
@@ -42,13 +42,15 @@ def options() -> None:
 def run(
     experiment: Annotated[Path, typer.Argument(metavar="FILE", help="an experiment, or a name from `fedpfn lmc list`")],
     words: Words = None,
-    quick: Annotated[bool, typer.Option("--quick", help="the form for two cores and a few minutes")] = False,
-    case: Annotated[list[str] | None, typer.Option(help="run this case alone; may be given again")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder; one that holds part of the same experiment goes on")] = None,
-    jobs: Annotated[int | None, typer.Option(help="cells side by side; default one a CPU core", min=1)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run, and stop")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="the short form, for two cores and a few minutes")] = False,
+    case: Annotated[list[str] | None, typer.Option(help="run only this case; may be repeated")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="output folder; one that holds part of the same experiment is continued")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="cells to run in parallel; default: one per CPU core", min=1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would run, and stop")] = False,
 ) -> None:
-    """Train, measure, and print published figures beside measured ones; leaves a folder with records and figures."""
+    """Train, measure, and print published figures next to measured ones; writes a folder with records and figures."""
     from experiments.lab.experiment import read_experiment
     from experiments.lab.run import check, run_experiment
 
@@ -77,7 +79,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="the fo
 
 @app.command("list")
 def list_experiments() -> None:
-    """List the experiments that come with fedpfn: one a table and figure of the papers."""
+    """List the experiments that come with fedpfn: one per table and figure of the papers."""
     from experiments.lab.experiment import packaged_experiments
 
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -97,7 +99,7 @@ def barrier(
     root: DataRoot = "",
     out: Annotated[Path | None, typer.Option(help="draw the curves into this file (.png, .svg)")] = None,
 ) -> None:
-    """Measure loss and accuracy barriers between any checkpoints of one model, a federated run's clients' too."""
+    """Measure loss and accuracy barriers between any checkpoints of one model, a federated run's clients included."""
     from experiments.lab.compare import Bench, require_picture, show_barriers
 
     require_picture(out)
@@ -115,7 +117,7 @@ def match(
     data: DataName = "",
     root: DataRoot = "",
 ) -> None:
-    """Permute the second checkpoint's units to match the first's, and say what that does to the path."""
+    """Permute the second checkpoint's units to match the first's, and report what that does to the path."""
     from experiments.lab.compare import Bench, match_pair
 
     bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root)
@@ -126,7 +128,9 @@ def match(
 @app.command(epilog=EPILOG)
 def layers(
     checkpoints: Checkpoints,
-    out: Annotated[Path, typer.Option(help="picture; the whole table goes beside it as CSV")] = Path("layers.png"),
+    out: Annotated[Path, typer.Option(help="picture; the whole table is written next to it as CSV")] = Path(
+        "layers.png"
+    ),
     model: ModelName = "",
     data: DataName = "",
     root: DataRoot = "",

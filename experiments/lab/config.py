@@ -4,14 +4,14 @@ The same machinery, spelling and messages as a run's keys (``fedpfn.runs.config`
 them is said in the module of its kind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedpfn.lmc.siblings import METHODS
 from fedpfn.runs import config as run
-from fedpfn.runs.config import parse_layers
 from fedpfn.runs.keys import key
+from fedpfn.runs.parsing import parse_layers
 
 COMMAND = "fedpfn lmc keys"
 
@@ -52,21 +52,23 @@ class Train:
     models: int = key(2, "models trained from one start", least=1)
     epochs: float = key(2.0, "epochs of each model; may be a fraction", above=0)
     steps: int = key(0, "steps of each model; above 0 it replaces epochs", least=0)
-    batch_size: int = key(64, "examples of a step", least=1)
+    batch_size: int = key(64, "examples per step", least=1)
     optimizer: str = key("adam", "the optimiser", choices=("sgd", "adam", "adamw"))
     lr: float = key(0.003, "learning rate", above=0)
-    lr_schedule: str = key("constant", "the rate over the steps", choices=("constant", "cosine", "linear"))
+    lr_schedule: str = key(
+        "constant", "how the learning rate moves over the steps", choices=("constant", "cosine", "linear")
+    )
     momentum: float = key(0.9, "momentum of sgd", least=0, below=1)
     weight_decay: float = key(0.0, "L2 penalty of sgd and adam, decoupled decay of adamw", least=0)
     spawn_share: float = key(
-        0.0, "share of the steps that the models take in common before they part", least=0, below=1
+        0.0, "share of the steps that the models take together before they separate", least=0, below=1
     )
 
 
 @dataclass(frozen=True)
 class Mask:
-    ratio: float = key(0.4, "share of zeros, that is of frozen (or pruned) entries", least=0, most=1)
-    granularity: str = key("weight", "what is frozen as one: an entry, or a neuron", choices=("weight", "neuron"))
+    ratio: float = key(0.4, "share of frozen (or pruned) entries (zeros of the mask)", least=0, most=1)
+    granularity: str = key("weight", "what is frozen as a unit: an entry or a neuron", choices=("weight", "neuron"))
     draw: str = key("exact", "exact count per tensor, or independent draws", choices=("exact", "bernoulli"))
     layers: str = key("all", "the third of the layers that is masked", choices=("all", "first", "middle", "last"))
     include: str = key("*", "comma-separated patterns of parameter names that the mask may touch")
@@ -75,7 +77,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Barrier:
-    points: int = key(25, "points of a path, both ends included", least=3)
+    points: int = key(25, "points per path, both ends included", least=3)
     batch_norm: str = key(
         "average", "running statistics on a path: interpolated, re-estimated, or the first end's own",
         choices=("average", "reset", "none"),
@@ -87,7 +89,7 @@ class Match:
     methods: str = key(
         "", "comma-separated: weight, activation, ste, annealing, merge (all models by weights); empty = none"
     )
-    max_sweeps: int = key(100, "most sweeps of weight matching", least=1)
+    max_sweeps: int = key(100, "largest number of sweeps of weight matching", least=1)
     steps: int = key(100, "steps of the straight-through estimator, moves of annealing", least=1)
     examples: int = key(2000, "training examples that activation matching, ste and annealing see; 0 = all", least=0)
 
@@ -110,7 +112,7 @@ class Theorem:
     output_ratio: float = key(0.0, "share of the output layer's entries that both nets share", least=0, most=1)
     delta: float = key(0.05, "probability with which a bound may fail", above=0, below=1)
     trials: int = key(1000, "pairs of nets drawn", least=1)
-    points: int = key(9, "points of a path, both ends included", least=3)
+    points: int = key(9, "points per path, both ends included", least=3)
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class LabConfig:
     @classmethod
     def parse(cls, *layers: Mapping[str, Any]) -> "LabConfig":
         """Merge ``layers`` over the defaults, later ones winning. Raises ``ConfigError`` naming every fault."""
-        return parse_layers(cls, layers, _cross_faults, command=COMMAND)
+        return parse_layers(cls, layers, (_path_faults, _list_faults), command=COMMAND)
 
 
 def parse_numbers(text: str) -> list[float]:
@@ -164,28 +166,21 @@ def parse_numbers(text: str) -> list[float]:
     return numbers
 
 
-def _cross_faults(config: LabConfig) -> list[str]:
-    return [*_path_faults(config), *_list_faults(config)]
-
-
-def _path_faults(config: LabConfig) -> list[str]:
-    faults = []
+def _path_faults(config: LabConfig) -> Iterator[str]:
     for name, points in (("barrier.points", config.barrier.points), ("theorem.points", config.theorem.points)):
         if points % 2 == 0:
-            faults.append(f"{name} must be odd, so that the midpoint is measured, got {points}")
+            yield f"{name} must be odd, so that the midpoint is measured, got {points}"
     if (config.start.kind == "file") != bool(config.start.path):
-        faults.append("start.kind=file and start.path belong together")
+        yield "start.kind=file and start.path belong together"
     if config.start.kind == "independent" and config.train.spawn_share:
-        faults.append("train.spawn-share has no meaning for start.kind=independent")
+        yield "train.spawn-share has no meaning for start.kind=independent"
     if config.measure.plane and config.train.models < 3:
-        faults.append(f"measure.plane needs train.models of 3 or more, got {config.train.models}")
+        yield f"measure.plane needs train.models of 3 or more, got {config.train.models}"
     if config.measure.calibration and not config.data.held_out:
-        faults.append("measure.calibration needs data.held-out examples to fit a temperature on")
-    return faults
+        yield "measure.calibration needs data.held-out examples to fit a temperature on"
 
 
-def _list_faults(config: LabConfig) -> list[str]:
-    faults = []
+def _list_faults(config: LabConfig) -> Iterator[str]:
     for name, text in (("soup.lrs", config.soup.lrs), ("soup.epochs", config.soup.epochs)):
         try:
             wrong = min(parse_numbers(text)) <= 0
@@ -194,12 +189,11 @@ def _list_faults(config: LabConfig) -> list[str]:
             wrong = True
         if wrong:
             kind = "whole numbers, 1 or more," if name == "soup.epochs" else "positive numbers"
-            faults.append(f"{name} must be {kind} with commas between them, got {text!r}")
+            yield f"{name} must be {kind} with commas between them, got {text!r}"
     known = ("weight", "activation", "ste", "annealing", "merge")
     for word in split_words(config.match.methods):
         if word not in known:
-            faults.append(f"match.methods has {word!r}, which is none of {', '.join(known)}")
-    return faults
+            yield f"match.methods has {word!r}, which is none of {', '.join(known)}"
 
 
 def split_words(text: str) -> list[str]:

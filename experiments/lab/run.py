@@ -59,7 +59,7 @@ def run_experiment(
     # one process for one GPU; on CPUs one a core, a core shared by no two
     jobs = jobs or (1 if "cuda" in devices else max(1, min(available_cpus(), len(left))))
     workers = max(1, available_cpus() // jobs)
-    head = f"{experiment.title}: {len(cells)} cells, {len(cells) - len(left)} done, {jobs} side by side"
+    head = f"{experiment.title}: {len(cells)} cells, {len(cells) - len(left)} done, {jobs} in parallel"
     console.print(head, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:

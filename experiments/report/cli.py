@@ -10,8 +10,8 @@ from rich.console import Console
 console = Console()
 
 EPILOG = (
-    "Keys are those of `fedpfn keys`. One that differs between runs and is not named keeps them apart all the same: "
-    "only seeds are averaged. Examples: `fedpfn report runs/alpha --by partition.alpha,strategy.name --target 0.9`; "
+    "Keys are those of `fedpfn keys`. Runs that differ in a key that is not named are kept apart too: only seeds "
+    "are averaged. Examples: `fedpfn report runs/alpha --by partition.alpha,strategy.name --target 0.9`; "
     "`fedpfn report runs/alpha --where data.name=mnist --baseline strategy.name=fedavg --html report.html`."
 )
 
@@ -19,22 +19,24 @@ Folders = Annotated[list[Path], typer.Argument(metavar="RUNS...", help="run fold
 By = Annotated[str, typer.Option(metavar="KEYS", help="keys to group by, comma-separated; default: all that differ")]
 Where = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="only runs with this value, or without use for the key; may be given again"),
+    typer.Option(metavar="KEY=VALUE", help="only runs with this value, or that do not use the key; may be repeated"),
 ]
 Target = Annotated[
-    float | None, typer.Option(min=0.0, max=1.0, help="accuracy to reach: rounds and bytes until then, e.g. 0.9")
+    float | None, typer.Option(min=0.0, max=1.0, help="accuracy to reach, e.g. 0.9: report rounds and bytes until then")
 ]
 Baseline = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="differences to the groups with this value, by seed; may be given again"),
+    typer.Option(
+        metavar="KEY=VALUE", help="compare with the groups that have this value, seed by seed; may be repeated"
+    ),
 ]
-Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="a row a group, at full precision")]
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="one row per group, at full precision")]
 Markdown = Annotated[Path | None, typer.Option(metavar="FILE", help="the tables as Markdown")]
 Latex = Annotated[Path | None, typer.Option(metavar="FILE", help="the tables as LaTeX (booktabs, graphicx)")]
-RoundsCsv = Annotated[Path | None, typer.Option(metavar="FILE", help="a row a run and round: keys and measures")]
+RoundsCsv = Annotated[Path | None, typer.Option(metavar="FILE", help="one row per run and round: keys and measures")]
 Figures = Annotated[Path | None, typer.Option(metavar="DIR", help="the figures as SVG and PNG")]
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="one page: tables, figures, every run and its log")]
-Title = Annotated[str | None, typer.Option(metavar="TEXT", help="title of page and Markdown")]
+Title = Annotated[str | None, typer.Option(metavar="TEXT", help="title of the page and of the Markdown")]
 
 
 def report(
@@ -53,7 +55,7 @@ def report(
 ) -> None:
     """Average runs over their seeds and print tables of accuracy, bytes and barriers, with what was averaged.
 
-    RUNS are run folders, or folders that hold some, as a sweep's does; incomplete runs are counted, and in no mean.
+    RUNS are run folders, or folders that hold some, as a sweep's does; incomplete runs are counted but not averaged.
     Differences to a baseline are taken seed by seed, with 95 % confidence intervals.
     """
     from experiments.report.formats import csv_text, latex_text, markdown_text

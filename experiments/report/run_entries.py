@@ -151,8 +151,8 @@ def _used(config: RunConfig) -> dict[str, Scalar]:
 
 def _reason(run: Run, *, counted: bool) -> str | None:
     if run.summary is not None:
-        return None if counted else "in no mean: another run of the same experiment has its seed"
-    reason = clean(str(run.failure["reason"])) if run.failure else "it is still going on, or was killed"
+        return None if counted else "not averaged: another run of the same experiment has the same seed"
+    reason = clean(str(run.failure["reason"])) if run.failure else "it is still running, or was killed"
     return f"{reason} ({len(run.rounds[1:])} of {run.config.rounds} rounds on record)"
 
 

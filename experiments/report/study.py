@@ -187,4 +187,4 @@ def _incomplete_notes(incomplete: Sequence[Run], *, of: int) -> list[str]:
         return []
     failed = sum(run.failure is not None for run in incomplete)
     told = f" ({failed} failed)" if failed else ""
-    return [f"{len(incomplete)} of {of} runs are not complete{told} and in no mean"]
+    return [f"{len(incomplete)} of {of} runs are not complete{told} and not averaged"]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from experiments.limits import limit_notes
 from experiments.report.averages import Average, average
 from experiments.report.differences import CONFIDENCE, Difference, difference, find_baselines
 from experiments.report.measures import Measure, further_measures, measures
@@ -92,7 +93,9 @@ def make_report(study: Study, *, target: float | None = None, baseline: Mapping[
             changes = {key: difference(found[key], theirs) for key, theirs in averages[place].items()}
             rows.append(Row(group, found, study.groups[place], changes))
     lost = _lost_notes(wanted, averages)
-    return Report(study, wanted, tuple(rows), target, dict(baseline or {}), (*study.notes, *notes, *lost))
+    return Report(
+        study, wanted, tuple(rows), target, dict(baseline or {}), (*limit_notes(runs), *study.notes, *notes, *lost)
+    )
 
 
 def results_tables(report: Report) -> list[Table]:

@@ -15,7 +15,7 @@ from experiments.report.study import short_name, show_value
 from experiments.sweep.file import Axis, SweepFile
 from fedpfn import imports
 from fedpfn.runs.config import ConfigError, RunConfig
-from fedpfn.runs.identity import address, used_keys
+from fedpfn.runs.identity import address, unused_keys, used_keys
 from fedpfn.runs.keys import Scalar
 from fedpfn.runs.legacy import OLD_KEYS
 from strategies.preflight import find_faults
@@ -87,6 +87,24 @@ def expand(sweep: SweepFile) -> list[Cell]:
 def cell_faults(cells: Sequence[Cell]) -> list[str]:
     """Return what would keep ``cells`` from running here, as far as names and folders show it; each fault once."""
     return _grouped(((fault, cell.label) for cell in cells for fault in find_faults(cell.config)), total=len(cells))
+
+
+def cell_warnings(cells: Sequence[Cell]) -> list[str]:
+    """Return a line for each key that is set in some of ``cells``, and that none of those uses."""
+    defaults = RunConfig().flat()
+    reasons: dict[str, list[str]] = {}
+    used: set[str] = set()
+    for cell in cells:
+        unused = unused_keys(cell.config)
+        for name, value in cell.config.flat().items():
+            if value != defaults[name]:
+                reasons.setdefault(name, []).append(unused.get(name, ""))
+                used |= set() if name in unused else {name}
+    return [
+        f"{name} has no effect with {' or '.join(dict.fromkeys(why))}"
+        for name, why in reasons.items()
+        if name not in used
+    ]
 
 
 def _all_settings(sweep: SweepFile) -> Iterator[dict[str, Scalar]]:

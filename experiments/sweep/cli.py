@@ -10,7 +10,7 @@ from rich.console import Console
 from experiments.resources import plan_resources
 from experiments.run import prepare
 from experiments.sweep.board import Board, Task
-from experiments.sweep.cells import Cell, cell_faults, expand
+from experiments.sweep.cells import Cell, cell_faults, cell_warnings, expand
 from experiments.sweep.costs import Finished
 from experiments.sweep.display import Display, counts, ending, plan_table
 from experiments.sweep.file import read_sweep
@@ -56,6 +56,8 @@ def sweep(
         cells, jobs=jobs, workdir=workdir, isolated=isolated, in_process=in_process, supernodes=supernodes,
         gpus_per_actor=gpus_per_actor,
     )  # fmt: skip
+    for line in cell_warnings(cells):
+        console.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     if asked.question:
         console.print(asked.question, style="italic", highlight=False, markup=False)
     if dry_run:
@@ -74,9 +76,7 @@ def sweep(
         for line in ending(board, seconds=time.monotonic() - begun):
             console.print(line, highlight=False, soft_wrap=True)
     for cell in skipped:
-        console.print(
-            f"failed before, not tried again without --retry-failed: {cell_folder(out, cell)}", soft_wrap=True
-        )
+        console.print(f"failed before, retried only with --retry-failed: {cell_folder(out, cell)}", soft_wrap=True)
     for task in board.failed:
         console.print(f"failed: {task.folder}", highlight=False, soft_wrap=True)
     console.print(f"tables and figures: fedpfn report {out}", highlight=False, soft_wrap=True)

@@ -163,5 +163,5 @@ def _outlook(expected: Sequence[float | None], states: Sequence[State], *, jobs:
     if not left:
         return f"{told}; nothing is left to do"
     if not known:
-        return f"{told}; how long it takes cannot be told before a cell is done"
+        return f"{told}; the time it takes is not known until a cell is done"
     return f"{told}; about {duration(sum(known) / jobs)} with --jobs {jobs}, judging by cells that are done"

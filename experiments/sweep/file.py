@@ -25,7 +25,7 @@ from typing import Any
 
 from fedpfn import imports
 from fedpfn.runs import read_config, read_yaml
-from fedpfn.runs.config import KEYS, ConfigError, RunConfig, is_key, key_faults, parse_overrides
+from fedpfn.runs.config import KEYS, ConfigError, RunConfig, is_key, key_faults, read_overrides
 from fedpfn.runs.keys import Scalar, flatten, unknown_key
 
 _TABLES = {name.partition(".")[0] for name in KEYS}
@@ -109,7 +109,7 @@ def read_sweep(path: Path, words: Iterable[str] = (), *, workdir: Path) -> Sweep
         owner = f"include {number}" if number else "the grid"
         swept = {name for axis in axes for name in axis.keys}
         place.faults.extend(
-            f"{name} is set by {owner}, which a word does not change" for name in typed if name in swept
+            f"{name} is set by {owner}, which key=value words do not override" for name in typed if name in swept
         )
     settings = started | base | typed
     if "seeds" in given:
@@ -166,7 +166,7 @@ def _tables(place: _Place, given: Mapping[str, Any], section: str) -> Iterator[t
         else:
             place.at(f"{section} {number}").fault(f"must be a table of keys, got {table!r}")
         if table == {} and section == "exclude":
-            place.at(f"{section} {number}").fault("names no key: it would leave out everything")
+            place.at(f"{section} {number}").fault("names no key: it would exclude everything")
 
 
 def _started(place: _Place, path: Path) -> dict[str, Scalar]:
@@ -180,12 +180,8 @@ def _started(place: _Place, path: Path) -> dict[str, Scalar]:
 
 
 def _typed(place: _Place, words: Iterable[str]) -> dict[str, Scalar]:
-    typed: dict[str, Any] = {}
-    for word in words:
-        try:
-            typed |= parse_overrides([word])
-        except ConfigError as error:
-            place.faults.extend(error.faults)
+    typed, faults = read_overrides(words)
+    place.faults.extend(faults.values())
     return _settings(place, typed)
 
 
@@ -245,7 +241,7 @@ def _is_key(place: _Place, name: str, *, swept: bool = False) -> bool:
     if not is_key(name):
         place.fault(unknown_key(name, KEYS))
     elif name in _OURS:
-        place.fault(f"{name} is not yours to set: the sweep gives every cell a folder, and goes on with what is there")
+        place.fault(f"{name} cannot be set: the sweep gives every cell its own folder, and continues what is there")
     elif swept and name == "seed":
         place.fault("seed is swept by seeds, not here")
     elif swept and name.startswith("output."):

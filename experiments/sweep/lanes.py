@@ -91,7 +91,7 @@ class Lane:
                 watch()
                 if self._running.ended():
                     self._running.judge()
-                    raise RunFailed("the runtime ended without a word")
+                    raise RunFailed("the runtime ended without a message")
                 time.sleep(_LOOK_SECONDS)
         except BaseException:
             self.close()

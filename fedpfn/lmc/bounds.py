@@ -55,7 +55,7 @@ class TwoLayerSetting:
                 )
         for name in ("hidden_deviation", "output_deviation", "radius"):
             if not (isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name} has to be positive and finite; got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be positive and finite; got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def measure(setting: TwoLayerSetting, *, trials: int = 1000, points: int = 9, se
     True
     """
     if trials < 1:
-        raise ValueError(f"trials has to be 1 or more; got {trials}")
+        raise ValueError(f"trials must be 1 or more; got {trials}")
     alphas = grid(points)
     paths: list[PathDifference] = []
     most = max(1, _ENTRIES_AT_ONCE // (setting.hidden * setting.inputs))

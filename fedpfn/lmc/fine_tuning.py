@@ -37,9 +37,9 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("sgd", "adam", "adamw"):
-            raise ValueError(f"optimizer has to be sgd, adam or adamw; got {self.optimizer!r}")
+            raise ValueError(f"optimizer must be sgd, adam or adamw; got {self.optimizer!r}")
         if not 0 < self.lr < float("inf"):
-            raise ValueError(f"lr has to be a positive number; got {self.lr!r}")
+            raise ValueError(f"lr must be a positive number; got {self.lr!r}")
         if min(self.epochs, self.steps) < 0 or max(self.epochs, self.steps) < 1 or self.batch_size < 1:
             raise ValueError(
                 "training needs 1 or more epochs or steps and a batch_size of 1 or more; "

@@ -58,7 +58,7 @@ def resolve_measures(names: str = "") -> tuple[Measure, ...]:
         if built_in not in _built_in_names():
             near = difflib.get_close_matches(built_in, _built_in_names(), n=1)
             hint = f"did you mean {near[0]!r}?" if near else imports.colon_hint(built_in)
-            hint = hint or "one's own is package.module:function"
+            hint = hint or "for one of your own, give package.module:function"
             raise ValueError(f"there is no measure {built_in!r}; {hint}")
         if name.startswith("-"):
             if _table(built_in) in REQUIRED:

@@ -78,9 +78,9 @@ def build(
     }
     faults = find_faults(name, pretrained=pretrained, args=args, **options)
     if not input_shape or any(side < 1 for side in input_shape):
-        faults.append(f"input_shape has to be one or more positive sizes; got {input_shape}")
+        faults.append(f"input_shape must be one or more positive sizes; got {input_shape}")
     if num_classes < 1:
-        faults.append(f"num_classes has to be 1 or more; got {num_classes}")
+        faults.append(f"num_classes must be 1 or more; got {num_classes}")
     if faults:
         raise ValueError("; ".join(faults))
     model: Any
@@ -110,13 +110,13 @@ def find_faults(
     """
     faults: list[str] = []
     if norm not in NORMS:
-        faults.append(f"norm has to be one of {', '.join(NORMS)}; got {norm!r}")
+        faults.append(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
     if not _is_whole(hidden, least=0):
-        faults.append(f"hidden has to be a whole number, 0 or more; got {hidden!r}")
+        faults.append(f"hidden must be a whole number, 0 or more; got {hidden!r}")
     if not _is_whole(width, least=1):
-        faults.append(f"width has to be a whole number, 1 or more; got {width!r}")
+        faults.append(f"width must be a whole number, 1 or more; got {width!r}")
     if not (_is_real(width_multiplier) and math.isfinite(width_multiplier) and width_multiplier > 0):
-        faults.append(f"width_multiplier has to be a positive number; got {width_multiplier!r}")
+        faults.append(f"width_multiplier must be a positive number; got {width_multiplier!r}")
     takes_norm, takes_multiplier, takes_pretrained = False, False, False
     if name in MODELS:
         takes_norm, takes_multiplier = "norm" in accepted(MODELS[name], {"norm": norm}), True
@@ -167,7 +167,7 @@ def _name_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
     near = get_close_matches(name.lower(), [*MODELS, *known], n=3)
     built_in = f"the built-in ones are {', '.join(MODELS)}"
     hint = colon_hint(name) or (f"did you mean {' or '.join(near)}?" if near else built_in)
-    return [f"unknown model {name!r}; {hint} (a torchvision name or 'package.module:factory' will do as well)"]
+    return [f"unknown model {name!r}; {hint} (a torchvision name or 'package.module:factory' works as well)"]
 
 
 def _checked(name: str, model: Any) -> nn.Module:

@@ -76,7 +76,7 @@ def _check_backward(trial: Trial) -> list[Finding]:
     if fault := _output_fault(output, (2, trial.num_classes)):
         return [Finding("fault", "backward", f"in training mode, {fault}")]
     if not output.requires_grad:
-        return [Finding("fault", "backward", "no gradient can flow: the output hangs on no trainable parameter")]
+        return [Finding("fault", "backward", "no gradient can flow: the output depends on no trainable parameter")]
     output.logsumexp(dim=1).sum().backward()
     findings: list[Finding] = []
     gradients = {name: parameter.grad for name, parameter in trainable(model).items()}

@@ -102,7 +102,7 @@ def _parameter_findings(model: nn.Module, tensors: tuple[TensorInfo, ...]) -> li
         message = f"{listed(names)} share one tensor: it is masked and averaged once, under its first name"
         findings.append(Finding("warning", "tied", message))
     if odd := [f"{t.name} ({t.dtype})" for t in tensors if t.role in ("trained", "fixed") and t.dtype != "float32"]:
-        message = f"float32 is expected, and accuracy and bytes are reckoned for it; found {listed(odd)}"
+        message = f"float32 is expected, and accuracy and bytes are computed for it; got {listed(odd)}"
         findings.append(Finding("warning", "dtype", message))
     if name := first_non_finite(dict(model.named_parameters())):
         findings.append(Finding("fault", "initial values", f"{name} starts with NaN or infinity in it"))

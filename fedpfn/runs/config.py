@@ -1,19 +1,16 @@
 """The run config: the only schema of the project, its defaults, and the checks that need nothing but the values.
 
 Keys are dotted and kebab-case outside (``partition.min-size`` in TOML, on the command line and on the wire), snake_case
-inside. ``RunConfig.parse`` merges layers of them with OmegaConf and names every fault in one ``ConfigError``. Whether a
-data set lies where it should, or a model builds, is asked by those who load and build.
+inside. ``RunConfig.parse`` merges layers of them and names every fault in one ``ConfigError``. Whether a data set lies
+where it should, or a model builds, is asked by those who load and build.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from omegaconf import OmegaConf
-
-from fedpfn.args import args_of, args_text, argument_name, read_value
+from fedpfn.args import args_of, read_value
 from fedpfn.runs.keys import (
     KeySpec,
     Scalar,
@@ -23,7 +20,6 @@ from fedpfn.runs.keys import (
     key_specs,
     lookup,
     nest,
-    snake,
     type_fault,
     unknown_key,
     unless,
@@ -31,8 +27,8 @@ from fedpfn.runs.keys import (
     when,
 )
 from fedpfn.runs.legacy import OLD_KEYS, modernise
-
-Schema = TypeVar("Schema")
+from fedpfn.runs.parsing import ConfigError as ConfigError
+from fedpfn.runs.parsing import Reading, argument_fault, read_layers
 
 # a part of the user's own, by import string
 OWN = "*:*"
@@ -41,26 +37,17 @@ DIVERGENCE_HINT = (
     "training diverged: try train.lr=0.01, train.momentum=0 or a bound on the gradient, train.clip-norm=1; a small "
     "partition.alpha makes it likelier"
 )
-_ARGS = "arguments of {} of your own, as name=value separated by spaces; or one key each, such as args.width=64"
-
-
-class ConfigError(ValueError):
-    """All faults of a config in one message, a line each; ``faults`` holds them."""
-
-    def __init__(self, faults: Iterable[str]) -> None:
-        self.faults = tuple(faults)
-        head = "the config has a fault" if len(self.faults) == 1 else f"the config has {len(self.faults)} faults"
-        super().__init__("\n".join([f"{head}:", *(f"  - {fault}" for fault in self.faults)]))
+_ARGS = "arguments of {}: one key per argument, such as {}, or one text of name=value pairs"
 
 
 @dataclass(frozen=True)
 class Federation:
     clients: int = key(10, "number of simulated clients K, independent of the number of SuperNodes", least=1)
     fraction: float = key(1.0, "share of the clients that train in a round", above=0, most=1)
-    tolerate_failures: int = key(0, "clients of a round that may fail before the run stops", least=0)
+    tolerate_failures: int = key(0, "number of clients of a round that may fail without stopping the run", least=0)
     quorum: float = key(
         0.5,
-        "least share of a round's clients that must answer, failures tolerated",
+        "smallest share of a round's clients that must answer where failures are tolerated",
         above=0,
         most=1,
         used=(unless("federation.tolerate-failures", "0"),),
@@ -73,10 +60,10 @@ class Data:
     name: str = key(
         "digits", "digits, mnist, fashion-mnist, cifar10, cifar100, image-folder, imdb or package.module:loader"
     )
-    args: str = key("", _ARGS.format("a loader"), since=2)
+    args: str = key("", _ARGS.format("your own loader", "data.args.size=300"), since=2)
     # it says which data there are, and not just where, for a folder of images and for the user's own loader
     root: str = key("", "folder that holds the data (absolute)", in_result=when("data.name", "image-folder", OWN))
-    download: bool = key(False, "let torchvision download what is absent", in_result=False)
+    download: bool = key(False, "let torchvision download what is missing", in_result=False)
     image_size: int = key(0, "side to which an image folder is cropped and resized; 0 = as it is", least=0)
     train_examples: int = key(0, "training examples to use, drawn from the seed; 0 = all", least=0, since=2)
     test_examples: int = key(0, "test examples to use, drawn from the seed; 0 = all", least=0, since=2)
@@ -88,19 +75,21 @@ class Partition:
         "dirichlet",
         "dirichlet, dirichlet-balanced, dirichlet-client, iid, shards, pathological or package.module:scheme",
     )
-    args: str = key("", _ARGS.format("a scheme"), since=2)
+    args: str = key("", _ARGS.format("your own scheme", "partition.args.share=0.6"), since=2)
     alpha: float = key(
         0.3,
         "concentration of the Dirichlet draw; smaller is more skewed",
         above=0,
         used=(when("partition.scheme", "dirichlet*", OWN),),
     )
-    min_size: int = key(0, "least number of examples of a client (Dirichlet schemes redraw, boundedly)", least=0)
+    min_size: int = key(
+        0, "smallest number of examples of a client (Dirichlet schemes redraw a limited number of times)", least=0
+    )
     shards_per_client: int = key(
-        2, "shards a client gets (scheme shards)", least=1, used=(when("partition.scheme", "shards", OWN),)
+        2, "shards per client (scheme shards)", least=1, used=(when("partition.scheme", "shards", OWN),)
     )
     classes_per_client: int = key(
-        2, "classes a client sees (scheme pathological)", least=1, used=(when("partition.scheme", "pathological", OWN),)
+        2, "classes per client (scheme pathological)", least=1, used=(when("partition.scheme", "pathological", OWN),)
     )
 
 
@@ -109,12 +98,12 @@ class Model:
     name: str = key(
         "mlp", "mlp, cnn, resnet20 .. 56, wrn56, vgg11, vgg16, lstm, a torchvision name or package.module:factory"
     )
-    args: str = key("", _ARGS.format("a model"), since=2)
+    args: str = key("", _ARGS.format("your own model", "model.args.width=64"), since=2)
     hidden: int = key(2, "hidden layers of the MLP", least=0)
     width: int = key(200, "units of a hidden layer of the MLP", least=1)
     norm: str = key(
         "none",
-        "normalisation of ResNets, VGGs and torchvision models; without it they want train.lr near 0.01",
+        "normalisation of ResNets, VGGs and torchvision models; without it they need train.lr near 0.01",
         choices=("none", "group", "layer", "batch"),
     )
     width_multiplier: float = key(1.0, "width of a built-in model relative to its standard", above=0)
@@ -134,10 +123,10 @@ class Strategy:
         own=True,
         since=2,
     )  # fmt: skip
-    args: str = key("", _ARGS.format("the base strategy, Flower's too"), since=2)
+    args: str = key("", _ARGS.format("the base strategy", "strategy.args.eta=0.01"), since=2)
     variant: str = key(
         "within-round",
-        "FedPNU's reading: m then 1-m within a round, across rounds, or m then everything",
+        "FedPNU's variant: m then 1-m within a round, across rounds, or m then everything",
         choices=("within-round", "across-rounds", "then-all"),
         used=(when("strategy.name", "fedpnu"),),
     )
@@ -153,8 +142,8 @@ class Strategy:
 @dataclass(frozen=True)
 class Mask:
     schedule: str = key("per-round", "per-round, fixed, complement, cyclic or package.module:schedule")
-    args: str = key("", _ARGS.format("a schedule"), since=2)
-    ratio: float = key(0.4, "share of zeros, that is of frozen entries", least=0, most=1)
+    args: str = key("", _ARGS.format("your own schedule", "mask.args.offset=0"), since=2)
+    ratio: float = key(0.4, "share of frozen entries (zeros of the mask)", least=0, most=1)
     ratio_shape: str = key("constant", "how the ratio moves over the rounds", choices=("constant", "linear", "cosine"))
     final_ratio: float = key(
         0.4,
@@ -163,12 +152,12 @@ class Mask:
         most=1,
         used=(unless("mask.ratio-shape", "constant"),),
     )
-    warmup_rounds: int = key(0, "first rounds that train without a mask", least=0)
-    granularity: str = key("weight", "what is frozen as one: an entry, or a neuron", choices=("weight", "neuron"))
+    warmup_rounds: int = key(0, "number of first rounds that train without a mask", least=0)
+    granularity: str = key("weight", "what is frozen as a unit: an entry or a neuron", choices=("weight", "neuron"))
     draw: str = key("exact", "exact count per tensor, or independent draws", choices=("exact", "bernoulli"))
     blocks: int = key(
         4,
-        "number of starting points that schedule cyclic takes in turn",
+        "number of starting points of schedule cyclic, one per round in turn",
         least=2,
         used=(when("mask.schedule", "cyclic"),),
     )
@@ -180,16 +169,16 @@ class Mask:
 class Train:
     epochs: int = key(1, "local epochs of a round", least=1, used=(when("train.steps", "0"),))
     steps: int = key(0, "local steps of a round; above 0 it replaces epochs", least=0)
-    batch_size: int = key(32, "examples of a local step", least=1)
+    batch_size: int = key(32, "examples per local step", least=1)
     optimizer: str = key(
         "sgd",
         "local optimiser, fresh in each round, such as torch.optim:RMSprop; called with the parameters and lr",
         choices=("sgd", "adam", "adamw"),
         own=True,
     )
-    args: str = key("", _ARGS.format("the optimiser"), since=2)
+    args: str = key("", _ARGS.format("the optimiser", "train.args.amsgrad=true"), since=2)
     lr: float = key(0.1, "local learning rate of round 1", above=0)
-    lr_decay: float = key(1.0, "factor on the learning rate from round to round", above=0, most=1)
+    lr_decay: float = key(1.0, "factor by which the learning rate changes from round to round", above=0, most=1)
     momentum: float = key(0.9, "momentum of sgd", least=0, below=1, used=(when("train.optimizer", "sgd"),))
     nesterov: bool = key(False, "Nesterov's momentum", used=(when("train.optimizer", "sgd"),))
     weight_decay: float = key(
@@ -203,7 +192,7 @@ class Train:
     threads: int = key(1, "CPU threads of a client; part of the result, since sums depend on it", least=1)
     stack: int = key(
         0,
-        "clients that a node trains at once, stacked, where the model allows it; 0 = one by one, as suits a CPU",
+        "clients that a node trains at once, stacked, if the model allows it; 0 = one by one, which is faster on a CPU",
         least=0,
         since=2,
     )
@@ -211,7 +200,9 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    every: int = key(1, "rounds between two evaluations of the global model; the last round always", least=1, since=2)
+    every: int = key(
+        1, "rounds between two evaluations of the global model; the last round is always evaluated", least=1, since=2
+    )
     max_examples: int = key(0, "test examples of an evaluation, drawn from the seed; 0 = all", least=0, since=2)
 
 
@@ -221,16 +212,16 @@ _MEASURED = (unless("barrier.every", "0"),)
 @dataclass(frozen=True)
 class Barrier:
     every: int = key(1, "rounds between two barrier measurements; 0 = never", least=0)
-    points: int = key(25, "points of a path, both ends included", least=3, used=_MEASURED)
-    max_pairs: int = key(0, "client pairs measured, drawn from the seed; 0 = all", least=0, used=_MEASURED)
+    points: int = key(25, "points per path, both ends included", least=3, used=_MEASURED)
+    max_pairs: int = key(0, "client pairs to measure, drawn from the seed; 0 = all", least=0, used=_MEASURED)
     max_examples: int = key(2000, "examples of each evaluation, drawn from the seed; 0 = all", least=0, used=_MEASURED)
     split: str = key("test", "data that barriers are measured on", choices=("test", "train"), used=_MEASURED)
     batch_norm: str = key(
-        "average", "running statistics on a path: interpolated, re-estimated, or those of its ends, the worse counting",
+        "average", "running statistics on a path: interpolated, re-estimated, or those of its ends (the worse counts)",
         choices=("average", "reset", "none"), used=_MEASURED,
     )  # fmt: skip
     layers: bool = key(
-        False, "layerwise linear feature connectivity between client models too, wherever measured", used=_MEASURED
+        False, "also measure the layerwise linear feature connectivity of the client models", used=_MEASURED
     )
 
 
@@ -239,17 +230,15 @@ class Output:
     dir: str = key("", "run folder; empty = a new folder under runs/", in_result=False)
     checkpoint_every: int = key(
         5,
-        "rounds between two checkpoints, from which a run can go on; 0 = none, only the final model",
+        "rounds between two checkpoints, from which a run can resume; 0 = none, only the final model",
         least=0,
         in_result=False,
     )
-    keep_checkpoints: int = key(2, "checkpoints that are kept, the latest ones; 0 = all", least=0, in_result=False)
-    resume: bool = key(
-        False, "go on with the run in output.dir from its last checkpoint, where there is one", in_result=False
-    )
+    keep_checkpoints: int = key(2, "number of latest checkpoints to keep; 0 = all", least=0, in_result=False)
+    resume: bool = key(False, "continue the run in output.dir from its last checkpoint, if it has one", in_result=False)
     tracker: str = key(
         "none",
-        "where rounds are shown beside the run folder; needs fedpfn[tensorboard] or fedpfn[mlflow]",
+        "where rounds are also shown; needs fedpfn[tensorboard] or fedpfn[mlflow]",
         choices=("none", "tensorboard", "mlflow"),
         in_result=False,
     )
@@ -284,8 +273,20 @@ class RunConfig:
         (``model.args.width``) are gathered over the layers; the text ``model.args`` replaces what came before it. Keys
         of version 1 are translated.
         """
-        flat_layers, faults = modernise(layers)
-        return parse_layers(cls, flat_layers, _cross_faults, faults=faults)
+        reading = cls.read(*layers)
+        if reading.faults:
+            raise ConfigError(reading.faults)
+        return reading.config
+
+    @classmethod
+    def read(
+        cls, *layers: Mapping[str, Any], faults: Iterable[str] = (), unknown: Iterable[str] = ()
+    ) -> "Reading[RunConfig]":
+        """Merge as ``parse`` does, and return what there is in spite of faults, for whoever can find more of them."""
+        flat_layers, old_faults = modernise(layers)
+        if old_faults:
+            unknown = {*unknown, "strategy.base", "strategy.args"}
+        return read_layers(cls, flat_layers, _CHECKS, faults=[*faults, *old_faults], unknown=unknown)
 
     def flat(self) -> dict[str, Scalar]:
         """Return every key, dotted and kebab-case, with its value: what Flower carries."""
@@ -294,52 +295,6 @@ class RunConfig:
     def nested(self) -> dict[str, Any]:
         """Return the kebab-case tables as they stand in TOML and YAML."""
         return nest(self.flat())
-
-
-def parse_layers(
-    schema: type[Schema],
-    layers: Iterable[Mapping[str, Any]],
-    cross_faults: Callable[[Schema], list[str]],
-    *,
-    command: str = "fedpfn keys",
-    faults: Iterable[str] = (),
-) -> Schema:
-    """Return an instance of ``schema``, a tree of frozen dataclasses of keys, from ``layers`` over its defaults.
-
-    ``cross_faults`` finds what only whole configs show; ``command`` is what lists the keys; ``faults`` are those known
-    so far. Raises ``ConfigError``.
-    """
-    known = {spec.name: spec for spec in key_specs(schema)}
-    faults = list(faults)
-    merged: dict[str, Scalar] = {}
-    args: dict[str, dict[str, Scalar]] = {}
-    for name, value in (item for layer in layers for item in flatten(layer)):
-        if (holder := args_key(name, known)) is not None:
-            fault = argument_fault(name, value)
-            if fault is None:
-                args.setdefault(holder, {})[argument_name(name.removeprefix(f"{holder}."))] = value
-        elif name not in known:
-            fault = unknown_key(name, known, command=command)
-        elif (fault := type_fault(known[name], value)) is not None:
-            pass
-        elif known[name].holds_args:
-            try:
-                args[name] = args_of(value)
-            except ValueError as error:
-                fault = f"{name}: {error}"
-        else:
-            merged[name] = value
-        faults += [fault] if fault else []
-    merged |= {name: args_text(arguments) for name, arguments in args.items()}
-    faults += [fault for name, value in merged.items() for fault in value_faults(known[name], value)]
-    if faults:
-        raise ConfigError(dict.fromkeys(faults))
-    overrides = nest({snake(name): value for name, value in merged.items()})
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), overrides))
-    assert isinstance(config, schema)
-    if faults := cross_faults(config):
-        raise ConfigError(faults)
-    return config
 
 
 KEYS: dict[str, KeySpec] = {spec.name: spec for spec in key_specs(RunConfig)}
@@ -370,19 +325,6 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (places.get(args_key(name, KEYS) or name, len(places)), name))
 
 
-def argument_fault(name: str, value: Any) -> str | None:
-    """Say that ``name``, such as ``model.args.width``, cannot be an argument or ``value`` not its value."""
-    try:
-        argument_name(name.partition(".args.")[2])
-    except ValueError as error:
-        return f"{name}: {error}"
-    if type(value) not in (bool, int, float, str) or (type(value) is float and not math.isfinite(value)):
-        return f"{name} must be a finite number, true or false, or text, got {value!r} ({type(value).__name__})"
-    if isinstance(value, str) and "${" in value:
-        return f"{name} must be plain text, without '${{', got {value!r}"
-    return None
-
-
 def flat(config: Any) -> dict[str, Scalar]:
     """Return every key of a parsed config, dotted and kebab-case, with its value."""
     return {spec.name: lookup(config, spec.name) for spec in key_specs(type(config))}
@@ -399,20 +341,27 @@ def settings_of(section: Any) -> dict[str, Any]:
 
 
 def parse_overrides(words: Iterable[str], schema: type = RunConfig) -> dict[str, Any]:
-    """Read ``key=value`` words as typed on a command line.
+    """Return what ``read_overrides`` reads. Raises ``ConfigError`` for words that are not ``key=value``."""
+    values, faults = read_overrides(words, schema)
+    if faults:
+        raise ConfigError(faults.values())
+    return values
+
+
+def read_overrides(words: Iterable[str], schema: type = RunConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read ``key=value`` words as typed on a command line; return the values, and what is wrong with other words.
 
     A value of a text key is taken as it stands, less quotes around it; others are read as what the key is: ``1e-3``,
-    ``true``, ``5``. What cannot be read so stays text, for the type check to name with its key. Raises ``ConfigError``
-    for words that are not ``key=value``.
+    ``true``, ``5``. What cannot be read so stays text, for the type check to name with its key.
     """
     kinds = {spec.name: spec.type for spec in key_specs(schema)}
     values: dict[str, Any] = {}
-    faults = []
+    faults: dict[str, str] = {}
     for word in words:
         name, equals, text = word.partition("=")
         name = name.strip().replace("_", "-")
         if not equals or not name:
-            faults.append(f"{word!r} is not key=value")
+            faults[word] = f"{word!r} is not key=value"
         elif args_key(name, kinds) is not None:
             values[name] = read_value(text.strip())
         elif kinds.get(name) is str:
@@ -420,9 +369,7 @@ def parse_overrides(words: Iterable[str], schema: type = RunConfig) -> dict[str,
             values[name] = text[1:-1] if quoted else text
         else:
             values[name] = _read_word(text.strip(), kinds.get(name))
-    if faults:
-        raise ConfigError(faults)
-    return values
+    return values, faults
 
 
 def given_keys(file: Mapping[str, Any], words: Mapping[str, Any]) -> set[str]:
@@ -444,24 +391,39 @@ def _read_word(text: str, kind: type | None) -> Scalar:
     return text
 
 
-def _cross_faults(config: RunConfig) -> list[str]:
-    """Faults of keys that are each right but do not go together."""
-    faults = []
+# What is wrong with keys that are each right but do not go together. One idea per check: a faulty key ends all that
+# reads it
+
+
+def _nesterov_faults(config: RunConfig) -> Iterator[str]:
     if config.train.nesterov and (config.train.optimizer != "sgd" or config.train.momentum == 0):
-        faults.append("train.nesterov needs train.optimizer=sgd and train.momentum above 0")
+        yield "train.nesterov needs train.optimizer=sgd and train.momentum above 0"
+
+
+def _seed_faults(config: RunConfig) -> Iterator[str]:
     if config.seed >= 2**63:
-        faults.append(f"seed must be below 2**63, which is what Flower can carry, got {config.seed}")
+        yield f"seed must be below 2**63, which is what Flower can carry, got {config.seed}"
+
+
+def _points_faults(config: RunConfig) -> Iterator[str]:
     if config.barrier.points % 2 == 0:
-        faults.append(f"barrier.points must be odd, so that the midpoint is measured, got {config.barrier.points}")
+        yield f"barrier.points must be odd, so that the midpoint is measured, got {config.barrier.points}"
+
+
+def _warmup_faults(config: RunConfig) -> Iterator[str]:
     if config.mask.warmup_rounds >= config.rounds and config.strategy.name != "fedavg":
-        faults.append(
-            f"mask.warmup-rounds ({config.mask.warmup_rounds}) leaves none of the {config.rounds} rounds to mask"
-        )
+        yield f"mask.warmup-rounds ({config.mask.warmup_rounds}) leaves none of the {config.rounds} rounds to mask"
+
+
+def _variant_faults(config: RunConfig) -> Iterator[str]:
     across = config.strategy.name == "fedpnu" and config.strategy.variant == "across-rounds"
     if across and config.mask.schedule not in (Mask.schedule, "complement"):
-        faults.append(
-            f"strategy.variant=across-rounds is mask.schedule=complement, which {config.mask.schedule!r} is not"
-        )
+        yield f"strategy.variant=across-rounds is mask.schedule=complement, which {config.mask.schedule!r} is not"
+
+
+def _ratio_faults(config: RunConfig) -> Iterator[str]:
     if config.mask.ratio_shape == "constant" and config.mask.final_ratio not in (config.mask.ratio, Mask.final_ratio):
-        faults.append("mask.final-ratio is set but mask.ratio-shape is constant; set it to linear or cosine")
-    return faults
+        yield "mask.final-ratio is set but mask.ratio-shape is constant; set it to linear or cosine"
+
+
+_CHECKS = (_nesterov_faults, _seed_faults, _points_faults, _warmup_faults, _variant_faults, _ratio_faults)

@@ -148,12 +148,18 @@ def flatten(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def unknown_key(name: str, known: Mapping[str, KeySpec], *, command: str = "fedpfn keys") -> str:
     """Say that a key is unknown, and which known one is near, or the ``command`` that lists them."""
+    near = nearest_key(name, known)
+    hint = f"; did you mean {near!r}?" if near else f"; `{command}` lists them all"
+    return f"unknown key {name!r}{hint}"
+
+
+def nearest_key(name: str, known: Mapping[str, KeySpec]) -> str | None:
+    """Return the known key that an unknown one was probably meant to be, None where there is none like it."""
     # a slip of the pen in a whole key, then a right name in the wrong table or in none: `alpha` for `partition.alpha`
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
     near = near or [full for full in known if full.rpartition(".")[2] == name.rpartition(".")[2]]
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; `{command}` lists them all"
-    return f"unknown key {name!r}{hint}"
+    return near[0] if near else None
 
 
 def type_fault(spec: KeySpec, value: Any) -> str | None:

@@ -59,7 +59,7 @@ def modernise(layers: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]]
     if new:
         return kept, [
             f"strategy.server-optimizer={optimizer} is version 1's spelling of strategy.base, and {new[0]} is set as "
-            "well; leave one of the two out"
+            "well; set only one of the two"
         ]
     base, arguments = _BASES[optimizer]
     # 0 stood for Flower's default, which is now the absence of the argument

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from fedpfn.measures import BUILT_IN, MEASURES, Instruments, Measure, measure_round, nest
@@ -21,13 +20,12 @@ from fedpfn.runs.barrier_arrays import barrier_arrays
 from fedpfn.runs.checkpoints import Checkpoint
 from fedpfn.runs.folder import RunFolder
 from fedpfn.runs.reading import read_rounds
+from fedpfn.runs.summary import summarise
 from fedpfn.runs.trackers import Tracker
 from fedpfn.schedules import UNMASKED, Plan, encode_plan
 
 # in a checkpoint: the digest of the plans that its rounds were trained by, and what the record has summed up so far
 PLANS, COUNTED = "plans", "counted"
-# the papers' final accuracy: that of one round alone moves with the round
-LAST_ROUNDS = 5
 
 
 class Recorder:
@@ -175,26 +173,8 @@ class Recorder:
         self.folder.save_state("final", self._whole(self.state), about)
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures of a complete run, over the rounds in which they were measured.
-
-        ``final_accuracy`` is the mean of the last five evaluated rounds, as in the papers.
-        """
-        trained = self.rounds[1:]
-        # an accuracy that is null with a loss is not a number, as in a regression
-        evaluated = [record for record in trained if (record["accuracy"], record["loss"]) != (None, None)]
-        accuracies = [_number(record["accuracy"]) for record in evaluated]
-        barriers = [_number(record["barrier"]["accuracy_mean"]) for record in trained if record["barrier"]]
-        best = int(np.argmax(accuracies)) if accuracies else None
-        return {
-            "rounds": len(trained),
-            "final_accuracy": float(np.mean(accuracies[-LAST_ROUNDS:])) if accuracies else None,
-            "last_accuracy": accuracies[-1] if accuracies else None,
-            "best_accuracy": None if best is None else accuracies[best],
-            "best_round": None if best is None else evaluated[best]["round"],
-            "mean_accuracy_barrier": float(np.mean(barriers)) if barriers else None,
-            "last_accuracy_barrier": barriers[-1] if barriers else None,
-            "bytes_down": sum(record["bytes_down"] for record in trained),
-            "bytes_up": sum(record["bytes_up"] for record in trained),
+        """Return the figures of a complete run."""
+        return summarise(self.rounds) | {
             "wire_bytes": self.wire_bytes,
             "weights_sha256": state_digest(self.state),
             "devices": self.devices,
@@ -273,8 +253,3 @@ def _require_finite(record: Mapping[str, Any], state: State) -> None:
         raise FloatingPointError(f"the global model's test loss is {loss} after round {number}")
     if loss is None and (name := first_non_finite(state)) is not None:
         raise FloatingPointError(f"the global model's {name} is not finite after round {number}")
-
-
-def _number(value: float | None) -> float:
-    # a number that was not finite is null in a record that was read back
-    return math.nan if value is None else value

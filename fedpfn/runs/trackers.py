@@ -93,7 +93,7 @@ class Tracker(ABC):
     def log_round(self, record: Mapping[str, Any]) -> None:
         """Add an object of ``rounds.jsonl``, unless its round is there already."""
         if self._finished:
-            raise ValueError(f"round {record['round']} comes after the tracker was told how the run ended")
+            raise ValueError(f"round {record['round']} comes after the end of the run was reported to the tracker")
         if record["round"] > self.last_round:
             self._log({name: value for name, value in measures(record).items() if name != "round"}, record["round"])
             self.last_round = record["round"]

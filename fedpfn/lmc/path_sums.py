@@ -1,0 +1,156 @@
+"""Sums of losses and of right answers at the inner points of many paths, from one product of the first layer a model.
+
+The inner loop of ``path_evaluation``, which decides what is measured so, and in chunks of which size.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fedpfn.evaluation import score
+from fedpfn.examples import Examples
+from fedpfn.lmc.barrier import Floats, Repair
+from fedpfn.lmc.first_layer import SplitModel
+from fedpfn.parallel import ModelPool
+from fedpfn.params import State, lerp
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Examples of a chunk, examples held at once (whole chunks), points run at once; 0 is one after the other."""
+
+    chunk: int
+    block: int
+    stack: int
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A chunk of examples, and what enters the first layer on it."""
+
+    inputs: Tensor
+    labels: Tensor
+    entering: Tensor
+
+
+@dataclass(frozen=True)
+class _Path:
+    """The inner points between two models, repaired with ``end``: their states without the first layer's tensors."""
+
+    first: State
+    second: State
+    end: State
+    inner: Floats
+    repair: Repair | None
+
+    def at(self, alpha: float) -> State:
+        return self._repaired(lerp(self.first, self.second, alpha))
+
+    def stack(self, alphas: Tensor) -> State:
+        """Return the states at several points, along a new leading axis."""
+        mixed = {name: _lerp_stack(self.second[name], tensor, alphas) for name, tensor in self.first.items()}
+        # what a repair puts in is one for all points
+        return {
+            name: tensor if tensor is mixed[name] else tensor.expand(len(alphas), *tensor.shape)
+            for name, tensor in self._repaired(mixed).items()
+        }
+
+    def _repaired(self, mixed: State) -> State:
+        return mixed if self.repair is None else self.repair(mixed, self.end)
+
+
+@torch.no_grad()
+def path_sums(
+    pool: ModelPool,
+    split: SplitModel,
+    states: Mapping[int, Mapping[str, Tensor]],
+    sources: Sequence[tuple[int, int, int]],
+    examples: Examples,
+    inner: Floats,
+    repair: Repair | None,
+    sizes: Sizes,
+) -> tuple[Tensor, Tensor, set[int]]:
+    """Return the sums of ``score`` over the examples, (paths, inner points) each, and whose products overflow.
+
+    A path is named in ``sources`` by its two models and the one that it is repaired with.
+
+    What overflows at an end may not between the ends: on the paths of such a model the sums are not complete.
+    """
+    splits = pool.replicate(split)
+    remaining = {model: split.remaining(state) for model, state in states.items()}
+    paths = [_Path(remaining[i], remaining[j], remaining[end], inner, repair) for i, j, end in sources]
+    loss = torch.zeros((len(paths), len(inner)), dtype=torch.float64, device=examples.device)
+    right = torch.zeros((len(paths), len(inner)), dtype=torch.int64, device=examples.device)
+    overflown: set[int] = set()
+
+    def add(block: Examples) -> None:
+        batches = list(_batches(split, block, sizes.chunk))
+        found = pool.map(partial(_products, splits, batches), states.values())
+        products = dict(zip(states, found, strict=True))
+        overflown.update(model for model, own in products.items() if not all(map(_is_finite, own)))
+        work = [
+            (path, products[i], products[j], loss[row], right[row])
+            for row, (path, (i, j, _)) in enumerate(zip(paths, sources, strict=True))
+            if not overflown & {i, j}
+        ]
+        pool.map(partial(_add_path, splits, batches, sizes.stack), work)
+
+    # a call a block, so that the products of one are gone before those of the next are there
+    for start in range(0, len(examples), sizes.block):
+        add(examples.span(start, start + sizes.block))
+    return loss, right, overflown
+
+
+def _batches(split: SplitModel, examples: Examples, chunk: int) -> Iterator[_Batch]:
+    for start in range(0, len(examples), chunk):
+        inputs, labels = examples.batch(slice(start, start + chunk))
+        yield _Batch(inputs, labels, split.entering(inputs))
+
+
+@torch.no_grad()
+def _products(splits: Callable[[], SplitModel], batches: Sequence[_Batch], state: Mapping[str, Tensor]) -> list[Tensor]:
+    split = splits()
+    return [split.product(state, batch.entering) for batch in batches]
+
+
+@torch.no_grad()
+def _add_path(
+    splits: Callable[[], SplitModel],
+    batches: Sequence[_Batch],
+    stack: int,
+    work: tuple[_Path, Sequence[Tensor], Sequence[Tensor], Tensor, Tensor],
+) -> None:
+    """Add the scores of ``batches`` at a path's inner points to its ``loss`` and ``right``, (inner points,) each."""
+    split = splits()
+    path, first, second, loss, right = work
+    if not stack:
+        for at, alpha in enumerate(path.inner.tolist()):
+            split.load(path.at(alpha))
+            for batch, one, other in zip(batches, first, second, strict=True):
+                # a tensor of its own: what comes next may write into it
+                scores = score(split.logits(None, torch.lerp(other, one, alpha), batch.inputs), batch.labels)
+                loss[at] += scores[0]
+                right[at] += scores[1]
+        return
+    for at in range(0, len(path.inner), stack):
+        some = slice(at, at + stack)
+        alphas = torch.as_tensor(path.inner[some], device=loss.device)
+        stacked = path.stack(alphas)
+        for batch, one, other in zip(batches, first, second, strict=True):
+            products = _lerp_stack(other, one, alphas)
+            losses, hits = split.stacked_scores(stacked, products, batch.inputs, batch.labels)
+            loss[some] += losses
+            right[some] += hits
+
+
+def _lerp_stack(second: Tensor, first: Tensor, alphas: Tensor) -> Tensor:
+    """Return alpha x1 + (1 - alpha) x2 for every alpha, along a new leading axis."""
+    weights = alphas.to(first.dtype).view(-1, *[1] * first.dim())
+    return torch.lerp(second[None], first[None], weights)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())

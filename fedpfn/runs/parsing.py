@@ -1,0 +1,161 @@
+"""How layers of keys become a config: every fault named at once, and what can be checked in spite of them.
+
+A key whose value is faulty has its default in the config that is read, so that other keys can still be checked against
+each other. No check may speak of that default, which nobody asked for: ``hide`` makes reading it end the check.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Generic, TypeVar
+
+from omegaconf import OmegaConf
+
+from fedpfn.args import args_of, args_text, argument_name
+from fedpfn.runs.keys import (
+    Scalar,
+    args_key,
+    flatten,
+    key_specs,
+    nearest_key,
+    nest,
+    snake,
+    type_fault,
+    unknown_key,
+    value_faults,
+)
+
+Schema = TypeVar("Schema")
+Check = Callable[[Schema], Iterable[str]]
+
+
+class ConfigError(ValueError):
+    """All faults of a config in one message, a line each; ``faults`` holds them."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = tuple(faults)
+        head = "the config has a fault" if len(self.faults) == 1 else f"the config has {len(self.faults)} faults"
+        super().__init__("\n".join([f"{head}:", *(f"  - {fault}" for fault in self.faults)]))
+
+
+class HiddenValueError(Exception):
+    """A check read a key whose value is not known."""
+
+
+@dataclass(frozen=True)
+class Reading(Generic[Schema]):
+    """What layers say: ``config``, where the keys in ``unknown`` have their defaults, and the ``faults`` found so far.
+
+    Unknown are the keys with a faulty value, and those that a misspelt key was probably meant to be.
+    """
+
+    config: Schema
+    faults: tuple[str, ...]
+    unknown: frozenset[str]
+
+
+def hide(config: Schema, names: Collection[str], prefix: str = "") -> Schema:
+    """Return ``config`` such that reading one of the keys ``names`` raises ``HiddenValueError``."""
+
+    def refuse(section: Any) -> Any:
+        raise HiddenValueError
+
+    hidden: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    for entry in fields(config):  # type: ignore[arg-type]
+        name, value = f"{prefix}{entry.name.replace('_', '-')}", getattr(config, entry.name)
+        values[entry.name] = hide(value, names, f"{name}.") if is_dataclass(value) else value
+        if name in names:
+            hidden[entry.name] = property(refuse)
+    kind = type(config)
+    if hidden:
+        kind = type(kind.__name__, (kind,), hidden)
+    copy = object.__new__(kind)
+    # a property of the class goes before what the object holds
+    vars(copy).update(values)
+    return copy
+
+
+def run_checks(checks: Iterable[Check[Schema]], config: Schema) -> Iterator[str]:
+    """Yield the faults that ``checks`` find; one that comes to a hidden key ends there."""
+    for check in checks:
+        with suppress(HiddenValueError):
+            yield from check(config)
+
+
+def read_layers(
+    schema: type[Schema],
+    layers: Iterable[Mapping[str, Any]],
+    checks: Iterable[Check[Schema]],
+    *,
+    command: str = "fedpfn keys",
+    faults: Iterable[str] = (),
+    unknown: Iterable[str] = (),
+) -> Reading[Schema]:
+    """Return what ``layers`` make of ``schema``, a tree of frozen dataclasses of keys, over its defaults.
+
+    ``checks`` find what only whole configs show; ``command`` is what lists the keys; ``faults`` are those known so far,
+    and ``unknown`` the keys that they leave open.
+    """
+    known = {spec.name: spec for spec in key_specs(schema)}
+    faults, unknown = list(faults), set(unknown)
+    merged: dict[str, Scalar] = {}
+    args: dict[str, dict[str, Scalar]] = {}
+    for name, value in (item for layer in layers for item in flatten(layer)):
+        meant: str | None = name
+        if (holder := args_key(name, known)) is not None:
+            meant, fault = holder, argument_fault(name, value)
+            if fault is None:
+                args.setdefault(holder, {})[argument_name(name.removeprefix(f"{holder}."))] = value
+        elif name not in known:
+            meant, fault = nearest_key(name, known), unknown_key(name, known, command=command)
+        elif (fault := type_fault(known[name], value)) is not None:
+            pass
+        elif known[name].holds_args:
+            try:
+                args[name] = args_of(value)
+            except ValueError as error:
+                fault = f"{name}: {error}"
+        else:
+            merged[name] = value
+        if fault:
+            faults.append(fault)
+            unknown |= {meant} if meant else set()
+    merged |= {name: args_text(arguments) for name, arguments in args.items()}
+    for name, value in merged.items():
+        if wrong := value_faults(known[name], value):
+            faults += wrong
+            unknown.add(name)
+    overrides = nest({snake(name): value for name, value in merged.items() if name not in unknown})
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), overrides))
+    assert isinstance(config, schema)
+    faults += run_checks(checks, hide(config, unknown))
+    return Reading(config, tuple(dict.fromkeys(faults)), frozenset(unknown))
+
+
+def parse_layers(
+    schema: type[Schema],
+    layers: Iterable[Mapping[str, Any]],
+    checks: Iterable[Check[Schema]],
+    *,
+    command: str = "fedpfn keys",
+) -> Schema:
+    """Return the config that ``read_layers`` reads. Raises ``ConfigError`` with all faults."""
+    reading = read_layers(schema, layers, checks, command=command)
+    if reading.faults:
+        raise ConfigError(reading.faults)
+    return reading.config
+
+
+def argument_fault(name: str, value: Any) -> str | None:
+    """Say that ``name``, such as ``model.args.width``, cannot be an argument or ``value`` not its value."""
+    try:
+        argument_name(name.partition(".args.")[2])
+    except ValueError as error:
+        return f"{name}: {error}"
+    if type(value) not in (bool, int, float, str) or (type(value) is float and not math.isfinite(value)):
+        return f"{name} must be a finite number, true or false, or text, got {value!r} ({type(value).__name__})"
+    if isinstance(value, str) and "${" in value:
+        return f"{name} must be plain text, without '${{', got {value!r}"
+    return None

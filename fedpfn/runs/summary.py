@@ -1,0 +1,39 @@
+"""The figures of a complete run, from the lines of its rounds: what ``summary.json`` opens with."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# the papers' final accuracy: that of one round alone moves with the round
+LAST_ROUNDS = 5
+
+
+def summarise(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return accuracies, barriers and bytes over the rounds in which they were measured, round 0 aside.
+
+    ``final_accuracy`` is the mean of the last five evaluated rounds, as in the papers.
+    """
+    trained = rounds[1:]
+    # an accuracy that is null with a loss is not a number, as in a regression
+    evaluated = [record for record in trained if (record["accuracy"], record["loss"]) != (None, None)]
+    accuracies = [_number(record["accuracy"]) for record in evaluated]
+    barriers = [_number(record["barrier"]["accuracy_mean"]) for record in trained if record["barrier"]]
+    best = int(np.argmax(accuracies)) if accuracies else None
+    return {
+        "rounds": len(trained),
+        "final_accuracy": float(np.mean(accuracies[-LAST_ROUNDS:])) if accuracies else None,
+        "last_accuracy": accuracies[-1] if accuracies else None,
+        "best_accuracy": None if best is None else accuracies[best],
+        "best_round": None if best is None else evaluated[best]["round"],
+        "mean_accuracy_barrier": float(np.mean(barriers)) if barriers else None,
+        "last_accuracy_barrier": barriers[-1] if barriers else None,
+        "bytes_down": sum(record["bytes_down"] for record in trained),
+        "bytes_up": sum(record["bytes_up"] for record in trained),
+    }
+
+
+def _number(value: float | None) -> float:
+    # a number that was not finite is null in a record that was read back
+    return math.nan if value is None else value
