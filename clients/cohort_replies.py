@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from clients.records import TensorArray
 from fedpfn.npy import from_npy, npy_parts, split_npy, stack_npy
-from fedpfn.protocol import ARRAYS, COHORT, PROCESS, REPLIES, STATE, array_key
+from fedpfn.protocol import ARRAYS, COHORT, PROCESS, REPLIES, STATE, array_key, is_reserved
 
 
 class Stacks:
@@ -75,6 +75,9 @@ def _report(client: int, answer: Message | Exception, state: RecordDict, stacks:
         return {"error": [getattr(answer, "stage", "local training"), _headline(answer), text]}
     if answer.has_error():
         return {"error": ["local training", str(answer.error.reason), ""]}
+    if reserved := [key for key in answer.content if is_reserved(key)]:
+        names = ", ".join(map(repr, sorted(reserved)))
+        return {"error": ["local training", f"its reply has records under names that cohorts reserve: {names}", ""]}
     report: dict[str, Any] = {"arrays": [], "metrics": [], "configs": []}
     for key, record in {**answer.content, **{STATE + key: record for key, record in state.items()}}.items():
         if isinstance(record, ArrayRecord):

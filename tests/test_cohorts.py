@@ -234,6 +234,17 @@ def test_arrays_of_a_cohort_travel_as_one_and_those_that_do_not_fit_travel_alone
     assert type(state["even"]) is Array and state["even"].numpy().tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("key", ["cohort", "client/1/arrays", "state:kept"])
+def test_a_reply_under_a_reserved_name_is_refused(key: str) -> None:
+    def add(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        reply = call_next(message, context)
+        reply.content[key] = ConfigRecord({"x": 1})
+        return reply
+
+    with pytest.raises(RoundFailedError, match=f"client 0 .*names that cohorts reserve: '{key}'"):
+        apps.start(FedAvg(fraction_evaluate=0.0), apps.client_app(), grid=cohorts(1, 2, mods=[add]))
+
+
 def test_bytes_on_the_wire_are_counted() -> None:
     arrays = record_bytes(ArrayRecord(INITIAL))
     for nodes in (1, 3):
