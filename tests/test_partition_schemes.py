@@ -254,7 +254,7 @@ def test_the_number_of_redraws_can_be_set():
 
 
 def test_a_smallest_size_holds_for_schemes_that_do_not_redraw():
-    with pytest.raises(PartitionError, match=r"smallest client has 2 examples, partition.min-size = 5"):
+    with pytest.raises(PartitionError, match=r"smallest client has 2 examples, partition\.min-size is 5;"):
         draw("pathological", np.repeat([0, 1], [2, 20]), 2, classes_per_client=1, min_size=5)
 
 
