@@ -4,7 +4,7 @@ On a SuperNode of its own a client is called by Flower; in a cohort by ``cohort_
 at once where the config asks for stacks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,8 @@ from clients.local_training import train_client
 from clients.stacked_training import train_stack
 from clients.tasks import Task, Update, client_of, read_task, reply_with
 from clients.workspace import Workspace, why_not_stackable, workspace
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.keys import Scalar
 
 
 class SetUpError(RuntimeError):
@@ -78,3 +80,8 @@ def cpu_threads(count: int) -> Iterator[None]:
     finally:
         if before != count:
             torch.set_num_threads(before)
+
+
+def warm_up(run_config: Mapping[str, Scalar]) -> None:
+    """Make data and model of a run ready in this process before its first message."""
+    workspace(RunConfig.parse(run_config))

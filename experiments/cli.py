@@ -4,6 +4,7 @@ Whatever takes time to import (PyTorch, above all) is imported inside the comman
 """
 
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from experiments.report.cli import report
 
 console = Console()
 errors = Console(stderr=True)
+_INTERRUPTED = 130
 
 EPILOG = (
     "Settings are key=value words, e.g. `partition.alpha=0.1`; `fedpfn keys` lists all of them with their defaults. "
@@ -60,6 +62,7 @@ Resumed = Annotated[
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file of settings, such as a run's config.yaml")
 ]
+RayAddress = Annotated[str, typer.Option(help="a Ray cluster to run on, e.g. auto; default: a Ray of its own")]
 
 
 @app.command(epilog=EPILOG)
@@ -73,37 +76,41 @@ def run(
     ] = None,
     gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU per actor, e.g. 0.25")] = None,
     in_process: Annotated[
-        bool, typer.Option("--in-process", help="without SuperLink and Ray, for debugging; same results")
+        bool, typer.Option("--in-process", help="without Ray, for debugging and the smallest runs; same results")
     ] = False,
+    ray_address: RayAddress = "",
 ) -> None:
-    """Run a federation through `flwr run`; by default FedPFN on handwritten digits, 10 clients, Dirichlet 0.3.
+    """Run a federation on Ray; by default FedPFN on handwritten digits, 10 clients, Dirichlet 0.3.
 
     `--resume RUN` continues a run that was stopped or crashed, with its own config; results are bit-identical.
     """
-    from experiments.run import prepare, read_resumed_config, read_run_config, run_config, unused_settings
-    from experiments.show import summary_table
-    from fedpfn.runs import read_run
+    from experiments.run_words import plan_for, read_run_config
+    from experiments.runtime.runtime import started
 
     here = Path.cwd()
     if resume and (words or config):
         raise typer.BadParameter(
             "a run is resumed with its own config: give neither settings nor --config", param_hint="--resume"
         )
-    asked = read_resumed_config(resume) if resume else read_run_config(words or [], file=config, workdir=here)
-    for line in [] if resume else unused_settings(asked, words or [], file=config):
-        errors.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    ready = prepare(asked, workdir=here)
-    folder = run_config(
-        ready,
-        console,
-        workdir=here,
-        supernodes=supernodes,
-        actors=actors,
-        gpus_per_actor=gpus_per_actor,
-        in_process=in_process,
-    )
-    console.print(summary_table(read_run(folder)))
-    console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+    if resume:
+        from experiments.run import read_resumed_config
+
+        asked = read_resumed_config(resume)
+    else:
+        asked = read_run_config(words or [], file=config, workdir=here)
+    resources = plan_for(asked, supernodes=supernodes, actors=actors, gpus_per_actor=gpus_per_actor)
+    runtime = nullcontext() if in_process else started(resources, workdir=here, ray_address=ray_address)
+    with runtime as workers:
+        # while the workers import PyTorch, this process does
+        from experiments.run import prepare, run_config, unused_settings
+        from experiments.show import summary_table
+        from fedpfn.runs import read_run
+
+        for line in [] if resume else unused_settings(asked, words or [], file=config):
+            errors.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        folder = run_config(prepare(asked, workdir=here), console, resources, workers)
+        console.print(summary_table(read_run(folder)))
+        console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
 
 
 @app.command(epilog="Settings after FILE override its base, e.g. `data.root=/abs/path`; tables: `fedpfn report OUT`.")
@@ -120,13 +127,14 @@ def sweep(
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="retry cells that failed before")] = False,
     isolated: Annotated[
-        bool, typer.Option("--isolated", help="a fresh SuperLink and Ray for every cell, instead of one per job")
+        bool, typer.Option("--isolated", help="fresh processes for every cell, instead of for every job")
     ] = False,
     in_process: Annotated[
-        bool, typer.Option("--in-process", help="without SuperLink and Ray, for debugging; same results")
+        bool, typer.Option("--in-process", help="one process per job: fastest for small cells, same results")
     ] = False,
-    supernodes: Annotated[int | None, typer.Option(help="SuperNodes per job; default: one per actor")] = None,
-    gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU per actor, e.g. 0.25")] = None,
+    supernodes: Annotated[int | None, typer.Option(help="SuperNodes of a job; default: one an actor")] = None,
+    gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU an actor gets, e.g. 0.25")] = None,
+    ray_address: RayAddress = "",
 ) -> None:
     """Run every cell of a sweep: a grid over any keys, for all seeds, each cell a run with a folder of its own.
 
@@ -151,6 +159,7 @@ def sweep(
         in_process=in_process,
         supernodes=supernodes,
         gpus_per_actor=gpus_per_actor,
+        ray_address=ray_address,
     )
     if not done:
         raise typer.Exit(1)
@@ -224,9 +233,11 @@ def main() -> None:
     """Run the command line; known errors end in one message and exit status 1, Ctrl-C in 130."""
     try:
         app()
-    except KeyboardInterrupt:
-        errors.print("stopped", style="red")
-        sys.exit(130)
+    except SystemExit as ended:
+        # what typer makes of Ctrl-C
+        if ended.code == _INTERRUPTED:
+            errors.print("stopped", style="red")
+        raise
     except Exception as error:
         message = explanation(error)
         if message is None:
@@ -237,7 +248,7 @@ def main() -> None:
 
 def explanation(error: Exception) -> str | None:
     """Return the message that a known error ends in; None for one that is a fault of ours and needs its traceback."""
-    from experiments.simulation import RunFailed
+    from experiments.runtime.failure import RunFailed
 
     if isinstance(error, RunFailed | ValueError):
         return str(error)

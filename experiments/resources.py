@@ -1,9 +1,8 @@
 """How many SuperNodes and Ray actors a run gets, and what each actor may use of the machine.
 
-SuperNodes carry cohorts of clients, actors do the work: one process each, for the length of the run. Ray makes as many
-actors as fit into what it is told to own, so telling it exactly ``actors * cpus_per_actor`` CPUs fixes their number.
-An actor without a share of a GPU cannot see any: Ray hides CUDA from it, and clients would train on the CPU in silence;
-hence the share is always written out. How many CPUs and GPUs the machine has is asked by the caller.
+SuperNodes carry cohorts of clients, actors do the work: one process each, for the length of the run. An actor without a
+share of a GPU cannot see any: Ray hides CUDA from it, and clients would train on the CPU in silence; hence the share is
+always written out. How many CPUs and GPUs the machine has is asked by the caller.
 """
 
 from dataclasses import dataclass
@@ -12,26 +11,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Resources:
-    """What the simulation runtime is given: ``gpus_per_actor`` is a share (0.25: four actors to a GPU)."""
+    """What a run is given: ``gpus_per_actor`` is a share (0.25: four actors to a GPU)."""
 
     supernodes: int
     actors: int
     cpus_per_actor: int
     gpus: int
     gpus_per_actor: float
-
-    def federation_config(self) -> str:
-        """The value of ``flwr run --federation-config``: space-separated ``key=value`` pairs, parsed as TOML."""
-        settings = {
-            "num-supernodes": self.supernodes,
-            "client-resources-num-cpus": self.cpus_per_actor,
-            "client-resources-num-gpus": float(self.gpus_per_actor),
-            "init-args-num-cpus": self.actors * self.cpus_per_actor,
-            "init-args-num-gpus": self.gpus,
-            # Prints and tracebacks of clients reach the log only through the driver.
-            "init-args-log-to-driver": "true",
-        }
-        return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
 def plan_resources(

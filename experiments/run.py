@@ -15,59 +15,21 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.in_process import run_in_process
-from experiments.launch import launch
-from experiments.resources import Resources, plan_resources
+from experiments.interruption import interruptible
+from experiments.resources import Resources
+from experiments.run_words import read_run_config as read_run_config
+from experiments.runtime.failure import RunFailed
+from experiments.runtime.in_process import run_in_process
+from experiments.runtime.output import apart
+from experiments.runtime.runtime import run_on
+from experiments.runtime.workers import Workers
 from experiments.show import number
-from experiments.simulation import RunFailed
 from fedpfn import imports
-from fedpfn.devices import available_cpus
 from fedpfn.runs import LOG, is_run, read_config, read_rounds, read_run, record_end
-from fedpfn.runs.config import ConfigError, RunConfig, given_keys, parse_overrides, read_overrides
+from fedpfn.runs.config import ConfigError, RunConfig, given_keys, parse_overrides
 from fedpfn.runs.identity import config_warnings
-from strategies.preflight import all_faults, find_faults
+from strategies.preflight import find_faults
 from strategies.server_app import run_path
-
-
-def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -> RunConfig:
-    """Return the config of ``file`` (where given) and ``words``, with paths made absolute from ``workdir``.
-
-    Raises ``ConfigError`` where the keys and values themselves show a fault, with every other one that can be found in
-    spite of it; ``prepare`` looks for those of a config whose keys and values are right.
-    """
-    try:
-        layer = read_config(file) if file else {}
-    except (OSError, ValueError) as error:
-        raise ConfigError([str(error)]) from error
-    if file:
-        # a run's own config.yaml names its own folder, which a new run must not write to
-        layer.get("output", {}).pop("dir", None)
-    given, faults = read_overrides(words)
-    reading = RunConfig.read(layer, given, faults=faults.values(), unknown=faults)
-    config = _from(workdir, reading.config)
-    if reading.faults:
-        imports.look_in(workdir)
-        raise ConfigError(all_faults(replace(reading, config=config)))
-    return config
-
-
-def _from(workdir: Path, config: RunConfig) -> RunConfig:
-    """Return ``config`` with the paths in it made absolute from ``workdir``."""
-
-    def from_here(reference: str) -> str:
-        return imports.absolute_reference(reference, workdir)
-
-    return replace(
-        config,
-        measures=",".join(from_here(name.strip()) for name in config.measures.split(",")),
-        data=replace(config.data, root=_absolute(config.data.root, workdir), name=from_here(config.data.name)),
-        partition=replace(config.partition, scheme=from_here(config.partition.scheme)),
-        model=replace(config.model, name=from_here(config.model.name)),
-        strategy=replace(config.strategy, base=from_here(config.strategy.base)),
-        mask=replace(config.mask, schedule=from_here(config.mask.schedule)),
-        train=replace(config.train, optimizer=from_here(config.train.optimizer)),
-        output=replace(config.output, dir=_absolute(config.output.dir, workdir)),
-    )
 
 
 def unused_settings(config: RunConfig, words: Iterable[str], *, file: Path | None) -> list[str]:
@@ -98,35 +60,23 @@ def prepare(config: RunConfig, *, workdir: Path) -> RunConfig:
     return replace(config, device=device)
 
 
-def run_config(
-    config: RunConfig,
-    console: Console,
-    *,
-    workdir: Path,
-    supernodes: int | None = None,
-    actors: int | None = None,
-    gpus_per_actor: float | None = None,
-    in_process: bool = False,
-) -> Path:
-    """Run a prepared config to its end and return the run folder.
+def run_config(config: RunConfig, console: Console, resources: Resources, workers: Workers | None = None) -> Path:
+    """Run a prepared config to its end, on ``workers`` or in this process, and return the run folder.
 
     With ``output.resume`` it goes on with the run that is there; what was said in earlier attempts is kept beside the
-    log, by number. Raises ``ConfigError`` for resources that the machine lacks and ``RunFailed`` for a run that did not
-    complete. A run that fails before its first record leaves no folder behind.
+    log, by number. Raises ``RunFailed`` for a run that did not complete. A run that fails before its first record
+    leaves no folder behind.
     """
-    try:
-        resources = _resources(config, supernodes=supernodes, actors=actors, gpus_per_actor=gpus_per_actor)
-    except ValueError as error:
-        raise ConfigError([str(error)]) from error
     asked_for, folder = bool(config.output.dir), run_path(config)
     config = replace(config, output=replace(config.output, dir=str(folder)))
     keep_log(folder)
-    with _ProgressBar(config, console, resources) as bar:
+    log = folder / LOG
+    with interruptible(), apart(console) as screen, _ProgressBar(config, screen, resources) as bar:
         try:
-            if in_process:
-                run_in_process(config, nodes=resources.supernodes)
+            if workers is None:
+                run_in_process(config, nodes=resources.supernodes, watch=bar.update)
             else:
-                launch(config.flat(), resources, workdir=workdir, log_file=folder / LOG, watch=bar.update)
+                run_on(workers, config, nodes=resources.supernodes, log=log, watch=bar.update)
         except (RunFailed, KeyboardInterrupt) as error:
             record_end(folder, str(error) or "stopped by the user", stopped=isinstance(error, KeyboardInterrupt))
             raise
@@ -145,21 +95,6 @@ def keep_log(folder: Path) -> None:
     if log.is_file() and is_run(folder):
         number = next(number for number in count(1) if not log.with_stem(f"{log.stem}-{number}").exists())
         log.rename(log.with_stem(f"{log.stem}-{number}"))
-
-
-def _resources(
-    config: RunConfig, *, supernodes: int | None, actors: int | None, gpus_per_actor: float | None
-) -> Resources:
-    federation = config.federation
-    return plan_resources(
-        device="cuda" if config.device == "cuda" else "cpu",
-        clients_per_round=max(1, int(federation.fraction * federation.clients + 0.5)),
-        supernodes=supernodes,
-        actors=actors,
-        gpus_per_actor=gpus_per_actor,
-        cpus=available_cpus(),
-        gpus=torch.cuda.device_count(),
-    )
 
 
 class _ProgressBar:
@@ -208,7 +143,3 @@ class _ProgressBar:
             if not self.console.is_terminal:
                 self.console.print(f"round {record['round']:>4}/{self.config.rounds}  {text}", highlight=False)
         self.seen = len(rounds)
-
-
-def _absolute(path: str, workdir: Path) -> str:
-    return str((workdir / Path(path).expanduser()).resolve()) if path else ""

@@ -1,11 +1,16 @@
 """Where tensors live, decided in one place and loudly: a GPU that was asked for and is not there is an error."""
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # a run among others on one machine is told its share of the CPUs by this
 CPUS = "FEDPFN_CPUS"
+# of NVIDIA's GPUs: on Linux, and on Linux inside Windows
+_DRIVERS = ("/proc/driver/nvidia", "/dev/dxg")
 
 
 def available_cpus() -> int:
@@ -14,11 +19,23 @@ def available_cpus() -> int:
     return min(bound, int(os.environ.get(CPUS, bound)))
 
 
-def resolve_device(asked: str, *, who: str) -> torch.device:
+def gpu_count() -> int:
+    """Return the number of GPUs that PyTorch sees here; PyTorch is imported only where there is a driver."""
+    if not any(Path(driver).exists() for driver in _DRIVERS):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def resolve_device(asked: str, *, who: str) -> "torch.device":
     """Return the device for ``auto``, ``cpu`` or ``cuda``, set up for repeatable float32 arithmetic.
 
     Raises ``RuntimeError`` if CUDA was asked for and none is visible; ``who`` says to whom.
     """
+    # not with the module: how many CPUs there are is asked before PyTorch is needed
+    import torch
+
     visible = torch.cuda.is_available()
     if asked == "cuda" and not visible:
         devices = os.environ.get("CUDA_VISIBLE_DEVICES")

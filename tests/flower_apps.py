@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
 from clients import freeze
-from experiments.in_process import InProcessGrid, assume_identity
+from experiments.runtime.in_process import InProcessGrid, assume_identity
 from fedpfn.params import State
 from fedpfn.seeding import torch_seed
 from strategies.records import from_record

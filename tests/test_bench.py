@@ -15,14 +15,24 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, R
 from rich.console import Console
 from typer.testing import CliRunner
 
-from experiments.bench import barriers, bench, cached_client, contest, figures, made_data, server_side, stock_client
+from experiments.bench import (
+    barriers,
+    bench,
+    cached_client,
+    contest,
+    contestants,
+    figures,
+    made_data,
+    server_side,
+    stock_client,
+)
 from experiments.bench import tables as bench_tables
 from experiments.bench.bare import bare_seconds
 from experiments.bench.contestants import CONTESTANTS, Timing
 from experiments.bench.workloads import SIZES, Workload, over_clients, workloads
 from experiments.cli import app
-from experiments.in_process import assume_identity
-from experiments.simulation import RunFailed
+from experiments.runtime.failure import RunFailed
+from experiments.runtime.in_process import assume_identity
 from fedpfn import imports
 from fedpfn.examples import Examples
 from fedpfn.models import build
@@ -81,9 +91,14 @@ def answer_of(client: Any, config: RunConfig, arrays: ArrayRecord, partition_id:
     message = Message(content, dst_node_id=1, message_type=MessageType.TRAIN)
     context = Context(
         run_id=0, node_id=1, node_config={"partition-id": partition_id, "num-partitions": 4}, state=RecordDict(),
-        run_config=config.flat(),
+        run_config={},
     )  # fmt: skip
-    return cast(Message, client.app(message, context))
+    asked = contest.Asked(client.__name__, config.flat(), nodes=4, actors=1, gpus=0, scratch="")
+    contest.run_config.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in asked.surroundings().items():
+            patch.setenv(name, value)
+        return cast(Message, client.app(message, context))
 
 
 @pytest.mark.parametrize("client", [stock_client, cached_client], ids=["stock", "cached"])
@@ -125,6 +140,13 @@ def test_a_rounds_time_leaves_evaluation_out(tmp_path: Path, monkeypatch: pytest
     rounds = contest.read_rounds(tmp_path)
     assert [record["round"] for record in rounds] == [1, 2]
     assert all(0.05 <= record["seconds"] < 0.25 for record in rounds)
+
+
+def test_a_contestant_that_fails_says_why_in_its_last_words(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"^- federation\.clients must be at least 1, got 0$"):
+        contestants._call(["fedpfn", "run", "federation.clients=0"], {}, tmp_path)
+    said = "ValueError: first\nKeyError: 'lr'\n\x1b[31mRuntimeError: Simulation Runtime crashed.\x1b[0m\n\n"
+    assert contestants._last_words(said) == "KeyError: 'lr'"
 
 
 def test_the_bare_loop_takes_all_steps_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ BAD = {
 def test_a_bad_config_is_named_and_leaves_nothing_behind(
     folder: Path, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under --in-process, which differs from a launch only after all of this was said."""
+    """Under --in-process, which differs from a run on Ray only after all of this was said."""
     module = module_of(folder)
     typed = [word.format(module=module) for word in words.split()]
     status, _, errors = call(capsys, monkeypatch, "run", "--in-process", *typed)
@@ -251,7 +251,7 @@ class Real(NamedTuple):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
-    """Two launches side by side, for a launch is long: one fails in a third round, and shows the two before as well."""
+    """Two commands side by side, since each takes a while: one fails in a third round, with two rounds before it."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "models_real.py").write_text(MODEL)
     words = ["strategy.name=fedpnu", "model.name=models_real:TinyNet", "barrier.points=5", "output.checkpoint-every=1"]
@@ -274,7 +274,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
 
 @pytest.mark.slow
 def test_the_real_runtime_gives_the_same_bits_whatever_its_nodes_and_actors(real: Real) -> None:
-    """Through flwr run and Ray, with the user's own model, against the same federation in one process."""
+    """On Ray, with the user's own model, against the same federation in one process."""
     reference = (real.folder / "reference" / "rounds.jsonl").read_text()
     for name in ("one", "four"):
         assert _without_seconds((real.folder / name / "rounds.jsonl").read_text()) == _without_seconds(reference)

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients import CohortMod, cohort_mod, packing_mod
-from experiments.in_process import InProcessGrid
+from experiments.runtime.in_process import InProcessGrid
 from fedpfn.params import State
 from fedpfn.protocol import CLIENTS, COHORT, CONFIG, SERVER_ROUND
 from fedpfn.rounds import Round

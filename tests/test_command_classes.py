@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 import fedpfn
 from experiments.cli import app, explanation
-from experiments.simulation import RunFailed
+from experiments.runtime.failure import RunFailed
 
 COMMANDS = get_command(app)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments.in_process import run_in_process
+from experiments.runtime.in_process import run_in_process
 from fedpfn.examples import Examples
 from fedpfn.lmc.layerwise import layer_report
 from fedpfn.masks import build_mask
@@ -261,7 +261,7 @@ def test_only_active_entries_travel_from_client_to_server(tmp_path: Path) -> Non
 
 
 def test_bytes_count_what_the_messages_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments import in_process
+    from experiments.runtime import in_process
 
     counted = {"down": 0, "up": 0}
     original = in_process.InProcessGrid._answer

@@ -13,14 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
 
 import strategies
-from experiments import processes
-from experiments.flower_home import executable
-from experiments.in_process import InProcessGrid, assume_identity
+from experiments.runtime.in_process import InProcessGrid, assume_identity
 from fedpfn.masks import build_mask, union
 from fedpfn.params import State
 from fedpfn.runs import state_digest
@@ -56,7 +55,7 @@ if __name__ == "__main__":
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment of Flower's processes: ``processes.end`` finds them by their Flower home."""
+    """The environment of Flower's processes, which have a Flower home of their own."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLWR_")}
     return inherited | {
         "FLWR_HOME": str(home),
@@ -76,12 +75,21 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """A Flower home; everything that was started with it is ended."""
+def home(tmp_path: Path) -> Path:
+    """A Flower home."""
     folder = tmp_path / "home"
     folder.mkdir()
-    yield folder
-    processes.end(folder)
+    return folder
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes to be ended, with all that they have started."""
+    leaders: list[subprocess.Popen[bytes]] = []
+    yield leaders
+    processes.end(leader.pid for leader in leaders)
+    for leader in leaders:
+        leader.wait()
 
 
 def states(out: Path) -> list[State]:
@@ -242,7 +250,9 @@ def test_the_quickstart_runs_in_the_simulation_runtime_and_two_hundred_clients_o
 
 
 @pytest.mark.slow
-def test_the_quickstart_runs_on_a_superlink_with_two_supernodes(tmp_path: Path, home: Path) -> None:
+def test_the_quickstart_runs_on_a_superlink_with_two_supernodes(
+    tmp_path: Path, home: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
     app, out = tmp_path / "app", tmp_path / "out"
     shutil.copytree(ROOT / "tests" / "quickstart", app, ignore=shutil.ignore_patterns("__pycache__"))
     out.mkdir()
@@ -253,13 +263,15 @@ def test_the_quickstart_runs_on_a_superlink_with_two_supernodes(tmp_path: Path, 
         f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
     )
     logs = {name: home / f"{name}.log" for name in ("superlink", "node-0", "node-1", "run")}
-    start("flower-superlink", ["--insecure", "--host", "127.0.0.1", "--port", str(link)], env, logs["superlink"])
+    settings = ["--insecure", "--host", "127.0.0.1", "--port", str(link)]
+    started.append(start("flower-superlink", settings, env, logs["superlink"]))
     wait_for(link)
     for number, port in enumerate(nodes):
         settings = ["--insecure", "--superlink", f"127.0.0.1:{link}", "--host", "127.0.0.1", "--port", str(port)]
         settings += ["--node-config", f"partition-id={number} num-partitions=2"]
-        start("flower-supernode", settings, env, logs[f"node-{number}"])
-    start("flwr", ["run", str(app), "here", "-c", f"num-server-rounds=1 out='{out}'"], env, logs["run"])
+        started.append(start("flower-supernode", settings, env, logs[f"node-{number}"]))
+    settings = ["run", str(app), "here", "-c", f"num-server-rounds=1 out='{out}'"]
+    started.append(start("flwr", settings, env, logs["run"]))
     deadline = time.monotonic() + SECONDS
     # Flower starts a process per message: one round is enough
     result = out / "result.json"
@@ -272,10 +284,12 @@ def test_the_quickstart_runs_on_a_superlink_with_two_supernodes(tmp_path: Path, 
     )
 
 
-def start(command: str, arguments: list[str], env: Mapping[str, str], log: Path) -> None:
+def start(command: str, arguments: list[str], env: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
+    executable = shutil.which(command, path=env["PATH"])
+    assert executable is not None
     with log.open("wb") as file:
-        subprocess.Popen(
-            [str(executable(command)), *arguments], env=dict(env), cwd=env["FLWR_HOME"], stdin=subprocess.DEVNULL,
+        return subprocess.Popen(
+            [executable, *arguments], env=dict(env), cwd=env["FLWR_HOME"], stdin=subprocess.DEVNULL,
             stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 

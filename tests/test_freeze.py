@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
 from clients import freeze
-from experiments.in_process import InProcessGrid
+from experiments.runtime.in_process import InProcessGrid
 from fedpfn.examples import Examples
 from fedpfn.masks import build_mask, union
 from fedpfn.params import State

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.in_process import run_in_process
+from experiments.runtime.in_process import run_in_process
 from fedpfn.devices import resolve_device
 from fedpfn.runs import Run, read_run
 from fedpfn.runs.config import RunConfig

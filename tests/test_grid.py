@@ -3,7 +3,7 @@
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from clients.client_app import app
-from experiments.in_process import InProcessGrid
+from experiments.runtime.in_process import InProcessGrid
 from strategies.server_app import poll_often
 
 

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from experiments.in_process import run_in_process
+from experiments.runtime.in_process import run_in_process
 from fedpfn.runs import read_rounds, read_run
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.runs.identity import address, used_keys

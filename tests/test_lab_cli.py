@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from experiments.cli import app
-from experiments.in_process import run_in_process
+from experiments.runtime.in_process import run_in_process
 from fedpfn.lmc.matching import apply_permutations, random_permutations, spec_for
 from fedpfn.models import build
 from fedpfn.params import read_state

@@ -21,7 +21,7 @@ from experiments.lab.folder import LabRun, read_lab
 from experiments.lab.run import check, run_cell, run_experiment
 from experiments.lab.settings import load_material, lr_factor_of, mask_of, sample, steps_of
 from experiments.lab.soup_cells import half_of_the_classes
-from experiments.simulation import RunFailed
+from experiments.runtime.failure import RunFailed
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
 from fedpfn.masks import build_mask

@@ -12,8 +12,8 @@ from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 from rich.console import Console
 
-from experiments.in_process import InProcessGrid, run_in_process
 from experiments.run import prepare, read_run_config, unused_settings
+from experiments.runtime.in_process import InProcessGrid, run_in_process
 from experiments.show import summary_table
 from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep

@@ -10,9 +10,9 @@ import pytest
 
 import fedpfn.lmc
 from experiments.cli import app
-from experiments.in_process import run_in_process
 from experiments.lab.config import LabConfig
 from experiments.lab.experiment import read_experiment
+from experiments.runtime.in_process import run_in_process
 from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep
 from fedpfn.runs import read_run

@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 from test_federation import config, lines
 
-from experiments.in_process import run_in_process
+from experiments.runtime.in_process import run_in_process
 from fedpfn.runs import Run, RunFolder, read_rounds, read_run, state_digest
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import UNMASKED, Masking, Phase, Plan, make_schedule

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from clients import packing_mod
-from experiments.in_process import InProcessGrid
+from experiments.runtime.in_process import InProcessGrid
 from fedpfn.masks import build_mask, union
 from fedpfn.params import State
 from fedpfn.schedules import MaskArguments, Masking

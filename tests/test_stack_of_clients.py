@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients.client_app import app, train_cohort
 from clients.workspace import workspace
-from experiments.in_process import assume_identity, run_in_process
+from experiments.runtime.in_process import assume_identity, run_in_process
 from fedpfn.params import read_state
 from fedpfn.runs import read_run
 from fedpfn.runs.config import RunConfig

@@ -6,29 +6,28 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
+from processes import kill, marked, needs_proc
 from rich.console import Console
 from test_federation import config, lines
-from test_launch import marked
 
-from clients.client_app import app as client_app
-from experiments import processes
-from experiments.in_process import InProcessGrid, assume_identity, run_in_process
 from experiments.report.formats import csv_text
 from experiments.report.study import make_study
 from experiments.report.tables import make_report
 from experiments.resources import Resources
-from experiments.simulation import RunFailed
+from experiments.runtime.failure import RunFailed
+from experiments.runtime.in_process import run_in_process
+from experiments.runtime.runtime import joined
 from experiments.sweep.board import Board, Stopped, Task
 from experiments.sweep.cells import expand
 from experiments.sweep.cli import sweep
@@ -47,10 +46,8 @@ from experiments.sweep.folders import (
 from experiments.sweep.lanes import Lane, NoRuntime, Share, divide, visible_gpus
 from experiments.sweep.runner import run_cells
 from fedpfn.devices import available_cpus
-from fedpfn.runs import RunFolder, find_runs, read_run, read_runs, record_end
+from fedpfn.runs import LOG, RunFolder, find_runs, read_run, read_runs, record_end
 from fedpfn.runs.config import ConfigError, RunConfig
-from strategies.host_app import output_to, serve
-from strategies.mailbox import Errand, Mailbox, Outcome
 
 HERE = Path(__file__).parent
 ONE_ACTOR = Resources(supernodes=1, actors=1, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0)
@@ -286,7 +283,6 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(tmp_path: Path) -> No
     sweeping.send_signal(signal.SIGINT)
     output, _ = sweeping.communicate(timeout=60)
     assert sweeping.returncode == 130, output
-    assert not processes.running(sweeping.pid)
 
 
 # two at once
@@ -499,78 +495,14 @@ def test_what_is_beyond_training() -> None:
     assert beyond_training(1.0, rounds) == 0.0
 
 
-# the warm runtime
+# lanes on Ray
 
 
-def test_a_host_runs_one_config_after_another_as_each_would_run_alone(tmp_path: Path) -> None:
-    configs = [
-        config(tmp_path, "0", strategy__name="fedavg", barrier__every=0),
-        config(tmp_path, "1", **FAILS, barrier__every=0),
-        config(tmp_path, "2", partition__min_size=20, partition__alpha=0.01),
-        config(tmp_path, "3", seed=5, mask__schedule="test_resume:tiring", strategy__server_optimizer="adam"),
-        config(tmp_path, "4", seed=5, mask__schedule="test_resume:tiring", strategy__server_optimizer="adam"),
-    ]
-    assume_identity()
-    mailbox = Mailbox(tmp_path)
-    host = threading.Thread(target=serve, args=(InProcessGrid(client_app, {}, nodes=2), mailbox))
-    host.start()
-    outcomes = []
-    for number, made in enumerate(configs, start=1):
-        mailbox.send(number, Errand(made.flat(), log=str(tmp_path / f"{number}.log")))
-        wait_for(lambda at=number: mailbox.outcome(at) is not None)
-        outcomes.append(mailbox.outcome(number))
-    mailbox.end()
-    host.join(30)
-    assert not host.is_alive()
-    errors = [outcome.error for outcome in outcomes if outcome is not None]
-    assert errors[0] is None and errors[3] is None and errors[4] is None
-    assert errors[1] is not None and errors[1].startswith("RoundFailedError: client 0 failed in round 1")
-    assert errors[2] is not None and [outcome.refused for outcome in outcomes if outcome] == [0, 0, 1, 0, 0]
-    tiring = {"mask__schedule": "test_resume:tiring", "strategy__server_optimizer": "adam"}
-    alone = read_run(run_in_process(config(tmp_path, "alone", seed=5, **tiring), nodes=2))
-    assert lines(read_run(tmp_path / "3")) == lines(alone) == lines(read_run(tmp_path / "4"))
-    assert all((tmp_path / f"{number}.log").exists() for number in range(1, 6))
-
-
-def test_output_goes_to_the_log_from_wherever_it_comes_and_back_again(tmp_path: Path) -> None:
-    script = (
-        "import os, subprocess, sys; from pathlib import Path; from strategies.host_app import output_to\n"
-        "print('before', flush=True)\n"
-        f"with output_to(Path({str(tmp_path / 'log')!r})):\n"
-        "    print('inside', flush=True); os.write(2, b'raw\\n'); subprocess.run(['echo', 'child'])\n"
-        "print('after', flush=True)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "before\nafter\n"
-    assert (tmp_path / "log").read_text() == "inside\nraw\nchild\n"
-    with output_to(tmp_path / "log"):
-        pass
-    assert (tmp_path / "log").read_text() == "inside\nraw\nchild\n"
-
-
-class FakeRuntime:
-    """Answers each run that is sent with the next of ``outcomes``; counts how often it was started and ended."""
-
-    def __init__(self, root: Path, outcomes: list[Outcome]) -> None:
-        self.root, self.outcomes, self.begun, self.over = root, iter(outcomes), 0, 0
-        self.alive = True
-
-    @contextmanager
-    def simulation(self, *_: Any, **__: Any) -> Iterator[Any]:
-        self.begun += 1
-        home = self.root / f"home{self.begun}"
-        home.mkdir()
-        self.box, self.number = Mailbox(home / "mailbox"), 1
-        yield SimpleNamespace(
-            link=SimpleNamespace(home=SimpleNamespace(root=home)), ended=self.ended, judge=lambda: None
-        )
-        self.over += 1
-
-    def ended(self) -> bool:
-        if self.alive and self.box.take(self.number):
-            self.box.answer(self.number, next(self.outcomes))
-            self.number += 1
-        return not self.alive
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One Ray for all lanes of these tests."""
+    with joined(workdir=HERE, cpus=2, gpus=0):
+        yield
 
 
 def tried(lane: Lane, config: RunConfig) -> str | None:
@@ -581,40 +513,80 @@ def tried(lane: Lane, config: RunConfig) -> str | None:
     return None
 
 
-@pytest.mark.parametrize(("isolated", "starts"), [(False, [1, 1, 1, 1, 2]), (True, [1, 2, 3, 4, 5])])
-def test_a_lane_stays_warm_but_after_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolated: bool, starts: list[int]
+@pytest.mark.slow
+def test_a_lane_stays_warm_and_runs_one_config_after_another_as_each_would_run_alone(
+    tmp_path: Path, cluster: None
 ) -> None:
-    outcomes = [Outcome(), Outcome("no such data", refused=True), Outcome(), Outcome("a\nclient failed"), Outcome()]
-    runtime = FakeRuntime(tmp_path, outcomes)
-    monkeypatch.setattr("experiments.sweep.lanes.simulation", runtime.simulation)
-    (share,) = divide(1, cpus=1, gpus=[])
-    lane = Lane(share, ONE_ACTOR, workdir=tmp_path, isolated=isolated)
-    seen = []
-    for expected in (None, "no such data", None, "a client failed", None):
-        assert tried(lane, config(tmp_path)) == expected
-        seen.append(runtime.begun)
-    assert seen == starts and len(lane.started) == starts[-1]
+    tiring = {"seed": 5, "mask__schedule": "test_resume:tiring", "strategy__server_optimizer": "adam"}
+    configs = [
+        config(tmp_path, "0", strategy__name="fedavg", barrier__every=0),
+        config(tmp_path, "1", **FAILS, barrier__every=0),
+        config(tmp_path, "2", partition__min_size=20, partition__alpha=0.01),
+        config(tmp_path, "3", **tiring),
+        config(tmp_path, "4", **tiring),
+    ]
+    lane = Lane(Share(1, ()), ONE_ACTOR, workdir=HERE)
+    errors = [tried(lane, made) for made in configs]
     lane.close()
     lane.close()
-    assert runtime.over == runtime.begun
+    assert len(lane.started) == 1
+    assert errors[0] is None and errors[3] is None and errors[4] is None
+    assert errors[1] is not None and errors[1].startswith("RoundFailedError: client 0 failed in round 1")
+    assert errors[2] is not None and "min" in errors[2]
+    alone = read_run(run_in_process(config(tmp_path, "alone", **tiring), nodes=2))
+    assert lines(read_run(tmp_path / "3")) == lines(alone) == lines(read_run(tmp_path / "4"))
+    assert all((tmp_path / str(number) / LOG).stat().st_size for number in range(5))
+    assert "cat sat on the keyboard" in (tmp_path / "1" / LOG).read_text()
 
 
-def test_a_lane_whose_runtime_dies_or_cannot_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = FakeRuntime(tmp_path, [])
-    runtime.alive = False
-    monkeypatch.setattr("experiments.sweep.lanes.simulation", runtime.simulation)
-    lane = Lane(Share(1, ()), ONE_ACTOR, workdir=tmp_path)
-    assert tried(lane, config(tmp_path)) == "the runtime ended without a message"
-    assert runtime.over == 1
+@pytest.mark.slow
+def test_a_lane_that_lost_its_host_says_so_and_makes_another(tmp_path: Path, cluster: None) -> None:
+    lane = Lane(Share(1, ()), ONE_ACTOR, workdir=HERE, workers=False)
+    assert tried(lane, config(tmp_path, "before")) is None
 
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise RunFailed("the SuperLink did not answer")
+    def kill() -> None:
+        assert lane._host is not None
+        ray.kill(lane._host)
 
-    monkeypatch.setattr("experiments.sweep.lanes.simulation", refuse)
-    with pytest.raises(NoRuntime, match="no runtime could be started: the SuperLink did not answer"):
+    with pytest.raises(RunFailed, match=r"^ActorDiedError: ") as caught:
+        lane.run(config(tmp_path, "during", rounds=500), kill)
+    assert "\n" not in str(caught.value)
+    assert tried(lane, config(tmp_path, "after")) is None and len(lane.started) == 2
+
+    def stop() -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        lane.run(config(tmp_path, "stopped", rounds=500), stop)
+    assert lane._host is None
+
+
+@pytest.mark.slow
+def test_an_isolated_lane_makes_a_host_for_each_cell(tmp_path: Path, cluster: None) -> None:
+    lane = Lane(Share(1, ()), ONE_ACTOR, workdir=HERE, workers=False, isolated=True)
+    assert [tried(lane, config(tmp_path, str(number), rounds=1)) for number in range(2)] == [None, None]
+    assert len(lane.started) == 2 and lane._host is None
+
+
+class Broken:
+    """A host that cannot be started."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise OSError("no memory left")
+
+    def ready(self) -> None:
+        """Say nothing: it never is."""
+
+
+@pytest.mark.slow
+def test_a_lane_that_cannot_start_stops_the_sweep(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.sweep.lanes.Host", Broken)
+    lane = Lane(Share(1, ()), ONE_ACTOR, workdir=HERE)
+    with pytest.raises(NoRuntime, match=r"no runtime could be started: .*no memory left"):
         lane.run(config(tmp_path), lambda: None)
-    # which stops the sweep, and is no failure of the cell it was for
+    # which is no failure of the cell it was for
     board = a_board(tmp_path)
     with pytest.raises(NoRuntime):
         run_cells(board, [lane], out=tmp_path, fail_fast=False)
@@ -622,6 +594,13 @@ def test_a_lane_whose_runtime_dies_or_cannot_start_says_so(tmp_path: Path, monke
 
 
 # the real runtime
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder for temporary files, of which killed processes leave some; short, since Ray's sockets lie below."""
+    with tempfile.TemporaryDirectory(prefix="fedpfn-test-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def rounds_on_record(out: Path) -> int:
@@ -635,17 +614,9 @@ def wait_for(holds: Any, seconds: float = 120.0) -> None:
         time.sleep(0.02)
 
 
-def homes(mark: str) -> set[str]:
-    """The Flower homes in the environments of the processes that inherited the mark."""
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if mark in words:
-            found |= {word for word in words if word.startswith("FLWR_HOME=")}
-    return found
+def actors(mark: str, kind: str) -> list[str]:
+    """The processes with the mark that are Ray actors of a kind."""
+    return [name for name in marked(mark) if name.startswith(f"ray::{kind}")]
 
 
 def cells_in(out: Path, state: State) -> set[str]:
@@ -660,44 +631,49 @@ def told(out: Path, event: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes through /proc")
-def test_a_sweep_killed_twice_ends_as_one_left_alone_and_its_jobs_share_nothing(tmp_path: Path) -> None:
-    """SIGKILL at random moments: of two jobs on the real runtime, of the cells in one process; two jobs end it.
+@needs_proc
+def test_a_sweep_killed_twice_ends_as_one_left_alone_and_its_jobs_share_nothing(
+    tmp_path: Path, short_folder: Path
+) -> None:
+    """SIGKILL at random moments: of two jobs in a process each, of two with workers; two with workers end it.
 
     The reference runs in one process, undisturbed.
     """
-    text, out = TOY.replace("rounds: 4", "rounds: 8"), tmp_path / "out"
+    text, out = TOY.replace("rounds: 4", "rounds: 24"), tmp_path / "out"
     assert toy_sweep(tmp_path, text, out=tmp_path / "whole")
     line = [sys.executable, "-c", "from experiments.cli import main; main()"]
     line += ["sweep", str(tmp_path / "toy.yaml"), "--out", str(out)]
     jobs = min(2, available_cpus())
     real = ["--jobs", str(jobs)]
-    mark = f"FEDPFN_TEST={uuid.uuid4()}"
-    marking = os.environ | dict([mark.split("=")])
+    alone = [*real, "--in-process"]
     generator, cut, untold = random.Random(), set(), set()
 
-    def start(*words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*line, *words], cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=marking,
-            start_new_session=True,
+    def start(*words: str) -> tuple[subprocess.Popen[str], str]:
+        mark = f"FEDPFN_TEST={uuid.uuid4()}"
+        sweeping = subprocess.Popen(
+            [*line, *words], cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=os.environ | dict([mark.split("=")]) | {"TMPDIR": str(short_folder)}, start_new_session=True,
         )  # fmt: skip
+        return sweeping, mark
 
-    # the first within the first cells, wherever that is
-    for words, most in ((real, 7), (["--in-process"], 14)):
-        target = rounds_on_record(out) + generator.randrange(2, most)
-        sweeping = start(*words)
+    # all at once, as when the machine goes down; then the command alone
+    for words in (alone, real):
+        target = rounds_on_record(out) + generator.randrange(2, 20)
+        sweeping, mark = start(*words)
+        # each job has a host of its own, and that its own workers
+        wait_for(lambda own=mark: len(actors(own, "Host")) == jobs)
+        wait_for(lambda own=mark, some=words is real: len(actors(own, "Worker")) == jobs * some)
         wait_for(lambda least=target: rounds_on_record(out) >= least)
-        if words is real:
-            assert len(homes(mark)) == jobs, "each job has a Flower home, so a SuperLink and a Ray, of its own"
-            assert len(marked(mark)) > 5 * jobs
+        if words is alone:
+            kill(mark)
         sweeping.kill()
         sweeping.communicate()
-        # its guards end what it had started, and then themselves
-        wait_for(lambda: not marked(mark), seconds=10.0)
+        # what it had started ends of itself; Ray's own agents take a minute to notice
+        wait_for(lambda own=mark: not [name for name in marked(own) if "Agent" not in name], seconds=20.0)
         cut |= cells_in(out, State.CUT)
         # a cell may have come to its end when there was nobody left to tell
         untold |= cells_in(out, State.DONE) - set(told(out, "done"))
-    sweeping = start(*real)
+    sweeping, mark = start(*real)
     output, _ = sweeping.communicate(timeout=240)
     assert sweeping.returncode == 0, output
     assert marked(mark) == []

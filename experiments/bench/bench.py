@@ -13,7 +13,7 @@ from experiments.bench import barriers, server_side
 from experiments.bench.bare import bare_seconds
 from experiments.bench.contestants import CONTESTANTS, Contestant, run
 from experiments.bench.workloads import Workload, over_clients, workloads
-from experiments.simulation import RunFailed
+from experiments.runtime.failure import RunFailed
 from fedpfn.devices import available_cpus
 from fedpfn.runs import environment
 

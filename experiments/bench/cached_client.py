@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from experiments.bench.contest import config_of, one_thread
+from experiments.bench.contest import one_thread, run_config
 from fedpfn.examples import Examples
 from fedpfn.runs.config import RunConfig
 from strategies.assembly import build_model, load_data
@@ -47,7 +47,7 @@ def _keep(config: RunConfig) -> Kept:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the node's client for its local epochs."""
-    config = config_of(context)
+    config = run_config()
     kept = _keep(config)
     kept.model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     kept.model.train()

@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 
 EPILOG = (
-    "Contestants run in turns through `flwr run`, each on a runtime of its own: a Flower app as in its quickstart, "
-    "the same with caches, and fedpfn. Run it on a machine that does nothing else."
+    "Contestants run in turns, each on a Ray of its own: a Flower app as its quickstart has it in Flower's simulation, "
+    "the same with caches, and ours. Run it on a machine that does nothing else."
 )
 
 Parts = Annotated[

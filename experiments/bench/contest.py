@@ -1,25 +1,55 @@
 """What the Flower contestants share: how their rounds are timed and where they read what is asked of them.
 
+What is asked is JSON in the environment of all processes of a run: Flower's ``run_simulation`` takes no run config.
+
 A round's time is the server's, from the end of one evaluation to the start of the next, as ``seconds.round`` is in a
 run folder: drawing clients, sending, training, answering and averaging are in it, evaluation is not.
 """
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.app import ArrayRecord, MetricRecord
 from torch import nn
 
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
 from fedpfn.runs.config import RunConfig
+from fedpfn.runs.keys import Scalar
 
 ROUNDS = "bench.jsonl"
+_ASKED = "FEDPFN_BENCH"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a Flower contestant is to do: the module of its ``client``, a flat run config, its share of the machine.
+
+    Ray's files go to ``scratch``.
+    """
+
+    client: str
+    config: Mapping[str, Scalar]
+    nodes: int
+    actors: int
+    gpus: int
+    scratch: str
+
+    def surroundings(self) -> dict[str, str]:
+        """Return the environment variable that tells the processes of a run."""
+        return {_ASKED: json.dumps(asdict(self))}
+
+
+def asked() -> Asked:
+    """Return what the environment of this process asks for."""
+    return Asked(**json.loads(os.environ[_ASKED]))
 
 
 def stopwatch(folder: Path, model: nn.Module, test: Examples) -> Callable[[int, ArrayRecord], MetricRecord]:
@@ -46,14 +76,10 @@ def read_rounds(folder: Path) -> list[dict[str, Any]]:
     return [record for line in lines if (record := json.loads(line))["round"]]
 
 
-def config_of(context: Context) -> RunConfig:
-    """Return the run config that the context carries, checked once a process."""
-    return _parse(tuple(context.run_config.items()))
-
-
 @lru_cache(maxsize=1)
-def _parse(items: tuple[tuple[str, bool | int | float | str], ...]) -> RunConfig:
-    return RunConfig.parse(dict(items))
+def run_config() -> RunConfig:
+    """Return the run config that is asked for, checked once a process."""
+    return RunConfig.parse(asked().config)
 
 
 def one_thread() -> None:

@@ -1,26 +1,31 @@
-"""The ways to do a workload's rounds through ``flwr run``, each run for real on a SuperLink and a Ray of its own.
+"""The ways to do a workload's rounds, each run for real in processes of its own, on a Ray of its own.
 
 All of them get the same number of actors, one CPU thread each (or a share of the GPU). *stock* and *cached* are Flower
-apps of this package on Flower's runtime as it is; *ours* is ``fedpfn run`` itself, with a SuperNode for each client or,
-by default, for each actor.
+apps of this package on Flower's simulation runtime as it is; *ours* is the command ``fedpfn run``, with a SuperNode for
+each client or, by default, for each actor.
 """
 
+import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.bench import contest
 from experiments.bench.workloads import Workload
-from experiments.launch import CLIENT_APP, SERVER_APP, launch
-from experiments.resources import Resources
-from experiments.simulation import RunFailed
-from experiments.superlink import tail
+from experiments.interruption import interruptible
+from experiments.runtime.cluster import import_path
+from experiments.runtime.failure import RunFailed, one_line
 from fedpfn.runs import read_rounds
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 
-_FLOWER_SERVER = "experiments.bench.flower_server:app"
+_END_SECONDS = 10.0
+# what Flower raises in place of the exception that it caught
+_WRAPPERS = ("RuntimeError: An error was encountered. Ending simulation.", "RuntimeError: Simulation Runtime crashed.")
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,16 @@ class Timing:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to do it. ``nodes`` is the number of SuperNodes for (workload, actors)."""
+    """A way to do it. ``nodes`` is the number of SuperNodes for (workload, actors).
+
+    ``client`` is the module of a Flower app's ClientApp, and empty where the run is ``fedpfn run``.
+    """
 
     name: str
     title: str
-    server_app: str
-    client_app: str
     nodes: Callable[[Workload, int], int]
-    settings: dict[str, Scalar]
-
-    @property
-    def is_ours(self) -> bool:
-        return self.server_app == SERVER_APP
+    client: str = ""
+    settings: dict[str, Scalar] = field(default_factory=dict)
 
 
 def _each(workload: Workload, actors: int) -> int:
@@ -62,45 +65,79 @@ def _cohorts(workload: Workload, actors: int) -> int:
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
-        Contestant("stock", "Flower's quickstart", _FLOWER_SERVER, "experiments.bench.stock_client:app", _each, {}),
-        Contestant("cached", "with caches", _FLOWER_SERVER, "experiments.bench.cached_client:app", _each, {}),
-        Contestant("ours-each", "ours, a node a client", SERVER_APP, CLIENT_APP, _each, {}),
-        Contestant("ours", "ours, cohorts", SERVER_APP, CLIENT_APP, _cohorts, {}),
-        Contestant("ours-fedpfn", "ours, cohorts, FedPFN", SERVER_APP, CLIENT_APP, _cohorts,
-                   {"strategy.name": "fedpfn", "mask.ratio": 0.4}),
+        Contestant("stock", "Flower's quickstart", _each, "experiments.bench.stock_client"),
+        Contestant("cached", "with caches", _each, "experiments.bench.cached_client"),
+        Contestant("ours-each", "ours, a node a client", _each),
+        Contestant("ours", "ours, cohorts", _cohorts),
+        Contestant("ours-fedpfn", "ours, cohorts, FedPFN", _cohorts,
+                   settings={"strategy.name": "fedpfn", "mask.ratio": 0.4}),
     )
 }  # fmt: skip
 
 
 def run(contestant: Contestant, workload: Workload, *, device: str, actors: int, gpus: int = 0) -> Timing:
     """Run ``workload`` once and return its times. Raises ``RunFailed`` where it does not complete."""
-    with tempfile.TemporaryDirectory(prefix="fedpfn-bench-") as scratch:
+    # a short path: Ray's sockets lie below, and the path of a socket has to be short
+    with tempfile.TemporaryDirectory(prefix="fedpfn-", dir="/tmp" if os.name == "posix" else None) as scratch:
         folder = Path(scratch) / "run"
         folder.mkdir()
         settings = workload.settings() | contestant.settings | {"device": device, "output.dir": str(folder)}
-        resources = Resources(
-            supernodes=contestant.nodes(workload, actors),
-            actors=actors,
-            cpus_per_actor=1,
-            gpus=gpus,
-            gpus_per_actor=gpus / actors,
-        )
-        log = Path(scratch) / "log.txt"
-        launch(
-            RunConfig.parse(settings).flat(),
-            resources,
-            workdir=Path.cwd(),
-            log_file=log,
-            server_app=contestant.server_app,
-            client_app=contestant.client_app,
-            prompt=contestant.is_ours,
-        )
-        if not contestant.is_ours:
+        nodes = contestant.nodes(workload, actors)
+        if contestant.client:
+            config = RunConfig.parse(settings).flat()
+            asked = contest.Asked(contestant.client, config, nodes=nodes, actors=actors, gpus=gpus, scratch=scratch)
+            log = _call(["experiments.bench.flower_run"], asked.surroundings(), Path(scratch))
             rounds = contest.read_rounds(folder)[workload.warm_up :]
             if len(rounds) != workload.rounds:
                 # Flower drops clients that fail and calls the run complete
-                raise RunFailed(f"{contestant.name}: {len(rounds)} rounds of {workload.rounds}: {tail(log)}")
+                raise RunFailed(f"{contestant.name}: {len(rounds)} rounds of {workload.rounds}: {_last_words(log)}")
             return Timing([r["seconds"] for r in rounds], [], rounds[-1]["accuracy"])
+        words = [f"{key}={value}" for key, value in settings.items()]
+        words += ["--supernodes", str(nodes), "--actors", str(actors)]
+        if gpus:
+            # the share of a GPU that lets all actors sit inside single ones
+            words += ["--gpus-per-actor", str(1 / -(-actors // gpus))]
+        _call(["fedpfn", "run", *words], {}, Path(scratch))
         rounds = read_rounds(folder)[1 + workload.warm_up :]
         seconds = [r["seconds"] for r in rounds]
         return Timing([s["round"] for s in seconds], [s["train"] for s in seconds], rounds[-1]["accuracy"])
+
+
+def _call(words: Sequence[str], surroundings: Mapping[str, str], scratch: Path) -> str:
+    """Run ``python -m WORDS`` and return what it said. Raises ``RunFailed`` with its last words where it fails."""
+    environment = os.environ | surroundings | {
+        "PYTHONPATH": os.pathsep.join(import_path(scratch)),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        # left to itself Ray joins a cluster that is there
+        "RAY_ADDRESS": "local",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }  # fmt: skip
+    log = scratch / "log.txt"
+    with interruptible(), log.open("wb") as file:
+        line = [sys.executable, "-m", *words]
+        process = subprocess.Popen(
+            line, env=environment, cwd=scratch, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            _end(process)
+            raise
+    said = log.read_text(encoding="utf-8", errors="replace")
+    if code:
+        raise RunFailed(_last_words(said) or f"it ended with exit code {code}, and not a word")
+    return said
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a run, whose Ray goes with it: in order, or where that takes too long at once."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_END_SECONDS)
+    process.kill()
+    process.wait()
+
+
+def _last_words(said: str) -> str:
+    lines = [one_line(line) for line in said.splitlines()]
+    return next((line for line in reversed(lines) if line and line not in _WRAPPERS), "")

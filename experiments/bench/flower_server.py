@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from experiments.bench.contest import config_of, one_thread, stopwatch
+from experiments.bench.contest import one_thread, run_config, stopwatch
 from fedpfn.examples import Examples
 from strategies.assembly import build_model, load_data
 
@@ -20,7 +20,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Train for the configured rounds; times go to ``output.dir``."""
     one_thread()
-    config = config_of(context)
+    config = run_config()
     dataset = load_data(config).dataset
     model = build_model(config, dataset)
     test = Examples.from_arrays(dataset.test.inputs, dataset.test.labels, mean=dataset.mean, std=dataset.std)

@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 from clients.cohort_mod import CohortMod
 from clients.tasks import Update, reply_with
 from experiments.bench.made_data import CLASSES, SHAPES
-from experiments.in_process import InProcessGrid, assume_identity
+from experiments.runtime.in_process import InProcessGrid, assume_identity
 from fedpfn.masks import Mask, build_mask
 from fedpfn.models import build
 from fedpfn.packing import Positions, pack

@@ -19,7 +19,7 @@ from torchvision.datasets import VisionDataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 import partitions
-from experiments.bench.contest import config_of, one_thread
+from experiments.bench.contest import one_thread, run_config
 from fedpfn import models
 from fedpfn.runs.config import RunConfig
 from strategies.assembly import load_data
@@ -54,7 +54,7 @@ def _data(config: RunConfig) -> tuple[partitions.Dataset, ImageArrays, list[NDAr
 def train(message: Message, context: Context) -> Message:
     """Train the node's client for its local epochs."""
     one_thread()
-    config = config_of(context)
+    config = run_config()
     dataset, images, parts = _data(config)
     model = models.build(
         config.model.name,

@@ -28,7 +28,7 @@ from experiments.lab.settings import find_faults
 from experiments.lab.sibling_cells import run_siblings
 from experiments.lab.soup_cells import run_soup
 from experiments.lab.theorem_cells import run_theorem
-from experiments.simulation import RunFailed
+from experiments.runtime.failure import RunFailed
 from fedpfn.devices import available_cpus
 from fedpfn.runs.config import ConfigError
 

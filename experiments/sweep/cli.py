@@ -1,6 +1,7 @@
 """``fedpfn sweep``: from a file and words to cells that are done, and how many."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from experiments.resources import plan_resources
 from experiments.run import prepare
+from experiments.runtime.runtime import joined
 from experiments.sweep.board import Board, Task
 from experiments.sweep.cells import Cell, cell_faults, cell_warnings, expand
 from experiments.sweep.costs import Finished
@@ -38,6 +40,7 @@ def sweep(
     in_process: bool = False,
     supernodes: int | None = None,
     gpus_per_actor: float | None = None,
+    ray_address: str = "",
 ) -> bool:
     """Run the cells of ``file`` that are not done, and say whether all of them are now.
 
@@ -71,7 +74,9 @@ def sweep(
     skipped = [cell for cell in cells if states[cell.address] is State.FAILED and not retry_failed]
     board, begun = Board(tasks), time.monotonic()
     if tasks:
-        with Display(board, console, total=len(cells), before=len(cells) - len(tasks)) as display:
+        alone = in_process and jobs == 1
+        ray = nullcontext() if alone else joined(workdir=workdir, ray_address=ray_address)
+        with ray, Display(board, console, total=len(cells), before=len(cells) - len(tasks)) as display:
             run_cells(board, lanes, out=out, fail_fast=fail_fast, show=display.show)
         for line in ending(board, seconds=time.monotonic() - begun):
             console.print(line, highlight=False, soft_wrap=True)
@@ -111,8 +116,6 @@ def _lanes(
     supernodes: int | None,
     gpus_per_actor: float | None,
 ) -> list[Runner]:
-    if in_process and jobs > 1:
-        raise ValueError("--in-process runs one cell at a time: leave --jobs at 1")
     on_gpu = any(cell.config.device == "cuda" for cell in cells) or (
         torch.cuda.is_available() and any(cell.config.device == "auto" for cell in cells)
     )
@@ -129,8 +132,11 @@ def _lanes(
             cpus=share.cpus,
             gpus=len(share.gpus),
         )
+        alone = in_process and jobs == 1
         lanes.append(
-            LaneInProcess(resources) if in_process else Lane(share, resources, workdir=workdir, isolated=isolated)
+            LaneInProcess(resources)
+            if alone
+            else Lane(share, resources, workdir=workdir, isolated=isolated, workers=not in_process)
         )
     return lanes
 

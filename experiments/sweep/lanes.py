@@ -1,32 +1,33 @@
-"""A lane: one runtime of a sweep, with its own SuperLink, Ray and share of the machine, that runs cell after cell.
+"""A lane: one job of a sweep, with its share of the machine, that runs cell after cell.
 
-Lanes side by side share nothing. What a lane starts for its first cell stays warm for the next; after a cell that
-failed in any way but being refused, the runtime is not trusted and made anew. ``isolated`` makes it anew each time.
+Lanes are actors on one Ray, each with workers of its own. What a lane starts for its first cell stays warm for the
+next; one that died, or was stopped, is made anew. ``isolated`` makes it anew each time.
 """
 
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from experiments.in_process import run_in_process
-from experiments.launch import CLIENT_APP
-from experiments.reasons import one_line
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
 from experiments.resources import Resources
-from experiments.simulation import RunFailed, Simulation, simulation
+from experiments.runtime.failure import RunFailed, failed, one_line
+from experiments.runtime.host import Host
+from experiments.runtime.in_process import run_in_process
 from fedpfn.devices import CPUS
 from fedpfn.runs import LOG
 from fedpfn.runs.config import RunConfig
-from strategies.mailbox import Errand, mailbox_in
 
 
 class NoRuntime(RunFailed):
     """Not a cell's failure: no runtime could be started for it."""
 
 
-HOST_APP = "strategies.host_app:app"
 _LOOK_SECONDS = 0.05
 
 
@@ -69,72 +70,67 @@ def visible_gpus(count: int) -> list[str]:
 
 
 class Lane:
-    """Runs cells one at a time, in whatever thread calls it; ``started`` has the seconds its runtimes took to start."""
+    """Runs cells one at a time, in whatever thread calls it; ``started`` has the seconds its hosts took to start.
 
-    def __init__(self, share: Share, resources: Resources, *, workdir: Path, isolated: bool = False) -> None:
-        self.share, self.resources, self.workdir, self.isolated = share, resources, workdir, isolated
+    Without ``workers`` the clients of a cell train in the lane's one process.
+    """
+
+    def __init__(
+        self, share: Share, resources: Resources, *, workdir: Path, isolated: bool = False, workers: bool = True
+    ) -> None:
+        self.share, self.resources, self.workdir = share, resources, workdir
+        self.isolated, self.workers = isolated, workers
         self.started: list[float] = []
-        self._stack: ExitStack | None = None
+        self._host: ActorHandle[Any] | None = None
 
     def run(self, config: RunConfig, watch: Callable[[], None]) -> None:
         """Run ``config`` into its ``output.dir`` and return when it is complete.
 
-        ``watch`` is called many times a second; what it raises ends the runtime and is passed on. Raises ``RunFailed``.
+        ``watch`` is called many times a second; what it raises ends the host and is passed on. Raises ``RunFailed``.
         """
         folder = Path(config.output.dir)
         try:
-            if self._stack is None:
-                self._start(watch)
-            self._sent += 1
-            self._mailbox.send(self._sent, Errand(config.flat(), log=str(folder / LOG)))
-            while (outcome := self._mailbox.outcome(self._sent)) is None:
-                watch()
-                if self._running.ended():
-                    self._running.judge()
-                    raise RunFailed("the runtime ended without a message")
-                time.sleep(_LOOK_SECONDS)
+            host = self._host or self._start(watch)
+            error, _ = _wait(host.run.remote(config.flat(), str(self.workdir), str(folder / LOG)), watch)
+        except RayError as died:
+            self.close()
+            raise failed(died) from died
         except BaseException:
             self.close()
             raise
-        if self.isolated or (outcome.error and not outcome.refused):
+        if self.isolated:
             self.close()
-        if outcome.error:
-            raise RunFailed(one_line(outcome.error))
+        if error:
+            raise RunFailed(one_line(error))
 
     def close(self) -> None:
-        """End the runtime, if there is one."""
-        stack, self._stack = self._stack, None
-        if stack is not None:
-            stack.close()
+        """End the host and its workers, if there is one."""
+        host, self._host = self._host, None
+        if host is not None:
+            ray.kill(host)
 
-    def _start(self, watch: Callable[[], None]) -> None:
-        try:
-            self._start_runtime()
-        except RunFailed as error:
-            raise NoRuntime(f"no runtime could be started: {error}") from error
-        watch()
-
-    def _start_runtime(self) -> None:
+    def _start(self, watch: Callable[[], None]) -> ActorHandle[Any]:
         begun = time.monotonic()
-        with ExitStack() as stack:
-            self._running: Simulation = stack.enter_context(
-                simulation(
-                    {},
-                    self.resources,
-                    workdir=self.workdir,
-                    log_file=None,
-                    server_app=HOST_APP,
-                    client_app=CLIENT_APP,
-                    surroundings=self.share.surroundings(),
-                )
-            )
-            self._mailbox, self._sent = mailbox_in(self._running.link.home.root), 0
-            self._stack = stack.pop_all()
+        # the server's work is small next to the workers', which have the CPUs
+        make: Any = ray.remote(Host).options(num_cpus=0, max_restarts=0)
+        host: ActorHandle[Any] = make.remote(self.resources, self.share.surroundings(), workers=self.workers)
+        self._host = host
+        try:
+            _wait(host.ready.remote(), watch)
+        except RayError as error:
+            raise NoRuntime(one_line(f"no runtime could be started: {error}")) from error
         self.started.append(time.monotonic() - begun)
+        return host
+
+
+def _wait(reference: ray.ObjectRef[Any], watch: Callable[[], None]) -> Any:
+    while not ray.wait([reference], timeout=_LOOK_SECONDS)[0]:
+        watch()
+    return ray.get(reference)
 
 
 class LaneInProcess:
-    """The same without SuperLink and Ray, in the calling thread: for debuggers, with the same results."""
+    """The same in the calling thread, without Ray: for debuggers, with the same results."""
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources

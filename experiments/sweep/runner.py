@@ -13,7 +13,7 @@ from typing import Protocol
 
 from experiments.interruption import interruptible
 from experiments.run import keep_log
-from experiments.simulation import RunFailed
+from experiments.runtime.failure import RunFailed
 from experiments.sweep.board import Board, Stopped, Task
 from experiments.sweep.costs import beyond_training
 from experiments.sweep.folders import State, append_event, cell_state, claim, clear_leftovers, record_failure

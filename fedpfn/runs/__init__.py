@@ -6,13 +6,34 @@
 appear whole or not at all; a line of ``rounds.jsonl`` is on disk before the next round starts.
 """
 
-from fedpfn.params import state_digest
-from fedpfn.runs.checkpoints import Checkpoint, last_checkpoint, write_checkpoint
-from fedpfn.runs.files import finite, read_json, read_yaml, write_json, write_whole
-from fedpfn.runs.folder import LOG, RunFolder, folder_fault, record_end
-from fedpfn.runs.machine import ENVIRONMENT, environment
-from fedpfn.runs.reading import Run, find_runs, is_run, read_config, read_rounds, read_run
-from fedpfn.runs.tables import read_runs
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# imported when one of them is first used: the config, which is read before anything else, needs no PyTorch
+_WHERE = {
+    "state_digest": "fedpfn.params",
+    "Checkpoint": "fedpfn.runs.checkpoints",
+    "last_checkpoint": "fedpfn.runs.checkpoints",
+    "write_checkpoint": "fedpfn.runs.checkpoints",
+    "finite": "fedpfn.runs.files",
+    "read_json": "fedpfn.runs.files",
+    "read_yaml": "fedpfn.runs.files",
+    "write_json": "fedpfn.runs.files",
+    "write_whole": "fedpfn.runs.files",
+    "LOG": "fedpfn.runs.folder",
+    "RunFolder": "fedpfn.runs.folder",
+    "folder_fault": "fedpfn.runs.folder",
+    "record_end": "fedpfn.runs.folder",
+    "ENVIRONMENT": "fedpfn.runs.machine",
+    "environment": "fedpfn.runs.machine",
+    "Run": "fedpfn.runs.reading",
+    "find_runs": "fedpfn.runs.reading",
+    "is_run": "fedpfn.runs.reading",
+    "read_config": "fedpfn.runs.reading",
+    "read_rounds": "fedpfn.runs.reading",
+    "read_run": "fedpfn.runs.reading",
+    "read_runs": "fedpfn.runs.tables",
+}
 
 __all__ = [
     "Checkpoint",
@@ -38,3 +59,20 @@ __all__ = [
     "write_json",
     "write_whole",
 ]
+
+if TYPE_CHECKING:
+    from fedpfn.params import state_digest
+    from fedpfn.runs.checkpoints import Checkpoint, last_checkpoint, write_checkpoint
+    from fedpfn.runs.files import finite, read_json, read_yaml, write_json, write_whole
+    from fedpfn.runs.folder import LOG, RunFolder, folder_fault, record_end
+    from fedpfn.runs.machine import ENVIRONMENT, environment
+    from fedpfn.runs.reading import Run, find_runs, is_run, read_config, read_rounds, read_run
+    from fedpfn.runs.tables import read_runs
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import what the package exports when it is first asked for."""
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(import_module(_WHERE[name]), name)
+        return value

@@ -1,4 +1,4 @@
-"""The two apps in one process, without SuperLink and Ray: a debug backend, and the test double of the runtime.
+"""The two apps in one process, without Ray: a debug backend, and the test double of the runtime.
 
 A debugger's breakpoint in a client holds, and a test runs a federation in a second. ``Strategy.start`` asks two things
 of its grid: node ids, and answers to messages; this grid answers with the real ClientApp. Flower has no public way to
@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from clients.client_app import app as client_app
+from experiments.runtime.answering import answer
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 from strategies.server_app import run
@@ -52,10 +53,7 @@ class InProcessGrid(Grid):
         config: dict[str, Any] = {"partition-id": node - 1, "num-partitions": self.nodes}
         state = self.states.setdefault(node, RecordDict())
         context = Context(run_id=0, node_id=node, node_config=config, state=state, run_config=self.run_config)
-        try:
-            return self.app(message, context)
-        except Exception as error:
-            return Message(Error(code=0, reason=repr(error)), reply_to=message)
+        return answer(self.app, message, context)
 
     def set_run(self, run: Run) -> None:
         """Ignore the run: there is one."""

@@ -1,0 +1,34 @@
+"""One run of a Flower contestant, in a process of its own: ``python -m experiments.bench.flower_run``.
+
+Flower's own simulation as it is, on a Ray of its own. What is asked for comes as JSON in the environment, since
+``run_simulation`` takes no run config; Ray's workers inherit it.
+"""
+
+import importlib
+
+from flwr.simulation import run_simulation
+
+from experiments.bench import contest, flower_server
+
+
+def main() -> None:
+    """Run the simulation that the environment describes; times go to ``output.dir``."""
+    asked = contest.asked()
+    run_simulation(
+        flower_server.app,
+        importlib.import_module(asked.client).app,
+        num_supernodes=asked.nodes,
+        backend_config={
+            "client_resources": {"num_cpus": 1, "num_gpus": asked.gpus / asked.actors},
+            "init_args": {
+                "num_cpus": asked.actors,
+                "num_gpus": asked.gpus,
+                "include_dashboard": False,
+                "_temp_dir": asked.scratch,
+            },
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""From the words of a command line to a run config and the workers that it gets, before anything heavy is imported."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.resources import Resources, plan_resources
+from fedpfn import imports
+from fedpfn.devices import available_cpus, gpu_count
+from fedpfn.runs.config import ConfigError, RunConfig, read_overrides
+
+
+def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -> RunConfig:
+    """Return the config of ``file`` (where given) and ``words``, with paths made absolute from ``workdir``.
+
+    Raises ``ConfigError`` where the keys and values themselves show a fault, with every other one that can be found in
+    spite of it; ``experiments.run.prepare`` looks for those of a config whose keys and values are right.
+    """
+    try:
+        layer = _layer(file) if file else {}
+    except (OSError, ValueError) as error:
+        raise ConfigError([str(error)]) from error
+    if file:
+        # a run's own config.yaml names its own folder, which a new run must not write to
+        layer.get("output", {}).pop("dir", None)
+    given, faults = read_overrides(words)
+    reading = RunConfig.read(layer, given, faults=faults.values(), unknown=faults)
+    config = _from(workdir, reading.config)
+    if reading.faults:
+        # the checks of whole configs import PyTorch
+        from strategies.preflight import all_faults
+
+        imports.look_in(workdir)
+        raise ConfigError(all_faults(replace(reading, config=config)))
+    return config
+
+
+def _from(workdir: Path, config: RunConfig) -> RunConfig:
+    """Return ``config`` with the paths in it made absolute from ``workdir``."""
+
+    def from_here(reference: str) -> str:
+        return imports.absolute_reference(reference, workdir)
+
+    return replace(
+        config,
+        measures=",".join(from_here(name.strip()) for name in config.measures.split(",")),
+        data=replace(config.data, root=_absolute(config.data.root, workdir), name=from_here(config.data.name)),
+        partition=replace(config.partition, scheme=from_here(config.partition.scheme)),
+        model=replace(config.model, name=from_here(config.model.name)),
+        strategy=replace(config.strategy, base=from_here(config.strategy.base)),
+        mask=replace(config.mask, schedule=from_here(config.mask.schedule)),
+        train=replace(config.train, optimizer=from_here(config.train.optimizer)),
+        output=replace(config.output, dir=_absolute(config.output.dir, workdir)),
+    )
+
+
+def _absolute(path: str, workdir: Path) -> str:
+    return str((workdir / Path(path).expanduser()).resolve()) if path else ""
+
+
+def _layer(file: Path) -> dict[str, Any]:
+    # the readers of run folders import PyTorch
+    from fedpfn.runs import read_config
+
+    return read_config(file)
+
+
+def plan_for(
+    config: RunConfig, *, supernodes: int | None = None, actors: int | None = None, gpus_per_actor: float | None = None
+) -> Resources:
+    """Return what a run of ``config`` gets of this machine. Raises ``ConfigError`` for what the machine lacks."""
+    federation = config.federation
+    gpus = 0 if config.device == "cpu" else gpu_count()
+    try:
+        return plan_resources(
+            device="cuda" if config.device == "cuda" or gpus else "cpu",
+            clients_per_round=max(1, int(federation.fraction * federation.clients + 0.5)),
+            supernodes=supernodes,
+            actors=actors,
+            gpus_per_actor=gpus_per_actor,
+            cpus=available_cpus(),
+            gpus=gpus,
+        )
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error

@@ -1,0 +1,162 @@
+"""Ray under a run: started for it on this machine and gone with it, or a cluster that is there already.
+
+A Ray of our own lies in a temporary folder, finds code as this process does, and neither shows a dashboard nor reports
+its use. Workers of a cluster are sent the folder of the user's modules and have to have this package in the same
+version.
+"""
+
+import logging
+import os
+import platform
+import shutil
+import signal
+import socket
+import sys
+import sysconfig
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+# Ray puts "session_<time>_<pid>/sockets/plasma_store" below; a unix socket's path ends at 107 bytes
+_LONGEST_ROOT = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+
+_CONNECT_SECONDS = 10.0
+_NOT_SENT = ["runs", "sweeps", "data", ".git", ".venv", "__pycache__"]
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # the log is kept whole: a line that two clients print is printed twice
+    "RAY_DEDUP_LOGS": "0",
+    # a process without a share of a GPU of Ray's still sees those of the machine: a sweep's server measures on one
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextmanager
+def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[None]:
+    """Run a Ray of our own with so many CPUs and GPUs to give, whose workers also find modules in ``workdir``."""
+    import ray
+
+    root = _temporary_folder()
+    before, on_sigterm = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    os.environ.update(_QUIET, PYTHONPATH=os.pathsep.join(import_path(workdir)))
+    # Ray's workers put the folder that they start in first on their import path, and it is the one of this process
+    start = Path.cwd()
+    empty = root / "start"
+    empty.mkdir()
+    os.chdir(empty)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.WARNING,
+            _temp_dir=str(root),
+        )
+        os.chdir(start)
+        _take_back_sigterm(on_sigterm)
+        yield
+    finally:
+        os.chdir(start)
+        ray.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def ray_cluster(address: str, *, workdir: Path) -> Iterator[None]:
+    """Join the Ray cluster at ``address``; its workers also find modules in ``workdir``, which are sent to them.
+
+    Raises ``ValueError`` where there is none, or where a machine of it has other versions than this one.
+    """
+    import ray
+
+    environment = {"working_dir": str(workdir), "excludes": _NOT_SENT}
+    _answers(address)
+    try:
+        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise ValueError(f"there is no Ray cluster at {address!r}: {error}") from error
+    try:
+        if faults := _other_versions():
+            raise ValueError("; ".join(faults))
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _answers(address: str) -> None:
+    """Raise ``ValueError`` where nobody listens at ``address``, which Ray would find out after minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "//" in host or not port.isdecimal():
+        # "auto", or a client's address: Ray's own to look at
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(f"there is no Ray cluster at {address!r}: {error}") from error
+
+
+def versions() -> dict[str, str]:
+    """Return what has to be the same on all machines of a cluster for results to be the same."""
+    return {"Python": platform.python_version(), **{name: version(name) for name in ("torch", "flwr", "fedpfn")}}
+
+
+def _other_versions() -> list[str]:
+    """Return a line for each machine of the cluster whose versions are not those of this one."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here, faults = versions(), []
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    for node in nodes:
+        if not node["Alive"]:
+            continue
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ask: Any = ray.remote(versions).options(num_cpus=0, scheduling_strategy=strategy)
+        name = node["NodeManagerHostname"]
+        try:
+            there = ray.get(ask.remote())
+        except ray.exceptions.RayError as error:
+            faults.append(f"{name} has no fedpfn that works: {str(error).strip().splitlines()[-1]}")
+            continue
+        faults += [f"{name} has {what} {there[what]}, this machine has {here[what]}" for what in here
+                   if there[what] != here[what]]  # fmt: skip
+    return faults
+
+
+def import_path(workdir: Path) -> list[str]:
+    """PYTHONPATH for workers, and the order in which any process of ours may look for a user's module.
+
+    The standard library, our packages, all else this interpreter sees, and last the folder the command was typed in, so
+    that a user's ``clients/`` or ``random.py`` hides nothing. The standard library is named first since PYTHONPATH goes
+    before it. The script's folder and the current directory, which Python puts first on ``sys.path``, are left out:
+    they are there by accident of how the command was started.
+    """
+    accidental = {"", str(Path(sys.argv[0]).resolve().parent), str(Path.cwd()), str(workdir.resolve())}
+    seen = [entry for entry in sys.path if entry not in accidental]
+    base = Path(sysconfig.get_path("stdlib"))
+    standard = [entry for entry in seen if Path(entry) == base or Path(entry).parent == base or entry.endswith(".zip")]
+    standard = [entry for entry in standard if Path(entry).name not in {"site-packages", "dist-packages"}]
+    packages = str(Path(__file__).resolve().parents[2])
+    return list(dict.fromkeys([*standard, packages, *seen, str(workdir.resolve())]))
+
+
+def _take_back_sigterm(handler: Any) -> None:
+    """Put back what Ray replaced by a handler of its own, which ends the process without a word."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _temporary_folder() -> Path:
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) + len("/fedpfn-12345678") > _LONGEST_ROOT:
+        parent = "/tmp"
+    return Path(tempfile.mkdtemp(prefix="fedpfn-", dir=parent)).resolve()

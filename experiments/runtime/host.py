@@ -1,0 +1,62 @@
+"""The server's side of runs as an actor of its own: what a job of a sweep keeps warm from cell to cell.
+
+A cell runs here as it does in ``fedpfn run``, on workers of the host's own, so that cells side by side share neither a
+process nor a generator of random numbers, and each has its log.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiments.resources import Resources
+
+
+class Host:
+    """The actor. ``surroundings`` are environment variables, set before PyTorch is imported.
+
+    Without ``workers`` clients train in the host's own process.
+    """
+
+    def __init__(self, resources: "Resources", surroundings: Mapping[str, str], *, workers: bool = True) -> None:
+        os.environ.update(surroundings)
+        from experiments.runtime.runtime import start_workers
+
+        # before this process imports PyTorch, as they do
+        self.workers = start_workers(resources) if workers else None
+        self.nodes, self.parent = resources.supernodes, os.getppid()
+        import strategies.server_app  # noqa: F401
+
+    def run(self, config: Mapping[str, Any], workdir: str, log: str) -> tuple[str | None, bool]:
+        """Run a config and return the error in one line, or None, and whether the config was refused."""
+        import gc
+
+        from experiments.runtime.failure import RunFailed
+        from experiments.runtime.runtime import run_here, run_on
+        from fedpfn import imports
+        from fedpfn.runs.config import ConfigError, RunConfig
+
+        imports.look_in(Path(workdir))
+        try:
+            parsed = RunConfig.parse(config)
+            if self.workers is None:
+                run_here(parsed, nodes=self.nodes, log=Path(log), watch=self._live)
+            else:
+                run_on(self.workers, parsed, nodes=self.nodes, log=Path(log), watch=self._live)
+        except ConfigError as error:
+            return "; ".join(error.faults), True
+        except RunFailed as error:
+            return str(error), False
+        finally:
+            # the data of one run should not lie next to those of the next
+            gc.collect()
+        return None, False
+
+    def ready(self) -> None:
+        """Return when the host has started."""
+
+    def _live(self) -> None:
+        """End this process where its Ray has gone: nobody waits for the cell, and another sweep may have begun it."""
+        if os.getppid() != self.parent:
+            os._exit(1)

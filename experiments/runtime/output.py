@@ -1,0 +1,43 @@
+"""What processes print, sent to a file."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+
+@contextmanager
+def output_to(log: Path) -> Iterator[None]:
+    """Send what this process says to the end of ``log``, whoever says it and through whatever library."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = [os.dup(descriptor) for descriptor in (1, 2)]
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        for descriptor in (1, 2):
+            os.dup2(target, descriptor)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, old in zip((1, 2), before, strict=True):
+            os.dup2(old, descriptor)
+            os.close(old)
+        os.close(target)
+
+
+@contextmanager
+def apart(console: Console) -> Iterator[Console]:
+    """Hand out a console that goes on where ``console`` shows things when this process's output goes elsewhere."""
+    try:
+        own = os.dup(console.file.fileno())
+    except (OSError, ValueError, AttributeError):
+        # no file of the system: nothing diverts it
+        yield console
+        return
+    with os.fdopen(own, "w", encoding="utf-8") as file:
+        yield Console(file=file, force_terminal=console.is_terminal, width=console.width)

@@ -1,0 +1,75 @@
+"""Messages as Ray carries them: arrays as NumPy's, which workers read from the object store without a copy.
+
+Pickled as it is, a message copies the bytes of its arrays three times on each side. Here every array record becomes a
+table of NumPy arrays, which Ray keeps outside the pickle, in memory that all processes of a machine share; on the other
+side they are tensors on that memory, not to be written to.
+"""
+
+from collections.abc import Container, Mapping
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from fedpfn.npy import from_npy
+from strategies.records import TensorArray
+
+Record = ArrayRecord | MetricRecord | ConfigRecord
+# an array record as Ray carries it, or another record as it is; an array that is not NumPy's stays Flower's
+Carried = dict[str, "NDArray[Any] | Array"] | MetricRecord | ConfigRecord
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A message without its content, which is carried by name; an error travels in the message itself."""
+
+    message: Message
+    content: Mapping[str, Carried] = field(default_factory=dict)
+
+
+def pack(message: Message, *, without: Container[str] = ()) -> Parcel:
+    """Return a message as Ray carries it, less its records under the keys ``without``."""
+    if message.has_error():
+        return Parcel(message)
+    head = copy(message)
+    head.content = RecordDict()
+    return Parcel(head, {key: carried(record) for key, record in message.content.items() if key not in without})
+
+
+def unpack(parcel: Parcel, shared: Mapping[str, Carried] | None = None) -> Message:
+    """Return the message of a parcel, with records that travelled apart from it."""
+    if parcel.message.has_error():
+        return parcel.message
+    message = copy(parcel.message)
+    message.content = RecordDict({key: received(one) for key, one in {**(shared or {}), **parcel.content}.items()})
+    return message
+
+
+def carried(record: Record) -> Carried:
+    """Return a record as Ray carries it; arrays share their memory where they can."""
+    if not isinstance(record, ArrayRecord):
+        return record
+    return {name: _as_numpy(array) for name, array in record.items()}
+
+
+def received(record: Carried) -> Record:
+    """Return the record that was carried. Its arrays are on Ray's memory and must not be written to."""
+    if isinstance(record, MetricRecord | ConfigRecord):
+        return record
+    arrays = ArrayRecord()
+    for name, array in record.items():
+        arrays[name] = TensorArray(torch.from_numpy(array)) if isinstance(array, np.ndarray) else array
+    return arrays
+
+
+def _as_numpy(array: Array) -> "NDArray[Any] | Array":
+    try:
+        tensor = array.tensor if isinstance(array, TensorArray) else from_npy(array.data)
+        return tensor.numpy(force=True) if array.stype == "numpy.ndarray" else array
+    except (TypeError, ValueError):
+        # a type that PyTorch lacks, or no such file: whoever reads it will say so
+        return array

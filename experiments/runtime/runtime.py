@@ -1,0 +1,102 @@
+"""The runtime of a run: Ray, the workers on it, and the grid that joins them to a ServerApp.
+
+Workers are started before this process imports PyTorch, and import it while this one does.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.runtime.cluster import local_ray, ray_cluster
+from fedpfn.devices import available_cpus, gpu_count
+
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
+    from experiments.resources import Resources
+    from experiments.runtime.workers import Workers
+    from fedpfn.runs.config import RunConfig
+
+CLIENT_APP = "clients.client_app:app"
+WARM_UP = "clients.client_app:warm_up"
+
+
+@contextmanager
+def started(resources: Resources, *, workdir: Path, ray_address: str = "") -> Iterator[Workers]:
+    """Start Ray, or join the cluster at ``ray_address``, and start the workers of a run on it; end what was started."""
+    cpus = resources.actors * resources.cpus_per_actor
+    with joined(cpus=cpus, gpus=resources.gpus, workdir=workdir, ray_address=ray_address):
+        yield start_workers(resources)
+
+
+def joined(
+    *, workdir: Path, cpus: int | None = None, gpus: int | None = None, ray_address: str = ""
+) -> AbstractContextManager[None]:
+    """Return Ray as a context: the cluster at ``ray_address``, or one of our own, with so many CPUs and GPUs.
+
+    By default with those that this process may use.
+    """
+    if ray_address:
+        return ray_cluster(ray_address, workdir=workdir)
+    cpus = available_cpus() if cpus is None else cpus
+    return local_ray(cpus=cpus, gpus=gpu_count() if gpus is None else gpus, workdir=workdir)
+
+
+def start_workers(resources: Resources) -> Workers:
+    """Start the workers of a run on the Ray that this process is connected to."""
+    from experiments.runtime.workers import Workers
+
+    return Workers(CLIENT_APP, resources.actors, cpus=resources.cpus_per_actor, gpus=resources.gpus_per_actor)
+
+
+def run_on(
+    workers: Workers, config: RunConfig, *, nodes: int, log: Path, watch: Callable[[], None] = lambda: None
+) -> Path:
+    """Run ``config`` on ``workers`` and return the run folder; what is said meanwhile goes to ``log``.
+
+    ``watch`` is called several times a second while workers train. Raises ``ConfigError`` for a config that cannot be
+    run, and ``RunFailed`` for a run that did not complete, its traceback in the log.
+    """
+    from experiments.runtime.ray_grid import RayGrid
+
+    with _recorded(log):
+        grid = RayGrid(workers, config.flat(), nodes=nodes, warm_up=WARM_UP, log=str(log), watch=watch)
+        return _run(grid, config)
+
+
+def run_here(config: RunConfig, *, nodes: int, log: Path, watch: Callable[[], None] = lambda: None) -> Path:
+    """Run ``config`` with its clients in this process, one after the other, and otherwise as ``run_on`` does."""
+    from clients.client_app import app
+    from experiments.runtime.in_process import InProcessGrid
+
+    with _recorded(log):
+        return _run(InProcessGrid(app, config.flat(), nodes=nodes, watch=watch), config)
+
+
+def _run(grid: Grid, config: RunConfig) -> Path:
+    from experiments.runtime.in_process import assume_identity
+    from strategies.server_app import run
+
+    assume_identity()
+    return run(grid, config)
+
+
+@contextmanager
+def _recorded(log: Path) -> Iterator[None]:
+    """Send output to ``log``, and turn an error into the reason why the run failed, its traceback in the log."""
+    from experiments.runtime.failure import failed
+    from experiments.runtime.output import output_to
+    from fedpfn.runs.config import ConfigError
+
+    with output_to(log):
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            if isinstance(error, ConfigError):
+                raise
+            raise failed(error) from error

@@ -1,0 +1,75 @@
+"""A worker: the process that answers a grid's messages with a ClientApp, one after the other, for a whole run.
+
+Nothing that takes long to import is imported here: Ray reads this module before the actor begins, and the actor imports
+its app while the driver is busy with its own imports.
+"""
+
+import importlib
+import traceback
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiments.runtime.parcels import Carried, Parcel
+
+IDENTITY = 1
+
+
+class Worker:
+    """The actor; ``client_app`` is a reference ``module:name``, imported at once."""
+
+    def __init__(self, client_app: str) -> None:
+        from flwr.supercore.task_identity import TaskIdentity
+
+        TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = IDENTITY
+        self.app = _load(client_app)
+        self.run_config: dict[str, Any] = {}
+        self.log = ""
+
+    def prepare(self, run_config: Mapping[str, Any], log: str, warm_up: str) -> None:
+        """Take the run config and the log file of the messages to come.
+
+        ``warm_up`` refers to a function of the run config: what it makes ready (data, a model) is there when the first
+        message comes.
+        """
+        self.run_config, self.log = dict(run_config), log
+        if warm_up:
+            with self._output():
+                try:
+                    _load(warm_up)(self.run_config)
+                except Exception:
+                    # it comes again with the first message, whose answer names it
+                    traceback.print_exc()
+
+    def answer(
+        self, parcel: "Parcel", keys: tuple[str, ...], state: dict[str, "Carried"], about: dict[str, Any],
+        *shared: "Carried",
+    ) -> tuple["Parcel", dict[str, "Carried"]]:  # fmt: skip
+        """Answer one message; ``shared`` are its records under ``keys`` that others have as well.
+
+        ``state`` is the node's, and goes back with the answer: it must not depend on the worker that a node meets.
+        """
+
+        from flwr.app import Context, RecordDict
+
+        from experiments.runtime.answering import answer
+        from experiments.runtime.parcels import carried, pack, received, unpack
+
+        message = unpack(parcel, dict(zip(keys, shared, strict=True)))
+        kept = RecordDict({key: received(record) for key, record in state.items()})
+        context = Context(IDENTITY, message.metadata.dst_node_id, about, kept, self.run_config)
+        with self._output():
+            reply = answer(self.app, message, context)
+        return pack(reply), {key: carried(record) for key, record in context.state.items()}
+
+    def _output(self) -> AbstractContextManager[None]:
+        from experiments.runtime.output import output_to
+
+        return output_to(Path(self.log)) if self.log else nullcontext()
+
+
+def _load(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,47 @@
+"""The actors of a runtime: started before all else, kept warm from run to run, replaced where they die."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from experiments.runtime.worker import Worker
+
+Actor = ActorHandle[Any]
+
+
+class Workers:
+    """``count`` actors that have the ClientApp at ``client_app`` (``module:name``), with ``cpus`` and ``gpus`` each."""
+
+    def __init__(self, client_app: str, count: int, *, cpus: float = 1, gpus: float = 0) -> None:
+        resources: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
+        # spread over the machines of a cluster
+        self._make: Any = ray.remote(Worker).options(**resources, max_restarts=0, scheduling_strategy="SPREAD")
+        self._client_app = client_app
+        self._prepared: tuple[Mapping[str, Any], str, str] = ({}, "", "")
+        self.actors: list[Actor] = [self._new() for _ in range(count)]
+
+    def prepare(self, run_config: Mapping[str, Any], log: str, warm_up: str) -> None:
+        """Give the actors, and those that will replace them, the config of the messages to come."""
+        self._prepared = (run_config, log, warm_up)
+        for actor in self.actors:
+            actor.prepare.remote(*self._prepared)
+
+    def replace(self, actor: Actor) -> Actor:
+        """End an actor and return the new one in its place."""
+        ray.kill(actor)
+        new = self._new()
+        new.prepare.remote(*self._prepared)
+        self.actors[self.actors.index(actor)] = new
+        return new
+
+    def close(self) -> None:
+        """End the actors."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+
+    def _new(self) -> Actor:
+        actor: Actor = self._make.remote(self._client_app)
+        return actor

@@ -1,0 +1,282 @@
+"""The runtime of `fedpfn run`: the plan of resources, what workers see and say, what an interrupted run leaves."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from processes import marked, needs_proc
+
+from experiments.resources import Resources, plan_resources
+from experiments.runtime.cluster import import_path
+from experiments.runtime.failure import RunFailed, one_line
+from experiments.runtime.output import output_to
+from experiments.runtime.runtime import run_on, started
+from experiments.runtime.workers import Workers
+from fedpfn import imports
+from fedpfn.runs import LOG, read_run
+from fedpfn.runs.config import ConfigError, RunConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# ---- resources ------------------------------------------------------------------------------------------------------
+
+
+def plan(**asked: Any) -> Resources:
+    machine = {"device": "cpu", "clients_per_round": 10, "cpus": 4, "gpus": 0}
+    return plan_resources(**({"supernodes": None, "actors": None, "gpus_per_actor": None} | machine | asked))
+
+
+def test_a_cpu_run_gets_an_actor_and_a_supernode_for_each_core() -> None:
+    assert plan() == Resources(supernodes=4, actors=4, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0)
+
+
+def test_no_more_actors_than_clients_in_a_round() -> None:
+    assert plan(clients_per_round=3) == Resources(3, 3, 1, 0, 0.0)
+
+
+def test_a_cuda_run_gets_an_actor_for_each_gpu_and_shares_the_cores() -> None:
+    assert plan(device="cuda", cpus=16, gpus=2) == Resources(2, 2, 8, 2, 1.0)
+
+
+def test_gpu_shares_sit_inside_single_gpus() -> None:
+    assert plan(device="cuda", cpus=16, gpus=2, gpus_per_actor=0.4).actors == 4
+    assert plan(device="cuda", cpus=16, gpus=1, gpus_per_actor=1 / 3).actors == 3
+    assert plan(device="cuda", cpus=16, gpus=4, gpus_per_actor=2).actors == 2
+
+
+def test_gpus_are_left_alone_on_device_cpu() -> None:
+    assert plan(gpus=2).gpus == 0
+
+
+def test_what_was_asked_for_is_kept() -> None:
+    assert plan(supernodes=10, actors=2) == Resources(10, 2, 1, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"actors": 5}, "5 actors were asked for, but there are 4 CPUs"),
+        ({"actors": 0}, "actors must be at least 1"),
+        ({"supernodes": 0}, "SuperNodes must be at least 1"),
+        ({"clients_per_round": 0}, "clients per round must be at least 1"),
+        ({"gpus_per_actor": 0.5}, "make no sense on device cpu"),
+        ({"device": "cuda"}, "no GPU is visible"),
+        ({"device": "cuda", "gpus": 1, "gpus_per_actor": 0.0}, "above 0"),
+        ({"device": "cuda", "gpus": 1, "gpus_per_actor": 2.0}, "but 1 are visible"),
+        ({"device": "cuda", "gpus": 2, "gpus_per_actor": 1.5}, "whole number"),
+        ({"device": "cuda", "gpus": 1, "actors": 2}, "do not fit on 1 GPUs"),
+    ],
+)
+def test_the_impossible_is_refused_in_one_line(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        plan(**asked)
+    assert "\n" not in str(caught.value)
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_users_folder_comes_last_on_the_import_path(tmp_path: Path) -> None:
+    path = import_path(tmp_path)
+    ours = str(Path(__file__).resolve().parents[1])
+    assert path[-1] == str(tmp_path)
+    assert path.index(str(Path(os.__file__).parent)) < path.index(ours) < path.index(str(tmp_path))
+
+
+def test_a_reason_is_one_line_without_colours() -> None:
+    assert one_line("\x1b[31mKeyError:\x1b[0m 'lr'\n  in a file\n") == "KeyError: 'lr' in a file"
+    assert len(one_line("x" * 5000)) == 1000
+
+
+def test_output_goes_to_the_log_from_wherever_it_comes_and_back_again(tmp_path: Path) -> None:
+    script = (
+        "import os, subprocess, sys; from pathlib import Path; from experiments.runtime.output import output_to\n"
+        "print('before', flush=True)\n"
+        f"with output_to(Path({str(tmp_path / 'log')!r})):\n"
+        "    print('inside', flush=True); os.write(2, b'raw\\n'); subprocess.run(['echo', 'child'])\n"
+        "print('after', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "before\nafter\n"
+    assert (tmp_path / "log").read_text() == "inside\nraw\nchild\n"
+    with output_to(tmp_path / "log"):
+        pass
+    assert (tmp_path / "log").read_text() == "inside\nraw\nchild\n"
+
+
+# ---- a user's folder ------------------------------------------------------------------------------------------------
+
+# says where its parts come from whenever it is trained
+USERS = """
+    import random
+    import sys
+    import time
+
+    import torch
+    from torch import nn
+
+    import clients
+    from users_part import NAME
+
+
+    class Net(nn.Module):
+        def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, sleep: float = 0.0, fail: bool = False):
+            super().__init__()
+            self.sleep, self.fail, self.steps = sleep, fail, 0
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(input_shape).numel(), num_classes))
+
+        def forward(self, inputs):
+            if self.training and torch.is_grad_enabled():
+                print(f"trained with {NAME}, {random.__file__}, {clients.__file__}")
+                print("on standard error", file=sys.stderr)
+                time.sleep(self.sleep)
+                self.steps += 1
+                # not when the model is only tried out
+                if self.fail and self.steps > 2:
+                    raise ArithmeticError("the cat sat\\non the keyboard")
+            return self.layers(inputs)
+"""
+
+
+def written(folder: Path) -> Path:
+    """A user's folder: a model of theirs, and names that would hide the library's and ours."""
+    folder.joinpath("users_model.py").write_text(textwrap.dedent(USERS))
+    folder.joinpath("users_part.py").write_text("NAME = 'a part of the user'\n")
+    folder.joinpath("random.py").write_text("raise ImportError('hides the standard library')\n")
+    folder.joinpath("clients").mkdir()
+    folder.joinpath("clients/__init__.py").write_text("raise ImportError('hides a package of ours')\n")
+    return folder
+
+
+def toy(folder: Path, name: str, **changes: Any) -> RunConfig:
+    """Two clients, who train for two rounds."""
+    ours = {"rounds": 2, "federation.clients": 2, "data.name": "test_federation:toy_data", "partition.alpha": 5.0}
+    ours |= {"model.name": "users_model:Net", "barrier.every": 0, "output.dir": str(folder / name), "device": "cpu"}
+    return RunConfig.parse(ours | changes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path, known = written(tmp_path_factory.mktemp("user")), set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(imports, "_folders", [])
+        imports.look_in(path)
+        yield path
+    for name in {"users_model", "users_part"} - known:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def workers(folder: Path) -> Iterator[Workers]:
+    """Two workers, whose user typed the command in ``folder``."""
+    with started(Resources(2, 2, 1, 0, 0.0), workdir=folder) as made:
+        yield made
+
+
+@pytest.mark.slow
+def test_a_run_finds_the_users_modules_and_nothing_that_they_hide(workers: Workers, folder: Path) -> None:
+    watched: list[None] = []
+    log = folder / "run" / LOG
+    path = run_on(workers, toy(folder, "run"), nodes=2, log=log, watch=lambda: watched.append(None))
+    found = read_run(path)
+    assert found.summary is not None and len(found.rounds) == 3
+    said = log.read_text()
+    told = [line for line in said.splitlines() if line.startswith("trained with")]
+    assert told and all(line.startswith("trained with a part of the user, ") for line in told)
+    assert all(str(folder) not in line for line in told)
+    assert said.count("on standard error") == len(told)
+    # once in each round, and several times a second
+    assert len(watched) >= 2
+
+
+@pytest.mark.slow
+def test_a_client_that_fails_is_named_with_its_reason_in_one_line(workers: Workers, folder: Path) -> None:
+    log = folder / "failing" / LOG
+    with pytest.raises(RunFailed) as caught:
+        run_on(workers, toy(folder, "failing", **{"model.args.fail": True}), nodes=2, log=log)
+    assert str(caught.value).startswith("RoundFailedError: client ") and "\n" not in str(caught.value)
+    assert "local training: ArithmeticError: the cat sat on the keyboard" in str(caught.value)
+    with pytest.raises(ConfigError, match="min"):
+        run_on(workers, toy(folder, "refused", **{"partition.min-size": 2000}), nodes=2, log=folder / "refused.log")
+    # and the workers are as good as before
+    assert run_on(workers, toy(folder, "next"), nodes=2, log=folder / "next" / LOG).is_dir()
+
+
+# ---- an interrupted run ---------------------------------------------------------------------------------------------
+
+
+class Interrupted(NamedTuple):
+    """What was seen of an interrupted run: its code, its words, processes during and after, temporary files after."""
+
+    code: int
+    said: str
+    errors: str
+    during: list[str]
+    after: list[str]
+    temporary: list[str]
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Interrupted]]:
+    """`fedpfn run`, interrupted in its second round by Ctrl-C, with the signal sent to the whole group."""
+    folder, out = written(tmp_path_factory.mktemp("interrupted")), "out"
+    # short: Ray's sockets lie below
+    temporary = Path(tempfile.mkdtemp(prefix="fedpfn-test-", dir="/tmp"))
+    mark = f"FEDPFN_TEST={uuid.uuid4()}"
+    words = ["rounds=50", "federation.clients=2", "model.name=users_model:Net", "model.args.sleep=0.2"]
+    words += [f"output.dir={out}", "barrier.every=0", "data.train-examples=300", "train.batch-size=32"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedpfn", "run", *words, "--actors", "1"],
+        cwd=folder,
+        env=os.environ | dict([mark.split("=")]) | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    rounds = folder / out / "rounds.jsonl"
+    deadline = time.monotonic() + 120
+    while not (rounds.exists() and rounds.read_bytes().count(b"\n") >= 2):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    during = marked(mark)
+    os.killpg(process.pid, signal.SIGINT)
+    # patience with a loaded machine; what is asserted is that nothing is left
+    said, errors = process.communicate(timeout=90)
+    # PyTorch has a folder of its own there
+    left = sorted(path.name for path in temporary.glob("fedpfn-*"))
+    yield folder / out, Interrupted(process.returncode, said, errors, during, marked(mark), left)
+    shutil.rmtree(temporary)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_says_so_and_shows_the_rounds_that_it_did(interrupted: tuple[Path, Interrupted]) -> None:
+    out, seen = interrupted
+    assert seen.code == 130 and seen.errors.strip().splitlines()[-1] == "stopped"
+    assert "round    1/50" in seen.said
+    failure = read_run(out).failure
+    assert failure is not None and failure["reason"] == "stopped by the user"
+    log = (out / LOG).read_text()
+    assert "Run folder" in log and "[ROUND 2/50]" in log and "trained with a part of the user" in log
+
+
+@pytest.mark.slow
+@needs_proc
+def test_nothing_of_an_interrupted_run_is_left(interrupted: tuple[Path, Interrupted]) -> None:
+    _, seen = interrupted
+    # the command, Ray's own, a worker
+    assert len(seen.during) > 4
+    assert seen.after == []
+    assert seen.temporary == []
