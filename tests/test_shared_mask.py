@@ -1,7 +1,9 @@
 """A shared mask around any strategy and any ClientApp: what it freezes stays, and everything else is the strategy's."""
 
 import dataclasses
+import gc
 import logging
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -22,6 +24,15 @@ from fedpfn.schedules import MaskArguments, Masking
 from strategies import FedAvg, FedPFN, FedPNU, SharedMask
 from strategies.fed_avg import FedAvgM, FedYogi
 from strategies.replies import ReplyError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_garbage() -> Iterator[None]:
+    # some of Flower's strategies collect garbage in every aggregation, through all that the suite has imported so far
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
 
 # every strategy of Flower's that averages arrays; those that come later fail the test below until they are here
 AVERAGING: dict[type[Strategy], dict[str, Any]] = {
