@@ -67,7 +67,7 @@ CONTESTANTS = {
     for contestant in (
         Contestant("stock", "Flower's quickstart", _each, "experiments.bench.stock_client"),
         Contestant("cached", "with caches", _each, "experiments.bench.cached_client"),
-        Contestant("ours-each", "ours, a node a client", _each),
+        Contestant("ours-each", "ours, one node per client", _each),
         Contestant("ours", "ours, cohorts", _cohorts),
         Contestant("ours-fedpfn", "ours, cohorts, FedPFN", _cohorts,
                    settings={"strategy.name": "fedpfn", "mask.ratio": 0.4}),

@@ -186,5 +186,5 @@ def _incomplete_notes(incomplete: Sequence[Run], *, of: int) -> list[str]:
     if not incomplete:
         return []
     failed = sum(run.failure is not None for run in incomplete)
-    told = f" ({failed} failed)" if failed else ""
-    return [f"{len(incomplete)} of {of} runs are not complete{told} and not averaged"]
+    of_which = f" ({failed} failed)" if failed else ""
+    return [f"{len(incomplete)} of {of} runs are not complete{of_which} and not averaged"]

@@ -28,8 +28,8 @@ class Host:
         self.nodes, self.parent = resources.supernodes, os.getppid()
         import strategies.server_app  # noqa: F401
 
-    def run(self, config: Mapping[str, Any], workdir: str, log: str) -> tuple[str | None, bool]:
-        """Run a config and return the error in one line, or None, and whether the config was refused."""
+    def run(self, config: Mapping[str, Any], workdir: str, log: str) -> str | None:
+        """Run a config and return the error in one line, or None."""
         import gc
 
         from experiments.runtime.failure import RunFailed
@@ -45,13 +45,13 @@ class Host:
             else:
                 run_on(self.workers, parsed, nodes=self.nodes, log=Path(log), watch=self._live)
         except ConfigError as error:
-            return "; ".join(error.faults), True
+            return "; ".join(error.faults)
         except RunFailed as error:
-            return str(error), False
+            return str(error)
         finally:
             # the data of one run should not lie next to those of the next
             gc.collect()
-        return None, False
+        return None
 
     def ready(self) -> None:
         """Return when the host has started."""

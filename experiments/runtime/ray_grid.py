@@ -15,12 +15,10 @@ from typing import Any
 import ray
 from flwr.app import Error, Message
 from flwr.common.logger import log
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 from ray.exceptions import RayActorError, RayError
 
+from experiments.runtime.at_once import AtOnceGrid
 from experiments.runtime.parcels import Carried, Parcel, carried, pack, unpack
-from experiments.runtime.worker import IDENTITY
 from experiments.runtime.workers import Actor, Workers
 from fedpfn.runs.keys import Scalar
 
@@ -40,7 +38,7 @@ class _Call:
     tries: int = 0
 
 
-class RayGrid(Grid):
+class RayGrid(AtOnceGrid):
     """Nodes whose messages Ray actors answer. Ray is running, and this process connected to it.
 
     Parameters
@@ -76,10 +74,6 @@ class RayGrid(Grid):
         self.retries, self.watch = retries, watch
         self._states: dict[int, dict[str, Carried]] = {}
         workers.prepare(dict(run_config or {}), log, warm_up)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return 1, 2, ... up to the number of nodes."""
-        return list(range(1, self.nodes + 1))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Yield the answers as they come; nodes that have not answered after ``timeout`` seconds are left out."""
@@ -118,26 +112,6 @@ class RayGrid(Grid):
             for actor, _ in busy.values():
                 self.workers.replace(actor)
 
-    def set_run(self, run: Run) -> None:
-        """Ignore the run: there is one."""
-
-    @property
-    def run(self) -> Run:
-        """Return an empty run."""
-        return Run.create_empty(run_id=IDENTITY)
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Refuse: messages are made with ``flwr.app.Message``."""
-        raise NotImplementedError("messages are made with flwr.app.Message")
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Refuse: this grid answers at once."""
-        raise NotImplementedError("a RayGrid sends and receives at once: use send_and_receive")
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Refuse: this grid answers at once."""
-        raise NotImplementedError("a RayGrid sends and receives at once: use send_and_receive")
-
     def _calls(self, messages: list[Message]) -> Iterator[_Call]:
         """Divide each message into what it alone holds and what it shares; that is put into the store once."""
         holders: dict[int, int] = {}
@@ -155,9 +129,7 @@ class RayGrid(Grid):
 
     def _submit(self, actor: Actor, call: _Call) -> Reference:
         node = call.parcel.message.metadata.dst_node_id
-        # as Flower's simulation runtime has it: nodes are the partitions 0, 1, ..., and keep their state
-        about = {"partition-id": node - 1, "num-partitions": self.nodes}
-        state = self._states.get(node, {})
+        state, about = self._states.get(node, {}), self.about(node)
         reference: Reference = actor.answer.remote(call.parcel, tuple(call.shared), state, about, *call.shared.values())
         return reference
 

@@ -51,7 +51,6 @@ class Worker:
 
         ``state`` is the node's, and goes back with the answer: it must not depend on the worker that a node meets.
         """
-
         from flwr.app import Context, RecordDict
 
         from experiments.runtime.answering import answer

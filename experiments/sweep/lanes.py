@@ -91,7 +91,7 @@ class Lane:
         folder = Path(config.output.dir)
         try:
             host = self._host or self._start(watch)
-            error, _ = _wait(host.run.remote(config.flat(), str(self.workdir), str(folder / LOG)), watch)
+            error = _wait(host.run.remote(config.flat(), str(self.workdir), str(folder / LOG)), watch)
         except RayError as died:
             self.close()
             raise failed(died) from died
