@@ -1,8 +1,8 @@
 """How many SuperNodes and Ray actors a run gets, and what each actor may use of the machine.
 
 SuperNodes carry cohorts of clients, actors do the work: one process each, for the length of the run. Ray shows an actor
-the GPU that it has a share of; hence the share is always written out. How many CPUs and GPUs the machine has is asked by
-the caller.
+the GPU that it has a share of; hence the share is always written out. How many CPUs and GPUs there are is asked by the
+caller.
 """
 
 from dataclasses import dataclass
