@@ -21,8 +21,10 @@ class Host:
 
     def __init__(self, resources: "Resources", surroundings: Mapping[str, str], *, workers: bool = True) -> None:
         os.environ.update(surroundings)
+        from experiments.runtime.output import whole_lines
         from experiments.runtime.runtime import start_workers
 
+        whole_lines()
         # before this process imports PyTorch, as they do
         self.workers = start_workers(resources) if workers else None
         self.nodes, self.parent = resources.supernodes, os.getppid()

@@ -9,6 +9,15 @@ from pathlib import Path
 from rich.console import Console
 
 
+def whole_lines() -> None:
+    """Write standard output and error a whole line at a time from now on, in a process of Ray's.
+
+    Ray's own streams write the text and the end of a line apart, and processes that share a log then tear each other's
+    lines.
+    """
+    sys.stdout, sys.stderr = (open(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))  # noqa: SIM115
+
+
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
     """Send what this process says to the end of ``log``, whoever says it and through whatever library."""

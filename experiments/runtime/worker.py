@@ -23,6 +23,9 @@ class Worker:
     def __init__(self, client_app: str) -> None:
         from flwr.supercore.task_identity import TaskIdentity
 
+        from experiments.runtime.output import whole_lines
+
+        whole_lines()
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = IDENTITY
         self.app = _load(client_app)
         self.run_config: dict[str, Any] = {}
