@@ -15,7 +15,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from clients.cohort_mod import CohortMod, in_turn
 from clients.local_training import train_client
 from clients.stacked_training import train_stack
-from clients.tasks import Task, Update, client_of, read_task, reply_with
+from clients.tasks import Task, client_of, read_task, reply_with
 from clients.workspace import Workspace, why_not_stackable, workspace
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
@@ -29,25 +29,24 @@ class SetUpError(RuntimeError):
 
 def train_cohort(
     messages: Sequence[Message], contexts: Sequence[Context], call_next: ClientAppCallable
-) -> list[Message | Exception]:
+) -> Iterator[Message | Exception]:
     """Train the clients of a cohort, ``train.stack`` at a time where the model allows it."""
     try:
         task = read_task(messages[0])
         stack = task.config.train.stack
         stacked = stack > 0 and why_not_stackable(_set_up(task)) is None
     except Exception as error:
-        return [error] * len(messages)
-    clients = [client_of(context) for context in contexts]
-    results: list[Update | Exception] = []
+        yield from [error] * len(messages)
+        return
     with cpu_threads(task.config.train.threads):
         if not stacked:
-            return in_turn(messages, contexts, call_next)
+            yield from in_turn(messages, contexts, call_next)
+            return
+        clients = [client_of(context) for context in contexts]
         for start in range(0, len(clients), stack):
-            results += train_stack(task, _set_up(task), clients[start : start + stack])
-    return [
-        result if isinstance(result, Exception) else reply_with(result, message)
-        for result, message in zip(results, messages, strict=True)
-    ]
+            these = slice(start, start + stack)
+            for result, message in zip(train_stack(task, _set_up(task), clients[these]), messages[these], strict=True):
+                yield result if isinstance(result, Exception) else reply_with(result, message)
 
 
 app = ClientApp(mods=[CohortMod(train_cohort)])

@@ -6,7 +6,7 @@ The client's half of ``strategies.CohortGrid``. Each call looks to the ClientApp
 the same objects in every call and must not be changed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from typing import Any, cast
 
@@ -14,10 +14,11 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.cohort_replies import write_replies
-from fedpfn.protocol import CLIENTS, COHORT, NUM_CLIENTS, STATE
+from clients.cohort_sum import CohortSum
+from fedpfn.protocol import CLIENTS, COHORT, NUM_CLIENTS, STATE, SUM, is_reserved
 
-# takes the messages and contexts of a cohort's clients, returns for each its reply or what it raised
-CohortHandler = Callable[[Sequence[Message], Sequence[Context], ClientAppCallable], list[Message | Exception]]
+# takes the messages and contexts of a cohort's clients, returns or yields for each its reply or what it raised
+CohortHandler = Callable[[Sequence[Message], Sequence[Context], ClientAppCallable], Iterable[Message | Exception]]
 
 
 class CohortMod:
@@ -39,20 +40,22 @@ class CohortMod:
             return call_next(message, context)
         clients, messages, contexts = _take_apart(message, context)
         answers = self.handler(messages, contexts, call_next)
-        return Message(write_replies(clients, answers, [own.state for own in contexts]), reply_to=message)
+        # what every client is sent
+        everyones = RecordDict({key: record for key, record in message.content.items() if not is_reserved(key)})
+        total = CohortSum.asked_for(everyones) if message.content.config_records[COHORT].get(SUM) else None
+        return Message(write_replies(clients, answers, [own.state for own in contexts], total), reply_to=message)
 
 
 def in_turn(
     messages: Sequence[Message], contexts: Sequence[Context], call_next: ClientAppCallable
-) -> list[Message | Exception]:
+) -> Iterator[Message | Exception]:
     """Call the ClientApp once per client; a client that raises does not stop the others."""
-    answers: list[Message | Exception] = []
     for message, context in zip(messages, contexts, strict=True):
         try:
-            answers.append(call_next(message, context))
+            answer: Message | Exception = call_next(message, context)
         except Exception as error:
-            answers.append(error)
-    return answers
+            answer = error
+        yield answer
 
 
 cohort_mod = CohortMod()

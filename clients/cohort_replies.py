@@ -7,14 +7,15 @@ a record per client and kind would cost Flower more than a tiny client trains.
 import json
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from clients.cohort_sum import CohortSum
 from clients.records import TensorArray
 from fedpfn.npy import from_npy, npy_parts, split_npy, stack_npy
-from fedpfn.protocol import ARRAYS, COHORT, PROCESS, REPLIES, STATE, array_key, is_reserved
+from fedpfn.protocol import ARRAYS, COHORT, PROCESS, REPLIES, STATE, SUM, array_key, is_reserved
 
 
 class Stacks:
@@ -56,20 +57,34 @@ def _parts(array: Array) -> tuple[bytes, memoryview] | None:
 
 
 def write_replies(
-    clients: Sequence[int], answers: Sequence[Message | Exception], states: Sequence[RecordDict]
+    clients: Sequence[int],
+    answers: Iterable[Message | Exception],
+    states: Sequence[RecordDict],
+    total: CohortSum | None = None,
 ) -> RecordDict:
-    """Return the content of a worker's reply: the answers of ``clients`` and the states that they keep."""
+    """Return the content of a worker's reply: the answers of ``clients`` and the states that they keep.
+
+    Answers are taken as they come; the arrays of those that ``total`` takes go into it and are let go of.
+    """
     stacks = Stacks()
-    reports = [
-        [client, _report(client, answer, state, stacks)]
-        for client, answer, state in zip(clients, answers, states, strict=True)
-    ]
+    reports = []
+    for client, answer, state in zip(clients, answers, states, strict=True):
+        summed, norm = False, None
+        if total is not None and isinstance(answer, Message) and answer.has_content():
+            summed, norm = total.take(answer)
+        report = _report(client, answer, state, stacks, summed=summed)
+        reports.append([client, report if norm is None else {**report, "norm": norm}])
     about = ConfigRecord({REPLIES: json.dumps(reports), PROCESS: os.getpid()})
-    return RecordDict({ARRAYS: stacks.record(), COHORT: about})
+    content = RecordDict({ARRAYS: stacks.record(), COHORT: about})
+    if total is not None:
+        content[SUM] = total.record()
+    return content
 
 
-def _report(client: int, answer: Message | Exception, state: RecordDict, stacks: Stacks) -> dict[str, Any]:
-    """Return a client's reply as JSON takes it; its arrays are added to ``stacks``."""
+def _report(
+    client: int, answer: Message | Exception, state: RecordDict, stacks: Stacks, *, summed: bool
+) -> dict[str, Any]:
+    """Return a client's reply as JSON takes it; its arrays are added to ``stacks``, unless they are ``summed``."""
     if isinstance(answer, Exception):
         text = "".join(traceback.format_exception(answer))
         return {"error": [getattr(answer, "stage", "local training"), _headline(answer), text]}
@@ -80,7 +95,9 @@ def _report(client: int, answer: Message | Exception, state: RecordDict, stacks:
         return {"error": ["local training", f"its reply has records under names that cohorts reserve: {names}", ""]}
     report: dict[str, Any] = {"arrays": [], "metrics": [], "configs": []}
     for key, record in {**answer.content, **{STATE + key: record for key, record in state.items()}}.items():
-        if isinstance(record, ArrayRecord):
+        if isinstance(record, ArrayRecord) and summed and not key.startswith(STATE):
+            report["summed"] = key
+        elif isinstance(record, ArrayRecord):
             report["arrays"].append([key, {name: stacks.add(client, key, name, one) for name, one in record.items()}])
         elif isinstance(record, MetricRecord):
             report["metrics"].append([key, dict(record)])

@@ -5,7 +5,6 @@ reply is 40 % smaller. Messages and replies without a plan pass as they are.
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -13,8 +12,8 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.records import decode, encode
-from fedpfn.masks import Shapes, mask_arrays
-from fedpfn.packing import Positions, is_packed, pack
+from fedpfn.masks import Shapes
+from fedpfn.packing import is_packed, pack, plan_positions
 from fedpfn.params import State
 from fedpfn.protocol import CONFIG, PARAMETERS, PLAN
 from fedpfn.schedules import decode_plan
@@ -37,7 +36,7 @@ def packing_mod(message: Message, context: Context, call_next: ClientAppCallable
         raise ValueError(f"the reply's arrays are not the message's: {sorted(own.keys() ^ sent.keys())}")
     names = cast(list[str], config[PARAMETERS])
     shapes: Shapes = tuple((name, tuple(sent[name].shape)) for name in names)
-    positions = _positions(cast(str, config[PLAN]), shapes)
+    positions = plan_positions(decode_plan(cast(str, config[PLAN])), shapes)
     # in the order of the message, which is the server's
     state: State = {name: decode(own[name]) for name in sent}
     for name, active in positions.of.items():
@@ -46,13 +45,6 @@ def packing_mod(message: Message, context: Context, call_next: ClientAppCallable
     packed = ArrayRecord({name: encode(vector) for name, vector in pack(state, positions).items()})
     reply.content = RecordDict({**reply.content, key: packed})
     return reply
-
-
-@lru_cache(maxsize=2)
-def _positions(plan: str, shapes: Shapes) -> Positions:
-    """Return where any phase of the plan trains; a round's clients share it."""
-    masks = [mask_arrays(phase.mask, shapes) for phase in decode_plan(plan)]
-    return Positions.where({name: torch.from_numpy(sum(mask[name] for mask in masks) > 0) for name, _ in shapes})
 
 
 def _frozen_moved(own: torch.Tensor, sent: torch.Tensor, active: torch.Tensor) -> bool:

@@ -43,7 +43,6 @@ class Update:
 
 # all clients of a cohort are sent the same record
 _decoded = DecodedRecord()
-_plan = lru_cache(maxsize=2)(decode_plan)
 
 
 @lru_cache(maxsize=1)
@@ -59,7 +58,7 @@ def read_task(message: Message) -> Task:
     return Task(
         config=_config(cast(str, about[protocol.RUN_CONFIG])),
         server_round=cast(int, about[protocol.SERVER_ROUND]),
-        plan=UNMASKED if plan is None else _plan(cast(str, plan)),
+        plan=UNMASKED if plan is None else decode_plan(cast(str, plan)),
         state=_decoded(cast(ArrayRecord, message.content[protocol.ARRAYS])),
     )
 

@@ -6,12 +6,15 @@ memory, choosing by a random boolean mask took 10 to 20 times as long.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedpfn.masks import Shapes, mask_arrays
 from fedpfn.params import State
+from fedpfn.schedules import Plan
 
 # the names of packed vectors begin so, followed by their dtype; no parameter's name holds a colon
 PACKED = "packed:"
@@ -44,6 +47,13 @@ class Positions:
         """Return how many entries of ``tensor``, called ``name``, are active."""
         positions = self.of.get(name)
         return tensor.numel() if positions is None else positions.numel()
+
+
+@lru_cache(maxsize=2)
+def plan_positions(plan: Plan, shapes: Shapes) -> Positions:
+    """Return where any phase of ``plan`` trains, on the CPU; all of a round's clients share it."""
+    masks = [mask_arrays(phase.mask, shapes) for phase in plan]
+    return Positions.where({name: torch.from_numpy(sum(mask[name] for mask in masks) > 0) for name, _ in shapes})
 
 
 def pack(state: Mapping[str, Tensor], active: Positions) -> dict[str, Tensor]:

@@ -15,6 +15,11 @@ PLAN = "mask-plan"
 PARAMETERS = "mask-parameters"
 RUN_CONFIG = "run-config"
 
+# how the clients' arrays may be summed where they train: weighted by which metric, on which grid (fedpfn.averaging)
+SUM_BY = "sum-by"
+SUM_EXPONENTS = "sum-exponents"
+SUM_CLIENTS = "sum-clients"
+
 # keys of a reply's metric record
 NUM_EXAMPLES = "num-examples"
 TRAIN_LOSS = "train-loss"
@@ -26,12 +31,13 @@ WORKER = "worker"
 DEVICE = "device"
 PROCESS = "process"
 
-# a cohort's config record, in both directions: the clients of a worker and how many there are in all; their replies.
-# A record that is one client's own travels under own_key
+# a cohort's config record, in both directions: the clients of a worker, how many there are in all, and whether the
+# worker may sum them up; their replies. The sum is a record of its own; what is one client's travels under own_key
 COHORT = "cohort"
 CLIENTS = "clients"
 NUM_CLIENTS = "num-clients"
 REPLIES = "replies"
+SUM = "sum"
 STATE = "state:"
 OWN = "client/"
 

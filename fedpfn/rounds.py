@@ -11,8 +11,10 @@ from functools import cached_property
 
 from torch import Tensor
 
+from fedpfn.averaging import Updates, packed_updates
+from fedpfn.drift import Drift
 from fedpfn.masks import Mask, build_mask, union
-from fedpfn.packing import Positions, is_packed, pack, unpack
+from fedpfn.packing import Positions, is_packed, unpack
 from fedpfn.params import State
 from fedpfn.schedules import UNMASKED, Plan
 
@@ -69,6 +71,9 @@ class Round:
         Bytes of arrays that travelled: less than both together where a cohort is sent the global state once.
     seconds
         Durations by name: ``train``, ``transfer``, ``aggregate``.
+    drift
+        The clients' drift where it was measured on their workers; ``contributions`` then lack the arrays of all or
+        some clients, which were summed up there.
     """
 
     server_round: int
@@ -83,6 +88,7 @@ class Round:
     bytes_up: int = 0
     wire_bytes: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    drift: Drift | None = None
 
     @property
     def clients(self) -> list[int]:
@@ -99,15 +105,22 @@ class Round:
     def _positions(self) -> Positions:
         return Positions.where(self.active)
 
-    def packed_before(self) -> State | None:
-        """Return w_t packed as the contributions are; None where they are not all packed, or hold buffers as well."""
-        packed = all(is_packed(contribution.arrays) for contribution in self.contributions)
-        if not packed or self.before.keys() != set(self.parameters):
-            return None
-        return pack(self.before, self._positions)
+    def updates(self) -> Updates:
+        """Return what measures the updates of the contributions, as they travelled: all packed, or whole."""
+        if all(is_packed(contribution.arrays) for contribution in self.contributions):
+            return packed_updates(self.before, self._positions)
+        return Updates(self.before)
 
     def state(self, contribution: Contribution) -> State:
-        """Return a client's whole model on the device of ``before``: its active entries on top of the rest."""
+        """Return a client's whole model on the device of ``before``: its active entries on top of the rest.
+
+        Raises ``ValueError`` in a round whose clients were summed up where they trained.
+        """
+        if not contribution.arrays:
+            raise ValueError(
+                f"the model of client {contribution.client} in round {self.server_round} stayed on its worker, which "
+                "was asked for the sum of its clients alone: a measure that needs models must not say it does not"
+            )
         device = next(iter(self.before.values())).device
         arrays = {name: tensor.to(device) for name, tensor in contribution.arrays.items()}
         if is_packed(arrays):

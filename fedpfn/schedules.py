@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypedDict, Unpack, cast
 
 from fedpfn import imports
@@ -283,6 +283,7 @@ def encode_plan(plan: Plan) -> str:
     return json.dumps([asdict(phase) for phase in plan])
 
 
+@lru_cache(maxsize=4)
 def decode_plan(text: str) -> Plan:
     """Read a plan written by ``encode_plan``. Raises ``ValueError`` for anything else."""
     try:

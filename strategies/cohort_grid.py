@@ -11,7 +11,7 @@ against ``tolerate`` and ``quorum``.
 
 import heapq
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from logging import WARNING
 
@@ -19,9 +19,20 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from fedpfn.protocol import CLIENTS, COHORT, CONFIG, NUM_CLIENTS, OWN, SERVER_ROUND, STATE, is_reserved, own_key
+from fedpfn.protocol import (
+    CLIENTS,
+    COHORT,
+    CONFIG,
+    NUM_CLIENTS,
+    OWN,
+    SERVER_ROUND,
+    STATE,
+    SUM,
+    is_reserved,
+    own_key,
+)
 from fedpfn.rounds import Failure
-from strategies.cohort_replies import ClientReply, read_replies
+from strategies.cohort_replies import ClientReply, Totals, read_replies
 from strategies.grids import GridView
 from strategies.records import record_bytes
 from strategies.replies import error_reply, only_arrays, reason_against
@@ -60,11 +71,17 @@ class CohortGrid(GridView):
         Neighbouring clients of a round, by id, that always share a worker: for ClientApps that train so many at once.
     wait_seconds
         How long to wait for the first node.
+    sums
+        Tells whether workers may sum up their clients' arrays in a round, by its number, for a strategy that asks for
+        no more than the mean (``strategies.FedAvg``). Replies then share one record of summed arrays, with the same
+        result to the bit, and no client's model leaves its worker. By default they never do.
 
     Attributes
     ----------
     wire_bytes
         Bytes of arrays that were sent to and received from workers so far.
+    update_norms
+        Norms of the updates of the last round's clients, of those whose arrays were summed up.
     """
 
     def __init__(
@@ -76,11 +93,14 @@ class CohortGrid(GridView):
         quorum: float = 0.5,
         together: int = 1,
         wait_seconds: float = 60.0,
+        sums: Callable[[int], bool] = lambda server_round: False,
     ) -> None:
         super().__init__(grid)
         self.sizes = [1] * sizes if isinstance(sizes, int) else [int(size) for size in sizes]
         self.tolerate, self.quorum, self.together, self.wait_seconds = tolerate, quorum, together, wait_seconds
+        self.sums = sums
         self.wire_bytes = 0
+        self.update_norms: dict[int, float] = {}
         self._states: dict[int, RecordDict] = {}
 
     def get_node_ids(self) -> Iterable[int]:
@@ -131,16 +151,19 @@ class CohortGrid(GridView):
         sent = [self._to_worker(node, clients, messages) for node, clients in cohorts.items()]
         self.wire_bytes += sum(_array_bytes(message.content) for message in sent)
         answers: dict[int, ClientReply] = {}
+        totals = Totals()
         silent = dict(cohorts)
         for reply in self.grid.send_and_receive(sent, timeout=timeout):
             clients = silent.pop(reply.metadata.src_node_id)
             if reply.has_content():
                 self.wire_bytes += _array_bytes(reply.content)
             answers |= read_replies(reply, clients)
+            totals.add(reply)
         for clients in silent.values():
             failure = "no reply within the timeout" + (f" of {timeout:g} s" if timeout else "")
             answers |= {client: ClientReply(failure=Failure(client, "answering", failure)) for client in clients}
-        return self._checked(messages, answers)
+        self.update_norms = {client: answer.norm for client, answer in answers.items() if answer.norm is not None}
+        return self._checked(messages, answers, totals)
 
     def _to_worker(self, node: int, clients: Sequence[int], messages: Mapping[int, Message]) -> Message:
         """Return the message that carries those of ``clients`` to the worker ``node``."""
@@ -152,7 +175,8 @@ class CohortGrid(GridView):
             if all(message.content.get(key) is record for message in messages.values())
         }
         content = RecordDict(dict(shared))
-        content[COHORT] = ConfigRecord({CLIENTS: list(clients), NUM_CLIENTS: len(self.sizes)})
+        sums = self.sums(_round_of(messages))
+        content[COHORT] = ConfigRecord({CLIENTS: list(clients), NUM_CLIENTS: len(self.sizes), SUM: sums})
         for client in clients:
             own = {key: record for key, record in messages[client].content.items() if key not in shared}
             for key, record in {**own, **self._states.get(client, {})}.items():
@@ -162,13 +186,17 @@ class CohortGrid(GridView):
             content, dst_node_id=node, message_type=about.message_type, ttl=about.ttl, group_id=about.group_id
         )
 
-    def _checked(self, messages: Mapping[int, Message], answers: Mapping[int, ClientReply]) -> list[Message]:
+    def _checked(
+        self, messages: Mapping[int, Message], answers: Mapping[int, ClientReply], totals: Totals
+    ) -> list[Message]:
         server_round = _round_of(messages)
         replies, failures = [], []
         for client, message in messages.items():
             answer = answers[client]
             failure = answer.failure
-            if failure is None and message.metadata.message_type == MessageType.TRAIN:
+            if answer.summed:
+                answer.content[answer.summed] = totals.record
+            elif failure is None and message.metadata.message_type == MessageType.TRAIN:
                 failure = _refused(client, message, answer.content)
             if failure is None:
                 self._states[client] = answer.state

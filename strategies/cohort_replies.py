@@ -6,21 +6,28 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, cast
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedpfn.protocol import ARRAYS, COHORT, DEVICE, PROCESS, REPLIES, STATE, WORKER
+from fedpfn.protocol import ARRAYS, COHORT, DEVICE, PROCESS, REPLIES, STATE, SUM, WORKER
 from fedpfn.rounds import Failure
-from strategies.records import TensorArray, decode
+from strategies.records import TensorArray, decode, from_record
 
 
 @dataclass(frozen=True)
 class ClientReply:
-    """What a client replied: its records and the state that it keeps, or how it failed."""
+    """What a client replied: its records and the state that it keeps, or how it failed.
+
+    ``summed`` is the key of its array record where that is part of the worker's sum, and not in ``content``; ``norm``
+    that of its update, where its worker was to sum.
+    """
 
     content: RecordDict = field(default_factory=RecordDict)
     state: RecordDict = field(default_factory=RecordDict)
     failure: Failure | None = None
+    summed: str = ""
+    norm: float | None = None
 
 
 def read_replies(reply: Message, clients: Sequence[int]) -> dict[int, ClientReply]:
@@ -63,7 +70,28 @@ def _read_one(
         _put(content, state, key, ConfigRecord({name: _from_json(value) for name, value in values.items()}))
     if not any(key == WORKER for key, _ in report["configs"]):
         content[WORKER] = _worker(process)
-    return ClientReply(content, state)
+    return ClientReply(content, state, summed=report.get("summed", ""), norm=report.get("norm"))
+
+
+class Totals:
+    """The sums of a round's workers added up: one record for all clients that are in them."""
+
+    def __init__(self) -> None:
+        self.record = ArrayRecord()
+
+    def add(self, reply: Message) -> None:
+        """Add the sum in a worker's reply, if there is one. Raises ``ValueError`` for one of other arrays."""
+        sums = {} if reply.has_error() else from_record(reply.content.array_records.get(SUM, ArrayRecord()))
+        if not sums:
+            return
+        if not self.record:
+            self.record.update({name: TensorArray(total.clone()) for name, total in sums.items()})
+            return
+        own = from_record(self.record)
+        if {name: t.shape for name, t in sums.items()} != {name: t.shape for name, t in own.items()}:
+            raise ValueError(f"two workers sum different arrays: {sorted(own)} and {sorted(sums)}")
+        for name, total in own.items():
+            np.add(total.numpy(), sums[name].numpy(), out=total.numpy())
 
 
 @lru_cache(maxsize=64)

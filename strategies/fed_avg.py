@@ -1,40 +1,67 @@
-"""Federated averaging (McMahan et al. 2017), exact: Flower's FedAvg with the mean summed in float64.
+"""Federated averaging (McMahan et al. 2017) to the last bit: Flower's FedAvg with a mean that knows no order.
 
-w_{t+1} = sum_i p_i w_i with p_i = n_i / sum n. Flower sums in the arrays' own dtype: in float32 the mean of equal
-tensors then differs from them in the last digit. Summed in float64 it is that tensor to the bit, which is what
-keeps an entry where no client moved it.
+w_{t+1} = sum_i p_i w_i with p_i = n_i / sum n. Flower sums in the arrays' own dtype and in the order in which replies
+come: in float32 the mean of equal tensors then differs from them in the last digit, and two runs differ. Here updates
+are summed on a grid without an error (``fedpfn.averaging``), which keeps an entry where no client moved it, and lets
+workers sum up their own clients: messages state the grid, and replies are clients or sums of clients, to one result.
 
-Flower's server optimisers average and then step; put in front of this class, they step from the exact mean.
+Flower's server optimisers average and then step; put in front of this class, they step from this mean.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
-from fedpfn.params import weighted_mean
-from strategies.records import decode, encode
+from fedpfn.averaging import LARGEST, SUMMABLE, grid_exponents, is_summed, open_sum, read_totals
+from fedpfn.params import State, weighted_mean
+from fedpfn.protocol import SUM_BY, SUM_CLIENTS, SUM_EXPONENTS
+from strategies.records import from_record, to_record
 from strategies.replies import ReplyError, only_arrays, only_metrics, split
 
 
 class FedAvg(flower.FedAvg):
-    """Flower's FedAvg, arguments and all, with an exact mean.
+    """Flower's FedAvg, arguments and all, with a mean that does not depend on the order of the replies.
 
-    ``elementwise`` says that the new value of an entry depends on the clients' values of that entry alone, whatever the
-    round before: such a strategy can be handed packed arrays.
+    ``elementwise`` says that the new value of an entry depends on the mean of the clients' values of that entry alone,
+    whatever the round before: such a strategy can be handed packed arrays, and, unless a subclass of it overrides
+    ``aggregate_train``, sums.
     """
 
     elementwise = True
+    _sent: tuple[ArrayRecord, Mapping[str, Any]] | None = None
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Address the messages as Flower does, and state in their config record how the replies are summed."""
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        self._sent = None
+        before = from_record(arrays)
+        if messages and SUMMABLE.issuperset(tensor.dtype for tensor in before.values()):
+            about = cast(ConfigRecord, messages[0].content[self.configrecord_key])
+            exponents = grid_exponents(before, len(messages), _largest(grid))
+            about[SUM_EXPONENTS], about[SUM_CLIENTS] = list(exponents.values()), len(messages)
+            # a subclass with an aggregation of its own may look at each client
+            if self.elementwise and type(self).aggregate_train is FedAvg.aggregate_train:
+                about[SUM_BY] = self.weighted_by_key
+            self._sent = arrays, about
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the mean of the replies' arrays, weighted by ``weighted_by_key``, and their aggregated metrics.
 
-        Integer arrays are the first reply's: counters are not averaged. Raises ``ReplyError`` for a reply without
-        exactly one array record and one metric record, or without the weight.
+        Clients whose replies share one record of summed arrays count as what they add up to. Where a round's arrays
+        include others than floating-point ones of at most 32 bits, floating-point arrays are summed in float64 in the
+        order of the replies, and integer arrays are the first reply's: counters are not averaged. Raises
+        ``ReplyError`` for a reply without exactly one array record and one metric record, or without the weight.
         """
         valid, _ = split(replies)
         if not valid:
@@ -46,14 +73,35 @@ class FedAvg(flower.FedAvg):
                 weights.append(float(only_metrics(reply.content)[self.weighted_by_key]))  # type: ignore[arg-type]
             except (ValueError, KeyError, TypeError) as error:
                 raise ReplyError(reply.metadata.src_node_id, server_round, str(error)) from error
-        arrays = ArrayRecord()
-        for name in records[0]:
-            tensors = [decode(record[name]) for record in records]
-            mean = weighted_mean(tensors, weights) if tensors[0].is_floating_point() else tensors[0]
-            arrays[name] = encode(mean)
+        arrays = to_record(self._mean(records, weights))
         own = self.train_metrics_aggr_fn
         aggregate = mean_metrics if own is aggregate_metricrecords else own
         return arrays, aggregate([reply.content for reply in valid], self.weighted_by_key)
+
+    def _mean(self, records: list[ArrayRecord], weights: list[float]) -> State:
+        sums = {id(record): read_totals(from_record(record)) for record in records if is_summed(record)}
+        states = [(from_record(r), weight) for r, weight in zip(records, weights, strict=True) if id(r) not in sums]
+        names = next(iter(sums.values()), states[0][0] if states else {})
+        total = None if self._sent is None else open_sum(names, from_record(self._sent[0]), self._sent[1])
+        if total is None or not (sums or all(total.updates.fit(arrays) for arrays, _ in states)):
+            columns = {name: [arrays[name] for arrays, _ in states] for name in names}
+            return {
+                name: weighted_mean(tensors, weights) if tensors[0].is_floating_point() else tensors[0]
+                for name, tensors in columns.items()
+            }
+        for totals in sums.values():
+            total.merge(totals)
+        others = [(arrays, weight) for arrays, weight in states if not total.add(total.updates.of(arrays), weight)]
+        return total.mean(math.fsum(weights), others)
+
+
+def _largest(grid: Grid | None) -> float:
+    """Return the largest number of examples of a client, where a grid knows it."""
+    while grid is not None:
+        if (most := max(getattr(grid, "sizes", ()), default=1)) > 1:
+            return float(most)
+        grid = getattr(grid, "grid", None)
+    return LARGEST
 
 
 def mean_metrics(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord:

@@ -9,8 +9,7 @@ import torch
 from flwr.app import Message, RecordDict
 from torch import Tensor
 
-from fedpfn.masks import build_mask, union
-from fedpfn.packing import Positions, is_packed, pack, unpack
+from fedpfn.packing import Positions, is_packed, pack, plan_positions, unpack
 from fedpfn.params import State
 from fedpfn.schedules import Plan
 from strategies.records import from_record, to_record
@@ -28,8 +27,7 @@ class MaskedRound:
     @cached_property
     def positions(self) -> Positions:
         """Where the entries lie that any phase of the plan trains."""
-        maskable = {name: self.before[name] for name in self.parameters}
-        return Positions.where(union([build_mask(phase.mask, maskable) for phase in self.plan]))
+        return plan_positions(self.plan, tuple((name, tuple(self.before[name].shape)) for name in self.parameters))
 
     def whole(self, arrays: Mapping[str, Tensor]) -> State:
         """Return a client's whole state. Raises ``ValueError`` for packed entries that do not fit the plan."""

@@ -5,7 +5,7 @@ initial model as round 0, and may return numbers for Flower's own result of the 
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,6 +14,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from fedpfn.averaging import is_summed, open_sum, read_totals
+from fedpfn.drift import Drift, drift_of
+from fedpfn.npy import npy_size
 from fedpfn.protocol import CONFIG, DEVICE, NUM_EXAMPLES, PARAMETERS, PLAN, PROCESS, SECONDS, WORKER
 from fedpfn.rounds import Contribution, Failure, Round
 from fedpfn.schedules import UNMASKED, decode_plan
@@ -45,6 +48,7 @@ class _Received:
     bytes_up: int
     wire_bytes: int
     seconds: Mapping[str, float]
+    drift: Drift | None
 
 
 class Observed(Strategy):
@@ -143,6 +147,7 @@ class Observed(Strategy):
                 "transfer": max(received_at - sent.at - train, 0.0),
                 "aggregate": time.perf_counter() - received_at,
             },
+            _summed_drift(sent, contributions, valid),
         )
         return arrays, metrics
 
@@ -176,7 +181,30 @@ class Observed(Strategy):
             bytes_up=received.bytes_up,
             wire_bytes=received.wire_bytes,
             seconds=received.seconds,
+            drift=received.drift,
         )
+
+
+def _summed_drift(sent: _Sent, contributions: Sequence[Contribution], replies: Sequence[Message]) -> Drift | None:
+    """Return the drift in a round whose clients were summed up; None where the norm of one is not known."""
+    norms = getattr(sent.grid, "update_norms", {})
+    records = [only_arrays(reply.content)[1] for reply in replies]
+    sums = {id(record): record for record in records if is_summed(record)}
+    if not sums or any(contribution.client not in norms for contribution in contributions):
+        return None
+    (record,) = sums.values()
+    totals = read_totals(from_record(record))
+    total = open_sum(totals, from_record(sent.arrays), sent.config)
+    total.merge(totals)
+    vector = total.value()
+    for contribution in contributions:
+        if contribution.arrays:
+            vector.add_(total.updates.of(contribution.arrays), alpha=contribution.examples)
+    return drift_of(
+        [norms[contribution.client] for contribution in contributions],
+        [contribution.examples for contribution in contributions],
+        total.updates.norm(vector, cast(list[str] | None, sent.config.get(PARAMETERS))),
+    )
 
 
 def _contribution(reply: Message, server_round: int) -> Contribution:
@@ -186,7 +214,8 @@ def _contribution(reply: Message, server_round: int) -> Contribution:
         metrics = cast(dict[str, Any], dict(only_metrics(reply.content)))
     except ValueError as error:
         raise ReplyError(client, server_round, str(error)) from error
-    return Contribution(client, from_record(arrays), float(metrics.get(NUM_EXAMPLES, 1)), metrics)
+    own = {} if is_summed(arrays) else from_record(arrays)
+    return Contribution(client, own, float(metrics.get(NUM_EXAMPLES, 1)), metrics)
 
 
 def _bytes_of(messages: Iterable[Message]) -> int:
@@ -198,9 +227,15 @@ def _bytes_of(messages: Iterable[Message]) -> int:
                 continue
             # one record may be in all messages
             if id(record) not in sizes:
-                sizes[id(record)] = record_bytes(record)
+                sizes[id(record)] = _summed_bytes(record) if is_summed(record) else record_bytes(record)
             total += sizes[id(record)]
     return total
+
+
+def _summed_bytes(record: ArrayRecord) -> int:
+    """Return the bytes that one client's arrays take that are in a sum."""
+    kinds = ((getattr(torch, name.split(":")[1]), array.shape) for name, array in record.items())
+    return sum(npy_size(torch.empty(shape, dtype=dtype, device="meta")) for dtype, shape in kinds)
 
 
 def _worker(reply: Message) -> Mapping[str, Any]:

@@ -118,7 +118,12 @@ def _federate(
         gc.freeze()
         federation, together = config.federation, config.train.stack or 1
         cohorts = CohortGrid(
-            grid, sizes, tolerate=federation.tolerate_failures, quorum=federation.quorum, together=together
+            grid,
+            sizes,
+            tolerate=federation.tolerate_failures,
+            quorum=federation.quorum,
+            together=together,
+            sums=recorder.may_sum,
         )
         with naming_keys():
             Observed(strategy, warn_of_cpu_clients, recorder, device=device, rounds_done=done).start(

@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
+from fedpfn.averaging import summed_name
 from fedpfn.packing import is_packed
 from fedpfn.params import State, first_non_finite, weighted_mean
 from fedpfn.protocol import NUM_EXAMPLES, PARAMETERS, PLAN, SERVER_ROUND
@@ -201,13 +202,13 @@ class SharedMask(Strategy):
 
 def _comes_packed(reply: Message, server_round: int) -> bool:
     try:
-        return is_packed(only_arrays(reply.content)[1])
+        return is_packed(map(summed_name, only_arrays(reply.content)[1]))
     except ValueError as error:
         raise ReplyError(reply.metadata.src_node_id, server_round, str(error)) from error
 
 
 def _shapes(reply: Message) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(array.shape) for name, array in only_arrays(reply.content)[1].items()}
+    return {summed_name(name): tuple(array.shape) for name, array in only_arrays(reply.content)[1].items()}
 
 
 def _refuse_non_finite(result: ArrayRecord, replies: Iterable[Message], server_round: int) -> None:

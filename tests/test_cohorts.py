@@ -4,6 +4,7 @@ Messages pass through Flower's own wire format on the way to a worker and back.
 """
 
 import random
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -23,12 +24,14 @@ from hypothesis import strategies as st
 
 from clients import CohortMod, cohort_mod, packing_mod
 from experiments.runtime.in_process import InProcessGrid
+from fedpfn.drift import client_drift
 from fedpfn.params import State
 from fedpfn.protocol import CLIENTS, COHORT, CONFIG, SERVER_ROUND
 from fedpfn.rounds import Round
 from fedpfn.runs import state_digest
 from strategies import CohortGrid, FedAvg, FedPFN, Observed, RoundFailedError, SeededSampling, SharedMask
 from strategies.cohort_grid import assign
+from strategies.fed_avg import FedAdam
 from strategies.records import from_record, record_bytes
 from strategies.replies import ReplyError
 
@@ -715,3 +718,165 @@ def test_rounds_go_on_where_an_earlier_process_ended() -> None:
     assert [ended.clients for ended in halves] == [ended.clients for ended in whole]
     assert state_digest(resumed) == state_digest(straight)
     assert not np.array_equal(straight["last.weight"].numpy(), INITIAL["last.weight"].numpy())
+
+
+# ---- sums -----------------------------------------------------------------------------------------------------------
+
+
+def summing(nodes: int, clients: int = 10, **settings: Any) -> CohortGrid:
+    grid = cohorts(nodes, clients, **settings)
+    grid.sums = lambda server_round: True
+    return grid
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(
+    ("make", "mods"),
+    [
+        (lambda: FedAvg(fraction_evaluate=0.0), ()),
+        (lambda: FedPFN(mask_ratio=0.5, fraction_evaluate=0.0), (packing_mod,)),
+    ],
+    ids=["FedAvg", "FedPFN"],
+)
+def test_sums_of_workers_give_the_bits_of_all_clients(
+    make: Callable[[], Strategy], mods: Sequence[Mod], norm: bool
+) -> None:
+    """BatchNorm's counters are integers: such a state is not summed, and ends the same way."""
+    collected = apps.start(make(), apps.client_app(), rounds=3, norm=norm, grid=cohorts(1, mods=mods, norm=norm))
+    for nodes in (1, 2, 4):
+        grid = summing(nodes, mods=mods, norm=norm)
+        summed = apps.start(make(), apps.client_app(), rounds=3, norm=norm, grid=grid)
+        assert state_digest(summed) == state_digest(collected)
+        assert bool(grid.update_norms) is not norm
+
+
+def test_a_sum_is_all_that_a_worker_sends() -> None:
+    grid, collected = summing(2, 10), cohorts(2, 10)
+    seen: list[Round] = []
+    apps.start(Observed(FedAvg(fraction_evaluate=0.0), seen.append), apps.client_app(), grid=grid)
+    apps.start(Observed(FedAvg(fraction_evaluate=0.0), seen.append), apps.client_app(), grid=collected)
+    _, summed, _, whole = seen
+    entries = sum(tensor.numel() for tensor in INITIAL.values())
+    sent = 2 * sum(record_bytes(m.content.array_records["arrays"]) for m in workers_of(grid).sent[:1])
+    # two sums of 8 bytes an entry, and their heads
+    assert 0 < grid.wire_bytes - sent - 2 * 8 * entries < 2 * len(INITIAL) * 200
+    assert all(not contribution.arrays for contribution in summed.contributions)
+    with pytest.raises(ValueError, match="client 0 in round 1 stayed on its worker"):
+        summed.states()
+    # what a deployment's clients would send is no less
+    assert summed.bytes_up == whole.bytes_up and summed.clients == whole.clients
+    assert summed.drift is not None and whole.drift is None
+
+
+def test_drift_of_summed_clients_is_that_of_their_models() -> None:
+    seen: list[Round] = []
+    for grid in (cohorts(2), summing(2)):
+        apps.start(Observed(FedPFN(mask_ratio=0.5), seen.append), apps.client_app(), grid=grid)
+    _, whole, _, summed = seen
+    # whole replies under a mask are not summed: the strategy has to see whether frozen entries moved
+    assert summed.drift is None and all(contribution.arrays for contribution in summed.contributions)
+    for grid in (cohorts(2, mods=[packing_mod]), summing(2, mods=[packing_mod])):
+        apps.start(Observed(FedPFN(mask_ratio=0.5), seen.append), apps.client_app(), grid=grid)
+    summed = seen[-1]
+    expected = client_drift(whole.before, whole.states(), [c.examples for c in whole.contributions])
+    assert summed.drift is not None and summed.drift.norms == pytest.approx(expected.norms, rel=1e-12)
+    assert summed.drift.cosine_mean == pytest.approx(expected.cosine_mean, rel=1e-9)
+
+
+class OwnAggregation(FedAvg):
+    """A strategy that looks at each client, though it goes on as FedAvg does."""
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
+        replies = list(replies)
+        assert {name for reply in replies for name in reply.content.array_records["arrays"]} == INITIAL.keys()
+        return super().aggregate_train(server_round, replies)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: OwnAggregation(fraction_evaluate=0.0),
+        lambda: flower.Krum(num_malicious_nodes=1, fraction_evaluate=0.0),
+        lambda: flower.FedMedian(fraction_evaluate=0.0),
+        lambda: SharedMask(FedAdam(eta=0.01, fraction_evaluate=0.0), mask_ratio=0.5),
+    ],
+    ids=["OwnAggregation", "Krum", "FedMedian", "FedAdam"],
+)
+def test_a_strategy_that_needs_every_client_gets_every_client(make: Callable[[], Strategy]) -> None:
+    seen: list[Round] = []
+    states = [
+        apps.start(Observed(make(), seen.append), apps.client_app(), grid=grid) for grid in (cohorts(2), summing(2))
+    ]
+    assert state_digest(states[0]) == state_digest(states[1])
+    assert len(seen[-1].states()) == 10
+
+
+def scaled(client: int, factor: float) -> Mod:
+    """A mod that makes one client's update larger."""
+
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        reply = call_next(message, context)
+        if context.node_config["partition-id"] == client:
+            own = from_record(reply.content.array_records["arrays"])
+            reply.content["arrays"] = ArrayRecord({name: Array((t * factor).numpy()) for name, t in own.items()})
+        return reply
+
+    return mod
+
+
+def test_a_client_that_does_not_fit_travels_by_itself_to_the_same_bits() -> None:
+    mods = [scaled(3, 1e6)]
+    seen: list[Round] = []
+    collected = apps.start(FedAvg(fraction_evaluate=0.0), apps.client_app(), grid=cohorts(1, mods=mods))
+    for nodes in (1, 3):
+        strategy = Observed(FedAvg(fraction_evaluate=0.0), seen.append)
+        summed = apps.start(strategy, apps.client_app(), grid=summing(nodes, mods=mods))
+        assert state_digest(summed) == state_digest(collected)
+        assert [bool(contribution.arrays) for contribution in seen[-1].contributions] == [i == 3 for i in range(10)]
+        assert seen[-1].drift is not None and max(seen[-1].drift.norms) == seen[-1].drift.norms[3]
+
+
+@pytest.mark.parametrize("broken", ["raises", "nan"])
+def test_a_client_that_fails_is_not_in_the_sum(broken: str) -> None:
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        if context.node_config["partition-id"] == 4 and broken == "raises":
+            raise RuntimeError("out of paper")
+        return call_next(message, context)
+
+    mods = [mod] if broken == "raises" else [scaled(4, float("nan"))]
+    seen: list[Round] = []
+    states = []
+    for make in (cohorts, summing):
+        strategy = Observed(FedAvg(fraction_evaluate=0.0), seen.append)
+        states.append(apps.start(strategy, apps.client_app(), grid=make(2, mods=mods, tolerate=1)))
+        assert [failure.client for failure in seen[-1].failures] == [4] and len(seen[-1].clients) == 9
+    assert state_digest(states[0]) == state_digest(states[1])
+    assert seen[-1].drift is not None and len(seen[-1].drift.norms) == 9
+
+
+def test_a_worker_keeps_no_models_of_clients_that_it_has_summed() -> None:
+    kept: list[weakref.ref[Any]] = []
+    most = 0
+
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        nonlocal most
+        most = max(most, sum(reference() is not None for reference in kept))
+        reply = call_next(message, context)
+        kept.append(weakref.ref(reply.content["arrays"]))
+        return reply
+
+    apps.start(FedAvg(fraction_evaluate=0.0), apps.client_app(), grid=summing(1, 20, mods=[mod]))
+    assert len(kept) == 20 and most <= 1
+
+
+def test_the_order_of_replies_makes_no_difference_to_the_mean() -> None:
+    grid, strategy = cohorts(1), FedAvg(fraction_evaluate=0.0)
+    messages = list(strategy.configure_train(1, ArrayRecord(INITIAL), ConfigRecord(), grid))
+    replies = list(grid.send_and_receive(messages))
+    digests = set()
+    for seed in range(5):
+        random.Random(seed).shuffle(replies)
+        arrays, _ = strategy.aggregate_train(1, replies)
+        assert arrays is not None
+        digests.add(state_digest(from_record(arrays)))
+    assert len(digests) == 1

@@ -14,8 +14,10 @@ from experiments.runtime.in_process import run_in_process
 from fedpfn.examples import Examples
 from fedpfn.lmc.layerwise import layer_report
 from fedpfn.masks import build_mask
+from fedpfn.measures import Instruments
 from fedpfn.npy import to_npy
 from fedpfn.params import read_state
+from fedpfn.rounds import Round
 from fedpfn.runs import Run, read_run
 from fedpfn.runs.arguments import round_plans
 from fedpfn.runs.config import ConfigError, RunConfig
@@ -297,6 +299,38 @@ def test_barriers_are_measured_when_due_and_never_at_zero(tmp_path: Path) -> Non
     due = [bool(r["barrier"]) for r in run(tmp_path, "two", barrier__every=2, rounds=4).rounds]
     never = [bool(r["barrier"]) for r in run(tmp_path, "zero", barrier__every=0, rounds=2).rounds]
     assert due == [False, False, True, False, True] and not any(never)
+
+
+def looked_at(round: Round, instruments: Instruments) -> float:
+    return float(sum(contribution.arrays != {} for contribution in round.contributions))
+
+
+def not_looked_at(round: Round, instruments: Instruments) -> float:
+    return looked_at(round, instruments)
+
+
+not_looked_at.needs_models = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedpfn", "fedpnu"])
+def test_rounds_that_are_summed_and_rounds_that_are_collected_are_the_same_bits(tmp_path: Path, strategy: str) -> None:
+    def recorded(name: str, nodes: int, every: int, measure: str = "not_looked_at") -> Run:
+        settings = {"rounds": 4, "barrier__every": every, "measures": f"test_federation:{measure}"}
+        return run(tmp_path, name, nodes=nodes, strategy__name=strategy, **settings)
+
+    collected = recorded("collected", 1, 1)
+    for nodes, every in ((1, 0), (3, 0), (2, 2)):
+        summed = recorded(f"{nodes}-{every}", nodes, every)
+        models = [record["not_looked_at"] > 0 for record in summed.rounds]
+        assert models == [number > 0 and every > 0 and number % every == 0 for number in range(5)]
+        for one, other in zip(collected.rounds, summed.rounds, strict=True):
+            apart = {"seconds", "barrier", "fusion", "client_to_global", "round_to_round", "not_looked_at", "drift"}
+            assert {k: v for k, v in one.items() if k not in apart} == {
+                k: v for k, v in other.items() if k not in apart
+            }
+            assert one["drift"] == (None if one["drift"] is None else pytest.approx(other["drift"], rel=1e-9))
+    # a measure that says nothing is given the models
+    assert recorded("asked", 2, 0, "looked_at").rounds[1]["looked_at"] > 0
 
 
 def test_a_failing_client_stops_the_run_and_is_named(tmp_path: Path) -> None:

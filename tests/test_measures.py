@@ -90,9 +90,11 @@ def test_drift_by_hand() -> None:
     third = {"w": torch.tensor([1.0, 1.0]), "b": torch.tensor([-1.0])}  # (0, 0, -1)
     drift = client_drift(before, [first, second, third])
     assert drift.norms == pytest.approx((5.0, 2.0, 1.0))
-    # cosines 0, -0.8 and 0
-    assert drift.cosine_mean == pytest.approx(-0.8 / 3)
-    assert client_drift(before, [first, second, third], ["b"]).norms == pytest.approx((4.0, 0.0, 1.0))
+    # cosines 0, -0.8 and 0, weighted by 5 * 2, 5 * 1 and 2 * 1
+    assert drift.cosine_mean == pytest.approx(-0.8 * 5 / 17)
+    # weights of 1, 1 and 4 weigh the pairs by 10, 20 and 8
+    assert client_drift(before, [first, second, third], [1, 1, 4]).cosine_mean == pytest.approx(-0.8 * 20 / 38)
+    assert client_drift(before, [first, second, third], names=["b"]).norms == pytest.approx((4.0, 0.0, 1.0))
 
 
 def test_norms_of_large_tensors_are_as_exact_as_in_double_precision() -> None:
@@ -113,12 +115,10 @@ def test_who_does_not_move_has_no_direction() -> None:
 def test_the_mean_cosine_is_that_of_the_pairs(updates: list[tuple[float, ...]]) -> None:
     vectors = [torch.tensor(update) for update in updates if sum(map(abs, update)) > 1e-3]
     drift = client_drift({"w": torch.zeros(3)}, [{"w": vector} for vector in vectors])
-    cosines = [
-        float(torch.cosine_similarity(one.double(), other.double(), dim=0))
-        for place, one in enumerate(vectors)
-        for other in vectors[:place]
-    ]
-    expected = sum(cosines) / len(cosines) if cosines else math.nan
+    pairs = [(one.double(), other.double()) for place, one in enumerate(vectors) for other in vectors[:place]]
+    products = sum(float(torch.dot(one, other)) for one, other in pairs)
+    lengths = sum(float(one.norm() * other.norm()) for one, other in pairs)
+    expected = products / lengths if pairs else math.nan
     assert drift.cosine_mean == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 

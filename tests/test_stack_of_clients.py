@@ -44,7 +44,7 @@ def updates(config: RunConfig, clients: list[int]) -> list[Message]:
         Message(RecordDict({"arrays": arrays, "config": about}), dst_node_id=1, message_type="train") for _ in clients
     ]
     contexts = [Context(1, 1, {"partition-id": client}, RecordDict(), {}) for client in clients]
-    replies = train_cohort(messages, contexts, app)
+    replies = list(train_cohort(messages, contexts, app))
     assert all(isinstance(reply, Message) for reply in replies)
     return replies  # type: ignore[return-value]
 

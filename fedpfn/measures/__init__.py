@@ -1,7 +1,7 @@
 """Measures of a round: every number of ``rounds.jsonl`` in one table, each a function of a ``Round``."""
 
+from fedpfn.drift import Drift, client_drift
 from fedpfn.measures.custom import MeasureError, resolve_measures
-from fedpfn.measures.drift import Drift, client_drift
 from fedpfn.measures.instruments import Instruments
 from fedpfn.measures.table import (
     BUILT_IN,
@@ -12,6 +12,7 @@ from fedpfn.measures.table import (
     describe,
     is_due,
     measure_round,
+    needs_models,
     nest,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "describe",
     "is_due",
     "measure_round",
+    "needs_models",
     "nest",
     "resolve_measures",
 ]

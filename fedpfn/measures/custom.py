@@ -2,7 +2,8 @@
 
 The function ``sharpness(round, instruments)`` returns a number, a dict of numbers by name, or None where a round has
 none. What it returns is recorded under its name. Its attributes ``label``, ``unit`` and ``better`` (``"higher"``,
-``"lower"``), where it has them, say how tables and figures show it.
+``"lower"``), where it has them, say how tables and figures show it. One that looks at global models alone may say so,
+``needs_models = False``: clients' models then need not leave their workers.
 """
 
 import difflib
@@ -87,7 +88,8 @@ def _load(reference: str) -> Measure:
     if better not in get_args(Better):
         raise ValueError(f"measures {reference!r}: better must be one of {', '.join(get_args(Better))}, got {better!r}")
     label, unit = str(getattr(function, "label", name.replace("_", " "))), str(getattr(function, "unit", ""))
-    return Measure(name, label, unit, better, partial(_call, function, name))
+    needs_models = bool(getattr(function, "needs_models", True))
+    return Measure(name, label, unit, better, partial(_call, function, name), needs_models=needs_models)
 
 
 def _call(function: Callable[..., Any], name: str, round: Round, instruments: Instruments) -> Any:

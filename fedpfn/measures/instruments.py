@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpfn.devices import available_cpus
+from fedpfn.drift import Drift, measure_drift
 from fedpfn.evaluation import Evaluation
 from fedpfn.examples import Examples
 from fedpfn.lmc import (
@@ -29,7 +30,7 @@ from fedpfn.lmc import (
 )
 from fedpfn.lmc.layerwise import LayerCosines, layer_cosines
 from fedpfn.losses import is_regression
-from fedpfn.measures.drift import Drift, client_drift
+from fedpfn.packing import is_packed
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State
 from fedpfn.rounds import Round
@@ -142,14 +143,14 @@ class Instruments:
         """The calling thread's model. Measures run it with other tensors and leave it as it is."""
         return self.pool.model
 
-    def evaluates(self, round: Round) -> bool:
-        """Tell whether the global model is evaluated in a round."""
-        number, every = round.server_round, self.evaluate_every
+    def evaluates(self, number: int) -> bool:
+        """Tell whether the global model is evaluated in round ``number``."""
+        every = self.evaluate_every
         return bool(every and number % every == 0) or (number > 0 and number == self.rounds)
 
-    def measures_barriers(self, round: Round) -> bool:
-        """Tell whether barriers are measured in a round."""
-        number, every = round.server_round, self.barrier_every
+    def measures_barriers(self, number: int) -> bool:
+        """Tell whether barriers are measured in round ``number``."""
+        every = self.barrier_every
         return number > 0 and every > 0 and number % every == 0
 
     def test_examples(self, round: Round) -> Examples:
@@ -158,7 +159,7 @@ class Instruments:
 
     def evaluation(self, round: Round) -> Evaluation | None:
         """Return loss and accuracy of the global model after the round; None in a round without an evaluation."""
-        return self._evaluated(round)[0] if self.evaluates(round) else None
+        return self._evaluated(round)[0] if self.evaluates(round.server_round) else None
 
     def class_accuracy(self, round: Round) -> list[float] | None:
         """Return the share of right answers in each class, NaN without examples; None where there are no classes."""
@@ -188,20 +189,18 @@ class Instruments:
 
     def drift(self, round: Round) -> Drift | None:
         """Return norms and mean cosine of the client updates over the parameters; None without clients."""
+        if round.drift is not None or not all(contribution.arrays for contribution in round.contributions):
+            return round.drift
         if not round.contributions:
             return None
         return self._once(round, "drift", lambda: self._drift(round))
 
     def _drift(self, round: Round) -> Drift:
+        packed = all(is_packed(contribution.arrays) for contribution in round.contributions)
         # what is frozen does not move: packed entries hold the whole update
-        if (before := round.packed_before()) is not None:
-            device = next(iter(before.values())).device
-            packed = (
-                {name: tensor.to(device) for name, tensor in contribution.arrays.items()}
-                for contribution in round.contributions
-            )
-            return client_drift(before, packed)
-        return client_drift(round.before, self._each_client_state(round), round.parameters or None)
+        states = (c.arrays for c in round.contributions) if packed else self._each_client_state(round)
+        weights = [contribution.examples for contribution in round.contributions]
+        return measure_drift(round.updates(), states, weights, names=round.parameters or None)
 
     def connectivity(self, round: Round) -> Connectivity | None:
         """Return the connectivity of the round's client models; None for fewer than two of them."""
@@ -270,7 +269,7 @@ class Instruments:
 
     def _each_client_state(self, round: Round) -> Iterator[State]:
         """Yield the client models, one at a time where they are not all needed anyway."""
-        if self.measures_barriers(round):
+        if self.measures_barriers(round.server_round):
             yield from self.client_states(round)
         else:
             yield from map(round.state, round.contributions)

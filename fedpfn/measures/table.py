@@ -11,9 +11,9 @@ from math import isnan
 from statistics import fmean
 from typing import Any, Literal
 
+from fedpfn.drift import Drift
 from fedpfn.lmc import PairwiseBarriers
 from fedpfn.masks import build_mask, frozen_share
-from fedpfn.measures.drift import Drift
 from fedpfn.measures.instruments import Instruments
 from fedpfn.params import state_digest
 from fedpfn.rounds import Round
@@ -57,10 +57,14 @@ class Measure(Quantity):
         Called with a ``Round`` and the run's ``Instruments``; None means that the round has no such value.
     due
         When it is called: in every round, where the global model is evaluated, or where barriers are measured.
+    needs_models
+        Whether it looks at the clients' models, as all do that are taken where barriers are; those of other rounds may
+        stay on their workers.
     """
 
     function: Callable[[Round, Instruments], Value] = lambda round, instruments: None
     due: Due = "evaluated"
+    needs_models: bool = False
 
 
 def measure_round(
@@ -72,16 +76,22 @@ def measure_round(
     """
     chosen = [measure for measure in measures if due is None or measure.due in due]
     return {
-        measure.name: measure.function(round, instruments) if is_due(measure, round, instruments) else None
+        measure.name: measure.function(round, instruments) if is_due(measure, round.server_round, instruments) else None
         for measure in chosen
     }
 
 
-def is_due(measure: Measure, round: Round, instruments: Instruments) -> bool:
-    """Tell whether a measure is taken in a round."""
+def is_due(measure: Measure, server_round: int, instruments: Instruments) -> bool:
+    """Tell whether a measure is taken in a round, by its number."""
     if measure.due == "barriers":
-        return instruments.measures_barriers(round)
-    return measure.due == "always" or instruments.evaluates(round)
+        return instruments.measures_barriers(server_round)
+    return measure.due == "always" or instruments.evaluates(server_round)
+
+
+def needs_models(measures: Iterable[Measure], server_round: int, instruments: Instruments) -> bool:
+    """Tell whether any measure looks at client models in a round, by its number."""
+    due = (measure for measure in measures if is_due(measure, server_round, instruments))
+    return any(measure.needs_models or measure.due == "barriers" for measure in due)
 
 
 def nest(values: Mapping[str, Value]) -> dict[str, Value]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedpfn.measures import BUILT_IN, MEASURES, Instruments, Measure, measure_round, nest
+from fedpfn.measures import BUILT_IN, MEASURES, Instruments, Measure, measure_round, needs_models, nest
 from fedpfn.params import State, first_non_finite, read_state, state_digest
 from fedpfn.rounds import Round
 from fedpfn.runs.barrier_arrays import barrier_arrays
@@ -163,6 +163,10 @@ class Recorder:
         self._ended = time.perf_counter()
         return {name: record[name] for name in ("accuracy", "loss") if record[name] is not None}
 
+    def may_sum(self, server_round: int) -> bool:
+        """Tell whether a round's clients may be summed up where they train: nothing is recorded of their models."""
+        return not needs_models(self.measures, server_round, self.instruments)
+
     def plans_digest(self) -> str:
         """Return the SHA-256 of the plans of all rounds so far."""
         return hashlib.sha256(json.dumps(self._plans).encode()).hexdigest()
@@ -190,7 +194,7 @@ class Recorder:
         self.instruments.evaluation(round)
         evaluated = time.perf_counter()
         values = measure_round(self.measures, round, self.instruments, due=("barriers",))
-        if self.instruments.measures_barriers(round):
+        if self.instruments.measures_barriers(round.server_round):
             self._write_barriers(round)
         barriers = time.perf_counter()
         values |= measure_round(self.measures, round, self.instruments, due=("always", "evaluated"))

@@ -1,0 +1,62 @@
+"""The clients of a cohort summed up as they finish, so that their worker keeps and sends one sum and not their models.
+
+A sum is what the strategy asks for (``fedpfn.averaging``) in rounds in which nobody asks for the clients' models.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+
+from clients.records import TensorArray, decode
+from fedpfn.averaging import Sum, open_sum, write_totals
+from fedpfn.packing import is_packed
+from fedpfn.protocol import CONFIG, PARAMETERS, PLAN, SUM_BY
+
+
+class CohortSum:
+    """The sum of a cohort's replies to ``sent``, the records that all of its clients share."""
+
+    def __init__(self, sent: RecordDict) -> None:
+        self._config: Mapping[str, Any] = sent.config_records[CONFIG]
+        (arrays,) = sent.array_records.values()
+        self._before = {name: decode(array) for name, array in arrays.items()}
+        self._sum: Sum | None = None
+
+    @classmethod
+    def asked_for(cls, sent: RecordDict) -> "CohortSum | None":
+        """Return the sum that the strategy asks for in what it sends, or None."""
+        asked = SUM_BY in sent.config_records.get(CONFIG, {}) and len(sent.array_records) == 1
+        return cls(sent) if asked else None
+
+    def take(self, answer: Message) -> tuple[bool, float | None]:
+        """Add a client's reply; return whether that was possible, and the norm of its update where it has one.
+
+        What cannot be added travels by itself: a reply that the sum does not hold, and any that the server has to see
+        to say what is wrong with it.
+        """
+        arrays = [record for record in answer.content.values() if isinstance(record, ArrayRecord)]
+        metrics = [record for record in answer.content.values() if isinstance(record, MetricRecord)]
+        if len(arrays) != 1 or len(metrics) != 1:
+            return False, None
+        weight = metrics[0].get(self._config[SUM_BY])
+        if not (isinstance(weight, int | float) and math.isfinite(weight) and weight > 0):
+            return False, None
+        # under a mask whole arrays may hold frozen entries that have moved: the server looks at each
+        if is_packed(arrays[0]) is not (PLAN in self._config):
+            return False, None
+        state = {name: a.tensor if isinstance(a, TensorArray) else decode(a) for name, a in arrays[0].items()}
+        if self._sum is None:
+            self._sum = open_sum(state, self._before, self._config)
+        if not self._sum.updates.fit(state):
+            return False, None
+        update = self._sum.updates.of(state)
+        return self._sum.add(update, weight), self._sum.updates.norm(update, self._config.get(PARAMETERS))
+
+    def record(self) -> ArrayRecord:
+        """Return the sum as it travels; empty where no reply was added."""
+        record = ArrayRecord()
+        # not handed to the constructor, which would write them
+        record.update({name: TensorArray(t) for name, t in (write_totals(self._sum) if self._sum else {}).items()})
+        return record

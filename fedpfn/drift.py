@@ -1,0 +1,93 @@
+"""Client drift: how far the clients of a round move from the global model, and how much their directions agree.
+
+The update of client i is u_i = w_i - w_t, its weight n_i. How much updates agree is the mean of cos(u_i, u_j) over all
+pairs, each weighted by the part that it has in the average, n_i |u_i| n_j |u_j|. It follows from the norms and the sum,
+
+    sum_{i != j} n_i n_j <u_i, u_j> = |sum_i n_i u_i|^2 - sum_i n_i^2 |u_i|^2,
+
+so that no pair is formed and one vector is held in addition to the models: 1 where all clients move in one direction,
+and 0 where they move at right angles, as random vectors do.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedpfn.averaging import Updates
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Euclidean norms of the client updates, in their order, and the mean cosine over pairs of updates that moved."""
+
+    norms: tuple[float, ...]
+    cosine_mean: float
+
+
+def client_drift(
+    before: Mapping[str, Tensor],
+    states: Iterable[Mapping[str, Tensor]],
+    weights: Sequence[float] | None = None,
+    *,
+    names: Collection[str] | None = None,
+) -> Drift:
+    """Measure the updates from ``before`` to each of ``states``.
+
+    Parameters
+    ----------
+    before
+        The state that all clients started from.
+    states
+        The clients' states; an iterator is read once, one state at a time.
+    weights
+        The clients' weights in the average, equal by default.
+    names
+        The entries that count, all by default. BatchNorm's running statistics are no part of an update.
+
+    Returns
+    -------
+    Drift
+        The cosine is NaN where fewer than two clients moved.
+
+    Examples
+    --------
+    >>> before, right, up = ({"w": torch.tensor(w)} for w in ([0.0, 0.0], [2.0, 0.0], [0.0, 1.0]))
+    >>> client_drift(before, [right, right, up]).norms
+    (2.0, 2.0, 1.0)
+    """
+    return measure_drift(Updates(before), states, weights, names=names)
+
+
+@torch.no_grad()
+def measure_drift(
+    updates: Updates,
+    states: Iterable[Mapping[str, Tensor]],
+    weights: Sequence[float] | None = None,
+    *,
+    names: Collection[str] | None = None,
+) -> Drift:
+    """Measure the updates of clients whose states are in the form of ``updates``, whole or packed."""
+    norms: list[float] = []
+    total: Tensor | None = None
+    for place, state in enumerate(states):
+        update = updates.of(state)
+        total = torch.zeros_like(update) if total is None else total
+        total.add_(update, alpha=1.0 if weights is None else weights[place])
+        norms.append(updates.norm(update, names))
+    length = 0.0 if total is None else updates.norm(total, names)
+    return drift_of(norms, [1.0] * len(norms) if weights is None else weights, length)
+
+
+def drift_of(norms: Sequence[float], weights: Sequence[float], norm_of_sum: float) -> Drift:
+    """Return the drift of clients from the norms of their updates and of the weighted sum of them."""
+    parts = [norm * weight for norm, weight in zip(norms, weights, strict=True)]
+    alone = math.fsum(part**2 for part in parts)
+    pairs = math.fsum(parts) ** 2 - alone
+    moved = sum(norm != 0 for norm in norms)
+    if not math.isfinite(pairs) or moved < 2:
+        return Drift(tuple(norms), math.nan)
+    # rounding must not lead out of the range of a cosine
+    return Drift(tuple(norms), min(max((norm_of_sum**2 - alone) / pairs, -1.0), 1.0))
