@@ -1,0 +1,108 @@
+"""How a federation grows: seconds per round and memory over the number of clients, and over the size of the model.
+
+Every client takes part in every round and takes one step, so that what is measured is the federation around it. No
+measure looks at client models, as in a run without barriers.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from experiments.bench.made_data import name_of
+from experiments.bench.memory import peak_memory
+from experiments.report.figures.style import DOUBLE, PALETTE, new_figure
+from experiments.runtime.failure import RunFailed
+from fedpfn.runs import read_rounds
+from fedpfn.runs.keys import Scalar
+
+_STEP = 10
+_WARM_UP = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A federation of ``clients`` clients whose model is an MLP with one hidden layer of ``width`` units."""
+
+    axis: str
+    clients: int
+    width: int
+    rounds: int = 3
+
+    @property
+    def model_bytes(self) -> int:
+        """Size of the model in float32."""
+        return 4 * (784 * self.width + self.width + self.width * 10 + 10)
+
+    def settings(self) -> dict[str, Scalar]:
+        """Return the run's config."""
+        return {
+            "rounds": _WARM_UP + self.rounds,
+            "federation.clients": self.clients,
+            "data.name": name_of("mnist", self.clients * _STEP),
+            "partition.scheme": "iid",
+            "model.name": "mlp",
+            "model.hidden": 1,
+            "model.width": self.width,
+            "strategy.name": "fedavg",
+            "train.batch-size": _STEP,
+            "train.lr": 0.05,
+            "barrier.every": 0,
+            "output.checkpoint-every": 0,
+        }
+
+
+def cases(size: str) -> list[Case]:
+    """Return what is measured at ``size``."""
+    if size == "quick":
+        return [Case("clients", 10, 32, rounds=1), Case("width", 10, 32, rounds=1)]
+    over_clients = [Case("clients", count, 32) for count in (10, 100, 1000, 10_000)]
+    # 100,000 clients take minutes a round; the models take 0.1 to 45 MB
+    over_clients.append(Case("clients", 100_000, 32, rounds=1))
+    return over_clients + [Case("width", 10, width) for width in (32, 350, 1400, 5600, 14_150)]
+
+
+def measure(case: Case, *, actors: int) -> dict[str, Any]:
+    """Run a case and return its seconds per round and peak memory. Raises ``RunFailed`` where it does not complete."""
+    with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
+        folder = Path(scratch) / "run"
+        words = [f"{key}={value}" for key, value in (case.settings() | {"output.dir": str(folder)}).items()]
+        line = [sys.executable, "-m", "fedpfn", "run", *words, "--actors", str(actors)]
+        log = Path(scratch) / "log.txt"
+        with log.open("wb") as file:
+            process = subprocess.Popen(line, env=dict(os.environ), cwd=scratch, stdout=file, stderr=file)
+            with peak_memory(process.pid) as peak:
+                code = process.wait()
+        if code:
+            raise RunFailed(log.read_text(errors="replace").strip().rpartition("\n")[2])
+        rounds = [record["seconds"] for record in read_rounds(folder)[1 + _WARM_UP :]]
+    stages = {stage: median(r[stage] for r in rounds) for stage in ("round", "train", "transfer", "aggregate")}
+    return {"case": asdict(case), "model_bytes": case.model_bytes, "seconds": stages, "peak_bytes": peak.bytes}
+
+
+def figure(entries: Sequence[dict[str, Any]]) -> Figure:
+    """Draw seconds per round and peak memory over clients and over the size of the model."""
+    drawn = new_figure(DOUBLE, 4.2)
+    grid = drawn.subplots(2, 2, sharex="col")
+    labels = {"clients": "clients, all of them each round, models of 0.1 MB", "width": "model, MB, of 10 clients"}
+    for column, (axis, label) in enumerate(labels.items()):
+        own = [entry for entry in entries if entry["case"]["axis"] == axis]
+        x = [entry["case"]["clients"] if axis == "clients" else entry["model_bytes"] / 1e6 for entry in own]
+        values = {
+            "seconds per round": [entry["seconds"]["round"] for entry in own],
+            "peak memory, GB": [entry["peak_bytes"] / 1e9 for entry in own],
+        }
+        for row, (name, y) in enumerate(values.items()):
+            axes = grid[row][column]
+            axes.plot(x, y, marker="o", color=PALETTE[row])
+            axes.set(xscale="log", yscale="log", ylabel=name)
+            axes.grid(True, which="major")
+        grid[1][column].set_xlabel(label)
+    return drawn
