@@ -279,7 +279,7 @@ def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["z"], "there is no part 'z' at size reduced; there are a, b, c, e1, e2, d, server, clients, models"),
+        (["z"], "there is no part 'z' at size reduced; there are a, b, c, cnn, e1, e2, d, server, clients, models"),
         (["a", "--quick"], "there is no part 'a' at size quick; there are c, d, server, clients, models"),
         (["--quick", "--full"], "--quick and --full are mutually exclusive"),
     ],
