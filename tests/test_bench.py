@@ -29,6 +29,7 @@ from experiments.bench import (
 from experiments.bench import tables as bench_tables
 from experiments.bench.bare import bare_seconds
 from experiments.bench.contestants import CONTESTANTS, Timing
+from experiments.bench.table import Table
 from experiments.bench.workloads import SIZES, Workload, over_clients, workloads
 from experiments.cli import app
 from experiments.runtime.failure import RunFailed
@@ -144,16 +145,17 @@ def test_a_rounds_time_leaves_evaluation_out(tmp_path: Path, monkeypatch: pytest
 
 def test_a_contestant_that_fails_says_why_in_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"^- federation\.clients must be at least 1, got 0$"):
-        contestants._call(["fedpfn", "run", "federation.clients=0"], {}, tmp_path)
+        contestants._module(["fedpfn", "run", "federation.clients=0"], {}, tmp_path)
     said = "ValueError: first\nKeyError: 'lr'\n\x1b[31mRuntimeError: Simulation Runtime crashed.\x1b[0m\n\n"
-    assert contestants._last_words(said) == "KeyError: 'lr'"
+    assert contestants.last_words(said) == "KeyError: 'lr'"
 
 
 def test_the_bare_loop_takes_all_steps_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     step = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (taken.append(1), step(self))[1])
-    assert bare_seconds(QUICK, device="cpu", repeats=1) > 0
+    (seconds,) = bare_seconds(QUICK, device="cpu", repeats=1)
+    assert seconds > 0
     # one round to warm up, one timed
     assert len(taken) == 2 * QUICK.a_round * QUICK.steps
 
@@ -192,23 +194,26 @@ def test_the_servers_part_is_told_per_100_megabytes() -> None:
 
 
 def a_result() -> dict[str, Any]:
-    """Two turns of (b): ours 1 s and 2 s, stock 4 s and 12 s, cached failed once and took 4 s once."""
+    """Two turns of (c): ours 1 s and 2 s, stock 4 s and 12 s, cached failed once and took 4 s once."""
     seconds: dict[str, list[list[float] | None]] = {
         "stock": [[4.0, 4.0, 9.0], [12.0]],
         "cached": [None, [4.0]],
         "ours-each": [[1.0], [1.0]],
         "ours": [[1.0], [2.0]],
         "ours-fedpfn": [[1.02], [2.02]],
+        "pfl": [[0.5], [1.0]],
+        "bare": [[1.6], [1.6]],
     }
     training = []
     for name, runs in seconds.items():
         for turn, found in enumerate(runs):
-            entry = {"workload": "b", "clients": 3, "contestant": name, "repeat": turn}
+            entry = {"workload": "c", "clients": 3, "contestant": name, "repeat": turn, "load": 1.0 + turn}
             ours = [0.8 * second for second in found or []] if name.startswith("ours") else []
-            told = {"failed": "why"} if found is None else {"seconds": found, "train": ours, "accuracy": 0.9}
+            accuracy = None if name == "bare" else 0.9
+            told = {"failed": "why"} if found is None else {"seconds": found, "train": ours, "accuracy": accuracy}
             training.append(entry | told)
     return {
-        "command": "fedpfn bench b",
+        "command": "fedpfn bench c",
         "size": "reduced",
         "actors": 2,
         "cores": 2,
@@ -216,8 +221,8 @@ def a_result() -> dict[str, Any]:
             "device": "cpu", "accelerator": "none", "platform": "Linux", "python": "3.11", "versions": {"flwr": "1.41"},
             "git-revision": "abc",
         },
+        "not-installed": {"fluke": "no network"},
         "training": training,
-        "limit": [{"workload": "b", "seconds": 1.6}],
         "barriers": [],
         "server": [],
         "over-clients": [],
@@ -225,22 +230,29 @@ def a_result() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def rows_of(table: Table) -> dict[str, list[str]]:
+    return {row[0]: row[1:] for row in table.rows}
+
+
 def test_ratios_are_taken_turn_by_turn() -> None:
-    rounds, local = bench_tables.tables(a_result())
-    (row,) = rounds.rows
-    assert row[:6] == ["b", "8.000", "4.000", "1.000", "1.500", "1.520"]
+    rounds, to_ours, _, local = bench_tables.tables(a_result())
+    seconds, ratios = rows_of(rounds), rows_of(to_ours)
+    assert seconds["Flower's quickstart"] == ["8.000 (4.000)"] and seconds["ours, cohorts"] == ["1.500 (1.000)"]
     # 4 / 1 and 12 / 2, not 8 / 1.5; cached completed the second turn alone
-    assert row[6:] == ["5.00 [4.00, 6.00] (≥ 4)", "2.00 (≥ 2)"]
+    assert ratios["Flower's quickstart"] == ["5.00 [4.00, 6.00] (≥ 8)"]
+    assert ratios["with caches"] == ["2.00 (≥ 3)"]
+    assert ratios["pfl-research, a process per core"] == ["0.50 [0.50, 0.50]"]
     # two actors train for 1.6 s and 3.2 s together
     assert local.rows[0][1:4] == ["1.600", "2.400", "0.75 [0.50, 1.00]"]
     assert local.rows[0][4].startswith("1.015 [1.010, 1.020] (≤ 1.03)")
 
 
-def test_tables_as_markdown_say_the_machine_and_the_accuracies() -> None:
+def test_tables_as_markdown_say_the_machine_the_accuracies_and_who_is_missing() -> None:
     text = bench_tables.markdown(a_result())
-    assert "2 CPU cores, 2 actors; Linux, Python 3.11, flwr 1.41; revision abc" in text
-    assert "(b) stock 0.900, cached 0.900, ours-each 0.900, ours 0.900, ours-fedpfn 0.900" in text
-    assert "| b | 8.000 | 4.000 |" in text
+    assert "2 CPU cores, 2 actors; Linux, Python 3.11, flwr 1.41; revision abc; load 1.0 to 2.0" in text
+    assert "| Flower's quickstart | 8.000 (4.000) |" in text
+    assert "| ours, cohorts | 0.900 |" in text and "| bare PyTorch loop, one process | – |" in text
+    assert "fluke, which was not installed: no network" in text
 
 
 def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +265,7 @@ def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monke
         return Timing([1.0, 3.0, 2.0], [0.5], 0.8)
 
     monkeypatch.setattr(bench, "run", run)
-    monkeypatch.setattr(bench, "bare_seconds", lambda workload, device: 1.0)
+    monkeypatch.setattr(bench, "bare_seconds", lambda workload, device: [1.0])
     file, console = tmp_path / "bench.json", Console(file=(tmp_path / "told").open("w"), width=200)
     found = bench.bench(
         ["c", "clients", "models", "server"],
@@ -264,6 +276,7 @@ def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monke
         actors=2,
         gpus=0,
         file=file,
+        environments=tmp_path,
     )
     assert order == [*CONTESTANTS, *CONTESTANTS, "ours"]
     assert json.loads(file.read_text()) == json.loads(json.dumps(found))
@@ -279,8 +292,9 @@ def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["z"], "there is no part 'z' at size reduced; there are a, b, c, e1, e2, d, server, clients, models"),
+        (["z"], "there is no part 'z' at size reduced; there are a, b, c, cnn, e1, e2, d, server, clients, models"),
         (["a", "--quick"], "there is no part 'a' at size quick; there are c, d, server, clients, models"),
+        (["--peers", "pfl,flwr"], "there is no peer 'flwr'; there are pfl, pfl-1, fluke, blazefl"),
         (["--quick", "--full"], "--quick and --full are mutually exclusive"),
     ],
 )

@@ -1,11 +1,10 @@
-"""Contestant *limit*: the same number of the same local steps in a bare PyTorch loop, one after another in one process.
+"""Contestant *bare*: the same number of the same local steps in a bare PyTorch loop, one after another in one process.
 
 No federation: no messages, no masks, nothing kept per client. Each client starts from the same weights, trains on its
 own decoded tensors with PyTorch's optimiser, and is forgotten.
 """
 
 import time
-from statistics import median
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from fedpfn.runs.config import RunConfig
 from strategies.assembly import build_model, load_data
 
 
-def bare_seconds(workload: Workload, *, device: str, repeats: int = 3) -> float:
-    """Return the median seconds that a round's local training takes so."""
+def bare_seconds(workload: Workload, *, device: str, repeats: int = 3) -> list[float]:
+    """Return the seconds that a round's local training takes, ``repeats`` times after one to warm up."""
     one_thread()
     config = RunConfig.parse(workload.settings())
     federated = load_data(config)
@@ -36,7 +35,7 @@ def bare_seconds(workload: Workload, *, device: str, repeats: int = 3) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    return median(seconds[1:])
+    return seconds[1:]
 
 
 def _train(model: nn.Module, start: list[torch.Tensor], data: Examples, config: RunConfig) -> None:

@@ -1,23 +1,28 @@
 """``fedpfn bench``: run what was asked for, contestants in turns, and keep all that was measured in one JSON file."""
 
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
 
 from experiments.bench import barriers, server_side
 from experiments.bench.bare import bare_seconds
-from experiments.bench.contestants import CONTESTANTS, Contestant, run
+from experiments.bench.contestants import CONTESTANTS, Timing, run
+from experiments.bench.peers import frameworks
+from experiments.bench.peers.frameworks import Peer
 from experiments.bench.workloads import Workload, over_clients, workloads
 from experiments.runtime.failure import RunFailed
 from fedpfn.devices import available_cpus
 from fedpfn.runs import environment
 
-# what can be asked for beside the workloads' letters
+# what can be asked for besides the workloads
 PARTS = {
     "d": "barriers between all pairs",
     "server": "the server's part in a round",
@@ -28,6 +33,7 @@ PARTS = {
 _MOST_NODES = 1000
 
 Result = dict[str, Any]
+Entrants = Mapping[str, Callable[[Workload], Timing]]
 
 
 def letters(size: str) -> list[str]:
@@ -36,29 +42,49 @@ def letters(size: str) -> list[str]:
 
 
 def bench(
-    asked: Iterable[str], console: Console, *, size: str, repeats: int, device: str, actors: int, gpus: int, file: Path
+    asked: Iterable[str],
+    console: Console,
+    *,
+    size: str,
+    repeats: int,
+    device: str,
+    actors: int,
+    gpus: int,
+    file: Path,
+    peers: Sequence[Peer] = (),
+    environments: Path,
 ) -> Result:
-    """Run the parts ``asked`` for, write ``file`` after each, and return what is in it."""
+    """Run the parts ``asked`` for, write ``file`` after each, and return what is in it.
+
+    The ``peers`` join the training workloads; those that cannot be installed in ``environments`` are left out.
+    """
     result: Result = {
         "command": " ".join(["fedpfn", *sys.argv[1:]]),
         "size": size,
         "actors": actors,
         "cores": available_cpus(),
         "environment": environment(device),
+        "not-installed": {},
         "training": [],
-        "limit": [],
         "barriers": [],
         "server": [],
         "over-clients": [],
         "over-models": [],
     }
-    machine = {"device": device, "actors": actors, "gpus": gpus}
+    ours: Entrants = {
+        name: partial(run, contestant, device=device, actors=actors, gpus=gpus)
+        for name, contestant in CONTESTANTS.items()
+    }
+    entrants: Entrants = {
+        **ours,
+        **_installed(peers, environments, result["not-installed"], console, device=device, actors=actors),
+        "bare": lambda workload: Timing(bare_seconds(workload, device=device), [], None),
+    }
     known = workloads(size)
     for part in asked:
         if part in known:
             console.print(f"({part}) {known[part].describe()}", highlight=False)
-            _contest(result["training"], known[part], list(CONTESTANTS.values()), repeats, console, machine)
-            result["limit"].append({"workload": part, "seconds": bare_seconds(known[part], device=device)})
+            _contest(result["training"], known[part], entrants, repeats, console)
         elif part == "d":
             for case in barriers.measurements(size):
                 console.print(f"(d) {case.title}: {case.models} models, {case.examples} examples", highlight=False)
@@ -70,36 +96,45 @@ def bench(
                 console.print(f"{workload.clients} clients, all of them a round", highlight=False)
                 few = size == "quick" or workload.clients > _MOST_NODES
                 names = ["ours"] if few else ["stock", "cached", "ours"]
-                some = [CONTESTANTS[name] for name in names]
-                _contest(result["over-clients"], workload, some, 1, console, machine)
+                _contest(result["over-clients"], workload, {name: ours[name] for name in names}, 1, console)
         elif part == "models":
             result["over-models"] += [barriers.measure(case, device=device) for case in barriers.over_models(size)]
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
 
-def _contest(
-    into: list[Result],
-    workload: Workload,
-    contestants: list[Contestant],
-    repeats: int,
-    console: Console,
-    machine: dict[str, Any],
-) -> None:
-    """Run the contestants in turns, so that what else happens on the machine meets all of them.
+def _installed(
+    peers: Iterable[Peer], environments: Path, failures: dict[str, str], console: Console, *, device: str, actors: int
+) -> Entrants:
+    """Return the peers that are installed, made ready to run; why the others are not goes into ``failures``."""
+    ready: dict[str, Callable[[Workload], Timing]] = {}
+    for peer in peers:
+        console.print(f"{peer.name}: {' '.join(peer.requirements)}", highlight=False)
+        try:
+            python = peer.install(environments)
+        except RunFailed as error:
+            console.print(f"  not installed: {error}", style="red", highlight=False, markup=False)
+            failures[peer.name] = str(error)
+            continue
+        ready[peer.name] = partial(frameworks.run, peer, python=python, device=device, actors=actors)
+    return ready
+
+
+def _contest(into: list[Result], workload: Workload, entrants: Entrants, repeats: int, console: Console) -> None:
+    """Run the entrants in turns, so that what else happens on the machine meets all of them.
 
     One that fails is on record as failed, and the others go on.
     """
     for repeat in range(repeats):
-        for contestant in contestants:
-            entry = {"workload": workload.letter, "clients": workload.clients, "contestant": contestant.name}
+        for name, run_once in entrants.items():
+            entry = {"workload": workload.letter, "clients": workload.clients, "contestant": name, "repeat": repeat}
+            entry["load"] = os.getloadavg()[0]
             try:
-                timing = run(contestant, workload, **machine)
+                timing = run_once(workload)
             except RunFailed as error:
-                console.print(f"  {contestant.name}: failed: {error}", style="red", highlight=False, markup=False)
-                into.append(entry | {"repeat": repeat, "failed": str(error)})
+                console.print(f"  {name}: failed: {error}", style="red", highlight=False, markup=False)
+                into.append(entry | {"failed": str(error)})
                 continue
-            into.append(entry | {"repeat": repeat, **asdict(timing)})
-            middle = sorted(timing.seconds)[len(timing.seconds) // 2]
-            told = f"{middle:.3f} s a round, accuracy {timing.accuracy:.3f}"
-            console.print(f"  {contestant.name}: {told}", highlight=False)
+            into.append(entry | asdict(timing))
+            accuracy = "" if timing.accuracy is None else f", accuracy {timing.accuracy:.3f}"
+            console.print(f"  {name}: {median(timing.seconds):.3f} s a round{accuracy}", highlight=False)

@@ -7,13 +7,14 @@ import typer
 from rich.console import Console
 
 EPILOG = (
-    "Contestants run in turns, each on a Ray of its own: a Flower app as its quickstart has it in Flower's simulation, "
-    "the same with caches, and ours. Run it on a machine that does nothing else."
+    "Contestants run in turns, each in processes of its own: a Flower app as its quickstart has it in Flower's "
+    "simulation, the same with caches, fedpfn, and the peers that --peers names. Run it on a machine that does nothing "
+    "else."
 )
 
 Parts = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[PART]...", help="a b c e1 e2 (training), d (barriers), server, clients, models; all"),
+    typer.Argument(metavar="[PART]...", help="a b c cnn e1 e2 (training), d (barriers), server, clients, models; all"),
 ]
 
 
@@ -25,17 +26,24 @@ def bench(
     repeats: Annotated[int, typer.Option(help="turns of the contestants", min=1)] = 3,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     actors: Annotated[int | None, typer.Option(help="Ray actors per contestant; default: one per core", min=1)] = None,
+    peers: Annotated[str, typer.Option(help="other frameworks, by commas: pfl,pfl-1,fluke,blazefl, or all")] = "",
+    peers_dir: Annotated[
+        Path | None, typer.Option(help="folder for their environments, 5 GB each; default: in the user's cache")
+    ] = None,
 ) -> None:
     """Time federated rounds and barriers on this machine: Flower's quickstart, the same with caches, fedpfn, the limit.
 
     Without PARTs everything is timed, which takes most of an hour on two cores. The tables give seconds per
-    round, ratios taken turn by turn, and how far local training is from a bare PyTorch loop.
+    round, ratios taken turn by turn, and how far local training is from a bare PyTorch loop. Peers named by --peers
+    are installed with pip, each in a virtual environment of its own, and join the training workloads.
     """
     import torch
 
     from experiments.bench.bench import bench as run_bench
     from experiments.bench.bench import letters
     from experiments.bench.figures import write_figures
+    from experiments.bench.peers.environments import default_folder
+    from experiments.bench.peers.frameworks import PEERS
     from experiments.bench.tables import markdown, tables
     from fedpfn.devices import available_cpus
     from fedpfn.runs.config import ConfigError
@@ -49,6 +57,9 @@ def bench(
         raise ConfigError(
             [f"there is no part {part!r} at size {size}; there are {', '.join(known)}" for part in unknown]
         )
+    names = list(PEERS) if peers == "all" else [name for name in peers.split(",") if name]
+    if unknown := [name for name in names if name not in PEERS]:
+        raise ConfigError([f"there is no peer {name!r}; there are {', '.join(PEERS)}" for name in unknown])
     gpus = torch.cuda.device_count()
     if device == "cuda" and not gpus:
         raise ConfigError(["--device cuda, but no GPU is visible"])
@@ -63,6 +74,8 @@ def bench(
         actors=min(actors or available_cpus(), available_cpus()),
         gpus=gpus if device == "cuda" else 0,
         file=out / "bench.json",
+        peers=[PEERS[name] for name in names],
+        environments=(peers_dir or default_folder()).resolve(),
     )
     for table in tables(result):
         console.print(table.rich())

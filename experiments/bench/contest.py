@@ -19,12 +19,12 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord
 from torch import nn
 
+from experiments.bench.peers.job import ROUNDS
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 
-ROUNDS = "bench.jsonl"
 _ASKED = "FEDPFN_BENCH"
 
 

@@ -30,14 +30,14 @@ _WRAPPERS = ("RuntimeError: An error was encountered. Ending simulation.", "Runt
 
 @dataclass(frozen=True)
 class Timing:
-    """One run of a contestant: a round's ``seconds``, those of its local training an actor, the accuracy at the end.
+    """One run of a contestant: a round's ``seconds``, those of its local training per actor, the accuracy at the end.
 
-    Rounds to warm up are left out. ``train`` is empty where the contestant does not tell.
+    Rounds to warm up are left out. ``train`` is empty and ``accuracy`` None where there is no such number.
     """
 
     seconds: list[float]
     train: list[float]
-    accuracy: float
+    accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ CONTESTANTS = {
 
 
 def run(contestant: Contestant, workload: Workload, *, device: str, actors: int, gpus: int = 0) -> Timing:
-    """Run ``workload`` once and return its times. Raises ``RunFailed`` where it does not complete."""
+    """Run ``workload`` once and return its times. Raises ``RunFailed`` if it does not complete."""
     # a short path: Ray's sockets lie below, and the path of a socket has to be short
     with tempfile.TemporaryDirectory(prefix="fedpfn-", dir="/tmp" if os.name == "posix" else None) as scratch:
         folder = Path(scratch) / "run"
@@ -86,25 +86,25 @@ def run(contestant: Contestant, workload: Workload, *, device: str, actors: int,
         if contestant.client:
             config = RunConfig.parse(settings).flat()
             asked = contest.Asked(contestant.client, config, nodes=nodes, actors=actors, gpus=gpus, scratch=scratch)
-            log = _call(["experiments.bench.flower_run"], asked.surroundings(), Path(scratch))
+            log = _module(["experiments.bench.flower_run"], asked.surroundings(), Path(scratch))
             rounds = contest.read_rounds(folder)[workload.warm_up :]
             if len(rounds) != workload.rounds:
                 # Flower drops clients that fail and calls the run complete
-                raise RunFailed(f"{contestant.name}: {len(rounds)} rounds of {workload.rounds}: {_last_words(log)}")
+                raise RunFailed(f"{contestant.name}: {len(rounds)} rounds of {workload.rounds}: {last_words(log)}")
             return Timing([r["seconds"] for r in rounds], [], rounds[-1]["accuracy"])
         words = [f"{key}={value}" for key, value in settings.items()]
         words += ["--supernodes", str(nodes), "--actors", str(actors)]
         if gpus:
             # the share of a GPU that lets all actors sit inside single ones
             words += ["--gpus-per-actor", str(1 / -(-actors // gpus))]
-        _call(["fedpfn", "run", *words], {}, Path(scratch))
+        _module(["fedpfn", "run", *words], {}, Path(scratch))
         rounds = read_rounds(folder)[1 + workload.warm_up :]
         seconds = [r["seconds"] for r in rounds]
         return Timing([s["round"] for s in seconds], [s["train"] for s in seconds], rounds[-1]["accuracy"])
 
 
-def _call(words: Sequence[str], surroundings: Mapping[str, str], scratch: Path) -> str:
-    """Run ``python -m WORDS`` and return what it said. Raises ``RunFailed`` with its last words where it fails."""
+def _module(words: Sequence[str], surroundings: Mapping[str, str], scratch: Path) -> str:
+    """Run ``python -m WORDS`` as one of fedpfn's own processes, on a Ray of its own; otherwise as ``call``."""
     environment = os.environ | surroundings | {
         "PYTHONPATH": os.pathsep.join(import_path(scratch)),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -112,9 +112,13 @@ def _call(words: Sequence[str], surroundings: Mapping[str, str], scratch: Path) 
         "RAY_ADDRESS": "local",
         "RAY_USAGE_STATS_ENABLED": "0",
     }  # fmt: skip
+    return call([sys.executable, "-m", *words], environment, scratch)
+
+
+def call(line: Sequence[str], environment: Mapping[str, str], scratch: Path) -> str:
+    """Run a command in ``scratch`` and return what it said. Raises ``RunFailed`` with its last words if it fails."""
     log = scratch / "log.txt"
     with interruptible(), log.open("wb") as file:
-        line = [sys.executable, "-m", *words]
         process = subprocess.Popen(
             line, env=environment, cwd=scratch, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
         )
@@ -125,7 +129,7 @@ def _call(words: Sequence[str], surroundings: Mapping[str, str], scratch: Path) 
             raise
     said = log.read_text(encoding="utf-8", errors="replace")
     if code:
-        raise RunFailed(_last_words(said) or f"it ended with exit code {code}, and not a word")
+        raise RunFailed(last_words(said) or f"it ended with exit code {code}, and not a word")
     return said
 
 
@@ -138,6 +142,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _last_words(said: str) -> str:
+def last_words(said: str) -> str:
+    """Return the last line that says something."""
     lines = [one_line(line) for line in said.splitlines()]
     return next((line for line in reversed(lines) if line and line not in _WRAPPERS), "")

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.bench.contestants import CONTESTANTS
-from experiments.bench.tables import of, turns
+from experiments.bench.table import of, turns
 from experiments.figures import save_figure
 from experiments.report.figures.style import PALETTE, SINGLE, in_style, new_figure
 

@@ -1,4 +1,4 @@
-"""What is timed: the workloads (a) to (c) and (e), each in full, in a reduced form for few cores, and as a smoke test.
+"""What is timed: the training workloads, each in full, in a reduced form for few cores, and as a smoke test.
 
 A workload fixes the work of a round: who trains (clients, how many of them a round, examples each), what (model, shape
 of the images) and how (epochs, batch size). All clients have the same number of examples, so that whoever is drawn, a
@@ -61,6 +61,7 @@ class Workload:
             "train.batch-size": self.batch,
             "train.epochs": self.epochs,
             "train.lr": self.lr,
+            "train.momentum": 0.0,
             "barrier.every": 0,
             "output.checkpoint-every": 0,
         }
@@ -76,11 +77,12 @@ class Workload:
 
 
 _FULL = [
-    Workload("a", "CNN of the paper, two-class shards", "cifar", "cnn", 100, 100, 500, 50, epochs=5, scheme="shards",
-             lr=0.01),
-    Workload("b", "many small clients, half-width CNN", "mnist", "cnn", 1000, 50, 50, 10,
-             model_keys={"width_multiplier": 0.5}),
-    Workload("c", "MLP_h2_w200", "mnist", "mlp", 100, 20, 600, 50, model_keys={"hidden": 2, "width": 200}),
+    Workload("a", "CNN of the paper, two-class shards", "cifar", "cnn", 100, 100, 500, 50, epochs=5, scheme="shards"),
+    Workload("b", "many small clients, MLP_h2_w200", "mnist", "mlp", 1000, 50, 60, 10, lr=0.03, rounds=12,
+             model_keys={"hidden": 2, "width": 200}),
+    Workload("c", "MLP_h2_w200", "mnist", "mlp", 100, 20, 600, 50, lr=0.015, rounds=12,
+             model_keys={"hidden": 2, "width": 200}),
+    Workload("cnn", "many small clients, CNN of the paper", "mnist", "cnn", 1000, 50, 60, 10, lr=0.1, rounds=12),
     Workload("e1", "transport: ResNet-20", "cifar", "resnet20", 20, 20, 20, 20, model_keys={"norm": "group"}, lr=0.01),
     Workload("e2", "transport: ResNet-18, 45 MB", "cifar", "resnet18", 10, 10, 4, 4, model_keys={"norm": "group"},
              lr=0.01),

@@ -1,0 +1,104 @@
+"""The peers: what each needs in order to be installed and how it is started; ``run`` runs one on a workload."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from experiments.bench.contest import read_rounds
+from experiments.bench.contestants import Timing, call, last_words
+from experiments.bench.peers import job as jobs
+from experiments.bench.peers.environments import python_of
+from experiments.bench.workloads import Workload
+from experiments.runtime.failure import RunFailed
+from fedpfn.examples import Examples
+from fedpfn.runs.config import RunConfig
+from strategies.assembly import load_data
+
+_ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another framework. ``workers`` says how many it uses of the benchmark's actors.
+
+    ``package`` names its environment, ``requirements`` what pip installs there, ``interpreters`` the versions of Python
+    that it runs on, the preferred one first.
+    """
+
+    name: str
+    title: str
+    package: str
+    requirements: tuple[str, ...]
+    interpreters: tuple[str, ...]
+    workers: Callable[[int], int] = lambda actors: actors
+
+    def install(self, folder: Path) -> Path:
+        """Return the interpreter of the peer's environment in ``folder``, made if need be. Raises ``RunFailed``."""
+        return python_of(self.package, self.requirements, self.interpreters, folder=folder)
+
+    def words(self, python: Path, folder: Path, workers: int) -> list[str]:
+        """Return the command line that does the job in ``folder``."""
+        launcher = [str(python), "-m"]
+        if self.package == "pfl" and workers > 1:
+            launcher += ["torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc_per_node={workers}", "-m"]
+        return [*launcher, f"experiments.bench.peers.{self.package}_driver", str(folder)]
+
+
+_PFL = ("pfl", ("pfl[pytorch]==0.6.0",), ("3.11", "3.12", "3.10"))
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer("pfl", "pfl-research, a process per core", *_PFL),
+        Peer("pfl-1", "pfl-research, one process", *_PFL, workers=lambda actors: 1),
+        Peer("fluke", "fluke, one process", "fluke", ("fluke-fl==0.8.1",), ("3.11", "3.12", "3.13"),
+             workers=lambda actors: 1),
+        Peer("blazefl", "BlazeFL, a thread per core", "blazefl", ("blazefl[contrib,reproducibility]==2.0.2",),
+             ("3.14t", "3.13t", "3.14", "3.13", "3.12")),
+    )
+}  # fmt: skip
+
+
+def run(peer: Peer, workload: Workload, *, python: Path, device: str, actors: int) -> Timing:
+    """Run ``workload`` once with the peer's own ``python``. Raises ``RunFailed`` if it does not complete."""
+    workers = peer.workers(actors)
+    with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
+        folder = Path(scratch)
+        jobs.write(folder, *make_job(workload, device, workers=workers))
+        surroundings = {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", "PFL_PYTORCH_DEVICE": device}
+        if device == "cpu":
+            surroundings["CUDA_VISIBLE_DEVICES"] = ""
+        log = call(peer.words(python, folder, workers), os.environ | surroundings, folder)
+        rounds = read_rounds(folder)[workload.warm_up :]
+        if len(rounds) != workload.rounds:
+            raise RunFailed(f"{peer.name}: {len(rounds)} rounds of {workload.rounds}: {last_words(log)}")
+        return Timing([r["seconds"] for r in rounds], [], rounds[-1]["accuracy"])
+
+
+def make_job(workload: Workload, device: str, *, workers: int) -> tuple[jobs.Job, jobs.Data]:
+    """Return ``workload`` as a driver reads it."""
+    config = RunConfig.parse(workload.settings())
+    federated = load_data(config)
+    dataset = federated.dataset
+    train, test = (
+        Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std).decoded()
+        for split in (dataset.train, dataset.test)
+    )
+    job = jobs.Job(
+        clients=workload.clients,
+        a_round=workload.a_round,
+        rounds=workload.all_rounds,
+        epochs=workload.epochs,
+        batch=workload.batch,
+        lr=workload.lr,
+        model=workload.model,
+        shape=workload.shape,
+        model_keys=workload.model_keys,
+        device=device,
+        workers=workers,
+    )
+    parts = torch.stack([torch.as_tensor(part) for part in federated.parts]).numpy()
+    return job, jobs.Data(train.inputs, train.labels, parts, test.inputs, test.labels)

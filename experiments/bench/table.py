@@ -1,0 +1,69 @@
+"""What all tables of a benchmark are made of: the table itself, medians turn by turn, ratios and how they are written.
+
+A contestant's seconds a round are the median over the rounds of a run; a ratio divides two runs of one turn, and a
+table shows the median over the turns with the least and the greatest.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from rich.table import Table as RichTable
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, the names of the columns, rows of text, and notes beneath."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+    def rich(self) -> RichTable:
+        """Return the table for a terminal."""
+        table = RichTable(title=self.title, title_justify="left", caption="\n".join(self.notes), caption_justify="left")
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if number == 0 else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *self.rows]
+        body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return "\n\n".join([f"### {self.title}", body, *self.notes]) + "\n"
+
+
+def turns(entries: Sequence[Result], field: str = "seconds") -> dict[int, float]:
+    """Return the median of a contestant's rounds in each turn that it completed."""
+    return {entry["repeat"]: median(entry[field]) for entry in entries if entry.get(field)}
+
+
+def ratios(above: dict[int, float], below: dict[int, float]) -> list[float]:
+    """Return above / below for every turn that both completed."""
+    return [above[turn] / below[turn] for turn in above if turn in below]
+
+
+def of(result: Result, part: str, **wanted: Any) -> list[Result]:
+    """Return the entries of a part with these values."""
+    return [entry for entry in result[part] if all(entry[key] == value for key, value in wanted.items())]
+
+
+def seconds_text(values: Iterable[float]) -> str:
+    """Return the median of some seconds."""
+    found = list(values)
+    return f"{median(found):.3f}" if found else "–"
+
+
+def ratio_text(found: list[float], *, least: float | None = None, most: float | None = None, digits: int = 2) -> str:
+    """Say a ratio, its spread where there are several, and what was aimed for."""
+    if not found:
+        return "–"
+    spread = f" [{min(found):.{digits}f}, {max(found):.{digits}f}]" if len(found) > 1 else ""
+    aim = f" (≥ {least:g})" if least else f" (≤ {most:g})" if most else ""
+    return f"{median(found):.{digits}f}{spread}{aim}"
