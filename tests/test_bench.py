@@ -4,7 +4,12 @@ That contestants run through the real runtime is shown by `fedpfn bench --quick`
 """
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,12 +28,14 @@ from experiments.bench import (
     contestants,
     figures,
     made_data,
+    scale,
     server_side,
     stock_client,
 )
 from experiments.bench import tables as bench_tables
 from experiments.bench.bare import bare_seconds
 from experiments.bench.contestants import CONTESTANTS, Timing
+from experiments.bench.memory import PeakMemory
 from experiments.bench.table import Table
 from experiments.bench.workloads import SIZES, Workload, over_clients, workloads
 from experiments.cli import app
@@ -227,6 +234,7 @@ def a_result() -> dict[str, Any]:
         "server": [],
         "over-clients": [],
         "over-models": [],
+        "scale": [],
     }  # fmt: skip
 
 
@@ -253,6 +261,36 @@ def test_tables_as_markdown_say_the_machine_the_accuracies_and_who_is_missing() 
     assert "| Flower's quickstart | 8.000 (4.000) |" in text
     assert "| ours, cohorts | 0.900 |" in text and "| bare PyTorch loop, one process | – |" in text
     assert "fluke, which was not installed: no network" in text
+
+
+def test_the_memory_of_a_process_counts_what_it_starts() -> None:
+    hold = "import time; held = bytearray(60_000_000); print('ready', flush=True); time.sleep(60)"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
+    process = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        peak = PeakMemory()
+        peak.sample(process.pid)
+        assert 60e6 < peak.bytes < 200e6
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    before = peak.bytes
+    peak.sample(process.pid)
+    assert peak.bytes == before
+
+
+def test_scale_is_shown_as_a_table_and_a_figure(tmp_path: Path) -> None:
+    seconds = {"round": 0.5, "train": 0.25, "transfer": 0.125, "aggregate": 0.0625}
+    entries = [
+        {"case": asdict(case), "model_bytes": case.model_bytes, "seconds": seconds, "peak_bytes": 2_500_000_000}
+        for case in scale.cases("full")
+    ]
+    (table,) = [t for t in bench_tables.tables(a_result() | {"scale": entries}) if t.title == "How a federation grows"]
+    assert table.rows[4] == ["100,000", "0.1", "0.500", "0.250", "0.125", "0.062", "2.50"]
+    assert table.rows[-1][:2] == ["10", "45.0"]
+    (file,) = figures.write_figures(a_result() | {"scale": entries}, tmp_path)
+    assert file.name == "scale.png" and file.stat().st_size > 10_000
 
 
 def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

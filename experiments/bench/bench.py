@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.bench import barriers, server_side
+from experiments.bench import barriers, scale, server_side
 from experiments.bench.bare import bare_seconds
 from experiments.bench.contestants import CONTESTANTS, Timing, run
 from experiments.bench.peers import frameworks
@@ -28,6 +28,7 @@ PARTS = {
     "server": "the server's part in a round",
     "clients": "time per round over the number of clients",
     "models": "barrier time over the number of models",
+    "scale": "time and memory over clients and over the size of the model",
 }
 # stock and cached have a node a client: more of them only wait for longer
 _MOST_NODES = 1000
@@ -70,6 +71,7 @@ def bench(
         "server": [],
         "over-clients": [],
         "over-models": [],
+        "scale": [],
     }
     ours: Entrants = {
         name: partial(run, contestant, device=device, actors=actors, gpus=gpus)
@@ -99,6 +101,10 @@ def bench(
                 _contest(result["over-clients"], workload, {name: ours[name] for name in names}, 1, console)
         elif part == "models":
             result["over-models"] += [barriers.measure(case, device=device) for case in barriers.over_models(size)]
+        elif part == "scale":
+            for step in scale.cases(size):
+                console.print(f"{step.clients:,} clients, model of {step.model_bytes / 1e6:.1f} MB", highlight=False)
+                result["scale"].append(scale.measure(step, actors=actors))
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 

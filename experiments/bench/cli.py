@@ -14,7 +14,9 @@ EPILOG = (
 
 Parts = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[PART]...", help="a b c cnn e1 e2 (training), d (barriers), server, clients, models; all"),
+    typer.Argument(
+        metavar="[PART]...", help="a b c cnn e1 e2 (training), d (barriers), server, clients, models, scale; all"
+    ),
 ]
 
 

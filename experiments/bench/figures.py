@@ -1,4 +1,4 @@
-"""The pictures of a benchmark: time per round over the number of clients, barrier time over the number of models."""
+"""The pictures of a benchmark: time per round over clients, barrier time over models, and how a federation grows."""
 
 from pathlib import Path
 from statistics import median
@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.bench import scale
 from experiments.bench.contestants import CONTESTANTS
 from experiments.bench.table import of, turns
 from experiments.figures import save_figure
@@ -22,6 +23,8 @@ def write_figures(result: dict[str, Any], folder: Path) -> list[Path]:
             made.append(save_figure(_over_clients(result), folder / "time-over-clients.png"))
         if result["over-models"]:
             made.append(save_figure(_over_models(result), folder / "barriers-over-models.png"))
+        if result["scale"]:
+            made.append(save_figure(scale.figure(result["scale"]), folder / "scale.png"))
     return made
 
 

@@ -46,6 +46,8 @@ def _tables(result: Result) -> Iterator[Table]:
         yield _over_clients(result)
     if result["over-models"]:
         yield _over_models(result)
+    if result["scale"]:
+        yield _scale(result)
 
 
 def _barriers(result: Result, device: str) -> Table:
@@ -116,3 +118,25 @@ def _over_models(result: Result) -> Table:
         for entry in result["over-models"]
     ]
     return Table("Barrier time over the number of models", ["K", "evaluations", "plain, s", "ours, s"], rows, [])
+
+
+def _scale(result: Result) -> Table:
+    rows = [
+        [
+            f"{entry['case']['clients']:,}",
+            f"{entry['model_bytes'] / 1e6:.1f}",
+            *(f"{entry['seconds'][stage]:.3f}" for stage in ("round", "train", "transfer", "aggregate")),
+            f"{entry['peak_bytes'] / 1e9:.2f}",
+        ]
+        for entry in result["scale"]
+    ]
+    columns = [
+        "clients, all each round",
+        "model, MB",
+        "round, s",
+        "train, s",
+        "transfer, s",
+        "aggregate, s",
+        "peak, GB",
+    ]
+    return Table("How a federation grows", columns, rows, ["One step of ten examples each; memory of all processes."])
