@@ -1,6 +1,7 @@
 """A run that was cut off goes on from its last checkpoint to the bits it would have had, whatever it carries along."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,19 @@ def test_a_run_cut_off_after_any_round_ends_in_the_same_bits(
     # the cut comes after the line and before the checkpoint of its round
     assert attempt["rounds_recorded"] == after
     assert attempt["resumed_after"] == {0: None, 1: None, 2: None, 3: 2, 4: 2, 5: 4}[after]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no such modes")
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_whatever_a_run_writes_has_the_mode_that_the_umask_says(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        path = run_in_process(config(tmp_path, output__checkpoint_every=1, output__keep_checkpoints=0), nodes=2)
+    finally:
+        os.umask(before)
+    files = {file.name: file.stat().st_mode & 0o777 for file in path.rglob("*") if file.is_file()}
+    assert {"final.safetensors", "round-0001.safetensors", "rounds.jsonl", "round-0001.npz"} <= files.keys()
+    assert set(files.values()) == {0o666 & ~umask}
 
 
 FED_PFN = {"strategy__name": "fedpfn"}

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedpfn.runs.files import settle
+from fedpfn.runs.files import whole_file
 
 SERVER_OPTIMIZER = "server-optimizer/"
 _NAME = re.compile(r"round-(\d+)\.safetensors")
@@ -43,12 +43,10 @@ def checkpoint_path(folder: Path, server_round: int) -> Path:
 def write_tensors(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Write tensors as a safetensors file, whole or not at all, with ``about`` in its header."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
     # clones, since the format refuses tensors that share memory
-    save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}, part, dict(about))
-    with part.open("rb") as file:
-        settle(file.fileno())
-    part.replace(path)
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    with whole_file(path) as part:
+        save_file(tensors, part, dict(about))
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedpfn.runs.checkpoints import Checkpoint, last_checkpoint, write_checkpoint, write_tensors
 from fedpfn.runs.config import RunConfig
-from fedpfn.runs.files import read_json, settle, to_json, write_json, write_whole
+from fedpfn.runs.files import read_json, to_json, whole_file, write_json, write_whole
 from fedpfn.runs.machine import ENVIRONMENT, environment
 from fedpfn.runs.reading import read_rounds
 
@@ -95,11 +95,8 @@ class RunFolder:
         """Write the curves and matrices of a round; the raw values, NaN and infinity included."""
         path = _barrier_path(self.path, server_round)
         path.parent.mkdir(exist_ok=True)
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
+        with whole_file(path) as part, part.open("wb") as file:
             np.savez_compressed(file, **dict(arrays))  # type: ignore[arg-type]
-            settle(file.fileno())
-        part.replace(path)
 
     def save_state(self, name: str, state: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> Path:
         """Write tensors as ``checkpoints/<name>.safetensors``, with ``about`` in its header."""
