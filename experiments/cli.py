@@ -57,7 +57,10 @@ def options(
 Filter = Annotated[str, typer.Argument(metavar="[TEXT]", help="show only keys whose name or description contains it")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, e.g. rounds=30")]
 Resumed = Annotated[
-    Path | None, typer.Option("--resume", metavar="RUN", help="continue an interrupted run from its last checkpoint")
+    Path | None,
+    typer.Option(
+        "--resume", metavar="RUN", help="continue a run from its last checkpoint, to more rounds with rounds=N"
+    ),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file of settings, such as a run's config.yaml")
@@ -83,19 +86,18 @@ def run(
     """Run a federation on Ray; by default FedPFN on handwritten digits, 10 clients, Dirichlet 0.3.
 
     `--resume RUN` continues a run that was stopped or crashed, with its own config; results are bit-identical.
+    `--resume RUN rounds=500` extends a run, also a finished one, to the model of a run of 500 rounds.
     """
     from experiments.run_words import plan_for, read_run_config
     from experiments.runtime.runtime import started
 
     here = Path.cwd()
-    if resume and (words or config):
-        raise typer.BadParameter(
-            "a run is resumed with its own config: give neither settings nor --config", param_hint="--resume"
-        )
+    if resume and config:
+        raise typer.BadParameter("a run is resumed with its own config, not with another file", param_hint="--config")
     if resume:
         from experiments.run import read_resumed_config
 
-        asked = read_resumed_config(resume)
+        asked = read_resumed_config(resume, words or [])
     else:
         asked = read_run_config(words or [], file=config, workdir=here)
     resources = plan_for(asked, supernodes=supernodes, actors=actors, gpus_per_actor=gpus_per_actor)

@@ -28,7 +28,7 @@ from fedpfn import imports
 from fedpfn.runs import LOG, is_run, read_config, read_rounds, read_run, record_end
 from fedpfn.runs.config import ConfigError, RunConfig, given_keys, parse_overrides
 from fedpfn.runs.identity import config_warnings
-from strategies.preflight import find_faults
+from strategies.preflight import find_faults, resume_faults
 from strategies.server_app import run_path
 
 
@@ -37,12 +37,21 @@ def unused_settings(config: RunConfig, words: Iterable[str], *, file: Path | Non
     return config_warnings(config, given_keys(read_config(file) if file else {}, parse_overrides(words)))
 
 
-def read_resumed_config(folder: Path) -> RunConfig:
-    """Return the config with which the run in ``folder`` goes on. Raises ``ValueError`` where there is none."""
-    run = read_run(folder)
-    if run.summary is not None:
-        raise ValueError(f"{folder} is complete: there is nothing to resume")
-    return replace(run.config, output=replace(run.config.output, dir=str(folder.resolve()), resume=True))
+def read_resumed_config(folder: Path, words: Iterable[str] = ()) -> RunConfig:
+    """Return the config with which the run in ``folder`` goes on, where ``words`` say so to more rounds.
+
+    Raises ``ValueError`` where there is no run, or none to go on with.
+    """
+    run, given = read_run(folder), parse_overrides(words)
+    if given.keys() - {"rounds"}:
+        raise ValueError(
+            "a run is resumed with its own config; the only setting that may change is rounds, to extend it"
+        )
+    config = replace(run.config, output=replace(run.config.output, dir=str(folder.resolve()), resume=True))
+    longer = RunConfig.parse(config.flat(), given)
+    if faults := resume_faults(longer, folder):
+        raise ValueError("; ".join(faults))
+    return longer
 
 
 def prepare(config: RunConfig, *, workdir: Path) -> RunConfig:

@@ -16,7 +16,7 @@ from fedpfn import imports, models
 from fedpfn.args import Scalar, args_of
 from fedpfn.measures import resolve_measures
 from fedpfn.parts import signature_faults
-from fedpfn.runs import folder_fault, is_run, read_run
+from fedpfn.runs import folder_fault, is_run, last_checkpoint, read_run
 from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.runs.identity import used_keys
 from fedpfn.runs.parsing import Check, Reading, hide, run_checks
@@ -174,10 +174,20 @@ def _output_faults(config: RunConfig) -> list[str]:
 
 
 def resume_faults(config: RunConfig, path: Path) -> list[str]:
-    """Say why ``config`` is not the one to go on with in the run folder ``path``."""
-    if (path / "summary.json").is_file():
-        return [f"{path} is complete: there is nothing to resume"]
-    there, here = used_keys(read_run(path).config), used_keys(config)
+    """Say why ``config`` is not the one to go on with in the run folder ``path``; it may have more rounds."""
+    run = read_run(path)
+    there, here = used_keys(run.config), used_keys(config)
+    if config.rounds > run.config.rounds:
+        if here.get("mask.ratio-shape", "constant") != "constant":
+            return [
+                f"{path} cannot be extended to {config.rounds} rounds: mask.ratio-shape={config.mask.ratio_shape} "
+                f"moves the mask ratio over all rounds, so that a run of {run.config.rounds} has other masks"
+            ]
+        if run.summary is not None and last_checkpoint(path, most=run.summary["rounds"]) is None:
+            return [f"{path} cannot be extended: it holds no checkpoint to go on from"]
+        del there["rounds"], here["rounds"]
+    elif run.summary is not None:
+        return [f"{path} is complete: there is nothing to resume; more rounds than {run.config.rounds} extend it"]
     # it was settled for the machine the run started on
     there["device"] = here["device"] = config.device
     differing = [name for name in there | here if there.get(name) != here.get(name)]

@@ -75,7 +75,7 @@ def run(grid: Grid, config: RunConfig) -> Path:
 def _open_folder(config: RunConfig, *, device: str) -> tuple[RunFolder, Checkpoint | None]:
     path = run_path(config)
     if config.output.resume and is_run(path):
-        folder, checkpoint = RunFolder.reopen(path, device=device)
+        folder, checkpoint = RunFolder.reopen(path, device=device, rounds=config.rounds)
         log(INFO, "Run folder: %s, resumed after round %d", path, checkpoint.server_round if checkpoint else 0)
         return folder, checkpoint
     folder = RunFolder(path)
@@ -135,7 +135,7 @@ def _federate(
             )
         recorder.save_final()
         summary = recorder.summary()
-        folder.write_summary(summary)
+        folder.write_summary(summary, keep_checkpoints=not config.output.keep_checkpoints)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         folder.write_failure(

@@ -255,6 +255,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
     folder = tmp_path_factory.mktemp("real")
     (folder / "models_real.py").write_text(MODEL)
     words = ["strategy.name=fedpnu", "model.name=models_real:TinyNet", "barrier.points=5", "output.checkpoint-every=1"]
+    words += ["output.keep-checkpoints=0"]
     words += ["mask.schedule=models_real:fails_in_round_three"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -1,6 +1,8 @@
 """A run that was cut off goes on from its last checkpoint to the bits it would have had, whatever it carries along."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from safetensors.torch import load_file, save_file
 from test_federation import config, lines
 
+from experiments.run import read_resumed_config
 from experiments.runtime.in_process import run_in_process
-from fedpfn.runs import Run, RunFolder, read_rounds, read_run, state_digest
+from fedpfn.runs import Run, RunFolder, read_rounds, read_run, record_end, state_digest
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import UNMASKED, Masking, Phase, Plan, make_schedule
 from strategies.preflight import find_faults
@@ -106,6 +110,19 @@ def test_a_run_cut_off_after_any_round_ends_in_the_same_bits(
     assert attempt["resumed_after"] == {0: None, 1: None, 2: None, 3: 2, 4: 2, 5: 4}[after]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="files have no such modes")
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_whatever_a_run_writes_has_the_mode_that_the_umask_says(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        path = run_in_process(config(tmp_path, output__checkpoint_every=1, output__keep_checkpoints=0), nodes=2)
+    finally:
+        os.umask(before)
+    files = {file.name: file.stat().st_mode & 0o777 for file in path.rglob("*") if file.is_file()}
+    assert {"final.safetensors", "round-0001.safetensors", "rounds.jsonl", "round-0001.npz"} <= files.keys()
+    assert set(files.values()) == {0o666 & ~umask}
+
+
 FED_PFN = {"strategy__name": "fedpfn"}
 CARRYING = [
     *(FED_PFN | {"strategy__server_optimizer": name} for name in ("none", "avgm", "adagrad", "yogi")),
@@ -189,21 +206,23 @@ def test_two_checkpoints_are_kept_and_a_broken_one_is_passed_over(
     assert json.loads((path / "attempts.jsonl").read_text())["resumed_after"] == 2
 
 
-def test_as_many_checkpoints_as_asked_for(tmp_path: Path) -> None:
-    for keep, expected in ((0, [1, 2, 3, 4, 5]), (1, [5]), (3, [3, 4, 5])):
+def test_as_many_checkpoints_as_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(path: Path) -> list[int]:
+        return sorted(int(file.stem.removeprefix("round-")) for file in (path / "checkpoints").glob("round-*"))
+
+    for keep, expected in ((0, [1, 2, 3, 4]), (1, [4]), (3, [2, 3, 4])):
         made = config(
             tmp_path, f"keep{keep}", rounds=5, output__checkpoint_every=1, output__keep_checkpoints=keep,
             barrier__every=0,
         )  # fmt: skip
-        found = sorted((run_in_process(made, nodes=1) / "checkpoints").glob("round-*"))
-        assert [int(file.stem.removeprefix("round-")) for file in found] == expected
+        assert kept(cut_run(made, monkeypatch, after=5)) == expected
+        assert kept(resumed(made).path) == ([1, 2, 3, 4, 5] if keep == 0 else [])
 
 
 def test_a_checkpoint_of_a_plain_average_is_a_plain_state_dict(tmp_path: Path) -> None:
-    plain = read_run(run_in_process(config(tmp_path, "a", output__checkpoint_every=1), nodes=1))
-    adam = read_run(
-        run_in_process(config(tmp_path, "b", output__checkpoint_every=1, strategy__server_optimizer="adam"), nodes=1)
-    )
+    every = {"output__checkpoint_every": 1, "output__keep_checkpoints": 0}
+    plain = read_run(run_in_process(config(tmp_path, "a", **every), nodes=1))
+    adam = read_run(run_in_process(config(tmp_path, "b", **every, strategy__server_optimizer="adam"), nodes=1))
     assert plain.state("round-0002").keys() == plain.state("final").keys() == adam.state("round-0002").keys()
     assert all(torch.equal(plain.state("final")[name], found) for name, found in plain.state("round-0002").items())
     assert b"server-optimizer/m_t#dict/" in (adam.path / "checkpoints" / "round-0002.safetensors").read_bytes()[:4000]
@@ -287,3 +306,84 @@ def test_a_tracker_follows_a_run_through_its_resumption(
         events = EventAccumulator(str(found.path / "tensorboard")).Reload().Scalars("accuracy")
         assert [event.step for event in events] == [0, 1, 2, 3, 4]
         assert [event.value for event in events] == pytest.approx(accuracies)
+
+
+# extended runs
+
+
+def test_a_complete_run_keeps_one_copy_of_its_model(tmp_path: Path) -> None:
+    settings = {"output__checkpoint_every": 1, "strategy__server_optimizer": "adam", "barrier__every": 0}
+    path = run_in_process(config(tmp_path, **settings), nodes=1)
+    names = sorted(file.name for file in (path / "checkpoints").iterdir())
+    assert names == ["final-server.safetensors", "final.safetensors"]
+    model, server = (load_file(path / "checkpoints" / name).keys() for name in reversed(names))
+    assert model == read_run(path).state().keys() and not model & server
+
+
+@pytest.mark.parametrize("carrying", [CARRYING[1], CARRYING[2], *CARRYING[6:9]], ids=str)
+@pytest.mark.parametrize("checkpoint_every", [0, 2])
+def test_a_run_extended_is_the_run_of_as_many_rounds(
+    tmp_path: Path, carrying: dict[str, Any], checkpoint_every: int
+) -> None:
+    settings = {"output__checkpoint_every": checkpoint_every, "barrier__every": 2} | carrying
+    whole = read_run(run_in_process(config(tmp_path, "whole", rounds=ROUNDS, **settings), nodes=2))
+    run_in_process(config(tmp_path, "short", rounds=3, **settings), nodes=2)
+    extended = resumed(config(tmp_path, "short", rounds=ROUNDS, **settings))
+    assert_same(whole, extended)
+    assert extended.config.rounds == ROUNDS and extended.environment
+    (attempt,) = [json.loads(line) for line in (extended.path / "attempts.jsonl").open()]
+    assert attempt["resumed_after"] == 3 and attempt["extended_to"] == ROUNDS and attempt["summary"]["rounds"] == 3
+
+
+def test_an_extension_may_be_cut_off_and_a_cut_run_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"output__checkpoint_every": 0, "strategy__server_optimizer": "adam"}
+    whole = read_run(run_in_process(config(tmp_path, "whole", rounds=ROUNDS, **settings), nodes=2))
+    short = run_in_process(config(tmp_path, "short", rounds=2, **settings), nodes=2)
+    longer = config(tmp_path, "short", rounds=ROUNDS, **settings)
+    cut_run(replace(longer, output=replace(longer.output, resume=True)), monkeypatch, after=4)
+    assert not (short / "summary.json").exists() and read_run(short).config.rounds == ROUNDS
+    assert_same(whole, resumed(longer))
+    assert [json.loads(line)["resumed_after"] for line in (short / "attempts.jsonl").open()] == [2, 2]
+    cut_run(config(tmp_path, "cut", rounds=3, **settings | {"output__checkpoint_every": 1}), monkeypatch, after=2)
+    assert_same(whole, resumed(config(tmp_path, "cut", rounds=ROUNDS, **settings)))
+
+
+def test_a_complete_run_of_version_01_is_extended_from_its_checkpoints(tmp_path: Path) -> None:
+    """Its final model is a state dict and no more; the checkpoints before it are there."""
+    settings = {"output__checkpoint_every": 2, "output__keep_checkpoints": 0}
+    whole = read_run(run_in_process(config(tmp_path, "whole", rounds=ROUNDS, **settings), nodes=2))
+    old = run_in_process(config(tmp_path, "old", rounds=3, **settings), nodes=2) / "checkpoints"
+    save_file(load_file(old / "final.safetensors"), old / "final.safetensors", {"round": "3", "model": "mlp"})
+    (old / "final-server.safetensors").unlink()
+    longer = config(tmp_path, "old", rounds=ROUNDS, **settings)
+    assert_same(whole, resumed(longer))
+    # without them there is nothing to go on from, and nothing is touched
+    rounds = config(tmp_path, "older", rounds=2, **settings | {"output__checkpoint_every": 0})
+    path = run_in_process(rounds, nodes=2)
+    (path / "checkpoints" / "final-server.safetensors").unlink()
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with pytest.raises(ConfigError, match="cannot be extended: it holds no checkpoint to go on from"):
+        resumed(replace(rounds, rounds=ROUNDS))
+    with pytest.raises(ValueError, match="holds no checkpoint to go on from"):
+        RunFolder.reopen(path, device="cpu", rounds=ROUNDS)
+    record_end(path, "stopped by the user", stopped=True)
+    assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_run_whose_masks_depend_on_its_rounds_is_not_extended(tmp_path: Path) -> None:
+    shaped = config(tmp_path, rounds=2, mask__ratio_shape="cosine", mask__final_ratio=0.9)
+    path = run_in_process(shaped, nodes=1)
+    with pytest.raises(ConfigError, match=r"cannot be extended to 3 rounds: mask\.ratio-shape=cosine"):
+        resumed(replace(shaped, rounds=3))
+    with pytest.raises(ValueError, match=r"mask\.ratio-shape=cosine"):
+        read_resumed_config(path, ["rounds=3"])
+
+
+def test_only_rounds_may_be_set_for_a_run_that_goes_on(tmp_path: Path) -> None:
+    path = run_in_process(config(tmp_path, rounds=2, barrier__every=0), nodes=1)
+    assert read_resumed_config(path, ["rounds=3"]).rounds == 3
+    for words in ([], ["rounds=2"], ["rounds=1"]):
+        with pytest.raises(ValueError, match="is complete: there is nothing to resume; more rounds than 2 extend it"):
+            read_resumed_config(path, words)
+    with pytest.raises(ValueError, match="the only setting that may change is rounds"):
+        read_resumed_config(path, ["rounds=3", "train.lr=0.5"])

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fedpfn.params import State, first_non_finite, float_buffers, trainable
+from fedpfn.runs.files import whole_file
 
 
 def read_checkpoints(model: nn.Module, paths: Sequence[Path]) -> list[State]:
@@ -28,10 +29,10 @@ def read_checkpoints(model: nn.Module, paths: Sequence[Path]) -> list[State]:
 def write_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
     """Write a state as safetensors, whole or not at all, with ``about`` in the file's header."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     # clones, since the format refuses tensors that share memory
-    save_file({name: t.detach().cpu().contiguous().clone() for name, t in state.items()}, part, dict(about or {}))
-    part.replace(path)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    with whole_file(path) as part:
+        save_file(tensors, part, dict(about or {}))
 
 
 def _read(path: Path) -> dict[str, Tensor]:

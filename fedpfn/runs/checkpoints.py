@@ -3,6 +3,9 @@
 A checkpoint is one safetensors file, ``checkpoints/round-NNNN.safetensors``, so that it is there as a whole or not at
 all: the model's state dict under its own names, the server optimiser's tensors behind a prefix, the rest as text in the
 header. Client drawing, batch orders and masks need no state: they are functions of (seed, round, client).
+
+A complete run keeps one: ``final.safetensors``, whose tensors are the model's alone, and next to it what else it takes
+to extend the run, ``final-server.safetensors``.
 """
 
 import re
@@ -15,9 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedpfn.runs.files import settle
+from fedpfn.runs.files import whole_file
 
 SERVER_OPTIMIZER = "server-optimizer/"
+# in the header: what the record had summed up; the final model of version 0.1 lacks it
+COUNTED = "counted"
 _NAME = re.compile(r"round-(\d+)\.safetensors")
 
 
@@ -43,12 +48,10 @@ def checkpoint_path(folder: Path, server_round: int) -> Path:
 def write_tensors(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Write tensors as a safetensors file, whole or not at all, with ``about`` in its header."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
     # clones, since the format refuses tensors that share memory
-    save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}, part, dict(about))
-    with part.open("rb") as file:
-        settle(file.fileno())
-    part.replace(path)
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    with whole_file(path) as part:
+        save_file(tensors, part, dict(about))
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
@@ -63,15 +66,45 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path
     return path
 
 
+def write_final(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint after the last round in the form in which complete runs keep it."""
+    about = {"round": str(checkpoint.server_round)}
+    write_tensors(_final(folder, "-server"), checkpoint.server_optimizer, about)
+    write_tensors(_final(folder), checkpoint.model, checkpoint.about | about)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints but the final one."""
+    for server_round in _rounds_kept(folder):
+        checkpoint_path(folder, server_round).unlink()
+
+
 def last_checkpoint(folder: Path, *, most: int) -> Checkpoint | None:
     """Return the checkpoint of the latest round up to ``most`` that can be read whole, or None.
 
     A file that a dying disk cut short is passed over for the one before it: that is why two are kept.
     """
+    final = _read_final(folder)
     for server_round in reversed(_rounds_kept(folder)):
+        if final is not None and server_round <= final.server_round <= most:
+            return final
         if server_round <= most:
             with suppress(SafetensorError, OSError, ValueError):
                 return _read(checkpoint_path(folder, server_round), server_round)
+    return final if final is not None and final.server_round <= most else None
+
+
+def _final(folder: Path, suffix: str = "") -> Path:
+    return folder / "checkpoints" / f"final{suffix}.safetensors"
+
+
+def _read_final(folder: Path) -> Checkpoint | None:
+    """Return the final checkpoint, None where there is none or nothing can go on from it."""
+    with suppress(SafetensorError, OSError, ValueError):
+        model, about = _read_file(_final(folder))
+        server, of = _read_file(_final(folder, "-server"))
+        if COUNTED in about and of["round"] == about["round"]:
+            return Checkpoint(int(about["round"]), model, server, about)
     return None
 
 
@@ -81,9 +114,7 @@ def _rounds_kept(folder: Path) -> list[int]:
 
 
 def _read(path: Path, server_round: int) -> Checkpoint:
-    with safe_open(path, framework="pt") as file:
-        about = dict(file.metadata() or {})
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    tensors, about = _read_file(path)
     behind = {name: tensor for name, tensor in tensors.items() if name.startswith(SERVER_OPTIMIZER)}
     return Checkpoint(
         server_round,
@@ -91,3 +122,9 @@ def _read(path: Path, server_round: int) -> Checkpoint:
         server_optimizer={name.removeprefix(SERVER_OPTIMIZER): tensor for name, tensor in behind.items()},
         about=about,
     )
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        about = dict(file.metadata() or {})
+        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 - no mapping

@@ -234,7 +234,9 @@ class Output:
         least=0,
         in_result=False,
     )
-    keep_checkpoints: int = key(2, "number of latest checkpoints to keep; 0 = all", least=0, in_result=False)
+    keep_checkpoints: int = key(
+        2, "number of latest checkpoints kept while the run lasts; 0 = all, and after it", least=0, in_result=False
+    )
     resume: bool = key(False, "continue the run in output.dir from its last checkpoint, if it has one", in_result=False)
     tracker: str = key(
         "none",

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,26 @@ from yaml import YAMLError
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that appears whole or not at all, also where the machine dies."""
+    with whole_file(path) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Hand out the path to write to for a file that appears at ``path`` whole or not at all.
+
+    Its mode is what the umask says, whatever a library makes of it.
+    """
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        settle(file.fileno())
+    part.unlink(missing_ok=True)
+    part.touch()
+    mode = part.stat().st_mode
+    yield part
+    part.chmod(mode)
+    # on the disk before it is renamed: a rename that survives a crash must not outlive the content
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
     part.replace(path)
-
-
-def settle(descriptor: int) -> None:
-    """See what was written to a file onto the disk: a rename that survives a crash must not outlive its content."""
-    os.fsync(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from fedpfn.runs.checkpoints import Checkpoint, last_checkpoint, write_checkpoint, write_tensors
+from fedpfn.runs.checkpoints import (
+    Checkpoint,
+    last_checkpoint,
+    remove_checkpoints,
+    write_checkpoint,
+    write_final,
+    write_tensors,
+)
 from fedpfn.runs.config import RunConfig
-from fedpfn.runs.files import read_json, settle, to_json, write_json, write_whole
+from fedpfn.runs.files import read_json, read_yaml, to_json, whole_file, write_json, write_whole
 from fedpfn.runs.machine import ENVIRONMENT, environment
 from fedpfn.runs.reading import read_rounds
 
@@ -39,26 +46,33 @@ class RunFolder:
         self._lock = _take_lock(path, patience=0)
 
     @classmethod
-    def reopen(cls, path: Path, *, device: str, patience: float = 20.0) -> tuple["RunFolder", Checkpoint | None]:
-        """Take up an incomplete run again, and return its last checkpoint, None where it had none yet.
+    def reopen(
+        cls, path: Path, *, device: str, rounds: int = 0, patience: float = 20.0
+    ) -> tuple["RunFolder", Checkpoint | None]:
+        """Take up an incomplete run again, or extend one to ``rounds``, and return its last checkpoint.
 
-        Rounds after the checkpoint will be run again, to the same bits; their lines and barrier files go. Why the run
-        had ended, and on what machine it goes on, becomes a line of ``attempts.jsonl``. Raises ``ValueError`` for a
-        complete run, and for one that another process still writes after ``patience`` seconds.
+        None where it had none yet. Rounds after the checkpoint will be run again, to the same bits; their lines and
+        barrier files go. Why the run had ended, or its summary, and on what machine it goes on, becomes a line of
+        ``attempts.jsonl``. Raises ``ValueError`` for a complete run of as many rounds or without a checkpoint, and for
+        one that another process still writes after ``patience`` seconds.
         """
         folder = cls.__new__(cls)
         folder.path, folder._lock = path, _take_lock(path, patience=patience)
         try:
-            return folder, folder._rewind(device)
+            return folder, folder._rewind(device, rounds)
         except BaseException:
             folder.close()
             raise
 
-    def _rewind(self, device: str) -> Checkpoint | None:
-        if (self.path / "summary.json").is_file():
+    def _rewind(self, device: str, rounds: int) -> Checkpoint | None:
+        config, summary = read_yaml(self.path / "config.yaml"), read_json(self.path / "summary.json")
+        is_longer = rounds > config.get("rounds", RunConfig.rounds)
+        if summary is not None and not is_longer:
             raise ValueError(f"{self.path} is complete: there is nothing to resume")
         lines = read_rounds(self.path)
         checkpoint = last_checkpoint(self.path, most=len(lines) - 1)
+        if summary is not None and checkpoint is None:
+            raise ValueError(f"{self.path} holds no checkpoint to go on from")
         kept = checkpoint.server_round + 1 if checkpoint else 0
         attempt = {
             "rounds_recorded": len(lines) - 1,
@@ -66,12 +80,17 @@ class RunFolder:
             "failure": read_json(self.path / "failure.json"),
             ENVIRONMENT: environment(device),
         }
+        if is_longer:
+            attempt |= {"extended_to": rounds, "summary": summary}
         self._append(ATTEMPTS, attempt)
         write_whole(self.path / "rounds.jsonl", b"".join(to_json(line) + b"\n" for line in lines[:kept]))
         # the barriers of a round are written before its line
         for later in range(kept, len(lines) + 1):
             _barrier_path(self.path, later).unlink(missing_ok=True)
-        (self.path / "failure.json").unlink(missing_ok=True)
+        for ended in ("summary.json", "failure.json"):
+            (self.path / ended).unlink(missing_ok=True)
+        if is_longer:
+            write_whole(self.path / "config.yaml", OmegaConf.to_yaml(config | {"rounds": rounds}).encode())
         return checkpoint
 
     def write_config(self, config: RunConfig, *, device: str) -> None:
@@ -95,11 +114,8 @@ class RunFolder:
         """Write the curves and matrices of a round; the raw values, NaN and infinity included."""
         path = _barrier_path(self.path, server_round)
         path.parent.mkdir(exist_ok=True)
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
+        with whole_file(path) as part, part.open("wb") as file:
             np.savez_compressed(file, **dict(arrays))  # type: ignore[arg-type]
-            settle(file.fileno())
-        part.replace(path)
 
     def save_state(self, name: str, state: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> Path:
         """Write tensors as ``checkpoints/<name>.safetensors``, with ``about`` in its header."""
@@ -111,13 +127,19 @@ class RunFolder:
         """Write where the run can go on from, once the lines of its rounds are on disk."""
         return write_checkpoint(self.path, checkpoint, keep=keep)
 
+    def save_final(self, checkpoint: Checkpoint) -> None:
+        """Write the state after the last round, from which the run can be extended."""
+        write_final(self.path, checkpoint)
+
     def write_failure(self, failure: Mapping[str, Any]) -> None:
         """Say why the run ended early."""
         write_json(self.path / "failure.json", failure)
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Say that the run is complete."""
+    def write_summary(self, summary: Mapping[str, Any], *, keep_checkpoints: bool = False) -> None:
+        """Say that the run is complete, and remove the checkpoints that led to the final one."""
         write_json(self.path / "summary.json", summary)
+        if not keep_checkpoints:
+            remove_checkpoints(self.path)
 
     def close(self) -> None:
         """Let another writer in."""
@@ -132,7 +154,8 @@ class RunFolder:
 
 def record_end(path: Path, reason: str, *, stopped: bool = False) -> None:
     """Say in a run folder why the run is not complete, where the run itself could not: it was stopped, or died."""
-    if (path / "config.yaml").is_file() and read_json(path / "failure.json") is None:
+    ended = any((path / name).is_file() for name in ("summary.json", "failure.json"))
+    if (path / "config.yaml").is_file() and not ended:
         failure = {"reason": reason, "rounds": len(read_rounds(path)) - 1}
         write_json(path / "failure.json", failure | ({"stopped": True} if stopped else {}))
 

@@ -17,15 +17,15 @@ from fedpfn.measures import BUILT_IN, MEASURES, Instruments, Measure, measure_ro
 from fedpfn.params import State, first_non_finite, read_state, state_digest
 from fedpfn.rounds import Round
 from fedpfn.runs.barrier_arrays import barrier_arrays
-from fedpfn.runs.checkpoints import Checkpoint
+from fedpfn.runs.checkpoints import COUNTED, Checkpoint
 from fedpfn.runs.folder import RunFolder
 from fedpfn.runs.reading import read_rounds
 from fedpfn.runs.summary import summarise
 from fedpfn.runs.trackers import Tracker
 from fedpfn.schedules import UNMASKED, Plan, encode_plan
 
-# in a checkpoint: the digest of the plans that its rounds were trained by, and what the record has summed up so far
-PLANS, COUNTED = "plans", "counted"
+# in a checkpoint: the digest of the plans that its rounds were trained by
+PLANS = "plans"
 
 
 class Recorder:
@@ -159,7 +159,7 @@ class Recorder:
         _require_finite(record, round.after)
         every = self.checkpoint_every
         if round.server_round and every and round.server_round % every == 0:
-            self._save_checkpoint(round.server_round)
+            self.folder.save_checkpoint(self._checkpoint(round.server_round), keep=self.keep_checkpoints)
         self._ended = time.perf_counter()
         return {name: record[name] for name in ("accuracy", "loss") if record[name] is not None}
 
@@ -172,9 +172,8 @@ class Recorder:
         return hashlib.sha256(json.dumps(self._plans).encode()).hexdigest()
 
     def save_final(self) -> None:
-        """Save the global model as a whole state dict, the parts that never travel included."""
-        about = {"round": str(len(self.rounds) - 1), "model": self.model_name}
-        self.folder.save_state("final", self._whole(self.state), about)
+        """Save the global model as a whole state dict, the parts that never travel included, and how to go on."""
+        self.folder.save_final(self._checkpoint(len(self.rounds) - 1))
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of a complete run."""
@@ -237,15 +236,14 @@ class Recorder:
         if round.server_round:
             self._plans.append(encode_plan(round.plan))
 
-    def _save_checkpoint(self, server_round: int) -> None:
+    def _checkpoint(self, server_round: int) -> Checkpoint:
         counted = {"wire_bytes": self.wire_bytes, "devices": self.devices, "seconds": self.seconds}
-        checkpoint = Checkpoint(
+        return Checkpoint(
             server_round,
             model=self._whole(self.state),
             server_optimizer=dict(self.strategy_state()),
             about={"model": self.model_name, PLANS: self.plans_digest(), COUNTED: json.dumps(counted)},
         )
-        self.folder.save_checkpoint(checkpoint, keep=self.keep_checkpoints)
 
     def _whole(self, state: State) -> dict[str, Tensor]:
         return self.instruments.model.state_dict() | state
