@@ -82,6 +82,7 @@ def run(
         bool, typer.Option("--in-process", help="without Ray, for debugging and the smallest runs; same results")
     ] = False,
     ray_address: RayAddress = "",
+    verbose: Annotated[bool, typer.Option("--verbose", help="show how long each phase of the run took")] = False,
 ) -> None:
     """Run a federation on Ray; by default FedPFN on handwritten digits, 10 clients, Dirichlet 0.3.
 
@@ -106,13 +107,15 @@ def run(
         # while the workers import PyTorch, this process does
         from experiments.run import prepare, run_config, unused_settings
         from experiments.show import summary_table
-        from fedpfn.runs import read_run
+        from fedpfn.runs import LOG, read_run
 
         for line in [] if resume else unused_settings(asked, words or [], file=config):
             errors.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         folder = run_config(prepare(asked, workdir=here), console, resources, workers)
         console.print(summary_table(read_run(folder)))
         console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+    if verbose and workers is not None:
+        workers.phases.report(console, folder / LOG)
 
 
 @app.command(epilog="Settings after FILE override its base, e.g. `data.root=/abs/path`; tables: `fedpfn report OUT`.")

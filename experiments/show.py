@@ -9,7 +9,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from experiments.figures import rounds_figure, save_figure
 from experiments.limits import limit_words
 from experiments.recorded import further_numbers, further_quantities, unit_words
 from fedpfn.runs import Run
@@ -26,6 +25,9 @@ def show_run(run: Run, console: Console, *, every: int = 1) -> None:
     measured = [record for record in run.rounds if (record["barrier"] or {}).get("layers")]
     if measured:
         console.print(layers_table(measured[-1]))
+    # Matplotlib is for the picture alone
+    from experiments.figures import rounds_figure, save_figure
+
     picture = save_figure(rounds_figure(run), run.path / "rounds.png")
     console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
 

@@ -1,17 +1,19 @@
-"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 as arrays, read and downloaded by torchvision, laid out as it lays them.
+"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 as arrays, downloaded by torchvision and laid out as it lays them.
 
-Official train and test splits, never merged. Images of one's own are left to ``image_folder``.
+Official train and test splits, never merged. Images of one's own are left to ``image_folder``, file formats
+to ``published_files``.
 """
 
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partitions.arrays import DataError, Dataset, Request, Split
+from partitions.published_files import read_cifar, read_idx
 
 _IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -20,16 +22,22 @@ _IDX_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 
+_CIFAR10_FILES = (*(f"data_batch_{part}" for part in range(1, 6)), "test_batch", "batches.meta")
+
 
 @dataclass(frozen=True)
 class TorchvisionData:
-    """One data set of ``torchvision.datasets``: its name here, its class there, the folder and files it lies in."""
+    """One data set of ``torchvision.datasets``: its name here, its class there, the folder and files it lies in.
+
+    ``read`` returns the images (N, C, H, W) and labels of a split of the folder: of that to train on, or to test on.
+    """
 
     name: str
     class_name: str
     num_classes: int
     folder: str
     files: tuple[str, ...]
+    read: Callable[[Path, bool], tuple[NDArray[np.uint8], Sequence[int] | NDArray[np.uint8]]]
 
     def load(self, request: Request) -> Dataset:
         """Return the data set, downloaded first where it is absent and ``request.download`` says so.
@@ -39,7 +47,7 @@ class TorchvisionData:
         root = Path(request.root).expanduser()
         if self._absent(root):
             self._download(root)
-        return Dataset(self.name, self._read(root, train=True), self._read(root, train=False), self.num_classes)
+        return Dataset(self.name, self._split(root, train=True), self._split(root, train=False), self.num_classes)
 
     def find_faults(self, request: Request) -> list[str]:
         """Say which files are missing, without opening any; a data set that may be downloaded needs only a root."""
@@ -63,50 +71,56 @@ class TorchvisionData:
     def _absent(self, root: Path) -> list[str]:
         return [name for name in self.files if not (root / self.folder / name).is_file()]
 
-    def _torchvision(self, root: Path, **settings: bool) -> Any:
-        import torchvision.datasets  # here, because it costs seconds that most imports never need
-
-        return getattr(torchvision.datasets, self.class_name)(str(root), **settings)
-
     def _download(self, root: Path) -> None:
         """Fetch into a folder beside the target, then move the files one by one.
 
         So that another process that downloads at the same moment, or a broken connection, never leaves half a file.
         """
+        import torchvision.datasets  # here, because it costs seconds that most imports never need
+
+        fetch = getattr(torchvision.datasets, self.class_name)
         try:
             (root / self.folder).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as staging:
-                self._torchvision(Path(staging), download=True)
+                fetch(staging, download=True)
                 for name in self.files:
                     (Path(staging) / self.folder / name).replace(root / self.folder / name)
         except Exception as error:
             raise DataError(f"data set {self.name!r} could not be downloaded to {root}: {_one_line(error)}") from error
 
-    def _read(self, root: Path, *, train: bool) -> Split:
+    def _split(self, root: Path, *, train: bool) -> Split:
         try:
-            found = self._torchvision(root, train=train)
+            images, labels = self.read(root / self.folder, train)
+            split = Split(np.ascontiguousarray(images), np.asarray(labels, dtype=np.int64))
+            if len(split.inputs) != len(split.labels):
+                raise ValueError(f"{len(split.inputs)} images have {len(split.labels)} labels")
         except Exception as error:
             raise DataError(
                 f"data set {self.name!r} in {root / self.folder} cannot be read: {_one_line(error)}; "
                 "remove that folder and set data.download=true to fetch it afresh"
             ) from error
-        images: NDArray[np.uint8] = np.asarray(found.data, dtype=np.uint8)
-        # Grey images come as (N, H, W), coloured ones as (N, H, W, C).
-        images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-        return Split(np.ascontiguousarray(images), np.asarray(found.targets, dtype=np.int64))
+        return split
+
+
+def _mnist(folder: Path, train: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    images, labels = _IDX_FILES[:2] if train else _IDX_FILES[2:]
+    return read_idx(folder / images)[:, None], read_idx(folder / labels)
+
+
+def _cifar10(folder: Path, train: bool) -> tuple[NDArray[np.uint8], list[int]]:
+    batches = [read_cifar(folder / name, "labels") for name in (_CIFAR10_FILES[:5] if train else ["test_batch"])]
+    return np.concatenate([images for images, _ in batches]), [label for _, labels in batches for label in labels]
+
+
+def _cifar100(folder: Path, train: bool) -> tuple[NDArray[np.uint8], list[int]]:
+    return read_cifar(folder / ("train" if train else "test"), "fine_labels")
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-MNIST = TorchvisionData("mnist", "MNIST", 10, "MNIST/raw", _IDX_FILES)
-FASHION_MNIST = TorchvisionData("fashion-mnist", "FashionMNIST", 10, "FashionMNIST/raw", _IDX_FILES)
-CIFAR10 = TorchvisionData(
-    "cifar10",
-    "CIFAR10",
-    10,
-    "cifar-10-batches-py",
-    (*(f"data_batch_{part}" for part in range(1, 6)), "test_batch", "batches.meta"),
-)
-CIFAR100 = TorchvisionData("cifar100", "CIFAR100", 100, "cifar-100-python", ("train", "test", "meta"))
+MNIST = TorchvisionData("mnist", "MNIST", 10, "MNIST/raw", _IDX_FILES, _mnist)
+FASHION_MNIST = TorchvisionData("fashion-mnist", "FashionMNIST", 10, "FashionMNIST/raw", _IDX_FILES, _mnist)
+CIFAR10 = TorchvisionData("cifar10", "CIFAR10", 10, "cifar-10-batches-py", _CIFAR10_FILES, _cifar10)
+CIFAR100 = TorchvisionData("cifar100", "CIFAR100", 100, "cifar-100-python", ("train", "test", "meta"), _cifar100)

@@ -159,27 +159,64 @@ def test_torchvision_data_with_a_file_missing_or_broken_say_so(tmp_path):
     assert "(there, but without t10k-labels-idx1-ubyte)" in fault
 
 
-def test_coloured_torchvision_images_become_channels_first(tmp_path, monkeypatch):
-    import torchvision
-
-    folder = tmp_path / "cifar-10-batches-py"
+def write_cifar10(folder: Path) -> np.ndarray:
+    """Two images in each of the six batches."""
     folder.mkdir()
-    pixels, lists = images_like(12, 3072), {"train_list": [], "test_list": []}
-    batches = [f"data_batch_{part}" for part in range(1, 6)] + ["test_batch"]
-    for part, name in enumerate(batches):
-        content = pickle.dumps({"data": pixels[2 * part : 2 * part + 2], "labels": [part, 9]})
-        (folder / name).write_bytes(content)
-        which = "test_list" if name == "test_batch" else "train_list"
-        lists[which].append([name, hashlib.md5(content).hexdigest()])
-    names = pickle.dumps({"label_names": list("abcdefghij")})
-    (folder / "batches.meta").write_bytes(names)
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": hashlib.md5(names).hexdigest()}
-    for attribute, value in {**lists, "meta": meta}.items():
-        monkeypatch.setattr(torchvision.datasets.CIFAR10, attribute, value)
+    pixels = images_like(12, 3072)
+    for part, name in enumerate([*(f"data_batch_{part}" for part in range(1, 6)), "test_batch"]):
+        content = {"data": pixels[2 * part : 2 * part + 2], "labels": [part, 9]}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    return pixels
+
+
+def test_coloured_torchvision_images_become_channels_first(tmp_path):
+    pixels = write_cifar10(tmp_path / "cifar-10-batches-py")
     data = load("cifar10", str(tmp_path))
     assert np.array_equal(data.train.inputs, pixels[:10].reshape(10, 3, 32, 32))
     assert np.array_equal(data.test.inputs, pixels[10:].reshape(2, 3, 32, 32))
     assert data.train.inputs.flags.c_contiguous and data.train.labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
+
+
+def test_the_finer_labels_of_cifar100_are_taken(tmp_path):
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for name, count in (("train", 4), ("test", 2), ("meta", 0)):
+        content = {"data": images_like(count, 3072), "fine_labels": [99] * count, "coarse_labels": [1] * count}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    data = load("cifar100", str(tmp_path))
+    assert data.num_classes == 100 and data.train.labels.tolist() == [99] * 4 and len(data.test.labels) == 2
+
+
+def test_files_are_read_as_torchvision_and_scikit_learn_read_them(tmp_path, monkeypatch):
+    import torchvision
+    from sklearn.datasets import load_digits
+
+    write_idx(tmp_path / "MNIST" / "raw", train=20, test=10)
+    write_cifar10(tmp_path / "cifar-10-batches-py")
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "_load_meta", lambda self: None)
+    for train in (True, False):
+        grey, coloured = (
+            getattr(torchvision.datasets, name)(str(tmp_path), train=train) for name in ("MNIST", "CIFAR10")
+        )
+        ours = [getattr(load(name, str(tmp_path)), "train" if train else "test") for name in ("mnist", "cifar10")]
+        assert np.array_equal(ours[0].inputs[:, 0], grey.data.numpy())
+        assert np.array_equal(ours[1].inputs.transpose(0, 2, 3, 1), coloured.data)
+        assert [list(split.labels) for split in ours] == [list(grey.targets), list(coloured.targets)]
+    pixels, labels = load_digits(return_X_y=True)
+    digits = load("digits")
+    rows = np.concatenate([digits.train.inputs, digits.test.inputs]).reshape(-1, 64)
+    expected = np.round(pixels * 255 / 16).astype(np.uint8)
+    together = np.column_stack([rows, np.concatenate([digits.train.labels, digits.test.labels])])
+    assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, np.column_stack([expected, labels]).tolist()))
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    write_cifar10(tmp_path / "cifar-10-batches-py")
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"cos\nsystem\n(S'touch evil'\ntR.")
+    with pytest.raises(DataError, match=r"cannot be read: os\.system is not part of an array"):
+        load("cifar10", str(tmp_path))
 
 
 def test_a_download_arrives_whole_or_not_at_all(tmp_path, monkeypatch):

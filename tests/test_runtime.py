@@ -17,10 +17,12 @@ import pytest
 from processes import marked, needs_proc
 
 from experiments.resources import Resources, plan_resources
+from experiments.runtime import phases
 from experiments.runtime.cluster import import_path
 from experiments.runtime.failure import RunFailed, one_line
 from experiments.runtime.output import output_to
 from experiments.runtime.runtime import run_on, started
+from experiments.runtime.temporary import temporary_folder
 from experiments.runtime.workers import Workers
 from fedpfn import imports
 from fedpfn.runs import LOG, read_run
@@ -213,6 +215,125 @@ def test_a_client_that_fails_is_named_with_its_reason_in_one_line(workers: Worke
     assert run_on(workers, toy(folder, "next"), nodes=2, log=folder / "next" / LOG).is_dir()
 
 
+@pytest.mark.slow
+def test_the_log_has_the_traceback_of_a_client_that_failed_on_its_worker(tmp_path: Path) -> None:
+    words = ["rounds=1", "federation.clients=2", "model.name=users_model:Net", "model.args.fail=true", "output.dir=out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fedpfn", "run", *words, "--actors", "1"],
+        cwd=written(tmp_path),
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    for client in (0, 1):
+        said = (tmp_path / "out" / LOG).read_text().partition(f"client {client}, round 1, local training: ")[2]
+        assert said.startswith("ArithmeticError: the cat sat")
+        trace = said.partition("WARNING")[0]
+        assert "Traceback (most recent call last)" in trace and 'users_model.py", line' in trace
+
+
+# ---- what a run costs besides training ------------------------------------------------------------------------------
+
+# a worker needs none of them; each costs it up to a second and tens of megabytes
+NOT_NEEDED = {"matplotlib", "pandas", "scipy", "sklearn", "torch._dynamo", "torchvision"}
+SAYS_MODULES = f"""
+    import sys
+    import torch
+    from torch import nn
+
+
+    class Net(nn.Module):
+        def __init__(self, input_shape, num_classes):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(input_shape).numel(), num_classes))
+
+        def forward(self, inputs):
+            if self.training:
+                print("needless:", sorted(set({sorted(NOT_NEEDED)}) & sys.modules.keys()))
+            return self.layers(inputs)
+"""
+
+
+class Finished(NamedTuple):
+    """A run that came to its end: its folder, its words, and the processes and files that it left."""
+
+    out: Path
+    said: str
+    after: list[str]
+    temporary: list[str]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    """`fedpfn run --verbose` on the digits, for two rounds."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "slim.py").write_text(textwrap.dedent(SAYS_MODULES))
+    temporary = Path(tempfile.mkdtemp(prefix="fedpfn-test-", dir="/tmp"))
+    mark = f"FEDPFN_TEST={uuid.uuid4()}"
+    words = ["rounds=2", "federation.clients=2", "model.name=slim:Net", "barrier.every=0", "output.dir=out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fedpfn", "run", *words, "--actors", "1", "--verbose"],
+        cwd=folder,
+        env=os.environ | dict([mark.split("=")]) | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    after = marked(mark)
+    assert done.returncode == 0, done.stderr
+    yield Finished(folder / "out", done.stdout, after, sorted(path.name for path in temporary.glob("*fedpfn-*")))
+    shutil.rmtree(temporary)
+
+
+@pytest.mark.slow
+def test_workers_import_nothing_that_they_do_not_need(finished: Finished) -> None:
+    lines = [line for line in (finished.out / LOG).read_text().splitlines() if line.startswith("needless:")]
+    assert lines and set(lines) == {"needless: []"}
+
+
+@pytest.mark.slow
+def test_the_phases_of_a_run_are_shown_and_logged(finished: Finished) -> None:
+    for text in (finished.said, (finished.out / LOG).read_text()):
+        table = text.partition("phases")[2]
+        for phase in (phases.COMMAND, phases.RAY, phases.WORKERS, phases.ROUND_1, phases.ENDED):
+            assert phase in table
+
+
+@pytest.mark.slow
+@needs_proc
+def test_nothing_of_a_finished_run_is_left(finished: Finished) -> None:
+    assert finished.after == []
+    assert finished.temporary == []
+
+
+def test_phases_follow_each_other_in_time() -> None:
+    ends = phases.Phases()
+    for phase, at in ((phases.ROUND_1, 9.0), (phases.WORKERS, 7.0), (phases.RAY, 3.0), (phases.RAY, 8.0)):
+        ends.end(phase, at)
+    assert ends.rows(1.0) == [(phases.RAY, 2.0, 2.0), (phases.WORKERS, 6.0, None), (phases.ROUND_1, 8.0, 6.0)]
+
+
+def test_a_temporary_folder_is_gone_with_its_owner_or_when_the_next_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_folder("fedpfn-", longest=500) as mine:
+        code = (
+            "import os; from experiments.runtime.temporary import temporary_folder\n"
+            "with temporary_folder('fedpfn-', longest=500) as folder:\n"
+            "    (folder / 'file').touch(); os.kill(os.getpid(), 9)\n"
+        )
+        environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+        (abandoned,) = set(tmp_path.glob("fedpfn-*")) - {mine}
+        assert (abandoned / "file").is_file()
+        with temporary_folder("fedpfn-", longest=500) as another:
+            assert set(tmp_path.glob("fedpfn-*")) == {mine, another}
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- an interrupted run ---------------------------------------------------------------------------------------------
 
 
@@ -277,6 +398,6 @@ def test_an_interrupted_run_says_so_and_shows_the_rounds_that_it_did(interrupted
 def test_nothing_of_an_interrupted_run_is_left(interrupted: tuple[Path, Interrupted]) -> None:
     _, seen = interrupted
     # the command, Ray's own, a worker
-    assert len(seen.during) > 4
+    assert len(seen.during) >= 4
     assert seen.after == []
     assert seen.temporary == []

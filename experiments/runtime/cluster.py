@@ -8,18 +8,18 @@ version.
 import logging
 import os
 import platform
-import shutil
 import signal
 import socket
 import sys
 import sysconfig
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from experiments.runtime.temporary import temporary_folder
 
 # Ray puts "session_<time>_<pid>/sockets/plasma_store" below; a unix socket's path ends at 107 bytes
 _LONGEST_ROOT = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
@@ -40,34 +40,28 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[None]:
     """Run a Ray of our own with so many CPUs and GPUs to give, whose workers also find modules in ``workdir``."""
     import ray
 
-    root = _temporary_folder()
-    before, on_sigterm = dict(os.environ), signal.getsignal(signal.SIGTERM)
-    os.environ.update(_QUIET, PYTHONPATH=os.pathsep.join(import_path(workdir)))
-    # Ray's workers put the folder that they start in first on their import path, and it is the one of this process
-    start = Path.cwd()
-    empty = root / "start"
-    empty.mkdir()
-    os.chdir(empty)
-    try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level=logging.WARNING,
-            _temp_dir=str(root),
-        )
-        os.chdir(start)
-        _take_back_sigterm(on_sigterm)
-        yield
-    finally:
-        os.chdir(start)
-        ray.shutdown()
-        os.environ.clear()
-        os.environ.update(before)
-        shutil.rmtree(root, ignore_errors=True)
+    from experiments.runtime.ray_node import ray_node
+
+    before, on_sigterm, start = dict(os.environ), signal.getsignal(signal.SIGTERM), Path.cwd()
+    with temporary_folder("fedpfn-", longest=_LONGEST_ROOT) as root:
+        os.environ.update(_QUIET, PYTHONPATH=os.pathsep.join(import_path(workdir)))
+        # Ray's workers put the folder that they start in first on their import path, and it is the one of this process
+        empty = root / "start"
+        empty.mkdir()
+        os.chdir(empty)
+        try:
+            with ray_node(cpus=cpus, gpus=gpus, folder=root) as address:
+                ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.WARNING)
+                os.chdir(start)
+                _take_back_sigterm(on_sigterm)
+                try:
+                    yield
+                finally:
+                    ray.shutdown()
+        finally:
+            os.chdir(start)
+            os.environ.clear()
+            os.environ.update(before)
 
 
 @contextmanager
@@ -153,10 +147,3 @@ def _take_back_sigterm(handler: Any) -> None:
     """Put back what Ray replaced by a handler of its own, which ends the process without a word."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
-
-
-def _temporary_folder() -> Path:
-    parent = tempfile.gettempdir()
-    if len(os.fsencode(parent)) + len("/fedpfn-12345678") > _LONGEST_ROOT:
-        parent = "/tmp"
-    return Path(tempfile.mkdtemp(prefix="fedpfn-", dir=parent)).resolve()

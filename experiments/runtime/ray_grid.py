@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError, RayError
 
 from experiments.runtime.at_once import AtOnceGrid
 from experiments.runtime.parcels import Carried, Parcel, carried, pack, unpack
+from experiments.runtime.phases import ROUND_0, ROUND_1
 from experiments.runtime.workers import Actor, Workers
 from fedpfn.runs.keys import Scalar
 
@@ -73,10 +74,14 @@ class RayGrid(AtOnceGrid):
         self.workers, self.nodes = workers, nodes or len(workers.actors)
         self.retries, self.watch = retries, watch
         self._states: dict[int, dict[str, Carried]] = {}
+        self._phases = iter((ROUND_0, ROUND_1))
         workers.prepare(dict(run_config or {}), log, warm_up)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Yield the answers as they come; nodes that have not answered after ``timeout`` seconds are left out."""
+        if (phase := next(self._phases, None)) is not None:
+            # a round ends when the next one begins
+            self.workers.phases.end(phase)
         waiting = deque(self._calls(list(messages)))
         deadline = None if timeout is None else time.monotonic() + timeout
         idle, busy = list(self.workers.actors), dict[Reference, tuple[Actor, _Call]]()

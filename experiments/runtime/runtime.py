@@ -5,6 +5,7 @@ Workers are started before this process imports PyTorch, and import it while thi
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.runtime.cluster import local_ray, ray_cluster
+from experiments.runtime.phases import COMMAND, ENDED, RAY, ROUNDS, SERVER
 from fedpfn.devices import available_cpus, gpu_count
 
 if TYPE_CHECKING:
@@ -29,8 +31,13 @@ WARM_UP = "clients.client_app:warm_up"
 def started(resources: Resources, *, workdir: Path, ray_address: str = "") -> Iterator[Workers]:
     """Start Ray, or join the cluster at ``ray_address``, and start the workers of a run on it; end what was started."""
     cpus = resources.actors * resources.cpus_per_actor
+    begun = time.time()
     with joined(cpus=cpus, gpus=resources.gpus, workdir=workdir, ray_address=ray_address):
-        yield start_workers(resources)
+        workers = start_workers(resources)
+        workers.phases.end(COMMAND, begun)
+        workers.phases.end(RAY)
+        yield workers
+    workers.phases.end(ENDED)
 
 
 def joined(
@@ -63,9 +70,13 @@ def run_on(
     """
     from experiments.runtime.ray_grid import RayGrid
 
+    workers.phases.end(SERVER)
     with _recorded(log):
         grid = RayGrid(workers, config.flat(), nodes=nodes, warm_up=WARM_UP, log=str(log), watch=watch)
-        return _run(grid, config)
+        folder = _run(grid, config)
+    workers.note_ready()
+    workers.phases.end(ROUNDS)
+    return folder
 
 
 def run_here(config: RunConfig, *, nodes: int, log: Path, watch: Callable[[], None] = lambda: None) -> Path:

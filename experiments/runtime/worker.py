@@ -5,6 +5,7 @@ its app while the driver is busy with its own imports.
 """
 
 import importlib
+import time
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -31,8 +32,8 @@ class Worker:
         self.run_config: dict[str, Any] = {}
         self.log = ""
 
-    def prepare(self, run_config: Mapping[str, Any], log: str, warm_up: str) -> None:
-        """Take the run config and the log file of the messages to come.
+    def prepare(self, run_config: Mapping[str, Any], log: str, warm_up: str) -> float:
+        """Take the run config and the log file of the messages to come, and return the time when that was done.
 
         ``warm_up`` refers to a function of the run config: what it makes ready (data, a model) is there when the first
         message comes.
@@ -45,6 +46,7 @@ class Worker:
                 except Exception:
                     # it comes again with the first message, whose answer names it
                     traceback.print_exc()
+        return time.time()
 
     def answer(
         self, parcel: "Parcel", keys: tuple[str, ...], state: dict[str, "Carried"], about: dict[str, Any],

@@ -1,11 +1,14 @@
 """The actors of a runtime: started before all else, kept warm from run to run, replaced where they die."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
+from experiments.runtime.phases import WORKERS, Phases
 from experiments.runtime.worker import Worker
 
 Actor = ActorHandle[Any]
@@ -20,13 +23,19 @@ class Workers:
         self._make: Any = ray.remote(Worker).options(**resources, max_restarts=0, scheduling_strategy="SPREAD")
         self._client_app = client_app
         self._prepared: tuple[Mapping[str, Any], str, str] = ({}, "", "")
+        self.phases = Phases()
+        self._ready: list[ray.ObjectRef[float]] = []
         self.actors: list[Actor] = [self._new() for _ in range(count)]
 
     def prepare(self, run_config: Mapping[str, Any], log: str, warm_up: str) -> None:
         """Give the actors, and those that will replace them, the config of the messages to come."""
         self._prepared = (run_config, log, warm_up)
-        for actor in self.actors:
-            actor.prepare.remote(*self._prepared)
+        self._ready = [actor.prepare.remote(*self._prepared) for actor in self.actors]
+
+    def note_ready(self) -> None:
+        """Note among the phases when the last worker was ready, unless one has died."""
+        with suppress(RayError):
+            self.phases.end(WORKERS, max(ray.get(self._ready)))
 
     def replace(self, actor: Actor) -> Actor:
         """End an actor and return the new one in its place."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -78,6 +77,9 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
 
     def loss_at(log_beta: float) -> float:
         return float(functional.cross_entropy(math.exp(log_beta) * centred, labels))
+
+    # not with the module: every process of a run imports it, and few need SciPy
+    from scipy.optimize import minimize_scalar
 
     bound = math.log(SPREAD)
     found = minimize_scalar(loss_at, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-9, "maxiter": 200})

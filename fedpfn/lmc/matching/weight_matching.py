@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fedpfn.lmc.matching.permutations import (
@@ -114,6 +113,9 @@ def assignment_cost(
 
 def solve_assignment(gains: Tensor, current: Tensor, least: float = 0.0) -> Tensor:
     """Return p that maximises sum_i gains[i, p[i]], or ``current`` itself where that wins no more than ``least``."""
+    # not with the module: every process of a run imports it, and few need SciPy
+    from scipy.optimize import linear_sum_assignment
+
     matrix = gains.cpu().numpy()
     rows, columns = linear_sum_assignment(matrix, maximize=True)
     if matrix[rows, columns].sum() - matrix[rows, current.numpy()].sum() <= least:
