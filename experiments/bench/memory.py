@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-_PROC = Path("/proc")
+import psutil
+
 _EVERY_SECONDS = 0.25
 
 
@@ -20,7 +20,12 @@ class PeakMemory:
 
     def sample(self, pid: int) -> None:
         """Look once."""
-        self.bytes = max(self.bytes, sum(map(_held, [pid, *_descendants(pid)])))
+        try:
+            process = psutil.Process(pid)
+            family = [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
+        self.bytes = max(self.bytes, sum(map(_held, family)))
 
 
 @contextmanager
@@ -41,29 +46,9 @@ def peak_memory(pid: int) -> Iterator[PeakMemory]:
         watcher.join()
 
 
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for entry in _PROC.iterdir():
-        if entry.name.isdecimal():
-            try:
-                # after the name, which may hold anything: state, parent
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, IndexError, ValueError):
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found, left = list[int](), [pid]
-    while left:
-        own = children.get(left.pop(), [])
-        found += own
-        left += own
-    return found
-
-
-def _held(pid: int) -> int:
+def _held(process: psutil.Process) -> int:
     """Return the proportional set size of a process, 0 for one that has ended."""
     try:
-        text = (_PROC / str(pid) / "smaps_rollup").read_text()
-    except OSError:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:
         return 0
-    sizes = [line.split()[1] for line in text.splitlines() if line.startswith("Pss:")]
-    return int(sizes[0]) * 1024 if sizes else 0
