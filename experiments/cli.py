@@ -140,13 +140,22 @@ def sweep(
     supernodes: Annotated[int | None, typer.Option(help="SuperNodes of a job; default: one an actor")] = None,
     gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU an actor gets, e.g. 0.25")] = None,
     ray_address: RayAddress = "",
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CELL", help="skip a cell, named by its folder or e.g. partition.alpha=0.1,seed=2; runs nothing"
+        ),
+    ] = None,
+    unskip: Annotated[
+        list[str] | None, typer.Option(metavar="CELL", help="skip a cell no longer; runs nothing")
+    ] = None,
 ) -> None:
     """Run every cell of a sweep: a grid over any keys, for all seeds, each cell a run with a folder of its own.
 
     FILE has `base` (settings of all cells), `grid` (lists of values; every combination), `include`, `exclude`, `seeds`
     and `question`. Cells that are done are never run again; one that was interrupted continues from its checkpoint,
     with bit-identical results. Keys that an algorithm does not use do not multiply its cells. The command fails if
-    any cell is not done at the end.
+    any cell is neither done nor skipped at the end. `--skip` also stops a cell that another process is running now.
     """
     from experiments.sweep.cli import sweep as run_sweep
 
@@ -165,6 +174,8 @@ def sweep(
         supernodes=supernodes,
         gpus_per_actor=gpus_per_actor,
         ray_address=ray_address,
+        skip=skip or [],
+        unskip=unskip or [],
     )
     if not done:
         raise typer.Exit(1)

@@ -1,7 +1,7 @@
 """``fedpfn run``: from words on a command line to a finished run folder.
 
 Resolves the config for this machine and this folder (absolute paths, device, run folder), asks for every fault before
-anything starts, launches the simulation, and redraws a progress bar from ``rounds.jsonl`` as it grows.
+anything starts, and runs it.
 """
 
 import shutil
@@ -13,19 +13,18 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments.interruption import interruptible
 from experiments.resources import Resources
+from experiments.run_progress import RunProgress
 from experiments.run_words import read_run_config as read_run_config
 from experiments.runtime.failure import RunFailed
 from experiments.runtime.in_process import run_in_process
 from experiments.runtime.output import apart
 from experiments.runtime.runtime import run_on
 from experiments.runtime.workers import Workers
-from experiments.show import number
 from fedpfn import imports
-from fedpfn.runs import LOG, is_run, read_config, read_rounds, read_run, record_end
+from fedpfn.runs import LOG, is_run, read_config, read_run, record_end
 from fedpfn.runs.config import ConfigError, RunConfig, given_keys, parse_overrides
 from fedpfn.runs.identity import config_warnings
 from strategies.preflight import find_faults, resume_faults
@@ -80,12 +79,12 @@ def run_config(config: RunConfig, console: Console, resources: Resources, worker
     config = replace(config, output=replace(config.output, dir=str(folder)))
     keep_log(folder)
     log = folder / LOG
-    with interruptible(), apart(console) as screen, _ProgressBar(config, screen, resources) as bar:
+    with interruptible(), apart(console) as screen, RunProgress(config, screen, resources) as progress:
         try:
             if workers is None:
-                run_in_process(config, nodes=resources.supernodes, watch=bar.update)
+                run_in_process(config, nodes=resources.supernodes, watch=progress.update)
             else:
-                run_on(workers, config, nodes=resources.supernodes, log=log, watch=bar.update)
+                run_on(workers, config, nodes=resources.supernodes, log=log, watch=progress.update)
         except (RunFailed, KeyboardInterrupt) as error:
             record_end(folder, str(error) or "stopped by the user", stopped=isinstance(error, KeyboardInterrupt))
             raise
@@ -104,51 +103,3 @@ def keep_log(folder: Path) -> None:
     if log.is_file() and is_run(folder):
         number = next(number for number in count(1) if not log.with_stem(f"{log.stem}-{number}").exists())
         log.rename(log.with_stem(f"{log.stem}-{number}"))
-
-
-class _ProgressBar:
-    """The rounds done, with the latest accuracy and barrier; one line per round where there is no terminal."""
-
-    def __init__(self, config: RunConfig, console: Console, resources: Resources) -> None:
-        self.config, self.console = config, console
-        self.folder = Path(config.output.dir)
-        self.seen = len(read_rounds(self.folder))
-        self.head = (
-            f"{config.strategy.name} · {config.data.name} · {config.federation.clients} clients on "
-            f"{resources.supernodes} SuperNodes, {resources.actors} actors ({config.device})"
-        )
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = TaskID(0)
-
-    def __enter__(self) -> "_ProgressBar":
-        self.console.print(self.head, highlight=False)
-        if self.seen:
-            self.console.print(f"resumed: {self.seen - 1} rounds are on record", highlight=False)
-        self.progress.start()
-        self.task = self.progress.add_task("starting", total=self.config.rounds)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.update()
-        self.progress.stop()
-
-    def update(self) -> None:
-        """Show what has been recorded since the last call."""
-        rounds = read_rounds(self.folder)
-        # a resumed run first goes back to its checkpoint
-        self.seen = min(self.seen, len(rounds))
-        for record in rounds[self.seen :]:
-            barrier = (record["barrier"] or {}).get("accuracy_mean")
-            text = f"accuracy {number(record['accuracy'])}  barrier {number(barrier)}"
-            self.progress.update(self.task, completed=record["round"], description=text)
-            if not self.console.is_terminal:
-                self.console.print(f"round {record['round']:>4}/{self.config.rounds}  {text}", highlight=False)
-        self.seen = len(rounds)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.limits import limit_words
+from experiments.progress import number
 from experiments.recorded import further_numbers, further_quantities, unit_words
 from fedpfn.runs import Run
 
@@ -41,8 +42,8 @@ def rounds_table(run: Run, *, every: int = 1) -> Table:
     for name in ("round", "accuracy", "loss", "train", "clients", "frozen", "barrier", "max", "fusion", "up"):
         table.add_column(name, justify="right")
     last = len(run.rounds) - 1
-    for number, record in enumerate(run.rounds):
-        if number % every == 0 or number == last:
+    for place, record in enumerate(run.rounds):
+        if place % every == 0 or place == last:
             table.add_row(*round_cells(record))
     return table
 
@@ -101,11 +102,6 @@ def summary_table(run: Run) -> RenderableType:
     for name, value in rows.items():
         table.add_row(name, value)
     return Group(Text(), table)
-
-
-def number(value: float | None) -> str:
-    """Return a share with four digits, or a dash where it was not measured."""
-    return "–" if value is None else f"{value:.4f}"
 
 
 def short(value: float | None) -> str:

@@ -31,7 +31,7 @@ from experiments.runtime.runtime import joined
 from experiments.sweep.board import Board, Stopped, Task
 from experiments.sweep.cells import expand
 from experiments.sweep.cli import sweep
-from experiments.sweep.costs import Finished, beyond_training, expected_seconds
+from experiments.sweep.costs import Finished, Work, beyond_training, expected_seconds, seconds_left
 from experiments.sweep.display import Display, ending
 from experiments.sweep.file import read_sweep
 from experiments.sweep.folders import (
@@ -41,6 +41,7 @@ from experiments.sweep.folders import (
     check_identity,
     claim,
     clear_leftovers,
+    mark_skipped,
     record_failure,
 )
 from experiments.sweep.lanes import Lane, NoRuntime, Share, divide, visible_gpus
@@ -299,7 +300,7 @@ def test_a_cell_is_claimed_by_one_sweep_at_a_time(tmp_path: Path) -> None:
     console = quiet()
     with claim(tmp_path / "out", first):
         assert not toy_sweep(tmp_path, console=console)
-    assert "skipped" in said(console) and "another sweep has it" in said(console)
+    assert said(console).count("another sweep has it") == 1
     assert toy_sweep(tmp_path)
 
 
@@ -475,6 +476,67 @@ def test_the_live_table_shows_what_runs(tmp_path: Path) -> None:
     assert "2 of 5 done, 0 failed, 2 queued" in shown
 
 
+def test_a_log_says_now_and_then_how_the_sweep_is_doing(tmp_path: Path) -> None:
+    board, now, console = a_board(tmp_path, 4), [0.0], quiet()
+    task = board.next(1)
+    assert task is not None
+    folder = RunFolder(task.folder)
+    folder.write_config(task.config, device="cpu")
+    for number in (0, 1, 2):
+        folder.append_round({"round": number, "accuracy": 0.5, "barrier": None, "seconds": {"train": 6.0}})
+    with Display(board, console, total=5, before=1, jobs=2, clock=lambda: now[0]) as display:
+        for _ in range(1000):
+            now[0] += 0.25
+            display.show()
+    lines = said(console).splitlines()
+    assert len(lines) == 4
+    # one job has two rounds of 6 s left and then takes a cell; the other takes two cells of four rounds
+    progress = "1 of 5 done, 0 failed, 3 queued, about 48.0 s left · 1 min 0 s so far"
+    assert lines[0] == f"{progress}; running: {task.cell.label} 2/4"
+
+
+# skipping
+
+
+def test_a_cell_that_runs_can_be_skipped_and_one_that_waits(tmp_path: Path) -> None:
+    board = a_board(tmp_path)
+    names = [task.cell.address for task in board.queued]
+
+    def act(config: RunConfig, watch: Any) -> None:
+        if config.seed == 1:
+            folder = RunFolder(Path(config.output.dir))
+            folder.write_config(config, device="cpu")
+            folder.close()
+            for seed in (1, 4):
+                mark_skipped(tmp_path, names[seed], skip=True)
+            watch()
+        complete(config, watch)
+
+    run_cells(board, [FakeLane(act)], out=tmp_path, fail_fast=True)
+    assert [task.cell.config.seed for task in board.skipped] == [1, 4] and len(board.done) == 4
+    (running, waiting) = board.skipped
+    assert read_run(running.folder).failure == {"reason": "skipped by the user", "rounds": -1, "stopped": True}
+    assert not waiting.folder.exists()
+    assert ending(board, seconds=3.0)[0] == "4 cells ran in 3.0 s, 2 skipped"
+
+
+def test_skipped_cells_are_no_failure_and_run_once_they_are_not_skipped(tmp_path: Path) -> None:
+    console = quiet()
+    assert toy_sweep(tmp_path, skip=["mask.ratio=0.6,seed=1", "fedavg_seed=0"], console=console)
+    assert said(console).count("to be skipped") == 2 and not (tmp_path / "out" / "cells").exists()
+    console = quiet()
+    assert toy_sweep(tmp_path, console=console)
+    assert "6 cells: 2 skipped, 4 left" in said(console) and said(console).count("skipped, until --unskip: ") == 2
+    assert sorted(folder.name[:-13] for folder in (tmp_path / "out" / "cells").iterdir()) == [
+        "fedavg_seed=1", "fedpfn_ratio=0.2_seed=0", "fedpfn_ratio=0.2_seed=1", "fedpfn_ratio=0.6_seed=0",
+    ]  # fmt: skip
+    assert toy_sweep(tmp_path, unskip=["strategy.name=fedavg", "mask.ratio=0.6"])
+    assert toy_sweep(tmp_path) and len(find_runs(tmp_path / "out")) == 6
+    for text in ("mask.ratio=0.7", "no such cell"):
+        with pytest.raises(ValueError, match="no cell of the sweep is"):
+            toy_sweep(tmp_path, skip=[text])
+
+
 # costs
 
 
@@ -493,6 +555,29 @@ def test_what_is_beyond_training() -> None:
     rounds = [{"seconds": {"evaluate": 1.0, "train": 0.0}}, {"seconds": {"evaluate": 1.0, "train": 2.0}}]
     assert beyond_training(10.0, rounds) == pytest.approx(6.0)
     assert beyond_training(1.0, rounds) == 0.0
+
+
+def test_phases_and_the_round_that_they_are_part_of_are_not_added_up() -> None:
+    """A cell of 45.5 s whose three rounds took 14 s, 2 s of which the first waited for its workers to load data."""
+    before = {"train": 0.0, "transfer": 0.0, "aggregate": 0.0, "round": 0.0, "evaluate": 1.0}
+    phases = {"train": 2.0, "transfer": 0.5, "aggregate": 0.2, "round": 3.0, "evaluate": 0.5, "measure": 0.5}
+    first = phases | {"transfer": 2.5, "round": 5.0}
+    rounds = [{"seconds": seconds} for seconds in (before, first, phases, phases)]
+    assert beyond_training(45.5, rounds) == pytest.approx(45.5 - 1.0 - 14.0 + 2.0)
+
+
+def test_the_time_left_is_that_of_the_job_that_ends_last() -> None:
+    small, large = {"model.name": "mlp"}, {"model.name": "cnn"}
+    finished = [Finished(small, 10, 10.0), Finished(large, 10, 100.0)]
+    running = [Work(small, 4, each=1.0), Work(large, 3)]
+    # jobs are free after 4 s and 30 s; the first takes 10 s, 10 s and, at 24 s, the large one
+    queued = [Work(small, 10), Work(small, 10), Work(large, 10), Work(small, 5)]
+    assert seconds_left(running, queued, finished, jobs=2) == pytest.approx(24.0 + 100.0)
+    assert seconds_left(running, [], finished, jobs=2) == pytest.approx(30.0)
+    assert seconds_left([], queued, finished, jobs=1) == pytest.approx(125.0)
+    # what runs now says what its like will take
+    assert seconds_left([Work(small, 5, each=3.0)], [Work(small, 10)], [], jobs=1) == pytest.approx(45.0)
+    assert seconds_left([Work(small, 5)], queued, [], jobs=2) is None
 
 
 # lanes on Ray

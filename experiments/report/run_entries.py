@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.progress import number
 from experiments.recorded import further_numbers, further_quantities, is_evaluated, unit_words
 from experiments.report.log_text import LogText, clean, read_log, without_secrets
 from experiments.report.measures import final_accuracy, mean_accuracy_barrier
 from experiments.report.study import Group, Study, show_value
 from experiments.report.tables import Cell, Column, Table
-from experiments.show import human_bytes, number, round_cells, short
+from experiments.show import human_bytes, round_cells, short
 from fedpfn.runs import LOG, Run
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.identity import used_keys

@@ -8,17 +8,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from experiments.progress import RoundsFile
 from experiments.sweep.cells import Cell
-from fedpfn.runs import read_rounds
 from fedpfn.runs.config import RunConfig
+from fedpfn.runs.identity import used_keys
+from fedpfn.runs.keys import Scalar
 
 
 class Stopped(BaseException):
     """The sweep is to stop: raised in the lanes, to end what they run. Not an error: somebody asked for it."""
+
+
+class Skipped(BaseException):
+    """A cell is to be skipped: raised in the lane that runs it, to end it alone."""
 
 
 @dataclass
@@ -32,21 +39,24 @@ class Task:
     seconds: float = 0.0
     error: str | None = None
     beyond: float | None = None
-    _rounds: list[dict[str, Any]] = field(default_factory=list)
-    _size: int = -1
 
     @property
     def folder(self) -> Path:
         """Its run folder."""
         return Path(self.config.output.dir)
 
+    @cached_property
+    def keys(self) -> dict[str, Scalar]:
+        """The keys that its result depends on."""
+        return used_keys(self.config)
+
+    @cached_property
+    def _file(self) -> RoundsFile:
+        return RoundsFile(self.folder)
+
     def rounds(self) -> list[dict[str, Any]]:
-        """Return the rounds on record, read again where the file has changed."""
-        file = self.folder / "rounds.jsonl"
-        size = file.stat().st_size if file.is_file() else -1
-        if size != self._size:
-            self._rounds, self._size = read_rounds(self.folder), size
-        return self._rounds
+        """Return the rounds on record."""
+        return self._file.read()
 
 
 class Board:
@@ -59,6 +69,7 @@ class Board:
         self.failed: list[Task] = []
         self.elsewhere: list[Task] = []
         self.stopped: list[Task] = []
+        self.skipped: list[Task] = []
         self.crash: BaseException | None = None
         self._stop = threading.Event()
         self._lock = threading.Lock()

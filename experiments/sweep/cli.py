@@ -1,6 +1,7 @@
 """``fedpfn sweep``: from a file and words to cells that are done, and how many."""
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,20 @@ from experiments.sweep.cells import Cell, cell_faults, cell_warnings, expand
 from experiments.sweep.costs import Finished
 from experiments.sweep.display import Display, counts, ending, plan_table
 from experiments.sweep.file import read_sweep
-from experiments.sweep.folders import State, cell_folder, cell_state, check_identity, write_sweep
+from experiments.sweep.folders import (
+    State,
+    cell_folder,
+    cell_state,
+    check_identity,
+    is_skipped,
+    mark_skipped,
+    write_sweep,
+)
 from experiments.sweep.lanes import Lane, LaneInProcess, divide, visible_gpus
 from experiments.sweep.runner import Runner, run_cells
+from experiments.sweep.selection import choose
 from fedpfn.devices import available_cpus
-from fedpfn.runs import read_rounds, read_run
+from fedpfn.runs import read_json, read_rounds
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.runs.identity import used_keys
 
@@ -41,9 +51,12 @@ def sweep(
     supernodes: int | None = None,
     gpus_per_actor: float | None = None,
     ray_address: str = "",
+    skip: Sequence[str] = (),
+    unskip: Sequence[str] = (),
 ) -> bool:
-    """Run the cells of ``file`` that are not done, and say whether all of them are now.
+    """Run the cells of ``file`` that are not done, and say whether all of them are now, or are skipped.
 
+    With ``skip`` or ``unskip``, only say so of the cells that they choose; a sweep that runs elsewhere follows.
     Every cell is checked before the first one starts: raises ``ConfigError`` with all faults, ``ValueError`` for jobs
     or resources that cannot be had, or a folder that is not what its name says.
     """
@@ -52,6 +65,12 @@ def sweep(
     out = (out or Path("sweeps") / file.stem).absolute()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out names the folder of the sweep")
+    for texts, wanted in ((skip, True), (unskip, False)):
+        for cell in choose(cells, out, texts):
+            mark_skipped(out, cell.address, skip=wanted)
+            console.print(f"{'to be skipped' if wanted else 'no longer skipped'}: {cell.label}", soft_wrap=True)
+    if skip or unskip:
+        return True
     if faults := cell_faults(cells):
         raise ConfigError(faults)
     states = {cell.address: _state(out, cell) for cell in cells}
@@ -69,23 +88,27 @@ def sweep(
         return True
     todo = [cell for cell in cells if _is_to_run(states[cell.address], retry_failed=retry_failed)]
     tasks = [Task(cell, _ready(cell, out, workdir)) for cell in todo]
-    write_sweep(out, asked)
+    write_sweep(out, asked, cells, jobs=jobs)
     console.print(f"{counts(list(states.values()))} · {out}", highlight=False, soft_wrap=True, markup=False)
-    skipped = [cell for cell in cells if states[cell.address] is State.FAILED and not retry_failed]
+    failed_before = [cell for cell in cells if states[cell.address] is State.FAILED and not retry_failed]
     board, begun = Board(tasks), time.monotonic()
     if tasks:
         alone = in_process and jobs == 1
         ray = nullcontext() if alone else joined(workdir=workdir, ray_address=ray_address)
-        with ray, Display(board, console, total=len(cells), before=len(cells) - len(tasks)) as display:
+        before, finished = len(cells) - len(tasks), _finished(out, cells, states)
+        with ray, Display(board, console, total=len(cells), before=before, jobs=jobs, finished=finished) as display:
             run_cells(board, lanes, out=out, fail_fast=fail_fast, show=display.show)
         for line in ending(board, seconds=time.monotonic() - begun):
             console.print(line, highlight=False, soft_wrap=True)
-    for cell in skipped:
+    for cell in failed_before:
         console.print(f"failed before, retried only with --retry-failed: {cell_folder(out, cell)}", soft_wrap=True)
     for task in board.failed:
         console.print(f"failed: {task.folder}", highlight=False, soft_wrap=True)
+    ended = {cell: _state(out, cell) for cell in cells}
+    for cell in (cell for cell, state in ended.items() if state is State.SKIPPED):
+        console.print(f"skipped, until --unskip: {cell_folder(out, cell)}", highlight=False, soft_wrap=True)
     console.print(f"tables and figures: fedpfn report {out}", highlight=False, soft_wrap=True)
-    return all(cell_state(cell_folder(out, cell)) is State.DONE for cell in cells)
+    return all(state in (State.DONE, State.SKIPPED) for state in ended.values())
 
 
 def _state(out: Path, cell: Cell) -> State:
@@ -93,7 +116,7 @@ def _state(out: Path, cell: Cell) -> State:
     state = cell_state(folder)
     if state is not State.LEFT:
         check_identity(folder, cell)
-    return state
+    return State.SKIPPED if state is not State.DONE and is_skipped(out, cell.address) else state
 
 
 def _is_to_run(state: State, *, retry_failed: bool) -> bool:
@@ -146,7 +169,6 @@ def _rounds_on_record(out: Path, cell: Cell) -> int:
 
 
 def _finished(out: Path, cells: list[Cell], states: dict[str, State]) -> list[Finished]:
-    found = [
-        (cell, read_run(cell_folder(out, cell)).summary or {}) for cell in cells if states[cell.address] is State.DONE
-    ]
+    done = [cell for cell in cells if states[cell.address] is State.DONE]
+    found = [(cell, read_json(cell_folder(out, cell) / "summary.json")) for cell in done]
     return [Finished(used_keys(cell.config), summary["rounds"], summary["seconds"]) for cell, summary in found]

@@ -1,18 +1,28 @@
-"""What cells cost in time: what one will, judged by those that are done, and what one did beyond its training."""
+"""What cells cost in time: what the rest will take, judged by what was run, and what one took beyond its training."""
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
+from experiments.progress import round_seconds
 from fedpfn.runs.keys import Scalar
 
 
 class Finished(NamedTuple):
-    """A cell that is done: the keys it used, its rounds, and the seconds it took."""
+    """Rounds that were run: the keys that the cell used, how many, and the seconds they took."""
 
     keys: Mapping[str, Scalar]
     rounds: int
     seconds: float
+
+
+class Work(NamedTuple):
+    """What is left of a cell: the keys it uses, its rounds, and the seconds of each where that is known by now."""
+
+    keys: Mapping[str, Scalar]
+    rounds: int
+    each: float | None = None
 
 
 def expected_seconds(keys: Mapping[str, Scalar], rounds: int, finished: Sequence[Finished]) -> float | None:
@@ -24,8 +34,29 @@ def expected_seconds(keys: Mapping[str, Scalar], rounds: int, finished: Sequence
     return fmean(other.seconds / max(other.rounds, 1) for other in nearest) * rounds
 
 
+def seconds_left(
+    running: Sequence[Work], queued: Iterable[Work], finished: Sequence[Finished], *, jobs: int
+) -> float | None:
+    """Return when the last job will end, if each takes the next cell of ``queued`` as soon as it is free.
+
+    None where no round has been run that it could be judged by.
+
+    >>> cells = [Work({"model.name": "mlp"}, rounds) for rounds in (30, 10, 10, 10)]
+    >>> seconds_left([], cells, [Finished({"model.name": "mlp"}, 5, 10.0)], jobs=2)
+    60.0
+    """
+    known = [*finished, *(Finished(work.keys, 1, work.each) for work in running if work.each is not None)]
+    if not known:
+        return None
+    free = [_seconds(work, known) for work in running] + [0.0] * (jobs - len(running))
+    heapq.heapify(free)
+    for work in queued:
+        heapq.heapreplace(free, free[0] + _seconds(work, known))
+    return max(free)
+
+
 def beyond_training(seconds: float, rounds: Sequence[Mapping[str, Any]]) -> float:
-    """Return what a cell of ``seconds`` took beside its rounds: starting, loading, building, writing.
+    """Return what a cell of ``seconds`` took next to its rounds: starting, loading, building, writing.
 
     The first round's transfer holds the time in which actors load data and build their model: what it has above the
     median of the others counts as well.
@@ -34,7 +65,13 @@ def beyond_training(seconds: float, rounds: Sequence[Mapping[str, Any]]) -> floa
     >>> round(beyond_training(8.0, [{"seconds": {"evaluate": 0.5}}, *trained]), 6)
     4.2
     """
-    inside = sum(sum(record["seconds"].values()) for record in rounds)
-    transfers = [record["seconds"].get("transfer", 0.0) for record in rounds if "train" in record["seconds"]]
+    inside = sum(map(round_seconds, rounds))
+    transfers = [record["seconds"].get("transfer", 0.0) for record in rounds if record["seconds"].get("train")]
     loading = max(transfers[0] - median(transfers[1:]), 0.0) if len(transfers) > 1 else 0.0
     return max(seconds - inside + loading, 0.0)
+
+
+def _seconds(work: Work, known: Sequence[Finished]) -> float:
+    if work.each is not None:
+        return work.each * work.rounds
+    return expected_seconds(work.keys, work.rounds, known) or 0.0

@@ -1,7 +1,7 @@
 """A sweep as a person sees it: what will run, what runs, what came of it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, median
 
 from rich.console import Console, Group, RenderableType
@@ -9,14 +9,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from experiments.show import number
+from experiments.progress import HEARTBEAT_SECONDS, duration, latest, number, seconds_per_round
+from experiments.progress import seconds_left as seconds_left_of_run
 from experiments.sweep.board import Board, Task
 from experiments.sweep.cells import Cell
-from experiments.sweep.costs import Finished, expected_seconds
+from experiments.sweep.costs import Finished, Work, expected_seconds, seconds_left
 from experiments.sweep.folders import State
 from fedpfn.runs.identity import used_keys
 
-_STYLES = {State.DONE: "green", State.FAILED: "red", State.CUT: "yellow", State.LEFT: ""}
+_STYLES = {State.DONE: "green", State.FAILED: "red", State.CUT: "yellow", State.SKIPPED: "dim", State.LEFT: ""}
+# comparing all cells that are queued with all that are done takes a moment
+_OUTLOOK_SECONDS = 5.0
 
 
 def plan_table(cells: Sequence[tuple[Cell, State, int]], finished: Sequence[Finished], *, jobs: int) -> RenderableType:
@@ -26,14 +29,17 @@ def plan_table(cells: Sequence[tuple[Cell, State, int]], finished: Sequence[Fini
         table.add_column(head, no_wrap=True)
     for head in ("rounds", "expected"):
         table.add_column(head, justify="right")
-    expected: list[float | None] = []
+    todo: list[Work] = []
     for cell, state, rounds in cells:
-        left = cell.config.rounds if state in (State.LEFT, State.FAILED) else max(cell.config.rounds - rounds, 0)
-        seconds = 0.0 if state is State.DONE else expected_seconds(used_keys(cell.config), left, finished)
-        expected.append(seconds)
-        told = "" if state is State.DONE else "?" if seconds is None else duration(seconds)
-        table.add_row(cell.label, cell.address, Text(state, _STYLES[state]), f"{rounds}/{cell.config.rounds}", told)
-    return Group(table, Text(), Text(_outlook(expected, [state for _, state, _ in cells], jobs=jobs)))
+        expected = ""
+        if state not in (State.DONE, State.SKIPPED):
+            left = cell.config.rounds if state in (State.LEFT, State.FAILED) else max(cell.config.rounds - rounds, 0)
+            todo.append(work := Work(used_keys(cell.config), left))
+            seconds = expected_seconds(work.keys, work.rounds, finished)
+            expected = "?" if seconds is None else duration(seconds)
+        table.add_row(cell.label, cell.address, Text(state, _STYLES[state]), f"{rounds}/{cell.config.rounds}", expected)
+    outlook = _outlook(seconds_left([], todo, finished, jobs=jobs) if todo else 0.0, jobs=jobs)
+    return Group(table, Text(), Text(f"{counts([state for _, state, _ in cells])}; {outlook}"))
 
 
 def counts(states: Sequence[State]) -> str:
@@ -46,26 +52,27 @@ def counts(states: Sequence[State]) -> str:
     return f"{len(states)} cell{'s' * (len(states) != 1)}: {', '.join(told)}"
 
 
-def duration(seconds: float) -> str:
-    """Return a time span with two digits that matter.
-
-    >>> duration(5.04), duration(75), duration(3700)
-    ('5.0 s', '1 min 15 s', '1 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 class Display:
-    """The board in a terminal, live; elsewhere a line for each cell that ends."""
+    """The board in a terminal, live; elsewhere a line for each cell that ends, and one every ``HEARTBEAT_SECONDS``.
 
-    def __init__(self, board: Board, console: Console, *, total: int, before: int) -> None:
+    ``finished`` is what earlier sweeps in the folder ran, ``jobs`` how many cells run at a time.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        console: Console,
+        *,
+        total: int,
+        before: int,
+        jobs: int = 1,
+        finished: Sequence[Finished] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.board, self.console, self.total, self.before = board, console, total, before
-        self.begun = time.monotonic()
+        self.jobs, self.finished, self.clock = jobs, list(finished), clock
+        self.begun = clock()
+        self._next, self._left, self._left_at = self.begun + HEARTBEAT_SECONDS, "", -_OUTLOOK_SECONDS
         self._told: set[int] = set()
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
@@ -81,27 +88,34 @@ class Display:
     def show(self) -> None:
         """Show what has changed."""
         board = self.board
-        for task in [*board.done, *board.failed, *board.elsewhere, *board.stopped]:
+        for task in [*board.done, *board.failed, *board.elsewhere, *board.stopped, *board.skipped]:
             if id(task) not in self._told:
                 self._told.add(id(task))
-                self.console.print(self._ended(task), highlight=False, soft_wrap=True, markup=False)
+                self._say(self._ended(task))
         if self._live:
             self._live.update(self._table(), refresh=True)
+        elif board.running and self.clock() >= self._next:
+            running = [f"{task.cell.label} {_place(task)}" for task in list(board.running)]
+            self._say(f"{self._line()}; running: {', '.join(running)}")
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        self._next = self.clock() + HEARTBEAT_SECONDS
 
     def _ended(self, task: Task) -> str:
         place = f"[{self.before + len(self._told)}/{self.total}]"
         if task.error is not None:
             return f"{place} failed   {task.cell.label}: {task.error}"
         if task in self.board.elsewhere:
-            return f"{place} skipped  {task.cell.label}: another sweep has it"
+            return f"{place} left     {task.cell.label}: another sweep has it"
         rounds = task.rounds()
-        if task in self.board.stopped:
-            return f"{place} stopped  {task.cell.label} after {max(len(rounds) - 1, 0)} rounds"
-        last = rounds[-1]
-        barrier = (last["barrier"] or {}).get("accuracy_mean")
+        for tasks, word in ((self.board.stopped, "stopped"), (self.board.skipped, "skipped")):
+            if task in tasks:
+                return f"{place} {word}  {task.cell.label} after {max(len(rounds) - 1, 0)} rounds"
+        accuracy, barrier = latest(rounds)
         beyond = f", {task.beyond:.1f} s of it beyond training" if task.beyond is not None else ""
         return (
-            f"{place} done     {task.cell.label}: accuracy {number(last['accuracy'])}, barrier {number(barrier)}, "
+            f"{place} done     {task.cell.label}: accuracy {number(accuracy)}, barrier {number(barrier)}, "
             f"{duration(task.seconds)}{beyond}"
         )
 
@@ -114,29 +128,41 @@ class Display:
             table.add_column(head, justify="right")
         for task in sorted(board.running, key=lambda task: task.lane or 0):
             rounds = task.rounds()
-            last = rounds[-1] if rounds else None
-            barrier = next((r["barrier"]["accuracy_mean"] for r in reversed(rounds) if r["barrier"]), None)
+            accuracy, barrier = latest(rounds)
+            left = seconds_left_of_run(rounds, task.config)
             table.add_row(
                 str(task.lane),
                 task.cell.label,
-                f"{last['round'] if last else 0}/{task.config.rounds}" if last else "starting",
-                number(last["accuracy"] if last else None),
+                _place(task),
+                number(accuracy),
                 number(barrier),
-                _left(task),
+                "–" if left is None else duration(left),
             )
-        ended = self.before + len(board.done)
-        line = f"{ended} of {self.total} done, {len(board.failed)} failed, {len(board.queued)} queued"
-        done = [task.seconds for task in board.done]
-        if done and board.running:
-            left = fmean(done) * (len(board.queued) + len(board.running) / 2) / len(board.running)
-            line += f", about {duration(left)} left"
-        return Group(table, Text(f"{line} · {duration(time.monotonic() - self.begun)} so far"))
+        return Group(table, Text(self._line()))
+
+    def _line(self) -> str:
+        board = self.board
+        line = f"{self.before + len(board.done)} of {self.total} done, {len(board.failed)} failed"
+        line += f", {len(board.skipped)} skipped" if board.skipped else ""
+        if (now := self.clock()) >= self._left_at + _OUTLOOK_SECONDS:
+            left = self._seconds_left()
+            self._left, self._left_at = "" if left is None else f", about {duration(left)} left", now
+        return f"{line}, {len(board.queued)} queued{self._left} · {duration(now - self.begun)} so far"
+
+    def _seconds_left(self) -> float | None:
+        board = self.board
+        # what a resumed cell took is not all in this sweep
+        done = [Finished(task.keys, task.config.rounds, task.seconds) for task in board.done if task.beyond is not None]
+        running = [_work(task) for task in list(board.running)]
+        queued = [Work(task.keys, task.config.rounds - max(len(task.rounds()) - 1, 0)) for task in list(board.queued)]
+        return seconds_left(running, queued, [*self.finished, *done], jobs=max(self.jobs, len(running)))
 
 
 def ending(board: Board, *, seconds: float) -> list[str]:
     """Return what to say when a sweep has ended: what came of it, and what it cost beyond training."""
     lines = [f"{len(board.done)} cells ran in {duration(seconds)}"]
-    for tasks, word in ((board.failed, "failed"), (board.stopped, "stopped"), (board.elsewhere, "left to another")):
+    others = ("failed", board.failed), ("skipped", board.skipped), ("stopped", board.stopped)
+    for word, tasks in (*others, ("left to another", board.elsewhere)):
         if tasks:
             lines[0] += f", {len(tasks)} {word}"
     costs = [task.beyond for task in board.done if task.beyond is not None]
@@ -148,20 +174,19 @@ def ending(board: Board, *, seconds: float) -> list[str]:
     return lines
 
 
-def _left(task: Task) -> str:
-    rounds = [record for record in task.rounds() if record["round"] > 0]
-    if not rounds:
-        return "–"
-    each = fmean(sum(record["seconds"].values()) for record in rounds[-5:])
-    return duration(each * (task.config.rounds - rounds[-1]["round"]))
+def _place(task: Task) -> str:
+    rounds = task.rounds()
+    return f"{rounds[-1]['round']}/{task.config.rounds}" if rounds else "starting"
 
 
-def _outlook(expected: Sequence[float | None], states: Sequence[State], *, jobs: int) -> str:
-    told = counts(states)
-    left = [seconds for seconds, state in zip(expected, states, strict=True) if state is not State.DONE]
-    known = [seconds for seconds in left if seconds is not None]
+def _work(task: Task) -> Work:
+    rounds = task.rounds()
+    return Work(task.keys, task.config.rounds - max(len(rounds) - 1, 0), seconds_per_round(rounds, task.config))
+
+
+def _outlook(left: float | None, *, jobs: int) -> str:
+    if left is None:
+        return "the time it takes is not known until a cell is done"
     if not left:
-        return f"{told}; nothing is left to do"
-    if not known:
-        return f"{told}; the time it takes is not known until a cell is done"
-    return f"{told}; about {duration(sum(known) / jobs)} with --jobs {jobs}, judging by cells that are done"
+        return "nothing is left to do"
+    return f"about {duration(left)} with --jobs {jobs}, judging by cells that are done"

@@ -1,15 +1,16 @@
 """Where the cells of a sweep lie, how far each has come, and who may touch it.
 
 ``OUT/cells/<label>-<address>/`` is a cell's run folder, found again by its address alone: a label changes when the file
-gains a key. ``OUT/sweep.yaml`` is the sweep as it was last run, ``OUT/sweep.jsonl`` what happened, a line an event,
-``OUT/.locks/`` holds a lock a cell. A cell is done when its run says so in its last file, and not before.
+gains a key. ``OUT/sweep.yaml`` is the sweep as it was last run, ``OUT/cells.json`` its cells, ``OUT/sweep.jsonl`` what
+happened, one line per event; ``OUT/.locks/`` holds a lock per cell, ``OUT/.skipped/`` a file per cell that is to be
+skipped. A cell is done when its run says so in its last file, and not before.
 """
 
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -20,11 +21,12 @@ from omegaconf import OmegaConf
 
 from experiments.sweep.cells import Cell
 from experiments.sweep.file import SweepFile, as_tree
-from fedpfn.runs import RunFolder, is_run, read_json, read_run, record_end, write_whole
+from fedpfn.runs import RunFolder, is_run, read_json, read_run, record_end, write_json, write_whole
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.identity import used_keys
 
-SWEEP_FILE, EVENTS = "sweep.yaml", "sweep.jsonl"
+SWEEP_FILE, CELLS, EVENTS = "sweep.yaml", "cells.json", "sweep.jsonl"
+_SKIPPED = ".skipped"
 
 
 class State(StrEnum):
@@ -32,6 +34,7 @@ class State(StrEnum):
 
     LEFT = "left"
     CUT = "cut off"
+    SKIPPED = "skipped"
     FAILED = "failed"
     DONE = "done"
 
@@ -50,6 +53,21 @@ def cell_state(folder: Path) -> State:
         return State.DONE
     failure = read_json(folder / "failure.json")
     return State.CUT if failure is None or failure.get("stopped") else State.FAILED
+
+
+def is_skipped(out: Path, address: str) -> bool:
+    """Whether a cell is to be skipped, by this sweep and any other in the folder."""
+    return (out / _SKIPPED / address).is_file()
+
+
+def mark_skipped(out: Path, address: str, *, skip: bool) -> None:
+    """Have a cell skipped from now on, or not any more; processes that run the sweep look several times a second."""
+    mark = out / _SKIPPED / address
+    if skip:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    else:
+        mark.unlink(missing_ok=True)
 
 
 def check_identity(folder: Path, cell: Cell) -> None:
@@ -97,10 +115,15 @@ def record_failure(folder: Path, config: RunConfig, reason: str, *, stopped: boo
         refused.close()
 
 
-def write_sweep(out: Path, sweep: SweepFile) -> None:
-    """Keep what was asked for, in a form that can be run again."""
+def write_sweep(out: Path, sweep: SweepFile, cells: Iterable[Cell], *, jobs: int) -> None:
+    """Keep what was asked for, in a form that can be run again, and the cells, for whoever watches from elsewhere."""
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / SWEEP_FILE, OmegaConf.to_yaml(OmegaConf.create(as_tree(sweep))).encode())
+    listed = [
+        {"address": cell.address, "label": cell.label, "rounds": cell.config.rounds, "keys": used_keys(cell.config)}
+        for cell in cells
+    ]
+    write_json(out / CELLS, {"jobs": jobs, "cells": listed})
 
 
 def append_event(out: Path, event: str, **about: Any) -> None:

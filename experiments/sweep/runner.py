@@ -14,9 +14,17 @@ from typing import Protocol
 from experiments.interruption import interruptible
 from experiments.run import keep_log
 from experiments.runtime.failure import RunFailed
-from experiments.sweep.board import Board, Stopped, Task
+from experiments.sweep.board import Board, Skipped, Stopped, Task
 from experiments.sweep.costs import beyond_training
-from experiments.sweep.folders import State, append_event, cell_state, claim, clear_leftovers, record_failure
+from experiments.sweep.folders import (
+    State,
+    append_event,
+    cell_state,
+    claim,
+    clear_leftovers,
+    is_skipped,
+    record_failure,
+)
 from experiments.sweep.lanes import NoRuntime
 from fedpfn.runs.config import RunConfig
 
@@ -76,6 +84,9 @@ def _stopping(board: Board, threads: Sequence[threading.Thread], ended: Sequence
 def _serve(board: Board, lane: Runner, number: int, over: threading.Event, *, out: Path, fail_fast: bool) -> None:
     try:
         while (task := board.next(number)) is not None:
+            if is_skipped(out, task.cell.address):
+                board.end(task, board.skipped)
+                continue
             with claim(out, task.cell) as ours:
                 # another sweep may have finished it since this one looked
                 if not ours or cell_state(task.folder) is State.DONE:
@@ -101,9 +112,18 @@ def _run(board: Board, lane: Runner, task: Task, *, out: Path) -> None:
     about = {"cell": task.cell.address, "label": task.cell.label, "lane": task.lane}
     append_event(out, "resumed" if resumed else "started", **about)
     where = board.stopped
+
+    def check() -> None:
+        board.check()
+        if is_skipped(out, task.cell.address):
+            raise Skipped
+
     try:
-        lane.run(task.config, board.check)
+        lane.run(task.config, check)
         where = board.done
+    except Skipped:
+        where = board.skipped
+        record_failure(task.folder, task.config, "skipped by the user", stopped=True)
     except Stopped:
         record_failure(task.folder, task.config, "stopped by the user", stopped=True)
     except NoRuntime:
@@ -116,7 +136,8 @@ def _run(board: Board, lane: Runner, task: Task, *, out: Path) -> None:
         board.end(task, where)
         if where is board.done and not resumed:
             task.beyond = beyond_training(task.seconds, task.rounds())
-        outcome = {id(board.done): "done", id(board.failed): "failed"}.get(id(where), "stopped")
+        names = ((board.done, "done"), (board.failed, "failed"), (board.skipped, "skipped"))
+        outcome = next((name for tasks, name in names if where is tasks), "stopped")
         append_event(
             out, outcome, **about, seconds=task.seconds, beyond_training=task.beyond, error=task.error,
             runtime_starts=list(lane.started),

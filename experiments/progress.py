@@ -1,0 +1,110 @@
+"""How far a run has come, from the lines of its rounds: what they took, what is left, and one line that says so."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from fedpfn.runs.config import RunConfig
+
+# a line per round would fill a log overnight
+HEARTBEAT_SECONDS = 60.0
+
+_ROUNDS_AVERAGED = 10
+
+
+class RoundsFile:
+    """The complete lines of a run's ``rounds.jsonl``, of which only what is new is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "rounds.jsonl"
+        self._records: list[dict[str, Any]] = []
+        self._offset, self._inode = 0, -1
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all rounds on record; none where there is no file."""
+        try:
+            with self.path.open("rb") as file:
+                about = os.fstat(file.fileno())
+                # a run that goes back to a checkpoint writes its file anew
+                if about.st_ino != self._inode or about.st_size < self._offset:
+                    self._records, self._offset, self._inode = [], 0, about.st_ino
+                file.seek(self._offset)
+                lines = file.read().split(b"\n")[:-1]
+        except FileNotFoundError:
+            self._records, self._offset, self._inode = [], 0, -1
+            return self._records
+        self._offset += sum(len(line) + 1 for line in lines)
+        self._records += [json.loads(line) for line in lines]
+        return self._records
+
+
+def round_seconds(record: Mapping[str, Any]) -> float:
+    """Return what a round took, its measures included.
+
+    ``round`` is the time of all that a federation without a record would do, ``train``, ``transfer`` and ``aggregate``
+    included; version 0.1 recorded the phases alone.
+
+    >>> round_seconds({"seconds": {"train": 2.0, "transfer": 0.5, "aggregate": 0.1, "round": 3.0, "evaluate": 1.0}})
+    4.0
+    >>> round_seconds({"seconds": {"train": 2.0, "transfer": 0.5, "evaluate": 1.0}})
+    3.5
+    """
+    seconds = record["seconds"]
+    if "round" not in seconds:
+        return float(sum(seconds.values()))
+    return float(sum(seconds.get(name, 0.0) for name in ("round", "evaluate", "barrier", "measure")))
+
+
+def seconds_per_round(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> float | None:
+    """Return the mean time of the latest rounds, as many as one with barriers and an evaluation is among.
+
+    None before the first round; where there are others, that does not count: workers load their data in it.
+    """
+    trained = [record for record in rounds if record["round"]]
+    latest = max(_ROUNDS_AVERAGED, config.barrier.every, config.evaluate.every)
+    return fmean(map(round_seconds, trained[1:][-latest:] or trained)) if trained else None
+
+
+def seconds_left(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> float | None:
+    """Return what the rounds that are not on record will take, None before the first round."""
+    each = seconds_per_round(rounds, config)
+    return None if each is None else each * (config.rounds - rounds[-1]["round"])
+
+
+def latest(rounds: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
+    """Return the accuracy and the mean accuracy barrier that were measured last."""
+    accuracy = next((record["accuracy"] for record in reversed(rounds) if record["accuracy"] is not None), None)
+    barrier = next((record["barrier"]["accuracy_mean"] for record in reversed(rounds) if record["barrier"]), None)
+    return accuracy, barrier
+
+
+def progress_line(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> str:
+    """Return how far a run has come: round, accuracy, barrier, time per round, time left."""
+    if not rounds:
+        return "no round is on record yet"
+    accuracy, barrier = latest(rounds)
+    line = f"round {rounds[-1]['round']:>4}/{config.rounds}  accuracy {number(accuracy)}  barrier {number(barrier)}"
+    each, left = seconds_per_round(rounds, config), seconds_left(rounds, config)
+    return line if each is None or left is None else f"{line}  {each:.3g} s per round, {duration(left)} left"
+
+
+def number(value: float | None) -> str:
+    """Return a share with four digits, or a dash where it was not measured."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span with two digits that matter.
+
+    >>> duration(5.04), duration(75), duration(3700)
+    ('5.0 s', '1 min 15 s', '1 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,28 @@
+"""Cells of a sweep chosen by a word: a cell's name, or the settings that it has."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from experiments.sweep.cells import Cell
+from experiments.sweep.folders import cell_folder
+from fedpfn.runs.config import parse_overrides
+from fedpfn.runs.identity import used_keys
+
+
+def choose(cells: Sequence[Cell], out: Path, texts: Iterable[str]) -> list[Cell]:
+    """Return the cells that any of ``texts`` names: a cell's folder, label or address, or settings ``key=value,...``.
+
+    Raises ``ValueError`` for a text that names none.
+    """
+    chosen: dict[str, Cell] = {}
+    for text in texts:
+        name = Path(text).name
+        named = [cell for cell in cells if name in (cell.address, cell.label, cell_folder(out, cell).name)]
+        if not named and "=" in text:
+            settings = parse_overrides(re.split(r"[,\s]+", text.strip()))
+            named = [cell for cell in cells if settings.items() <= used_keys(cell.config).items()]
+        if not named:
+            raise ValueError(f"no cell of the sweep is {text!r}; --dry-run lists its cells")
+        chosen |= {cell.address: cell for cell in named}
+    return list(chosen.values())
