@@ -19,6 +19,7 @@ from clients.tasks import Task, client_of, read_task, reply_with
 from clients.workspace import Workspace, why_not_stackable, workspace
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
+from partitions import FederatedData
 
 
 class SetUpError(RuntimeError):
@@ -81,6 +82,6 @@ def cpu_threads(count: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def warm_up(run_config: Mapping[str, Scalar]) -> None:
-    """Make data and model of a run ready in this process before its first message."""
-    workspace(RunConfig.parse(run_config))
+def warm_up(run_config: Mapping[str, Scalar], data: FederatedData | None = None) -> None:
+    """Make data and model of a run ready in this process before its first message; its data are read if not given."""
+    workspace(RunConfig.parse(run_config), data)

@@ -80,8 +80,11 @@ def why_not_stackable(workspace: Workspace) -> str | None:
     return reason
 
 
-def workspace(config: RunConfig) -> Workspace:
-    """Return the workspace for ``config``, made at the first call in this process. A process keeps one."""
+def workspace(config: RunConfig, data: partitions.FederatedData | None = None) -> Workspace:
+    """Return the workspace for ``config``, made at the first call in this process. A process keeps one.
+
+    Its data are read from ``data.root`` where they are not given.
+    """
     # by identity first: all clients of a round have one config object, and comparing two takes as long as a small step
     if not _kept or (_kept[0][0] is not config and _kept[0][0] != config):
         _kept.clear()
@@ -89,7 +92,7 @@ def workspace(config: RunConfig) -> Workspace:
         plan_masks.cache_clear()
         why_not_stackable.cache_clear()
         gc.unfreeze()
-        _kept.append((config, _make(config)))
+        _kept.append((config, _make(config, data)))
         if config.train.optimizer != "sgd" or config.train.args or config.train.stack:
             # PyTorch imports thousands of objects at a process's first optimiser; the kernel's own SGD does without
             torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
@@ -99,10 +102,10 @@ def workspace(config: RunConfig) -> Workspace:
     return _kept[0][1]
 
 
-def _make(config: RunConfig) -> Workspace:
+def _make(config: RunConfig, data: partitions.FederatedData | None) -> Workspace:
     device = resolve_device(config.device, who="this client's process")
     # never a download here: the server fetched what was allowed to be fetched before it sent anything
-    data = partitions.load_federated(**data_arguments(config))
+    data = data or partitions.load_federated(**data_arguments(config))
     dataset, split = data.dataset, data.dataset.train
     train = Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
     model = models.build(input_shape=dataset.input_shape, num_classes=dataset.num_classes, **model_arguments(config))

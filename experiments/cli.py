@@ -101,7 +101,9 @@ def run(
         asked = read_resumed_config(resume, words or [])
     else:
         asked = read_run_config(words or [], file=config, workdir=here)
-    resources = plan_for(asked, supernodes=supernodes, actors=actors, gpus_per_actor=gpus_per_actor)
+    resources = plan_for(
+        asked, supernodes=supernodes, actors=actors, gpus_per_actor=gpus_per_actor, ray_address=ray_address
+    )
     runtime = nullcontext() if in_process else started(resources, workdir=here, ray_address=ray_address)
     with runtime as workers:
         # while the workers import PyTorch, this process does

@@ -1,12 +1,21 @@
-"""How many SuperNodes and Ray actors a run gets, and what each actor may use of the machine.
+"""How many SuperNodes and Ray actors a run gets, and what each actor may use of the machines.
 
 SuperNodes carry cohorts of clients, actors do the work: one process each, for the length of the run. Ray shows an actor
-the GPU that it has a share of; hence the share is always written out. How many CPUs and GPUs there are is asked by the
-caller.
+the GPU that it has a share of; hence the share is always written out. An actor lies on one machine, and its share on
+one card. Which machines there are is asked by the caller.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine has to give: this one, or one of a cluster."""
+
+    cpus: int
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -27,20 +36,21 @@ def plan_resources(
     supernodes: int | None,
     actors: int | None,
     gpus_per_actor: float | None,
-    cpus: int,
-    gpus: int,
+    machines: Sequence[Machine],
 ) -> Resources:
-    """Fill in what was left open (None) and refuse what the machine cannot give.
+    """Fill in what was left open (None) and refuse what the machines cannot give.
 
     On ``cpu``: an actor per core. On ``cuda``: an actor per GPU, or as many as shares of ``gpus_per_actor`` fit; the
-    cores are divided among them. By default no more actors than clients in a round, and a SuperNode per actor.
+    cores are divided among them. By default no more actors than clients in a round, and a SuperNode per actor. Ray
+    fills one card before it takes the next: a share is made as large as lets the cards have equally many actors.
 
     Raises ``ValueError``, one line, for an impossible ask.
 
     >>> plan_resources(device="cpu", clients_per_round=10, supernodes=None, actors=None, gpus_per_actor=None,
-    ...                cpus=4, gpus=0)
+    ...                machines=[Machine(cpus=4)])
     Resources(supernodes=4, actors=4, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0)
     """
+    cpus, gpus = sum(machine.cpus for machine in machines), sum(machine.gpus for machine in machines)
     asked = {"clients per round": clients_per_round, "CPUs": cpus, "SuperNodes": supernodes, "actors": actors}
     for name, count in asked.items():
         if count is not None and count < 1:
@@ -51,34 +61,38 @@ def plan_resources(
     if device == "cpu":
         if gpus_per_actor:
             raise ValueError(f"{gpus_per_actor:g} GPUs per actor make no sense on device cpu; set device to cuda")
-        share, room = 0.0, cpus
+        share, rooms = 0.0, [machine.cpus for machine in machines]
     else:
-        share, room = _gpu_room(actors=actors, gpus_per_actor=gpus_per_actor, cpus=cpus, gpus=gpus)
-    chosen = actors if actors is not None else min(room, clients_per_round)
+        share = 1.0 if gpus_per_actor is None else float(gpus_per_actor)
+        rooms = _gpu_rooms(share, actors=actors, machines=machines)
+    chosen = actors if actors is not None else min(sum(rooms), clients_per_round)
+    per_machine = [(machine.cpus, min(room, chosen)) for machine, room in zip(machines, rooms, strict=True) if room]
+    if 0 < share < 1:
+        share = max(share, 1 / -(-chosen // gpus))
     return Resources(
         supernodes=supernodes if supernodes is not None else min(chosen, clients_per_round),
         actors=chosen,
         # Ray gives an actor as many threads as CPUs. One thread, always: sums of more come out in another order, and a
         # run must not depend on the machine's cores. On a GPU the threads only feed it.
-        cpus_per_actor=1 if device == "cpu" else cpus // chosen,
+        cpus_per_actor=1 if device == "cpu" else min(cpus // room for cpus, room in per_machine),
         gpus=0 if device == "cpu" else gpus,
         gpus_per_actor=share,
     )
 
 
-def _gpu_room(*, actors: int | None, gpus_per_actor: float | None, cpus: int, gpus: int) -> tuple[float, int]:
-    """The share of a GPU an actor gets, and how many such actors the machine holds."""
+def _gpu_rooms(share: float, *, actors: int | None, machines: Sequence[Machine]) -> list[int]:
+    """Return how many actors with a share of a GPU each machine holds."""
+    gpus = sum(machine.gpus for machine in machines)
     if gpus < 1:
         raise ValueError("device cuda was asked for, but no GPU is visible; set device to cpu, or check nvidia-smi")
-    share = 1.0 if gpus_per_actor is None else float(gpus_per_actor)
     if share <= 0:
         raise ValueError(f"an actor on device cuda needs a share of a GPU above 0, not {share:g}: Ray hides CUDA at 0")
     if share > 1 and share != int(share):
         raise ValueError(f"{share:g} GPUs per actor are not possible: above 1 the share must be a whole number")
     # The shares sit inside single GPUs: 0.4 fits twice into each. The nudge undoes 1/3 * 3 < 1 and its like.
-    room = int(1 / share + 1e-9) * gpus if share <= 1 else gpus // int(share)
-    if room < 1:
+    rooms = [int(1 / share + 1e-9) * one.gpus if share <= 1 else one.gpus // int(share) for one in machines]
+    if sum(rooms) < 1:
         raise ValueError(f"{share:g} GPUs per actor were asked for, but {gpus} are visible")
-    if actors is not None and actors > room:
-        raise ValueError(f"{actors} actors of {share:g} GPUs each do not fit on {gpus} GPUs, which hold {room}")
-    return share, min(room, cpus)
+    if actors is not None and actors > sum(rooms):
+        raise ValueError(f"{actors} actors of {share:g} GPUs each do not fit on {gpus} GPUs, which hold {sum(rooms)}")
+    return [min(room, machine.cpus) for room, machine in zip(rooms, machines, strict=True)]

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.resources import Resources, plan_resources
+from experiments.runtime.machines import machines_of
 from fedpfn import imports
-from fedpfn.devices import available_cpus, gpu_count
+from fedpfn.devices import gpu_count
 from fedpfn.runs.config import ConfigError, RunConfig, read_overrides
 
 
@@ -67,20 +68,29 @@ def _layer(file: Path) -> dict[str, Any]:
 
 
 def plan_for(
-    config: RunConfig, *, supernodes: int | None = None, actors: int | None = None, gpus_per_actor: float | None = None
+    config: RunConfig,
+    *,
+    supernodes: int | None = None,
+    actors: int | None = None,
+    gpus_per_actor: float | None = None,
+    ray_address: str = "",
 ) -> Resources:
-    """Return what a run of ``config`` gets of this machine. Raises ``ConfigError`` for what the machine lacks."""
+    """Return what a run of ``config`` gets of this machine, or of the Ray cluster at ``ray_address``.
+
+    Raises ``ConfigError`` for what they lack, and ``ValueError`` where there is no such cluster.
+    """
     federation = config.federation
-    gpus = 0 if config.device == "cpu" else gpu_count()
+    # the server needs one as well
+    on_gpu = config.device == "cuda" or (config.device == "auto" and gpu_count() > 0)
+    machines = machines_of(ray_address, gpus=on_gpu)
     try:
         return plan_resources(
-            device="cuda" if config.device == "cuda" or gpus else "cpu",
+            device="cuda" if on_gpu else "cpu",
             clients_per_round=max(1, int(federation.fraction * federation.clients + 0.5)),
             supernodes=supernodes,
             actors=actors,
             gpus_per_actor=gpus_per_actor,
-            cpus=available_cpus(),
-            gpus=gpus,
+            machines=machines,
         )
     except ValueError as error:
         raise ConfigError([str(error)]) from error

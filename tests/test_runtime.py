@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from processes import marked, needs_proc
 
-from experiments.resources import Resources, plan_resources
+from experiments.resources import Machine, Resources, plan_resources
 from experiments.runtime import phases
 from experiments.runtime.cluster import import_path
 from experiments.runtime.failure import RunFailed, one_line
@@ -34,8 +34,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def plan(**asked: Any) -> Resources:
-    machine = {"device": "cpu", "clients_per_round": 10, "cpus": 4, "gpus": 0}
-    return plan_resources(**({"supernodes": None, "actors": None, "gpus_per_actor": None} | machine | asked))
+    if "machines" not in asked:
+        asked["machines"] = [Machine(asked.pop("cpus", 4), asked.pop("gpus", 0))]
+    open_ones = {"supernodes": None, "actors": None, "gpus_per_actor": None}
+    return plan_resources(**({"device": "cpu", "clients_per_round": 10} | open_ones | asked))
 
 
 def test_a_cpu_run_gets_an_actor_and_a_supernode_for_each_core() -> None:
@@ -54,6 +56,26 @@ def test_gpu_shares_sit_inside_single_gpus() -> None:
     assert plan(device="cuda", cpus=16, gpus=2, gpus_per_actor=0.4).actors == 4
     assert plan(device="cuda", cpus=16, gpus=1, gpus_per_actor=1 / 3).actors == 3
     assert plan(device="cuda", cpus=16, gpus=4, gpus_per_actor=2).actors == 2
+
+
+def test_a_cluster_is_planned_machine_by_machine() -> None:
+    two = [Machine(3), Machine(5)]
+    assert plan(machines=two) == Resources(8, 8, 1, 0, 0.0)
+    cards = [Machine(0, 4), Machine(4, 2), Machine(16, 2), Machine(8)]
+    planned = plan(device="cuda", machines=cards)
+    # two on each machine that has both, with as many CPUs as the smaller one can give
+    assert (planned.actors, planned.cpus_per_actor, planned.gpus_per_actor) == (4, 2, 1.0)
+    # four cards on two machines: an actor with four of its own fits on neither
+    with pytest.raises(ValueError, match="4 GPUs per actor"):
+        plan(device="cuda", machines=[Machine(4, 2), Machine(4, 2)], gpus_per_actor=4)
+
+
+def test_shares_are_as_large_as_spreads_actors_over_the_cards() -> None:
+    # Ray puts as many actors on a card as their shares allow before it takes the next
+    assert plan(device="cuda", cpus=16, gpus=4, gpus_per_actor=0.1, actors=4).gpus_per_actor == 1.0
+    assert plan(device="cuda", cpus=16, gpus=4, gpus_per_actor=0.1, actors=6).gpus_per_actor == 0.5
+    many = plan(device="cuda", cpus=40, gpus=2, gpus_per_actor=0.1, actors=20, clients_per_round=20)
+    assert many.gpus_per_actor == 0.1
 
 
 def test_gpus_are_left_alone_on_device_cpu() -> None:

@@ -8,6 +8,7 @@ version.
 import logging
 import os
 import platform
+import shutil
 import signal
 import socket
 import sys
@@ -20,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runtime.temporary import temporary_folder
+from experiments.runtime.worker import MODULES
 
 # Ray puts "session_<time>_<pid>/sockets/plasma_store" below; a unix socket's path ends at 107 bytes
 _LONGEST_ROOT = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 
 _CONNECT_SECONDS = 10.0
-_NOT_SENT = ["runs", "sweeps", "data", ".git", ".venv", "__pycache__"]
+_ALIKE = ("torch", "numpy", "flwr", "fedpfn")
+_SENT = {".py", ".toml", ".md", ".yaml", ".json"}
+_NOT_SENT = {"runs", "sweeps", "data", "__pycache__"}
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # the log is kept whole: a line that two clients print is printed twice
@@ -70,20 +74,48 @@ def ray_cluster(address: str, *, workdir: Path) -> Iterator[None]:
 
     Raises ``ValueError`` where there is none, or where a machine of it has other versions than this one.
     """
+    with temporary_folder("fedpfn-", longest=_LONGEST_ROOT) as root:
+        # one folder down: Ray puts the folder that it sends first on the import path, where a `random.py` would hide
+        # the standard library's
+        sent = root / "sent"
+        _copy_modules(workdir, sent / MODULES)
+        with connected(address, runtime_env={"working_dir": str(sent)}):
+            if faults := _other_versions():
+                raise ValueError("; ".join(faults))
+            yield
+
+
+@contextmanager
+def connected(address: str, **settings: Any) -> Iterator[None]:
+    """Connect this process to the Ray cluster at ``address``. Raises ``ValueError`` where there is none."""
     import ray
 
-    environment = {"working_dir": str(workdir), "excludes": _NOT_SENT}
     _answers(address)
+    before, on_sigterm = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    os.environ.update(_QUIET)
     try:
-        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **settings)
     except ConnectionError as error:
         raise ValueError(f"there is no Ray cluster at {address!r}: {error}") from error
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
     try:
-        if faults := _other_versions():
-            raise ValueError("; ".join(faults))
+        _take_back_sigterm(on_sigterm)
         yield
     finally:
         ray.shutdown()
+
+
+def _copy_modules(workdir: Path, target: Path) -> None:
+    """Copy the user's modules and what is small next to them: files of the kinds that Flower bundles with an app."""
+    for path, folders, files in os.walk(workdir):
+        folders[:] = [name for name in folders if name not in _NOT_SENT and not name.startswith(".")]
+        folder = target / Path(path).relative_to(workdir)
+        folder.mkdir(parents=True)
+        for name in files:
+            if Path(name).suffix in _SENT:
+                shutil.copy(Path(path, name), folder)
 
 
 def _answers(address: str) -> None:
@@ -100,7 +132,7 @@ def _answers(address: str) -> None:
 
 def versions() -> dict[str, str]:
     """Return what has to be the same on all machines of a cluster for results to be the same."""
-    return {"Python": platform.python_version(), **{name: version(name) for name in ("torch", "flwr", "fedpfn")}}
+    return {"Python": platform.python_version(), **{name: version(name) for name in _ALIKE}}
 
 
 def _other_versions() -> list[str]:

@@ -23,8 +23,10 @@ class Host:
         os.environ.update(surroundings)
         from experiments.runtime.output import whole_lines
         from experiments.runtime.runtime import start_workers
+        from experiments.runtime.worker import find_users_modules
 
         whole_lines()
+        find_users_modules()
         # before this process imports PyTorch, as they do
         self.workers = start_workers(resources) if workers else None
         self.nodes, self.parent = resources.supernodes, os.getppid()

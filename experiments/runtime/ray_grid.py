@@ -52,6 +52,8 @@ class RayGrid(AtOnceGrid):
         Number of nodes; a strategy that runs on the grid as it is sees so many clients. One per worker by default.
     warm_up
         Reference ``module:name`` of a function of the run config that each worker calls before its first message.
+    data
+        Called for the run's data where a worker's machine has none; they are sent to it.
     log
         File that takes what workers print; Ray's own files where empty.
     retries
@@ -67,12 +69,13 @@ class RayGrid(AtOnceGrid):
         *,
         nodes: int | None = None,
         warm_up: str = "",
+        data: Callable[[], Any] = lambda: None,
         log: str = "",
         retries: int = 1,
         watch: Callable[[], None] = lambda: None,
     ) -> None:
         self.workers, self.nodes = workers, nodes or len(workers.actors)
-        self.retries, self.watch = retries, watch
+        self.retries, self.watch, self.data = retries, watch, data
         self._states: dict[int, dict[str, Carried]] = {}
         self._phases = iter((ROUND_0, ROUND_1))
         workers.prepare(dict(run_config or {}), log, warm_up)
@@ -84,6 +87,10 @@ class RayGrid(AtOnceGrid):
             self.workers.phases.end(phase)
         waiting = deque(self._calls(list(messages)))
         deadline = None if timeout is None else time.monotonic() + timeout
+        while not (ready := self.workers.ready(_LOOK_SECONDS)) and (deadline is None or time.monotonic() < deadline):
+            self.watch()
+        if ready:
+            self.workers.provide(self.data)
         idle, busy = list(self.workers.actors), dict[Reference, tuple[Actor, _Call]]()
         try:
             while waiting or busy:

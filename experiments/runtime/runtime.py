@@ -9,10 +9,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.runtime.cluster import local_ray, ray_cluster
+from experiments.runtime.machines import say_if_busy
 from experiments.runtime.phases import COMMAND, ENDED, RAY, ROUNDS, SERVER
 from fedpfn.devices import available_cpus, gpu_count
 
@@ -33,6 +35,8 @@ def started(resources: Resources, *, workdir: Path, ray_address: str = "") -> It
     cpus = resources.actors * resources.cpus_per_actor
     begun = time.time()
     with joined(cpus=cpus, gpus=resources.gpus, workdir=workdir, ray_address=ray_address):
+        if ray_address:
+            say_if_busy(resources)
         workers = start_workers(resources)
         workers.phases.end(COMMAND, begun)
         workers.phases.end(RAY)
@@ -69,10 +73,19 @@ def run_on(
     run, and ``RunFailed`` for a run that did not complete, its traceback in the log.
     """
     from experiments.runtime.ray_grid import RayGrid
+    from strategies.assembly import load_data
 
     workers.phases.end(SERVER)
     with _recorded(log):
-        grid = RayGrid(workers, config.flat(), nodes=nodes, warm_up=WARM_UP, log=str(log), watch=watch)
+        grid = RayGrid(
+            workers,
+            config.flat(),
+            nodes=nodes,
+            warm_up=WARM_UP,
+            data=partial(load_data, config),
+            log=str(log),
+            watch=watch,
+        )
         folder = _run(grid, config)
     workers.note_ready()
     workers.phases.end(ROUNDS)

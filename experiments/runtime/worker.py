@@ -5,6 +5,7 @@ its app while the driver is busy with its own imports.
 """
 
 import importlib
+import platform
 import time
 import traceback
 from collections.abc import Mapping
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
     from experiments.runtime.parcels import Carried, Parcel
 
 IDENTITY = 1
+# where the user's modules lie that came with a worker of a cluster, below the folder that it starts in
+MODULES = "modules"
+
+
+def find_users_modules() -> None:
+    """Let the user's modules be found in a process of a cluster, after everything installed."""
+    from fedpfn import imports
+
+    folder = Path.cwd() / MODULES
+    if folder.is_dir():
+        imports.look_in(folder)
 
 
 class Worker:
@@ -27,22 +39,28 @@ class Worker:
         from experiments.runtime.output import whole_lines
 
         whole_lines()
+        find_users_modules()
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = IDENTITY
         self.app = _load(client_app)
         self.run_config: dict[str, Any] = {}
         self.log = ""
 
-    def prepare(self, run_config: Mapping[str, Any], log: str, warm_up: str) -> float:
+    def prepare(self, run_config: Mapping[str, Any], log: str, warm_up: str, data: Any = None) -> float | None:
         """Take the run config and the log file of the messages to come, and return the time when that was done.
 
-        ``warm_up`` refers to a function of the run config: what it makes ready (data, a model) is there when the first
-        message comes.
+        ``warm_up`` refers to a function of the run config and of the run's ``data``, None where they are to be read
+        here: what it makes ready is there when the first message comes. None where this machine has no data.
         """
+        from partitions import DataError
+
         self.run_config, self.log = dict(run_config), log
         if warm_up:
             with self._output():
                 try:
-                    _load(warm_up)(self.run_config)
+                    _load(warm_up)(self.run_config, data)
+                except DataError as error:
+                    print(f"{platform.node()} has no data: {error}")
+                    return None
                 except Exception:
                     # it comes again with the first message, whose answer names it
                     traceback.print_exc()
@@ -71,7 +89,9 @@ class Worker:
     def _output(self) -> AbstractContextManager[None]:
         from experiments.runtime.output import output_to
 
-        return output_to(Path(self.log)) if self.log else nullcontext()
+        log = Path(self.log)
+        # another machine of a cluster may lack the folder: its output is in Ray's own files
+        return output_to(log) if self.log and log.parent.is_dir() else nullcontext()
 
 
 def _load(reference: str) -> Any:

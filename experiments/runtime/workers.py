@@ -1,6 +1,6 @@
 """The actors of a runtime: started before all else, kept warm from run to run, replaced where they die."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,9 @@ from experiments.runtime.worker import Worker
 
 Actor = ActorHandle[Any]
 
+# the number of a worker's arguments before the data
+_WITHOUT_DATA = 3
+
 
 class Workers:
     """``count`` actors that have the ClientApp at ``client_app`` (``module:name``), with ``cpus`` and ``gpus`` each."""
@@ -22,9 +25,9 @@ class Workers:
         # spread over the machines of a cluster
         self._make: Any = ray.remote(Worker).options(**resources, max_restarts=0, scheduling_strategy="SPREAD")
         self._client_app = client_app
-        self._prepared: tuple[Mapping[str, Any], str, str] = ({}, "", "")
+        self._prepared: tuple[Any, ...] = ({}, "", "")
         self.phases = Phases()
-        self._ready: list[ray.ObjectRef[float]] = []
+        self._ready: list[ray.ObjectRef[float | None]] = []
         self.actors: list[Actor] = [self._new() for _ in range(count)]
 
     def prepare(self, run_config: Mapping[str, Any], log: str, warm_up: str) -> None:
@@ -32,17 +35,32 @@ class Workers:
         self._prepared = (run_config, log, warm_up)
         self._ready = [actor.prepare.remote(*self._prepared) for actor in self.actors]
 
+    def ready(self, timeout: float) -> bool:
+        """Say whether all actors have taken their config, after at most ``timeout`` seconds."""
+        return not ray.wait(self._ready, num_returns=len(self._ready), timeout=timeout)[1]
+
+    def provide(self, data: Callable[[], Any]) -> None:
+        """Send the run's data to those ready actors whose machine has none, through Ray's object store.
+
+        They are put there once; each machine that needs them fetches them once.
+        """
+        lacking = [number for number, reference in enumerate(self._ready) if _lacks_data(reference)]
+        if lacking and len(self._prepared) == _WITHOUT_DATA:
+            self._prepared = (*self._prepared, ray.put(data()))
+        for number in lacking:
+            self._ready[number] = self.actors[number].prepare.remote(*self._prepared)
+
     def note_ready(self) -> None:
         """Note among the phases when the last worker was ready, unless one has died."""
         with suppress(RayError):
-            self.phases.end(WORKERS, max(ray.get(self._ready)))
+            self.phases.end(WORKERS, max(at for at in ray.get(self._ready) if at is not None))
 
     def replace(self, actor: Actor) -> Actor:
         """End an actor and return the new one in its place."""
         ray.kill(actor)
-        new = self._new()
-        new.prepare.remote(*self._prepared)
-        self.actors[self.actors.index(actor)] = new
+        new, number = self._new(), self.actors.index(actor)
+        self._ready[number : number + 1] = [new.prepare.remote(*self._prepared)]
+        self.actors[number] = new
         return new
 
     def close(self) -> None:
@@ -54,3 +72,9 @@ class Workers:
     def _new(self) -> Actor:
         actor: Actor = self._make.remote(self._client_app)
         return actor
+
+
+def _lacks_data(ready: ray.ObjectRef[float | None]) -> bool:
+    with suppress(RayError):
+        return ray.get(ready) is None
+    return False

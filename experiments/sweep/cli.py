@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from experiments.resources import plan_resources
+from experiments.resources import Machine, plan_resources
 from experiments.run import prepare
+from experiments.runtime.machines import machines_of
 from experiments.runtime.runtime import joined
 from experiments.sweep.board import Board, Task
 from experiments.sweep.cells import Cell, cell_faults, cell_warnings, expand
@@ -29,7 +30,6 @@ from experiments.sweep.folders import (
 from experiments.sweep.lanes import Lane, LaneInProcess, divide, visible_gpus
 from experiments.sweep.runner import Runner, run_cells
 from experiments.sweep.selection import choose
-from fedpfn.devices import available_cpus
 from fedpfn.runs import read_json, read_rounds
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.runs.identity import used_keys
@@ -76,7 +76,7 @@ def sweep(
     states = {cell.address: _state(out, cell) for cell in cells}
     lanes = _lanes(
         cells, jobs=jobs, workdir=workdir, isolated=isolated, in_process=in_process, supernodes=supernodes,
-        gpus_per_actor=gpus_per_actor,
+        gpus_per_actor=gpus_per_actor, ray_address=ray_address,
     )  # fmt: skip
     for line in cell_warnings(cells):
         console.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
@@ -138,28 +138,31 @@ def _lanes(
     in_process: bool,
     supernodes: int | None,
     gpus_per_actor: float | None,
+    ray_address: str,
 ) -> list[Runner]:
     on_gpu = any(cell.config.device == "cuda" for cell in cells) or (
         torch.cuda.is_available() and any(cell.config.device == "auto" for cell in cells)
     )
-    gpus = visible_gpus(torch.cuda.device_count()) if on_gpu else []
+    machines = machines_of(ray_address, gpus=on_gpu)
+    count = sum(machine.gpus for machine in machines)
+    gpus = [str(number) for number in range(count)] if ray_address else visible_gpus(count)
     clients = max(max(1, int(c.config.federation.fraction * c.config.federation.clients + 0.5)) for c in cells)
     lanes: list[Runner] = []
-    for share in divide(jobs, cpus=available_cpus(), gpus=gpus):
+    for number, share in enumerate(divide(jobs, cpus=sum(machine.cpus for machine in machines), gpus=gpus)):
         resources = plan_resources(
             device="cuda" if on_gpu else "cpu",
             clients_per_round=clients,
             supernodes=supernodes,
             actors=None,
             gpus_per_actor=gpus_per_actor,
-            cpus=share.cpus,
-            gpus=len(share.gpus),
+            machines=[Machine(share.cpus, len(share.gpus))],
         )
-        alone = in_process and jobs == 1
+        if in_process and jobs == 1:
+            lanes.append(LaneInProcess(resources))
+            continue
+        machine = number if ray_address else None
         lanes.append(
-            LaneInProcess(resources)
-            if alone
-            else Lane(share, resources, workdir=workdir, isolated=isolated, workers=not in_process)
+            Lane(share, resources, workdir=workdir, isolated=isolated, workers=not in_process, machine=machine)
         )
     return lanes
 

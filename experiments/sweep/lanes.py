@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from experiments.resources import Resources
 from experiments.runtime.failure import RunFailed, failed, one_line
@@ -72,14 +73,24 @@ def visible_gpus(count: int) -> list[str]:
 class Lane:
     """Runs cells one at a time, in whatever thread calls it; ``started`` has the seconds its hosts took to start.
 
-    Without ``workers`` the clients of a cell train in the lane's one process.
+    Without ``workers`` the clients of a cell train in the lane's one process. On a cluster the host lies on the
+    machine with the number ``machine``, counted around, and Ray says which GPUs are seen.
     """
 
     def __init__(
-        self, share: Share, resources: Resources, *, workdir: Path, isolated: bool = False, workers: bool = True
+        self,
+        share: Share,
+        resources: Resources,
+        *,
+        workdir: Path,
+        isolated: bool = False,
+        workers: bool = True,
+        machine: int | None = None,
     ) -> None:
-        self.share, self.resources, self.workdir = share, resources, workdir
+        self.resources, self.workdir = resources, workdir
         self.isolated, self.workers = isolated, workers
+        self.surroundings = share.surroundings() if machine is None else {CPUS: str(share.cpus)}
+        self.machine = machine
         self.started: list[float] = []
         self._host: ActorHandle[Any] | None = None
 
@@ -109,11 +120,19 @@ class Lane:
         if host is not None:
             ray.kill(host)
 
+    def _place(self) -> NodeAffinitySchedulingStrategy | None:
+        """Return the machine for the host; left to itself Ray puts all actors that need no CPU on one."""
+        if self.machine is None:
+            return None
+        every: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        alive = sorted(node["NodeID"] for node in every if node["Alive"])
+        return NodeAffinitySchedulingStrategy(alive[self.machine % len(alive)], soft=True)
+
     def _start(self, watch: Callable[[], None]) -> ActorHandle[Any]:
         begun = time.monotonic()
         # the server's work is small next to the workers', which have the CPUs
-        make: Any = ray.remote(Host).options(num_cpus=0, max_restarts=0)
-        host: ActorHandle[Any] = make.remote(self.resources, self.share.surroundings(), workers=self.workers)
+        make: Any = ray.remote(Host).options(num_cpus=0, max_restarts=0, scheduling_strategy=self._place())
+        host: ActorHandle[Any] = make.remote(self.resources, self.surroundings, workers=self.workers)
         self._host = host
         try:
             _wait(host.ready.remote(), watch)

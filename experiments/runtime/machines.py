@@ -1,0 +1,57 @@
+"""Which machines a run may use: this one, or those of a Ray cluster."""
+
+import sys
+import time
+from typing import Any
+
+from experiments.resources import Machine, Resources
+from experiments.runtime.cluster import connected
+from fedpfn.devices import available_cpus, gpu_count
+
+_PATIENCE_SECONDS = 10.0
+
+
+def machines_of(ray_address: str, *, gpus: bool) -> list[Machine]:
+    """Return the machines of the Ray cluster at ``ray_address``, or this one where it is empty.
+
+    Without ``gpus`` theirs do not count.
+
+    Raises ``ValueError`` where there is no cluster, or none of its machines has a CPU to give.
+    """
+    if not ray_address:
+        return [Machine(available_cpus(), gpu_count() if gpus else 0)]
+    import ray
+
+    with connected(ray_address):
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    given = [node["Resources"] for node in nodes if node["Alive"]]
+    machines = [Machine(int(one.get("CPU", 0)), int(one.get("GPU", 0)) if gpus else 0) for one in given]
+    if not any(machine.cpus for machine in machines):
+        raise ValueError(
+            f"the Ray cluster at {ray_address!r} has no CPU to give, on {len(machines)} machines: a worker needs one; "
+            "start its nodes with `ray start --num-cpus`"
+        )
+    return machines
+
+
+def say_if_busy(resources: Resources, *, patience: float = _PATIENCE_SECONDS) -> None:
+    """Say what is waited for where others keep the cluster busy for longer than ``patience`` seconds.
+
+    Ray starts the workers as soon as there is room for them.
+    """
+    import ray
+
+    needed = {
+        "CPU": resources.actors * resources.cpus_per_actor,
+        "GPU": resources.actors * resources.gpus_per_actor,
+    }
+    deadline = time.monotonic() + patience
+    while True:
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        lacking = [kind for kind, count in needed.items() if free.get(kind, 0) < count]
+        if not lacking or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    if lacking:
+        wanted = " and ".join(f"{needed[kind]:g} {kind}s, of which {free.get(kind, 0):g} are free" for kind in lacking)
+        print(f"the cluster is busy: waiting for {wanted}; the run starts once it has them", file=sys.stderr)
