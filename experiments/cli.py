@@ -183,6 +183,20 @@ app.command(epilog=BENCH_EPILOG)(bench)
 
 
 @app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="the folder of a run or of a sweep")],
+    once: Annotated[bool, typer.Option("--once", help="print how far it has come by now, and exit")] = False,
+) -> None:
+    """Watch a run or a sweep from another terminal or machine: rounds, accuracy, time left; ends when it ends.
+
+    Only the files in the folder are read, and nothing is written.
+    """
+    from experiments.watch import watch as watch_folder
+
+    watch_folder(folder, console, once=once)
+
+
+@app.command()
 def show(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
     every: Annotated[int, typer.Option(help="show every n-th round", min=1)] = 1,

@@ -34,18 +34,10 @@ from experiments.sweep.cli import sweep
 from experiments.sweep.costs import Finished, Work, beyond_training, expected_seconds, seconds_left
 from experiments.sweep.display import Display, ending
 from experiments.sweep.file import read_sweep
-from experiments.sweep.folders import (
-    State,
-    cell_folder,
-    cell_state,
-    check_identity,
-    claim,
-    clear_leftovers,
-    mark_skipped,
-    record_failure,
-)
+from experiments.sweep.folders import cell_folder, check_identity, claim, clear_leftovers, record_failure
 from experiments.sweep.lanes import Lane, NoRuntime, Share, divide, visible_gpus
 from experiments.sweep.runner import run_cells
+from experiments.sweep.states import State, cell_state, mark_skipped
 from fedpfn.devices import available_cpus
 from fedpfn.runs import LOG, RunFolder, find_runs, read_run, read_runs, record_end
 from fedpfn.runs.config import ConfigError, RunConfig
@@ -129,7 +121,7 @@ def test_a_sweep_runs_every_cell_once_and_each_as_a_run_alone(tmp_path: Path) ->
     assert found.summary is not None and expected.summary is not None
     assert found.summary["weights_sha256"] == expected.summary["weights_sha256"]
     events = [json.loads(line) for line in (out / "sweep.jsonl").open()]
-    assert [event["event"] for event in events] == ["started", "done"] * 6
+    assert [event["event"] for event in events] == [*["started", "done"] * 6, "ended"]
     assert all(event["beyond_training"] < event["seconds"] for event in events if event["event"] == "done")
     assert "6 cells: 6 left" in said(console) and "[6/6] done     fedpfn_ratio=0.6_seed=1" in said(console)
 

@@ -16,16 +16,9 @@ from experiments.run import keep_log
 from experiments.runtime.failure import RunFailed
 from experiments.sweep.board import Board, Skipped, Stopped, Task
 from experiments.sweep.costs import beyond_training
-from experiments.sweep.folders import (
-    State,
-    append_event,
-    cell_state,
-    claim,
-    clear_leftovers,
-    is_skipped,
-    record_failure,
-)
+from experiments.sweep.folders import claim, clear_leftovers, record_failure
 from experiments.sweep.lanes import NoRuntime
+from experiments.sweep.states import State, append_event, cell_state, is_skipped
 from fedpfn.runs.config import RunConfig
 
 _SHOW_SECONDS = 0.25
