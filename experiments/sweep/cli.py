@@ -1,5 +1,7 @@
 """``fedpfn sweep``: from a file and words to cells that are done, and how many."""
 
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -9,6 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from experiments.endings import log_tail, own_line
 from experiments.resources import plan_resources
 from experiments.run import prepare
 from experiments.runtime.runtime import joined
@@ -23,7 +26,7 @@ from experiments.sweep.runner import Runner, run_cells
 from experiments.sweep.selection import choose
 from experiments.sweep.states import State, append_event, cell_state, is_skipped, mark_skipped
 from fedpfn.devices import available_cpus
-from fedpfn.runs import read_json, read_rounds
+from fedpfn.runs import LOG, read_json, read_rounds
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.runs.identity import used_keys
 
@@ -97,7 +100,9 @@ def sweep(
     for cell in failed_before:
         console.print(f"failed before, retried only with --retry-failed: {cell_folder(out, cell)}", soft_wrap=True)
     for task in board.failed:
-        console.print(f"failed: {task.folder}", highlight=False, soft_wrap=True)
+        console.print(f"failed: {task.folder}", highlight=False, soft_wrap=True, markup=False)
+        if place := own_line(log_tail(task.folder / LOG)):
+            console.print(f"  in your code: {place}", highlight=False, soft_wrap=True, markup=False)
     ended = {cell: _state(out, cell) for cell in cells}
     for cell in (cell for cell, state in ended.items() if state is State.SKIPPED):
         console.print(f"skipped, until --unskip: {cell_folder(out, cell)}", highlight=False, soft_wrap=True)
@@ -110,6 +115,9 @@ def _ending(out: Path) -> Iterator[None]:
     """Say in the events that this process runs no more cells, for whoever watches."""
     try:
         yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"folder of the sweep: {out}\nto go on: {shlex.join(['fedpfn', *sys.argv[1:]])}")
+        raise
     finally:
         append_event(out, "ended")
 
