@@ -8,12 +8,13 @@ from typing import Protocol
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from experiments.progress import HEARTBEAT_SECONDS, RoundsFile, duration, progress_line, seconds_per_round
 from experiments.sweep.states import EVENTS
 from experiments.sweep.watched import SweepView
-from fedpfn.runs import LOG, is_run, read_run
+from fedpfn.runs import LOG, is_run, read_config, read_json
 from fedpfn.runs.config import RunConfig
 
 _LOOK_SECONDS = 1.0
@@ -74,9 +75,9 @@ class RunView:
 
     def look(self) -> bool:
         """Read what is new, and return whether the run has ended."""
-        run = read_run(self.folder)
         # a run may be extended while it is watched
-        self.config, self.failure, self.summary = run.config, run.failure, run.summary
+        self.config = RunConfig.parse(read_config(self.folder / "config.yaml"))
+        self.failure, self.summary = (read_json(self.folder / name) for name in ("failure.json", "summary.json"))
         return self.failure is not None or self.summary is not None
 
     def line(self) -> str:
@@ -86,10 +87,11 @@ class RunView:
     def render(self, *, height: int | None = None) -> RenderableType:
         """Return its progress as a bar between what it is and how it is doing."""
         config, rounds = self.config, self.rounds.read()
-        done = rounds[-1]["round"] if rounds else 0
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=config.rounds, completed=rounds[-1]["round"] if rounds else 0, width=60))
         return Group(
             Text(f"{self.folder}: {config.strategy.name} · {config.data.name} · {config.federation.clients} clients"),
-            ProgressBar(total=config.rounds, completed=done, width=60),
+            bar,
             Text(progress_line(rounds, config)),
             Text(self._state()),
         )
@@ -98,8 +100,8 @@ class RunView:
         if self.summary is not None:
             return f"done in {duration(self.summary['seconds'])}"
         if self.failure is not None:
-            how = "stopped" if self.failure.get("stopped") else "failed"
-            return f"{how}: {self.failure['reason']}; log: {self.folder / LOG}"
+            reason = self.failure["reason"]
+            return f"{reason if self.failure.get('stopped') else f'failed: {reason}'}; log: {self.folder / LOG}"
         return silence(self.folder, self.rounds, self.config)
 
 
