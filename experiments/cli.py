@@ -15,6 +15,7 @@ from rich.console import Console
 from experiments.bench.cli import EPILOG as BENCH_EPILOG
 from experiments.bench.cli import bench
 from experiments.command_classes import App
+from experiments.interruption import interruptible
 from experiments.lab.cli import app as lab
 from experiments.report.cli import EPILOG as REPORT_EPILOG
 from experiments.report.cli import report
@@ -105,7 +106,7 @@ def run(
         asked, supernodes=supernodes, actors=actors, gpus_per_actor=gpus_per_actor, ray_address=ray_address
     )
     runtime = nullcontext() if in_process else started(resources, workdir=here, ray_address=ray_address)
-    with runtime as workers:
+    with interruptible(), runtime as workers:
         # while the workers import PyTorch, this process does
         from experiments.run import prepare, run_config, unused_settings
         from experiments.show import summary_table
@@ -161,30 +162,45 @@ def sweep(
     """
     from experiments.sweep.cli import sweep as run_sweep
 
-    done = run_sweep(
-        file,
-        words or [],
-        console,
-        workdir=Path.cwd(),
-        out=out,
-        jobs=jobs,
-        dry_run=dry_run,
-        fail_fast=fail_fast,
-        retry_failed=retry_failed,
-        isolated=isolated,
-        in_process=in_process,
-        supernodes=supernodes,
-        gpus_per_actor=gpus_per_actor,
-        ray_address=ray_address,
-        skip=skip or [],
-        unskip=unskip or [],
-    )
+    with interruptible():
+        done = run_sweep(
+            file,
+            words or [],
+            console,
+            workdir=Path.cwd(),
+            out=out,
+            jobs=jobs,
+            dry_run=dry_run,
+            fail_fast=fail_fast,
+            retry_failed=retry_failed,
+            isolated=isolated,
+            in_process=in_process,
+            supernodes=supernodes,
+            gpus_per_actor=gpus_per_actor,
+            ray_address=ray_address,
+            skip=skip or [],
+            unskip=unskip or [],
+        )
     if not done:
         raise typer.Exit(1)
 
 
 app.command(epilog=REPORT_EPILOG)(report)
 app.command(epilog=BENCH_EPILOG)(bench)
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="the folder of a run or of a sweep")],
+    once: Annotated[bool, typer.Option("--once", help="print how far it has come by now, and exit")] = False,
+) -> None:
+    """Watch a run or a sweep from another terminal or machine: rounds, accuracy, time left; ends when it ends.
+
+    Only the files in the folder are read, and nothing is written.
+    """
+    from experiments.watch import watch as watch_folder
+
+    watch_folder(folder, console, once=once)
 
 
 @app.command()
@@ -254,14 +270,22 @@ def main() -> None:
     except SystemExit as ended:
         # what typer makes of Ctrl-C
         if ended.code == _INTERRUPTED:
-            errors.print("stopped", style="red")
+            _say_last("stopped", ended)
         raise
     except Exception as error:
         message = explanation(error)
         if message is None:
             raise
-        errors.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+        _say_last(message, error)
         sys.exit(1)
+
+
+def _say_last(message: str, error: BaseException) -> None:
+    from experiments.endings import notes
+
+    errors.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+    for line in notes(error):
+        errors.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def explanation(error: Exception) -> str | None:

@@ -61,11 +61,18 @@ def round_seconds(record: Mapping[str, Any]) -> float:
 def seconds_per_round(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> float | None:
     """Return the mean time of the latest rounds, as many as one with barriers and an evaluation is among.
 
-    None before the first round; where there are others, that does not count: workers load their data in it.
+    None before the first round, whose transfer does not count: workers load their data in it.
     """
     trained = [record for record in rounds if record["round"]]
+    if not trained:
+        return None
     latest = max(_ROUNDS_AVERAGED, config.barrier.every, config.evaluate.every)
-    return fmean(map(round_seconds, trained[1:][-latest:] or trained)) if trained else None
+    others = trained[1:][-latest:]
+    return fmean(map(round_seconds, others)) if others else _without_transfer(trained[0])
+
+
+def _without_transfer(record: Mapping[str, Any]) -> float:
+    return round_seconds(record) - float(record["seconds"].get("transfer", 0.0))
 
 
 def seconds_left(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> float | None:

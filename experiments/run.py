@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from experiments.endings import note_ending
 from experiments.interruption import interruptible
 from experiments.resources import Resources
 from experiments.run_progress import RunProgress
@@ -72,7 +73,8 @@ def run_config(config: RunConfig, console: Console, resources: Resources, worker
     """Run a prepared config to its end, on ``workers`` or in this process, and return the run folder.
 
     With ``output.resume`` it goes on with the run that is there; what was said in earlier attempts is kept beside the
-    log, by number. Raises ``RunFailed`` for a run that did not complete. A run that fails before its first record
+    log, by number. Raises ``RunFailed`` for a run that did not complete; what ends a run has notes that say where it is
+    and how to go on. A run that fails before its first record
     leaves no folder behind.
     """
     asked_for, folder = bool(config.output.dir), run_path(config)
@@ -85,8 +87,11 @@ def run_config(config: RunConfig, console: Console, resources: Resources, worker
                 run_in_process(config, nodes=resources.supernodes, watch=progress.update)
             else:
                 run_on(workers, config, nodes=resources.supernodes, log=log, watch=progress.update)
-        except (RunFailed, KeyboardInterrupt) as error:
-            record_end(folder, str(error) or "stopped by the user", stopped=isinstance(error, KeyboardInterrupt))
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, RunFailed | KeyboardInterrupt):
+                record_end(folder, str(error) or "stopped by the user", stopped=isinstance(error, KeyboardInterrupt))
+            if not isinstance(error, ConfigError):
+                note_ending(error, folder)
             raise
         finally:
             if folder.is_dir() and not (folder / "config.yaml").is_file():

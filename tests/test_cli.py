@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from experiments.cli import app, main
+from experiments.endings import notes
 from fedpfn.runs import read_run, state_digest
 
 COMMAND = [sys.executable, "-c", "from experiments.cli import main; main()"]
@@ -180,7 +181,20 @@ def test_a_run_that_diverges_in_process_ends_in_one_line(
 ) -> None:
     status, _, errors = call(capsys, monkeypatch, "run", "--in-process", "train.lr=1e20", "output.dir=out")
     assert status == 1
-    assert errors.strip().splitlines()[-1].startswith("the run failed: client 0 failed in round 1, local training: ")
+    *_, said, place, how = errors.strip().splitlines()
+    assert said.startswith("the run failed: client 0 failed in round 1, local training: ")
+    assert place == f"run folder: {folder / 'out'}" and how.endswith(f"fedpfn run --resume {folder / 'out'}")
+
+
+def test_a_failure_in_code_of_the_users_names_its_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [f"mask.schedule={module_of(folder)}:fails_in_round_three", "rounds=4", "output.dir=out"]
+    monkeypatch.setattr(sys, "argv", ["fedpfn", "run", "--in-process", *words])
+    with pytest.raises(KeyError) as caught:
+        main()
+    place = f'{folder / module_of(folder)}.py, line 19, in fails_in_round_three: raise KeyError("round")'
+    assert notes(caught.value)[0] == f"in your code: {place}"
 
 
 @pytest.mark.parametrize(
@@ -295,9 +309,16 @@ def test_a_run_that_completes_says_where_its_folder_is_on_its_last_line(real: Re
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_says_why_on_its_last_line(real: Real) -> None:
+def test_a_run_that_fails_says_why_and_where_on_its_last_lines(real: Real) -> None:
     assert real.one.returncode == 1
-    assert real.one.stderr.strip().splitlines()[-1] == "KeyError: 'round'"
+    out, source = real.folder / "one", real.folder / "models_real.py"
+    assert real.one.stderr.strip().splitlines()[-5:] == [
+        "KeyError: 'round'",
+        f'in your code: {source}, line 19, in fails_in_round_three: raise KeyError("round")',
+        f"run folder: {out}",
+        f"log: {out / 'flower.log'}",
+        f"to go on, once it is mended: fedpfn run --resume {out}",
+    ]
     found = read_run(real.folder / "one")
     assert found.summary is None and found.failure and len(found.rounds) == 3
 

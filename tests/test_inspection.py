@@ -197,6 +197,20 @@ def test_logits_out_of_scale_are_warned_of(factor: float) -> None:
 # Repeatability and state
 
 
+def test_a_softmax_at_the_end_is_warned_of() -> None:
+    class Ended(Base):
+        def __init__(self, end: nn.Module) -> None:
+            super().__init__()
+            self.end = end
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.end(super().forward(x))
+
+    assert "not logits" in found(inspect(lambda: Ended(nn.Softmax(dim=1))), "forward", "warning")
+    # taken twice, this one is what it was
+    assert levels(inspect(lambda: Ended(nn.LogSoftmax(dim=1)))) == {"ok"}
+
+
 def test_randomness_in_evaluation_is_a_fault() -> None:
     class Noisy(Base):
         def forward(self, x: Tensor) -> Tensor:

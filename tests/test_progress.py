@@ -49,8 +49,8 @@ def test_a_record_is_read_as_it_grows_and_anew_where_it_was_written_anew(tmp_pat
 def test_time_is_left_for_the_rounds_that_are_not_on_record() -> None:
     config = RunConfig.parse({"rounds": 20})
     assert seconds_per_round([], config) is None and seconds_left([record(0)], config) is None
-    # the first round, in which data are loaded, counts only while there is no other
-    assert seconds_left([record(0), record(1, 9.0)], config) == pytest.approx(19 * 9.0)
+    # the first round counts only while there is no other, less the transfer in which data are loaded
+    assert seconds_left([record(0), record(1, 9.0)], config) == pytest.approx(19 * 9.0 * 0.9)
     assert seconds_left([record(0), record(1, 9.0), record(2), record(3)], config) == pytest.approx(17 * 2.0)
 
 

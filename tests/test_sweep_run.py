@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,18 +35,10 @@ from experiments.sweep.cli import sweep
 from experiments.sweep.costs import Finished, Work, beyond_training, expected_seconds, seconds_left
 from experiments.sweep.display import Display, ending
 from experiments.sweep.file import read_sweep
-from experiments.sweep.folders import (
-    State,
-    cell_folder,
-    cell_state,
-    check_identity,
-    claim,
-    clear_leftovers,
-    mark_skipped,
-    record_failure,
-)
+from experiments.sweep.folders import cell_folder, check_identity, claim, clear_leftovers, record_failure
 from experiments.sweep.lanes import Lane, NoRuntime, Share, divide, visible_gpus
 from experiments.sweep.runner import run_cells
+from experiments.sweep.states import State, cell_state, mark_skipped
 from fedpfn.devices import available_cpus
 from fedpfn.runs import LOG, RunFolder, find_runs, read_run, read_runs, record_end
 from fedpfn.runs.config import ConfigError, RunConfig
@@ -129,7 +122,7 @@ def test_a_sweep_runs_every_cell_once_and_each_as_a_run_alone(tmp_path: Path) ->
     assert found.summary is not None and expected.summary is not None
     assert found.summary["weights_sha256"] == expected.summary["weights_sha256"]
     events = [json.loads(line) for line in (out / "sweep.jsonl").open()]
-    assert [event["event"] for event in events] == ["started", "done"] * 6
+    assert [event["event"] for event in events] == [*["started", "done"] * 6, "ended"]
     assert all(event["beyond_training"] < event["seconds"] for event in events if event["event"] == "done")
     assert "6 cells: 6 left" in said(console) and "[6/6] done     fedpfn_ratio=0.6_seed=1" in said(console)
 
@@ -169,6 +162,35 @@ def test_a_dry_run_tells_all_and_touches_nothing(tmp_path: Path) -> None:
     assert toy_sweep(tmp_path, console=console, dry_run=True)
     assert "6 cells: 4 done, 2 left; about" in said(console) and "with --jobs 1" in said(console)
     assert said(console).count("4/4") == 4 and said(console).count("0/4") == 2
+
+
+def test_more_rounds_extend_the_cells_that_are_done_which_stay(tmp_path: Path) -> None:
+    assert toy_sweep(tmp_path, TOY, "rounds=6", out=tmp_path / "whole")
+    assert toy_sweep(tmp_path)
+    short = table(tmp_path / "out")
+    assert toy_sweep(tmp_path, TOY, "rounds=6")
+    events = [json.loads(line) for line in (tmp_path / "out" / "sweep.jsonl").open()]
+    assert [event.get("extends", "")[:-13] for event in events if event["event"] == "resumed"] == [
+        event["label"] for event in events if event["event"] == "done"
+    ][6:]
+    longer = [run.path for run in find_runs(tmp_path / "out") if run.config.rounds == 6]
+    for path in longer:
+        shutil.move(path, tmp_path / "longer" / path.name)
+    assert len(longer) == 6 and table(tmp_path / "longer") == table(tmp_path / "whole")
+    assert table(tmp_path / "out") == short
+
+
+def test_cells_are_not_extended_whose_record_would_be_another(tmp_path: Path) -> None:
+    """The last of four rounds is evaluated, and with ``evaluate.every=3`` the fourth of six is not."""
+    text = TOY.replace("[0.2, 0.6]", "[0.2]").replace("seeds: 2", "seeds: 1")
+    shaped = ["mask.ratio-shape=linear", "mask.final-ratio=0.9"]
+    for words in (["evaluate.every=3"], ["evaluate.max-examples=5"], [*shaped, "strategy.base=fedavg"]):
+        out = tmp_path / words[0]
+        for rounds in ("rounds=4", "rounds=6"):
+            assert toy_sweep(tmp_path, text, rounds, *words, out=out)
+        events = [json.loads(line) for line in (out / "sweep.jsonl").open()]
+        resumed = [event["label"] for event in events if event["event"] == "resumed"]
+        assert resumed == (["fedavg_seed=0"] if words[:2] == shaped else [])
 
 
 # failures
@@ -284,6 +306,9 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(tmp_path: Path) -> No
     sweeping.send_signal(signal.SIGINT)
     output, _ = sweeping.communicate(timeout=60)
     assert sweeping.returncode == 130, output
+    told = output.strip().splitlines()[-3:]
+    assert told[:2] == ["stopped", f"folder of the sweep: {tmp_path / 'out'}"]
+    assert told[2].startswith("to go on: fedpfn sweep ") and told[2].endswith(" --in-process")
 
 
 # two at once

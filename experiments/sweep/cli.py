@@ -1,14 +1,17 @@
 """``fedpfn sweep``: from a file and words to cells that are done, and how many."""
 
+import shlex
+import sys
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from experiments.endings import log_tail, own_line
 from experiments.resources import Machine, plan_resources
 from experiments.run import prepare
 from experiments.runtime.machines import machines_of
@@ -18,19 +21,12 @@ from experiments.sweep.cells import Cell, cell_faults, cell_warnings, expand
 from experiments.sweep.costs import Finished
 from experiments.sweep.display import Display, counts, ending, plan_table
 from experiments.sweep.file import read_sweep
-from experiments.sweep.folders import (
-    State,
-    cell_folder,
-    cell_state,
-    check_identity,
-    is_skipped,
-    mark_skipped,
-    write_sweep,
-)
+from experiments.sweep.folders import cell_folder, check_identity, write_sweep
 from experiments.sweep.lanes import Lane, LaneInProcess, divide, visible_gpus
 from experiments.sweep.runner import Runner, run_cells
 from experiments.sweep.selection import choose
-from fedpfn.runs import read_json, read_rounds
+from experiments.sweep.states import State, append_event, cell_state, is_skipped, mark_skipped
+from fedpfn.runs import LOG, read_json, read_rounds
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.runs.identity import used_keys
 
@@ -96,19 +92,34 @@ def sweep(
         alone = in_process and jobs == 1
         ray = nullcontext() if alone else joined(workdir=workdir, ray_address=ray_address)
         before, finished = len(cells) - len(tasks), _finished(out, cells, states)
-        with ray, Display(board, console, total=len(cells), before=before, jobs=jobs, finished=finished) as display:
+        display = Display(board, console, total=len(cells), before=before, jobs=jobs, finished=finished)
+        with _ending(out), ray, display:
             run_cells(board, lanes, out=out, fail_fast=fail_fast, show=display.show)
         for line in ending(board, seconds=time.monotonic() - begun):
             console.print(line, highlight=False, soft_wrap=True)
     for cell in failed_before:
         console.print(f"failed before, retried only with --retry-failed: {cell_folder(out, cell)}", soft_wrap=True)
     for task in board.failed:
-        console.print(f"failed: {task.folder}", highlight=False, soft_wrap=True)
+        console.print(f"failed: {task.folder}", highlight=False, soft_wrap=True, markup=False)
+        if place := own_line(log_tail(task.folder / LOG)):
+            console.print(f"  in your code: {place}", highlight=False, soft_wrap=True, markup=False)
     ended = {cell: _state(out, cell) for cell in cells}
     for cell in (cell for cell, state in ended.items() if state is State.SKIPPED):
         console.print(f"skipped, until --unskip: {cell_folder(out, cell)}", highlight=False, soft_wrap=True)
     console.print(f"tables and figures: fedpfn report {out}", highlight=False, soft_wrap=True)
     return all(state in (State.DONE, State.SKIPPED) for state in ended.values())
+
+
+@contextmanager
+def _ending(out: Path) -> Iterator[None]:
+    """Say in the events that this process runs no more cells, for whoever watches."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"folder of the sweep: {out}\nto go on: {shlex.join(['fedpfn', *sys.argv[1:]])}")
+        raise
+    finally:
+        append_event(out, "ended")
 
 
 def _state(out: Path, cell: Cell) -> State:

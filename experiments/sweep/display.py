@@ -14,7 +14,7 @@ from experiments.progress import seconds_left as seconds_left_of_run
 from experiments.sweep.board import Board, Task
 from experiments.sweep.cells import Cell
 from experiments.sweep.costs import Finished, Work, expected_seconds, seconds_left
-from experiments.sweep.folders import State
+from experiments.sweep.states import State
 from fedpfn.runs.identity import used_keys
 
 _STYLES = {State.DONE: "green", State.FAILED: "red", State.CUT: "yellow", State.SKIPPED: "dim", State.LEFT: ""}

@@ -1,73 +1,32 @@
 """Where the cells of a sweep lie, how far each has come, and who may touch it.
 
 ``OUT/cells/<label>-<address>/`` is a cell's run folder, found again by its address alone: a label changes when the file
-gains a key. ``OUT/sweep.yaml`` is the sweep as it was last run, ``OUT/cells.json`` its cells, ``OUT/sweep.jsonl`` what
-happened, one line per event; ``OUT/.locks/`` holds a lock per cell, ``OUT/.skipped/`` a file per cell that is to be
-skipped. A cell is done when its run says so in its last file, and not before.
+gains a key. ``OUT/sweep.yaml`` is the sweep as it was last run, ``OUT/.locks/`` holds a lock per cell. What else lies
+there, and can be read without knowing the sweep, is in ``states``.
 """
 
-import json
-import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from experiments.sweep.cells import Cell
 from experiments.sweep.file import SweepFile, as_tree
-from fedpfn.runs import RunFolder, is_run, read_json, read_run, record_end, write_json, write_whole
+from experiments.sweep.states import CELLS
+from fedpfn.runs import RunFolder, is_run, read_run, record_end, write_json, write_whole
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.identity import used_keys
 
-SWEEP_FILE, CELLS, EVENTS = "sweep.yaml", "cells.json", "sweep.jsonl"
-_SKIPPED = ".skipped"
-
-
-class State(StrEnum):
-    """How far a cell has come: ``CUT`` is one that was stopped or died and can be resumed."""
-
-    LEFT = "left"
-    CUT = "cut off"
-    SKIPPED = "skipped"
-    FAILED = "failed"
-    DONE = "done"
+SWEEP_FILE = "sweep.yaml"
 
 
 def cell_folder(out: Path, cell: Cell) -> Path:
     """Return the folder of a cell: the one that is there, or the one it will get."""
     there = sorted((out / "cells").glob(f"*-{cell.address}"))
     return there[0] if there else out / "cells" / f"{cell.label}-{cell.address}"
-
-
-def cell_state(folder: Path) -> State:
-    """Return how far the cell in ``folder`` has come."""
-    if not is_run(folder):
-        return State.LEFT
-    if (folder / "summary.json").is_file():
-        return State.DONE
-    failure = read_json(folder / "failure.json")
-    return State.CUT if failure is None or failure.get("stopped") else State.FAILED
-
-
-def is_skipped(out: Path, address: str) -> bool:
-    """Whether a cell is to be skipped, by this sweep and any other in the folder."""
-    return (out / _SKIPPED / address).is_file()
-
-
-def mark_skipped(out: Path, address: str, *, skip: bool) -> None:
-    """Have a cell skipped from now on, or not any more; processes that run the sweep look several times a second."""
-    mark = out / _SKIPPED / address
-    if skip:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-    else:
-        mark.unlink(missing_ok=True)
 
 
 def check_identity(folder: Path, cell: Cell) -> None:
@@ -124,12 +83,3 @@ def write_sweep(out: Path, sweep: SweepFile, cells: Iterable[Cell], *, jobs: int
         for cell in cells
     ]
     write_json(out / CELLS, {"jobs": jobs, "cells": listed})
-
-
-def append_event(out: Path, event: str, **about: Any) -> None:
-    """Add a line to what happened."""
-    line = json.dumps({"at": round(time.time(), 3), "event": event} | about)
-    with (out / EVENTS).open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())

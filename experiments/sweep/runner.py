@@ -16,16 +16,10 @@ from experiments.run import keep_log
 from experiments.runtime.failure import RunFailed
 from experiments.sweep.board import Board, Skipped, Stopped, Task
 from experiments.sweep.costs import beyond_training
-from experiments.sweep.folders import (
-    State,
-    append_event,
-    cell_state,
-    claim,
-    clear_leftovers,
-    is_skipped,
-    record_failure,
-)
+from experiments.sweep.extension import begin_from_shorter
+from experiments.sweep.folders import claim, clear_leftovers, record_failure
 from experiments.sweep.lanes import NoRuntime
+from experiments.sweep.states import State, append_event, cell_state, is_skipped
 from fedpfn.runs.config import RunConfig
 
 _SHOW_SECONDS = 0.25
@@ -108,9 +102,11 @@ def _run(board: Board, lane: Runner, task: Task, *, out: Path) -> None:
     """Run one cell and say on the board, in its folder and in the events how it went."""
     clear_leftovers(task.folder)
     keep_log(task.folder)
-    resumed = cell_state(task.folder) is not State.LEFT
     about = {"cell": task.cell.address, "label": task.cell.label, "lane": task.lane}
-    append_event(out, "resumed" if resumed else "started", **about)
+    source = begin_from_shorter(out, task) if cell_state(task.folder) is State.LEFT else None
+    resumed = cell_state(task.folder) is not State.LEFT
+    extended = {"extends": source.name} if source is not None else {}
+    append_event(out, "resumed" if resumed else "started", **about, **extended)
     where = board.stopped
 
     def check() -> None:

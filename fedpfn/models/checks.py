@@ -57,7 +57,11 @@ def _check_forward(trial: Trial) -> list[Finding]:
         output: Any = model(trial.inputs[:count].clone())
         if fault := _output_fault(output, (count, trial.num_classes)):
             return [Finding("fault", "forward", fault)]
-    return [Finding("ok", "forward", f"{tuple(trial.inputs.shape)} -> (2, {trial.num_classes}), finite")]
+    findings = [Finding("ok", "forward", f"{tuple(trial.inputs.shape)} -> (2, {trial.num_classes}), finite")]
+    if trial.num_classes > 1 and bool((output >= 0).all()) and torch.allclose(output.sum(dim=1), output.new_ones(1)):
+        message = "its outputs are probabilities, not logits: the loss applies a softmax of its own, so leave yours out"
+        findings.append(Finding("warning", "forward", message))
+    return findings
 
 
 @torch.no_grad()

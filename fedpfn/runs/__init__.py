@@ -20,7 +20,7 @@ _WHERE = {
     "read_yaml": "fedpfn.runs.files",
     "write_json": "fedpfn.runs.files",
     "write_whole": "fedpfn.runs.files",
-    "LOG": "fedpfn.runs.folder",
+    "LOG": "fedpfn.runs.reading",
     "RunFolder": "fedpfn.runs.folder",
     "folder_fault": "fedpfn.runs.folder",
     "record_end": "fedpfn.runs.folder",
@@ -64,9 +64,9 @@ if TYPE_CHECKING:
     from fedpfn.params import state_digest
     from fedpfn.runs.checkpoints import Checkpoint, last_checkpoint, write_checkpoint
     from fedpfn.runs.files import finite, read_json, read_yaml, write_json, write_whole
-    from fedpfn.runs.folder import LOG, RunFolder, folder_fault, record_end
+    from fedpfn.runs.folder import RunFolder, folder_fault, record_end
     from fedpfn.runs.machine import ENVIRONMENT, environment
-    from fedpfn.runs.reading import Run, find_runs, is_run, read_config, read_rounds, read_run
+    from fedpfn.runs.reading import LOG, Run, find_runs, is_run, read_config, read_rounds, read_run
     from fedpfn.runs.tables import read_runs
 else:
 

@@ -22,9 +22,8 @@ from fedpfn.runs.checkpoints import (
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.files import read_json, read_yaml, to_json, whole_file, write_json, write_whole
 from fedpfn.runs.machine import ENVIRONMENT, environment
-from fedpfn.runs.reading import read_rounds
+from fedpfn.runs.reading import LOG, read_rounds
 
-LOG = "flower.log"
 LOCK = ".lock"
 ATTEMPTS = "attempts.jsonl"
 # those who launch a run open its log first

@@ -6,8 +6,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedpfn.devices import available_cpus
 
 ENVIRONMENT = "environment"
@@ -16,6 +14,8 @@ _PACKAGES = ("fedpfn", "flwr", "ray", "torch", "torchvision", "numpy", "scipy", 
 
 def environment(device: str) -> dict[str, Any]:
     """Return what a result may depend on beside its config."""
+    import torch
+
     versions = {}
     for package in _PACKAGES:
         try:

@@ -4,17 +4,20 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import load_file
-from torch import Tensor
 
-from fedpfn.runs.checkpoints import SERVER_OPTIMIZER
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.files import read_json, read_yaml
 from fedpfn.runs.machine import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# what is said during a run goes there
+LOG = "flower.log"
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,13 @@ class Run:
         with np.load(self.path / "barriers" / f"round-{server_round:04d}.npz") as file:
             return {name: file[name] for name in file.files}
 
-    def state(self, name: str = "final") -> dict[str, Tensor]:
+    def state(self, name: str = "final") -> "dict[str, Tensor]":
         """Return the model's tensors of a checkpoint."""
+        # whoever reads records alone need not wait for PyTorch
+        from safetensors.torch import load_file
+
+        from fedpfn.runs.checkpoints import SERVER_OPTIMIZER
+
         tensors = load_file(self.path / "checkpoints" / f"{name}.safetensors")
         return {name: tensor for name, tensor in tensors.items() if not name.startswith(SERVER_OPTIMIZER)}
 

@@ -1,0 +1,87 @@
+"""What is said last of a run that did not complete: where it is, where the user's own code failed, how to go on.
+
+The lines are notes of the exception that ends the run, so that they come after all else that is said on the way out.
+"""
+
+import re
+import shlex
+import site
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from fedpfn.runs import LOG, is_run
+
+_FRAME = re.compile(r'\s*File "(?P<file>[^"<]+)", line (?P<line>\d+), in (?P<name>\S+)')
+_OURS = ("fedpfn", "strategies", "clients", "partitions", "experiments")
+# tracebacks are at the end; a log may be long
+_LOG_BYTES = 200_000
+
+
+def note_ending(error: BaseException, folder: Path) -> None:
+    """Add to ``error`` the lines to be said last of the run in ``folder``; none where nothing was recorded."""
+    if not is_run(folder):
+        return
+    command = f"fedpfn run --resume {shlex.quote(str(folder))}"
+    if isinstance(error, KeyboardInterrupt):
+        error.add_note(f"run folder: {folder}\nto go on: {command}")
+        return
+    if place := own_line(_said(error, folder / LOG)):
+        error.add_note(f"in your code: {place}")
+    error.add_note(f"run folder: {folder}")
+    if (folder / LOG).is_file():
+        error.add_note(f"log: {folder / LOG}")
+    error.add_note(f"to go on, once it is mended: {command}")
+
+
+def notes(error: BaseException) -> list[str]:
+    """Return the notes of ``error``, or of the interruption that it came of."""
+    causes: BaseException | None = error
+    while causes is not None:
+        if found := getattr(causes, "__notes__", []):
+            return list(found)
+        causes = causes.__cause__ or causes.__context__
+    return []
+
+
+def own_line(text: str) -> str | None:
+    """Return the last place in the tracebacks of ``text`` that is neither in this package nor in a library.
+
+    >>> own_line('  File "/home/me/models.py", line 12, in forward\\n    return self.net(x)\\nValueError: no')
+    '/home/me/models.py, line 12, in forward: return self.net(x)'
+    """
+    places = list(_own_places(text))
+    return places[-1] if places else None
+
+
+def log_tail(log: Path) -> str:
+    """Return the end of a log, empty where there is none."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - _LOG_BYTES, 0))
+        return file.read().decode(errors="replace")
+
+
+def _said(error: BaseException, log: Path) -> str:
+    """Return the tracebacks of a run: in its log, or where it ran in this process, in its exception."""
+    # a client's traceback comes with its failure
+    failures = "\n".join(failure.traceback for failure in getattr(error, "failures", ()))
+    return log_tail(log) or "".join(traceback.format_exception(error)) + failures
+
+
+def _own_places(text: str) -> Iterator[str]:
+    lines = text.splitlines()
+    for line, following in pairwise([*lines, ""]):
+        if (match := _FRAME.match(line)) and not _is_installed(match["file"]):
+            yield f"{match['file']}, line {match['line']}, in {match['name']}: {following.strip()}"
+
+
+def _is_installed(file: str) -> bool:
+    root = Path(__file__).resolve().parents[1]
+    places = [str(root / name) for name in _OURS] + [str(Path(sys.argv[0]).resolve())]
+    places += [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")] + site.getsitepackages()
+    return any(Path(file).is_relative_to(place) for place in places)

@@ -1,0 +1,56 @@
+"""A cell that begins where a finished one of fewer rounds ended: those rounds need not be run again.
+
+Both are results of their own, each with its address, so the shorter one is copied and stays as it is.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from experiments.sweep.board import Task
+from experiments.sweep.folders import cell_folder
+from experiments.sweep.states import State, cell_state
+from fedpfn.runs import read_json, read_yaml, write_whole
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.identity import address
+from strategies.preflight import resume_faults
+
+_COPIED_FILES = ("partition.json", "measures.json", "rounds.jsonl")
+_COPIED_FOLDERS = ("barriers", "checkpoints")
+
+
+def begin_from_shorter(out: Path, task: Task) -> Path | None:
+    """Copy what the longest finished cell recorded that has only fewer rounds, as a run of ``task`` that was cut off.
+
+    Returns the folder it came from; None where there is none, or its record is not how that of the longer run begins.
+    """
+    summaries = (read_json(file) for file in (out / "cells").glob("*/summary.json"))
+    lengths = {summary["rounds"] for summary in summaries if "rounds" in summary}
+    for rounds in sorted((rounds for rounds in lengths if rounds < task.config.rounds), reverse=True):
+        shorter = replace(task.cell.config, rounds=rounds)
+        folder = cell_folder(out, replace(task.cell, address=address(shorter)))
+        if cell_state(folder) is State.DONE and _begins_like(shorter) and not resume_faults(task.config, folder):
+            _copy(folder, task)
+            return folder
+    return None
+
+
+def _begins_like(shorter: RunConfig) -> bool:
+    """Whether the last round was evaluated as it would have been among others: it is always, and on all examples."""
+    return shorter.rounds % shorter.evaluate.every == 0 and not shorter.evaluate.max_examples
+
+
+def _copy(source: Path, task: Task) -> None:
+    task.folder.mkdir(parents=True)
+    for name in _COPIED_FOLDERS:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, task.folder / name)
+    for name in _COPIED_FILES:
+        if (source / name).is_file():
+            shutil.copy(source / name, task.folder / name)
+    config = read_yaml(source / "config.yaml") | {"rounds": task.config.rounds}
+    config["output"]["dir"] = str(task.folder)
+    # last: a folder without it is taken for a leftover
+    write_whole(task.folder / "config.yaml", OmegaConf.to_yaml(config).encode())

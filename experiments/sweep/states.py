@@ -1,0 +1,62 @@
+"""How far the cells of a sweep have come, by the files in its folder alone.
+
+``OUT/cells.json`` lists the cells as they were last run, ``OUT/sweep.jsonl`` what happened, one line per event, and
+``OUT/.skipped/`` has a file per cell that is to be skipped. A cell is done when its run says so in its last file, and
+not before.
+"""
+
+import json
+import os
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from fedpfn.runs import is_run, read_json
+
+CELLS, EVENTS = "cells.json", "sweep.jsonl"
+_SKIPPED = ".skipped"
+
+
+class State(StrEnum):
+    """How far a cell has come: ``CUT`` is one that was stopped or died and can be resumed."""
+
+    LEFT = "left"
+    CUT = "cut off"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    DONE = "done"
+
+
+def cell_state(folder: Path) -> State:
+    """Return how far the cell in ``folder`` has come."""
+    if not is_run(folder):
+        return State.LEFT
+    if (folder / "summary.json").is_file():
+        return State.DONE
+    failure = read_json(folder / "failure.json")
+    return State.CUT if failure is None or failure.get("stopped") else State.FAILED
+
+
+def is_skipped(out: Path, address: str) -> bool:
+    """Whether a cell is to be skipped, by this sweep and any other in the folder."""
+    return (out / _SKIPPED / address).is_file()
+
+
+def mark_skipped(out: Path, address: str, *, skip: bool) -> None:
+    """Have a cell skipped from now on, or not any more; processes that run the sweep look several times a second."""
+    mark = out / _SKIPPED / address
+    if skip:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    else:
+        mark.unlink(missing_ok=True)
+
+
+def append_event(out: Path, event: str, **about: Any) -> None:
+    """Add a line to what happened."""
+    line = json.dumps({"at": round(time.time(), 3), "event": event} | about)
+    with (out / EVENTS).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,156 @@
+"""A sweep as whoever watches it sees it: which cells run, are done, failed, are skipped or wait, and what is left."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from experiments.progress import RoundsFile, duration, latest, number, seconds_left, seconds_per_round
+from experiments.sweep.costs import Finished, Work
+from experiments.sweep.costs import seconds_left as seconds_left_of_all
+from experiments.sweep.states import CELLS, EVENTS, State, cell_state, is_skipped
+from fedpfn.runs import is_run, read_config, read_json
+from fedpfn.runs.config import RunConfig
+
+RUNNING, WAITING = "running", "waiting"
+_ORDER = {
+    RUNNING: "bold",
+    State.FAILED: "red",
+    State.SKIPPED: "dim",
+    State.CUT: "yellow",
+    WAITING: "",
+    State.DONE: "green",
+}
+# digits at the end of a cell's folder
+_ADDRESS = 12
+# around the table: its head, the line above, the terminal's last one
+_OTHER_LINES = 5
+
+
+@dataclass
+class _Watched:
+    """A cell: what the sweep says of it, and what its folder does."""
+
+    label: str
+    address: str
+    rounds: int
+    keys: dict[str, Any]
+    folder: Path
+    state: str = WAITING
+    config: RunConfig | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.file = RoundsFile(self.folder)
+
+    def look(self, out: Path) -> None:
+        """Find out how far it has come."""
+        state = cell_state(self.folder)
+        if state is State.DONE:
+            self.summary = self.summary or read_json(self.folder / "summary.json")
+        elif is_skipped(out, self.address):
+            state = State.SKIPPED
+        elif state is State.CUT and not (self.folder / "failure.json").is_file():
+            self.state = RUNNING
+            self.config = self.config or RunConfig.parse(read_config(self.folder / "config.yaml"))
+            return
+        self.state = WAITING if state is State.LEFT else state
+
+    def work(self) -> Work:
+        """Return what is left of it."""
+        rounds = self.file.read()
+        each = seconds_per_round(rounds, self.config) if self.config is not None else None
+        return Work(self.keys, self.rounds - max(len(rounds) - 1, 0), each)
+
+
+class SweepView:
+    """The cells of a sweep, or the runs in any folder, which has no cells that wait."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.cells: dict[str, _Watched] = {}
+        self.jobs = 1
+
+    def look(self) -> bool:
+        """Read what is new, and return whether nothing runs or will."""
+        listed = read_json(self.out / CELLS)
+        self._list(listed)
+        for cell in self.cells.values():
+            cell.look(self.out)
+        states = {cell.state for cell in self.cells.values()}
+        if RUNNING in states:
+            return False
+        return not states & {WAITING, State.CUT} or listed is None or _last_event(self.out) == "ended"
+
+    def line(self) -> str:
+        """Return how many cells there are in each state, and the time left."""
+        states = [cell.state for cell in self.cells.values()]
+        told = ", ".join(f"{states.count(state)} {state}" for state in _ORDER if state in states)
+        left = self._seconds_left()
+        return f"{len(states)} cells: {told}" + (f"; about {duration(left)} left" if left else "")
+
+    def render(self, *, height: int | None = None) -> RenderableType:
+        """Return the cells as a table, those that run first, as many as there is room for."""
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for place, head in enumerate(("cell", "state", "round", "accuracy", "s per round", "left")):
+            table.add_column(head, justify="right" if place > 1 else "left", no_wrap=True)
+        cells = sorted(self.cells.values(), key=lambda cell: list(_ORDER).index(cell.state))
+        shown = cells if height is None else cells[: max(height - _OTHER_LINES, 1)]
+        for cell in shown:
+            table.add_row(cell.label, Text(cell.state, _ORDER[cell.state]), *_numbers(cell))
+        more = [Text(f"and {len(cells) - len(shown)} more")] if len(cells) > len(shown) else []
+        return Group(Text(f"{self.out}: {self.line()}"), table, *more)
+
+    def _list(self, listed: dict[str, Any] | None) -> None:
+        """Take note of cells that are new to the list, or to a folder without one, and of those that left it."""
+        places = self.out / "cells" if (self.out / "cells").is_dir() else self.out
+        folders = sorted(path for path in places.iterdir() if path.is_dir())
+        if listed is None:
+            self.cells = {str(path): self.cells.get(str(path)) or _of_folder(path) for path in filter(is_run, folders)}
+            return
+        by_address = {path.name[-_ADDRESS:]: path for path in folders}
+        self.jobs = listed["jobs"]
+        cells: dict[str, _Watched] = {}
+        for about in listed["cells"]:
+            name = about["address"]
+            folder = by_address.get(name, places / name)
+            known = self.cells.get(name)
+            cells[name] = known if known is not None and known.folder == folder else _Watched(**about, folder=folder)
+        self.cells = cells
+
+    def _seconds_left(self) -> float | None:
+        def of(state: str) -> list[_Watched]:
+            return [cell for cell in self.cells.values() if cell.state == state]
+
+        finished = [Finished(cell.keys, cell.summary["rounds"], cell.summary["seconds"]) for cell in of(State.DONE)]
+        running = [cell.work() for cell in of(RUNNING)]
+        waiting = [cell.work() for cell in [*of(State.CUT), *of(WAITING)]]
+        return seconds_left_of_all(running, waiting, finished, jobs=max(self.jobs, len(running)))
+
+
+def _of_folder(path: Path) -> _Watched:
+    config = RunConfig.parse(read_config(path / "config.yaml"))
+    return _Watched(path.name, path.name, config.rounds, config.flat(), path)
+
+
+def _numbers(cell: _Watched) -> tuple[str, str, str, str]:
+    """Return round, accuracy, seconds per round and time left."""
+    if cell.state == State.DONE:
+        rounds, seconds = cell.summary["rounds"], cell.summary["seconds"]
+        return f"{rounds}/{cell.rounds}", number(cell.summary["last_accuracy"]), f"{seconds / max(rounds, 1):.3g}", ""
+    rounds_ = cell.file.read()
+    place = f"{rounds_[-1]['round'] if rounds_ else 0}/{cell.rounds}"
+    if cell.state != RUNNING or cell.config is None:
+        return place, number(latest(rounds_)[0]) if rounds_ else "", "", ""
+    each, left = seconds_per_round(rounds_, cell.config), seconds_left(rounds_, cell.config)
+    return place, number(latest(rounds_)[0]), f"{each:.3g}" if each else "", duration(left) if left else ""
+
+
+def _last_event(out: Path) -> str | None:
+    file = out / EVENTS
+    lines = file.read_bytes().splitlines() if file.is_file() else []
+    return json.loads(lines[-1])["event"] if lines else None

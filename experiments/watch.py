@@ -1,0 +1,115 @@
+"""``fedpfn watch``: how a run or a sweep is doing, seen from elsewhere, by the files in its folder alone."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from experiments.progress import HEARTBEAT_SECONDS, RoundsFile, duration, progress_line, seconds_per_round
+from experiments.sweep.states import EVENTS
+from experiments.sweep.watched import SweepView
+from fedpfn.runs import LOG, is_run, read_config, read_json
+from fedpfn.runs.config import RunConfig
+
+_LOOK_SECONDS = 1.0
+# a round may take longer than those before it, and a file system's clock may be another
+_SILENT_ROUNDS, _SILENT_SECONDS = 10.0, 120.0
+
+
+class View(Protocol):
+    """What is watched."""
+
+    def look(self) -> bool:
+        """Read what is new, and return whether it has ended."""
+
+    def render(self, *, height: int | None = None) -> RenderableType:
+        """Return what it looks like, in so many lines where these are limited."""
+
+    def line(self) -> str:
+        """Return the same in one line."""
+
+
+def watch(folder: Path, console: Console, *, once: bool = False, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Show the run or the sweep in ``folder`` until it ends, or its present state.
+
+    Without a terminal: a line every ``HEARTBEAT_SECONDS``. Raises ``ValueError`` for a folder that holds neither.
+    """
+    view = view_of(folder)
+    ended = view.look()
+    if not once and not ended and console.is_terminal:
+        with Live(view.render(height=console.height), console=console, auto_refresh=False, transient=True) as live:
+            while not view.look():
+                live.update(view.render(height=console.height), refresh=True)
+                sleep(_LOOK_SECONDS)
+    elif not once and not ended:
+        following = 0.0
+        while not view.look():
+            if following <= 0:
+                console.print(view.line(), highlight=False, soft_wrap=True, markup=False)
+                following = HEARTBEAT_SECONDS
+            sleep(_LOOK_SECONDS)
+            following -= _LOOK_SECONDS
+    console.print(view.render())
+
+
+def view_of(folder: Path) -> View:
+    """Return what is to be watched in ``folder``. Raises ``ValueError`` where there is nothing."""
+    if is_run(folder):
+        return RunView(folder)
+    if (folder / EVENTS).is_file() or any(map(is_run, folder.glob("*"))):
+        return SweepView(folder)
+    raise ValueError(f"{folder} holds neither a run nor a sweep that has begun")
+
+
+class RunView:
+    """One run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.rounds = folder, RoundsFile(folder)
+
+    def look(self) -> bool:
+        """Read what is new, and return whether the run has ended."""
+        # a run may be extended while it is watched
+        self.config = RunConfig.parse(read_config(self.folder / "config.yaml"))
+        self.failure, self.summary = (read_json(self.folder / name) for name in ("failure.json", "summary.json"))
+        return self.failure is not None or self.summary is not None
+
+    def line(self) -> str:
+        """Return how far it has come, and how it is doing."""
+        return f"{progress_line(self.rounds.read(), self.config)}  {self._state()}"
+
+    def render(self, *, height: int | None = None) -> RenderableType:
+        """Return its progress as a bar between what it is and how it is doing."""
+        config, rounds = self.config, self.rounds.read()
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=config.rounds, completed=rounds[-1]["round"] if rounds else 0, width=60))
+        return Group(
+            Text(f"{self.folder}: {config.strategy.name} · {config.data.name} · {config.federation.clients} clients"),
+            bar,
+            Text(progress_line(rounds, config)),
+            Text(self._state()),
+        )
+
+    def _state(self) -> str:
+        if self.summary is not None:
+            return f"done in {duration(self.summary['seconds'])}"
+        if self.failure is not None:
+            reason = self.failure["reason"]
+            return f"{reason if self.failure.get('stopped') else f'failed: {reason}'}; log: {self.folder / LOG}"
+        return silence(self.folder, self.rounds, self.config)
+
+
+def silence(folder: Path, rounds: RoundsFile, config: RunConfig) -> str:
+    """Return since when a run that has not ended has recorded nothing, and what that may mean."""
+    recorded = rounds.path if rounds.path.is_file() else folder / "config.yaml"
+    since = max(time.time() - recorded.stat().st_mtime, 0.0)
+    usual = seconds_per_round(rounds.read(), config) or 0.0
+    if since > max(_SILENT_SECONDS, _SILENT_ROUNDS * usual):
+        return f"nothing has been recorded for {duration(since)}: it may have been killed"
+    return f"running, last recorded {duration(since)} ago"
