@@ -126,7 +126,7 @@ class Lane:
             return None
         every: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         alive = sorted(node["NodeID"] for node in every if node["Alive"])
-        return NodeAffinitySchedulingStrategy(alive[self.machine % len(alive)], soft=True)
+        return NodeAffinitySchedulingStrategy(alive[self.machine % len(alive)], soft=False)
 
     def _start(self, watch: Callable[[], None]) -> ActorHandle[Any]:
         begun = time.monotonic()
