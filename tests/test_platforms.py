@@ -10,7 +10,7 @@ import builtins, importlib, os, pkgutil, signal, sys
 import click, filelock, flwr.clientapp, flwr.serverapp, matplotlib.pyplot, numpy, omegaconf, pandas, ray, rich.console
 import rich.live, rich.progress, rich.table, safetensors.torch, scipy.optimize, torch, torch.func, torchvision, typer
 import flwr.serverapp.strategy, flwr.supercore.run, flwr.supercore.task_identity, ray.actor, ray.exceptions
-import sklearn.datasets
+import psutil, ray._private.node, sklearn.datasets
 
 for name in ("SIGKILL", "SIGHUP", "SIGSTOP", "SIGCONT", "SIGUSR1", "SIGALRM", "setitimer", "alarm"):
     delattr(signal, name)
@@ -34,7 +34,8 @@ modules = [
     module.name
     for package in ("fedpfn", "partitions", "clients", "strategies", "experiments")
     for module in pkgutil.walk_packages([package], f"{package}.")
-    if not module.name.endswith("__main__")
+    # the benchmark's peers are imported in environments of their own
+    if not module.name.endswith(("__main__", "_driver"))
 ]
 for module in modules:
     importlib.import_module(module)
