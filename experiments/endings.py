@@ -27,7 +27,7 @@ def note_ending(error: BaseException, folder: Path) -> None:
         return
     command = f"fedpfn run --resume {shlex.quote(str(folder))}"
     if isinstance(error, KeyboardInterrupt):
-        error.add_note(f"run folder: {folder}\nto go on: {command}")
+        error.add_note(f"run folder: {folder}\nto resume: {command}")
         return
     if place := own_line(_said(error, folder / LOG)):
         error.add_note(f"in your code: {place}")

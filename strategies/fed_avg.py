@@ -89,6 +89,8 @@ class FedAvg(flower.FedAvg):
                 name: weighted_mean(tensors, weights) if tensors[0].is_floating_point() else tensors[0]
                 for name, tensors in columns.items()
             }
+        if not 0 < math.fsum(weights) < math.inf or min(weights) < 0:
+            raise ValueError(f"the weights of a mean are 0 or more, with a positive sum; got {min(weights)} and others")
         for totals in sums.values():
             total.merge(totals)
         others = [(arrays, weight) for arrays, weight in states if not total.add(total.updates.of(arrays), weight)]

@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedpfn.averaging import is_summed, open_sum, read_totals
 from fedpfn.drift import Drift, drift_of
 from fedpfn.npy import npy_size
-from fedpfn.protocol import CONFIG, DEVICE, NUM_EXAMPLES, PARAMETERS, PLAN, PROCESS, SECONDS, WORKER
+from fedpfn.protocol import CONFIG, DEVICE, NUM_EXAMPLES, PARAMETERS, PLAN, PROCESS, SECONDS, SUM_BY, WORKER
 from fedpfn.rounds import Contribution, Failure, Round
 from fedpfn.schedules import UNMASKED, decode_plan
 from strategies.records import from_record, record_bytes
@@ -197,12 +197,13 @@ def _summed_drift(sent: _Sent, contributions: Sequence[Contribution], replies: S
     total = open_sum(totals, from_record(sent.arrays), sent.config)
     total.merge(totals)
     vector = total.value()
-    for contribution in contributions:
+    weights = [float(cast(float, contribution.metrics[str(sent.config[SUM_BY])])) for contribution in contributions]
+    for contribution, weight in zip(contributions, weights, strict=True):
         if contribution.arrays:
-            vector.add_(total.updates.of(contribution.arrays), alpha=contribution.examples)
+            vector.add_(total.updates.of(contribution.arrays), alpha=weight)
     return drift_of(
         [norms[contribution.client] for contribution in contributions],
-        [contribution.examples for contribution in contributions],
+        weights,
         total.updates.norm(vector, cast(list[str] | None, sent.config.get(PARAMETERS))),
     )
 

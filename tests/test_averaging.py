@@ -88,9 +88,9 @@ def test_what_lies_below_the_grid_is_rounded_and_what_lies_on_it_is_not() -> Non
 
 @given(rows, st.lists(st.tuples(rows, st.integers(1, 60)), min_size=1, max_size=6), st.randoms(), st.data())
 def test_neither_the_order_nor_the_parts_of_a_sum_make_a_difference(
-    start: list[float], told: list[tuple[list[float], int]], order: object, data: st.DataObject
+    start: list[float], drawn: list[tuple[list[float], int]], order: object, data: st.DataObject
 ) -> None:
-    before, clients = one(start), [(one(values), float(weight)) for values, weight in told]
+    before, clients = one(start), [(one(values), float(weight)) for values, weight in drawn]
     total = sum(weight for _, weight in clients)
     whole = a_sum(before, len(clients))
     taken = [whole.add(whole.updates.of(arrays), weight) for arrays, weight in clients]
@@ -107,8 +107,10 @@ def test_neither_the_order_nor_the_parts_of_a_sum_make_a_difference(
 
 
 @given(rows, st.lists(st.tuples(rows, st.integers(1, 60)), min_size=1, max_size=6))
-def test_the_error_is_below_its_bound_and_its_rounding(start: list[float], told: list[tuple[list[float], int]]) -> None:
-    before, clients = one(start), [(one(values), float(weight)) for values, weight in told]
+def test_the_error_is_below_its_bound_and_its_rounding(
+    start: list[float], drawn: list[tuple[list[float], int]]
+) -> None:
+    before, clients = one(start), [(one(values), float(weight)) for values, weight in drawn]
     found = mean_of(before, clients)["w"]
     weight = sum(weight for _, weight in clients)
     grain = 2.0 ** grid_exponents(before, len(clients), 64)["w"]

@@ -880,3 +880,12 @@ def test_the_order_of_replies_makes_no_difference_to_the_mean() -> None:
         assert arrays is not None
         digests.add(state_digest(from_record(arrays)))
     assert len(digests) == 1
+
+
+def test_weights_that_have_no_mean_are_refused() -> None:
+    grid, strategy = cohorts(1, 2), FedAvg(fraction_evaluate=0.0)
+    replies = list(grid.send_and_receive(strategy.configure_train(1, ArrayRecord(INITIAL), ConfigRecord(), grid)))
+    for reply in replies:
+        reply.content["metrics"] = MetricRecord({"num-examples": 0})
+    with pytest.raises(ValueError, match="positive sum"):
+        strategy.aggregate_train(1, replies)

@@ -35,4 +35,4 @@ def test_what_was_not_recorded_has_no_place(tmp_path: Path) -> None:
     note_ending(error, place)
     wrapped = SystemExit(130)
     wrapped.__context__ = error
-    assert notes(wrapped) == [f"run folder: {place}\nto go on: fedpfn run --resume '{place}'"]
+    assert notes(wrapped) == [f"run folder: {place}\nto resume: fedpfn run --resume '{place}'"]

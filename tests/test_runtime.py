@@ -407,7 +407,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
 @pytest.mark.slow
 def test_an_interrupted_run_says_so_and_shows_the_rounds_that_it_did(interrupted: tuple[Path, Interrupted]) -> None:
     out, seen = interrupted
-    last = ["stopped", f"run folder: {out}", f"to go on: fedpfn run --resume {out}"]
+    last = ["stopped", f"run folder: {out}", f"to resume: fedpfn run --resume {out}"]
     assert seen.code == 130 and seen.errors.strip().splitlines()[-3:] == last
     assert "round    1/50" in seen.said
     failure = read_run(out).failure

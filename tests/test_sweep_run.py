@@ -306,9 +306,9 @@ def test_ctrl_c_stops_a_sweep_and_the_same_command_goes_on(tmp_path: Path) -> No
     sweeping.send_signal(signal.SIGINT)
     output, _ = sweeping.communicate(timeout=60)
     assert sweeping.returncode == 130, output
-    told = output.strip().splitlines()[-3:]
-    assert told[:2] == ["stopped", f"folder of the sweep: {tmp_path / 'out'}"]
-    assert told[2].startswith("to go on: fedpfn sweep ") and told[2].endswith(" --in-process")
+    last = output.strip().splitlines()[-3:]
+    assert last[:2] == ["stopped", f"sweep folder: {tmp_path / 'out'}"]
+    assert last[2].startswith("to resume: fedpfn sweep ") and last[2].endswith(" --in-process")
 
 
 # two at once

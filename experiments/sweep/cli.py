@@ -116,7 +116,7 @@ def _ending(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        stop.add_note(f"folder of the sweep: {out}\nto go on: {shlex.join(['fedpfn', *sys.argv[1:]])}")
+        stop.add_note(f"sweep folder: {out}\nto resume: {shlex.join(['fedpfn', *sys.argv[1:]])}")
         raise
     finally:
         append_event(out, "ended")

@@ -89,9 +89,9 @@ class SweepView:
     def line(self) -> str:
         """Return how many cells there are in each state, and the time left."""
         states = [cell.state for cell in self.cells.values()]
-        told = ", ".join(f"{states.count(state)} {state}" for state in _ORDER if state in states)
+        counts = ", ".join(f"{states.count(state)} {state}" for state in _ORDER if state in states)
         left = self._seconds_left()
-        return f"{len(states)} cells: {told}" + (f"; about {duration(left)} left" if left else "")
+        return f"{len(states)} cells: {counts}" + (f"; about {duration(left)} left" if left else "")
 
     def render(self, *, height: int | None = None) -> RenderableType:
         """Return the cells as a table, those that run first, as many as there is room for."""
