@@ -11,7 +11,8 @@ import importlib.util
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,12 +27,25 @@ _folders: list[Path] = []
 _loading = threading.RLock()
 
 
+class _UsersFolders:
+    """Finds modules in the user's folders.
+
+    It is asked last of all finders. A folder at the end of ``sys.path`` would come before packages that are installed
+    in editable mode, which have a finder of their own behind that of ``sys.path``.
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [str(folder) for folder in _folders]) if path is None else None
+
+
 def look_in(folder: Path) -> None:
     """Let modules and files in ``folder`` be found, after everything installed."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
     if folder not in _folders:
         _folders.append(folder)
+    if _UsersFolders in sys.meta_path:
+        sys.meta_path.remove(_UsersFolders)
+    sys.meta_path.append(_UsersFolders)
 
 
 def is_reference(text: str) -> bool:

@@ -1,10 +1,13 @@
 """Import strings: what they load, and a message of its own for each way one can be wrong."""
 
+import importlib
 import json
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,6 +139,7 @@ NET = "class Net:\n    pass\n\nimported = []\n"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder where the command is typed; forgotten afterwards."""
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.setattr(imports, "_folders", [])
     before = set(sys.modules)
     look_in(tmp_path)
@@ -148,6 +152,26 @@ def write_file(path: Path, source: str = NET) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(source)
     return path
+
+
+def test_a_users_module_hides_no_package_installed_in_editable_mode(folder: Path, tmp_path_factory: Any) -> None:
+    installed = tmp_path_factory.mktemp("installed")
+    write_file(installed / "planted_package.py", "WHOSE = 'installed'\n")
+    write_file(folder / "planted_package.py", "WHOSE = 'the user'\n")
+    write_file(folder / "planted_module.py", "WHOSE = 'the user'\n")
+
+    class Editable:
+        @staticmethod
+        def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+            return PathFinder.find_spec(name, [str(installed)])
+
+    # such finders are added when Python starts, and behind that of sys.path
+    sys.meta_path.append(Editable)
+    look_in(folder)
+    assert importlib.import_module("planted_package").WHOSE == "installed"
+    assert load("planted_module:WHOSE") == "the user"
+    with pytest.raises(ValueError, match="taken by an installed package"):
+        load("planted_package:WHOSE")
 
 
 def test_a_file_is_loaded_by_its_path_once(folder: Path) -> None:
