@@ -23,6 +23,7 @@ are, to the bit.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,15 @@ class Updates:
     def __init__(self, before: Mapping[str, Tensor], tensors: Sequence[tuple[str, int]] | None = None) -> None:
         self.before = {name: tensor.detach().cpu() for name, tensor in before.items()}
         self.tensors = [(n, t.numel()) for n, t in self.before.items()] if tensors is None else list(tensors)
-        self._start = torch.cat([tensor.double().reshape(-1) for tensor in self.before.values()])
-        self._moved = torch.empty_like(self._start)
         self._masks: dict[frozenset[str] | None, Tensor | None] = {}
+
+    @cached_property
+    def _start(self) -> Tensor:
+        return torch.cat([tensor.double().reshape(-1) for tensor in self.before.values()])
+
+    @cached_property
+    def _moved(self) -> Tensor:
+        return torch.empty_like(self._start)
 
     def fit(self, arrays: Mapping[str, Tensor]) -> bool:
         """Tell whether arrays have the names, shapes and dtypes of ``before``."""
@@ -146,14 +153,15 @@ class Sum:
 
     def __init__(self, updates: Updates, exponents: Mapping[str, int], clients: int) -> None:
         self.updates = updates
-        self._scales = torch.exp2(-updates.spread(exponents))
+        self._scales = updates.spread({name: 2.0**-exponent for name, exponent in exponents.items()})
         self._limit = 2.0 ** _bits(clients)
-        self._factors, self._weight = self._scales.clone(), 1.0
-        self._scaled = torch.empty_like(self._scales)
-        # NumPy adds integers four times as fast as PyTorch
-        self._integers = self._scaled.view(torch.int64).numpy()
+        self._factors, self._weight = self._scales, 1.0
         self._total = np.zeros(self._scales.numel(), dtype=np.int64)
         self._count = 0
+
+    @cached_property
+    def _scaled(self) -> Tensor:
+        return torch.empty_like(self._scales)
 
     @torch.no_grad()
     def add(self, update: Tensor, weight: float) -> bool:
@@ -162,16 +170,15 @@ class Sum:
         That is one that is too large, and one that holds NaN or infinity.
         """
         if weight != self._weight:
-            torch.mul(self._scales, weight, out=self._factors)
-            self._weight = weight
+            self._factors, self._weight = self._scales * weight, weight
         scaled = torch.mul(update, self._factors, out=self._scaled)
         if scaled.numel():
             low, high = torch.aminmax(scaled)
             # false for NaN as well
             if not (-self._limit < float(low) and float(high) < self._limit):
                 return False
-        scaled.add_(_TO_INTEGER)
-        np.add(self._total, self._integers, out=self._total)
+        # NumPy adds integers four times as fast as PyTorch
+        np.add(self._total, scaled.add_(_TO_INTEGER).view(torch.int64).numpy(), out=self._total)
         self._count += 1
         return True
 
