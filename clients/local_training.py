@@ -11,14 +11,16 @@ from contextlib import contextmanager
 
 from clients.tasks import Task, Update
 from clients.workspace import Workspace, plan_masks
+from fedpfn.algorithms import FedProx
 from fedpfn.examples import Examples
+from fedpfn.losses import batch_loss
 from fedpfn.packing import pack
-from fedpfn.params import State, write_tensors
+from fedpfn.params import State, trainable, write_tensors
 from fedpfn.runs.arguments import optimizer_of
 from fedpfn.runs.config import DIVERGENCE_HINT
 from fedpfn.schedules import phase_steps
 from fedpfn.seeding import numpy_generator, torch_seed
-from fedpfn.training import Job, NonFiniteError, batch_order, count_steps, train
+from fedpfn.training import Begun, Job, NonFiniteError, Start, batch_order, count_steps, train
 
 # 256 MiB of float32
 _DECODED_ENTRIES = 2**26
@@ -37,12 +39,22 @@ def train_client(task: Task, workspace: Workspace, client: int) -> Update:
             job.batches,
             list(zip(masks.phases, job.steps, strict=True)),
             optimizer=optimizer_of(task.config, task.server_round),
-            proximal_mu=settings.proximal_mu,
+            algorithm=begun(task, workspace, job),
             clip_norm=settings.clip_norm,
         )
     packed = {name: entries.cpu() for name, entries in pack(workspace.state, masks.active).items()}
     seconds = time.perf_counter() - started
     return Update(packed, len(job.examples), job.steps, trained.loss, seconds, str(workspace.device))
+
+
+def begun(task: Task, workspace: Workspace, job: Job) -> Begun | None:
+    """Return the client's half of the run's algorithm at the start of a round; None where it only descends."""
+    mu = task.config.train.proximal_mu
+    if not mu:
+        return None
+    before = {name: task.state[name].to(workspace.device) for name in trainable(workspace.model)}
+    start = Start(workspace.model, before, {}, {}, job.examples.labels, 0, batch_loss)
+    return Begun(FedProx(mu=mu), start)
 
 
 @contextmanager

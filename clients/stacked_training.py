@@ -8,7 +8,7 @@ together on one worker, so that it does not depend on the number of workers.
 import time
 from collections.abc import Sequence
 
-from clients.local_training import job_of, load
+from clients.local_training import begun, job_of, load
 from clients.tasks import Task, Update
 from clients.workspace import Workspace, plan_masks
 from fedpfn.packing import pack
@@ -41,7 +41,7 @@ def train_stack(task: Task, workspace: Workspace, clients: Sequence[int]) -> lis
             optimizer=optimizer_of(task.config, task.server_round),
             batch_size=settings.batch_size,
             rows=settings.stack,
-            proximal_mu=settings.proximal_mu,
+            algorithms=[a for a in (begun(task, workspace, job) for job in jobs.values()) if a is not None],
             clip_norm=settings.clip_norm,
         )
     except Exception as error:

@@ -1,9 +1,11 @@
 """The gradients written out against autograd's, and SGD's fused step against PyTorch's optimiser: the same bits."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from local_algorithms import with_proximal_term
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -84,7 +87,8 @@ def end(model: nn.Module, examples: Examples, *, batch_size: int = 8, ratio: flo
     batches = batch_order(len(examples), batch_size, np.random.default_rng(2))
     make = make_optimizer(**OPTIMIZERS[optimizer])
     try:
-        found = train(model, examples, batches, list(zip(masks, steps, strict=True)), optimizer=make, **EXTRAS[extra])
+        extras = with_proximal_term(model, EXTRAS[extra])
+        found = train(model, examples, batches, list(zip(masks, steps, strict=True)), optimizer=make, **extras)
     except NonFiniteError as error:
         return str(error)
     return found, {name: tensor.cpu().numpy().tobytes() for name, tensor in read_state(model).items()}
@@ -399,13 +403,24 @@ import numpy as np, torch
 from fedpfn.examples import Examples
 from fedpfn.models import build
 from fedpfn.training import batch_order, make_optimizer, train
+from local_algorithms import begun
+from fedpfn.algorithms import FedProx
 examples = Examples(torch.zeros(6, 1, 18, 18), torch.zeros(6, dtype=torch.int64))
 for name in ("mlp", "cnn"):
+    model = build(name, (1, 18, 18), 3, seed=0)
     train(
-        build(name, (1, 18, 18), 3, seed=0), examples, batch_order(6, 2, np.random.default_rng(0)), [(None, 2)],
-        optimizer=make_optimizer("sgd", lr=0.1, momentum=0.9), clip_norm=1.0, proximal_mu=0.1,
+        model, examples, batch_order(6, 2, np.random.default_rng(0)), [(None, 2)],
+        optimizer=make_optimizer("sgd", lr=0.1, momentum=0.9), clip_norm=1.0,
+        algorithm=begun(model, FedProx(mu=0.1)),
     )
 print("torch._dynamo" in sys.modules)
 """
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
     assert found.stdout.strip() == "False"

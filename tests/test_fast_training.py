@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from local_algorithms import with_proximal_term
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
@@ -50,7 +51,7 @@ def trained(
     phases: list[tuple[Any, int]] = [(mask, steps // 2), (mask, steps - steps // 2)]
     found = train(
         model, examples, batch_order(30, 8, np.random.default_rng(1)), phases,
-        optimizer=make_optimizer(**settings), plain=plain, **extra,
+        optimizer=make_optimizer(**settings), plain=plain, **with_proximal_term(model, extra),
     )  # fmt: skip
     return read_state(model), found.loss
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from local_algorithms import with_proximal_term
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -80,7 +81,8 @@ def test_frozen_coordinates_never_move_and_all_others_do(
     before = read_state(model)
     mask = build_mask(MaskRecipe(1, 0.5, granularity=granularity, draw=draw), trainable(model))
     settings = {**OPTIMIZERS[optimizer]}
-    train(model, toy(device=device), order(), [(mask, 6)], optimizer=make_optimizer(**settings), **EXTRAS[extra])
+    extras = with_proximal_term(model, EXTRAS[extra])
+    train(model, toy(device=device), order(), [(mask, 6)], optimizer=make_optimizer(**settings), **extras)
     after = read_state(model)
     assert 0 < sum(int((~trained).sum()) for trained in mask.values()) < 51
     for name, trained in mask.items():
@@ -141,9 +143,10 @@ def test_training_twice_gives_the_same_bits() -> None:
 def test_training_draws_nothing_from_the_global_generator() -> None:
     before = torch.get_rng_state()
     mask = build_mask(MaskRecipe(1, 0.4), trainable(mlp()))
+    model = mlp()
     train(
-        mlp(), toy(), order(), [(mask, 3)],
-        optimizer=make_optimizer(**OPTIMIZERS["adamw"]), proximal_mu=0.1, clip_norm=0.1,
+        model, toy(), order(), [(mask, 3)], optimizer=make_optimizer(**OPTIMIZERS["adamw"]),
+        **with_proximal_term(model, {"proximal_mu": 0.1, "clip_norm": 0.1}),
     )  # fmt: skip
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -248,7 +251,8 @@ def sigmoid(x: float) -> float:
 def after(phases: list[tuple[Mask | None, int]], *, mu: float = 0.0, clip: float = 0.0, **sgd: float) -> list[float]:
     model = Two()
     optimizer = make_optimizer("sgd", lr=0.5, **sgd)  # type: ignore[arg-type]
-    train(model, ONE, order(1, 1), phases, optimizer=optimizer, proximal_mu=mu, clip_norm=clip)
+    extras = with_proximal_term(model, {"proximal_mu": mu, "clip_norm": clip})
+    train(model, ONE, order(1, 1), phases, optimizer=optimizer, **extras)
     return list(model.w.tolist())
 
 
@@ -294,7 +298,8 @@ def test_clipping_takes_the_proximal_term_in() -> None:
         stepper.register_step_pre_hook(lambda *_: seen.append(float(parameters[0].grad.norm())))  # type: ignore[union-attr]
         return stepper
 
-    train(model, ONE, order(1, 1), [(None, 3)], optimizer=optimizer, proximal_mu=50.0, clip_norm=0.1)
+    extras = with_proximal_term(model, {"proximal_mu": 50.0, "clip_norm": 0.1})
+    train(model, ONE, order(1, 1), [(None, 3)], optimizer=optimizer, **extras)
     assert seen == pytest.approx([0.1] * 3, abs=1e-4)
 
 
@@ -407,8 +412,8 @@ def test_what_does_not_require_gradients_stays_and_what_is_not_used_does_no_harm
     before: State = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     mask = build_mask(MaskRecipe(1, 0.5), trainable(model))
     train(
-        model, toy(), order(), [(mask, 2)],
-        optimizer=make_optimizer(**OPTIMIZERS["adamw"]), proximal_mu=0.1, clip_norm=1.0,
+        model, toy(), order(), [(mask, 2)], optimizer=make_optimizer(**OPTIMIZERS["adamw"]),
+        **with_proximal_term(model, {"proximal_mu": 0.1, "clip_norm": 1.0}),
     )  # fmt: skip
     assert "0.bias" not in mask
     for name in ("0.bias", "unused"):
@@ -430,7 +435,7 @@ def test_the_loss_is_a_mean_over_examples_not_over_batches() -> None:
     model = mlp()
     examples = toy()
     found = train(model, examples, order(), [(None, 3)], optimizer=make_optimizer("sgd", lr=0.0))
-    assert found == Trained(pytest.approx(evaluate(model, examples).loss, rel=1e-6), 3)
+    assert found == Trained(pytest.approx(evaluate(model, examples).loss, rel=1e-6), 3, reach=(0.0,))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from local_algorithms import with_proximal_term
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
@@ -80,7 +81,12 @@ def one_by_one(model: nn.Module, jobs: Sequence[Job], masks: Masks, **settings: 
     for one in jobs:
         own = deepcopy(model)
         trained = train(
-            own, one.examples, one.batches, list(zip(masks, one.steps, strict=True)), plain=True, **settings
+            own,
+            one.examples,
+            one.batches,
+            list(zip(masks, one.steps, strict=True)),
+            plain=True,
+            **with_proximal_term(own, settings),
         )
         found.append(Outcome(read_state(own), trained))
     return found
@@ -88,7 +94,9 @@ def one_by_one(model: nn.Module, jobs: Sequence[Job], masks: Masks, **settings: 
 
 def stacked(model: nn.Module, jobs: Sequence[Job], masks: Masks, *, rows: int = 5, **settings: Any) -> list[Outcome]:
     """Train in a stack in which no client fails."""
-    found = train_stacked(model, jobs, masks, batch_size=BATCH, rows=rows, **settings)
+    settings = with_proximal_term(model, settings)
+    algorithms = [settings.pop("algorithm")] * len(jobs) if "algorithm" in settings else ()
+    found = train_stacked(model, jobs, masks, batch_size=BATCH, rows=rows, algorithms=algorithms, **settings)
     assert all(isinstance(outcome, Outcome) for outcome in found)
     return found  # type: ignore[return-value]
 
@@ -191,7 +199,8 @@ def test_each_client_ends_where_it_ends_alone(
         )  # fmt: skip
         for number, (outcome, alone) in enumerate(zip(found, expected, strict=True)):
             assert distance(outcome.state, alone.state) <= allowed
-            assert outcome.trained == Trained(pytest.approx(alone.trained.loss, rel=1e-5), sum(STEPS[number]))
+            loss = pytest.approx(alone.trained.loss, rel=1e-5)
+            assert outcome.trained == Trained(loss, sum(STEPS[number]), alone.trained.reach)
         assert same_bits(read_state(model), before)
         if masks[0] is not None and masks[1] is not None:
             # these two trained in one phase only

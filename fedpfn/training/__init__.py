@@ -2,6 +2,17 @@
 
 from fedpfn.training.batches import batch_order, count_steps
 from fedpfn.training.kernel import NonFiniteError, Trained, train
+from fedpfn.training.local_algorithm import (
+    UNCORRECTED,
+    Begun,
+    Correction,
+    End,
+    Finished,
+    LocalAlgorithm,
+    Loss,
+    Start,
+    is_elementwise,
+)
 from fedpfn.training.optimizers import OPTIMIZERS, MakeOptimizer, make_optimizer, optimizer_faults
 from fedpfn.training.stackable import stackable
 from fedpfn.training.stacked import Outcome, train_stacked
@@ -9,13 +20,22 @@ from fedpfn.training.stacked_steps import Job
 
 __all__ = [
     "OPTIMIZERS",
+    "UNCORRECTED",
+    "Begun",
+    "Correction",
+    "End",
+    "Finished",
     "Job",
+    "LocalAlgorithm",
+    "Loss",
     "MakeOptimizer",
     "NonFiniteError",
     "Outcome",
+    "Start",
     "Trained",
     "batch_order",
     "count_steps",
+    "is_elementwise",
     "make_optimizer",
     "optimizer_faults",
     "stackable",

@@ -1,7 +1,7 @@
 """The local training kernel that clients and the laboratory share: one model, one batch at a time.
 
 One call trains a model in place for the phases of a round plan. In a phase with mask m a step is
-w <- w - eta (m * g), g the optimiser's update direction on the batch loss plus FedProx's mu/2 |w - w_0|^2.
+w <- w - eta (m * g), g the optimiser's update direction on the batch loss, as the algorithm corrects it.
 The gradient is autograd's, or of a plain network of linear layers the same bits from ``chain``, which costs less.
 The optimiser starts afresh in each phase: momentum gathered by entries that freeze at the switch, or not gathered by
 those that thaw, must not act across it.
@@ -23,6 +23,7 @@ from fedpfn.freezing import BitMask, Freeze
 from fedpfn.losses import batch_loss
 from fedpfn.params import first_non_finite, trainable
 from fedpfn.training.chain import chain_of
+from fedpfn.training.local_algorithm import Begun, Loss, correct, reach_of
 from fedpfn.training.optimizers import MakeOptimizer, fused, leaves_still_entries
 
 
@@ -32,10 +33,15 @@ class NonFiniteError(FloatingPointError):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training call reports: mean loss over the examples of all steps, and the number of steps."""
+    """What a training call reports.
+
+    ``loss`` is the mean over the examples of all batches, ``steps`` their number, and ``reach`` how far each phase's
+    steps move an entry under a constant gradient of -1: under SGD, sum_k eta_k v_k with v_k = beta v_{k-1} + 1.
+    """
 
     loss: float
     steps: int
+    reach: tuple[float, ...] = ()
 
 
 def train(
@@ -45,7 +51,8 @@ def train(
     phases: Sequence[tuple[Mapping[str, Tensor] | BitMask | None, int]],
     *,
     optimizer: MakeOptimizer,
-    proximal_mu: float = 0.0,
+    loss: Loss = batch_loss,
+    algorithm: Begun | None = None,
     clip_norm: float = 0.0,
     lr_factor: Callable[[int], float] | None = None,
     plain: bool = False,
@@ -58,43 +65,72 @@ def train(
     steps in one fused pass where PyTorch has one, which rounds otherwise in the last digit.
     Raises ``NonFiniteError``, naming the step, if a loss or at the end a weight is not finite.
     """
-    chain = None if plain else chain_of(model, examples)
+    own_loss = algorithm is not None and algorithm.has_loss
+    chain = None if plain or own_loss or loss is not batch_loss else chain_of(model, examples)
     if chain is not None:
         # in training mode or not, it computes the same
-        parameters, gradients = chain.parameters, chain.gradients
+        parameters, backward = chain.parameters, chain.gradients
     else:
         model.train()
         parameters = trainable(model)
-        gradients = partial(_by_autograd, model)
+        backward = partial(_by_autograd, algorithm.loss if algorithm and own_loss else _loss_of(model, loss))
         # fused steps refuse sparse gradients
         plain = plain or any(getattr(module, "sparse", False) for module in model.modules())
-    start = {name: parameter.detach().clone() for name, parameter in parameters.items()} if proximal_mu else {}
-    losses: list[Tensor] = []
-    order, sizes = _in_one(batches, sum(steps for _, steps in phases), examples.device)
     live = list(parameters.values())
+    order, sizes = _in_one(batches, sum(steps for _, steps in phases), examples.device)
+    losses: list[Tensor] = []
+    reach: list[float] = []
     for mask, steps in phases:
         stepper = optimizer(live) if plain else fused(optimizer, live, adopt=chain is not None)
         anchored = plain or not leaves_still_entries(stepper)
         freeze = Freeze(parameters, mask, anchored=anchored)
+        gradients = _Gradients(backward, parameters, algorithm, freeze if mask is not None else None)
         own_rates = [group["lr"] for group in stepper.param_groups]
+        rates = []
         for _ in range(steps):
             number = len(losses)
             if lr_factor is not None:
                 for group, rate in zip(stepper.param_groups, own_rates, strict=True):
                     group["lr"] = rate * lr_factor(number)
-            for parameter in live:
-                parameter.grad = None
-            losses.append(gradients(*examples.batch(order[number])))
-            if proximal_mu:
-                _add_proximal_gradient(parameters, start, proximal_mu)
-            if mask is not None:
-                freeze.mask_gradients()
-            if clip_norm:
-                torch.nn.utils.clip_grad_norm_(live, clip_norm)
-            stepper.step()
-            if anchored:
-                freeze.restore()
-    return Trained(_mean_loss(losses, sizes, parameters), len(losses))
+            rates.append(stepper.param_groups[0]["lr"])
+            gradients.batch = examples.batch(order[number])
+            for value in (gradients(),) if algorithm is None else algorithm.passes(parameters, gradients):
+                if value is not None:
+                    losses.append(value)
+                if clip_norm:
+                    torch.nn.utils.clip_grad_norm_(live, clip_norm)
+                stepper.step()
+                if anchored:
+                    freeze.restore()
+        settings = stepper.param_groups[0]
+        reach.append(reach_of(rates, momentum=settings.get("momentum", 0.0), nesterov=bool(settings.get("nesterov"))))
+    return Trained(_mean_loss(losses, sizes, parameters), len(losses), tuple(reach))
+
+
+class _Gradients:
+    """The gradients of the batch at hand, corrected and masked, left in the parameters; a call returns the loss."""
+
+    def __init__(
+        self,
+        backward: Callable[[Tensor, Tensor], Tensor],
+        parameters: Mapping[str, Tensor],
+        algorithm: Begun | None,
+        freeze: Freeze | None,
+    ) -> None:
+        self._backward, self._parameters, self._freeze = backward, parameters, freeze
+        self._live = list(parameters.values())
+        self._algorithm = algorithm if algorithm is not None and algorithm.correction else None
+        self.batch: tuple[Tensor, Tensor]
+
+    def __call__(self) -> Tensor:
+        for parameter in self._live:
+            parameter.grad = None
+        loss = self._backward(*self.batch)
+        if self._algorithm is not None:
+            correct(self._parameters, self._algorithm.before, self._algorithm.correction)
+        if self._freeze is not None:
+            self._freeze.mask_gradients()
+        return loss
 
 
 def _in_one(
@@ -111,18 +147,15 @@ def _in_one(
     return torch.from_numpy(np.concatenate(indices)).to(device).split_with_sizes(sizes), sizes
 
 
-def _by_autograd(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+def _loss_of(model: nn.Module, loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda inputs, labels: loss(model(inputs), labels)
+
+
+def _by_autograd(loss_of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
     """Return the loss of a batch, and give every parameter that takes part the gradient of it in ``grad``."""
-    loss = batch_loss(model(inputs), labels)
+    loss = loss_of(inputs, labels)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
-
-
-def _add_proximal_gradient(parameters: Mapping[str, Tensor], start: Mapping[str, Tensor], mu: float) -> None:
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if parameter.grad is not None:
-                parameter.grad.add_(parameter - start[name], alpha=mu)
 
 
 @torch.no_grad()

@@ -3,9 +3,9 @@
 A GPU runs a small model's step far below its capacity. The clients of a round start from the same weights and then take
 steps of their own, so with their weights stacked as W of shape (rows, *w), one backward pass through
 sum_r sum_i v_ri l(w_r; x_ri, y_ri), v = 1 / |batch|, gives each row the gradient that ``train`` would give that client.
-FedProx, the mask and the optimiser act entry by entry, so they are the sequential kernel's own; clipping is done row by
-row. A batch shorter than the others is filled up with its first example at weight v = 0. A client that has fewer steps
-than its neighbours is copied out after its last one; what its row does then is thrown away.
+A correction of gradients, the mask and the optimiser act entry by entry, so they are the sequential kernel's own;
+clipping is done row by row. A batch shorter than the others is filled up with its first example at weight v = 0. A
+client that has fewer steps than its neighbours is copied out after its last one; what its row does then is thrown away.
 
 Shapes are the same at each step of each stack, ``rows`` clients with ``batch_size`` examples, so that every kernel does
 the same whoever shares the stack: a client's result in a given row is the same to the bit. In another row it is the
@@ -27,6 +27,7 @@ from fedpfn.freezing import BitMask, Freeze
 from fedpfn.losses import is_regression
 from fedpfn.params import State, trainable
 from fedpfn.training.kernel import NonFiniteError, Trained
+from fedpfn.training.local_algorithm import UNCORRECTED, Begun, Correction, correct, reach_of
 from fedpfn.training.optimizers import MakeOptimizer, fuse, leaves_still_entries
 from fedpfn.training.stacked_steps import Job, Schedule, lay_out
 
@@ -49,7 +50,7 @@ def train_stacked(
     optimizer: MakeOptimizer,
     batch_size: int,
     rows: int,
-    proximal_mu: float = 0.0,
+    algorithms: Sequence[Begun] = (),
     clip_norm: float = 0.0,
 ) -> list[Outcome | NonFiniteError]:
     """Train each of ``jobs`` from the model's weights as ``train`` would, ``rows`` at a time; the model is left as is.
@@ -76,7 +77,8 @@ def train_stacked(
             chosen = order[first : first + rows]
             found = _train_stack(
                 model, [jobs[number] for number in chosen], ready,
-                optimizer=optimizer, batch_size=batch_size, rows=rows, proximal_mu=proximal_mu, clip_norm=clip_norm,
+                optimizer=optimizer, batch_size=batch_size, rows=rows, clip_norm=clip_norm,
+                algorithms=[algorithms[number] for number in chosen] if algorithms else (),
             )  # fmt: skip
             outcomes.update(zip(chosen, found, strict=True))
     finally:
@@ -112,13 +114,15 @@ def _train_stack(
     optimizer: MakeOptimizer,
     batch_size: int,
     rows: int,
-    proximal_mu: float,
+    algorithms: Sequence[Begun],
     clip_norm: float,
 ) -> list[Outcome | NonFiniteError]:
     start = {name: parameter.detach() for name, parameter in trainable(model).items()}
     stack = {name: _repeated(tensor, rows).requires_grad_() for name, tensor in start.items()}
     schedule = lay_out(jobs, rows, batch_size, next(iter(start.values())).dtype)
+    correction = _stacked_correction([begun.correction for begun in algorithms], start, rows)
     losses: list[Tensor] = []
+    reach: list[list[float]] = [[] for _ in jobs]
     for phase, mask in enumerate(masks):
         lasts = [job.steps[phase] for job in jobs]
         freeze = Freeze(stack, mask)
@@ -135,8 +139,8 @@ def _train_stack(
                 parameter.grad = None
             loss = stacked_losses(model, stack, inputs, labels, schedule.weights[number])
             loss.sum().backward()  # type: ignore[no-untyped-call]
-            if proximal_mu:
-                _add_proximal_gradient(stack, start, proximal_mu)
+            if correction:
+                correct(stack, start, correction)
             freeze.mask_gradients()
             if clip_norm:
                 _clip_rows(stack, clip_norm)
@@ -148,18 +152,36 @@ def _train_stack(
                 done |= _rows(stack, lasts, step)
         _write_rows(stack, done)
         freeze.restore()
-    return _outcomes(stack, losses, schedule)
+        settings = stepper.param_groups[0]
+        for own, last in zip(reach, lasts, strict=True):
+            own.append(
+                reach_of(
+                    [settings["lr"]] * last,
+                    momentum=settings.get("momentum", 0.0),
+                    nesterov=bool(settings.get("nesterov")),
+                )
+            )
+    return _outcomes(stack, losses, schedule, reach)
 
 
 def _repeated(tensor: Tensor, rows: int) -> Tensor:
     return tensor.expand(rows, *tensor.shape).clone(memory_format=torch.contiguous_format)
 
 
-@torch.no_grad()
-def _add_proximal_gradient(stack: Mapping[str, Tensor], start: Mapping[str, Tensor], mu: float) -> None:
-    for name, parameter in stack.items():
-        if parameter.grad is not None:
-            parameter.grad.add_(parameter - start[name], alpha=mu)
+def _stacked_correction(corrections: Sequence[Correction], start: State, rows: int) -> Correction:
+    """Return the corrections of a stack's clients as one: what each adds by itself in its row, and nothing in others.
+
+    Raises ``ValueError`` where they do not pull towards w_t with one strength.
+    """
+    if not corrections:
+        return UNCORRECTED
+    if len(strengths := {correction.mu for correction in corrections}) > 1:
+        raise ValueError("the clients of a stack are corrected with one mu")
+    names = {name: None for correction in corrections for name in correction.offset}
+    nothing = {name: torch.zeros_like(start[name]) for name in names}
+    every = [*corrections, *[UNCORRECTED] * (rows - len(corrections))]
+    offset = {name: torch.stack([one.offset.get(name, nothing[name]) for one in every]) for name in names}
+    return Correction(strengths.pop(), offset)
 
 
 def _clip_rows(stack: Mapping[str, Tensor], clip_norm: float) -> None:
@@ -189,7 +211,7 @@ def _write_rows(stack: Mapping[str, Tensor], rows: Mapping[int, State]) -> None:
 
 
 def _outcomes(
-    stack: Mapping[str, Tensor], losses: Sequence[Tensor], schedule: Schedule
+    stack: Mapping[str, Tensor], losses: Sequence[Tensor], schedule: Schedule, reach: Sequence[Sequence[float]]
 ) -> list[Outcome | NonFiniteError]:
     """Return what became of each job, with one transfer for all losses and one for what is not finite."""
     values = torch.stack(list(losses)).double().cpu().numpy() if losses else np.zeros((0, 0))
@@ -208,5 +230,5 @@ def _outcomes(
         else:
             loss = float((taken * sizes).sum() / sizes.sum()) if steps else math.nan
             state = {name: tensor.detach()[row] for name, tensor in stack.items()}
-            outcomes.append(Outcome(state, Trained(loss, steps)))
+            outcomes.append(Outcome(state, Trained(loss, steps, tuple(reach[row]))))
     return outcomes

@@ -1,0 +1,198 @@
+"""What an algorithm does where a client trains: the client's half of FedProx, SCAFFOLD, MOON and their like.
+
+A ``LocalAlgorithm`` has four places to act, all of them optional: before the first step it reads what the server sends
+and what the client kept; it may have a loss of its own; it may take the gradients of a step elsewhere, or take more
+than one step per batch; and after the last step it says what the server is to have and what the client is to keep.
+The training loop itself is ``kernel``'s.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedpfn.freezing import BitMask
+from fedpfn.params import State
+
+# the mean loss of a batch from a model's outputs and the labels
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """An addition to every gradient of a round, entry by entry: g <- g + mu (w - w_t) + offset.
+
+    ``offset`` holds tensors by parameter name; a parameter that it does not name gets none.
+    """
+
+    mu: float = 0.0
+    offset: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.mu or self.offset)
+
+
+UNCORRECTED = Correction()
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a client starts a round with.
+
+    Attributes
+    ----------
+    model
+        The model, holding w_t, in training mode from the first step on.
+    before
+        The trainable parameters of w_t by name, not to be written to.
+    shared
+        What the server's half sends to every client, by name.
+    own
+        What the client kept from the last round in which it trained; empty in its first.
+    labels
+        The labels of the client's examples.
+    num_classes
+        Number of classes; that of outputs where there are none.
+    loss
+        The task's loss of outputs and labels.
+    """
+
+    model: nn.Module
+    before: State
+    shared: Mapping[str, Tensor]
+    own: Mapping[str, Tensor]
+    labels: Tensor
+    num_classes: int
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class End:
+    """What a client ends a round with: the ``parameters`` as they are now, and how it got there.
+
+    ``phases`` pairs each phase's mask, None where everything was trained, with its reach (``Trained.reach``).
+    """
+
+    parameters: Mapping[str, Tensor]
+    phases: Sequence[tuple[BitMask | None, float]]
+
+    def reach(self, name: str) -> Tensor | float:
+        """Return how far a constant gradient of 1 would have moved the entries of a parameter; 0 where frozen."""
+        total: Tensor | float = 0.0
+        for mask, reach in self.phases:
+            words = None if mask is None else mask.words.get(name)
+            total = total + (reach if words is None else (words != 0) * reach)
+        return total
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a client's round leaves behind.
+
+    ``shared`` goes to the server's half in addition to the model, tensors named and shaped as trainable parameters;
+    ``own`` stays with the client; ``metrics`` are numbers, or lists of them, for the reply.
+    """
+
+    shared: State = field(default_factory=dict)
+    own: State = field(default_factory=dict)
+    metrics: dict[str, float | list[float]] = field(default_factory=dict)
+
+
+class LocalAlgorithm:
+    """The client's half of an algorithm: by default that of FedAvg, which does nothing but descend.
+
+    Made anew for each client and round from the algorithm's own arguments; override what the algorithm changes.
+
+    Attributes
+    ----------
+    strategy
+        The server's half: a Flower strategy class, which is made from those arguments that it takes. None where the
+        server aggregates as it does otherwise (``strategy.base``).
+    needs_sgd
+        Whether ``Trained.reach``, which only plain or heavy-ball SGD has, is what the algorithm builds on.
+    """
+
+    strategy: Any = None
+    needs_sgd: bool = False
+
+    def start(self, start: Start) -> Correction:
+        """Begin a round; return what is added to its gradients."""
+        return UNCORRECTED
+
+    def loss(self, start: Start, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch, differentiable with respect to the model's parameters."""
+        return start.loss(start.model(inputs), labels)
+
+    def passes(self, parameters: Mapping[str, Tensor], gradients: Callable[[], Tensor]) -> Iterator[Tensor | None]:
+        """Take the steps of a batch: whenever this yields, the optimiser steps by the gradients that are there.
+
+        ``gradients()`` computes those of the batch at the parameters as they are, corrected and masked, and returns the
+        loss. What is yielded first is recorded as the batch's loss; further steps yield None.
+        """
+        yield gradients()
+
+    def finish(self, start: Start, end: End) -> Finished:
+        """End a round."""
+        return Finished()
+
+
+class Begun:
+    """An algorithm at work: begun for one client's round, as the kernel takes it.
+
+    ``proximal_mu`` adds FedProx's term to whatever the algorithm adds.
+    """
+
+    def __init__(self, algorithm: LocalAlgorithm, start: Start, *, proximal_mu: float = 0.0) -> None:
+        self.algorithm, self._start = algorithm, start
+        own = algorithm.start(start)
+        self.correction = replace(own, mu=own.mu + proximal_mu) if proximal_mu else own
+        self.before = start.before
+        self.has_loss = type(algorithm).loss is not LocalAlgorithm.loss
+        self._one_pass = type(algorithm).passes is LocalAlgorithm.passes
+
+    def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the algorithm's loss of a batch."""
+        return self.algorithm.loss(self._start, inputs, labels)
+
+    def passes(self, parameters: Mapping[str, Tensor], gradients: Callable[[], Tensor]) -> Iterable[Tensor | None]:
+        """Yield once per step of a batch."""
+        return (gradients(),) if self._one_pass else self.algorithm.passes(parameters, gradients)
+
+    def finish(self, parameters: Mapping[str, Tensor], phases: Sequence[tuple[BitMask | None, float]]) -> Finished:
+        """End the round with the parameters as they are now."""
+        return self.algorithm.finish(self._start, End(parameters, phases))
+
+
+def is_elementwise(kind: type[LocalAlgorithm]) -> bool:
+    """Tell whether an algorithm adds to gradients entry by entry and does nothing else: clients can then be stacked."""
+    return kind.loss is LocalAlgorithm.loss and kind.passes is LocalAlgorithm.passes
+
+
+def reach_of(rates: Sequence[float], *, momentum: float = 0.0, nesterov: bool = False) -> float:
+    """Return how far steps of SGD with these learning rates move an entry whose gradient is always -1.
+
+    sum_k eta_k v_k with v_k = beta v_{k-1} + 1, under Nesterov sum_k eta_k (1 + beta v_k). At a constant rate this is
+    eta times FedNova's normaliser a = (K - beta (1 - beta^K) / (1 - beta)) / (1 - beta) (arXiv 2007.07481, section 4).
+
+    >>> reach_of([0.5, 0.5]), reach_of([1.0, 1.0], momentum=0.5)
+    (1.0, 2.5)
+    """
+    velocity = total = 0.0
+    for rate in rates:
+        velocity = momentum * velocity + 1.0
+        total += rate * (1.0 + momentum * velocity if nesterov else velocity)
+    return total
+
+
+@torch.no_grad()
+def correct(parameters: Mapping[str, Tensor], start: Mapping[str, Tensor], correction: Correction) -> None:
+    """Add a correction to the gradients that are there; rows of a stack broadcast."""
+    for name, parameter in parameters.items():
+        if parameter.grad is None:
+            continue
+        if correction.mu:
+            parameter.grad.add_(parameter - start[name], alpha=correction.mu)
+        if name in correction.offset:
+            parameter.grad.add_(correction.offset[name])
