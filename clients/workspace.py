@@ -25,10 +25,10 @@ from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.masks import build_mask, union
 from fedpfn.packing import Positions
 from fedpfn.params import State, float_buffers, trainable
-from fedpfn.runs.arguments import data_arguments, model_arguments
+from fedpfn.runs.arguments import data_arguments, local_algorithm_class, model_arguments
 from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan
-from fedpfn.training import stackable
+from fedpfn.training import is_elementwise, stackable
 
 _kept: list[tuple[RunConfig, "Workspace"]] = []
 
@@ -49,6 +49,7 @@ class Workspace:
     as_built: dict[str, Tensor]
     smallest_batch: int
     device: torch.device
+    num_classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,14 @@ def plan_masks(workspace: Workspace, plan: Plan) -> PlanMasks:
 
 
 @lru_cache(maxsize=1)
-def why_not_stackable(workspace: Workspace) -> str | None:
-    """Return why the model cannot be stacked, or None if it can; a reason is logged once per process."""
+def why_not_stackable(workspace: Workspace, algorithm: str) -> str | None:
+    """Return why clients cannot be stacked, or None if they can; a reason is logged once per process."""
     examples = workspace.train
-    reason = stackable(workspace.model, examples.take(np.arange(min(4, len(examples)))))
+    kind = local_algorithm_class(algorithm)
+    if kind is not None and not is_elementwise(kind):
+        reason: str | None = f"{kind.__name__} does more than add to the gradients entry by entry"
+    else:
+        reason = stackable(workspace.model, examples.take(np.arange(min(4, len(examples)))))
     if reason is not None:
         log(WARNING, "train.stack: clients train one by one, since %s", reason)
     return reason
@@ -112,4 +117,6 @@ def _make(config: RunConfig, data: partitions.FederatedData | None) -> Workspace
     model = models.lay_out(model.to(device))
     state = trainable(model) | float_buffers(model)
     as_built = {name: deepcopy(value) for name, value in model.state_dict().items() if name not in state}
-    return Workspace(train, data.parts, model, state, as_built, 2 if has_batch_norm(model) else 1, device)
+    return Workspace(
+        train, data.parts, model, state, as_built, 2 if has_batch_norm(model) else 1, device, dataset.num_classes
+    )

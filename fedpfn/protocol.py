@@ -9,6 +9,9 @@ ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
 
+# what an algorithm's two halves send each other besides the model, and what its client keeps
+ALGORITHM = "algorithm"
+
 # keys of the config record
 SERVER_ROUND = "server-round"
 PLAN = "mask-plan"

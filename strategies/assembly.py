@@ -85,7 +85,8 @@ def make_strategy(
     config: RunConfig, plan: RoundPlans, sizes: Sequence[int], parameters: Sequence[str]
 ) -> SeededSampling:
     """Return the Flower strategy that the config names, under its mask, with clients drawn from its seed."""
-    masked = SharedMask(make_base(config.strategy.base, args_of(config.strategy.args)), plan, parameters=parameters)
+    base = make_base(config.strategy.name, config.strategy.base, args_of(config.strategy.args))
+    masked = SharedMask(base, plan, parameters=parameters)
     draw = partial(
         draw_clients,
         config.seed,

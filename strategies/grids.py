@@ -45,6 +45,13 @@ class GridView(Grid):
         return self.grid.send_and_receive(messages, timeout=timeout)
 
 
+def population_size(grid: Grid) -> int:
+    """Return how many nodes there are, of which a round may show a strategy only those that were drawn."""
+    while isinstance(grid, Population):
+        grid = grid.grid
+    return len(list(grid.get_node_ids()))
+
+
 class Population(GridView):
     """A grid in which only ``nodes`` can be seen: who is to be drawn from in a round."""
 
