@@ -42,6 +42,10 @@ NUM_CLIENTS = "num-clients"
 REPLIES = "replies"
 SUM = "sum"
 STATE = "state:"
+# where clients' states lie in files: the folder, the number of each client's file, and that of the ones to write
+STATES_IN = "states-in"
+STATES_READ = "states-read"
+STATES_WRITE = "states-write"
 OWN = "client/"
 
 

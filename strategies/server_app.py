@@ -27,6 +27,8 @@ from fedpfn.protocol import RUN_CONFIG
 from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, is_run
 from fedpfn.runs.arguments import round_plans, schedule_name
+from fedpfn.runs.checkpoints import checkpoint_rounds
+from fedpfn.runs.client_states import ClientStates
 from fedpfn.runs.config import ConfigError, RunConfig, given_keys, settings_of
 from fedpfn.runs.identity import config_warnings
 from fedpfn.runs.recorder import Recorder
@@ -117,6 +119,7 @@ def _federate(
         # what is there by now stays for the whole run: the garbage collector need not go through it in every round
         gc.freeze()
         federation, together = config.federation, config.train.stack or 1
+        states = ClientStates(folder.client_states, after=done, checkpoints=partial(checkpoint_rounds, folder.path))
         cohorts = CohortGrid(
             grid,
             sizes,
@@ -124,6 +127,7 @@ def _federate(
             quorum=federation.quorum,
             together=together,
             sums=recorder.may_sum,
+            states=states,
         )
         with naming_keys():
             Observed(strategy, warn_of_cpu_clients, recorder, device=device, rounds_done=done).start(
@@ -136,6 +140,8 @@ def _federate(
         recorder.save_final()
         summary = recorder.summary()
         folder.write_summary(summary, keep_checkpoints=not config.output.keep_checkpoints)
+        if config.output.keep_checkpoints:
+            states.keep_last()
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         folder.write_failure(
