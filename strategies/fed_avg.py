@@ -108,7 +108,7 @@ class FedAvg(flower.FedAvg):
             raise ValueError(f"the weights of a mean are 0 or more, with a positive sum; got {min(weights)} and others")
         for totals in sums.values():
             total.merge(totals)
-        others = [(arrays, weight) for arrays, weight in states if not total.add(total.updates.of(arrays), weight)]
+        others = [(arrays, weight) for arrays, weight in states if not total.add(arrays, weight)[0]]
         return total.mean(math.fsum(weights), others)
 
 

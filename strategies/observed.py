@@ -196,15 +196,12 @@ def _summed_drift(sent: _Sent, contributions: Sequence[Contribution], replies: S
     totals = read_totals(from_record(record))
     total = open_sum(totals, from_record(sent.arrays), sent.config)
     total.merge(totals)
-    vector = total.value()
     weights = [float(cast(float, contribution.metrics[str(sent.config[SUM_BY])])) for contribution in contributions]
-    for contribution, weight in zip(contributions, weights, strict=True):
-        if contribution.arrays:
-            vector.add_(total.updates.of(contribution.arrays), alpha=weight)
+    others = [(one.arrays, weight) for one, weight in zip(contributions, weights, strict=True) if one.arrays]
     return drift_of(
         [norms[contribution.client] for contribution in contributions],
         weights,
-        total.updates.norm(vector, cast(list[str] | None, sent.config.get(PARAMETERS))),
+        total.norm(cast(list[str] | None, sent.config.get(PARAMETERS)), others),
     )
 
 
