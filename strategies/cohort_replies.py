@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
@@ -82,6 +83,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.record = ArrayRecord()
+        self._own = False
 
     def add(self, reply: Message) -> None:
         """Add the sum in a worker's reply, if there is one. Raises ``ValueError`` for one of other arrays."""
@@ -89,13 +91,16 @@ class Totals:
         if not sums:
             return
         if not self.record:
-            self.record.update({name: TensorArray(total.clone()) for name, total in sums.items()})
+            # read where it lies, in memory that is not to be written to
+            self.record.update({name: TensorArray(total) for name, total in sums.items()})
             return
         own = from_record(self.record)
         if {name: t.shape for name, t in sums.items()} != {name: t.shape for name, t in own.items()}:
             raise ValueError(f"two workers sum different arrays: {sorted(own)} and {sorted(sums)}")
         for name, total in own.items():
-            np.add(total.numpy(), sums[name].numpy(), out=total.numpy())
+            out = total.numpy() if self._own else None
+            self.record[name] = TensorArray(torch.from_numpy(np.add(total.numpy(), sums[name].numpy(), out=out)))
+        self._own = True
 
 
 @lru_cache(maxsize=64)

@@ -21,7 +21,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from fedpfn.averaging import LARGEST, SUMMABLE, grid_exponents, is_summed, open_sum, read_totals
 from fedpfn.params import State, weighted_mean
 from fedpfn.protocol import SUM_BY, SUM_CLIENTS, SUM_EXPONENTS
-from strategies.records import from_record, to_record
+from strategies.records import from_record, view_record
 from strategies.replies import ReplyError, only_arrays, only_metrics, split
 
 
@@ -75,7 +75,7 @@ class FedAvg(flower.FedAvg):
                 weights.append(self.weight_of(reply))
             except (ValueError, KeyError, TypeError) as error:
                 raise ReplyError(reply.metadata.src_node_id, server_round, str(error)) from error
-        arrays = to_record(self._mean(records, weights))
+        arrays = view_record(self._mean(records, weights))
         own = self.train_metrics_aggr_fn
         aggregate = mean_metrics if own is aggregate_metricrecords else own
         return arrays, aggregate([reply.content for reply in valid], self.weighted_by_key)

@@ -20,7 +20,7 @@ from fedpfn.params import State
 from strategies.algorithm_records import parameter_names
 from strategies.fed_avg import FedAvg
 from strategies.grids import population_size
-from strategies.records import from_record, to_record
+from strategies.records import from_record, view_record
 from strategies.replies import only_arrays, split
 
 
@@ -74,7 +74,7 @@ class FedDyn(FedAvg):
             h = self.h.setdefault(name, torch.zeros_like(moved))
             h.sub_(self.alpha / self._clients * moved)
             after[name] = (after[name].double() - h / self.alpha).to(before[name].dtype)
-        return to_record(after), metrics
+        return view_record(after), metrics
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return h, for a checkpoint."""

@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from strategies.algorithm_records import parameter_names
 from strategies.fed_avg import FedAvg
-from strategies.records import from_record, to_record
+from strategies.records import from_record, view_record
 from strategies.replies import only_arrays, split
 
 
@@ -69,4 +69,4 @@ class FedExP(FedAvg):
         if self.server_lr > 1:
             for name in names:
                 after[name] = (before[name].double() + self.server_lr * moved[name]).to(before[name].dtype)
-        return to_record(after), metrics
+        return view_record(after), metrics

@@ -23,7 +23,7 @@ from fedpfn.protocol import PLAN
 from fedpfn.schedules import UNMASKED, decode_plan
 from strategies.algorithm_records import parameter_names
 from strategies.fed_avg import FedAvg
-from strategies.records import from_record, to_record
+from strategies.records import from_record, view_record
 from strategies.replies import ReplyError, only_arrays, only_metrics, split
 
 
@@ -56,7 +56,7 @@ class FedNova(FedAvg):
             own = [_reach(reach, [phase[name] for phase in trained]) for reach in reaches]
             moved = _normalised(updates, own, weights)
             after[name] = (before[name].double() + moved).to(before[name].dtype)
-        return to_record(after), metrics
+        return view_record(after), metrics
 
 
 def _normalised(updates: Sequence[Tensor], reaches: Sequence[Tensor], weights: Tensor) -> Tensor:

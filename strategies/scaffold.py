@@ -20,7 +20,7 @@ from fedpfn.params import State
 from strategies.algorithm_records import changes_of, send_along
 from strategies.fed_avg import FedAvg
 from strategies.grids import population_size
-from strategies.records import from_record, to_record
+from strategies.records import from_record, view_record
 from strategies.replies import split
 
 
@@ -71,7 +71,7 @@ class Scaffold(FedAvg):
                 own = self.variate.setdefault(name, torch.zeros_like(change, dtype=torch.float64))
                 own.add_(change.double() / self._clients)
         if self.server_lr != 1:
-            mean = to_record(_along(before, from_record(mean), self.server_lr))
+            mean = view_record(_along(before, from_record(mean), self.server_lr))
         return mean, metrics
 
     def state_dict(self) -> dict[str, Tensor]:
