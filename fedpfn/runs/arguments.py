@@ -3,12 +3,14 @@
 Both ends of the wire make their parts from here, so that they cannot disagree on what a key means.
 """
 
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 from fedpfn import imports
 from fedpfn.algorithms import ALGORITHMS
 from fedpfn.args import args_of
-from fedpfn.parts import accepted, call_with
+from fedpfn.parts import accepted, converted
 from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.schedules import Masking, PlanStep, RoundPlans, fed_avg, fed_pfn, fed_pnu, plan_rounds
 from fedpfn.seeding import numpy_generator
@@ -73,8 +75,15 @@ def round_plans(config: RunConfig) -> RoundPlans:
 
 def local_algorithm_of(config: RunConfig) -> LocalAlgorithm | None:
     """Return the client's half of the run's algorithm, new for each client and round; None where it only descends."""
-    kind = local_algorithm_class(config.strategy.name)
-    return None if kind is None else call_with(kind, {}, accepted(kind, args_of(config.strategy.args)))
+    make = _make_local_algorithm(config.strategy.name, config.strategy.args)
+    return None if make is None else make()
+
+
+@lru_cache(maxsize=8)
+def _make_local_algorithm(name: str, args: str) -> Callable[[], LocalAlgorithm] | None:
+    # signatures take longer to read than a small client trains
+    kind = local_algorithm_class(name)
+    return None if kind is None else partial(kind, **converted(kind, accepted(kind, args_of(args))))
 
 
 def local_algorithm_class(name: str) -> type[LocalAlgorithm] | None:
