@@ -19,6 +19,7 @@ from fedpfn.packing import pack
 from fedpfn.params import State, trainable, write_tensors
 from fedpfn.runs.arguments import local_algorithm_of, optimizer_of
 from fedpfn.runs.config import DIVERGENCE_HINT
+from fedpfn.saliency import snip
 from fedpfn.schedules import phase_steps
 from fedpfn.seeding import numpy_generator, torch_seed
 from fedpfn.training import (
@@ -62,6 +63,15 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
     finished = finish(algorithm, trainable(workspace.model), masks, trained) if algorithm else NOTHING_ELSE
     seconds = time.perf_counter() - started
     return Update(packed, len(job.examples), job.steps, trained.loss, seconds, str(workspace.device), finished)
+
+
+def saliency_of(task: Task, workspace: Workspace, client: int) -> tuple[State, int]:
+    """Return the saliency of the global model's parameters for a client's examples, and how many these are."""
+    examples = workspace.train.take(workspace.parts[client])
+    load(workspace, task.state)
+    with torch_seed(task.config.seed, "saliency", task.server_round, client):
+        saliency = snip(workspace.model, examples, batch_loss)
+    return {name: tensor.cpu() for name, tensor in saliency.items()}, len(examples)
 
 
 def begun(task: Task, workspace: Workspace, job: Job, kept: Mapping[str, Tensor]) -> Begun | None:

@@ -96,6 +96,14 @@ def reply_with(update: Update, message: Message) -> Message:
     return Message(content, reply_to=message)
 
 
+def reply_with_saliency(saliency: State, examples: int, message: Message) -> Message:
+    """Write the saliency of a client's data as the reply to ``message``."""
+    content = RecordDict(
+        {protocol.ARRAYS: _record(saliency), protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: examples})}
+    )
+    return Message(content, reply_to=message)
+
+
 def kept_by(context: Context) -> State:
     """Return what the algorithm's client kept from its last round, not to be written to."""
     record = context.state.array_records.get(protocol.ALGORITHM, ArrayRecord())

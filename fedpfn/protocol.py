@@ -12,6 +12,9 @@ METRICS = "metrics"
 # what an algorithm's two halves send each other besides the model, and what its client keeps
 ALGORITHM = "algorithm"
 
+# the question for what matters to a client's data
+SALIENCY = "saliency"
+
 # keys of the config record
 SERVER_ROUND = "server-round"
 PLAN = "mask-plan"

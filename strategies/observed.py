@@ -117,6 +117,8 @@ class Observed(Strategy):
         messages = list(self.strategy.configure_train(server_round + self.rounds_done, arrays, config, grid))
         self._received = None
         config_sent = messages[0].content.config_records.get(CONFIG, ConfigRecord()) if messages else ConfigRecord()
+        # what was sent: a strategy may have changed it
+        arrays = only_arrays(messages[0].content)[1] if messages else arrays
         self._sent = _Sent(arrays, dict(config_sent), _bytes_of(messages), time.perf_counter(), grid, wire)
         return messages
 

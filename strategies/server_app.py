@@ -33,7 +33,7 @@ from fedpfn.runs.config import ConfigError, RunConfig, given_keys, settings_of
 from fedpfn.runs.identity import config_warnings
 from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.trackers import make_tracker
-from strategies.assembly import build_model, load_data, make_strategy
+from strategies.assembly import build_model, load_data, make_strategy, plans_of
 from strategies.carried import carried_state, restore_state
 from strategies.cohort_grid import CohortGrid, RoundFailedError
 from strategies.observed import Observed
@@ -113,7 +113,7 @@ def _federate(
             model.load_state_dict(checkpoint.model)
             restore_state(strategy, checkpoint.server_optimizer)
             # a schedule may carry a state that only it knows of, and is brought back to it by being asked once more
-            recorder.resume(checkpoint, [plan(number) for number in range(1, done + 1)])
+            recorder.resume(checkpoint, [plans_of(strategy)(number) for number in range(1, done + 1)])
         recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
         poll_often(grid)
         # what is there by now stays for the whole run: the garbage collector need not go through it in every round

@@ -36,6 +36,7 @@ TITLES = {
     "fedlc": "FedLC",
     "fedgucci": "FedGuCci",
     "fedexp": "FedExP",
+    "ssfl": "SSFL",
 }
 
 __all__ = ["ALGORITHMS", "TITLES", "FedDyn", "FedGuCci", "FedLC", "FedNova", "FedProx", "FedSAM", "Moon", "Scaffold"]

@@ -41,7 +41,7 @@ def model_arguments(config: RunConfig) -> dict[str, Any]:
 def is_masked(config: RunConfig) -> bool:
     """Tell whether the run's clients train under masks: those of FedPFN and FedPNU, and of others with a ratio."""
     settings = config.mask
-    if config.strategy.name in ("fedavg", "fedpfn", "fedpnu"):
+    if config.strategy.name in ("fedavg", "fedpfn", "fedpnu", "ssfl"):
         return config.strategy.name != "fedavg"
     return settings.ratio > 0 or (settings.ratio_shape != "constant" and settings.final_ratio > 0)
 

@@ -39,7 +39,7 @@ DIVERGENCE_HINT = (
 )
 # a mask ratio that is left to the algorithm
 BY_ALGORITHM = -1.0
-_MASKING = ("fedavg", "fedpfn", "fedpnu")
+_MASKING = ("fedavg", "fedpfn", "fedpnu", "ssfl")
 _ARGS = "arguments of {}: one key per argument, such as {}, or one text of name=value pairs"
 
 
@@ -120,7 +120,7 @@ class Strategy:
         "the algorithm; by import string a fedpfn.training.LocalAlgorithm of your own",
         choices=(
             "fedavg", "fedpfn", "fedpnu", "fedprox", "scaffold", "feddyn", "moon", "fedsam", "fednova", "fedlc",
-            "fedgucci", "fedexp",
+            "fedgucci", "fedexp", "ssfl",
         ),
         own=True,
     )  # fmt: skip
@@ -156,7 +156,7 @@ class Mask:
     args: str = key("", _ARGS.format("your own schedule", "mask.args.offset=0"), since=2)
     ratio: float = key(
         BY_ALGORITHM,
-        "share of frozen entries (zeros of the mask); -1 = 0.4 under fedpfn and fedpnu, none under other algorithms",
+        "share of frozen entries (zeros of the mask); -1 = 0.4 under fedpfn, fedpnu and ssfl, else no mask",
         least=-1,
         most=1,
     )
