@@ -52,6 +52,8 @@ def schedule(run: Run) -> Drawn:
     if not is_masked(run.config):
         title = TITLES.get(run.config.strategy.name, run.config.strategy.name)
         return Skipped(name, f"{title} trains every entry in every round")
+    if run.config.strategy.name == "ssfl":
+        return Skipped(name, "SSFL's mask is chosen by the clients' data")
     if not trained:
         return Skipped(name, "no round of training is on record")
     try:
