@@ -111,7 +111,9 @@ def reply_with(update: Update, message: Message) -> Message:
 
 def kept_by(context: Context) -> State:
     """Return what the algorithm's client kept from its last round, not to be written to."""
-    record = context.state.array_records.get(protocol.ALGORITHM, ArrayRecord())
+    if protocol.ALGORITHM not in context.state:
+        return {}
+    record = cast(ArrayRecord, context.state[protocol.ALGORITHM])
     return {name: decode(array) for name, array in record.items()}
 
 
