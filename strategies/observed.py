@@ -133,15 +133,15 @@ class Observed(Strategy):
         # read before the strategy has them: some take the arrays out of a reply as they go
         number = server_round + self.rounds_done
         contributions = sorted((_contribution(reply, number) for reply in valid), key=lambda c: c.client)
-        workers: list[Mapping[str, Any]] = [_worker(reply) for reply in valid]
+        workers = {reply.metadata.src_node_id: _worker(reply) for reply in valid}
         bytes_up, now = _bytes_of(valid), getattr(sent.grid, "wire_bytes", None)
         wire = now - sent.wire_before if now is not None and sent.wire_before is not None else None
         arrays, metrics = self.strategy.aggregate_train(number, replies)
-        train = _busiest(valid)
+        train = _busiest(contributions, workers)
         self._received = _Received(
             tuple(contributions),
             tuple(sorted((failure_of(reply) for reply in failed), key=lambda failure: failure.client)),
-            tuple(sorted({str(worker[DEVICE]) for worker in workers if DEVICE in worker})),
+            tuple(sorted({str(worker[DEVICE]) for worker in workers.values() if DEVICE in worker})),
             bytes_up,
             sent.bytes_down + bytes_up if wire is None else wire,
             {
@@ -243,12 +243,11 @@ def _worker(reply: Message) -> Mapping[str, Any]:
     return about if isinstance(about, ConfigRecord) else {}
 
 
-def _busiest(replies: Iterable[Message]) -> float:
+def _busiest(contributions: Iterable[Contribution], workers: Mapping[int, Mapping[str, Any]]) -> float:
     """Return the training seconds of the busiest process: processes work side by side. 0 where nobody says."""
     seconds: dict[int, float] = {}
-    for reply in replies:
-        worker: Mapping[str, Any] = _worker(reply)
-        process = int(worker.get(PROCESS, reply.metadata.src_node_id))
-        spent = only_metrics(reply.content).get(SECONDS, 0.0)
+    for contribution in contributions:
+        process = int(workers[contribution.client].get(PROCESS, contribution.client))
+        spent = contribution.metrics.get(SECONDS, 0.0)
         seconds[process] = seconds.get(process, 0.0) + (float(spent) if not isinstance(spent, list) else 0.0)
     return max(seconds.values(), default=0.0)
