@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clients.records import DecodedRecord, TensorArray, decode
 from fedpfn import protocol
+from fedpfn.evaluation import Evaluation
 from fedpfn.params import State
 from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import UNMASKED, Plan, decode_plan
@@ -38,7 +39,8 @@ class Update:
 
     ``packed`` are its active entries, one vector per dtype; ``phase_steps`` the local steps that it took in each phase
     of the plan; ``loss`` their mean over the examples; ``seconds`` the time of its training. ``finished`` is what the
-    algorithm leaves behind, what it shares packed as the model is.
+    algorithm leaves behind, what it shares packed as the model is; ``tested``, where clients hold examples out, the
+    evaluation of the trained model on the client's own.
     """
 
     packed: dict[str, Tensor]
@@ -48,6 +50,7 @@ class Update:
     seconds: float
     device: str
     finished: Finished = NOTHING_ELSE
+    tested: Evaluation | None = None
 
 
 # all clients of a cohort are sent the same records
@@ -89,6 +92,9 @@ def reply_with(update: Update, message: Message) -> Message:
             protocol.PHASE_STEPS: list(update.phase_steps),
         }
     )
+    if update.tested is not None:
+        metrics[protocol.TEST_EXAMPLES] = update.tested.examples
+        metrics[protocol.TEST_ACCURACY] = update.tested.accuracy
     metrics.update(update.finished.metrics)
     content = RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: metrics, protocol.WORKER: _worker(update.device)})
     if update.finished.shared:

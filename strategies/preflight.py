@@ -18,7 +18,7 @@ from fedpfn.args import Scalar, args_of
 from fedpfn.measures import resolve_measures
 from fedpfn.parts import signature_faults
 from fedpfn.runs import folder_fault, is_run, last_checkpoint, read_run
-from fedpfn.runs.arguments import local_algorithm_class
+from fedpfn.runs.arguments import local_algorithm_class, scheme_settings
 from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.runs.identity import used_keys
 from fedpfn.runs.parsing import Check, Reading, hide, run_checks
@@ -111,7 +111,7 @@ def _data_faults(config: RunConfig) -> Iterator[str]:
 def _partition_faults(config: RunConfig) -> Iterator[str]:
     scheme = config.partition.scheme
     if imports.is_reference(scheme):
-        settings = settings_of(config.partition)
+        settings = scheme_settings(config)
         # labels, clients and the generator come by position
         provided = settings.keys() - {"scheme", "args"}
         yield from _own_faults(scheme, settings["args"], provided, key="partition.args", positional=3)
@@ -125,7 +125,7 @@ def _partition_faults(config: RunConfig) -> Iterator[str]:
         num_examples=None if facts is None else min(facts.train_examples, limit or facts.train_examples),
         # a small try may miss a class
         num_classes=None if facts is None or limit else facts.num_classes,
-        **settings_of(config.partition),
+        **scheme_settings(config),
     )
 
 

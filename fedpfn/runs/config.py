@@ -94,6 +94,13 @@ class Partition:
     classes_per_client: int = key(
         2, "classes per client (scheme pathological)", least=1, used=(when("partition.scheme", "pathological", OWN),)
     )
+    holdout: float = key(
+        0.0,
+        "share of each client's examples that it is tested on instead of trained on, drawn from the seed",
+        least=0,
+        below=1,
+        since=2,
+    )
 
 
 @dataclass(frozen=True)

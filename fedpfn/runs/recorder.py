@@ -80,7 +80,8 @@ class Recorder:
         save_client_models: bool = False,
         tracker: Tracker | None = None,
     ) -> None:
-        self.folder, self.instruments, self.measures = folder, instruments, tuple(measures)
+        self.folder, self.instruments = folder, instruments
+        self.measures = tuple(m for m in measures if not m.needs_held_out or instruments.held_out is not None)
         self.schedule, self.model_name, self.strategy_state = schedule, model_name, strategy_state
         self.checkpoint_every, self.keep_checkpoints = checkpoint_every, keep_checkpoints
         self.save_client_models, self.tracker = save_client_models, tracker
