@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.limits import limit_words
-from experiments.progress import number
+from experiments.progress import number, stop_words
 from experiments.recorded import further_numbers, further_quantities, unit_words
 from fedpfn.runs import Run
 
@@ -97,6 +97,8 @@ def summary_table(run: Run) -> RenderableType:
         "server to client": human_bytes(summary["bytes_down"]),
         "time": f"{summary['seconds']:.1f} s on {', '.join(summary['devices'])}",
     }
+    if stopped := stop_words(summary, run.config):
+        rows["ended early"] = stopped
     if limits := limit_words(run.config):
         rows["limits"] = "\n".join(limits)
     for name, value in rows.items():

@@ -29,9 +29,10 @@ from fedpfn.runs import Checkpoint, RunFolder, is_run
 from fedpfn.runs.arguments import round_plans, schedule_name, scheme_settings
 from fedpfn.runs.checkpoints import checkpoint_rounds
 from fedpfn.runs.client_states import ClientStates
-from fedpfn.runs.config import ConfigError, RunConfig, given_keys
+from fedpfn.runs.config import ConfigError, RunConfig, given_keys, settings_of
 from fedpfn.runs.identity import config_warnings
 from fedpfn.runs.recorder import Recorder
+from fedpfn.runs.stopping import StopRule
 from fedpfn.runs.trackers import make_tracker
 from strategies.assembly import build_model, load_data, make_strategy
 from strategies.carried import carried_state, restore_state
@@ -139,10 +140,17 @@ def _federate(
             states=states,
         )
         with naming_keys():
-            Observed(strategy, warn_of_cpu_clients, recorder, device=device, rounds_done=done).start(
+            Observed(
+                strategy,
+                warn_of_cpu_clients,
+                recorder,
+                device=device,
+                rounds_done=done,
+                ended=lambda: recorder.stopped is not None,
+            ).start(
                 cohorts,
                 to_record(read_state(model)),
-                num_rounds=config.rounds - done,
+                num_rounds=0 if recorder.stopped else config.rounds - done,
                 timeout=federation.timeout,
                 train_config=ConfigRecord({RUN_CONFIG: json.dumps(config.flat())}),
             )
@@ -227,6 +235,7 @@ def make_recorder(
         checkpoint_every=output.checkpoint_every,
         keep_checkpoints=output.keep_checkpoints,
         save_client_models=output.save_client_models,
+        stop=StopRule(**settings_of(config.stop)),
     )
 
 

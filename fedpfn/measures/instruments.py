@@ -6,7 +6,7 @@ round, when the first measure needs them. Which measures there are is said in ``
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any, TypeVar
@@ -152,6 +152,12 @@ class Instruments:
         every = self.evaluate_every
         return bool(every and number % every == 0) or (number > 0 and number == self.rounds)
 
+    def ending_with(self, number: int) -> "Instruments":
+        """Return the same instruments for a run whose last round is ``number``, with what was measured of it so far."""
+        ended = replace(self, rounds=number, _results={})
+        ended._results.update(self._results)
+        return ended
+
     def measures_barriers(self, number: int) -> bool:
         """Tell whether barriers are measured in round ``number``."""
         every = self.barrier_every
@@ -166,6 +172,13 @@ class Instruments:
         if not self.evaluates(round.server_round):
             return None
         return self._evaluated(round, self.test_examples(round))[0]
+
+    def regular_evaluation(self, round: Round) -> Evaluation | None:
+        """Return loss and accuracy as they are measured in a round that is not the last; None where they are not."""
+        every = self.evaluate_every
+        if not every or round.server_round % every:
+            return None
+        return self._evaluated(round, self._test_sample)[0]
 
     def class_accuracy(self, round: Round) -> list[float] | None:
         """Return the share of right answers in each class, NaN without examples; None where there are no classes."""

@@ -22,7 +22,7 @@ from fedpfn.runs.checkpoints import (
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.files import read_json, read_yaml, to_json, whole_file, write_json, write_whole
 from fedpfn.runs.machine import ENVIRONMENT, environment
-from fedpfn.runs.reading import LOG, read_rounds
+from fedpfn.runs.reading import LOG, STOPPED, read_rounds
 
 LOCK = ".lock"
 ATTEMPTS = "attempts.jsonl"
@@ -68,6 +68,8 @@ class RunFolder:
         is_longer = rounds > config.get("rounds", RunConfig.rounds)
         if summary is not None and not is_longer:
             raise ValueError(f"{self.path} is complete: there is nothing to resume")
+        if summary is not None and STOPPED in summary:
+            raise ValueError(f"{self.path} ended by its own rule, as a run of {rounds} rounds would")
         lines = read_rounds(self.path)
         checkpoint = last_checkpoint(self.path, most=len(lines) - 1)
         if summary is not None and checkpoint is None:

@@ -19,13 +19,16 @@ from fedpfn.rounds import Round
 from fedpfn.runs.barrier_arrays import barrier_arrays
 from fedpfn.runs.checkpoints import COUNTED, Checkpoint
 from fedpfn.runs.folder import RunFolder
-from fedpfn.runs.reading import read_rounds
+from fedpfn.runs.reading import STOPPED, read_rounds
+from fedpfn.runs.stopping import NEVER, Progress, StopRule
 from fedpfn.runs.summary import summarise
 from fedpfn.runs.trackers import Tracker
 from fedpfn.schedules import UNMASKED, Plan, encode_plan
 
 # in a checkpoint: the digest of the plans that its rounds were trained by
 PLANS = "plans"
+# and what later rounds are compared with, where the run may stop early
+PROGRESS = "progress"
 
 
 class Recorder:
@@ -51,6 +54,8 @@ class Recorder:
         Latest checkpoints that are kept; 0 = all.
     save_client_models
         Whether client models are kept, of the rounds in which barriers are measured.
+    stop
+        What ends the run before its last round; ``stopped`` says that it has.
     tracker
         Is given every line that is recorded.
 
@@ -78,6 +83,7 @@ class Recorder:
         checkpoint_every: int = 0,
         keep_checkpoints: int = 2,
         save_client_models: bool = False,
+        stop: StopRule = NEVER,
         tracker: Tracker | None = None,
     ) -> None:
         self.folder, self.instruments = folder, instruments
@@ -85,6 +91,7 @@ class Recorder:
         self.schedule, self.model_name, self.strategy_state = schedule, model_name, strategy_state
         self.checkpoint_every, self.keep_checkpoints = checkpoint_every, keep_checkpoints
         self.save_client_models, self.tracker = save_client_models, tracker
+        self.stop, self._progress = stop, Progress()
         self.rounds: list[dict[str, Any]] = []
         self.state: State = {}
         self.wire_bytes = 0
@@ -99,6 +106,11 @@ class Recorder:
     def seconds(self) -> float:
         """How long the run has taken, without what lay between its end and its resumption."""
         return self._seconds_before + time.perf_counter() - self._started
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the run ended with the last round on record, though there could be more; None where it did not."""
+        return self.rounds[-1].get(STOPPED) if self.rounds else None
 
     def resume(self, checkpoint: Checkpoint, plans: Iterable[Plan] | None = None) -> None:
         """Go on after the checkpoint's round, with the lines of its rounds on record.
@@ -126,6 +138,7 @@ class Recorder:
         counted = json.loads(checkpoint.about[COUNTED])
         self.wire_bytes, self.devices = counted["wire_bytes"], counted["devices"]
         self._seconds_before, self._ended = counted["seconds"], time.perf_counter()
+        self._progress = Progress.read(checkpoint.about.get(PROGRESS))
 
     def __call__(self, round: Round) -> dict[str, float]:
         """Measure and record a round.
@@ -178,7 +191,10 @@ class Recorder:
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of a complete run."""
-        return summarise(self.rounds) | {
+        summary = summarise(self.rounds)
+        if self.stopped is not None:
+            summary[STOPPED] = {"reason": self.stopped, "round": len(self.rounds) - 1}
+        return summary | {
             "wire_bytes": self.wire_bytes,
             "weights_sha256": state_digest(self.state),
             "devices": self.devices,
@@ -191,6 +207,7 @@ class Recorder:
 
     def _measure(self, round: Round) -> dict[str, Any]:
         started = time.perf_counter()
+        stopped = self._decide(round)
         self.instruments.evaluation(round)
         evaluated = time.perf_counter()
         values = measure_round(self.measures, round, self.instruments, due=("barriers",))
@@ -217,7 +234,18 @@ class Recorder:
             {"round": round.server_round, "clients": round.clients}
             | record
             | {"failures": failures, "seconds": seconds}
+            | ({} if stopped is None else {STOPPED: stopped})
         )
+
+    def _decide(self, round: Round) -> str | None:
+        """Return why the run ends with a round; it is then measured as the last one is."""
+        evaluation = self.instruments.regular_evaluation(round) if self.stop.is_active else None
+        if evaluation is None or not round.server_round:
+            return None
+        self._progress, stopped = self.stop.after(evaluation, self._progress)
+        if stopped is not None:
+            self.instruments = self.instruments.ending_with(round.server_round)
+        return stopped
 
     def _write_barriers(self, round: Round) -> None:
         if len(round.contributions) < 2:
@@ -239,11 +267,14 @@ class Recorder:
 
     def _checkpoint(self, server_round: int) -> Checkpoint:
         counted = {"wire_bytes": self.wire_bytes, "devices": self.devices, "seconds": self.seconds}
+        about = {"model": self.model_name, PLANS: self.plans_digest(), COUNTED: json.dumps(counted)}
+        if self.stop.is_active:
+            about[PROGRESS] = self._progress.text()
         return Checkpoint(
             server_round,
             model=self._whole(self.state),
             server_optimizer=dict(self.strategy_state()),
-            about={"model": self.model_name, PLANS: self.plans_digest(), COUNTED: json.dumps(counted)},
+            about=about,
         )
 
     def _whole(self, state: State) -> dict[str, Tensor]:
