@@ -197,6 +197,8 @@ def resume_faults(config: RunConfig, path: Path) -> list[str]:
             f"{path} is complete: it ended with round {stopped['round']}, when {rule.words(stopped['reason'])}, and so "
             "would a run of more rounds; start one without that rule to train for longer"
         ]
+    if config.output.keep_best and not run.config.output.keep_best:
+        return [f"{path} has not kept its best model so far; set output.keep-best=false to go on with it"]
     if config.rounds > run.config.rounds:
         if here.get("mask.ratio-shape", "constant") != "constant":
             return [

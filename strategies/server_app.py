@@ -236,6 +236,7 @@ def make_recorder(
         keep_checkpoints=output.keep_checkpoints,
         save_client_models=output.save_client_models,
         stop=StopRule(**settings_of(config.stop)),
+        keep_best=output.keep_best,
     )
 
 

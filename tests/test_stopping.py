@@ -1,4 +1,4 @@
-"""Runs that end early: by the rule, at the same round however often a run is cut off."""
+"""Runs that end early, and the best model: by the rule, at the same round however often a run is cut off."""
 
 import json
 import math
@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import load_file
 from test_federation import config, lines, run
 from test_measures import toy_round
 from test_recorder import new_folder, recorder_in
@@ -23,9 +26,12 @@ from experiments.watch import RunView
 from fedpfn.evaluation import Evaluation
 from fedpfn.measures import Instruments
 from fedpfn.rounds import Round
-from fedpfn.runs import Run, RunFolder, read_run
+from fedpfn.runs import Run, RunFolder, read_run, state_digest
+from fedpfn.runs.best_model import Best, BestModel, rewind_best
+from fedpfn.runs.checkpoints import Checkpoint, write_checkpoint
 from fedpfn.runs.config import ConfigError
 from fedpfn.runs.stopping import Progress, StopRule
+from strategies.preflight import find_faults
 
 PATIENT: dict[str, Any] = {
     "rounds": 12, "stop__patience": 2, "stop__min_delta": 0.01, "barrier__every": 0, "train__lr": 0.3,
@@ -123,17 +129,18 @@ def test_a_target_ends_a_run_and_only_evaluated_rounds_count(tmp_path: Path) -> 
 
 
 def test_results_do_not_depend_on_the_number_of_nodes(tmp_path: Path) -> None:
-    settings = PATIENT | {"partition__holdout": 0.2}
+    settings = PATIENT | {"output__keep_best": True, "partition__holdout": 0.2}
     one, two = run(tmp_path, "one", nodes=1, **settings), run(tmp_path, "two", nodes=2, **settings)
     assert lines(one) == lines(two) and "stopped" in one.rounds[-1]
+    assert state_digest(one.state("best")) == state_digest(two.state("best"))
 
 
-SAMPLED = PATIENT | {"evaluate__max_examples": 12, "evaluate__every": 2}
+SAMPLED = PATIENT | {"evaluate__max_examples": 12, "evaluate__every": 2, "output__keep_best": True}
 
 
 def test_the_last_round_is_evaluated_in_full_and_the_rule_goes_by_the_sample(tmp_path: Path) -> None:
     found = run(tmp_path, "found", **SAMPLED)
-    long = run(tmp_path, "long", **SAMPLED | {"stop__patience": 0})
+    long = run(tmp_path, "long", **SAMPLED | {"stop__patience": 0, "output__keep_best": False})
     sampled = [record["accuracy"] for record in long.rounds[2:-1:2]]
     expected = ends(StopRule(2, 0.01), [scored(accuracy) for accuracy in sampled])
     assert expected is not None and found.summary is not None
@@ -146,8 +153,8 @@ def test_the_last_round_is_evaluated_in_full_and_the_rule_goes_by_the_sample(tmp
 # cut off and extended
 
 
-@pytest.mark.parametrize("settings", [PATIENT, SAMPLED], ids=["each", "sampled"])
-def test_a_run_cut_off_anywhere_ends_at_the_same_round(
+@pytest.mark.parametrize("settings", [PATIENT | {"output__keep_best": True}, SAMPLED], ids=["each", "sampled"])
+def test_a_run_cut_off_anywhere_ends_at_the_same_round_with_the_same_best_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     settings = settings | {"output__checkpoint_every": 2}
@@ -163,8 +170,16 @@ def test_a_run_cut_off_anywhere_ends_at_the_same_round(
 def assert_same_end(whole: Run, found: Run) -> None:
     assert lines(found) == lines(whole)
     assert whole.summary is not None and found.summary is not None
-    same = ("stopped", "weights_sha256", "rounds")
+    same = ("stopped", "best_model", "weights_sha256", "rounds")
     assert {name: found.summary[name] for name in same} == {name: whole.summary[name] for name in same}
+    for name in ("best", "final"):
+        one, other = (load_file(run.path / "checkpoints" / f"{name}.safetensors") for run in (whole, found))
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert names(whole) == names(found) == ["best", "final", "final-server"]
+
+
+def names(run: Run) -> list[str]:
+    return sorted(path.stem for path in (run.path / "checkpoints").iterdir())
 
 
 def test_a_run_cut_off_after_its_last_checkpoint_is_not_trained_further(
@@ -204,7 +219,7 @@ def test_a_run_that_ended_early_is_not_extended_since_a_longer_one_ends_there_to
 
 
 def test_a_run_that_did_not_end_early_is_extended_to_where_the_rule_ends_it(tmp_path: Path) -> None:
-    settings = PATIENT
+    settings = PATIENT | {"output__keep_best": True}
     whole = run(tmp_path, "whole", **settings)
     assert whole.summary is not None
     short = config(tmp_path, "short", **settings | {"rounds": whole.summary["rounds"] - 1})
@@ -213,12 +228,74 @@ def test_a_run_that_did_not_end_early_is_extended_to_where_the_rule_ends_it(tmp_
     assert_same_end(whole, found)
 
 
+# the best model
+
+
+def test_the_best_model_is_that_of_the_first_best_round(tmp_path: Path) -> None:
+    found = run(tmp_path, rounds=6, barrier__every=0, output__keep_best=True, train__lr=0.3)
+    kept = run(tmp_path, "kept", rounds=6, barrier__every=0, output__checkpoint_every=1, output__keep_checkpoints=0,
+               train__lr=0.3)  # fmt: skip
+    accuracies = [record["accuracy"] for record in found.rounds[1:]]
+    best = accuracies.index(max(accuracies)) + 1
+    assert best < 6 and accuracies.count(max(accuracies)) > 1, "the toy has a tie"
+    assert found.summary is not None and found.summary["best_round"] == best
+    assert found.summary["best_model"] == {
+        "round": best, "accuracy": max(accuracies), "loss": found.rounds[best]["loss"],
+    }  # fmt: skip
+    state, expected = found.state("best"), kept.state(f"round-{best:04d}")
+    assert state.keys() == found.state("final").keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    with safe_open(found.path / "checkpoints" / "best.safetensors", framework="pt") as file:
+        assert file.metadata()["round"] == str(best)
+    assert f"best.safetensors, of round {best}" in printed(summary_table(found))
+    # the results are those of a run that keeps none
+    assert lines(found) == lines(kept) and not (kept.path / "checkpoints" / "best.safetensors").exists()
+
+
+def offered(folder: Path, rounds: dict[int, float], best: Best | None = None) -> BestModel:
+    model = BestModel(folder)
+    model.best = best
+    for number, accuracy in rounds.items():
+        model.offer(number, scored(accuracy), lambda number=number: {"w": torch.tensor([float(number)])}, {})
+    return model
+
+
+def on_disk(folder: Path) -> list[str]:
+    return sorted(path.stem for path in (folder / "checkpoints").glob("best*"))
+
+
+def test_the_best_models_that_a_checkpoint_needs_stay_until_the_end(tmp_path: Path) -> None:
+    offered(tmp_path, {0: 0.9, 1: 0.2})
+    assert on_disk(tmp_path) == ["best-0001"], "the initial model does not count"
+    write_checkpoint(tmp_path, Checkpoint(2, {"w": torch.zeros(1)}), keep=2)
+    first = Best(1, scored(0.2))
+    offered(tmp_path, {3: 0.3, 4: 0.3}, first)
+    assert on_disk(tmp_path) == ["best-0001", "best-0003"], "of a tie the first one counts"
+    model = offered(tmp_path, {5: 0.5}, Best(3, scored(0.3)))
+    assert on_disk(tmp_path) == ["best-0001", "best-0005"]
+    rewind_best(tmp_path, 2)
+    assert on_disk(tmp_path) == ["best-0001"]
+    model = offered(tmp_path, {5: 0.4}, first)
+    model.finish()
+    assert on_disk(tmp_path) == ["best"] and Best.read(Best(5, scored(0.4)).text()) == model.best
+    # an extension begins with the best model so far
+    rewind_best(tmp_path, 6)
+    assert on_disk(tmp_path) == ["best-0005"]
+
+
+def test_a_run_that_kept_no_best_model_does_not_go_on_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"rounds": 4, "barrier__every": 0}
+    cut_run(config(tmp_path, **settings), monkeypatch, after=2)
+    (fault,) = find_faults(config(tmp_path, output__resume=True, output__keep_best=True, **settings))
+    assert "has not kept its best model so far" in fault
+
+
 def test_a_recorder_ends_with_a_loss_where_there_is_no_accuracy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = {0: 9.0, 1: 3.0, 2: 2.0, 3: 2.0, 4: 2.0}
     folder = new_folder(tmp_path / "run")
-    recorder = recorder_in(folder, settings={"barrier_every": 0}, stop=StopRule(patience=2))
+    recorder = recorder_in(folder, settings={"barrier_every": 0}, stop=StopRule(patience=2), keep_best=True)
 
     def evaluation(self: Instruments, round: Round) -> Evaluation:
         return scored(math.nan, losses[round.server_round])
@@ -230,4 +307,5 @@ def test_a_recorder_ends_with_a_loss_where_there_is_no_accuracy(
         recorder(toy_round(number))
         ended.append(recorder.stopped)
     assert ended == [None, None, None, None, "patience"]
+    assert recorder.summary()["best_model"]["round"] == 2
     folder.close()

@@ -288,6 +288,9 @@ class Output:
     save_client_models: bool = key(
         False, "keep the client models of rounds in which barriers are measured", in_result=False
     )
+    keep_best: bool = key(
+        False, "keep the global model of the best evaluated round, next to the final one", in_result=False, since=2
+    )
 
 
 @dataclass(frozen=True)

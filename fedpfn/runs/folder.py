@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from fedpfn.runs.best_model import rewind_best
 from fedpfn.runs.checkpoints import (
     Checkpoint,
     last_checkpoint,
@@ -88,6 +89,7 @@ class RunFolder:
         # the barriers of a round are written before its line
         for later in range(kept, len(lines) + 1):
             _barrier_path(self.path, later).unlink(missing_ok=True)
+        rewind_best(self.path, max(kept - 1, 0))
         for ended in ("summary.json", "failure.json"):
             (self.path / ended).unlink(missing_ok=True)
         if is_longer:

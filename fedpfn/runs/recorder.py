@@ -17,6 +17,7 @@ from fedpfn.measures import BUILT_IN, MEASURES, Instruments, Measure, measure_ro
 from fedpfn.params import State, first_non_finite, read_state, state_digest
 from fedpfn.rounds import Round
 from fedpfn.runs.barrier_arrays import barrier_arrays
+from fedpfn.runs.best_model import Best, BestModel
 from fedpfn.runs.checkpoints import COUNTED, Checkpoint
 from fedpfn.runs.folder import RunFolder
 from fedpfn.runs.reading import STOPPED, read_rounds
@@ -27,8 +28,8 @@ from fedpfn.schedules import UNMASKED, Plan, encode_plan
 
 # in a checkpoint: the digest of the plans that its rounds were trained by
 PLANS = "plans"
-# and what later rounds are compared with, where the run may stop early
-PROGRESS = "progress"
+# and what later rounds are compared with, where the run may stop early or keeps its best model
+PROGRESS, BEST = "progress", "best"
 
 
 class Recorder:
@@ -56,6 +57,8 @@ class Recorder:
         Whether client models are kept, of the rounds in which barriers are measured.
     stop
         What ends the run before its last round; ``stopped`` says that it has.
+    keep_best
+        Whether the global model of the best evaluated round is kept.
     tracker
         Is given every line that is recorded.
 
@@ -84,6 +87,7 @@ class Recorder:
         keep_checkpoints: int = 2,
         save_client_models: bool = False,
         stop: StopRule = NEVER,
+        keep_best: bool = False,
         tracker: Tracker | None = None,
     ) -> None:
         self.folder, self.instruments = folder, instruments
@@ -92,6 +96,7 @@ class Recorder:
         self.checkpoint_every, self.keep_checkpoints = checkpoint_every, keep_checkpoints
         self.save_client_models, self.tracker = save_client_models, tracker
         self.stop, self._progress = stop, Progress()
+        self.best_model = BestModel(folder.path) if keep_best else None
         self.rounds: list[dict[str, Any]] = []
         self.state: State = {}
         self.wire_bytes = 0
@@ -139,6 +144,8 @@ class Recorder:
         self.wire_bytes, self.devices = counted["wire_bytes"], counted["devices"]
         self._seconds_before, self._ended = counted["seconds"], time.perf_counter()
         self._progress = Progress.read(checkpoint.about.get(PROGRESS))
+        if self.best_model is not None and BEST in checkpoint.about:
+            self.best_model.best = Best.read(checkpoint.about[BEST])
 
     def __call__(self, round: Round) -> dict[str, float]:
         """Measure and record a round.
@@ -163,6 +170,7 @@ class Recorder:
             raise ValueError(f"round {round.server_round} cannot be recorded after round {len(self.rounds) - 1}")
         try:
             record = self._measure(round)
+            evaluation = self.instruments.evaluation(round)
         finally:
             self.instruments.forget()
         self._count(round)
@@ -171,6 +179,10 @@ class Recorder:
         if self.tracker is not None:
             self.tracker.log_round(record)
         _require_finite(record, round.after)
+        if self.best_model is not None and evaluation is not None:
+            self.best_model.offer(
+                round.server_round, evaluation, lambda: self._whole(round.after), {"model": self.model_name}
+            )
         every = self.checkpoint_every
         if round.server_round and every and round.server_round % every == 0:
             self.folder.save_checkpoint(self._checkpoint(round.server_round), keep=self.keep_checkpoints)
@@ -188,12 +200,16 @@ class Recorder:
     def save_final(self) -> None:
         """Save the global model as a whole state dict, the parts that never travel included, and how to go on."""
         self.folder.save_final(self._checkpoint(len(self.rounds) - 1))
+        if self.best_model is not None:
+            self.best_model.finish()
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of a complete run."""
         summary = summarise(self.rounds)
         if self.stopped is not None:
             summary[STOPPED] = {"reason": self.stopped, "round": len(self.rounds) - 1}
+        if self.best_model is not None and self.best_model.best is not None:
+            summary["best_model"] = self.best_model.best.figures()
         return summary | {
             "wire_bytes": self.wire_bytes,
             "weights_sha256": state_digest(self.state),
@@ -270,6 +286,8 @@ class Recorder:
         about = {"model": self.model_name, PLANS: self.plans_digest(), COUNTED: json.dumps(counted)}
         if self.stop.is_active:
             about[PROGRESS] = self._progress.text()
+        if self.best_model is not None and self.best_model.best is not None:
+            about[BEST] = self.best_model.best.text()
         return Checkpoint(
             server_round,
             model=self._whole(self.state),
