@@ -96,7 +96,7 @@ class Partition:
     )
     holdout: float = key(
         0.0,
-        "share of each client's examples that it is tested on instead of trained on, drawn from the seed",
+        "share of each client's examples that it is tested on and not trained on, drawn from the seed",
         least=0,
         below=1,
         since=2,
