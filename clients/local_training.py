@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import PlanMasks, Workspace, plan_masks
+from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.losses import batch_loss
 from fedpfn.packing import pack
@@ -61,8 +62,19 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
         )
     packed = {name: entries.cpu() for name, entries in pack(workspace.state, masks.active).items()}
     finished = finish(algorithm, trainable(workspace.model), masks, trained) if algorithm else NOTHING_ELSE
-    seconds = time.perf_counter() - started
-    return Update(packed, len(job.examples), job.steps, trained.loss, seconds, str(workspace.device), finished)
+    tested = tested_on_own(workspace, client)
+    seconds, device = time.perf_counter() - started, str(workspace.device)
+    return Update(packed, len(job.examples), job.steps, trained.loss, seconds, device, finished, tested)
+
+
+def tested_on_own(workspace: Workspace, client: int, state: State | None = None) -> Evaluation | None:
+    """Return the evaluation of a trained model on the examples that its client held out; None where none does.
+
+    The model is the workspace's, with ``state`` in place of its own tensors where given.
+    """
+    if not workspace.held_out:
+        return None
+    return evaluate(workspace.model, workspace.train.take(workspace.held_out[client]), state=state)
 
 
 def saliency_of(task: Task, workspace: Workspace, client: int) -> tuple[State, int]:

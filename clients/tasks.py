@@ -12,6 +12,7 @@ from torch import Tensor
 from clients.answers import Answer
 from clients.records import DecodedRecord, TensorArray, decode
 from fedpfn import protocol
+from fedpfn.evaluation import Evaluation
 from fedpfn.params import State
 from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import UNMASKED, Plan, decode_plan
@@ -40,7 +41,8 @@ class Update:
 
     ``packed`` are its active entries, one vector per dtype; ``phase_steps`` the local steps that it took in each phase
     of the plan; ``loss`` their mean over the examples; ``seconds`` the time of its training. ``finished`` is what the
-    algorithm leaves behind, what it shares packed as the model is.
+    algorithm leaves behind, what it shares packed as the model is; ``tested``, where clients hold examples out, the
+    evaluation of the trained model on the client's own.
     """
 
     packed: dict[str, Tensor]
@@ -50,6 +52,7 @@ class Update:
     seconds: float
     device: str
     finished: Finished = NOTHING_ELSE
+    tested: Evaluation | None = None
 
 
 # all clients of a cohort are sent the same records
@@ -94,6 +97,9 @@ def answer_with(update: Update) -> Answer:
         protocol.SECONDS: update.seconds,
         protocol.PHASE_STEPS: list(update.phase_steps),
     }
+    if update.tested is not None:
+        metrics[protocol.TEST_EXAMPLES] = update.tested.examples
+        metrics[protocol.TEST_ACCURACY] = update.tested.accuracy
     if update.finished.metrics:
         # somebody else's, checked by Flower
         metrics |= dict(MetricRecord(dict(update.finished.metrics)))

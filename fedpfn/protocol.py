@@ -31,6 +31,8 @@ NUM_EXAMPLES = "num-examples"
 TRAIN_LOSS = "train-loss"
 SECONDS = "seconds"
 PHASE_STEPS = "phase-steps"
+TEST_EXAMPLES = "test-examples"
+TEST_ACCURACY = "test-accuracy"
 
 # a reply's config record that says where it was made
 WORKER = "worker"

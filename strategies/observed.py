@@ -7,10 +7,12 @@ initial model as round 0, and may return numbers for Flower's own result of the 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from logging import INFO
 from typing import Any, cast
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -51,6 +53,10 @@ class _Received:
     drift: Drift | None
 
 
+class _EndedError(Exception):
+    """The way out of Flower's loop before its last round."""
+
+
 class Observed(Strategy):
     """Run ``strategy`` and show its rounds to observers.
 
@@ -65,6 +71,8 @@ class Observed(Strategy):
     rounds_done
         Rounds that an earlier process ran. Flower counts from 1 in every ``start``; the strategy and the observers
         see ``rounds_done`` more, and the initial model is not shown again.
+    ended
+        Asked once the observers have seen a round: whether the run ends with it, before the last one.
 
     Examples
     --------
@@ -74,12 +82,19 @@ class Observed(Strategy):
     """
 
     def __init__(
-        self, strategy: Strategy, *observers: Observer, device: torch.device | str = "cpu", rounds_done: int = 0
+        self,
+        strategy: Strategy,
+        *observers: Observer,
+        device: torch.device | str = "cpu",
+        rounds_done: int = 0,
+        ended: Callable[[], bool] = lambda: False,
     ) -> None:
         self.strategy, self.observers = strategy, observers
-        self.device, self.rounds_done = torch.device(device), rounds_done
+        self.device, self.rounds_done, self.ended = torch.device(device), rounds_done, ended
         self._sent: _Sent | None = None
         self._received: _Received | None = None
+        # what Flower gathers too, and loses where its loop is left
+        self._result = Result()
 
     def summary(self) -> None:
         """Log the strategy's own settings."""
@@ -95,7 +110,8 @@ class Observed(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run ``num_rounds`` rounds as Flower does; the observers are called before ``evaluate_fn``."""
+        """Run ``num_rounds`` rounds, or fewer, as Flower does; the observers are called before ``evaluate_fn``."""
+        self._result = Result()
 
         def observe(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
             metrics: dict[str, Any] = {}
@@ -105,9 +121,19 @@ class Observed(Strategy):
                     metrics |= observer(ended) or {}
             own = evaluate_fn(server_round + self.rounds_done, arrays) if evaluate_fn else None
             metrics |= own or {}
-            return MetricRecord(metrics) if metrics else None
+            record = MetricRecord(metrics) if metrics else None
+            if record is not None:
+                self._result.evaluate_metrics_serverapp[server_round] = record
+            if 0 < server_round < num_rounds and self.ended():
+                self._result.arrays = arrays
+                raise _EndedError(server_round + self.rounds_done)
+            return record
 
-        return super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, observe)
+        try:
+            return super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, observe)
+        except _EndedError as ended:
+            log(INFO, "The run ends early, with round %s", ended)
+            return self._result
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -151,6 +177,8 @@ class Observed(Strategy):
             },
             _summed_drift(sent, contributions, valid),
         )
+        if metrics is not None:
+            self._result.train_metrics_clientapp[server_round] = metrics
         return arrays, metrics
 
     def configure_evaluate(
@@ -161,7 +189,10 @@ class Observed(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Leave evaluation to the strategy."""
-        return self.strategy.aggregate_evaluate(server_round + self.rounds_done, replies)
+        metrics = self.strategy.aggregate_evaluate(server_round + self.rounds_done, replies)
+        if metrics is not None:
+            self._result.evaluate_metrics_clientapp[server_round] = metrics
+        return metrics
 
     def _round(self, server_round: int, arrays: ArrayRecord) -> Round:
         """Return the round that has just ended; round 0 is the initial model."""

@@ -29,8 +29,15 @@ def data_arguments(config: RunConfig) -> dict[str, Any]:
         "subset_rng": numpy_generator(config.seed, "subset"),
         "clients": config.federation.clients,
         "rng": numpy_generator(config.seed, "partition"),
-        "shares": settings_of(config.partition) | {"scheme": imports.resolve(config.partition.scheme)},
+        "shares": scheme_settings(config) | {"scheme": imports.resolve(config.partition.scheme)},
+        "holdout": config.partition.holdout,
+        "holdout_rng": partial(numpy_generator, config.seed, "holdout"),
     }
+
+
+def scheme_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings of the partition scheme, ``scheme`` itself among them: how examples are dealt out."""
+    return {name: value for name, value in settings_of(config.partition).items() if name != "holdout"}
 
 
 def model_arguments(config: RunConfig) -> dict[str, Any]:
