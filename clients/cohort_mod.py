@@ -19,7 +19,8 @@ from clients.cohort_sum import CohortSum
 from clients.kept_states import KeptStates
 from fedpfn.protocol import CLIENTS, COHORT, NUM_CLIENTS, STATE, SUM, is_reserved
 
-# takes the messages and contexts of a cohort's clients, returns or yields for each its reply or what it raised
+# takes the messages and contexts of a cohort's clients, returns or yields for each its reply, as a message or as an
+# answer in plain tables, or what it raised
 CohortHandler = Callable[
     [Sequence[Message], Sequence[Context], ClientAppCallable], Iterable[Message | Answer | Exception]
 ]
