@@ -160,20 +160,25 @@ def test_a_run_records_both_accuracies_and_no_other_run_does(tmp_path: Path) -> 
     assert "client_accuracy" not in without.rounds[1] and "personal_accuracy" in without.rounds[1]
 
 
-def test_the_recorded_accuracies_are_those_of_the_models(tmp_path: Path) -> None:
-    settings = SETTINGS | {"barrier__every": 1, "output__save_client_models": True, "strategy__name": "fedpfn"}
+# the statistics of its BatchNorm are those of each client's training
+NORMED = {"model__name": "test_identity:normed_model", "model__hidden": 2, "model__width": 200}
+
+
+@pytest.mark.parametrize("named", [{}, NORMED], ids=["mlp", "batch-norm"])
+def test_the_recorded_accuracies_are_those_of_the_models(tmp_path: Path, named: dict[str, Any]) -> None:
+    settings = named | SETTINGS | {"barrier__every": 1, "output__save_client_models": True, "strategy__name": "fedpfn"}
     made = config(tmp_path, **settings)
     found, data = read_run(run_in_process(made, nodes=2)), load_data(made)
-    model = build_model(made, data.dataset)
+    built = partial(build_model, made, data.dataset)
     train = Examples.from_arrays(data.dataset.train.inputs, data.dataset.train.labels)
     held = [(client, train.take(part)) for client, part in enumerate(data.held_out) if len(part)]
 
     def accuracies(*states: str) -> list[float]:
         names = states * len(held) if len(states) == 1 else states
-        return [
-            evaluate(model, examples, state=found.state(name)).accuracy
-            for name, (_, examples) in zip(names, held, strict=True)
-        ]
+        models = [built() for _ in names]
+        for model, name in zip(models, names, strict=True):
+            model.load_state_dict(found.state(name))
+        return [evaluate(model, examples).accuracy for model, (_, examples) in zip(models, held, strict=True)]
 
     own = accuracies(*[f"round-0002-client-{client:04d}" for client, _ in held])
     last = found.rounds[-1]
