@@ -12,6 +12,7 @@ from fedpfn.measures.table import (
     describe,
     is_due,
     measure_round,
+    measures_of,
     needs_models,
     nest,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "describe",
     "is_due",
     "measure_round",
+    "measures_of",
     "needs_models",
     "nest",
     "resolve_measures",

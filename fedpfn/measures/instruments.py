@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fedpfn.devices import available_cpus
 from fedpfn.drift import Drift, measure_drift
-from fedpfn.evaluation import Evaluation
+from fedpfn.evaluation import Evaluation, shares_by_class
 from fedpfn.examples import Examples
 from fedpfn.lmc import (
     Connectivity,
@@ -29,12 +29,12 @@ from fedpfn.lmc import (
     repair_for,
 )
 from fedpfn.lmc.layerwise import LayerCosines, layer_cosines
-from fedpfn.losses import is_regression
 from fedpfn.packing import is_packed
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State
 from fedpfn.rounds import Round
 from fedpfn.seeding import numpy_generator
+from fedpfn.tasks import Task
 
 Result = TypeVar("Result")
 
@@ -56,7 +56,7 @@ class Instruments:
     batches
         Input batches of training data, from which BatchNorm's statistics are re-estimated (``batch_norm="reset"``).
     num_classes
-        Number of classes; 0 takes those that occur among the test labels.
+        Number of classes; 0 takes those that occur among the test labels. Of no use where labels are no classes.
     seed
         Seed of what is drawn: examples and pairs.
     rounds
@@ -139,6 +139,11 @@ class Instruments:
         )
 
     @property
+    def task(self) -> Task:
+        """What the model is measured by."""
+        return self.test.task
+
+    @property
     def model(self) -> nn.Module:
         """The calling thread's model. Measures run it with other tensors and leave it as it is."""
         return self.pool.model
@@ -158,28 +163,30 @@ class Instruments:
         return self.test if round.server_round == self.rounds else self._test_sample
 
     def evaluation(self, round: Round) -> Evaluation | None:
-        """Return loss and accuracy of the global model after the round; None in a round without an evaluation."""
+        """Return loss and score of the global model after the round; None in a round without an evaluation."""
         return self._evaluated(round)[0] if self.evaluates(round.server_round) else None
 
     def class_accuracy(self, round: Round) -> list[float] | None:
-        """Return the share of right answers in each class, NaN without examples; None where there are no classes."""
-        labels = self.test_examples(round).labels
-        if is_regression(labels) or not len(labels):
+        """Return the share of right answers in each class, NaN without examples; None where there are no classes.
+
+        Of labels that hold together: the share of examples in which each is predicted right.
+        """
+        examples = self.test_examples(round)
+        if not _has_classes(examples) or not len(examples):
             return None
-        classes = self.num_classes or int(labels.max()) + 1
-        right = torch.bincount(labels[self._evaluated(round)[1]], minlength=classes)
-        accuracies: list[float] = (right.double() / torch.bincount(labels, minlength=classes)).tolist()
-        return accuracies
+        labels = examples.labels
+        count = labels.shape[1] if labels.dim() > 1 else self.num_classes or int(labels.max()) + 1
+        return shares_by_class(self._evaluated(round)[1], examples, count)
 
     def _evaluated(self, round: Round) -> tuple[Evaluation, Tensor]:
-        """Return the evaluation and which examples were answered right, from one pass."""
+        """Return the evaluation and the scores of its examples or their labels, from one pass."""
 
         def compute() -> tuple[Evaluation, Tensor]:
             examples = self.test_examples(round)
-            marks: list[Tensor] | None = None if is_regression(examples.labels) else []
+            marks: list[Tensor] | None = [] if _has_classes(examples) else None
             evaluation = self.pool.evaluate(round.after, examples, chunk=_CHUNK, marks=marks)
-            right = torch.cat(marks) if marks else torch.zeros(0, dtype=torch.bool)
-            return evaluation, right
+            scores = torch.cat(marks) if marks else torch.zeros(0, dtype=torch.bool)
+            return evaluation, scores
 
         return self._once(round, "evaluation", compute)
 
@@ -298,6 +305,11 @@ class Instruments:
             batches=self.batches,
             ends=ends,
         )
+
+
+def _has_classes(examples: Examples) -> bool:
+    """Tell whether there is an accuracy of each class, or of each of several labels."""
+    return examples.task.has_accuracy and examples.task.labels != "values"
 
 
 def sample(total: int, most: int, seed: int, *purpose: int | str) -> NDArray[np.int64]:
