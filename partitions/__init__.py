@@ -1,6 +1,6 @@
 """Which example belongs to whom: data sets as arrays, partition schemes, label statistics. Neither Flower nor Ray."""
 
-from partitions import datasets, schemes, statistics
+from partitions import datasets, labels, schemes, statistics
 from partitions.arrays import DataError, Dataset, Split
 from partitions.datasets import DATASETS, load
 from partitions.feasibility import PartitionError
@@ -17,6 +17,7 @@ __all__ = [
     "PartitionError",
     "Split",
     "datasets",
+    "labels",
     "limit",
     "load",
     "load_federated",
