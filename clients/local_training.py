@@ -13,7 +13,6 @@ from clients.tasks import Task, Update
 from clients.workspace import Workspace, plan_masks
 from fedpfn.algorithms import FedProx
 from fedpfn.examples import Examples
-from fedpfn.losses import batch_loss
 from fedpfn.packing import pack
 from fedpfn.params import State, trainable, write_tensors
 from fedpfn.runs.arguments import optimizer_of
@@ -39,6 +38,7 @@ def train_client(task: Task, workspace: Workspace, client: int) -> Update:
             job.batches,
             list(zip(masks.phases, job.steps, strict=True)),
             optimizer=optimizer_of(task.config, task.server_round),
+            loss=workspace.loss_of(job.examples.labels),
             algorithm=begun(task, workspace, job),
             clip_norm=settings.clip_norm,
         )
@@ -53,7 +53,7 @@ def begun(task: Task, workspace: Workspace, job: Job) -> Begun | None:
     if not mu:
         return None
     before = {name: task.state[name].to(workspace.device) for name in trainable(workspace.model)}
-    start = Start(workspace.model, before, {}, {}, job.examples.labels, 0, batch_loss)
+    start = Start(workspace.model, before, {}, {}, job.examples.labels, 0, workspace.loss_of(job.examples.labels))
     return Begun(FedProx(mu=mu), start)
 
 

@@ -26,11 +26,12 @@ from fedpfn.params import read_state, trainable
 from fedpfn.protocol import RUN_CONFIG
 from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, is_run
-from fedpfn.runs.arguments import round_plans, schedule_name
+from fedpfn.runs.arguments import round_plans, schedule_name, task_of
 from fedpfn.runs.config import ConfigError, RunConfig, given_keys, settings_of
 from fedpfn.runs.identity import config_warnings
 from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.trackers import make_tracker
+from fedpfn.tasks import CLASSIFICATION
 from strategies.assembly import build_model, load_data, make_strategy
 from strategies.carried import carried_state, restore_state
 from strategies.cohort_grid import CohortGrid, RoundFailedError
@@ -96,10 +97,11 @@ def _federate(
 ) -> None:
     """Train, measure and record round after round, and say in the folder how it ended."""
     dataset, sizes = data.dataset, data.sizes
+    task = task_of(config, dataset.labels)
+    if task != CLASSIFICATION:
+        log(INFO, "Task: %s, scored by the %s", task.name, task.score_name)
     about = {name: value for name, value in settings_of(config.partition).items() if value != {}}
-    folder.write_partition(
-        partitions.statistics.manifest(dataset.train.labels, data.parts, dataset.num_classes, **about, seed=config.seed)
-    )
+    folder.write_partition(data.manifest(**about, seed=config.seed))
     plan = round_plans(config)
     strategy = make_strategy(config, plan, sizes, list(trainable(model)))
     recorder = make_recorder(config, folder, model, dataset, partial(carried_state, strategy))
@@ -177,8 +179,9 @@ def make_recorder(
 ) -> Recorder:
     """Return what measures and records the run's rounds."""
     device, barrier, output = next(model.parameters()).device, config.barrier, config.output
+    task = task_of(config, dataset.labels)
     train, test = (
-        Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
+        Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device, task=task)
         for split in (dataset.train, dataset.test)
     )
     instruments = Instruments.for_model(
@@ -201,7 +204,7 @@ def make_recorder(
     return Recorder(
         folder,
         instruments,
-        measures=resolve_measures(config.measures),
+        measures=resolve_measures(config.measures, task),
         schedule=schedule_name(config),
         model_name=config.model.name,
         strategy_state=strategy_state,
