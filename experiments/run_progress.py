@@ -7,7 +7,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from experiments.progress import HEARTBEAT_SECONDS, RoundsFile, duration, latest, number, progress_line, seconds_left
+from experiments.progress import (
+    HEARTBEAT_SECONDS,
+    RoundsFile,
+    duration,
+    latest_score,
+    number,
+    progress_line,
+    seconds_left,
+)
 from experiments.resources import Resources
 from fedpfn.runs.config import RunConfig
 
@@ -64,12 +72,12 @@ class RunProgress:
     def _show(self) -> list[dict[str, object]]:
         rounds = self.rounds.read()
         if rounds:
-            accuracy, barrier = latest(rounds)
+            key, score, barrier = latest_score(rounds)
             left = seconds_left(rounds, self.config)
             self.bar.update(
                 self.task,
                 completed=rounds[-1]["round"],
-                description=f"accuracy {number(accuracy)}  barrier {number(barrier)}",
+                description=f"{key} {number(score)}  barrier {number(barrier)}",
                 left="" if left is None else f"{duration(left)} left",
             )
         return rounds

@@ -132,7 +132,7 @@ REGRESSION = Task(
     score_unit="label unit",
     loss_unit="label unit²",
 )
-MULTILABEL = Task("multilabel", "multi-hot", binary_cross_entropy, right_labels, score_name="share of right labels")
+MULTILABEL = Task("multilabel", "multi-hot", binary_cross_entropy, right_labels, score_name="label accuracy")
 
 TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFICATION, REGRESSION, MULTILABEL)}
 

@@ -167,8 +167,8 @@ def test_fed_avg_by_default_uses_these_keys_and_no_others() -> None:
     told = """
         seed rounds device measures federation.clients federation.fraction federation.tolerate-failures data.name
         data.image-size data.train-examples data.test-examples data.task partition.scheme partition.alpha
-        partition.min-size model.name model.hidden model.width model.width-multiplier strategy.name strategy.base train.epochs
-        train.steps train.batch-size train.optimizer train.lr train.lr-decay train.momentum train.nesterov
+        partition.min-size model.name model.hidden model.width model.width-multiplier strategy.name strategy.base
+        train.epochs train.steps train.batch-size train.optimizer train.lr train.lr-decay train.momentum train.nesterov
         train.weight-decay train.loss train.proximal-mu train.clip-norm train.threads train.stack evaluate.every
         evaluate.max-examples barrier.every
         barrier.points barrier.max-pairs barrier.max-examples barrier.split barrier.batch-norm barrier.layers

@@ -251,7 +251,11 @@ def measures_of(task: Task) -> tuple[Measure, ...]:
         return BUILT_IN
     if not task.has_accuracy:
         return tuple(_in_unit(measure, task) for measure in (*BUILT_IN, *_errors(task)))
-    named = (replace(m, label=m.label.replace("accuracy", task.score_name)) for m in BUILT_IN)
+    by_class = "accuracy by label" if task.labels == "multi-hot" else f"{task.score_name} by class"
+    named = (
+        replace(m, label=by_class if m.name == "class_accuracy" else m.label.replace("accuracy", task.score_name))
+        for m in BUILT_IN
+    )
     return tuple(_in_unit(measure, task) for measure in named)
 
 
