@@ -43,7 +43,7 @@ def task_of(config: RunConfig, labels: LabelForm) -> Task:
 
 def loss_of(config: RunConfig, task: Task) -> Callable[[Tensor], Loss]:
     """Return the function from a client's labels to the loss that it trains on. Raises ``ValueError`` for a bad one."""
-    return local_loss(config.train.loss, task, smoothing=config.train.smoothing)
+    return local_loss(config.train.loss, task, smoothing=config.train.label_smoothing)
 
 
 def model_arguments(config: RunConfig) -> dict[str, Any]:

@@ -203,7 +203,7 @@ class Train:
         own=True,
         since=2,
     )
-    smoothing: float = key(
+    label_smoothing: float = key(
         0.1,
         "share of a label that label smoothing spreads over all of them",
         least=0,
