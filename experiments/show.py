@@ -22,6 +22,9 @@ _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 def show_run(run: Run, console: Console, *, every: int = 1) -> None:
     """Print the rounds of ``run`` and its summary, draw its picture into the run folder, and say where it is."""
     console.print(rounds_table(run, every=every))
+    if not (score := score_of(run)).is_accuracy:
+        words = f"{score.name}{unit_words(score)}, {score.better} is better"
+        console.print(f"score, barriers and fusion: {words}", soft_wrap=True, highlight=False)
     console.print(summary_table(run))
     if further := further_table(run):
         console.print(further)
@@ -40,12 +43,10 @@ def rounds_table(run: Run, *, every: int = 1) -> Table:
     # one blank between columns, so that ten of them fit into eighty characters
     score = score_of(run)
     heads = ["round", "accuracy", "loss", "train", "clients", "frozen", "barrier", "max", "fusion", "up"]
-    title = str(run.path)
     if not score.is_accuracy:
         heads[1] = "score"
-        title += f"\nscore, barriers and fusion: {score.name}{unit_words(score)}, {score.better} is better"
     table = Table(
-        title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+        title=str(run.path), title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
     )
     for name in heads:
         table.add_column(name, justify="right")

@@ -132,7 +132,9 @@ def shares_by_class(marks: Tensor, examples: Examples, num_classes: int) -> list
     if marks.dtype == torch.bool:
         right = torch.bincount(examples.labels[marks], minlength=num_classes).double()
     else:
-        right = torch.bincount(examples.labels, weights=_example_scores(marks), minlength=num_classes)
+        # on the CPU, where sums have an order
+        weights = _example_scores(marks).cpu()
+        right = torch.bincount(examples.labels.cpu(), weights=weights, minlength=num_classes).to(total.device)
     return (right / total).tolist()
 
 

@@ -92,12 +92,6 @@ def _own_faults(name: str, args: dict[str, Scalar], provided: Iterable[str], *, 
     return signature_faults(repr(name), part, args, tuple(provided), key=key, positional=positional)
 
 
-def _loaded(name: str) -> Any:
-    with suppress(ValueError):
-        return imports.load(name)
-    return None
-
-
 def _labels(config: RunConfig) -> Any:
     """Return the form of labels that the run's task asks for; empty where it takes what there is, or is faulty."""
     with suppress(ValueError):
@@ -187,8 +181,6 @@ def _training_faults(config: RunConfig) -> Iterator[str]:
     train = config.train
     yield from optimizer_faults(train.optimizer, args_of(train.args))
     yield from loss_faults(train.loss, _task(config))
-    if imports.is_reference(train.loss) and callable(function := _loaded(train.loss)):
-        yield from signature_faults(repr(train.loss), function, {}, key="train.args", positional=2)
     if train.stack and train.optimizer not in OPTIMIZERS:
         yield f"train.stack needs one of {', '.join(OPTIMIZERS)}; set train.stack=0 for {train.optimizer!r}"
 

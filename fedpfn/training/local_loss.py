@@ -6,7 +6,9 @@ w_i = n / (c n_{y_i}), of its n examples, c classes and n_y examples of class y:
 and the mean weight of its examples is 1. Models are evaluated by the loss of the task, whatever they were trained on.
 """
 
+import inspect
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -86,7 +88,15 @@ def loss_faults(name: str, task: Task | None) -> list[str]:
         function = imports.load(name)
     except ValueError as error:
         return [str(error)]
-    return [] if callable(function) else [f"train.loss {name!r} is of type {type(function).__name__}, not a function"]
+    if not callable(function):
+        return [f"train.loss {name!r} is of type {type(function).__name__}, not a function"]
+    # some callables written in C tell no signature
+    with suppress(ValueError):
+        try:
+            inspect.signature(function).bind(None, None)
+        except TypeError as error:
+            return [f"train.loss {name!r} is called with outputs and labels, which it does not take: {error}"]
+    return []
 
 
 def balanced_cross_entropy(labels: Tensor) -> Loss:
