@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional
 from fedpfn.evaluation import class_accuracy, evaluate
 from fedpfn.examples import Examples
 from fedpfn.lmc import pairwise_barriers
+from fedpfn.lmc.path_evaluation import measure_paths
 from fedpfn.losses import batch_loss, binary_cross_entropy, per_example
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State, read_state
@@ -184,6 +186,10 @@ def test_the_fast_path_measures_what_the_plain_one_does(task: Task) -> None:
     plain = pairwise_barriers(model, states(task), examples, points=5, workers=1, plain=True)
     for name in ("loss", "accuracy", "error", "loss_barriers", "accuracy_barriers", "error_barriers"):
         np.testing.assert_allclose(getattr(fast, name), getattr(plain, name), rtol=1e-5, atol=1e-7)
+    with closing(ModelPool(model, workers=1)) as pool:
+        stacked = measure_paths(pool, states(task), examples, points=5, stacked=True)
+    for name in ("loss", "accuracy", "error"):
+        np.testing.assert_allclose(getattr(stacked, name), getattr(plain, name), rtol=1e-5, atol=1e-7)
     assert np.isnan(fast.error).all() == task.has_accuracy and np.isnan(fast.accuracy).all() != task.has_accuracy
 
 
