@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from partitions import diabetes, digits, image_folder, imdb, torchvision_data, user_loader
 from partitions.arrays import DataError, Dataset, Kind, LabelForm, Request, Split
-from partitions.labels import BINS, Asked, in_form
+from partitions.labels import BINS, RequestedForm, in_form
 
 __all__ = [
     "DATASETS",
@@ -91,7 +91,7 @@ FACTS: dict[str, Facts] = {
 }
 
 
-def facts_of(name: str, labels: Asked = "") -> Facts | None:
+def facts_of(name: str, labels: RequestedForm = "") -> Facts | None:
     """Return what is known of a data set whose labels are taken in a form; None where it cannot be had so.
 
     >>> facts_of("digits", "values").num_classes, facts_of("diabetes", "classes")
@@ -114,7 +114,7 @@ def load(
     image_size: int = 0,
     args: Mapping[str, Any] | None = None,
     cache_dir: Path | None = None,
-    labels: Asked = "",
+    labels: RequestedForm = "",
 ) -> Dataset:
     """Return a built-in data set by its name, or what a user's loader (see ``user_loader``) returns for ``args``.
 
@@ -142,7 +142,7 @@ def find_faults(
     download: bool,
     image_size: int = 0,
     args: Mapping[str, Any] | None = None,
-    labels: Asked = "",
+    labels: RequestedForm = "",
 ) -> list[str]:
     """Return what would keep ``load`` from working, a line each, told from names and folders alone: nothing is read."""
     if isinstance(name, str) and name not in DATASETS:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from partitions.arrays import Dataset
 from partitions.datasets import load
 from partitions.feasibility import PartitionError
-from partitions.labels import STRATA, Asked, has_several_values, strata_of
+from partitions.labels import STRATA, RequestedForm, has_several_values, strata_of
 from partitions.limits import limit
 from partitions.schemes import partition
 from partitions.statistics import manifest
@@ -54,7 +54,7 @@ def load_federated(
     image_size: int = 0,
     train_examples: int = 0,
     test_examples: int = 0,
-    labels: Asked = "",
+    labels: RequestedForm = "",
 ) -> FederatedData:
     """Load a data set and deal its training examples out to ``clients``.
 

@@ -17,11 +17,11 @@ from partitions.arrays import DataError, Dataset, LabelForm, Split, form_of
 
 BINS = 10
 
-# what a configuration may ask for: a form, or the labels as they are
-Asked = Literal["", "classes", "values", "multi-hot"]
+# a form of labels, or empty for labels as they are
+RequestedForm = Literal["", "classes", "values", "multi-hot"]
 
 
-def labels_as(labels: NDArray[Any], form: Asked, *, where: str = "labels") -> NDArray[Any]:
+def labels_as(labels: NDArray[Any], form: RequestedForm, *, where: str = "labels") -> NDArray[Any]:
     """Return labels in a ``form``, or for ``""`` in the form that their type and shape show.
 
     Floats are values, integers (N,) classes, rows of integers or booleans multi-hot. ``values`` takes whole numbers
@@ -66,7 +66,7 @@ def count_of(train: NDArray[Any], test: NDArray[Any]) -> int:
     return train.shape[1] if train.ndim == 2 else 1
 
 
-def in_form(dataset: Dataset, form: Asked) -> Dataset:
+def in_form(dataset: Dataset, form: RequestedForm) -> Dataset:
     """Return the data set with its labels in a form; it is itself where they are. Raises ``DataError``."""
     if not form or form == dataset.labels:
         return dataset

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partitions.arrays import DataError, Dataset, Split, form_of
-from partitions.labels import Asked, count_of, labels_as
+from partitions.labels import RequestedForm, count_of, labels_as
 
 _CHANNELS = (1, 3, 4)
 _INPUTS = (
@@ -23,7 +23,7 @@ _INPUTS = (
 
 
 def load(
-    loader: Callable[..., Any], root: str, args: Mapping[str, Any] | None = None, *, labels: Asked = ""
+    loader: Callable[..., Any], root: str, args: Mapping[str, Any] | None = None, *, labels: RequestedForm = ""
 ) -> Dataset:
     """Return the data set that ``loader`` gives, called with ``root=`` where its signature takes that, and ``args``.
 
@@ -79,7 +79,7 @@ def _takes_root(loader: Callable[..., Any]) -> bool:
     return any((p.name == "root" and p.kind in named) or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
-def _split(inputs: Any, labels: Any, form: Asked, *, where: str) -> Split:
+def _split(inputs: Any, labels: Any, form: RequestedForm, *, where: str) -> Split:
     checked = Split(
         _inputs(_array(inputs, where.format("inputs")), where.format("inputs")),
         labels_as(_array(labels, where.format("labels")), form, where=where.format("labels")),

@@ -35,9 +35,12 @@ def load_data(config: RunConfig) -> partitions.FederatedData:
     """
     try:
         data = partitions.load_federated(**data_arguments(config), download=config.data.download)
+    except (partitions.DataError, partitions.PartitionError) as error:
+        raise ConfigError([str(error)]) from error
+    try:
         task = task_of(config, data.dataset.labels)
         resolve_measures(config.measures, task)
-    except (partitions.DataError, partitions.PartitionError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError([str(error)]) from error
     if faults := loss_faults(config.train.loss, task):
         raise ConfigError(faults)

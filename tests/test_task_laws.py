@@ -134,8 +134,8 @@ def test_outputs_of_another_size_are_refused(task: Task) -> None:
 
 def test_scores_by_hand() -> None:
     logits, labels = torch.tensor([[1.0, -1.0], [2.0, 3.0]]), torch.tensor([[1, 1], [1, 0]], dtype=torch.uint8)
-    found = evaluate(nn.Identity(), Examples(logits, labels))
-    assert found.accuracy == 0.5 and found.error is None
+    result = evaluate(nn.Identity(), Examples(logits, labels))
+    assert result.accuracy == 0.5 and result.error is None
     assert class_accuracy(nn.Identity(), Examples(logits, labels), num_classes=2) == [1.0, 0.0]
     values = evaluate(nn.Identity(), Examples(torch.tensor([[1.0], [4.0]]), torch.tensor([0.0, 2.0])))
     assert (values.loss, values.error) == (2.5, 1.5) and math.isnan(values.accuracy)
@@ -195,11 +195,11 @@ def test_the_fast_path_measures_what_the_plain_one_does(task: Task) -> None:
 
 def test_an_error_barrier_is_the_excess_over_the_chord() -> None:
     model, task = network(REGRESSION), REGRESSION
-    found = pairwise_barriers(model, states(task)[:2], some(task), points=5, workers=1)
-    (errors,), alphas = found.error, found.alphas
+    result = pairwise_barriers(model, states(task)[:2], some(task), points=5, workers=1)
+    (errors,), alphas = result.error, result.alphas
     chord = alphas * errors[-1] + (1 - alphas) * errors[0]
-    assert found.error_barriers[0] == pytest.approx(max(0.0, float((errors - chord)[1:-1].max())))
-    assert found.matrix("error", 2)[0, 1] == found.error_barriers[0]
+    assert result.error_barriers[0] == pytest.approx(max(0.0, float((errors - chord)[1:-1].max())))
+    assert result.matrix("error", 2)[0, 1] == result.error_barriers[0]
 
 
 def test_a_loss_of_its_own_has_barriers_of_its_own() -> None:
@@ -277,10 +277,10 @@ def test_balanced_classes_have_weights_of_1() -> None:
 @given(st.lists(st.sampled_from([0, 1, 3]), min_size=1, max_size=12))
 def test_each_class_of_a_client_counts_alike_and_weights_are_1_on_average(classes: list[int]) -> None:
     labels, logits = torch.tensor(classes), normal(len(classes), 5)
-    found = loss_of("balanced", CLASSIFICATION, labels)(logits, labels)
+    result = loss_of("balanced", CLASSIFICATION, labels)(logits, labels)
     each = functional.cross_entropy(logits, labels, reduction="none")
     by_class = torch.stack([each[labels == one].mean() for one in labels.unique()])
-    torch.testing.assert_close(found, by_class.mean())
+    torch.testing.assert_close(result, by_class.mean())
     ones = torch.zeros(len(classes), 5)
     torch.testing.assert_close(loss_of("balanced", CLASSIFICATION, labels)(ones, labels), torch.tensor(math.log(5)))
 

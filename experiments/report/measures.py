@@ -61,8 +61,8 @@ def measures(
     return (*named, *(() if error is None else _of_error(error)))
 
 
-def _renamed(found: Iterable[Measure], share: str) -> Iterator[Measure]:
-    for one in found:
+def _renamed(of_accuracy: Iterable[Measure], share: str) -> Iterator[Measure]:
+    for one in of_accuracy:
         yield replace(one, head=one.head.replace("accuracy", share), about=one.about.replace("accuracy", share))
 
 
