@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context, Message, MessageType
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.cohort_mod import CohortMod, in_turn
-from clients.local_training import train_client
+from clients.local_training import saliency_of, train_client
 from clients.stacked_training import train_stack
-from clients.tasks import Task, client_of, read_task, reply_with
+from clients.tasks import Task, client_of, keep, kept_by, read_task, reply_with, reply_with_saliency
 from clients.workspace import Workspace, why_not_stackable, workspace
+from fedpfn.protocol import SALIENCY
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 from partitions import FederatedData
@@ -32,10 +33,13 @@ def train_cohort(
     messages: Sequence[Message], contexts: Sequence[Context], call_next: ClientAppCallable
 ) -> Iterator[Message | Exception]:
     """Train the clients of a cohort, ``train.stack`` at a time where the model allows it."""
+    if messages[0].metadata.message_type != MessageType.TRAIN:
+        yield from in_turn(messages, contexts, call_next)
+        return
     try:
         task = read_task(messages[0])
         stack = task.config.train.stack
-        stacked = stack > 0 and why_not_stackable(_set_up(task)) is None
+        stacked = stack > 0 and why_not_stackable(_set_up(task), task.config.strategy.name) is None
     except Exception as error:
         yield from [error] * len(messages)
         return
@@ -46,8 +50,14 @@ def train_cohort(
         clients = [client_of(context) for context in contexts]
         for start in range(0, len(clients), stack):
             these = slice(start, start + stack)
-            for result, message in zip(train_stack(task, _set_up(task), clients[these]), messages[these], strict=True):
-                yield result if isinstance(result, Exception) else reply_with(result, message)
+            kept = [kept_by(context) for context in contexts[these]]
+            results = train_stack(task, _set_up(task), clients[these], kept)
+            for result, message, context in zip(results, messages[these], contexts[these], strict=True):
+                if isinstance(result, Exception):
+                    yield result
+                    continue
+                keep(result, context)
+                yield reply_with(result, message)
 
 
 app = ClientApp(mods=[CohortMod(train_cohort)])
@@ -58,8 +68,17 @@ def train(message: Message, context: Context) -> Message:
     """Train one client and reply with its update."""
     task = read_task(message)
     with cpu_threads(task.config.train.threads):
-        update = train_client(task, _set_up(task), client_of(context))
+        update = train_client(task, _set_up(task), client_of(context), kept_by(context))
+    keep(update, context)
     return reply_with(update, message)
+
+
+@app.query(SALIENCY)
+def saliency(message: Message, context: Context) -> Message:
+    """Say how much each entry of the global model matters to a client's data."""
+    task = read_task(message)
+    with cpu_threads(task.config.train.threads):
+        return reply_with_saliency(*saliency_of(task, _set_up(task), client_of(context)), message)
 
 
 def _set_up(task: Task) -> Workspace:

@@ -15,6 +15,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.cohort_replies import write_replies
 from clients.cohort_sum import CohortSum
+from clients.kept_states import KeptStates
 from fedpfn.protocol import CLIENTS, COHORT, NUM_CLIENTS, STATE, SUM, is_reserved
 
 # takes the messages and contexts of a cohort's clients, returns or yields for each its reply or what it raised
@@ -38,12 +39,14 @@ class CohortMod:
         """Return the reply of a cohort, or that of ``call_next`` to a message for one node."""
         if COHORT not in message.content.config_records:
             return call_next(message, context)
-        clients, messages, contexts = _take_apart(message, context)
+        files = KeptStates.asked_for(message.content.config_records[COHORT])
+        clients, messages, contexts = _take_apart(message, context, files)
         answers = self.handler(messages, contexts, call_next)
         # what every client is sent
         everyones = RecordDict({key: record for key, record in message.content.items() if not is_reserved(key)})
         total = CohortSum.asked_for(everyones) if message.content.config_records[COHORT].get(SUM) else None
-        return Message(write_replies(clients, answers, [own.state for own in contexts], total), reply_to=message)
+        states = [own.state for own in contexts]
+        return Message(write_replies(clients, answers, states, total, files), reply_to=message)
 
 
 def in_turn(
@@ -61,7 +64,9 @@ def in_turn(
 cohort_mod = CohortMod()
 
 
-def _take_apart(message: Message, context: Context) -> tuple[list[int], list[Message], list[Context]]:
+def _take_apart(
+    message: Message, context: Context, files: KeptStates | None
+) -> tuple[list[int], list[Message], list[Context]]:
     about = message.content.config_records[COHORT]
     clients, total = cast(list[int], about[CLIENTS]), cast(int, about[NUM_CLIENTS])
     shared: dict[str, Any] = {}
@@ -83,5 +88,6 @@ def _take_apart(message: Message, context: Context) -> tuple[list[int], list[Mes
         messages.append(one)
         node_config = {**context.node_config, "partition-id": client, "num-partitions": total}
         kept = RecordDict({key.removeprefix(STATE): record for key, record in state.items()})
+        kept = kept if files is None else files.read(client)
         contexts.append(Context(context.run_id, context.node_id, node_config, kept, context.run_config))
     return clients, messages, contexts

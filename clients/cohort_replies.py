@@ -13,9 +13,11 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from clients.cohort_sum import CohortSum
+from clients.kept_states import KeptStates
 from clients.records import TensorArray
 from fedpfn.npy import from_npy, npy_parts, split_npy, stack_npy
 from fedpfn.protocol import ARRAYS, COHORT, PROCESS, REPLIES, STATE, SUM, array_key, is_reserved
+from fedpfn.runs.client_states import as_json
 
 
 class Stacks:
@@ -61,10 +63,12 @@ def write_replies(
     answers: Iterable[Message | Exception],
     states: Sequence[RecordDict],
     total: CohortSum | None = None,
+    files: KeptStates | None = None,
 ) -> RecordDict:
     """Return the content of a worker's reply: the answers of ``clients`` and the states that they keep.
 
-    Answers are taken as they come; the arrays of those that ``total`` takes go into it and are let go of.
+    Answers are taken as they come; the arrays of those that ``total`` takes go into it and are let go of. States are
+    written into ``files`` where there are any.
     """
     stacks = Stacks()
     reports = []
@@ -72,7 +76,13 @@ def write_replies(
         summed, norm = False, None
         if total is not None and isinstance(answer, Message) and answer.has_content():
             summed, norm = total.take(answer)
-        report = _report(client, answer, state, stacks, summed=summed)
+        kept = False
+        if files is not None and isinstance(answer, Message) and not answer.has_error():
+            try:
+                kept = files.write(client, state)
+            except Exception as error:
+                answer = error
+        report = _report(client, answer, state, stacks, summed=summed) | ({"kept": True} if kept else {})
         reports.append([client, report if norm is None else {**report, "norm": norm}])
     about = ConfigRecord({REPLIES: json.dumps(reports), PROCESS: os.getpid()})
     content = RecordDict({ARRAYS: stacks.record(), COHORT: about})
@@ -102,15 +112,8 @@ def _report(
         elif isinstance(record, MetricRecord):
             report["metrics"].append([key, dict(record)])
         else:
-            report["configs"].append([key, {name: _as_json(value) for name, value in record.items()}])
+            report["configs"].append([key, {name: as_json(value) for name, value in record.items()}])
     return report
-
-
-def _as_json(value: Any) -> Any:
-    """Return a config record's value with its bytes in the form that ``strategies.cohort_replies`` reads."""
-    if isinstance(value, list):
-        return [_as_json(one) for one in value]
-    return {"hex": value.hex()} if isinstance(value, bytes) else value
 
 
 def _headline(error: Exception) -> str:

@@ -51,8 +51,7 @@ class CohortSum:
             self._sum = open_sum(state, self._before, self._config)
         if not self._sum.updates.fit(state):
             return False, None
-        update = self._sum.updates.of(state)
-        return self._sum.add(update, weight), self._sum.updates.norm(update, self._config.get(PARAMETERS))
+        return self._sum.add(state, weight, self._config.get(PARAMETERS))
 
     def record(self) -> ArrayRecord:
         """Return the sum as it travels; empty where no reply was added."""

@@ -6,31 +6,48 @@ several clients at once is ``stacked_training``'s.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from clients.tasks import Task, Update
-from clients.workspace import Workspace, plan_masks
-from fedpfn.algorithms import FedProx
+from torch import Tensor
+
+from clients.tasks import NOTHING_ELSE, Task, Update
+from clients.workspace import PlanMasks, Workspace, plan_masks
 from fedpfn.examples import Examples
 from fedpfn.packing import pack
 from fedpfn.params import State, trainable, write_tensors
-from fedpfn.runs.arguments import optimizer_of
+from fedpfn.runs.arguments import local_algorithm_of, optimizer_of
 from fedpfn.runs.config import DIVERGENCE_HINT
+from fedpfn.saliency import snip
 from fedpfn.schedules import phase_steps
 from fedpfn.seeding import numpy_generator, torch_seed
-from fedpfn.training import Begun, Job, NonFiniteError, Start, batch_order, count_steps, train
+from fedpfn.training import (
+    Begun,
+    Finished,
+    Job,
+    LocalAlgorithm,
+    NonFiniteError,
+    Start,
+    Trained,
+    batch_order,
+    count_steps,
+    train,
+)
 
 # 256 MiB of float32
 _DECODED_ENTRIES = 2**26
 
 
-def train_client(task: Task, workspace: Workspace, client: int) -> Update:
-    """Train one client from the task's state through the phases of its plan and pack what it trained."""
+def train_client(task: Task, workspace: Workspace, client: int, kept: State | None = None) -> Update:
+    """Train one client from the task's state through the phases of its plan and pack what it trained.
+
+    ``kept`` is what the client's algorithm kept from its last round.
+    """
     started, settings = time.perf_counter(), task.config.train
     masks = plan_masks(workspace, task.plan)
     job = job_of(task, workspace, client)
     load(workspace, task.state)
+    algorithm = begun(task, workspace, job, kept or {})
     with torch_seed(task.config.seed, "dropout", task.server_round, client), hinted():
         trained = train(
             workspace.model,
@@ -39,22 +56,50 @@ def train_client(task: Task, workspace: Workspace, client: int) -> Update:
             list(zip(masks.phases, job.steps, strict=True)),
             optimizer=optimizer_of(task.config, task.server_round),
             loss=workspace.loss_of(job.examples.labels),
-            algorithm=begun(task, workspace, job),
+            algorithm=algorithm,
             clip_norm=settings.clip_norm,
         )
     packed = {name: entries.cpu() for name, entries in pack(workspace.state, masks.active).items()}
+    finished = finish(algorithm, trainable(workspace.model), masks, trained) if algorithm else NOTHING_ELSE
     seconds = time.perf_counter() - started
-    return Update(packed, len(job.examples), job.steps, trained.loss, seconds, str(workspace.device))
+    return Update(packed, len(job.examples), job.steps, trained.loss, seconds, str(workspace.device), finished)
 
 
-def begun(task: Task, workspace: Workspace, job: Job) -> Begun | None:
+def saliency_of(task: Task, workspace: Workspace, client: int) -> tuple[State, int]:
+    """Return the saliency of the global model's parameters for a client's examples, and how many these are."""
+    examples = workspace.train.take(workspace.parts[client])
+    load(workspace, task.state)
+    with torch_seed(task.config.seed, "saliency", task.server_round, client):
+        saliency = snip(workspace.model, examples, workspace.loss_of(examples.labels))
+    return {name: tensor.cpu() for name, tensor in saliency.items()}, len(examples)
+
+
+def begun(task: Task, workspace: Workspace, job: Job, kept: Mapping[str, Tensor]) -> Begun | None:
     """Return the client's half of the run's algorithm at the start of a round; None where it only descends."""
-    mu = task.config.train.proximal_mu
-    if not mu:
+    mu, algorithm = task.config.train.proximal_mu, local_algorithm_of(task.config)
+    if algorithm is None and not mu:
         return None
-    before = {name: task.state[name].to(workspace.device) for name in trainable(workspace.model)}
-    start = Start(workspace.model, before, {}, {}, job.examples.labels, 0, workspace.loss_of(job.examples.labels))
-    return Begun(FedProx(mu=mu), start)
+    on = workspace.device
+    start = Start(
+        workspace.model,
+        before={name: task.state[name].to(on) for name in trainable(workspace.model)},
+        shared={name: tensor.to(on) for name, tensor in task.shared.items()},
+        own={name: tensor.to(on) for name, tensor in kept.items()},
+        labels=job.examples.labels,
+        num_classes=workspace.num_classes,
+        loss=workspace.loss_of(job.examples.labels),
+    )
+    return Begun(algorithm or LocalAlgorithm(), start, proximal_mu=mu)
+
+
+def finish(algorithm: Begun, parameters: Mapping[str, Tensor], masks: PlanMasks, trained: Trained) -> Finished:
+    """Return what an algorithm leaves behind, off the device, what it shares packed as the model is."""
+    left = algorithm.finish(parameters, list(zip(masks.phases, trained.reach, strict=True)))
+    return Finished(
+        shared={name: tensor.cpu() for name, tensor in pack(left.shared, masks.active).items()},
+        own={name: tensor.cpu() for name, tensor in left.own.items()},
+        metrics=left.metrics,
+    )
 
 
 @contextmanager

@@ -8,27 +8,34 @@ together on one worker, so that it does not depend on the number of workers.
 import time
 from collections.abc import Sequence
 
-from clients.local_training import begun, job_of, load
-from clients.tasks import Task, Update
+from clients.local_training import begun, finish, job_of, load
+from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import Workspace, plan_masks
 from fedpfn.packing import pack
+from fedpfn.params import State, trainable
 from fedpfn.runs.arguments import optimizer_of
 from fedpfn.runs.config import DIVERGENCE_HINT
-from fedpfn.training import Job, NonFiniteError, Outcome, train_stacked
+from fedpfn.training import Begun, Job, NonFiniteError, Outcome, train_stacked
 
 
-def train_stack(task: Task, workspace: Workspace, clients: Sequence[int]) -> list[Update | Exception]:
+def train_stack(
+    task: Task, workspace: Workspace, clients: Sequence[int], kept: Sequence[State] = ()
+) -> list[Update | Exception]:
     """Train ``clients``, at most ``train.stack`` of them, together; return each one's update or what it failed with.
 
-    A client's seconds are its share of the stack's by its steps.
+    ``kept`` is what each client's algorithm kept from its last round. A client's seconds are its share of the stack's
+    by its steps.
     """
     started, settings = time.perf_counter(), task.config.train
     masks = plan_masks(workspace, task.plan)
     jobs: dict[int, Job] = {}
     results: dict[int, Update | Exception] = {}
-    for client in clients:
+    algorithms: dict[int, Begun] = {}
+    for client, own in zip(clients, kept or [{}] * len(clients), strict=True):
         try:
             jobs[client] = job_of(task, workspace, client)
+            if (algorithm := begun(task, workspace, jobs[client], own)) is not None:
+                algorithms[client] = algorithm
         except Exception as error:
             results[client] = error
     load(workspace, task.state)
@@ -41,7 +48,7 @@ def train_stack(task: Task, workspace: Workspace, clients: Sequence[int]) -> lis
             optimizer=optimizer_of(task.config, task.server_round),
             batch_size=settings.batch_size,
             rows=settings.stack,
-            algorithms=[a for a in (begun(task, workspace, job) for job in jobs.values()) if a is not None],
+            algorithms=[algorithms[client] for client in jobs] if algorithms else (),
             clip_norm=settings.clip_norm,
         )
     except Exception as error:
@@ -58,5 +65,9 @@ def train_stack(task: Task, workspace: Workspace, clients: Sequence[int]) -> lis
         vectors = {name: entries.cpu() for name, entries in packed.items()}
         share = seconds * sum(job.steps) / max(total, 1)
         device = str(workspace.device)
-        results[client] = Update(vectors, len(job.examples), job.steps, outcome.trained.loss, share, device)
+        finished = NOTHING_ELSE
+        if client in algorithms:
+            parameters = {name: outcome.state[name] for name in trainable(workspace.model)}
+            finished = finish(algorithms[client], parameters, masks, outcome.trained)
+        results[client] = Update(vectors, len(job.examples), job.steps, outcome.trained.loss, share, device, finished)
     return [results[client] for client in clients]

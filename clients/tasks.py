@@ -1,28 +1,35 @@
 """The application's messages as values: a TRAIN message as a task, an update as a reply."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from clients.records import DecodedRecord, TensorArray
+from clients.records import DecodedRecord, TensorArray, decode
 from fedpfn import protocol
 from fedpfn.params import State
 from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import UNMASKED, Plan, decode_plan
+from fedpfn.training import Finished
+
+NOTHING_ELSE = Finished()
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a TRAIN message asks of one client: to train from ``state`` by ``plan``, in the run of ``config``."""
+    """What a TRAIN message asks of one client: to train from ``state`` by ``plan``, in the run of ``config``.
+
+    ``shared`` is what the algorithm's server half sends along.
+    """
 
     config: RunConfig
     server_round: int
     plan: Plan
     state: State
+    shared: State = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class Update:
     """What a client has to send back.
 
     ``packed`` are its active entries, one vector per dtype; ``phase_steps`` the local steps that it took in each phase
-    of the plan; ``loss`` their mean over the examples; ``seconds`` the time of its training.
+    of the plan; ``loss`` their mean over the examples; ``seconds`` the time of its training. ``finished`` is what the
+    algorithm leaves behind, what it shares packed as the model is.
     """
 
     packed: dict[str, Tensor]
@@ -39,10 +47,11 @@ class Update:
     loss: float
     seconds: float
     device: str
+    finished: Finished = NOTHING_ELSE
 
 
-# all clients of a cohort are sent the same record
-_decoded = DecodedRecord()
+# all clients of a cohort are sent the same records
+_decoded, _decoded_shared = DecodedRecord(), DecodedRecord()
 
 
 @lru_cache(maxsize=1)
@@ -54,12 +63,13 @@ def _config(text: str) -> RunConfig:
 def read_task(message: Message) -> Task:
     """Read a TRAIN message."""
     about = cast(ConfigRecord, message.content[protocol.CONFIG])
-    plan = about.get(protocol.PLAN)
+    plan, shared = about.get(protocol.PLAN), message.content.get(protocol.ALGORITHM)
     return Task(
         config=_config(cast(str, about[protocol.RUN_CONFIG])),
         server_round=cast(int, about[protocol.SERVER_ROUND]),
         plan=UNMASKED if plan is None else decode_plan(cast(str, plan)),
         state=_decoded(cast(ArrayRecord, message.content[protocol.ARRAYS])),
+        shared=_decoded_shared(cast(ArrayRecord, shared)) if shared is not None else {},
     )
 
 
@@ -70,9 +80,7 @@ def client_of(context: Context) -> int:
 
 def reply_with(update: Update, message: Message) -> Message:
     """Write an update as the reply to ``message``."""
-    arrays = ArrayRecord()
-    # not handed to the constructor, which would write them
-    arrays.update({name: TensorArray(entries) for name, entries in update.packed.items()})
+    arrays = _record(update.packed)
     metrics = MetricRecord(
         {
             protocol.NUM_EXAMPLES: update.examples,
@@ -81,8 +89,38 @@ def reply_with(update: Update, message: Message) -> Message:
             protocol.PHASE_STEPS: list(update.phase_steps),
         }
     )
+    metrics.update(update.finished.metrics)
     content = RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: metrics, protocol.WORKER: _worker(update.device)})
+    if update.finished.shared:
+        content[protocol.ALGORITHM] = _record(update.finished.shared)
     return Message(content, reply_to=message)
+
+
+def reply_with_saliency(saliency: State, examples: int, message: Message) -> Message:
+    """Write the saliency of a client's data as the reply to ``message``."""
+    content = RecordDict(
+        {protocol.ARRAYS: _record(saliency), protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: examples})}
+    )
+    return Message(content, reply_to=message)
+
+
+def kept_by(context: Context) -> State:
+    """Return what the algorithm's client kept from its last round, not to be written to."""
+    record = context.state.array_records.get(protocol.ALGORITHM, ArrayRecord())
+    return {name: decode(array) for name, array in record.items()}
+
+
+def keep(update: Update, context: Context) -> None:
+    """Keep what the algorithm's client is to have in its next round."""
+    if update.finished.own:
+        context.state[protocol.ALGORITHM] = _record(update.finished.own)
+
+
+def _record(state: State) -> ArrayRecord:
+    record = ArrayRecord()
+    # not handed to the constructor, which would write them
+    record.update({name: TensorArray(tensor) for name, tensor in state.items()})
+    return record
 
 
 @lru_cache(maxsize=8)

@@ -26,10 +26,10 @@ from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.masks import build_mask, union
 from fedpfn.packing import Positions
 from fedpfn.params import State, float_buffers, trainable
-from fedpfn.runs.arguments import data_arguments, loss_of, model_arguments, task_of
+from fedpfn.runs.arguments import data_arguments, local_algorithm_class, loss_of, model_arguments, task_of
 from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan
-from fedpfn.training import Loss, stackable
+from fedpfn.training import Loss, is_elementwise, stackable
 
 _kept: list[tuple[RunConfig, "Workspace"]] = []
 
@@ -53,6 +53,7 @@ class Workspace:
     device: torch.device
     loss_of: Callable[[Tensor], Loss]
     own_loss: str = ""
+    num_classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,14 @@ def plan_masks(workspace: Workspace, plan: Plan) -> PlanMasks:
 
 
 @lru_cache(maxsize=1)
-def why_not_stackable(workspace: Workspace) -> str | None:
-    """Return why clients cannot be stacked, or None if it can; a reason is logged once per process."""
+def why_not_stackable(workspace: Workspace, algorithm: str) -> str | None:
+    """Return why clients cannot be stacked, or None if they can; a reason is logged once per process."""
     examples = workspace.train
-    if workspace.own_loss:
-        reason: str | None = f"train.loss={workspace.own_loss} is not the task's own loss, which stacks train on"
+    kind = local_algorithm_class(algorithm)
+    if kind is not None and not is_elementwise(kind):
+        reason: str | None = f"{kind.__name__} does more than add to the gradients entry by entry"
+    elif workspace.own_loss:
+        reason = f"train.loss={workspace.own_loss} is not the task's own loss, which stacks train on"
     else:
         reason = stackable(workspace.model, examples.take(np.arange(min(4, len(examples)))))
     if reason is not None:
@@ -133,4 +137,5 @@ def _make(config: RunConfig, data: partitions.FederatedData | None) -> Workspace
         device=device,
         loss_of=loss_of(config, task),
         own_loss="" if config.train.loss == "auto" else config.train.loss,
+        num_classes=outputs,
     )

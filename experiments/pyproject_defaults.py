@@ -6,7 +6,7 @@
 import json
 from pathlib import Path
 
-from fedpfn.runs.config import RunConfig
+from fedpfn.runs.config import KEYS
 from fedpfn.runs.keys import Scalar
 
 HEADING = "[tool.flwr.app.config"
@@ -15,9 +15,9 @@ HEADING = "[tool.flwr.app.config"
 def defaults_text() -> str:
     """Return the tables ``[tool.flwr.app.config]`` and below as TOML."""
     tables: dict[str, list[str]] = {}
-    for name, value in RunConfig().flat().items():
+    for name, spec in KEYS.items():
         table, _, leaf = name.rpartition(".")
-        tables.setdefault(f"{HEADING}{'.' if table else ''}{table}]", []).append(f"{leaf} = {_toml(value)}")
+        tables.setdefault(f"{HEADING}{'.' if table else ''}{table}]", []).append(f"{leaf} = {_toml(spec.default)}")
     return "\n\n".join("\n".join([heading, *lines]) for heading, lines in tables.items()) + "\n"
 
 

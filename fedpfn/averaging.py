@@ -22,12 +22,14 @@ are, to the bit.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpfn.packing import Positions, is_packed, pack, plan_positions
@@ -49,6 +51,8 @@ _LEAST = -8
 # added to a float64 below 2^51 it leaves the nearest integer in the lowest bits: faster than to convert to integers
 _TO_INTEGER = 1.5 * 2.0**52
 _AS_BITS = int(np.float64(_TO_INTEGER).view(np.int64))
+# entries that are worked on at a time: a few such blocks in float64 fit into a core's cache
+_BLOCK = 2**15
 
 
 def grid_exponents(before: Mapping[str, Tensor], clients: int, largest: float = LARGEST) -> dict[str, int]:
@@ -63,8 +67,37 @@ def grid_exponents(before: Mapping[str, Tensor], clients: int, largest: float = 
     return {name: _exponent(tensor) + shared for name, tensor in before.items()}
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Some neighbouring entries of the vector: where they lie there, and in which array from where on."""
+
+    entries: slice
+    array: int
+    start: int
+    tensors: tuple[tuple[str, int], ...]
+
+    @property
+    def size(self) -> int:
+        return int(self.entries.stop - self.entries.start)
+
+    @property
+    def own(self) -> slice:
+        return slice(self.start, self.start + self.size)
+
+    def spread(self, values: Mapping[str, float]) -> float | Tensor:
+        """Return the value of each entry's tensor: one number where they all have the same."""
+        own = [float(values[name]) for name, _ in self.tensors]
+        if len(set(own)) == 1:
+            return own[0]
+        sizes = [size for _, size in self.tensors]
+        return torch.repeat_interleave(torch.tensor(own, dtype=torch.float64), torch.tensor(sizes))
+
+
 class Updates:
     """What clients moved, x - w, in float64: one client's at a time, its arrays flattened into one vector.
+
+    Work goes block by block: what is done to a block finds it in a core's own cache, and no vector of a client's is
+    held as a whole.
 
     Parameters
     ----------
@@ -77,15 +110,12 @@ class Updates:
     def __init__(self, before: Mapping[str, Tensor], tensors: Sequence[tuple[str, int]] | None = None) -> None:
         self.before = {name: tensor.detach().cpu() for name, tensor in before.items()}
         self.tensors = [(n, t.numel()) for n, t in self.before.items()] if tensors is None else list(tensors)
-        self._masks: dict[frozenset[str] | None, Tensor | None] = {}
-
-    @cached_property
-    def _start(self) -> Tensor:
-        return torch.cat([tensor.double().reshape(-1) for tensor in self.before.values()])
-
-    @cached_property
-    def _moved(self) -> Tensor:
-        return torch.empty_like(self._start)
+        self.size = sum(tensor.numel() for tensor in self.before.values())
+        self.blocks = list(_blocks([tensor.numel() for tensor in self.before.values()], self.tensors))
+        self._start = self.flat(self.before)
+        largest = max((block.size for block in self.blocks), default=0)
+        self._moved, self._from = (torch.empty(largest, dtype=torch.float64) for _ in range(2))
+        self._counted: dict[frozenset[str], list[float | Tensor]] = {}
 
     def fit(self, arrays: Mapping[str, Tensor]) -> bool:
         """Tell whether arrays have the names, shapes and dtypes of ``before``."""
@@ -94,37 +124,48 @@ class Updates:
             for name, tensor in self.before.items()
         )
 
-    @torch.no_grad()
-    def of(self, arrays: Mapping[str, Tensor]) -> Tensor:
-        """Return a client's update, valid until the next is asked for."""
-        for name, part in self.split(self._moved).items():
-            part.copy_(arrays[name])
-        return self._moved.sub_(self._start)
+    def of(self, arrays: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """Yield a client's update, block by block, each valid until the next and free to be written to."""
+        entries = self.flat(arrays)
+        return (self.block_of(entries, block) for block in self.blocks)
+
+    def flat(self, arrays: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return arrays as the runs of entries that blocks are cut from."""
+        return [arrays[name].detach().reshape(-1) for name in self.before]
 
     @torch.no_grad()
-    def norm(self, update: Tensor, names: Collection[str] | None = None) -> float:
+    def block_of(self, entries: Sequence[Tensor], block: _Block) -> Tensor:
+        """Return a block of the update of a client with these ``flat`` entries, as ``of`` yields it."""
+        moved = self._moved[: block.size].copy_(entries[block.array][block.own])
+        return moved.sub_(self.start(block))
+
+    @torch.no_grad()
+    def start(self, block: _Block) -> Tensor:
+        """Return where a block started from, in float64, valid until the next is asked for."""
+        return self._from[: block.size].copy_(self._start[block.array][block.own])
+
+    @torch.no_grad()
+    def norm(self, parts: Iterable[Tensor], names: Collection[str] | None = None) -> float:
         """Return the Euclidean norm of an update, or of any such vector, over the tensors ``names``, all by default."""
-        counted = self._counted(names)
-        own = update if counted is None else update * counted
-        return math.sqrt(float(torch.dot(own, own)))
+        squares = (_square(part, one) for part, one in zip(parts, self.counted(names), strict=True))
+        return math.sqrt(math.fsum(squares))
+
+    def parts(self, vector: Tensor) -> Iterator[Tensor]:
+        """Yield a whole vector block by block."""
+        return (vector[block.entries] for block in self.blocks)
 
     def split(self, vector: Tensor) -> State:
         """Return a vector's entries as arrays, which share its memory."""
         parts = torch.split(vector, [tensor.numel() for tensor in self.before.values()])
         return {name: part.view(tensor.shape) for part, (name, tensor) in zip(parts, self.before.items(), strict=True)}
 
-    def _counted(self, names: Collection[str] | None) -> Tensor | None:
-        """Return a vector of 1 for entries of the tensors ``names`` and of 0 for others; None where all are counted."""
-        key = None if names is None else frozenset(names)
-        if key not in self._masks:
-            own = {name for name, _ in self.tensors}
-            self._masks[key] = None if key is None or own <= key else self.spread({name: name in key for name in own})
-        return self._masks[key]
-
-    def spread(self, values: Mapping[str, float]) -> Tensor:
-        """Return a float64 vector that holds for each entry the value of its tensor."""
-        parts = [torch.full((size,), float(values[name]), dtype=torch.float64) for name, size in self.tensors]
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+    def counted(self, names: Collection[str] | None) -> list[float | Tensor]:
+        """Return for each block 1 for entries of the tensors ``names`` and 0 for others; 1 where all are counted."""
+        own = frozenset(name for name, _ in self.tensors)
+        key = own if names is None else own & frozenset(names)
+        if key not in self._counted:
+            self._counted[key] = [block.spread({name: name in key for name in own}) for block in self.blocks]
+        return self._counted[key]
 
 
 class Sum:
@@ -143,74 +184,106 @@ class Sum:
     --------
     >>> updates = Updates({"w": torch.tensor([1.0, 2.0])})
     >>> total = Sum(updates, grid_exponents(updates.before, clients=2), clients=2)
-    >>> total.add(updates.of({"w": torch.tensor([4.0, 2.0])}), 1)
-    True
-    >>> total.add(updates.of({"w": torch.tensor([1.0, 2.5])}), 2)
-    True
+    >>> total.add({"w": torch.tensor([4.0, 2.0])}, 1)
+    (True, 3.0)
+    >>> total.add({"w": torch.tensor([1.0, 2.5])}, 2)
+    (True, 0.5)
     >>> total.mean(weight=3)
     {'w': tensor([2.0000, 2.3333])}
     """
 
     def __init__(self, updates: Updates, exponents: Mapping[str, int], clients: int) -> None:
         self.updates = updates
-        self._scales = updates.spread({name: 2.0**-exponent for name, exponent in exponents.items()})
+        scales = {name: 2.0**-exponent for name, exponent in exponents.items()}
+        self._scales = [block.spread(scales) for block in updates.blocks]
+        # the largest of a block's scales: what no entry of a short update can come to is not looked for
+        self._largest = [max((scales[name] for name, _ in block.tensors), default=0.0) for block in updates.blocks]
         self._limit = 2.0 ** _bits(clients)
-        self._factors, self._weight = self._scales, 1.0
-        self._total = np.zeros(self._scales.numel(), dtype=np.int64)
+        self._total = np.zeros(updates.size, dtype=np.int64)
         self._count = 0
 
-    @cached_property
-    def _scaled(self) -> Tensor:
-        return torch.empty_like(self._scales)
-
     @torch.no_grad()
-    def add(self, update: Tensor, weight: float) -> bool:
-        """Add a client's update; return False, and leave the sum as it is, for one that does not fit.
+    def add(
+        self, arrays: Mapping[str, Tensor], weight: float, names: Collection[str] | None = None
+    ) -> tuple[bool, float]:
+        """Add a client's update; return whether it fits, and its norm over the tensors ``names``, all by default.
 
-        That is one that is too large, and one that holds NaN or infinity.
+        One that is too large does not fit, nor one that holds NaN or infinity: it leaves the sum as it is.
         """
-        if weight != self._weight:
-            self._factors, self._weight = self._scales * weight, weight
-        scaled = torch.mul(update, self._factors, out=self._scaled)
-        if scaled.numel():
+        updates, fits, squares = self.updates, True, []
+        counted = updates.counted(names)
+        for number, update in enumerate(updates.of(arrays)):
+            square = _square(update, counted[number])
+            squares.append(square)
+            whole = isinstance(counted[number], float) and counted[number] == 1
+            if fits and not self._put(number, update, weight, square if whole else math.inf):
+                fits = False
+                self._take_back(arrays, weight, blocks=number)
+        self._count += fits
+        return fits, math.sqrt(math.fsum(squares))
+
+    def _put(self, number: int, update: Tensor, weight: float, square: float) -> bool:
+        """Add a block of an update whose squares sum up to ``square``; return False where an entry does not fit."""
+        scaled = update.mul_(self._scales[number] * weight)
+        # false for NaN as well
+        if not math.sqrt(square) * self._largest[number] * weight < self._limit:
             low, high = torch.aminmax(scaled)
-            # false for NaN as well
             if not (-self._limit < float(low) and float(high) < self._limit):
                 return False
+        total = self._total[self.updates.blocks[number].entries]
         # NumPy adds integers four times as fast as PyTorch
-        np.add(self._total, scaled.add_(_TO_INTEGER).view(torch.int64).numpy(), out=self._total)
-        self._count += 1
+        np.add(total, _as_integers(scaled), out=total)
         return True
 
+    def _take_back(self, arrays: Mapping[str, Tensor], weight: float, *, blocks: int) -> None:
+        for number, update in zip(range(blocks), self.updates.of(arrays), strict=False):
+            total = self._total[self.updates.blocks[number].entries]
+            np.subtract(total, _as_integers(update.mul_(self._scales[number] * weight)), out=total)
+
     def totals(self) -> State:
-        """Return s, in int64, in the shapes of the arrays."""
-        # what the integers were read with is taken off again; all of it modulo 2^64
-        extra = (self._count * _AS_BITS + 2**63) % 2**64 - 2**63
-        return self.updates.split(torch.from_numpy(self._total - np.int64(extra)))
+        """Return s, in int64, in the shapes of the arrays, which share the sum's memory."""
+        self._settle()
+        return self.updates.split(torch.from_numpy(self._total))
+
+    def _settle(self) -> None:
+        """Take off what the integers were read with; all of it modulo 2^64."""
+        extra, self._count = (self._count * _AS_BITS + 2**63) % 2**64 - 2**63, 0
+        if extra:
+            np.subtract(self._total, np.int64(extra), out=self._total)
 
     def merge(self, totals: Mapping[str, Tensor]) -> None:
         """Add the totals of other clients, summed on the same grid elsewhere."""
         for name, own in self.updates.split(torch.from_numpy(self._total)).items():
             np.add(own.numpy(), totals[name].numpy(), out=own.numpy())
 
-    def value(self) -> Tensor:
-        """Return 2^e s as a float64 vector."""
-        totals = [total.reshape(-1) for total in self.totals().values()]
-        return torch.cat(totals).double().div_(self._scales) if totals else torch.zeros(0, dtype=torch.float64)
+    def norm(
+        self, names: Collection[str] | None = None, others: Sequence[tuple[Mapping[str, Tensor], float]] = ()
+    ) -> float:
+        """Return the norm of the weighted sum of updates, with those of ``others``, pairs of arrays and weight."""
+        return self.updates.norm(self._values(others), names)
 
     @torch.no_grad()
     def mean(self, weight: float, others: Sequence[tuple[Mapping[str, Tensor], float]] = ()) -> State:
         """Return the mean: ``weight`` is that of all clients, ``others`` those with arrays that did not fit."""
-        moved = self.value()
-        for arrays, own in others:
-            moved.add_(self.updates.of(arrays), alpha=own)
-        moved.div_(weight)
-        means: State = {}
-        for name, part in self.updates.split(moved).items():
-            before = self.updates.before[name]
+        means = {name: torch.empty_like(tensor) for name, tensor in self.updates.before.items()}
+        entries = self.updates.flat(means)
+        for block, moved in zip(self.updates.blocks, self._values(others), strict=True):
+            moved.div_(weight)
+            start = self.updates.start(block)
             # 0 added to -0.0 is 0.0
-            means[name] = torch.where(part == 0, before.double(), part + before.double()).to(before.dtype)
+            after = torch.where(moved == 0, start, moved + start)
+            entries[block.array][block.own].copy_(after)
         return means
+
+    def _values(self, others: Sequence[tuple[Mapping[str, Tensor], float]]) -> Iterator[Tensor]:
+        """Yield 2^e s and the weighted updates of ``others``, in float64, block by block."""
+        self._settle()
+        alone = [(self.updates.flat(arrays), weight) for arrays, weight in others]
+        for block, scale in zip(self.updates.blocks, self._scales, strict=True):
+            value = torch.from_numpy(self._total[block.entries]).double().div_(scale)
+            for entries, weight in alone:
+                value.add_(self.updates.block_of(entries, block), alpha=weight)
+            yield value
 
 
 def open_sum(names: Collection[str], before: State, config: Mapping[str, Any]) -> Sum:
@@ -262,6 +335,35 @@ def is_summed(names: Collection[str]) -> bool:
     (True, False)
     """
     return any(name.startswith(SUMMED) for name in names)
+
+
+def _blocks(arrays: Sequence[int], tensors: Sequence[tuple[str, int]]) -> Iterator[_Block]:
+    """Cut arrays of these sizes, in which ``tensors`` follow each other, into blocks."""
+    ends = list(accumulate(size for _, size in tensors))
+    offset = 0
+    for array, length in enumerate(arrays):
+        for start in range(0, length, _BLOCK):
+            first, last = offset + start, offset + min(start + _BLOCK, length)
+            own = [
+                (name, min(end, last) - max(end - size, first))
+                for (name, size), end in zip(tensors, ends, strict=True)
+                if min(end, last) > max(end - size, first)
+            ]
+            yield _Block(slice(first, last), array, start, tuple(own))
+        offset += length
+
+
+def _square(update: Tensor, counted: float | Tensor) -> float:
+    if isinstance(counted, float):
+        return float(torch.dot(update, update)) if counted else 0.0
+    own = update * counted
+    return float(torch.dot(own, own))
+
+
+def _as_integers(scaled: Tensor) -> NDArray[np.int64]:
+    """Return numbers below 2^51, rounded, as integers that are all too large by ``_AS_BITS``; writes to ``scaled``."""
+    integers: NDArray[np.int64] = scaled.add_(_TO_INTEGER).view(torch.int64).numpy()
+    return integers
 
 
 def _exponent(tensor: Tensor) -> int:

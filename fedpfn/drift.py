@@ -10,7 +10,7 @@ and 0 where they move at right angles, as random vectors do.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,14 +70,18 @@ def measure_drift(
     names: Collection[str] | None = None,
 ) -> Drift:
     """Measure the updates of clients whose states are in the form of ``updates``, whole or packed."""
-    norms: list[float] = []
-    total: Tensor | None = None
-    for place, state in enumerate(states):
-        update = updates.of(state)
-        total = torch.zeros_like(update) if total is None else total
-        total.add_(update, alpha=1.0 if weights is None else weights[place])
-        norms.append(updates.norm(update, names))
-    length = 0.0 if total is None else updates.norm(total, names)
+    total = torch.zeros(updates.size, dtype=torch.float64)
+
+    def added(state: Mapping[str, Tensor], weight: float) -> Iterator[Tensor]:
+        for part, update in zip(updates.parts(total), updates.of(state), strict=True):
+            part.add_(update, alpha=weight)
+            yield update
+
+    norms = [
+        updates.norm(added(state, 1.0 if weights is None else weights[place]), names)
+        for place, state in enumerate(states)
+    ]
+    length = updates.norm(updates.parts(total), names)
     return drift_of(norms, [1.0] * len(norms) if weights is None else weights, length)
 
 

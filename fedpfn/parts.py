@@ -112,6 +112,16 @@ def accepted(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, 
     return {name: offered[name] for name in offered if name in parameters and parameters[name].kind in _BY_NAME}
 
 
+def named(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the ``offered`` keyword arguments that ``part``, or a base that it passes them on to, names.
+
+    >>> named(lambda width, **others: None, {"width": 3, "norm": "none"})
+    {'width': 3}
+    """
+    parameters = _named(_parameters(part) or {})
+    return {name: value for name, value in offered.items() if name in parameters}
+
+
 def converted(part: Callable[..., Any], args: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Return ``args`` with whole numbers made floats where ``part`` takes floats and no whole numbers."""
     # a signature takes longer to read than a small model's step

@@ -9,6 +9,12 @@ ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
 
+# what an algorithm's two halves send each other besides the model, and what its client keeps
+ALGORITHM = "algorithm"
+
+# the question for what matters to a client's data
+SALIENCY = "saliency"
+
 # keys of the config record
 SERVER_ROUND = "server-round"
 PLAN = "mask-plan"
@@ -39,6 +45,10 @@ NUM_CLIENTS = "num-clients"
 REPLIES = "replies"
 SUM = "sum"
 STATE = "state:"
+# where clients' states lie in files: the folder, the number of each client's file, and that of the ones to write
+STATES_IN = "states-in"
+STATES_READ = "states-read"
+STATES_WRITE = "states-write"
 OWN = "client/"
 
 

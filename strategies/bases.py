@@ -1,16 +1,28 @@
-"""The Flower strategy under the mask, by name or import string, set to train every client that was drawn."""
+"""The Flower strategy that a run's server makes: the algorithm's own half, or its base by name or import string.
 
-from collections.abc import Mapping
+A run decides itself who trains (``federation.fraction``), so that the strategy takes every client that was drawn.
+"""
+
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
 from fedpfn import imports
 from fedpfn.args import Scalar
-from fedpfn.parts import call_with, signature_faults
+from fedpfn.parts import accepted, call_with, named, signature_faults
+from fedpfn.runs.arguments import local_algorithm_class
+from fedpfn.schedules import RoundPlans
+from fedpfn.training import LocalAlgorithm
 from strategies.fed_avg import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
+from strategies.fed_dyn import FedDyn
+from strategies.fed_exp import FedExP
+from strategies.fed_nova import FedNova
+from strategies.scaffold import Scaffold
 from strategies.shared_mask import SharedMask
+from strategies.ssfl import SSFL
 
 BASES: dict[str, type[Strategy]] = {
     "fedavg": FedAvg,
@@ -26,22 +38,56 @@ BASES: dict[str, type[Strategy]] = {
     "qfedavg": flower.QFedAvg,
 }
 
-# a run decides itself who trains: federation.fraction
+# the servers' halves of algorithms that aggregate in a way of their own; other algorithms have a base
+SERVERS: dict[str, type[Strategy]] = {"scaffold": Scaffold, "feddyn": FedDyn, "fednova": FedNova, "fedexp": FedExP}
+
+# masks that take arguments of the algorithm's
+MASKS: dict[str, type[SharedMask]] = {"ssfl": SSFL}
+
 _EVERYONE = {"fraction_train": 1.0, "min_train_nodes": 1, "min_available_nodes": 1}
+_MASKS_OWN = ("strategy", "plan", "parameters")
+_DEFAULT = "fedavg"
 
 
-def make_base(name: str, args: Mapping[str, Scalar]) -> Strategy:
-    """Return the strategy ``name`` with its arguments. Raises ``ValueError`` for what is no Flower strategy."""
-    return call_with(_class_of(name), _EVERYONE, args)  # type: ignore[no-any-return]
+def make_masked(
+    algorithm: str, base: str, args: Mapping[str, Scalar], plan: RoundPlans, parameters: Sequence[str]
+) -> SharedMask:
+    """Return the strategy of an algorithm and a base under the masks of ``plan``. Raises as ``make_base``."""
+    own = _for_mask(algorithm, args)
+    others = {name: value for name, value in args.items() if name not in own}
+    kind: Any = MASKS.get(algorithm, SharedMask)
+    return kind(make_base(algorithm, base, others), plan, parameters=parameters, **own)  # type: ignore[no-any-return]
 
 
-def base_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
-    """Say why a strategy cannot be had, does not take its arguments, or cannot be under a mask."""
-    part = repr(name) if imports.is_reference(name) else f"strategy.base={name}"
+def make_base(algorithm: str, base: str, args: Mapping[str, Scalar]) -> Strategy:
+    """Return the strategy of an algorithm and a base, with those arguments that are the server's.
+
+    Raises ``ValueError`` for what is no Flower strategy.
+    """
+    kind, client = _class_of(algorithm, base), local_algorithm_class(algorithm)
+    return call_with(kind, _EVERYONE, _for_server(kind, client, args))  # type: ignore[no-any-return]
+
+
+def base_faults(algorithm: str, base: str, args: Mapping[str, Scalar]) -> list[str]:
+    """Say why an algorithm or its base cannot be had, does not take its arguments, or cannot be under a mask."""
     try:
-        check = partial(signature_faults, part, _class_of(name), args, _EVERYONE, key="strategy.args")
-        if not (faults := check()):
-            SharedMask(make_base(name, args))
+        client = local_algorithm_class(algorithm)
+    except ValueError as error:
+        return [f"strategy.name: {error}"]
+    own_mask = _for_mask(algorithm, args)
+    faults = _mask_faults(algorithm, own_mask)
+    args = {name: value for name, value in args.items() if name not in own_mask}
+    if client is not None and _own_server(algorithm, client) is not None and base != _DEFAULT:
+        return [f"strategy.base={base}: {algorithm} aggregates in its own way; leave strategy.base out"]
+    part = repr(base) if imports.is_reference(base) else f"strategy.base={base}"
+    if client is not None:
+        part = algorithm if base == _DEFAULT else f"{algorithm} with {part}"
+    try:
+        kind = _class_of(algorithm, base)
+        own = _for_server(kind, client, args)
+        check = partial(signature_faults, part, kind, own, _EVERYONE, key="strategy.args")
+        if not (faults := [*faults, *check(), *_client_faults(algorithm, client, args)]):
+            SharedMask(make_base(algorithm, base, args))
     except TypeError as error:
         # one of the bases was handed an argument that it does not take
         return check(forwards=True) or [f"strategy.base: {error}"]
@@ -50,8 +96,47 @@ def base_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
     return faults
 
 
-def _class_of(name: str) -> type[Strategy]:
-    kind = imports.load(name) if imports.is_reference(name) else BASES[name]
+def _for_mask(algorithm: str, args: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    kind = MASKS.get(algorithm)
+    return {} if kind is None else {n: v for n, v in named(kind, args).items() if n not in _MASKS_OWN}
+
+
+def _mask_faults(algorithm: str, args: Mapping[str, Scalar]) -> list[str]:
+    kind = MASKS.get(algorithm)
+    return [] if kind is None else signature_faults(algorithm, kind, args, _MASKS_OWN, key="strategy.args")
+
+
+def _client_faults(algorithm: str, client: type[LocalAlgorithm] | None, args: Mapping[str, Scalar]) -> list[str]:
+    if client is None:
+        return []
+    own = accepted(client, args)
+    if faults := signature_faults(algorithm, client, own, key="strategy.args"):
+        return faults
+    try:
+        call_with(client, {}, own)
+    except Exception as error:  # an algorithm may refuse its arguments with anything
+        return [f"strategy.name={algorithm}: {error}"]
+    return []
+
+
+def _for_server(
+    kind: type[Strategy], client: type[LocalAlgorithm] | None, args: Mapping[str, Scalar]
+) -> dict[str, Scalar]:
+    """Return the arguments that the server's half takes, and those that neither half does."""
+    if client is None:
+        return dict(args)
+    clients, servers = accepted(client, args), named(kind, args)
+    return {name: value for name, value in args.items() if name in servers or name not in clients}
+
+
+def _own_server(algorithm: str, client: type[LocalAlgorithm]) -> Any:
+    return SERVERS.get(algorithm) or client.strategy
+
+
+def _class_of(algorithm: str, base: str) -> type[Strategy]:
+    client = local_algorithm_class(algorithm)
+    own = None if client is None else _own_server(algorithm, client)
+    kind = own or (imports.load(base) if imports.is_reference(base) else BASES[base])
     if not (isinstance(kind, type) and issubclass(kind, Strategy)):
-        raise ValueError(f"{name!r} is not a subclass of flwr.serverapp.strategy.Strategy")
+        raise ValueError(f"{kind if own else base!r} is not a subclass of flwr.serverapp.strategy.Strategy")
     return kind

@@ -27,11 +27,15 @@ from fedpfn.protocol import (
     OWN,
     SERVER_ROUND,
     STATE,
+    STATES_IN,
+    STATES_READ,
+    STATES_WRITE,
     SUM,
     is_reserved,
     own_key,
 )
 from fedpfn.rounds import Failure
+from fedpfn.runs.client_states import ClientStates, version_of
 from strategies.cohort_replies import ClientReply, Totals, read_replies
 from strategies.grids import GridView
 from strategies.records import record_bytes
@@ -75,6 +79,9 @@ class CohortGrid(GridView):
         Tells whether workers may sum up their clients' arrays in a round, by its number, for a strategy that asks for
         no more than the mean (``strategies.FedAvg``). Replies then share one record of summed arrays, with the same
         result to the bit, and no client's model leaves its worker. By default they never do.
+    states
+        Files for what clients keep in ``context.state``, in a folder that all workers see. By default it travels in
+        messages and is held here, in memory.
 
     Attributes
     ----------
@@ -94,11 +101,14 @@ class CohortGrid(GridView):
         together: int = 1,
         wait_seconds: float = 60.0,
         sums: Callable[[int], bool] = lambda server_round: False,
+        states: ClientStates | None = None,
     ) -> None:
         super().__init__(grid)
         self.sizes = [1] * sizes if isinstance(sizes, int) else [int(size) for size in sizes]
         self.tolerate, self.quorum, self.together, self.wait_seconds = tolerate, quorum, together, wait_seconds
-        self.sums = sums
+        self.sums, self.states = sums, states
+        # the round, how many exchanges there were in it, and the number of the states that the last one wrote
+        self._exchange, self._version = (0, 0), 0
         self.wire_bytes = 0
         self.update_norms: dict[int, float] = {}
         self._states: dict[int, RecordDict] = {}
@@ -147,6 +157,9 @@ class CohortGrid(GridView):
 
     def _round(self, messages: dict[int, Message], timeout: float | None) -> list[Message]:
         nodes = self._wait_for_nodes()
+        server_round = _round_of(messages)
+        self._exchange = (server_round, self._exchange[1] + 1 if self._exchange[0] == server_round else 0)
+        self._version = version_of(*self._exchange)
         cohorts = dict(zip(nodes, assign(messages, self.sizes, nodes=len(nodes), together=self.together), strict=False))
         sent = [self._to_worker(node, clients, messages) for node, clients in cohorts.items()]
         self.wire_bytes += sum(_array_bytes(message.content) for message in sent)
@@ -176,7 +189,11 @@ class CohortGrid(GridView):
         }
         content = RecordDict(dict(shared))
         sums = self.sums(_round_of(messages))
-        content[COHORT] = ConfigRecord({CLIENTS: list(clients), NUM_CLIENTS: len(self.sizes), SUM: sums})
+        cohort = ConfigRecord({CLIENTS: list(clients), NUM_CLIENTS: len(self.sizes), SUM: sums})
+        if self.states is not None:
+            cohort[STATES_IN], cohort[STATES_WRITE] = str(self.states.folder), self._version
+            cohort[STATES_READ] = [self.states.version(client) for client in clients]
+        content[COHORT] = cohort
         for client in clients:
             own = {key: record for key, record in messages[client].content.items() if key not in shared}
             for key, record in {**own, **self._states.get(client, {})}.items():
@@ -198,8 +215,13 @@ class CohortGrid(GridView):
                 answer.content[answer.summed] = totals.record
             elif failure is None and message.metadata.message_type == MessageType.TRAIN:
                 failure = _refused(client, message, answer.content)
+            if failure is None and answer.kept and self.states is not None:
+                self.states.accept(client, self._version)
+            elif self.states is not None:
+                self.states.refuse(client, self._version)
             if failure is None:
-                self._states[client] = answer.state
+                if answer.state:
+                    self._states[client] = answer.state
                 replies.append(Message(answer.content, reply_to=message))
             else:
                 log(WARNING, "client %d, round %d, %s: %s\n%s", client, server_round, failure.stage, failure.error,

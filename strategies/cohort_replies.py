@@ -7,11 +7,13 @@ from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedpfn.protocol import ARRAYS, COHORT, DEVICE, PROCESS, REPLIES, STATE, SUM, WORKER
 from fedpfn.rounds import Failure
+from fedpfn.runs.client_states import from_json
 from strategies.records import TensorArray, decode, from_record
 
 
@@ -20,7 +22,7 @@ class ClientReply:
     """What a client replied: its records and the state that it keeps, or how it failed.
 
     ``summed`` is the key of its array record where that is part of the worker's sum, and not in ``content``; ``norm``
-    that of its update, where its worker was to sum.
+    that of its update, where its worker was to sum. ``kept`` says that its state was written into a file.
     """
 
     content: RecordDict = field(default_factory=RecordDict)
@@ -28,6 +30,7 @@ class ClientReply:
     failure: Failure | None = None
     summed: str = ""
     norm: float | None = None
+    kept: bool = False
 
 
 def read_replies(reply: Message, clients: Sequence[int]) -> dict[int, ClientReply]:
@@ -67,10 +70,12 @@ def _read_one(
         if key == WORKER and values.keys() <= {DEVICE}:
             content[key] = _worker(process, **values)
             continue
-        _put(content, state, key, ConfigRecord({name: _from_json(value) for name, value in values.items()}))
+        _put(content, state, key, ConfigRecord({name: from_json(value) for name, value in values.items()}))
     if not any(key == WORKER for key, _ in report["configs"]):
         content[WORKER] = _worker(process)
-    return ClientReply(content, state, summed=report.get("summed", ""), norm=report.get("norm"))
+    return ClientReply(
+        content, state, summed=report.get("summed", ""), norm=report.get("norm"), kept=report.get("kept", False)
+    )
 
 
 class Totals:
@@ -78,6 +83,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.record = ArrayRecord()
+        self._own = False
 
     def add(self, reply: Message) -> None:
         """Add the sum in a worker's reply, if there is one. Raises ``ValueError`` for one of other arrays."""
@@ -85,25 +91,22 @@ class Totals:
         if not sums:
             return
         if not self.record:
-            self.record.update({name: TensorArray(total.clone()) for name, total in sums.items()})
+            # read where it lies, in memory that is not to be written to
+            self.record.update({name: TensorArray(total) for name, total in sums.items()})
             return
         own = from_record(self.record)
         if {name: t.shape for name, t in sums.items()} != {name: t.shape for name, t in own.items()}:
             raise ValueError(f"two workers sum different arrays: {sorted(own)} and {sorted(sums)}")
         for name, total in own.items():
-            np.add(total.numpy(), sums[name].numpy(), out=total.numpy())
+            out = total.numpy() if self._own else None
+            self.record[name] = TensorArray(torch.from_numpy(np.add(total.numpy(), sums[name].numpy(), out=out)))
+        self._own = True
 
 
 @lru_cache(maxsize=64)
 def _worker(process: int, **about: Any) -> ConfigRecord:
     """Return the record that says where a reply was made: one for all clients of a worker."""
     return ConfigRecord({**about, PROCESS: process})
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_from_json(one) for one in value]
-    return bytes.fromhex(value["hex"]) if isinstance(value, dict) else value
 
 
 def _put(content: RecordDict, state: RecordDict, key: str, record: ArrayRecord | MetricRecord | ConfigRecord) -> None:

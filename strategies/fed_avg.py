@@ -21,7 +21,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from fedpfn.averaging import LARGEST, SUMMABLE, grid_exponents, is_summed, open_sum, read_totals
 from fedpfn.params import State, weighted_mean
 from fedpfn.protocol import SUM_BY, SUM_CLIENTS, SUM_EXPONENTS
-from strategies.records import from_record, to_record
+from strategies.records import from_record, view_record
 from strategies.replies import ReplyError, only_arrays, only_metrics, split
 
 
@@ -43,14 +43,16 @@ class FedAvg(flower.FedAvg):
         messages = list(super().configure_train(server_round, arrays, config, grid))
         self._sent = None
         before = from_record(arrays)
-        if messages and SUMMABLE.issuperset(tensor.dtype for tensor in before.values()):
-            about = cast(ConfigRecord, messages[0].content[self.configrecord_key])
+        if not messages:
+            return messages
+        about = cast(ConfigRecord, messages[0].content[self.configrecord_key])
+        self._sent = arrays, about
+        if SUMMABLE.issuperset(tensor.dtype for tensor in before.values()):
             exponents = grid_exponents(before, len(messages), _largest(grid))
             about[SUM_EXPONENTS], about[SUM_CLIENTS] = list(exponents.values()), len(messages)
             # a subclass with an aggregation of its own may look at each client
             if self.elementwise and type(self).aggregate_train is FedAvg.aggregate_train:
                 about[SUM_BY] = self.weighted_by_key
-            self._sent = arrays, about
         return messages
 
     def aggregate_train(
@@ -70,19 +72,32 @@ class FedAvg(flower.FedAvg):
         for reply in valid:
             try:
                 records.append(only_arrays(reply.content)[1])
-                weights.append(float(only_metrics(reply.content)[self.weighted_by_key]))  # type: ignore[arg-type]
+                weights.append(self.weight_of(reply))
             except (ValueError, KeyError, TypeError) as error:
                 raise ReplyError(reply.metadata.src_node_id, server_round, str(error)) from error
-        arrays = to_record(self._mean(records, weights))
+        arrays = view_record(self._mean(records, weights))
         own = self.train_metrics_aggr_fn
         aggregate = mean_metrics if own is aggregate_metricrecords else own
         return arrays, aggregate([reply.content for reply in valid], self.weighted_by_key)
+
+    @property
+    def sent(self) -> tuple[State, Mapping[str, Any]]:
+        """What the clients of this round started from, and the config record that they were sent."""
+        if self._sent is None:
+            raise RuntimeError("there is no round before configure_train")
+        return from_record(self._sent[0]), self._sent[1]
+
+    def weight_of(self, reply: Message) -> float:
+        """Return a client's weight in the mean: its metric ``weighted_by_key``."""
+        return float(only_metrics(reply.content)[self.weighted_by_key])  # type: ignore[arg-type]
 
     def _mean(self, records: list[ArrayRecord], weights: list[float]) -> State:
         sums = {id(record): read_totals(from_record(record)) for record in records if is_summed(record)}
         states = [(from_record(r), weight) for r, weight in zip(records, weights, strict=True) if id(r) not in sums]
         names = next(iter(sums.values()), states[0][0] if states else {})
-        total = None if self._sent is None else open_sum(names, from_record(self._sent[0]), self._sent[1])
+        total = None
+        if self._sent is not None and SUM_EXPONENTS in self._sent[1]:
+            total = open_sum(names, *self.sent)
         if total is None or not (sums or all(total.updates.fit(arrays) for arrays, _ in states)):
             columns = {name: [arrays[name] for arrays, _ in states] for name in names}
             return {
@@ -93,7 +108,7 @@ class FedAvg(flower.FedAvg):
             raise ValueError(f"the weights of a mean are 0 or more, with a positive sum; got {min(weights)} and others")
         for totals in sums.values():
             total.merge(totals)
-        others = [(arrays, weight) for arrays, weight in states if not total.add(total.updates.of(arrays), weight)]
+        others = [(arrays, weight) for arrays, weight in states if not total.add(arrays, weight)[0]]
         return total.mean(math.fsum(weights), others)
 
 

@@ -45,6 +45,13 @@ class GridView(Grid):
         return self.grid.send_and_receive(messages, timeout=timeout)
 
 
+def everybody(grid: Grid) -> list[int]:
+    """Return the ids of all nodes, of which a round may show a strategy only those that were drawn."""
+    while isinstance(grid, Population):
+        grid = grid.grid
+    return list(grid.get_node_ids())
+
+
 class Population(GridView):
     """A grid in which only ``nodes`` can be seen: who is to be drawn from in a round."""
 

@@ -8,14 +8,14 @@ from fedpfn import imports
 from fedpfn.args import args_of
 from fedpfn.masks import split_patterns
 from fedpfn.parts import signature_faults
-from fedpfn.runs.arguments import masking_of
+from fedpfn.runs.arguments import is_masked, masking_of
 from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Masking, make_schedule
 
 
 def schedule_faults(config: RunConfig) -> Iterator[str]:
     """Say why the mask schedule cannot be had, or does not take its arguments."""
-    if config.strategy.name == "fedavg":
+    if not is_masked(config):
         return
     name, args = config.mask.schedule, args_of(config.mask.args)
     if imports.is_reference(name):
@@ -42,7 +42,7 @@ def schedule_faults(config: RunConfig) -> Iterator[str]:
 def frozen_faults(config: RunConfig) -> Iterator[str]:
     """Say in which round the mask freezes every parameter; with patterns that leave some out, that may be meant."""
     mask = config.mask
-    if config.strategy.name == "fedavg" or imports.is_reference(mask.schedule):
+    if not is_masked(config) or imports.is_reference(mask.schedule):
         return
     if 1 not in (mask.ratio, mask.final_ratio) or mask.include.strip() != "*" or mask.exclude.strip():
         return
@@ -59,7 +59,7 @@ def frozen_faults(config: RunConfig) -> Iterator[str]:
 
 def cycle_faults(config: RunConfig) -> Iterator[str]:
     """Say which share of the network no round of a cycle trains; FedPNU trains the complement as well."""
-    if config.strategy.name != "fedpfn" or config.mask.schedule != "cyclic":
+    if not is_masked(config) or config.strategy.name == "fedpnu" or config.mask.schedule != "cyclic":
         return
     mask, masking, first = config.mask, masking_of(config), config.mask.warmup_rounds + 1
     smallest: dict[float, float] = {}
@@ -80,7 +80,7 @@ def cycle_faults(config: RunConfig) -> Iterator[str]:
 
 def pattern_faults(config: RunConfig, parameters: list[str]) -> list[str]:
     """Return which patterns of the mask match none of ``parameters``: a typo would freeze something else in silence."""
-    if config.strategy.name == "fedavg":
+    if not is_masked(config):
         return []
     return [
         f"{key} has {pattern!r}, which matches no parameter of {config.model.name}: {', '.join(parameters)}"

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedpfn.packing import Positions, is_packed, pack, plan_positions, unpack
 from fedpfn.params import State
 from fedpfn.schedules import Plan
-from strategies.records import from_record, to_record
+from strategies.records import from_record, view_record
 from strategies.replies import ReplyError, only_arrays
 
 
@@ -71,5 +71,5 @@ def whole_reply(masked: MaskedRound, reply: Message, server_round: int) -> Messa
     if record.keys() == state.keys():
         return reply
     answer = copy(reply)
-    answer.content = RecordDict({**reply.content, key: to_record(state)})
+    answer.content = RecordDict({**reply.content, key: view_record(state)})
     return answer

@@ -117,6 +117,8 @@ class Observed(Strategy):
         messages = list(self.strategy.configure_train(server_round + self.rounds_done, arrays, config, grid))
         self._received = None
         config_sent = messages[0].content.config_records.get(CONFIG, ConfigRecord()) if messages else ConfigRecord()
+        # what was sent: a strategy may have changed it
+        arrays = only_arrays(messages[0].content)[1] if messages else arrays
         self._sent = _Sent(arrays, dict(config_sent), _bytes_of(messages), time.perf_counter(), grid, wire)
         return messages
 
@@ -196,15 +198,12 @@ def _summed_drift(sent: _Sent, contributions: Sequence[Contribution], replies: S
     totals = read_totals(from_record(record))
     total = open_sum(totals, from_record(sent.arrays), sent.config)
     total.merge(totals)
-    vector = total.value()
     weights = [float(cast(float, contribution.metrics[str(sent.config[SUM_BY])])) for contribution in contributions]
-    for contribution, weight in zip(contributions, weights, strict=True):
-        if contribution.arrays:
-            vector.add_(total.updates.of(contribution.arrays), alpha=weight)
+    others = [(one.arrays, weight) for one, weight in zip(contributions, weights, strict=True) if one.arrays]
     return drift_of(
         [norms[contribution.client] for contribution in contributions],
         weights,
-        total.updates.norm(vector, cast(list[str] | None, sent.config.get(PARAMETERS))),
+        total.norm(cast(list[str] | None, sent.config.get(PARAMETERS)), others),
     )
 
 

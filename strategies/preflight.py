@@ -18,6 +18,7 @@ from fedpfn.args import Scalar, args_of
 from fedpfn.measures import resolve_measures
 from fedpfn.parts import signature_faults
 from fedpfn.runs import folder_fault, is_run, last_checkpoint, read_run
+from fedpfn.runs.arguments import local_algorithm_class
 from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.runs.identity import used_keys
 from fedpfn.runs.parsing import Check, Reading, hide, run_checks
@@ -41,6 +42,7 @@ def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: 
         _partition_faults,
         partial(_model_faults, try_model=try_model),
         _base_faults,
+        _algorithm_faults,
         schedule_faults,
         frozen_faults,
         cycle_faults,
@@ -174,7 +176,17 @@ def _model_faults(config: RunConfig, *, try_model: bool) -> Iterator[str]:
 
 
 def _base_faults(config: RunConfig) -> list[str]:
-    return base_faults(config.strategy.base, args_of(config.strategy.args))
+    return base_faults(config.strategy.name, config.strategy.base, args_of(config.strategy.args))
+
+
+def _algorithm_faults(config: RunConfig) -> Iterator[str]:
+    with suppress(ValueError):
+        kind = local_algorithm_class(config.strategy.name)
+        if kind is not None and kind.needs_sgd and config.train.optimizer != "sgd":
+            yield (
+                f"strategy.name={config.strategy.name} needs train.optimizer=sgd, whose steps it accounts for; got "
+                f"{config.train.optimizer!r}"
+            )
 
 
 def _training_faults(config: RunConfig) -> Iterator[str]:

@@ -35,6 +35,14 @@ def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
     return ArrayRecord({name: encode(tensor) for name, tensor in state.items()})
 
 
+def view_record(state: Mapping[str, Tensor]) -> ArrayRecord:
+    """Write a state as Flower's arrays that share its memory; the state must not be written to any more."""
+    record = ArrayRecord()
+    # not handed to the constructor, which would write them
+    record.update({name: TensorArray(tensor) for name, tensor in state.items()})
+    return record
+
+
 def from_record(arrays: ArrayRecord, device: torch.device | str = "cpu") -> State:
     """Read Flower's arrays as a state on ``device``, not to be written to: on a CPU it shares their memory."""
     return {name: decode(array).to(device) for name, array in arrays.items()}

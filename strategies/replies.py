@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 
 from fedpfn.packing import PACKED
 from fedpfn.params import first_non_finite
-from fedpfn.protocol import NUM_EXAMPLES
+from fedpfn.protocol import ALGORITHM, NUM_EXAMPLES
 from fedpfn.rounds import Failure
 from strategies.records import from_record
 
@@ -29,9 +29,12 @@ class ReplyError(ValueError):
 
 
 def only_arrays(content: RecordDict) -> tuple[str, ArrayRecord]:
-    """Return the key and the record of the only array record. Raises ``ValueError`` for none or several."""
+    """Return the key and the record of the only array record, the algorithm's own aside.
+
+    Raises ``ValueError`` for none or several.
+    """
     # not content.array_records, which makes and checks a new table at every call
-    records = [(key, record) for key, record in content.items() if isinstance(record, ArrayRecord)]
+    records = [(key, record) for key, record in content.items() if isinstance(record, ArrayRecord) and key != ALGORITHM]
     if len(records) != 1:
         raise ValueError(f"it holds {len(records)} array records instead of one")
     return records[0]

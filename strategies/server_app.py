@@ -27,12 +27,14 @@ from fedpfn.protocol import RUN_CONFIG
 from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, is_run
 from fedpfn.runs.arguments import round_plans, schedule_name, task_of
+from fedpfn.runs.checkpoints import checkpoint_rounds
+from fedpfn.runs.client_states import ClientStates
 from fedpfn.runs.config import ConfigError, RunConfig, given_keys, settings_of
 from fedpfn.runs.identity import config_warnings
 from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.trackers import make_tracker
 from fedpfn.tasks import CLASSIFICATION
-from strategies.assembly import build_model, load_data, make_strategy
+from strategies.assembly import build_model, load_data, make_strategy, plans_of
 from strategies.carried import carried_state, restore_state
 from strategies.cohort_grid import CohortGrid, RoundFailedError
 from strategies.observed import Observed
@@ -113,12 +115,13 @@ def _federate(
             model.load_state_dict(checkpoint.model)
             restore_state(strategy, checkpoint.server_optimizer)
             # a schedule may carry a state that only it knows of, and is brought back to it by being asked once more
-            recorder.resume(checkpoint, [plan(number) for number in range(1, done + 1)])
+            recorder.resume(checkpoint, [plans_of(strategy)(number) for number in range(1, done + 1)])
         recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
         poll_often(grid)
         # what is there by now stays for the whole run: the garbage collector need not go through it in every round
         gc.freeze()
         federation, together = config.federation, config.train.stack or 1
+        states = ClientStates(folder.client_states, after=done, checkpoints=partial(checkpoint_rounds, folder.path))
         cohorts = CohortGrid(
             grid,
             sizes,
@@ -126,6 +129,7 @@ def _federate(
             quorum=federation.quorum,
             together=together,
             sums=recorder.may_sum,
+            states=states,
         )
         with naming_keys():
             Observed(strategy, warn_of_cpu_clients, recorder, device=device, rounds_done=done).start(
@@ -138,6 +142,8 @@ def _federate(
         recorder.save_final()
         summary = recorder.summary()
         folder.write_summary(summary, keep_checkpoints=not config.output.keep_checkpoints)
+        if config.output.keep_checkpoints:
+            states.keep_last()
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         folder.write_failure(

@@ -26,7 +26,7 @@ from fedpfn.params import State, first_non_finite, weighted_mean
 from fedpfn.protocol import NUM_EXAMPLES, PARAMETERS, PLAN, SERVER_ROUND
 from fedpfn.schedules import MaskArguments, Masking, PlanStep, RoundPlans, encode_plan, fed_pfn, plan_rounds
 from strategies.masked_round import MaskedRound, whole_reply
-from strategies.records import decode, encode, from_record, to_record
+from strategies.records import decode, encode, from_record, view_record
 from strategies.replies import ReplyError, only_arrays, only_metrics, split
 
 # buffers of PyTorch's normalisation layers: state, but not parameters
@@ -140,7 +140,7 @@ class SharedMask(Strategy):
             if mean is None:
                 return None, metrics
             _refuse_non_finite(mean, valid, server_round)
-            return to_record(self._unpacked(masked, mean, server_round)), metrics
+            return view_record(self._unpacked(masked, mean, server_round)), metrics
         whole = [whole_reply(masked, reply, server_round) for reply in valid]
         movers = [reply.metadata.src_node_id for reply, flag in zip(whole, packed, strict=True) if not flag
                   and masked.moves_frozen(from_record(only_arrays(reply.content)[1]))]  # fmt: skip

@@ -48,7 +48,7 @@ def a_sum(before: State, clients: int, largest: float = 64) -> Sum:
 
 def mean_of(before: State, clients: Sequence[Client], *, room: int | None = None, largest: float = 64) -> State:
     total = a_sum(before, room or len(clients), largest)
-    others = [(arrays, weight) for arrays, weight in clients if not total.add(total.updates.of(arrays), weight)]
+    others = [(arrays, weight) for arrays, weight in clients if not total.add(arrays, weight)[0]]
     return total.mean(math.fsum(weight for _, weight in clients), others)
 
 
@@ -93,7 +93,7 @@ def test_neither_the_order_nor_the_parts_of_a_sum_make_a_difference(
     before, clients = one(start), [(one(values), float(weight)) for values, weight in drawn]
     total = sum(weight for _, weight in clients)
     whole = a_sum(before, len(clients))
-    taken = [whole.add(whole.updates.of(arrays), weight) for arrays, weight in clients]
+    taken = [whole.add(arrays, weight)[0] for arrays, weight in clients]
     assume(all(taken))
     shuffled = data.draw(st.permutations(clients))
     cuts = sorted({0, len(clients), *data.draw(st.lists(st.integers(0, len(clients)), max_size=3))})
@@ -101,7 +101,7 @@ def test_neither_the_order_nor_the_parts_of_a_sum_make_a_difference(
     for begin, end in pairwise(cuts):
         part = a_sum(before, len(clients))
         for arrays, weight in shuffled[begin:end]:
-            assert part.add(part.updates.of(arrays), weight)
+            assert part.add(arrays, weight)[0]
         merged.merge(part.totals())
     assert torch.equal(bits(merged.mean(total)["w"]), bits(whole.mean(total)["w"]))
 
@@ -164,7 +164,7 @@ def test_packed_clients_have_the_mean_of_whole_ones(values: list[float], clients
     means = []
     for replies in (states, [pack(state, positions) for state in states]):
         total = open_sum(list(replies[0]), before, config)
-        assert all(total.add(total.updates.of(reply), 10.0) for reply in replies)
+        assert all(total.add(reply, 10.0)[0] for reply in replies)
         means.append(total.mean(10.0 * clients))
     whole, packed = means
     unpacked = unpack(packed, positions, before)
@@ -178,9 +178,9 @@ def test_packed_clients_have_the_mean_of_whole_ones(values: list[float], clients
 def test_a_client_that_does_not_fit_leaves_the_sum_as_it_is(value: float) -> None:
     before = one([1, 1, 1])
     total = a_sum(before, clients=2)
-    assert not total.add(total.updates.of(one([2, value, 1])), 1)
+    assert not total.add(one([2, value, 1]), 1)[0]
     assert total.totals()["w"].tolist() == [0, 0, 0]
-    assert total.add(total.updates.of(one([2, 3, 1])), 1)
+    assert total.add(one([2, 3, 1]), 1)[0]
     assert total.mean(1)["w"].tolist() == [2, 3, 1]
 
 
@@ -195,16 +195,16 @@ def test_as_many_clients_as_there_is_room_for_cannot_overflow() -> None:
     # the largest update that fits moves an entry by 8
     largest = 7.999
     for _ in range(4):
-        assert total.add(total.updates.of(one([0.5 + largest])), 1)
+        assert total.add(one([0.5 + largest]), 1)[0]
     assert total.mean(4)["w"].item() == pytest.approx(0.5 + largest)
-    assert not total.add(total.updates.of(one([9.0])), 1)
+    assert not total.add(one([9.0]), 1)[0]
 
 
 @given(st.lists(st.sampled_from([2.0**42, -(2.0**42), 1.0]), min_size=2, max_size=40))
 def test_integers_are_read_out_of_floats_without_an_error(values: list[float]) -> None:
     updates = Updates(one([0]))
     total = Sum(updates, {"w": 0}, clients=64)
-    taken = [value for value in values if total.add(updates.of(one([value])), 1.0)]
+    taken = [value for value in values if total.add(one([value]), 1.0)[0]]
     assert taken == values
     assert total.totals()["w"].item() == sum(map(int, values))
 

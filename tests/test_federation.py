@@ -348,10 +348,10 @@ def test_a_tolerated_failure_is_recorded_and_the_others_go_on(tmp_path: Path, mo
 
     original = client_app.train_client
 
-    def sometimes(task: Any, workspace: Any, client: int) -> Any:
+    def sometimes(task: Any, workspace: Any, client: int, kept: Any) -> Any:
         if client == 2 and task.server_round == 1:
             raise MemoryError("client 2 is out of luck")
-        return original(task, workspace, client)
+        return original(task, workspace, client, kept)
 
     monkeypatch.setattr(client_app, "train_client", sometimes)
     found = run(tmp_path, federation__tolerate_failures=1)

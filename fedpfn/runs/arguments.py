@@ -4,18 +4,21 @@ Both ends of the wire make their parts from here, so that they cannot disagree o
 """
 
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 from torch import Tensor
 
 from fedpfn import imports
+from fedpfn.algorithms import ALGORITHMS
 from fedpfn.args import args_of
 from fedpfn.losses import LabelForm
+from fedpfn.parts import accepted, converted
 from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.schedules import Masking, PlanStep, RoundPlans, fed_avg, fed_pfn, fed_pnu, plan_rounds
 from fedpfn.seeding import numpy_generator
 from fedpfn.tasks import Task, resolve_task, task_for
-from fedpfn.training import Loss, MakeOptimizer, local_loss, make_optimizer
+from fedpfn.training import LocalAlgorithm, Loss, MakeOptimizer, local_loss, make_optimizer
 
 
 def data_arguments(config: RunConfig) -> dict[str, Any]:
@@ -51,9 +54,17 @@ def model_arguments(config: RunConfig) -> dict[str, Any]:
     return {"seed": config.seed, **settings_of(config.model)}
 
 
+def is_masked(config: RunConfig) -> bool:
+    """Tell whether the run's clients train under masks: those of FedPFN and FedPNU, and of others with a ratio."""
+    settings = config.mask
+    if config.strategy.name in ("fedavg", "fedpfn", "fedpnu", "ssfl"):
+        return config.strategy.name != "fedavg"
+    return settings.ratio > 0 or (settings.ratio_shape != "constant" and settings.final_ratio > 0)
+
+
 def schedule_name(config: RunConfig) -> str:
     """Return the mask schedule in force: ``complement`` for FedPNU across rounds, ``none`` for FedAvg."""
-    if config.strategy.name == "fedavg":
+    if not is_masked(config):
         return "none"
     across = config.strategy.name == "fedpnu" and config.strategy.variant == "across-rounds"
     return "complement" if across else config.mask.schedule
@@ -68,14 +79,40 @@ def masking_of(config: RunConfig) -> Masking:
 def algorithm_of(config: RunConfig) -> PlanStep:
     """Return what the algorithm makes of a round's mask."""
     pnu = fed_pnu(config.strategy.variant, config.strategy.phase_share)
-    return {"fedavg": fed_avg, "fedpfn": fed_pfn, "fedpnu": pnu}[config.strategy.name]
+    return {"fedavg": fed_avg, "fedpnu": pnu}.get(config.strategy.name, fed_pfn)
 
 
 def round_plans(config: RunConfig) -> RoundPlans:
     """Return the run's function from a round to its plan. Raises ``ValueError`` for a bad schedule."""
-    if config.strategy.name == "fedavg":
+    if not is_masked(config):
         return lambda server_round: fed_avg(server_round, ())
     return plan_rounds(masking_of(config), algorithm_of(config))
+
+
+def local_algorithm_of(config: RunConfig) -> LocalAlgorithm | None:
+    """Return the client's half of the run's algorithm, new for each client and round; None where it only descends."""
+    make = _make_local_algorithm(config.strategy.name, config.strategy.args)
+    return None if make is None else make()
+
+
+@lru_cache(maxsize=8)
+def _make_local_algorithm(name: str, args: str) -> Callable[[], LocalAlgorithm] | None:
+    # signatures take longer to read than a small client trains
+    kind = local_algorithm_class(name)
+    return None if kind is None else partial(kind, **converted(kind, accepted(kind, args_of(args))))
+
+
+def local_algorithm_class(name: str) -> type[LocalAlgorithm] | None:
+    """Return the class of an algorithm's client half; None for FedAvg and the masks on it.
+
+    Raises ``ValueError`` for an import string that does not load or names something else.
+    """
+    if not imports.is_reference(name):
+        return ALGORITHMS.get(name)
+    kind = imports.load(name)
+    if not (isinstance(kind, type) and issubclass(kind, LocalAlgorithm)):
+        raise ValueError(f"{name!r} is not a subclass of fedpfn.training.LocalAlgorithm")
+    return kind
 
 
 def optimizer_of(config: RunConfig, server_round: int) -> MakeOptimizer:

@@ -61,7 +61,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path
     about = checkpoint.about | {"round": str(checkpoint.server_round)}
     write_tensors(path, checkpoint.model | behind, about)
     if keep:
-        for old in _rounds_kept(folder)[:-keep]:
+        for old in checkpoint_rounds(folder)[:-keep]:
             checkpoint_path(folder, old).unlink(missing_ok=True)
     return path
 
@@ -75,7 +75,7 @@ def write_final(folder: Path, checkpoint: Checkpoint) -> None:
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints but the final one."""
-    for server_round in _rounds_kept(folder):
+    for server_round in checkpoint_rounds(folder):
         checkpoint_path(folder, server_round).unlink()
 
 
@@ -85,7 +85,7 @@ def last_checkpoint(folder: Path, *, most: int) -> Checkpoint | None:
     A file that a dying disk cut short is passed over for the one before it: that is why two are kept.
     """
     final = _read_final(folder)
-    for server_round in reversed(_rounds_kept(folder)):
+    for server_round in reversed(checkpoint_rounds(folder)):
         if final is not None and server_round <= final.server_round <= most:
             return final
         if server_round <= most:
@@ -108,7 +108,8 @@ def _read_final(folder: Path) -> Checkpoint | None:
     return None
 
 
-def _rounds_kept(folder: Path) -> list[int]:
+def checkpoint_rounds(folder: Path) -> list[int]:
+    """Return the rounds of a run's checkpoints but the final one, ascending."""
     names = (_NAME.fullmatch(path.name) for path in (folder / "checkpoints").glob("round-*.safetensors"))
     return sorted(int(name[1]) for name in names if name)
 

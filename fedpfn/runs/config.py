@@ -7,7 +7,7 @@ where it should, or a model builds, is asked by those who load and build.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fedpfn.args import args_of, read_value
@@ -37,6 +37,9 @@ DIVERGENCE_HINT = (
     "training diverged: try train.lr=0.01, train.momentum=0 or a bound on the gradient, train.clip-norm=1; a small "
     "partition.alpha makes it likelier"
 )
+# a mask ratio that is left to the algorithm
+BY_ALGORITHM = -1.0
+_MASKING = ("fedavg", "fedpfn", "fedpnu", "ssfl")
 _ARGS = "arguments of {}: one key per argument, such as {}, or one text of name=value pairs"
 
 
@@ -121,7 +124,15 @@ class Model:
 
 @dataclass(frozen=True)
 class Strategy:
-    name: str = key("fedpfn", "the algorithm", choices=("fedavg", "fedpfn", "fedpnu"))
+    name: str = key(
+        "fedpfn",
+        "the algorithm; by import string a fedpfn.training.LocalAlgorithm of your own",
+        choices=(
+            "fedavg", "fedpfn", "fedpnu", "fedprox", "scaffold", "feddyn", "moon", "fedsam", "fednova", "fedlc",
+            "fedgucci", "fedexp", "ssfl",
+        ),
+        own=True,
+    )  # fmt: skip
     base: str = key(
         "fedavg",
         "the Flower strategy under the mask: it aggregates the clients' models and takes the server's step",
@@ -132,7 +143,7 @@ class Strategy:
         own=True,
         since=2,
     )  # fmt: skip
-    args: str = key("", _ARGS.format("the base strategy", "strategy.args.eta=0.01"), since=2)
+    args: str = key("", _ARGS.format("the algorithm and of its base strategy", "strategy.args.eta=0.01"), since=2)
     variant: str = key(
         "within-round",
         "FedPNU's variant: m then 1-m within a round, across rounds, or m then everything",
@@ -152,7 +163,12 @@ class Strategy:
 class Mask:
     schedule: str = key("per-round", "per-round, fixed, complement, cyclic or package.module:schedule")
     args: str = key("", _ARGS.format("your own schedule", "mask.args.offset=0"), since=2)
-    ratio: float = key(0.4, "share of frozen entries (zeros of the mask)", least=0, most=1)
+    ratio: float = key(
+        BY_ALGORITHM,
+        "share of frozen entries (zeros of the mask); -1 = 0.4 under fedpfn, fedpnu and ssfl, else no mask",
+        least=-1,
+        most=1,
+    )
     ratio_shape: str = key("constant", "how the ratio moves over the rounds", choices=("constant", "linear", "cosine"))
     final_ratio: float = key(
         0.4,
@@ -290,6 +306,12 @@ class RunConfig:
     barrier: Barrier = field(default_factory=Barrier)
     output: Output = field(default_factory=Output)
 
+    def __post_init__(self) -> None:
+        """Put in the mask ratio that is the algorithm's own."""
+        if self.mask.ratio == BY_ALGORITHM:
+            own = Mask.final_ratio if self.strategy.name in _MASKING else 0.0
+            object.__setattr__(self, "mask", replace(self.mask, ratio=own))
+
     @classmethod
     def parse(cls, *layers: Mapping[str, Any]) -> "RunConfig":
         """Merge ``layers`` over the defaults, later ones winning, and check the result.
@@ -404,7 +426,8 @@ def given_keys(file: Mapping[str, Any], words: Mapping[str, Any]) -> set[str]:
     A file may be the config of another run, which spells out every key.
     """
     defaults = RunConfig().flat()
-    changed = {name for name, value in flatten(file) if value != defaults.get(name)}
+    declared = {name: spec.default for name, spec in KEYS.items()}
+    changed = {name for name, value in flatten(file) if value not in (defaults.get(name), declared.get(name))}
     return changed | {name for name, _ in flatten(words)}
 
 
@@ -448,6 +471,8 @@ def _variant_faults(config: RunConfig) -> Iterator[str]:
 
 
 def _ratio_faults(config: RunConfig) -> Iterator[str]:
+    if config.mask.ratio < 0:
+        yield f"mask.ratio must be 0 to 1, or -1 to leave it to the algorithm, got {config.mask.ratio:g}"
     if config.mask.ratio_shape == "constant" and config.mask.final_ratio not in (config.mask.ratio, Mask.final_ratio):
         yield "mask.final-ratio is set but mask.ratio-shape is constant; set it to linear or cosine"
 

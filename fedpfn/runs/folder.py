@@ -124,7 +124,15 @@ class RunFolder:
 
     def save_checkpoint(self, checkpoint: Checkpoint, *, keep: int) -> Path:
         """Write where the run can go on from, once the lines of its rounds are on disk."""
+        if self.client_states.is_dir():
+            # workers write what their clients keep, and leave it to the system when that reaches the disk
+            os.sync()
         return write_checkpoint(self.path, checkpoint, keep=keep)
+
+    @property
+    def client_states(self) -> Path:
+        """Where clients keep what they carry from round to round."""
+        return self.path / "clients"
 
     def save_final(self, checkpoint: Checkpoint) -> None:
         """Write the state after the last round, from which the run can be extended."""

@@ -83,7 +83,7 @@ class End:
         total: Tensor | float = 0.0
         for mask, reach in self.phases:
             words = None if mask is None else mask.words.get(name)
-            total = total + (reach if words is None else (words != 0) * reach)
+            total = total + (reach if words is None else (words != 0).double() * reach)
         return total
 
 

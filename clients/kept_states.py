@@ -1,0 +1,68 @@
+"""``context.state`` of a cohort's clients in files, where the server says so, instead of in messages."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from clients.records import TensorArray, decode
+from fedpfn.protocol import CLIENTS, STATES_IN, STATES_READ, STATES_WRITE
+from fedpfn.runs.client_states import Kept, as_json, from_json, read_kept, write_kept
+
+_METRICS, _CONFIG = "metrics", "config"
+
+
+class KeptStates:
+    """The files of one exchange: which to read for each client, and under which number to write."""
+
+    def __init__(self, about: Mapping[str, Any]) -> None:
+        self.folder, self.number = Path(about[STATES_IN]), int(about[STATES_WRITE])
+        self._numbers = dict(zip(about[CLIENTS], about[STATES_READ], strict=True))
+
+    @classmethod
+    def asked_for(cls, about: Mapping[str, Any]) -> "KeptStates | None":
+        """Return the files that a cohort's record names, or None."""
+        return cls(about) if STATES_IN in about else None
+
+    def read(self, client: int) -> RecordDict:
+        """Return what a client kept. Raises ``OSError`` where the files are not seen from this machine."""
+        if not (number := self._numbers[client]):
+            return RecordDict()
+        kept = read_kept(self.folder, client, number)
+        state = RecordDict()
+        for key, tensors in kept.tensors.items():
+            record = ArrayRecord()
+            # not handed to the constructor, which would write them
+            record.update({name: TensorArray(tensor) for name, tensor in tensors.items()})
+            state[key] = record
+        for key, (kind, values) in kept.others.items():
+            own = {name: from_json(value) for name, value in values.items()}
+            state[key] = MetricRecord(own) if kind == _METRICS else ConfigRecord(own)
+        return state
+
+    def write(self, client: int, state: RecordDict) -> bool:
+        """Write what a client keeps and empty ``state``; return whether there was anything."""
+        if not state:
+            return False
+        tensors, others = {}, {}
+        for key, record in state.items():
+            if isinstance(record, ArrayRecord):
+                tensors[key] = {
+                    name: array.tensor if isinstance(array, TensorArray) else decode(array)
+                    for name, array in record.items()
+                }
+                continue
+            kind = _METRICS if isinstance(record, MetricRecord) else _CONFIG
+            values = cast(Mapping[str, Any], record)
+            others[key] = [kind, {name: as_json(value) for name, value in values.items()}]
+        try:
+            write_kept(self.folder, client, self.number, Kept(tensors, others))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"what clients keep between rounds lies in {self.folder}, which this machine does not see: let "
+                "output.dir lie where all machines see it"
+            ) from error
+        for key in list(state):
+            del state[key]
+        return True

@@ -1,0 +1,142 @@
+"""What clients keep between rounds, as files: bounded in memory for any number of clients, the same for every worker.
+
+A client's state after an exchange is one safetensors file, ``client-000012-00000700.safetensors``: client 12 after
+round 7. Workers read and write them where they train; the server keeps count of which one is valid. A file is never
+written again, so that a round that is done anew, after a worker died or from a checkpoint, starts from the same bits.
+"""
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedpfn.params import State
+
+# several exchanges may take place in a round: it is trained, evaluated, asked
+_EXCHANGES = 100
+_NAME = re.compile(r"client-(\d+)-(\d+)\.safetensors")
+_OTHERS = "records"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A client's state: its tensors by record and name, and its other records as JSON takes them."""
+
+    tensors: Mapping[str, State] = field(default_factory=dict)
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+
+def version_of(server_round: int, exchange: int) -> int:
+    """Return the number of the state after an exchange of a round, counted from 0; later ones are larger."""
+    return server_round * _EXCHANGES + min(exchange, _EXCHANGES - 1)
+
+
+def read_kept(folder: Path, client: int, version: int) -> Kept:
+    """Read a client's state. Its tensors lie in the file until somebody looks at them, and must not be written to."""
+    tensors: dict[str, State] = {}
+    with safe_open(_path(folder, client, version), framework="pt") as file:
+        others = json.loads((file.metadata() or {}).get(_OTHERS, "{}"))
+        for key in file.keys():  # noqa: SIM118 - no mapping
+            record, _, name = key.partition("/")
+            tensors.setdefault(record, {})[name] = file.get_tensor(key)
+    return Kept(tensors, others)
+
+
+def write_kept(folder: Path, client: int, version: int, kept: Kept) -> None:
+    """Write a client's state, whole or not at all. Raises ``FileNotFoundError`` where the run's folder is not seen."""
+    folder.mkdir(exist_ok=True)
+    tensors: dict[str, Tensor] = {
+        f"{record}/{name}": tensor.contiguous()
+        for record, state in kept.tensors.items()
+        for name, tensor in state.items()
+    }
+    path = _path(folder, client, version)
+    part = path.with_suffix(".part")
+    # not forced onto the disk one by one, which takes longer than a small client trains: checkpoints do it for all
+    save_file(tensors, part, {_OTHERS: json.dumps(kept.others)})
+    part.replace(path)
+
+
+def as_json(value: Any) -> Any:
+    """Return a record's value as JSON takes it: bytes, alone or in a list, in hexadecimal digits.
+
+    >>> from_json(as_json([b"a", b"b"])), as_json(3)
+    ([b'a', b'b'], 3)
+    """
+    if isinstance(value, list):
+        return [as_json(one) for one in value]
+    return {"hex": value.hex()} if isinstance(value, bytes) else value
+
+
+def from_json(value: Any) -> Any:
+    """Return the value that ``as_json`` wrote."""
+    if isinstance(value, list):
+        return [from_json(one) for one in value]
+    return bytes.fromhex(value["hex"]) if isinstance(value, dict) else value
+
+
+class ClientStates:
+    """Which state of each client is valid.
+
+    Parameters
+    ----------
+    folder
+        Where the files lie; made by whoever writes the first one.
+    after
+        The round that the run goes on from: states of later rounds are removed.
+    checkpoints
+        Returns the other rounds that the run could go on from: the states after these are not removed.
+    """
+
+    def __init__(
+        self, folder: Path, *, after: int = 0, checkpoints: Callable[[], Collection[int]] = lambda: ()
+    ) -> None:
+        self.folder, self._after, self._checkpoints = folder, after, checkpoints
+        self._versions: dict[int, list[int]] = {}
+        for path in sorted(folder.glob("client-*.safetensors")):
+            if (name := _NAME.fullmatch(path.name)) is not None:
+                self._versions.setdefault(int(name[1]), []).append(int(name[2]))
+        last = version_of(after + 1, 0)
+        for client, versions in self._versions.items():
+            for version in [version for version in versions if version >= last]:
+                self._remove(client, version)
+
+    def version(self, client: int) -> int:
+        """Return the number of a client's valid state; 0 where it has none yet."""
+        versions = self._versions.get(client)
+        return versions[-1] if versions else 0
+
+    def accept(self, client: int, version: int) -> None:
+        """Take a state that was written for the valid one, and remove those that nobody can go back to."""
+        versions = self._versions.setdefault(client, [])
+        versions.append(version)
+        rounds = {self._after, *self._checkpoints()}
+        ends = [bisect_right(versions, version_of(number + 1, 0) - 1) for number in rounds]
+        needed = {versions[-1]} | {versions[end - 1] for end in ends if end}
+        for old in [version for version in versions if version not in needed]:
+            self._remove(client, old)
+
+    def refuse(self, client: int, version: int) -> None:
+        """Remove a state that was written, perhaps, by a client that failed."""
+        _path(self.folder, client, version).unlink(missing_ok=True)
+
+    def keep_last(self) -> None:
+        """Remove all but the valid ones, once the run is complete."""
+        for client, versions in self._versions.items():
+            for version in versions[:-1]:
+                self._remove(client, version)
+
+    def _remove(self, client: int, version: int) -> None:
+        self._versions[client] = [own for own in self._versions[client] if own != version]
+        _path(self.folder, client, version).unlink(missing_ok=True)
+
+
+def _path(folder: Path, client: int, version: int) -> Path:
+    return folder / f"client-{client:06d}-{version:08d}.safetensors"

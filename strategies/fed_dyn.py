@@ -1,0 +1,85 @@
+"""FedDyn (Acar et al. 2021, openreview B7v4QMR6Z9w), server's half.
+
+From the clients of a round, S of N:
+
+    h <- h - (alpha / N) sum_{i in S} (w_i - w_t),    w_{t+1} = mean_S w_i - h / alpha,
+
+every client counting equally. Under a mask h stays where nothing moved, and ``SharedMask`` undoes -h / alpha there. The
+client's half is ``fedpfn.algorithms.fed_dyn``.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedpfn.params import State
+from strategies.algorithm_records import parameter_names
+from strategies.fed_avg import FedAvg
+from strategies.grids import everybody
+from strategies.records import from_record, view_record
+from strategies.replies import only_arrays, split
+
+
+class FedDyn(FedAvg):
+    """FedDyn on the server.
+
+    Parameters
+    ----------
+    alpha
+        Weight of the clients' regulariser, above 0.
+    **arguments
+        Those of Flower's FedAvg.
+    """
+
+    elementwise = False
+
+    def __init__(self, *, alpha: float = 0.01, **arguments: Any) -> None:
+        if alpha <= 0:
+            raise ValueError(f"alpha must be above 0, got {alpha}")
+        super().__init__(**arguments)
+        self.alpha = alpha
+        self.h: State = {}
+        self._clients = 0
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Address the messages, and count the clients that there are."""
+        self._clients = len(everybody(grid))
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def weight_of(self, reply: Message) -> float:
+        """Count every client equally."""
+        return 1.0
+
+    @torch.no_grad()
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the mean less h / alpha."""
+        valid, _ = split(replies)
+        states = [from_record(only_arrays(reply.content)[1]) for reply in valid]
+        mean, metrics = super().aggregate_train(server_round, valid)
+        if mean is None:
+            return None, metrics
+        before, about = self.sent
+        after = from_record(mean)
+        for name in parameter_names(before, about):
+            start = before[name].double()
+            moved = torch.stack([state[name].double() - start for state in states]).sum(dim=0)
+            h = self.h.setdefault(name, torch.zeros_like(moved))
+            h.sub_(self.alpha / self._clients * moved)
+            after[name] = (after[name].double() - h / self.alpha).to(before[name].dtype)
+        return view_record(after), metrics
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return h, for a checkpoint."""
+        return dict(self.h)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with the h of a checkpoint."""
+        self.h = dict(state)

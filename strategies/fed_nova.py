@@ -1,0 +1,98 @@
+"""FedNova (Wang et al. 2020, arXiv 2007.07481), server's half: updates normalised by how far a client could go.
+
+With p_i = n_i / sum n and a_i the client's normaliser,
+
+    d_i = (w_t - w_i) / a_i,    w_{t+1} = w_t - (sum_i p_i a_i) sum_i p_i d_i.
+
+a_i times the learning rate comes with the reply (``fedpfn.algorithms.fed_nova``), which factor cancels. Under a shared
+mask the formula holds entry by entry. FedPNU has one a_i per phase: an entry takes the sum over the phases that train
+it, and a client that took no step in them has no d_i there and is left out. Where all clients reach equally far this is
+FedAvg, to the bit.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord
+from torch import Tensor
+
+from fedpfn.algorithms.fed_nova import REACH
+from fedpfn.masks import mask_arrays
+from fedpfn.protocol import PLAN
+from fedpfn.schedules import UNMASKED, decode_plan
+from strategies.algorithm_records import parameter_names
+from strategies.fed_avg import FedAvg
+from strategies.records import from_record, view_record
+from strategies.replies import ReplyError, only_arrays, only_metrics, split
+
+
+class FedNova(FedAvg):
+    """FedNova on the server. Takes the arguments of Flower's FedAvg."""
+
+    elementwise = False
+
+    @torch.no_grad()
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return w_t less the normalised mean of the updates; other arrays than parameters are averaged.
+
+        Raises ``ReplyError`` for a reply without its reach in each phase.
+        """
+        valid, _ = split(replies)
+        states = [from_record(only_arrays(reply.content)[1]) for reply in valid]
+        mean, metrics = super().aggregate_train(server_round, valid)
+        if mean is None:
+            return None, metrics
+        before, about = self.sent
+        reaches = _reaches(valid, server_round, phases=len(_plan(about)))
+        if all(reach == reaches[0] for reach in reaches):
+            return mean, metrics
+        weights = torch.tensor([self.weight_of(reply) for reply in valid], dtype=torch.float64)
+        after, trained = from_record(mean), _trained(before, about)
+        for name in parameter_names(before, about):
+            updates = [state[name].double() - before[name].double() for state in states]
+            own = [_reach(reach, [phase[name] for phase in trained]) for reach in reaches]
+            moved = _normalised(updates, own, weights)
+            after[name] = (before[name].double() + moved).to(before[name].dtype)
+        return view_record(after), metrics
+
+
+def _normalised(updates: Sequence[Tensor], reaches: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return (sum_i p_i a_i) sum_i p_i u_i / a_i, p_i over the clients with a_i above 0, entry by entry."""
+    total, reached, moved = (torch.zeros_like(updates[0]) for _ in range(3))
+    for update, reach, weight in zip(updates, reaches, weights, strict=True):
+        took_part = reach > 0
+        total += weight * took_part
+        reached += weight * reach
+        moved += torch.where(took_part, weight * update / reach, 0.0)
+    return torch.where(total > 0, reached * moved / total**2, 0.0)
+
+
+def _plan(about: Mapping[str, Any]) -> Any:
+    return decode_plan(about[PLAN]) if PLAN in about else UNMASKED
+
+
+def _trained(before: Mapping[str, Tensor], about: Mapping[str, Any]) -> list[dict[str, Tensor]]:
+    """Return for each phase which entries of each parameter it trains."""
+    shapes = tuple((name, tuple(before[name].shape)) for name in parameter_names(before, about))
+    return [
+        {name: torch.from_numpy(mask) for name, mask in mask_arrays(phase.mask, shapes).items()}
+        for phase in _plan(about)
+    ]
+
+
+def _reach(reach: Sequence[float], trained: Sequence[Tensor]) -> Tensor:
+    return torch.stack([mask * own for own, mask in zip(reach, trained, strict=True)]).double().sum(dim=0)
+
+
+def _reaches(replies: Sequence[Message], server_round: int, *, phases: int) -> list[list[float]]:
+    found = []
+    for reply in replies:
+        reach = only_metrics(reply.content).get(REACH)
+        if not isinstance(reach, list) or len(reach) != phases or not all(0 <= value < torch.inf for value in reach):
+            reason = f"FedNova needs its {REACH}, one number of 0 or more for each of {phases} phases; got {reach!r}"
+            raise ReplyError(reply.metadata.src_node_id, server_round, reason)
+        found.append([float(value) for value in reach])
+    return found
