@@ -21,9 +21,9 @@ from fedpfn.params import trainable
 from fedpfn.runs.arguments import data_arguments, model_arguments, task_of
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import RoundPlans
-from fedpfn.training import loss_faults
 from strategies.bases import make_masked
 from strategies.mask_faults import pattern_faults
+from strategies.preflight import label_faults
 from strategies.sampling import SeededSampling, draw_clients
 from strategies.shared_mask import SharedMask
 
@@ -42,7 +42,7 @@ def load_data(config: RunConfig) -> partitions.FederatedData:
         resolve_measures(config.measures, task)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
-    if faults := loss_faults(config.train.loss, task):
+    if faults := label_faults(config, task):
         raise ConfigError(faults)
     return data
 

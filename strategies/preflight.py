@@ -189,10 +189,23 @@ def _algorithm_faults(config: RunConfig) -> Iterator[str]:
             )
 
 
+def label_faults(config: RunConfig, task: Task | None) -> list[str]:
+    """Return why a task's labels cannot be trained on as ``config`` says; where it is not known, as far as it shows."""
+    faults = loss_faults(config.train.loss, task)
+    with suppress(ValueError):
+        kind = local_algorithm_class(config.strategy.name)
+        if task is not None and task.labels != "classes" and kind is not None and kind.needs_classes:
+            faults.append(
+                f"strategy.name={config.strategy.name} needs labels that are classes, and those of a {task.name} are "
+                f"{task.labels}"
+            )
+    return faults
+
+
 def _training_faults(config: RunConfig) -> Iterator[str]:
     train = config.train
     yield from optimizer_faults(train.optimizer, args_of(train.args))
-    yield from loss_faults(train.loss, _task(config))
+    yield from label_faults(config, _task(config))
     if train.stack and train.optimizer not in OPTIMIZERS:
         yield f"train.stack needs one of {', '.join(OPTIMIZERS)}; set train.stack=0 for {train.optimizer!r}"
 

@@ -333,6 +333,7 @@ def test_smoothing_of_0_is_the_default_to_the_bit(tmp_path: Path) -> None:
         ({"train.label-smoothing": 1.0}, "train.label-smoothing must be below 1"),
         ({"data.name": "digits-properties", "partition.scheme": "pathological", "partition.classes-per-client": 7},
          "more than the 6 classes"),
+        ({"data.name": "diabetes", "strategy.name": "fedlc"}, "strategy.name=fedlc needs labels that are classes"),
         ({"data.name": "diabetes", "model.name": "cnn"}, "model cnn: "),
     ],
 )  # fmt: skip
@@ -353,6 +354,10 @@ def test_what_does_not_go_together_is_found_beforehand(settings: dict[str, Any],
         (
             {"data.name": f"{__name__}:pairs_of_targets", "partition.scheme": "iid", "train.loss": "balanced"},
             "train.loss=balanced is for classes",
+        ),
+        (
+            {"data.name": f"{__name__}:pairs_of_targets", "partition.scheme": "iid", "strategy.name": "fedlc"},
+            "needs labels that are classes",
         ),
     ],
 )
