@@ -15,7 +15,6 @@ from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import PlanMasks, Workspace, plan_masks
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
-from fedpfn.losses import batch_loss
 from fedpfn.packing import pack
 from fedpfn.params import State, trainable, write_tensors
 from fedpfn.runs.arguments import local_algorithm_of, optimizer_of
@@ -57,6 +56,7 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
             job.batches,
             list(zip(masks.phases, job.steps, strict=True)),
             optimizer=optimizer_of(task.config, task.server_round),
+            loss=workspace.loss_of(job.examples.labels),
             algorithm=algorithm,
             clip_norm=settings.clip_norm,
         )
@@ -82,7 +82,7 @@ def saliency_of(task: Task, workspace: Workspace, client: int) -> tuple[State, i
     examples = workspace.train.take(workspace.parts[client])
     load(workspace, task.state)
     with torch_seed(task.config.seed, "saliency", task.server_round, client):
-        saliency = snip(workspace.model, examples, batch_loss)
+        saliency = snip(workspace.model, examples, workspace.loss_of(examples.labels))
     return {name: tensor.cpu() for name, tensor in saliency.items()}, len(examples)
 
 
@@ -99,7 +99,7 @@ def begun(task: Task, workspace: Workspace, job: Job, kept: Mapping[str, Tensor]
         own={name: tensor.to(on) for name, tensor in kept.items()},
         labels=job.examples.labels,
         num_classes=workspace.num_classes,
-        loss=batch_loss,
+        loss=workspace.loss_of(job.examples.labels),
     )
     return Begun(algorithm or LocalAlgorithm(), start, proximal_mu=mu)
 

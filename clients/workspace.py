@@ -5,6 +5,7 @@ process and not once per message, and a round's masks once per process and not o
 """
 
 import gc
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,10 +26,10 @@ from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.masks import build_mask, union
 from fedpfn.packing import Positions
 from fedpfn.params import State, float_buffers, trainable
-from fedpfn.runs.arguments import data_arguments, local_algorithm_class, model_arguments
+from fedpfn.runs.arguments import data_arguments, local_algorithm_class, loss_of, model_arguments, task_of
 from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan
-from fedpfn.training import is_elementwise, stackable
+from fedpfn.training import Loss, is_elementwise, stackable
 
 _kept: list[tuple[RunConfig, "Workspace"]] = []
 
@@ -39,7 +40,8 @@ class Workspace:
 
     ``state`` are the model's live tensors that travel. ``as_built`` is the rest of its state dict as the seed made it
     (integer buffers, parameters that need no gradient), which is put back before each client. ``smallest_batch`` is the
-    number of examples that a batch must have.
+    number of examples that a batch must have. ``loss_of`` makes the loss of a client from its labels; ``own_loss`` is
+    the name of one that is not the task's.
     """
 
     train: Examples
@@ -49,6 +51,8 @@ class Workspace:
     as_built: dict[str, Tensor]
     smallest_batch: int
     device: torch.device
+    loss_of: Callable[[Tensor], Loss]
+    own_loss: str = ""
     num_classes: int = 0
     held_out: list[NDArray[np.int64]] = field(default_factory=list)
 
@@ -79,6 +83,8 @@ def why_not_stackable(workspace: Workspace, algorithm: str) -> str | None:
     kind = local_algorithm_class(algorithm)
     if kind is not None and not is_elementwise(kind):
         reason: str | None = f"{kind.__name__} does more than add to the gradients entry by entry"
+    elif workspace.own_loss:
+        reason = f"train.loss={workspace.own_loss} is not the task's own loss, which stacks train on"
     else:
         reason = stackable(workspace.model, examples.take(np.arange(min(4, len(examples)))))
     if reason is not None:
@@ -113,8 +119,12 @@ def _make(config: RunConfig, data: partitions.FederatedData | None) -> Workspace
     # never a download here: the server fetched what was allowed to be fetched before it sent anything
     data = data or partitions.load_federated(**data_arguments(config))
     dataset, split = data.dataset, data.dataset.train
-    train = Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
-    model = models.build(input_shape=dataset.input_shape, num_classes=dataset.num_classes, **model_arguments(config))
+    task = task_of(config, dataset.labels)
+    train = Examples.from_arrays(
+        split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device, task=task
+    )
+    outputs = task.outputs(dataset.num_classes)
+    model = models.build(input_shape=dataset.input_shape, num_classes=outputs, **model_arguments(config))
     model = models.lay_out(model.to(device))
     state = trainable(model) | float_buffers(model)
     as_built = {name: deepcopy(value) for name, value in model.state_dict().items() if name not in state}
@@ -124,8 +134,10 @@ def _make(config: RunConfig, data: partitions.FederatedData | None) -> Workspace
         model,
         state,
         as_built,
-        2 if has_batch_norm(model) else 1,
-        device,
-        dataset.num_classes,
-        data.held_out,
+        smallest_batch=2 if has_batch_norm(model) else 1,
+        device=device,
+        loss_of=loss_of(config, task),
+        own_loss="" if config.train.loss == "auto" else config.train.loss,
+        num_classes=outputs,
+        held_out=data.held_out,
     )

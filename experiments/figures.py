@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.recorded import is_evaluated
+from experiments.recorded import is_evaluated, unit_words
+from experiments.scores import Score, score_of
 from fedpfn.algorithms import TITLES
 from fedpfn.runs import Run
 from fedpfn.runs.arguments import is_masked
@@ -21,7 +22,7 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
 def rounds_figure(run: Run) -> Figure:
-    """Return accuracy over rounds above, the barriers between the round's client models below.
+    """Return the score over rounds above, the barriers between the round's client models below.
 
     The barrier line is the mean over pairs; the band reaches from the smallest to the largest pair where the curves
     are on disk.
@@ -29,8 +30,8 @@ def rounds_figure(run: Run) -> Figure:
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(7.0, 5.6), sharex=True, height_ratios=(3, 2), layout="constrained"
     )
-    _draw_accuracy(above, run)
-    _draw_barriers(below, run)
+    _draw_score(above, run, score_of(run))
+    _draw_barriers(below, run, score_of(run))
     below.set_xlabel("communication round")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(_title(run), fontsize=10.5)
@@ -44,11 +45,11 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _draw_accuracy(axes: Axes, run: Run) -> None:
+def _draw_score(axes: Axes, run: Run, score: Score) -> None:
     evaluated = [record for record in run.rounds if is_evaluated(record)]
     axes.plot(
         [record["round"] for record in evaluated],
-        [record["accuracy"] for record in evaluated],
+        [record[score.key] for record in evaluated],
         color=BLUE,
         marker="o",
         markersize=3,
@@ -58,31 +59,35 @@ def _draw_accuracy(axes: Axes, run: Run) -> None:
     if fused:
         axes.plot(
             [record["round"] for record in fused],
-            [record["fusion"]["accuracy"] for record in fused],
+            [record["fusion"][score.key] for record in fused],
             color=GREEN,
             linestyle="--",
             label="plain mean of the client models",
         )
-        alone = [(r["round"], run.barriers(r["round"])["client_accuracy"].mean()) for r in fused if _on_disk(run, r)]
+        ends = f"client_{score.key}"
+        alone = [(r["round"], run.barriers(r["round"])[ends].mean()) for r in fused if _on_disk(run, r)]
         if alone:
             axes.plot(*zip(*alone, strict=True), color=ORANGE, linestyle=":", label="mean client model")
-    axes.set_ylabel("accuracy")
-    axes.set_ylim(0, 1)
+    axes.set_ylabel(f"{score.name}{unit_words(score)}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    if score.key == "accuracy":
+        axes.set_ylim(0, 1)
+    else:
+        axes.set_ylim(bottom=0)
+    axes.legend(loc="lower right" if score.key == "accuracy" else "lower left", fontsize=8, frameon=False)
 
 
-def _draw_barriers(axes: Axes, run: Run) -> None:
+def _draw_barriers(axes: Axes, run: Run, score: Score) -> None:
     measured = [record for record in run.rounds if record["barrier"]]
-    axes.set_ylabel("accuracy barrier")
+    axes.set_ylabel(f"{score.name} barrier{unit_words(score)}")
     axes.grid(alpha=0.3)
     if not measured:
         axes.text(0.5, 0.5, "no barrier was measured", ha="center", va="center", transform=axes.transAxes)
         return
     rounds = np.array([record["round"] for record in measured])
-    means = np.array([record["barrier"]["accuracy_mean"] for record in measured])
-    highest = np.array([record["barrier"]["accuracy_max"] for record in measured])
-    lowest = np.array([_lowest(run, record) for record in measured])
+    means = np.array([record["barrier"][f"{score.key}_mean"] for record in measured])
+    highest = np.array([record["barrier"][f"{score.key}_max"] for record in measured])
+    lowest = np.array([_lowest(run, record, score) for record in measured])
     axes.fill_between(rounds, lowest, highest, color=ORANGE, alpha=0.18, linewidth=0, label="range over pairs")
     pairs = measured[-1]["barrier"]["pairs"]
     axes.plot(rounds, means, color=ORANGE, marker="o", markersize=3, label=f"mean of {pairs} pairs")
@@ -90,7 +95,7 @@ def _draw_barriers(axes: Axes, run: Run) -> None:
     if to_global:
         axes.plot(
             [record["round"] for record in to_global],
-            [record["client_to_global"]["accuracy_mean"] for record in to_global],
+            [record["client_to_global"][f"{score.key}_mean"] for record in to_global],
             color=BLUE,
             linestyle=":",
             label="client to global model, mean",
@@ -99,10 +104,10 @@ def _draw_barriers(axes: Axes, run: Run) -> None:
     axes.legend(loc="upper right", fontsize=8, frameon=False)
 
 
-def _lowest(run: Run, record: dict) -> float:  # type: ignore[type-arg]
+def _lowest(run: Run, record: dict, score: Score) -> float:  # type: ignore[type-arg]
     if not _on_disk(run, record):
-        return float(record["barrier"]["accuracy_mean"])
-    matrix = run.barriers(record["round"])["accuracy_matrix"]
+        return float(record["barrier"][f"{score.key}_mean"])
+    matrix = run.barriers(record["round"])[f"{score.key}_matrix"]
     off_diagonal = matrix[~np.eye(len(matrix), dtype=bool)]
     return float(np.nanmin(off_diagonal))
 

@@ -14,7 +14,7 @@ from fedpfn.models import Inspection
 from fedpfn.runs.arguments import masking_of
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import plan_rounds
-from strategies.assembly import inspect, load_data
+from strategies.assembly import inspect, load_data, output_size
 from strategies.preflight import find_faults
 
 _MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "fault": "[red]fault[/red]"}
@@ -29,7 +29,7 @@ def check(name: str, words: Iterable[str], console: Console, *, workdir: Path) -
     dataset = load_data(config).dataset
     found = inspect(config, dataset)
     shape = "×".join(map(str, dataset.input_shape))
-    console.print(f"{name} on {dataset.name}: inputs {shape}, {dataset.num_classes} classes", highlight=False)
+    console.print(f"{name} on {dataset.name}: inputs {shape}, {output_size(config, dataset)} outputs", highlight=False)
     console.print(f"{found.trainable:,} trainable of {found.total:,} parameters\n", highlight=False)
     console.print(_findings_table(found))
     console.print()

@@ -2,10 +2,10 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from fedpfn.runs import STOPPED
 from fedpfn.runs.config import RunConfig, settings_of
@@ -15,6 +15,8 @@ from fedpfn.runs.stopping import StopRule
 HEARTBEAT_SECONDS = 60.0
 
 _ROUNDS_AVERAGED = 10
+
+ScoreKey = Literal["accuracy", "error"]
 
 
 class RoundsFile:
@@ -96,19 +98,35 @@ def stop_words(summary: Mapping[str, Any], config: RunConfig) -> str:
     return f"after round {stopped['round']} of {config.rounds}: {rule.words(stopped['reason'])}"
 
 
-def latest(rounds: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
-    """Return the accuracy and the mean accuracy barrier that were measured last."""
-    accuracy = next((record["accuracy"] for record in reversed(rounds) if record["accuracy"] is not None), None)
-    barrier = next((record["barrier"]["accuracy_mean"] for record in reversed(rounds) if record["barrier"]), None)
-    return accuracy, barrier
+def score_key(rounds: Iterable[Mapping[str, Any]]) -> ScoreKey:
+    """Return which score rounds have on record: a share is ``accuracy``, an error stands next to one that is null.
+
+    >>> score_key([{"accuracy": None, "error": 0.5}]), score_key([{"accuracy": 0.9}]), score_key([])
+    ('error', 'accuracy', 'accuracy')
+    """
+    return "error" if any("error" in one and one["accuracy"] is None for one in rounds) else "accuracy"
+
+
+def latest_score(rounds: Sequence[Mapping[str, Any]]) -> tuple[ScoreKey, float | None, float | None]:
+    """Return the key of the score, and its value and mean barrier that were measured last."""
+    key = score_key(rounds)
+    value = next((record[key] for record in reversed(rounds) if record.get(key) is not None), None)
+    barrier = next((record["barrier"].get(f"{key}_mean") for record in reversed(rounds) if record["barrier"]), None)
+    return key, value, barrier
+
+
+def last_score(summary: Mapping[str, Any]) -> float | None:
+    """Return the score of the last evaluated round from the summary of a run."""
+    value: float | None = summary["last_error"] if "last_error" in summary else summary["last_accuracy"]
+    return value
 
 
 def progress_line(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> str:
-    """Return how far a run has come: round, accuracy, barrier, time per round, time left."""
+    """Return how far a run has come: round, accuracy or error, barrier, time per round, time left."""
     if not rounds:
         return "no round is on record yet"
-    accuracy, barrier = latest(rounds)
-    line = f"round {rounds[-1]['round']:>4}/{config.rounds}  accuracy {number(accuracy)}  barrier {number(barrier)}"
+    key, score, barrier = latest_score(rounds)
+    line = f"round {rounds[-1]['round']:>4}/{config.rounds}  {key} {number(score)}  barrier {number(barrier)}"
     each, left = seconds_per_round(rounds, config), seconds_left(rounds, config)
     return line if each is None or left is None else f"{line}  {each:.3g} s per round, {duration(left)} left"
 

@@ -6,9 +6,11 @@ measured is absent.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments.progress import score_key
+from experiments.scores import Score
 from fedpfn.measures import BUILT_IN, Quantity, describe
 from fedpfn.runs import Run
 
@@ -23,11 +25,21 @@ _HAVE_COLUMNS = frozenset(
 
 def further_quantities(runs: Iterable[Run]) -> list[Quantity]:
     """Return what the further numbers are: the built-in ones, then all that any of ``runs`` has on record."""
-    found = {one.name: one for one in BUILT_IN if one.name.partition(".")[0] not in _HAVE_COLUMNS}
+    runs = list(runs)
+    built_in = (one for one in BUILT_IN if one.name.partition(".")[0] not in _HAVE_COLUMNS)
+    found: dict[str, Quantity] = {one.name: _in_words_of(runs, one) for one in built_in}
     for run in runs:
         for name in dict.fromkeys(name for record in run.rounds for name in further_numbers(record)):
-            found.setdefault(name, describe(name, run.measures))  # type: ignore[arg-type]
+            found.setdefault(name, describe(name, run.measures))
     return list(found.values())
+
+
+def _in_words_of(runs: Sequence[Run], built_in: Quantity) -> Quantity:
+    """Return a built-in quantity as the runs call it; its own name, and no unit, where they do not agree on one."""
+    words = [describe(built_in.name, run.measures) for run in runs] or [built_in]
+    label = words[0].label if len({one.label for one in words}) == 1 else built_in.label
+    unit = words[0].unit if len({one.unit for one in words}) == 1 else ""
+    return Quantity(built_in.name, label, unit, built_in.better)
 
 
 def further_numbers(record: Mapping[str, Any]) -> dict[str, float]:
@@ -37,11 +49,17 @@ def further_numbers(record: Mapping[str, Any]) -> dict[str, float]:
     {'drift.norm_mean': 2.0, 'sharpness': nan}
     """
     numbers: dict[str, float] = {}
+    of_error = score_key([record]) == "error"
     for name, value in record.items():
-        if name in _HAVE_COLUMNS:
+        if name in _HAVE_COLUMNS or (of_error and name == "error"):
             continue
         if isinstance(value, Mapping):
-            numbers |= {f"{name}.{leaf}": _number(item) for leaf, item in value.items() if _is_number(item)}
+            numbers |= {
+                f"{name}.{leaf}": _number(item)
+                for leaf, item in value.items()
+                # a model that is scored by an error has no accuracy anywhere
+                if _is_number(item) and not (of_error and leaf.startswith("accuracy"))
+            }
         # a built-in table that was not measured is null
         elif _is_number(value) and not (value is None and name in _TABLES):
             numbers[name] = _number(value)
@@ -53,7 +71,7 @@ def is_evaluated(record: Mapping[str, Any]) -> bool:
     return record["accuracy"] is not None or record.get("loss", 0.0) is not None
 
 
-def unit_words(quantity: Quantity) -> str:
+def unit_words(quantity: Quantity | Score) -> str:
     """Return a quantity's unit as words after its name, empty for a share and where it has none.
 
     >>> unit_words(describe("round_to_round.loss")), unit_words(describe("drift.norm_mean"))

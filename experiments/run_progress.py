@@ -12,7 +12,7 @@ from experiments.progress import (
     RoundsFile,
     duration,
     last_round,
-    latest,
+    latest_score,
     number,
     progress_line,
     seconds_left,
@@ -73,13 +73,13 @@ class RunProgress:
     def _show(self) -> list[dict[str, object]]:
         rounds = self.rounds.read()
         if rounds:
-            accuracy, barrier = latest(rounds)
+            key, score, barrier = latest_score(rounds)
             left = seconds_left(rounds, self.config)
             self.bar.update(
                 self.task,
                 completed=rounds[-1]["round"],
                 total=last_round(rounds, self.config),
-                description=f"accuracy {number(accuracy)}  barrier {number(barrier)}",
+                description=f"{key} {number(score)}  barrier {number(barrier)}",
                 left="" if left is None else f"{duration(left)} left",
             )
         return rounds

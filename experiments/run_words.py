@@ -46,12 +46,17 @@ def _from(workdir: Path, config: RunConfig) -> RunConfig:
     return replace(
         config,
         measures=",".join(from_here(name.strip()) for name in config.measures.split(",")),
-        data=replace(config.data, root=_absolute(config.data.root, workdir), name=from_here(config.data.name)),
+        data=replace(
+            config.data,
+            root=_absolute(config.data.root, workdir),
+            name=from_here(config.data.name),
+            task=from_here(config.data.task),
+        ),
         partition=replace(config.partition, scheme=from_here(config.partition.scheme)),
         model=replace(config.model, name=from_here(config.model.name)),
         strategy=replace(config.strategy, base=from_here(config.strategy.base)),
         mask=replace(config.mask, schedule=from_here(config.mask.schedule)),
-        train=replace(config.train, optimizer=from_here(config.train.optimizer)),
+        train=replace(config.train, optimizer=from_here(config.train.optimizer), loss=from_here(config.train.loss)),
         output=replace(config.output, dir=_absolute(config.output.dir, workdir)),
     )
 

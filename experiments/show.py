@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.limits import limit_words
-from experiments.progress import number, stop_words
+from experiments.progress import ScoreKey, number, stop_words
 from experiments.recorded import further_numbers, further_quantities, unit_words
+from experiments.scores import score_of
+from fedpfn.measures import describe
 from fedpfn.runs import Run
 
 _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
@@ -20,6 +22,9 @@ _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 def show_run(run: Run, console: Console, *, every: int = 1) -> None:
     """Print the rounds of ``run`` and its summary, draw its picture into the run folder, and say where it is."""
     console.print(rounds_table(run, every=every))
+    if not (score := score_of(run)).is_accuracy:
+        words = f"{score.name}{unit_words(score)}, {score.better} is better"
+        console.print(f"score, barriers and fusion: {words}", soft_wrap=True, highlight=False)
     console.print(summary_table(run))
     if further := further_table(run):
         console.print(further)
@@ -36,15 +41,19 @@ def show_run(run: Run, console: Console, *, every: int = 1) -> None:
 def rounds_table(run: Run, *, every: int = 1) -> Table:
     """Return every ``every``-th round, the first and the last always."""
     # one blank between columns, so that ten of them fit into eighty characters
+    score = score_of(run)
+    heads = ["round", "accuracy", "loss", "train", "clients", "frozen", "barrier", "max", "fusion", "up"]
+    if not score.is_accuracy:
+        heads[1] = "score"
     table = Table(
         title=str(run.path), title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for name in ("round", "accuracy", "loss", "train", "clients", "frozen", "barrier", "max", "fusion", "up"):
+    for name in heads:
         table.add_column(name, justify="right")
     last = len(run.rounds) - 1
     for place, record in enumerate(run.rounds):
         if place % every == 0 or place == last:
-            table.add_row(*round_cells(record))
+            table.add_row(*round_cells(record, score.key))
     return table
 
 
@@ -72,7 +81,8 @@ def further_table(run: Run) -> Table | None:
             table.add_row(name, short(values[-1]), short(fmean(values)))
     by_class = [[value for value in record.get("class_accuracy") or () if value is not None] for record in run.rounds]
     if lowest := [min(accuracies) for accuracies in by_class if accuracies]:
-        table.add_row("accuracy of the worst class ↑", short(lowest[-1]), short(fmean(lowest)))
+        worst = describe("class_accuracy", run.measures).label.replace(" by ", " of the worst ")
+        table.add_row(f"{worst} ↑", short(lowest[-1]), short(fmean(lowest)))
     return table if table.row_count else None
 
 
@@ -88,12 +98,14 @@ def summary_table(run: Run) -> RenderableType:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
+    score = score_of(run)
+    name, key = score.name, score.key
     rows = {
-        "final accuracy": f"{number(summary['final_accuracy'])}  (mean of the last {min(5, evaluated)} {rounds})",
-        "best accuracy": f"{number(summary['best_accuracy'])}  (round {summary['best_round']})",
+        f"final {name}": f"{number(summary[f'final_{key}'])}  (mean of the last {min(5, evaluated)} {rounds})",
+        f"best {name}": f"{number(summary[f'best_{key}'])}  (round {summary['best_round']})",
         **_best_model(summary),
-        "accuracy barrier": f"{number(summary['mean_accuracy_barrier'])} over the run, "
-        f"{number(summary['last_accuracy_barrier'])} at the end  (mean over pairs)",
+        f"{name} barrier": f"{number(summary[f'mean_{key}_barrier'])} over the run, "
+        f"{number(summary[f'last_{key}_barrier'])} at the end  (mean over pairs)",
         "client to server": human_bytes(summary["bytes_up"]),
         "server to client": human_bytes(summary["bytes_down"]),
         "time": f"{summary['seconds']:.1f} s on {', '.join(summary['devices'])}",
@@ -137,18 +149,18 @@ def human_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def round_cells(record: Mapping[str, Any]) -> list[str]:
-    """Return a round as the columns of ``rounds_table``."""
+def round_cells(record: Mapping[str, Any], key: ScoreKey = "accuracy") -> list[str]:
+    """Return a round as the columns of ``rounds_table``; ``key`` is that of the score."""
     barrier, fusion, mask = record["barrier"] or {}, record["fusion"] or {}, record["mask"] or {}
     return [
         str(record["round"]),
-        number(record["accuracy"]),
+        number(record.get(key)),
         number(record["loss"]),
         number(record["train_loss"]),
         str(len(record["clients"]) or "–"),
         f"{mask['frozen']:.0%}" if mask else "–",
-        number(barrier.get("accuracy_mean")),
-        number(barrier.get("accuracy_max")),
-        number(fusion.get("accuracy")),
+        number(barrier.get(f"{key}_mean")),
+        number(barrier.get(f"{key}_max")),
+        number(fusion.get(key)),
         human_bytes(record["bytes_up"]) if record["bytes_up"] else "–",
     ]

@@ -1,4 +1,7 @@
-"""Loss and accuracy of a model, over all classes and class by class: means over examples, not means of batch means."""
+"""Loss and score of a model, over all examples and class by class: means over examples, not means of batch means.
+
+Which loss and which score is said by the examples' task (``tasks``).
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -10,18 +13,22 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedpfn.examples import Examples
-from fedpfn.losses import batch_loss, is_regression
 from fedpfn.params import float_buffers, require_fit, trainable
+from fedpfn.tasks import Task, task_of
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss (see ``losses``) and share of right answers over ``examples`` examples; NaN where nothing is right or
-    wrong, as in a regression."""
+    """Mean loss and mean score over ``examples`` examples.
+
+    The score is the ``accuracy`` where it is a share of right answers, and None the ``error``; or the score is the
+    error, as in a regression, and NaN the accuracy.
+    """
 
     loss: float
     accuracy: float
     examples: int
+    error: float | None = None
 
 
 @torch.no_grad()
@@ -35,24 +42,25 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate ``model`` in evaluation mode, with ``state`` in place of its own tensors where given.
 
-    Where ``marks`` is given, each batch adds to it which of its examples were answered right, (batch,) booleans.
+    Where ``marks`` is given, each batch adds to it the scores of its examples, as the task has them: of classes which
+    were answered right, (batch,) booleans.
 
     The model keeps its weights and its modes; a state that is not the model's raises ``ValueError``. Sums are taken in
-    float64 on the device; a tie in the logits is won by the first class, and logits with a NaN among them are a wrong
-    answer. A non-finite loss is returned as it is: it is a measurement.
+    float64 on the device; logits with a NaN among them are a wrong answer. A non-finite loss is returned as it is: it
+    is a measurement.
     """
     loss = torch.zeros((), dtype=torch.float64, device=examples.device)
-    right = torch.zeros((), dtype=torch.int64, device=examples.device)
+    scores = torch.zeros_like(loss)
     with _answering(model, state) as answer:
         for start in range(0, len(examples), batch_size):
             inputs, labels = examples.batch(slice(start, start + batch_size))
             logits = answer(inputs)
-            batch_sum, batch_right = score(logits, labels)
+            batch_loss, batch_scores = score(logits, labels, examples.task)
             if marks is not None:
-                marks.append(_right(logits, labels))
-            loss += batch_sum
-            right += batch_right
-    return mean_of(loss.item(), int(right.item()), examples)
+                marks.append(examples.task.score(logits, labels))
+            loss += batch_loss
+            scores += batch_scores
+    return mean_of(loss.item(), scores.item(), examples)
 
 
 @torch.no_grad()
@@ -66,16 +74,18 @@ def class_accuracy(
 ) -> list[float]:
     """Return the share of right answers among the examples of each class, its recall.
 
+    Of labels that hold together, the share of examples in which each is predicted right.
+
     Parameters
     ----------
     model
         Evaluated in evaluation mode; it keeps its weights and its modes.
     examples
-        Labelled with classes.
+        Labelled with classes, or with several labels each; their score is a share.
     state
         The tensors to evaluate in place of the model's own.
     num_classes
-        Number of classes C.
+        Number of classes, or of labels, C.
     batch_size
         Examples per batch; it does not change the result.
 
@@ -96,35 +106,54 @@ def class_accuracy(
     >>> class_accuracy(nn.Identity(), examples, num_classes=3)
     [0.5, 0.0, nan]
     """
-    if is_regression(examples.labels):
-        raise ValueError("a regression has no classes and no accuracy")
-    if len(examples) and not 0 <= int(examples.labels.min()) <= int(examples.labels.max()) < num_classes:
+    if not examples.task.has_accuracy or examples.task.labels == "values":
+        raise ValueError(f"a {examples.task.name} has no classes and no accuracy")
+    multi_hot = examples.task.labels == "multi-hot"
+    if not multi_hot and len(examples):
         low, high = int(examples.labels.min()), int(examples.labels.max())
-        raise ValueError(f"labels must be classes from 0 to {num_classes - 1}, got some from {low} to {high}")
-    right = torch.zeros(num_classes, dtype=torch.int64, device=examples.device)
-    total = torch.zeros_like(right)
-    with _answering(model, state) as answer:
-        for start in range(0, len(examples), batch_size):
-            inputs, labels = examples.batch(slice(start, start + batch_size))
-            right += torch.bincount(labels[_right(answer(inputs), labels)], minlength=num_classes)
-            total += torch.bincount(labels, minlength=num_classes)
-    return [hits / count if count else math.nan for hits, count in zip(right.tolist(), total.tolist(), strict=True)]
+        if not 0 <= low <= high < num_classes:
+            raise ValueError(f"labels must be classes from 0 to {num_classes - 1}, got some from {low} to {high}")
+    marks: list[Tensor] = []
+    evaluate(model, examples, state=state, batch_size=batch_size, marks=marks)
+    return shares_by_class(torch.cat(marks), examples, num_classes) if marks else [math.nan] * num_classes
 
 
-def score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a batch's summed loss (float64) and number of right answers (int64, 0 in a regression), on its device.
+def shares_by_class(marks: Tensor, examples: Examples, num_classes: int) -> list[float]:
+    """Return the mean score of the examples of each class, or of each label, from what ``evaluate`` marked.
 
-    Logits with a NaN among them are a wrong answer, and the loss is NaN.
+    Where a task has one score for all labels of an example, a label has the mean over the examples that bear it.
     """
-    loss = batch_loss(logits.double(), labels, reduction="sum")
-    if is_regression(labels):
-        return loss, torch.zeros((), dtype=torch.int64, device=labels.device)
-    return loss, _right(logits, labels).sum()
+    if examples.task.labels == "multi-hot":
+        if marks.dim() == 2:
+            return marks.double().mean(dim=0).tolist()
+        bearing = examples.labels.double()
+        return (marks.double() @ bearing / bearing.sum(dim=0)).tolist()
+    total = torch.bincount(examples.labels, minlength=num_classes)
+    if marks.dtype == torch.bool:
+        right = torch.bincount(examples.labels[marks], minlength=num_classes).double()
+    else:
+        # on the CPU, where sums have an order
+        weights = _example_scores(marks).cpu()
+        right = torch.bincount(examples.labels.cpu(), weights=weights, minlength=num_classes).to(total.device)
+    return (right / total).tolist()
 
 
-def _right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return whether each row of logits is a right answer; one that holds NaN is not, whatever its largest entry."""
-    return (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
+def score(logits: Tensor, labels: Tensor, task: Task | None = None) -> tuple[Tensor, Tensor]:
+    """Return the sums over a batch of its examples' losses and scores, on its device; losses are float64.
+
+    The scores of a classification are its right answers, counted in int64; other sums are float64. Logits with a NaN
+    among them are a wrong answer, and the loss is NaN. The task is by default the labels' own.
+    """
+    task = task or task_of(labels)
+    loss, scores = task.loss(logits.double(), labels, reduction="sum"), task.score(logits, labels)
+    counted = scores.dtype == torch.bool and scores.dim() == 1
+    return loss, scores.sum() if counted else _example_scores(scores).sum()
+
+
+def _example_scores(scores: Tensor) -> Tensor:
+    """Return the score of each example, (N,) float64, from those of its labels."""
+    scores = scores.double()
+    return scores if scores.dim() == 1 else scores.reshape(len(scores), -1).mean(dim=1)
 
 
 @contextmanager
@@ -141,9 +170,11 @@ def _answering(model: nn.Module, state: Mapping[str, Tensor] | None) -> Iterator
             module.training = mode
 
 
-def mean_of(loss: float, right: int, examples: Examples) -> Evaluation:
+def mean_of(loss: float, scores: float, examples: Examples) -> Evaluation:
     """Return the evaluation that the sums of ``score`` over all batches of ``examples`` amount to."""
     total = len(examples)
     if total == 0:
         return Evaluation(math.nan, math.nan, 0)
-    return Evaluation(loss / total, math.nan if is_regression(examples.labels) else right / total, total)
+    if examples.task.has_accuracy:
+        return Evaluation(loss / total, scores / total, total)
+    return Evaluation(loss / total, math.nan, total, scores / total)

@@ -14,17 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedpfn.tasks import Task, task_of
+
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs (N, ...) with labels (N,), and the channel statistics that normalise images; empty for other inputs."""
+    """Inputs (N, ...) with labels (N,) or (N, k), and the channel statistics that normalise images; else empty.
+
+    ``task`` says what is trained and measured on them: by default what goes with the form of the labels.
+    """
 
     inputs: Tensor
     labels: Tensor
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    task: Task = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.task is None:
+            object.__setattr__(self, "task", task_of(self.labels))
         if self.inputs.dtype == torch.uint8 and (not self.mean or len(self.mean) != len(self.std)):
             raise ValueError("images (uint8) need the mean and std of their channels, to be normalised")
 
@@ -37,10 +45,11 @@ class Examples:
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
         device: torch.device | str = "cpu",
+        task: Task | None = None,
     ) -> "Examples":
         """Move arrays to ``device``; memory-mapped ones are read in."""
         tensors = [torch.from_numpy(a if a.flags.writeable else np.array(a)).to(device) for a in (inputs, labels)]
-        return cls(tensors[0], tensors[1], tuple(mean), tuple(std))
+        return cls(tensors[0], tensors[1], tuple(mean), tuple(std), task or task_of(tensors[1]))
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -61,7 +70,7 @@ class Examples:
     def decoded(self) -> "Examples":
         """Return the same examples with their inputs as models eat them: for few that are read many times."""
         inputs, labels = self.batch(slice(None))
-        return Examples(inputs, labels)
+        return Examples(inputs, labels, task=self.task)
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return the decoded inputs and the labels at ``index``."""

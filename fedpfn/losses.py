@@ -1,31 +1,108 @@
-"""The loss of a task, told by its labels: classes (integers) or real values.
+"""Losses of a batch, by the form of its labels: classes, values, or labels of which several may hold at once.
 
-Integer labels (N,) go with cross-entropy on logits (N, C), in nats; floating-point labels with the mean squared error,
-in the labels' unit squared.
+With logits z (N, C) and classes y (N,), cross-entropy -log softmax(z)_y, in nats. With outputs and targets (N,) or
+(N, k), the squared error, mean over the k values, in the labels' unit squared. With logits z (N, L) and labels y (N, L)
+of 0 and 1, the binary cross-entropy -y log s(z) - (1 - y) log(1 - s(z)), s the logistic function, mean over the L
+labels, in nats. What a loss is part of, with the score and the size of a model's outputs, is a ``tasks.Task``.
 """
+
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 from torch import Tensor
 from torch.nn import functional
 
+Reduction = Literal["mean", "sum", "none"]
+LabelForm = Literal["classes", "values", "multi-hot"]
 
-def batch_loss(outputs: Tensor, labels: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Return the loss of a batch; ``reduction`` is ``mean`` or ``sum`` over its examples.
 
-    A regression target is (N,) or (N, k); the error of an example is the mean over its k values. Raises ``ValueError``
-    where outputs and targets differ in size: broadcasting them would measure something else.
+class BatchLoss(Protocol):
+    """The loss of a batch from a model's outputs and the labels: mean or sum over its examples, or one of each."""
+
+    def __call__(self, outputs: Tensor, labels: Tensor, /, *, reduction: Reduction = "mean") -> Tensor: ...
+
+
+def batch_loss(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    """Return the loss that goes with the form of the labels; ``reduction`` is over the batch's examples.
+
+    Raises ``ValueError`` where outputs and targets differ in size: broadcasting them would measure something else.
 
     >>> import torch
     >>> batch_loss(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 1.0]), reduction="sum")
     tensor(5.)
     """
-    if not is_regression(labels):
-        return functional.cross_entropy(outputs, labels, reduction=reduction)
-    if outputs.numel() != labels.numel() or len(outputs) != len(labels):
-        raise ValueError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(labels.shape)}")
-    errors = (outputs - labels.view(outputs.shape)).square().reshape(len(labels), -1).mean(dim=1)
-    return errors.sum() if reduction == "sum" else errors.mean()
+    return LOSSES[form_of(labels)](outputs, labels, reduction=reduction)
+
+
+def form_of(labels: Tensor) -> LabelForm:
+    """Return what labels are by their type and shape: floats are values, and rows of integers or booleans multi-hot.
+
+    Rows of floats are values too, even of 0 and 1: a batch of targets may happen to hold nothing else.
+    """
+    if labels.is_floating_point():
+        return "values"
+    return "multi-hot" if labels.dim() == 2 else "classes"
 
 
 def is_regression(labels: Tensor) -> bool:
     """Tell whether the labels are real values, for which there is no accuracy."""
-    return labels.is_floating_point()
+    return form_of(labels) == "values"
+
+
+def cross_entropy(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    """Return the cross-entropy of logits (N, C) for classes (N,), in nats."""
+    return functional.cross_entropy(outputs, labels, reduction=reduction)
+
+
+def squared_error(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    """Return the squared error of outputs for targets (N,) or (N, k), an example's the mean over its k values."""
+    errors = (outputs - targets_like(outputs, labels)).square()
+    return reduced(errors.reshape(len(labels), -1).mean(dim=1), reduction)
+
+
+def binary_cross_entropy(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    """Return the binary cross-entropy of logits (N, L) for labels (N, L) of 0 and 1, an example's the mean over them.
+
+    >>> import torch
+    >>> binary_cross_entropy(torch.zeros(1, 3), torch.tensor([[1, 0, 1]]))
+    tensor(0.6931)
+    """
+    targets = targets_like(outputs, labels).to(outputs.dtype)
+    losses = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+    return reduced(losses.reshape(len(labels), -1).mean(dim=1), reduction)
+
+
+LOSSES: dict[LabelForm, BatchLoss] = {
+    "classes": cross_entropy,
+    "values": squared_error,
+    "multi-hot": binary_cross_entropy,
+}
+
+
+def per_example(losses: Callable[[Tensor, Tensor], Tensor]) -> BatchLoss:
+    """Return the loss of a batch whose examples have ``losses(outputs, labels)``, (N,).
+
+    >>> import torch
+    >>> absolute = per_example(lambda outputs, targets: (outputs[:, 0] - targets).abs())
+    >>> absolute(torch.tensor([[1.0], [4.0]]), torch.tensor([0.0, 1.0]))
+    tensor(2.)
+    """
+
+    def loss(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+        return reduced(losses(outputs, labels), reduction)
+
+    return loss
+
+
+def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
+    """Return the losses of a batch's examples, (N,), as their mean or sum, or as they are."""
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else losses.mean()
+
+
+def targets_like(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return labels in the shape of outputs. Raises ``ValueError`` where they differ in size."""
+    if outputs.numel() != labels.numel() or len(outputs) != len(labels):
+        raise ValueError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(labels.shape)}")
+    return labels.view(outputs.shape)

@@ -4,7 +4,6 @@ Splitting a single small operation over cores costs more than it saves, and its 
 Splitting the list of evaluations does neither. On a GPU the items run one after the other in the calling thread.
 """
 
-import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from fedpfn.devices import available_cpus
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.params import State
+from fedpfn.tasks import CLASSIFICATION
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -77,12 +77,16 @@ class ModelPool:
         total = len(examples)
         if total == 0:
             return evaluate(self.model, examples, state=state)
-        right = (part.accuracy * part.examples for part in parts)
+        has_accuracy = examples.task.has_accuracy
+        right: Iterable[float] = (part.accuracy * part.examples for part in parts)
+        if examples.task == CLASSIFICATION:
+            # counts, so that chunks give what one pass gives
+            right = (round(count) for count in right)
         return Evaluation(
             loss=sum(part.loss * part.examples for part in parts) / total,
-            # counts, so that chunks give what one pass gives; a regression has none
-            accuracy=sum(count if math.isnan(count) else round(count) for count in right) / total,
+            accuracy=sum(right) / total,
             examples=total,
+            error=None if has_accuracy else sum((part.error or 0.0) * part.examples for part in parts) / total,
         )
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """Which example belongs to whom: data sets as arrays, partition schemes, label statistics. Neither Flower nor Ray."""
 
-from partitions import datasets, schemes, statistics
+from partitions import datasets, labels, schemes, statistics
 from partitions.arrays import DataError, Dataset, Split
 from partitions.datasets import DATASETS, load
 from partitions.feasibility import PartitionError
@@ -19,6 +19,7 @@ __all__ = [
     "Split",
     "datasets",
     "hold_out",
+    "labels",
     "limit",
     "load",
     "load_federated",

@@ -1,4 +1,4 @@
-"""A data set as plain arrays: two splits, the number of classes, and the facts that follow from them.
+"""A data set as plain arrays: two splits, the number of classes or labels, and the facts that follow from them.
 
 Reading the arrays from anywhere is left to ``datasets`` and the modules behind it.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["images", "features", "tokens"]
+LabelForm = Literal["classes", "values", "multi-hot"]
 
 _IMAGES_AT_ONCE = 2**22  # bytes that np.bincount widens to 8 each at a time: 32 MiB, whatever the data set's size
 
@@ -32,18 +33,25 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """``inputs``: uint8 images (N, C, H, W), float32 features (N, ...) or int64 tokens (N, L); ``labels``: int64 (N,).
+    """``inputs``: uint8 images (N, C, H, W), float32 features (N, ...) or int64 tokens (N, L).
+
+    ``labels``: classes, int64 (N,); values of a target, float32 (N,) or (N, k); or several labels each, uint8 (N, L) of
+    0 and 1.
 
     ``inputs`` may be a read-only memory map; copy the batch, not the array.
     """
 
     inputs: NDArray[Any]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Train and test data, never merged; labels lie in 0..num_classes-1."""
+    """Train and test data, never merged.
+
+    ``num_classes`` is the number of classes, which lie in 0..num_classes-1; or that of the labels in a row, or of the
+    values of a target.
+    """
 
     name: str
     train: Split
@@ -56,6 +64,11 @@ class Dataset:
         if self.train.inputs.dtype == np.uint8:
             return "images"
         return "tokens" if self.train.inputs.dtype == np.int64 else "features"
+
+    @property
+    def labels(self) -> LabelForm:
+        """What the labels are."""
+        return form_of(self.train.labels)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -75,6 +88,13 @@ class Dataset:
     @cached_property
     def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return channel_moments(self.train.inputs) if self.kind == "images" else ((), ())
+
+
+def form_of(labels: NDArray[Any]) -> LabelForm:
+    """Return what a split's labels are, told by their type and shape."""
+    if labels.dtype.kind == "f":
+        return "values"
+    return "multi-hot" if labels.ndim == 2 else "classes"
 
 
 def channel_moments(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,19 +1,32 @@
 """Data sets by name: a literal table of the built-in ones, one call that loads, one that looks for faults beforehand.
 
-What a data set is lies in ``arrays``; how each is read lies in ``digits``, ``torchvision_data``, ``image_folder``,
-``imdb`` and, for a callable of the user's, ``user_loader``.
+What a data set is lies in ``arrays``; how each is read lies in ``digits``, ``diabetes``, ``torchvision_data``,
+``image_folder``, ``imdb`` and, for a callable of the user's, ``user_loader``.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
-from partitions import digits, image_folder, imdb, torchvision_data, user_loader
-from partitions.arrays import DataError, Dataset, Kind, Request, Split
+from partitions import diabetes, digits, image_folder, imdb, torchvision_data, user_loader
+from partitions.arrays import DataError, Dataset, Kind, LabelForm, Request, Split
+from partitions.labels import BINS, RequestedForm, in_form
 
-__all__ = ["DATASETS", "FACTS", "DataError", "Dataset", "Facts", "Kind", "Loader", "Split", "find_faults", "load"]
+__all__ = [
+    "DATASETS",
+    "FACTS",
+    "DataError",
+    "Dataset",
+    "Facts",
+    "Kind",
+    "Loader",
+    "Split",
+    "facts_of",
+    "find_faults",
+    "load",
+]
 
 Loader = Callable[..., Any]
 
@@ -34,20 +47,36 @@ DATASETS: dict[str, _Source] = {
     "cifar100": torchvision_data.CIFAR100,
     "image-folder": image_folder,
     "imdb": imdb,
+    "digits-properties": digits.Properties(),
+    "diabetes": diabetes,
 }
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a built-in data set before it is read."""
+    """What is known of a built-in data set before it is read.
+
+    ``num_classes`` as in ``Dataset``; ``strata`` is the number of classes by which schemes deal the examples out.
+    """
 
     input_shape: tuple[int, ...]
     num_classes: int
     train_examples: int
     test_examples: int
     tokens: bool = False
+    labels: LabelForm = "classes"
+    strata: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.strata:
+            object.__setattr__(self, "strata", self.num_classes)
 
 
+_FORMS: dict[str, str] = {
+    "classes": "classes",
+    "values": "values of a target",
+    "multi-hot": "rows of 0 and 1, one column for each label",
+}
 _GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
 
 FACTS: dict[str, Facts] = {
@@ -57,7 +86,24 @@ FACTS: dict[str, Facts] = {
     "cifar10": Facts(_COLOUR, 10, 50_000, 10_000),
     "cifar100": Facts(_COLOUR, 100, 50_000, 10_000),
     "imdb": Facts((imdb.LENGTH,), 2, 25_000, 25_000, tokens=True),
+    "digits-properties": Facts((1, 8, 8), 3, 1438, 359, labels="multi-hot", strata=6),
+    "diabetes": Facts((10,), 1, diabetes.TRAIN, diabetes.TEST, labels="values", strata=BINS),
 }
+
+
+def facts_of(name: str, labels: RequestedForm = "") -> Facts | None:
+    """Return what is known of a data set whose labels are taken in a form; None where it cannot be had so.
+
+    >>> facts_of("digits", "values").num_classes, facts_of("diabetes", "classes")
+    (1, None)
+    """
+    facts = FACTS.get(name)
+    if facts is None or labels in ("", facts.labels):
+        return facts
+    # whole numbers are values too
+    if labels == "values" and facts.labels == "classes":
+        return replace(facts, num_classes=1, labels="values", strata=BINS)
+    return None
 
 
 def load(
@@ -68,26 +114,35 @@ def load(
     image_size: int = 0,
     args: Mapping[str, Any] | None = None,
     cache_dir: Path | None = None,
+    labels: RequestedForm = "",
 ) -> Dataset:
     """Return a built-in data set by its name, or what a user's loader (see ``user_loader``) returns for ``args``.
 
     ``image_size`` is for ``image-folder``: the side of the square that images are resized and cropped to (0: images of
     one size, as they are). ``cache_dir`` is where its images and the tokens of ``imdb`` are kept once decoded (None:
-    ``content_cache.default_folder``). Raises ``DataError`` with all that ``find_faults`` finds, and for data that turn
+    ``content_cache.default_folder``). ``labels`` is the form in which labels are taken (``partitions.labels``), as they
+    are by default. Raises ``DataError`` with all that ``find_faults`` finds, and for data that turn
     out to be unreadable or wrong.
     """
-    faults = find_faults(name, root, download=download, image_size=image_size, args=args)
+    faults = find_faults(name, root, download=download, image_size=image_size, args=args, labels=labels)
     if faults:
         raise DataError("; ".join(faults))
     if not isinstance(name, str):
-        return user_loader.load(name, root, args)
-    return DATASETS[name].load(
+        return user_loader.load(name, root, args, labels=labels)
+    dataset = DATASETS[name].load(
         Request(root=root, download=download, image_size=image_size, cache_dir=cache_dir),
     )
+    return in_form(dataset, labels)
 
 
 def find_faults(
-    name: str | Loader, root: str, *, download: bool, image_size: int = 0, args: Mapping[str, Any] | None = None
+    name: str | Loader,
+    root: str,
+    *,
+    download: bool,
+    image_size: int = 0,
+    args: Mapping[str, Any] | None = None,
+    labels: RequestedForm = "",
 ) -> list[str]:
     """Return what would keep ``load`` from working, a line each, told from names and folders alone: nothing is read."""
     if isinstance(name, str) and name not in DATASETS:
@@ -101,5 +156,9 @@ def find_faults(
         faults.append(f"data.image-size = {image_size} is for data.name = 'image-folder' only; set it to 0")
     if isinstance(name, str):
         faults += [f"data.args.{given} is for a loader of your own; {name!r} takes none" for given in args or ()]
+        if name in FACTS and facts_of(name, labels) is None:
+            faults.append(
+                f"the labels of data set {name!r} are {_FORMS[FACTS[name].labels]}; data.task needs {_FORMS[labels]}"
+            )
         faults += DATASETS[name].find_faults(Request(root=root, download=download, image_size=image_size))
     return faults

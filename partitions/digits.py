@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from partitions.arrays import DataError, Dataset, Request, Split
 
@@ -17,7 +18,7 @@ def load(request: Request) -> Dataset:
     Pixels 0..16 become round(255 x / 16). The split is a constant of the data set, no run's seed moves it: of each
     class, in the order of the file, every fifth example from the third on is for testing, which is round(n / 5) of n.
     """
-    table = np.loadtxt(_file(), delimiter=",")
+    table = np.loadtxt(packaged_file("digits.csv.gz"), delimiter=",")
     inputs = np.round(table[:, :-1] * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8)
     labels = table[:, -1].astype(np.int64)
     for_test = np.zeros(len(labels), dtype=bool)
@@ -32,9 +33,31 @@ def find_faults(request: Request) -> list[str]:
     return []
 
 
-def _file() -> Path:
+class Properties:
+    """The digits with three labels of each in place of its class: is it even, above 4, does it have a loop (0 6 8 9).
+
+    The same images in the same splits; labels are uint8 (N, 3).
+    """
+
+    LOOPS = (0, 6, 8, 9)
+
+    def load(self, request: Request) -> Dataset:
+        """Return the digits with their properties."""
+        whole = load(request)
+        train, test = (Split(split.inputs, self._rows(split.labels)) for split in (whole.train, whole.test))
+        return Dataset("digits-properties", train, test, 3)
+
+    def find_faults(self, request: Request) -> list[str]:
+        """Return nothing: the digits come with scikit-learn."""
+        return []
+
+    def _rows(self, digits: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return np.stack([digits % 2 == 0, digits > 4, np.isin(digits, self.LOOPS)], axis=1).astype(np.uint8)
+
+
+def packaged_file(name: str) -> Path:
     """Return scikit-learn's file, without importing scikit-learn, which takes a second and 70 MB in every process."""
     package = find_spec("sklearn")
     if package is None or package.origin is None:
-        raise DataError("the digits come with scikit-learn, which is not installed")
-    return Path(package.origin).parent / "datasets/data/digits.csv.gz"
+        raise DataError(f"{name} comes with scikit-learn, which is not installed")
+    return Path(package.origin).parent / "datasets/data" / name

@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from partitions.arrays import Dataset
 from partitions.datasets import load
+from partitions.feasibility import PartitionError
 from partitions.holdout import hold_out
+from partitions.labels import STRATA, RequestedForm, has_several_values, strata_of
 from partitions.limits import limit
 from partitions.schemes import partition
+from partitions.statistics import manifest
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,10 +22,13 @@ class FederatedData:
     """A data set with every client's indices into its training split.
 
     ``parts`` are the examples that clients train on, ``held_out`` those that they are tested on; empty where none are.
+    ``strata`` are the classes (N,) of the training examples by which they were dealt out: the labels, where these are
+    classes (``partitions.labels``).
     """
 
     dataset: Dataset
     parts: list[NDArray[np.int64]]
+    strata: NDArray[np.int64]
     held_out: list[NDArray[np.int64]] = field(default_factory=list)
 
     @property
@@ -37,6 +43,14 @@ class FederatedData:
         for part in self.held_out:
             kept[part] = False
         return np.flatnonzero(kept)
+
+    def manifest(self, **about: Any) -> dict[str, Any]:
+        """Return the record of the partition (``statistics.manifest``), with what its classes are if not labels."""
+        about["held_out"] = self.held_out
+        if self.dataset.labels == "classes":
+            return manifest(self.strata, self.parts, self.dataset.num_classes, **about)
+        about["strata"] = STRATA[self.dataset.labels]
+        return manifest(self.strata, self.parts, int(self.strata.max()) + 1, **about)
 
 
 def load_federated(
@@ -54,19 +68,21 @@ def load_federated(
     test_examples: int = 0,
     holdout: float = 0.0,
     holdout_rng: Callable[[int], np.random.Generator] = np.random.default_rng,
+    labels: RequestedForm = "",
 ) -> FederatedData:
     """Load a data set and deal its training examples out to ``clients``.
 
     Parameters
     ----------
-    source, root, args, download, image_size
+    source, root, args, download, image_size, labels
         As in ``partitions.load``.
     train_examples, test_examples, subset_rng
         Numbers of examples to use, 0 for all, and what they are drawn from; see ``partitions.limit``.
     rng
         What the partition is drawn from; the same state on every process gives the same shares.
     shares
-        The partition's settings: ``scheme`` and the keyword arguments of ``partitions.partition``.
+        The partition's settings: ``scheme`` and the keyword arguments of ``partitions.partition``. A scheme of the
+        user's own is called with the labels as they are, a built-in one with their strata.
     holdout, holdout_rng
         Share of each client's examples that it does not train on but is tested on, and the generator that these are
         drawn from, by client; see ``partitions.hold_out``.
@@ -74,11 +90,20 @@ def load_federated(
     Raises
     ------
     DataError, PartitionError
-        As ``partitions.load`` and ``partitions.partition`` raise them.
+        As ``partitions.load`` and ``partitions.partition`` raise them; and for a target of several values that a
+        built-in scheme other than ``iid`` is to deal out.
     """
-    dataset = load(source, root, download=download, image_size=image_size, args=args or {})
+    dataset = load(source, root, download=download, image_size=image_size, args=args or {}, labels=labels)
     dataset = limit(dataset, train=train_examples, test=test_examples, rng=subset_rng)
-    parts = partition(labels=dataset.train.labels, clients=clients, rng=rng, **shares)
+    own, strata = dataset.train.labels, strata_of(dataset.train.labels)
+    scheme = shares["scheme"]
+    if isinstance(scheme, str) and scheme != "iid" and has_several_values(own):
+        raise PartitionError(
+            f"partition.scheme={scheme} deals examples out by class, and a target of {own.shape[1]} values has none; "
+            "take partition.scheme=iid or a scheme of your own"
+        )
+    parts = partition(labels=strata if isinstance(scheme, str) else own, clients=clients, rng=rng, **shares)
     if not holdout:
-        return FederatedData(dataset, parts)
-    return FederatedData(dataset, *hold_out(parts, holdout, holdout_rng))
+        return FederatedData(dataset, parts, strata)
+    kept, held_out = hold_out(parts, holdout, holdout_rng)
+    return FederatedData(dataset, kept, strata, held_out)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from partitions.arrays import DataError, Dataset, Split
+from partitions.arrays import DataError, Dataset, Split, form_of
+from partitions.labels import RequestedForm, count_of, labels_as
 
 _CHANNELS = (1, 3, 4)
 _INPUTS = (
@@ -21,12 +22,15 @@ _INPUTS = (
 )
 
 
-def load(loader: Callable[..., Any], root: str, args: Mapping[str, Any] | None = None) -> Dataset:
+def load(
+    loader: Callable[..., Any], root: str, args: Mapping[str, Any] | None = None, *, labels: RequestedForm = ""
+) -> Dataset:
     """Return the data set that ``loader`` gives, called with ``root=`` where its signature takes that, and ``args``.
 
-    The number of classes is the largest label of both splits + 1. Raises ``DataError`` for a loader that fails, splits
+    The number of classes is the largest label of both splits + 1. ``labels`` is the form that they are taken in, by
+    default what their type and shape show (``partitions.labels``). Raises ``DataError`` for a loader that fails, splits
     that are empty, not of one kind and shape or not of one length with their labels, features that are not finite, and
-    labels that are not integers from 0 on.
+    labels that are not of the form.
     """
     name = f"{getattr(loader, '__module__', '')}:{getattr(loader, '__qualname__', type(loader).__name__)}"
     try:
@@ -43,17 +47,22 @@ def load(loader: Callable[..., Any], root: str, args: Mapping[str, Any] | None =
             "((train_inputs, train_labels), (test_inputs, test_labels))"
         )
     train, test = (
-        _split(inputs, labels, where=f"{part} {{}} of loader {name}")
-        for part, (inputs, labels) in zip(("train", "test"), pairs, strict=True)
+        _split(inputs, of_inputs, labels, where=f"{part} {{}} of loader {name}")
+        for part, (inputs, of_inputs) in zip(("train", "test"), pairs, strict=True)
     )
     if train.inputs.dtype != test.inputs.dtype or train.inputs.shape[1:] != test.inputs.shape[1:]:
         raise DataError(
             f"train and test inputs of loader {name} differ: {_describe(train.inputs)} and {_describe(test.inputs)}; "
             "expected one type and one shape but for N"
         )
-    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    if form_of(train.labels) != form_of(test.labels) or train.labels.shape[1:] != test.labels.shape[1:]:
+        raise DataError(
+            f"train and test labels of loader {name} differ: {_describe(train.labels)} and {_describe(test.labels)}; "
+            "expected one form and one shape but for N"
+        )
+    num_classes = count_of(train.labels, test.labels)
     num_examples = len(train.labels) + len(test.labels)
-    if num_classes > num_examples:
+    if form_of(train.labels) == "classes" and num_classes > num_examples:
         raise DataError(
             f"labels of loader {name} reach {num_classes - 1} with {num_examples} examples in all; expected classes "
             "numbered 0..C-1"
@@ -70,10 +79,10 @@ def _takes_root(loader: Callable[..., Any]) -> bool:
     return any((p.name == "root" and p.kind in named) or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
-def _split(inputs: Any, labels: Any, *, where: str) -> Split:
+def _split(inputs: Any, labels: Any, form: RequestedForm, *, where: str) -> Split:
     checked = Split(
         _inputs(_array(inputs, where.format("inputs")), where.format("inputs")),
-        _labels(_array(labels, where.format("labels")), where.format("labels")),
+        labels_as(_array(labels, where.format("labels")), form, where=where.format("labels")),
     )
     if len(checked.inputs) != len(checked.labels):
         raise DataError(
@@ -124,14 +133,6 @@ def _images(array: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
     if not first and not last:
         raise DataError(f"{where} are {_describe(array)}, no axis of which can be 1, 3 or 4 channels; {_INPUTS}")
     return np.ascontiguousarray(array if first else array.transpose(0, 3, 1, 2))
-
-
-def _labels(array: NDArray[Any], where: str) -> NDArray[np.int64]:
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DataError(f"{where} are {_describe(array)}; expected integers (N,)")
-    if array.min() < 0:
-        raise DataError(f"{where} go down to {array.min()}; expected classes numbered 0..C-1")
-    return np.ascontiguousarray(array, dtype=np.int64)
 
 
 def _describe(value: Any) -> str:

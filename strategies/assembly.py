@@ -16,22 +16,35 @@ import partitions
 from fedpfn import models
 from fedpfn.args import args_of
 from fedpfn.lmc.layerwise import find_layers
+from fedpfn.measures import resolve_measures
 from fedpfn.params import trainable
-from fedpfn.runs.arguments import data_arguments, model_arguments
+from fedpfn.runs.arguments import data_arguments, model_arguments, task_of
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import RoundPlans
 from strategies.bases import make_masked
 from strategies.mask_faults import pattern_faults
+from strategies.preflight import label_faults
 from strategies.sampling import SeededSampling, draw_clients
 from strategies.shared_mask import SharedMask
 
 
 def load_data(config: RunConfig) -> partitions.FederatedData:
-    """Return the data set and every client's indices into its training split. Raises ``ConfigError``."""
+    """Return the data set and every client's indices into its training split.
+
+    Raises ``ConfigError``, for labels too that the run's loss or measures cannot take.
+    """
     try:
-        return partitions.load_federated(**data_arguments(config), download=config.data.download)
+        data = partitions.load_federated(**data_arguments(config), download=config.data.download)
     except (partitions.DataError, partitions.PartitionError) as error:
         raise ConfigError([str(error)]) from error
+    try:
+        task = task_of(config, data.dataset.labels)
+        resolve_measures(config.measures, task)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    if faults := label_faults(config, task):
+        raise ConfigError(faults)
+    return data
 
 
 def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
@@ -54,17 +67,22 @@ def inspect(config: RunConfig, dataset: partitions.Dataset) -> models.Inspection
     return models.inspect_model(
         _builder(config, dataset),
         dataset.input_shape,
-        dataset.num_classes,
+        output_size(config, dataset),
         tokens=dataset.kind == "tokens",
         seed=config.seed,
     )
+
+
+def output_size(config: RunConfig, dataset: partitions.Dataset) -> int:
+    """Return the number of the model's outputs: what the run's task makes of the labels."""
+    return task_of(config, dataset.labels).outputs(dataset.num_classes)
 
 
 def _builder(config: RunConfig, dataset: partitions.Dataset) -> Callable[[], nn.Module]:
     return partial(
         models.build,
         input_shape=dataset.input_shape,
-        num_classes=dataset.num_classes,
+        num_classes=output_size(config, dataset),
         **model_arguments(config),
     )
 

@@ -24,7 +24,8 @@ from fedpfn.runs.identity import used_keys
 from fedpfn.runs.parsing import Check, Reading, hide, run_checks
 from fedpfn.runs.stopping import StopRule
 from fedpfn.runs.trackers import tracker_faults
-from fedpfn.training import OPTIMIZERS, optimizer_faults
+from fedpfn.tasks import Task, resolve_task, task_for
+from fedpfn.training import OPTIMIZERS, loss_faults, optimizer_faults
 from partitions import datasets, schemes
 from strategies.bases import base_faults
 from strategies.mask_faults import cycle_faults, frozen_faults, pattern_faults, schedule_faults
@@ -38,6 +39,7 @@ def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: 
     """
     checks: tuple[Check[RunConfig], ...] = (
         _data_faults,
+        _task_faults,
         _partition_faults,
         partial(_model_faults, try_model=try_model),
         _base_faults,
@@ -93,6 +95,14 @@ def _own_faults(name: str, args: dict[str, Scalar], provided: Iterable[str], *, 
     return signature_faults(repr(name), part, args, tuple(provided), key=key, positional=positional)
 
 
+def _labels(config: RunConfig) -> Any:
+    """Return the form of labels that the run's task asks for; empty where it takes what there is, or is faulty."""
+    with suppress(ValueError):
+        task = resolve_task(config.data.task)
+        return "" if task is None else task.labels
+    return ""
+
+
 def _data_faults(config: RunConfig) -> Iterator[str]:
     data = config.data
     relative = bool(data.root) and not Path(data.root).is_absolute()
@@ -105,8 +115,35 @@ def _data_faults(config: RunConfig) -> Iterator[str]:
         yield f"no data set {data.name!r}; {hint}"
     elif not relative:
         yield from datasets.find_faults(
-            data.name, data.root, download=data.download, image_size=data.image_size, args=args_of(data.args)
+            data.name,
+            data.root,
+            download=data.download,
+            image_size=data.image_size,
+            args=args_of(data.args),
+            labels=_labels(config),
         )
+
+
+def _task_faults(config: RunConfig) -> Iterator[str]:
+    try:
+        resolve_task(config.data.task)
+    except ValueError as error:
+        yield f"data.task: {error}"
+
+
+def _task(config: RunConfig) -> Task | None:
+    """Return the run's task as far as it is known before the data are; None for a faulty one too."""
+    facts = datasets.FACTS.get(config.data.name)
+    try:
+        return resolve_task(config.data.task) or (None if facts is None else task_for(facts.labels))
+    except ValueError:
+        return None
+
+
+def _facts(config: RunConfig) -> datasets.Facts | None:
+    """Return what is known of the data set before it is read, with its labels as the task takes them."""
+    task = _task(config)
+    return None if task is None else datasets.facts_of(config.data.name, task.labels)
 
 
 def _partition_faults(config: RunConfig) -> Iterator[str]:
@@ -120,12 +157,12 @@ def _partition_faults(config: RunConfig) -> Iterator[str]:
     if scheme not in schemes.SCHEMES and (hint := imports.colon_hint(scheme)):
         yield f"no partition.scheme {scheme!r}; {hint}"
         return
-    facts, limit = datasets.FACTS.get(config.data.name), config.data.train_examples
+    facts, limit = _facts(config), config.data.train_examples
     yield from schemes.find_faults(
         clients=config.federation.clients,
         num_examples=None if facts is None else min(facts.train_examples, limit or facts.train_examples),
         # a small try may miss a class
-        num_classes=None if facts is None or limit else facts.num_classes,
+        num_classes=None if facts is None or limit else facts.strata,
         **scheme_settings(config),
     )
 
@@ -133,9 +170,10 @@ def _partition_faults(config: RunConfig) -> Iterator[str]:
 def _model_faults(config: RunConfig, *, try_model: bool) -> Iterator[str]:
     faults = models.find_faults(**settings_of(config.model))
     yield from faults
-    facts = datasets.FACTS.get(config.data.name)
-    if facts is not None and try_model and not faults:
-        yield from model_faults(config, facts.input_shape, facts.num_classes, tokens=facts.tokens)
+    facts, task = _facts(config), _task(config)
+    if facts is not None and task is not None and try_model and not faults:
+        outputs = task.outputs(facts.num_classes)
+        yield from model_faults(config, facts.input_shape, outputs, tokens=facts.tokens)
 
 
 def _base_faults(config: RunConfig) -> list[str]:
@@ -152,9 +190,23 @@ def _algorithm_faults(config: RunConfig) -> Iterator[str]:
             )
 
 
+def label_faults(config: RunConfig, task: Task | None) -> list[str]:
+    """Return why a task's labels cannot be trained on as ``config`` says; where it is not known, as far as it shows."""
+    faults = loss_faults(config.train.loss, task)
+    with suppress(ValueError):
+        kind = local_algorithm_class(config.strategy.name)
+        if task is not None and task.labels != "classes" and kind is not None and kind.needs_classes:
+            faults.append(
+                f"strategy.name={config.strategy.name} needs labels that are classes, and those of a {task.name} are "
+                f"{task.labels}"
+            )
+    return faults
+
+
 def _training_faults(config: RunConfig) -> Iterator[str]:
     train = config.train
     yield from optimizer_faults(train.optimizer, args_of(train.args))
+    yield from label_faults(config, _task(config))
     if train.stack and train.optimizer not in OPTIMIZERS:
         yield f"train.stack needs one of {', '.join(OPTIMIZERS)}; set train.stack=0 for {train.optimizer!r}"
 

@@ -26,7 +26,7 @@ from fedpfn.params import read_state, trainable
 from fedpfn.protocol import RUN_CONFIG
 from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, is_run
-from fedpfn.runs.arguments import round_plans, schedule_name, scheme_settings
+from fedpfn.runs.arguments import round_plans, schedule_name, scheme_settings, task_of
 from fedpfn.runs.checkpoints import checkpoint_rounds
 from fedpfn.runs.client_states import ClientStates
 from fedpfn.runs.config import ConfigError, RunConfig, given_keys, settings_of
@@ -34,6 +34,7 @@ from fedpfn.runs.identity import config_warnings
 from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.stopping import StopRule
 from fedpfn.runs.trackers import make_tracker
+from fedpfn.tasks import CLASSIFICATION
 from strategies.assembly import build_model, load_data, make_strategy, plans_of
 from strategies.carried import carried_state, restore_state
 from strategies.cohort_grid import CohortGrid, RoundFailedError
@@ -99,19 +100,13 @@ def _federate(
 ) -> None:
     """Train, measure and record round after round, and say in the folder how it ended."""
     dataset, sizes = data.dataset, data.sizes
+    task = task_of(config, dataset.labels)
+    if task != CLASSIFICATION:
+        log(INFO, "Task: %s, scored by the %s", task.name, task.score_name)
     about = {name: value for name, value in scheme_settings(config).items() if value != {}}
     if data.held_out:
         about["holdout"] = config.partition.holdout
-    folder.write_partition(
-        partitions.statistics.manifest(
-            dataset.train.labels,
-            data.parts,
-            dataset.num_classes,
-            held_out=data.held_out,
-            **about,
-            seed=config.seed,
-        )
-    )
+    folder.write_partition(data.manifest(**about, seed=config.seed))
     plan = round_plans(config)
     strategy = make_strategy(config, plan, sizes, list(trainable(model)))
     recorder = make_recorder(config, folder, model, data, partial(carried_state, strategy))
@@ -201,8 +196,9 @@ def make_recorder(
     """Return what measures and records the run's rounds."""
     device, barrier, output = next(model.parameters()).device, config.barrier, config.output
     dataset, held_out = data.dataset, None
+    task = task_of(config, dataset.labels)
     train, test = (
-        Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
+        Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device, task=task)
         for split in (dataset.train, dataset.test)
     )
     if data.held_out:
@@ -228,7 +224,7 @@ def make_recorder(
     return Recorder(
         folder,
         instruments,
-        measures=resolve_measures(config.measures),
+        measures=resolve_measures(config.measures, task),
         schedule=schedule_name(config),
         model_name=config.model.name,
         strategy_state=strategy_state,

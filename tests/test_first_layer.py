@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedpfn.examples import Examples
 from fedpfn.lmc.first_layer import LINEAR, SplitModel, split_model, takes_stacks
 from fedpfn.models import build
 from fedpfn.params import State, lerp, read_state
@@ -221,4 +222,4 @@ class Branches(Custom):
 def test_a_model_that_branches_on_its_features_cannot_be_stacked(make: Make, expected: bool) -> None:
     found, labels = cut(make, normal(*ROWS)), torch.tensor([0, 1, 2, 0])
     assert found is not None
-    assert takes_stacks(found, normal(*ROWS), labels, *states_of(make)) == expected
+    assert takes_stacks(found, Examples(normal(*ROWS), labels), *states_of(make)) == expected

@@ -88,6 +88,8 @@ RULES: list[tuple[Settings, tuple[str, ...], tuple[str, ...]]] = [
     ({"train.optimizer": "torch.optim:RMSprop"}, ("train.optimizer",), ("train.momentum", "train.weight-decay")),
     ({"stop.patience": 0}, ("stop.patience", "stop.target"), ("stop.min-delta",)),
     ({"stop.patience": 3}, ("stop.patience", "stop.min-delta"), ()),
+    ({"train.loss": "auto"}, ("train.loss",), ("train.label-smoothing",)),
+    ({"train.loss": "label-smoothing"}, ("train.loss", "train.label-smoothing"), ()),
     ({"mask.ratio-shape": "constant"}, ("mask.ratio",), ("mask.final-ratio",)),
     ({"mask.ratio-shape": "linear"}, ("mask.ratio", "mask.final-ratio"), ()),
     ({"mask.ratio-shape": "cosine"}, ("mask.ratio", "mask.final-ratio"), ()),
@@ -166,11 +168,11 @@ def test_used_keys_have_the_values_of_the_config_in_its_order() -> None:
 def test_fed_avg_by_default_uses_these_keys_and_no_others() -> None:
     told = """
         seed rounds device measures federation.clients federation.fraction federation.tolerate-failures data.name
-        data.image-size data.train-examples data.test-examples partition.scheme partition.alpha partition.min-size
-        partition.holdout model.name model.hidden model.width model.width-multiplier strategy.name strategy.base
-        train.epochs train.steps train.batch-size train.optimizer train.lr train.lr-decay train.momentum train.nesterov
-        train.weight-decay train.proximal-mu train.clip-norm train.threads train.stack evaluate.every
-        evaluate.max-examples stop.patience stop.target barrier.every barrier.points barrier.max-pairs
+        data.image-size data.train-examples data.test-examples data.task partition.scheme partition.alpha
+        partition.min-size partition.holdout model.name model.hidden model.width model.width-multiplier strategy.name
+        strategy.base train.epochs train.steps train.batch-size train.optimizer train.lr train.lr-decay train.momentum
+        train.nesterov train.weight-decay train.loss train.proximal-mu train.clip-norm train.threads train.stack
+        evaluate.every evaluate.max-examples stop.patience stop.target barrier.every barrier.points barrier.max-pairs
         barrier.max-examples barrier.split barrier.batch-norm barrier.layers
     """
     assert list(used_keys(RunConfig.parse({"strategy.name": "fedavg"}))) == told.split()
@@ -339,7 +341,8 @@ VALUES: dict[str, list[Any]] = {
     "model.args": ["", "width=3"], "mask.args": ["", "n=1"], "train.args": ["", "alpha=0.5"],
     "measures": ["", "my:measure"], "data.train-examples": [0, 9], "data.test-examples": [0, 9],
     "partition.holdout": [0.0, 0.2], "stop.patience": [0, 3], "stop.min-delta": [0.0, 0.1], "stop.target": [0.0, 0.9],
-    "evaluate.every": [1, 2], "evaluate.max-examples": [0, 100],
+    "data.task": ["auto", "multilabel"], "train.loss": ["auto", "label-smoothing", "balanced"],
+    "train.label-smoothing": [0.1, 0.2], "evaluate.every": [1, 2], "evaluate.max-examples": [0, 100],
     "mask.schedule": ["per-round", "fixed", "complement", "cyclic"],
     "mask.ratio": [0.4, 0.8], "mask.ratio-shape": ["constant", "linear"], "mask.final-ratio": [0.4, 0.8],
     "mask.warmup-rounds": [0, 1], "mask.granularity": ["weight", "neuron"], "mask.draw": ["exact", "bernoulli"],

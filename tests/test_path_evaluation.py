@@ -153,7 +153,7 @@ def test_every_model_that_is_cut_can_be_stacked(name: str) -> None:
     make, shape = MODELS[name]
     (first, second), few = (read_state(seeded(make, seed)) for seed in (1, 2)), some(shape, 4)
     split = split_model(seeded(make, 0), few.inputs, first, second)
-    assert split is not None and takes_stacks(split, few.inputs, few.labels, first, second)
+    assert split is not None and takes_stacks(split, few, first, second)
 
 
 def test_a_policy_of_its_own_is_kept_on_the_path() -> None:

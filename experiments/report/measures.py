@@ -6,12 +6,14 @@ are averaged over seeds and written is left to others.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
+from experiments.progress import score_key
 from experiments.recorded import further_numbers, further_quantities, is_evaluated, unit_words
+from experiments.scores import Score, score_of
 from fedpfn.measures import MEASURES, Better, Quantity
 from fedpfn.runs import STOPPED, Run
 
@@ -23,6 +25,7 @@ LAST_ROUNDS = 5
 
 # parts of a table that are read together
 MAIN, TRAFFIC, MORE = "Accuracy and barriers", "Communication", "Loss and fusion barriers"
+ERRORS = "Error and barriers"
 FURTHER = "Further measures"
 
 
@@ -45,8 +48,66 @@ class Measure:
     missing: Literal["not measured", "not reached"] = "not measured"
 
 
-def measures(target: float | None = None) -> tuple[Measure, ...]:
-    """Return the measures of a report; those of reaching an accuracy are there where there is a ``target``."""
+def measures(
+    target: float | None = None, *, share: str = "accuracy", error: Score | None = None, loss_unit: str = "nats"
+) -> tuple[Measure, ...]:
+    """Return the measures of a report; those of reaching an accuracy are there where there is a ``target``.
+
+    ``share`` is the name of the accuracy, ``error`` the error of runs that are scored by one, ``loss_unit`` empty where
+    the unit of the loss is not the same in all runs.
+    """
+    loss = f"of the loss in {loss_unit}" if loss_unit else "of the loss"
+    named = _of_accuracy(target, loss) if share == "accuracy" else _renamed(_of_accuracy(target, loss), share)
+    return (*named, *(() if error is None else _of_error(error)))
+
+
+def _renamed(of_accuracy: Iterable[Measure], share: str) -> Iterator[Measure]:
+    for one in of_accuracy:
+        yield replace(one, head=one.head.replace("accuracy", share), about=one.about.replace("accuracy", share))
+
+
+def _of_error(error: Score) -> Iterator[Measure]:
+    name, unit, words = error.name, error.unit, unit_words(error)
+    pairs = f"{name} barrier of the pairs of a round's client models"
+    table: tuple[tuple[str, str, str, Callable[[Run], float | None], bool], ...] = (
+        ("final_error", f"final {name}", f"mean of the last {LAST_ROUNDS} rounds{words}", final_error, True),
+        ("best_error", f"best {name}", f"that of the best round{words}", best_error, False),
+        ("mean_error_barrier", f"mean {name} barrier", f"{pairs}, mean over pairs and measured rounds{words}",
+         mean_error_barrier, True),
+        ("max_error_barrier", f"max {name} barrier", f"the largest of any pair and round{words}",
+         lambda run: _largest(_measured(run, "barrier", "error_max")), False),
+    )  # fmt: skip
+    for key, head, about, of, chief in table:
+        yield Measure(key, head, about, unit, "lower", ERRORS, of, chief=chief)
+
+
+def score_words(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
+    """Return what ``measures`` takes of how runs are scored, and a note where they are not all scored alike.
+
+    A word that holds for some of the runs alone is left out: such accuracies are called accuracies, and the note says
+    what else they are.
+    """
+    scores = [score_of(run) for run in runs]
+    shares = {score.name: None for score in scores if score.key == "accuracy"}
+    errors = {score: None for score in scores if score.key == "error"}
+    units = {score.loss_unit for score in scores}
+    notes = []
+    if len(shares) > 1:
+        counts = {name: sum(score.name == name for score in scores) for name in shares if name != "accuracy"}
+        notes += [f"accuracy is the {name} in {count} of {len(runs)} runs" for name, count in counts.items()]
+    error = next(iter(errors), None)
+    if error is not None and len(errors) > 1:
+        notes.append(f"runs are scored by several errors: {', '.join(score.name for score in errors)}")
+        error = replace(error, name="error", unit="")
+    settings = {
+        "share": next(iter(shares)) if len(shares) == 1 else "accuracy",
+        "error": error,
+        "loss_unit": units.pop() if len(units) == 1 else "",
+    }
+    return settings, notes
+
+
+def _of_accuracy(target: float | None, loss: str) -> tuple[Measure, ...]:
     barrier = "accuracy barrier of the pairs of a round's client models"
     reached = []
     if target is not None:
@@ -69,7 +130,7 @@ def measures(target: float | None = None) -> tuple[Measure, ...]:
         _of_rounds("bytes_up", "bytes_up", "bytes up", "clients to server, all rounds", TRAFFIC, bytes_up),
         _of_rounds("bytes_down", "bytes_down", "bytes down", "server to clients, all rounds", TRAFFIC, bytes_down),
         _of_rounds("barrier.loss_mean", "mean_loss_barrier", "mean loss barrier",
-                   "of the loss in nats, mean over pairs and measured rounds", MORE, mean_loss_barrier),
+                   f"{loss}, mean over pairs and measured rounds", MORE, mean_loss_barrier),
         _of_rounds("barrier.loss_max", "max_loss_barrier", "max loss barrier", "the largest of any pair and round",
                    MORE, max_loss_barrier),
         _of_rounds("fusion.barrier", "fusion_barrier", "fusion barrier", "1 − accuracy of the clients' plain mean / "
@@ -113,6 +174,17 @@ def final_accuracy(run: Run) -> float | None:
     return _mean(_accuracies(run)[-LAST_ROUNDS:])
 
 
+def final_error(run: Run) -> float | None:
+    """Return the mean test error of the last five rounds of training; None where runs have an accuracy."""
+    return _mean(_errors(run)[-LAST_ROUNDS:])
+
+
+def best_error(run: Run) -> float | None:
+    """Return the lowest test error of any round of training; None where runs have an accuracy."""
+    errors = _errors(run)
+    return (math.nan if any(map(math.isnan, errors)) else min(errors)) if errors else None
+
+
 def best_accuracy(run: Run) -> float | None:
     """Return the highest test accuracy of any round of training."""
     return _largest(_accuracies(run))
@@ -148,6 +220,11 @@ def mean_accuracy_barrier(run: Run) -> float | None:
     return _mean(_measured(run, "barrier", "accuracy_mean"))
 
 
+def mean_error_barrier(run: Run) -> float | None:
+    """Return the mean over measured rounds of the mean error barrier over client pairs."""
+    return _mean(_measured(run, "barrier", "error_mean"))
+
+
 def max_accuracy_barrier(run: Run) -> float | None:
     """Return the largest accuracy barrier of any client pair in any round."""
     return _largest(_measured(run, "barrier", "accuracy_max"))
@@ -175,6 +252,8 @@ def disagreements(run: Run) -> Iterator[str]:
     if trained != summary.get(STOPPED, {}).get("round", run.config.rounds):
         yield f"complete with {trained} of {run.config.rounds} rounds on record"
     checked: dict[str, Callable[[Run], float | None]] = {
+        "final_error": final_error,
+        "best_error": best_error,
         "final_accuracy": final_accuracy,
         "best_accuracy": best_accuracy,
         "mean_accuracy_barrier": mean_accuracy_barrier,
@@ -188,12 +267,23 @@ def disagreements(run: Run) -> Iterator[str]:
             yield f"the summary says {key} {said:g}, the rounds come to {'none' if found is None else f'{found:g}'}"
 
 
+def _errors(run: Run) -> list[float]:
+    if score_key(run.rounds) == "accuracy":
+        return []
+    return [_number(record.get("error")) for record in run.rounds if record["round"] > 0 and is_evaluated(record)]
+
+
 def _accuracies(run: Run) -> list[float]:
+    if score_key(run.rounds) == "error":
+        return []
     return [_number(record["accuracy"]) for record in run.rounds if record["round"] > 0 and is_evaluated(record)]
 
 
 def _measured(run: Run, table: str, key: str) -> list[float]:
-    return [_number(record[table][key]) for record in run.rounds if record.get(table)]
+    # a run that is scored by an error has no accuracies, nor the other way round
+    if not key.startswith("loss") and key.startswith("error") != (score_key(run.rounds) == "error"):
+        return []
+    return [_number(record[table].get(key)) for record in run.rounds if record.get(table)]
 
 
 def _reaches(record: dict[str, Any], target: float) -> bool:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.progress import number
+from experiments.progress import ScoreKey, number
 from experiments.recorded import further_numbers, further_quantities, is_evaluated, unit_words
 from experiments.report.log_text import LogText, clean, read_log, without_secrets
-from experiments.report.measures import final_accuracy, mean_accuracy_barrier
+from experiments.report.measures import final_accuracy, final_error, mean_accuracy_barrier, mean_error_barrier
 from experiments.report.study import Group, Study, show_value
 from experiments.report.tables import Cell, Column, Table
+from experiments.scores import score_of
 from experiments.show import human_bytes, round_cells, short
 from fedpfn.runs import LOG, Run
 from fedpfn.runs.config import RunConfig
@@ -52,6 +53,7 @@ class RunEntry:
     state: Literal["complete", "failed", "incomplete"]
     reason: str | None
     traceback: str | None
+    score: str
     accuracy: str
     barrier: str
     curve: str
@@ -77,21 +79,26 @@ def run_entries(study: Study, runs: Sequence[Run]) -> list[RunEntry]:
 
 def rounds_table(run: Run) -> Table:
     """Return the lines of ``rounds.jsonl`` as a table, a dash for what was not measured."""
+    score = score_of(run)
+    heads = [f"{score.name}{unit_words(score)}" if head == "accuracy" else head for head in _HEADS]
     further = [further_numbers(record) for record in run.rounds]
     shown = [one for one in further_quantities([run]) if any(one.name in numbers for numbers in further)]
     columns = (
-        *(Column(head, head) for head in _HEADS),
+        *(Column(head, head) for head in heads),
         *(Column(one.name, f"{one.label}{unit_words(one)}") for one in shown),
     )
     rows = [
-        [*_round_cells(record), *(short(numbers.get(one.name)) for one in shown)]
+        [*_round_cells(record, score.key), *(short(numbers.get(one.name)) for one in shown)]
         for record, numbers in zip(run.rounds, further, strict=True)
     ]
     return Table("Rounds", columns, tuple(tuple(map(Cell, row)) for row in rows), 1)
 
 
 def curve(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Return accuracy over rounds as the data of an SVG path, 0 at the bottom and 1 on top; broken where not finite."""
+    """Return accuracy over rounds as the data of an SVG path, 0 at the bottom and 1 on top; broken where not finite.
+
+    Empty for an error, which has no scale of its own.
+    """
     step = CURVE_WIDTH / max(len(rounds) - 1, 1)
     pieces, pen = [], "M"
     for place, record in enumerate(rounds):
@@ -120,6 +127,9 @@ def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool
         for key, value in run.config.flat().items()
     )
     named = [f"{key.name}={key.value}" for key in keys if key.name in ("seed", *by) or not key.default]
+    score = score_of(run)
+    of_error = score.key == "error"
+    final, barrier = (final_error, mean_error_barrier) if of_error else (final_accuracy, mean_accuracy_barrier)
     failure = run.failure or {}
     traceback = failure.get("traceback")
     return RunEntry(
@@ -131,8 +141,9 @@ def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool
         reason=_reason(run, counted=counted),
         traceback=clean(str(traceback)) if traceback else None,
         # what a run came to is not known before its end
-        accuracy=number(final_accuracy(run) if run.summary is not None else None),
-        barrier=number(mean_accuracy_barrier(run) if run.summary is not None else None),
+        score=score.name,
+        accuracy=number(final(run) if run.summary is not None else None),
+        barrier=number(barrier(run) if run.summary is not None else None),
         curve=curve(run.rounds),
         words=(name, about, state, *named),
         keys=keys,
@@ -165,5 +176,5 @@ def _lines(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{name}", without_secrets(str(value))
 
 
-def _round_cells(record: Mapping[str, Any]) -> list[str]:
-    return [*round_cells(record), human_bytes(record["bytes_down"]) if record["bytes_down"] else "–"]
+def _round_cells(record: Mapping[str, Any], key: ScoreKey) -> list[str]:
+    return [*round_cells(record, key), human_bytes(record["bytes_down"]) if record["bytes_down"] else "–"]

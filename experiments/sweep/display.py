@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from experiments.progress import HEARTBEAT_SECONDS, duration, latest, number, seconds_per_round
+from experiments.progress import HEARTBEAT_SECONDS, duration, latest_score, number, seconds_per_round
 from experiments.progress import seconds_left as seconds_left_of_run
 from experiments.sweep.board import Board, Task
 from experiments.sweep.cells import Cell
@@ -113,13 +113,13 @@ class Display:
         for tasks, word in ((self.board.stopped, "stopped"), (self.board.skipped, "skipped")):
             if task in tasks:
                 return f"{place} {word}  {task.cell.label} after {max(len(rounds) - 1, 0)} rounds"
-        accuracy, barrier = latest(rounds)
+        key, score, barrier = latest_score(rounds)
         beyond = f", {task.beyond:.1f} s of it beyond training" if task.beyond is not None else ""
         early = (
             f" after {rounds[-1]['round']} of {task.config.rounds} rounds" if rounds and STOPPED in rounds[-1] else ""
         )
         return (
-            f"{place} done     {task.cell.label}{early}: accuracy {number(accuracy)}, barrier {number(barrier)}, "
+            f"{place} done     {task.cell.label}{early}: {key} {number(score)}, barrier {number(barrier)}, "
             f"{duration(task.seconds)}{beyond}"
         )
 
@@ -128,17 +128,17 @@ class Display:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for head in ("lane", "running"):
             table.add_column(head, no_wrap=True)
-        for head in ("round", "accuracy", "barrier", "ETA"):
+        for head in ("round", "score", "barrier", "ETA"):
             table.add_column(head, justify="right")
         for task in sorted(board.running, key=lambda task: task.lane or 0):
             rounds = task.rounds()
-            accuracy, barrier = latest(rounds)
+            _, score, barrier = latest_score(rounds)
             left = seconds_left_of_run(rounds, task.config)
             table.add_row(
                 str(task.lane),
                 task.cell.label,
                 _place(task),
-                number(accuracy),
+                number(score),
                 number(barrier),
                 "–" if left is None else duration(left),
             )

@@ -34,6 +34,7 @@ _OURS = ("output.dir", "output.resume")
 # may name a file of the user's own, path/to/file.py:name; measures several
 _REFERENCES = (
     "data.name", "partition.scheme", "model.name", "strategy.base", "mask.schedule", "train.optimizer", "measures",
+    "data.task", "train.loss",
 )  # fmt: skip
 _SECTIONS: dict[str, tuple[type, str]] = {
     "question": (str, "text"),

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from experiments.progress import RoundsFile, duration, latest, number, seconds_left, seconds_per_round
+from experiments.progress import RoundsFile, duration, last_score, latest_score, number, seconds_left, seconds_per_round
 from experiments.sweep.costs import Finished, Work
 from experiments.sweep.costs import seconds_left as seconds_left_of_all
 from experiments.sweep.states import CELLS, EVENTS, State, cell_state, is_skipped
@@ -96,7 +96,7 @@ class SweepView:
     def render(self, *, height: int | None = None) -> RenderableType:
         """Return the cells as a table, those that run first, as many as there is room for."""
         table = Table(box=None, header_style="bold", pad_edge=False)
-        for place, head in enumerate(("cell", "state", "round", "accuracy", "s per round", "left")):
+        for place, head in enumerate(("cell", "state", "round", "score", "s per round", "left")):
             table.add_column(head, justify="right" if place > 1 else "left", no_wrap=True)
         cells = sorted(self.cells.values(), key=lambda cell: list(_ORDER).index(cell.state))
         shown = cells if height is None else cells[: max(height - _OTHER_LINES, 1)]
@@ -138,16 +138,16 @@ def _of_folder(path: Path) -> _Watched:
 
 
 def _numbers(cell: _Watched) -> tuple[str, str, str, str]:
-    """Return round, accuracy, seconds per round and time left."""
+    """Return round, accuracy or error, seconds per round and time left."""
     if cell.state == State.DONE:
         rounds, seconds = cell.summary["rounds"], cell.summary["seconds"]
-        return f"{rounds}/{cell.rounds}", number(cell.summary["last_accuracy"]), f"{seconds / max(rounds, 1):.3g}", ""
+        return f"{rounds}/{cell.rounds}", number(last_score(cell.summary)), f"{seconds / max(rounds, 1):.3g}", ""
     rounds_ = cell.file.read()
     place = f"{rounds_[-1]['round'] if rounds_ else 0}/{cell.rounds}"
     if cell.state != RUNNING or cell.config is None:
-        return place, number(latest(rounds_)[0]) if rounds_ else "", "", ""
+        return place, number(latest_score(rounds_)[1]) if rounds_ else "", "", ""
     each, left = seconds_per_round(rounds_, cell.config), seconds_left(rounds_, cell.config)
-    return place, number(latest(rounds_)[0]), f"{each:.3g}" if each else "", duration(left) if left else ""
+    return place, number(latest_score(rounds_)[1]), f"{each:.3g}" if each else "", duration(left) if left else ""
 
 
 def _last_event(out: Path) -> str | None:

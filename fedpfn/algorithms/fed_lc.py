@@ -20,6 +20,8 @@ class FedLC(LocalAlgorithm):
         Strength of the calibration, 0 or more.
     """
 
+    needs_classes = True
+
     def __init__(self, *, tau: float = 0.1) -> None:
         if tau < 0:
             raise ValueError(f"tau must be 0 or more, got {tau}")

@@ -1,9 +1,10 @@
-"""Loss and accuracy barriers between models, along the straight line that joins their weights.
+"""Loss and score barriers between models, along the straight line that joins their weights.
 
 Path (arXiv 2402.01342): w(alpha) = alpha w1 + (1 - alpha) w2; alpha = 1 is the first model of a pair. Loss barrier
-(eq. 1), accuracy barrier (eq. 2), and the fusion of several models (table 3). Measures curves through a function that
-evaluates a state, and leaves data, devices and what BatchNorm needs on a path (``batch_norm``) to its callers;
-``pairwise`` is the call that takes a model and examples.
+(eq. 1), accuracy barrier (eq. 2), and the fusion of several models (table 3). A task whose score is an error instead of
+an accuracy (``tasks``) has an error barrier, that of eq. 1 with the error in the place of the loss. Measures curves
+through a function that evaluates a state, and leaves data, devices and what BatchNorm needs on a path (``batch_norm``)
+to its callers; ``pairwise`` is the call that takes a model and examples.
 
 Values that are not finite. A model whose outputs are NaN (weights that are NaN, or that overflow) has the loss NaN, and
 examples with such outputs count as wrong. Where it is an end, both barriers are NaN, and so is the fusion barrier of
@@ -31,11 +32,12 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Curves:
-    """Loss and accuracy along one path, at the grid ``alphas``."""
+    """Loss and score along one path, at the grid ``alphas``: the accuracy, or the error; the other one is NaN."""
 
     alphas: Floats
     loss: Floats
     accuracy: Floats
+    error: Floats
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class PairwiseBarriers:
     ``pairs`` (P, 2) are positions in the list measured, ``loss`` and ``accuracy`` (P, points) the curves over
     ``alphas``, ``loss_barriers`` and ``accuracy_barriers`` (P,). Under the BatchNorm policy ``none`` an inner point has
     the larger loss and the lower accuracy of the two that it has with the first and with the second model's statistics.
+    A task that is scored by an error has ``error`` and ``error_barriers``, and NaN for accuracies; other tasks have NaN
+    for errors.
     """
 
     pairs: NDArray[np.int64]
@@ -53,13 +57,15 @@ class PairwiseBarriers:
     accuracy: Floats
     loss_barriers: Floats
     accuracy_barriers: Floats
+    error: Floats
+    error_barriers: Floats
 
     def matrix(self, kind: str, models: int) -> Floats:
-        """Return the symmetric (models, models) matrix of ``kind``, "loss" or "accuracy".
+        """Return the symmetric (models, models) matrix of ``kind``, "loss", "accuracy" or "error".
 
         NaN where a pair was not measured, 0 on the diagonal.
         """
-        values = {"loss": self.loss_barriers, "accuracy": self.accuracy_barriers}[kind]
+        values = {"loss": self.loss_barriers, "accuracy": self.accuracy_barriers, "error": self.error_barriers}[kind]
         matrix = np.full((models, models), np.nan)
         np.fill_diagonal(matrix, 0.0)
         for (first, second), value in zip(self.pairs, values, strict=True):
@@ -75,7 +81,7 @@ def grid(points: int) -> Floats:
 
 
 def loss_barrier(alphas: ArrayLike, losses: ArrayLike) -> float:
-    """Return B_loss = max_alpha L(w(alpha)) - [alpha L(w1) + (1 - alpha) L(w2)], in nats, at least 0 (eq. 1).
+    """Return B_loss = max_alpha L(w(alpha)) - [alpha L(w1) + (1 - alpha) L(w2)], in its unit, at least 0 (eq. 1).
 
     Infinite where the loss is infinite between the ends; NaN where it is not finite at an end: there is no chord.
 
@@ -125,11 +131,12 @@ def fusion_barrier_of(fused: Evaluation, ends: Sequence[Evaluation]) -> float:
 
 
 def worst_of(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """Return the largest loss and the lowest accuracy among evaluations on the same examples; NaN if one is NaN."""
+    """Return the largest loss and the worst score among evaluations on the same examples; NaN if one is NaN."""
     return Evaluation(
         loss=float(np.max([e.loss for e in evaluations])),
         accuracy=float(np.min([e.accuracy for e in evaluations])),
         examples=evaluations[0].examples,
+        error=None if evaluations[0].error is None else float(np.max([e.error for e in evaluations])),
     )
 
 
@@ -221,12 +228,16 @@ def barriers_of(pairs: Sequence[Pair], alphas: Floats, curves: Sequence[Curves])
         accuracy=np.array([curve.accuracy for curve in curves]).reshape(-1, points),
         loss_barriers=np.array([loss_barrier(alphas, curve.loss) for curve in curves]),
         accuracy_barriers=np.array([_accuracy_barrier_of(curve) for curve in curves]),
+        error=np.array([curve.error for curve in curves]).reshape(-1, points),
+        error_barriers=np.array([loss_barrier(alphas, curve.error) for curve in curves]),
     )
 
 
 def curve_of(alphas: Floats, path: Sequence[Evaluation]) -> Curves:
     """Return the curves of the evaluations along one path: the second model's, the inner points', the first's."""
-    return Curves(alphas, np.array([e.loss for e in path]), np.array([e.accuracy for e in path]))
+    values = [(e.loss, e.accuracy, math.nan if e.error is None else e.error) for e in path]
+    loss, accuracy, error = np.array(values).T.copy()
+    return Curves(alphas, loss, accuracy, error)
 
 
 def _accuracy_barrier_of(curve: Curves) -> float:

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedpfn.evaluation import score
+from fedpfn.examples import Examples
 from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.params import State, float_buffers, lerp, trainable
+from fedpfn.tasks import Task
 
 # exactly these: a subclass may compute anything
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -120,7 +122,7 @@ class SplitModel:
         return tensor.contiguous(memory_format=torch.channels_last) if images else tensor
 
     def stacked_scores(
-        self, remaining: State, products: Tensor, inputs: Tensor, labels: Tensor
+        self, remaining: State, products: Tensor, inputs: Tensor, labels: Tensor, task: Task
     ) -> tuple[Tensor, Tensor]:
         """Return ``score`` of several models at once, (models,) each.
 
@@ -128,7 +130,7 @@ class SplitModel:
         """
 
         def one(state: State, product: Tensor) -> tuple[Tensor, Tensor]:
-            return score(self.logits(state, product, inputs), labels)
+            return score(self.logits(state, product, inputs), labels, task)
 
         scores: tuple[Tensor, Tensor] = vmap(one)(remaining, products)
         return scores
@@ -166,19 +168,20 @@ def split_model(
 
 @torch.no_grad()
 def takes_stacks(
-    split: SplitModel, inputs: Tensor, labels: Tensor, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
+    split: SplitModel, examples: Examples, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
 ) -> bool:
     """Tell whether ``vmap`` can run the rest of the model, and gives the scores of one by one on a few examples."""
-    inputs, labels = inputs[:PROBE_EXAMPLES], labels[:PROBE_EXAMPLES]
+    few = examples.span(0, PROBE_EXAMPLES)
+    inputs, labels = few.batch(slice(None))
     entering = split.entering(inputs)
     products = [split.product(state, entering) for state in (first, second)]
     states = [split.remaining(state) for state in (first, second)]
     expected = [
-        score(split.logits(state, product.clone(), inputs), labels)[0]
+        score(split.logits(state, product.clone(), inputs), labels, few.task)[0]
         for state, product in zip(states, products, strict=True)
     ]
     stack = {name: torch.stack([state[name] for state in states]) for name in states[0]}
-    found = _without_errors(lambda: split.stacked_scores(stack, torch.stack(products), inputs, labels)[0])
+    found = _without_errors(lambda: split.stacked_scores(stack, torch.stack(products), inputs, labels, few.task)[0])
     return found is not None and torch.allclose(found, torch.stack(expected), rtol=TOLERANCE)
 
 

@@ -68,7 +68,7 @@ def measure_paths(
     states
         States of the model, or whole ``state_dict()``s of it; only those in ``pairs`` are read.
     examples
-        What losses and accuracies are means over.
+        What losses and scores are means over.
     points, pairs
         As for ``measure_pairs``.
     ends
@@ -129,19 +129,19 @@ def measure_paths(
     if split is None or not pays(split, models=len(used), paths=len(sources), inner=len(inner)):
         return measure_plainly(pairs)
     sizes = _sizes(split, examples, states[i], stacked, models=len(used), budget=budget)
-    if sizes.stack and not takes_stacks(split, few.inputs, few.labels, states[i], states[j]):
+    if sizes.stack and not takes_stacks(split, few, states[i], states[j]):
         sizes = replace(sizes, stack=0)
     chosen = {model: states[model] for model in used}
-    loss, right, overflown = path_sums(pool, split, chosen, sources, examples, inner, repair, sizes)
+    loss, scores, overflown = path_sums(pool, split, chosen, sources, examples, inner, repair, sizes)
 
     left = [pair for pair in pairs if overflown & set(pair)]
     again = measure_plainly(left)
-    curves = dict(zip(left, map(partial(Curves, alphas), again.loss, again.accuracy), strict=True))
+    curves = dict(zip(left, map(partial(Curves, alphas), again.loss, again.accuracy, again.error), strict=True))
     ways = len(sources) // len(pairs)
     for at, (i, j) in enumerate(pairs):
         if (i, j) not in curves:
             rows = slice(at * ways, (at + 1) * ways)
-            points_of = zip(loss[rows].T.tolist(), right[rows].T.tolist(), strict=True)
+            points_of = zip(loss[rows].T.tolist(), scores[rows].T.tolist(), strict=True)
             inside = [worst_of([mean_of(*sums, examples) for sums in zip(*point, strict=True)]) for point in points_of]
             curves[i, j] = curve_of(alphas, [ends[j], *inside, ends[i]])
     return barriers_of(pairs, alphas, [curves[pair] for pair in pairs])

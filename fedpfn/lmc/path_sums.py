@@ -1,4 +1,4 @@
-"""Sums of losses and of right answers at the inner points of many paths, from one product of the first layer a model.
+"""Sums of losses and of scores at the inner points of many paths, from one product of the first layer a model.
 
 The inner loop of ``path_evaluation``, which decides what is measured so, and in chunks of which size.
 """
@@ -16,6 +16,7 @@ from fedpfn.lmc.barrier import Floats, Repair
 from fedpfn.lmc.first_layer import SplitModel
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State, lerp
+from fedpfn.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def path_sums(
     remaining = {model: split.remaining(state) for model, state in states.items()}
     paths = [_Path(remaining[i], remaining[j], remaining[end], inner, repair) for i, j, end in sources]
     loss = torch.zeros((len(paths), len(inner)), dtype=torch.float64, device=examples.device)
-    right = torch.zeros((len(paths), len(inner)), dtype=torch.int64, device=examples.device)
+    scores = torch.zeros_like(loss)
     overflown: set[int] = set()
 
     def add(block: Examples) -> None:
@@ -92,16 +93,16 @@ def path_sums(
         products = dict(zip(states, found, strict=True))
         overflown.update(model for model, own in products.items() if not all(map(_is_finite, own)))
         work = [
-            (path, products[i], products[j], loss[row], right[row])
+            (path, products[i], products[j], loss[row], scores[row])
             for row, (path, (i, j, _)) in enumerate(zip(paths, sources, strict=True))
             if not overflown & {i, j}
         ]
-        pool.map(partial(_add_path, splits, batches, sizes.stack), work)
+        pool.map(partial(_add_path, splits, batches, examples.task, sizes.stack), work)
 
     # a call a block, so that the products of one are gone before those of the next are there
     for start in range(0, len(examples), sizes.block):
         add(examples.span(start, start + sizes.block))
-    return loss, right, overflown
+    return loss, scores, overflown
 
 
 def _batches(split: SplitModel, examples: Examples, chunk: int) -> Iterator[_Batch]:
@@ -120,20 +121,22 @@ def _products(splits: Callable[[], SplitModel], batches: Sequence[_Batch], state
 def _add_path(
     splits: Callable[[], SplitModel],
     batches: Sequence[_Batch],
+    task: Task,
     stack: int,
     work: tuple[_Path, Sequence[Tensor], Sequence[Tensor], Tensor, Tensor],
 ) -> None:
-    """Add the scores of ``batches`` at a path's inner points to its ``loss`` and ``right``, (inner points,) each."""
+    """Add up ``batches`` at a path's inner points, to its ``loss`` and ``scores``, (inner points,) each."""
     split = splits()
-    path, first, second, loss, right = work
+    path, first, second, loss, scores = work
     if not stack:
         for at, alpha in enumerate(path.inner.tolist()):
             split.load(path.at(alpha))
             for batch, one, other in zip(batches, first, second, strict=True):
                 # a tensor of its own: what comes next may write into it
-                scores = score(split.logits(None, torch.lerp(other, one, alpha), batch.inputs), batch.labels)
-                loss[at] += scores[0]
-                right[at] += scores[1]
+                logits = split.logits(None, torch.lerp(other, one, alpha), batch.inputs)
+                sums = score(logits, batch.labels, task)
+                loss[at] += sums[0]
+                scores[at] += sums[1]
         return
     for at in range(0, len(path.inner), stack):
         some = slice(at, at + stack)
@@ -141,9 +144,9 @@ def _add_path(
         stacked = path.stack(alphas)
         for batch, one, other in zip(batches, first, second, strict=True):
             products = _lerp_stack(other, one, alphas)
-            losses, hits = split.stacked_scores(stacked, products, batch.inputs, batch.labels)
-            loss[some] += losses
-            right[some] += hits
+            sums = split.stacked_scores(stacked, products, batch.inputs, batch.labels, task)
+            loss[some] += sums[0]
+            scores[some] += sums[1]
 
 
 def _lerp_stack(second: Tensor, first: Tensor, alphas: Tensor) -> Tensor:

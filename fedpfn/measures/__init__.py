@@ -13,6 +13,7 @@ from fedpfn.measures.table import (
     describe,
     is_due,
     measure_round,
+    measures_of,
     needs_models,
     nest,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "describe",
     "is_due",
     "measure_round",
+    "measures_of",
     "needs_models",
     "nest",
     "resolve_measures",

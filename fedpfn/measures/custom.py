@@ -17,8 +17,9 @@ from torch import Tensor
 
 from fedpfn import imports
 from fedpfn.measures.instruments import Instruments
-from fedpfn.measures.table import BUILT_IN, MEASURES, Better, Measure
+from fedpfn.measures.table import MEASURES, Better, Measure, measures_of
 from fedpfn.rounds import Round
+from fedpfn.tasks import CLASSIFICATION, Task
 
 # measured anyway: readers of a record rely on these
 REQUIRED = frozenset({"accuracy", "loss", "train_loss", "mask", "barrier", "fusion", "weights_sha256", "bytes_down",
@@ -31,8 +32,8 @@ class MeasureError(RuntimeError):
     """A user's measure failed, or returned what is not a number; names the measure and the round."""
 
 
-def resolve_measures(names: str = "") -> tuple[Measure, ...]:
-    """Return the built-in measures followed by the user's own.
+def resolve_measures(names: str = "", task: Task = CLASSIFICATION) -> tuple[Measure, ...]:
+    """Return the built-in measures of a task followed by the user's own.
 
     Parameters
     ----------
@@ -47,6 +48,7 @@ def resolve_measures(names: str = "") -> tuple[Measure, ...]:
         that is not a function, a ``better`` that is no direction, and a name that is taken.
     """
     own: dict[str, Measure] = {}
+    built_ins = measures_of(task)
     left_out: set[str] = set()
     for name in dict.fromkeys(part.strip() for part in names.split(",") if part.strip()):
         if imports.is_reference(name):
@@ -65,7 +67,9 @@ def resolve_measures(names: str = "") -> tuple[Measure, ...]:
             if _table(built_in) in REQUIRED:
                 raise ValueError(f"the measure {built_in!r} cannot be left out: readers of a record rely on it")
             left_out.add(built_in)
-    kept = (measure for measure in BUILT_IN if not {measure.name, _table(measure.name)} & left_out)
+    kept = (measure for measure in built_ins if not {measure.name, _table(measure.name)} & left_out)
+    if taken := [name for name in own if name in {_table(measure.name) for measure in built_ins}]:
+        raise ValueError(f"measures: a {task.name} has a measure {taken[0]!r} already; give the function another name")
     return (*kept, *own.values())
 
 

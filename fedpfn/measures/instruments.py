@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fedpfn.devices import available_cpus
 from fedpfn.drift import Drift, measure_drift
-from fedpfn.evaluation import Evaluation
+from fedpfn.evaluation import Evaluation, shares_by_class
 from fedpfn.examples import Examples
 from fedpfn.lmc import (
     Connectivity,
@@ -29,13 +29,13 @@ from fedpfn.lmc import (
     repair_for,
 )
 from fedpfn.lmc.layerwise import LayerCosines, layer_cosines
-from fedpfn.losses import is_regression
 from fedpfn.measures.clients import HeldOut
 from fedpfn.packing import is_packed
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State
 from fedpfn.rounds import Round
 from fedpfn.seeding import numpy_generator
+from fedpfn.tasks import Task
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,7 @@ class Instruments:
     batches
         Input batches of training data, from which BatchNorm's statistics are re-estimated (``batch_norm="reset"``).
     num_classes
-        Number of classes; 0 takes those that occur among the test labels.
+        Number of classes; 0 takes those that occur among the test labels. Of no use where labels are no classes.
     seed
         Seed of what is drawn: examples and pairs.
     rounds
@@ -143,6 +143,11 @@ class Instruments:
         )
 
     @property
+    def task(self) -> Task:
+        """What the model is measured by."""
+        return self.test.task
+
+    @property
     def model(self) -> nn.Module:
         """The calling thread's model. Measures run it with other tensors and leave it as it is."""
         return self.pool.model
@@ -168,48 +173,49 @@ class Instruments:
         return self.test if round.server_round == self.rounds else self._test_sample
 
     def evaluation(self, round: Round) -> Evaluation | None:
-        """Return loss and accuracy of the global model after the round; None in a round without an evaluation."""
+        """Return loss and score of the global model after the round; None in a round without an evaluation."""
         if not self.evaluates(round.server_round):
             return None
         return self._evaluated(round, self.test_examples(round))[0]
 
     def regular_evaluation(self, round: Round) -> Evaluation | None:
-        """Return loss and accuracy as they are measured in a round that is not the last; None where they are not."""
+        """Return loss and score as they are measured in a round that is not the last; None where they are not."""
         every = self.evaluate_every
         if not every or round.server_round % every:
             return None
         return self._evaluated(round, self._test_sample)[0]
 
     def class_accuracy(self, round: Round) -> list[float] | None:
-        """Return the share of right answers in each class, NaN without examples; None where there are no classes."""
+        """Return the share of right answers in each class, NaN without examples; None where there are no classes.
+
+        Of labels that hold together: the share of examples in which each is predicted right.
+        """
         examples = self.test_examples(round)
-        labels = examples.labels
-        if is_regression(labels) or not len(labels):
+        if not _has_classes(examples) or not len(examples):
             return None
-        classes = self.num_classes or int(labels.max()) + 1
-        right = torch.bincount(labels[self._evaluated(round, examples)[1]], minlength=classes)
-        accuracies: list[float] = (right.double() / torch.bincount(labels, minlength=classes)).tolist()
-        return accuracies
+        labels = examples.labels
+        count = labels.shape[1] if labels.dim() > 1 else self.num_classes or int(labels.max()) + 1
+        return shares_by_class(self._evaluated(round, examples)[1], examples, count)
 
     def client_accuracies(self, round: Round) -> list[float] | None:
         """Return the global model's accuracy on what each client holds out, by ascending client.
 
-        Clients that hold out no example are left out; None where none holds out any, and in a regression.
+        Clients that hold out no example are left out; None where none holds out any, and where there is no accuracy.
         """
         held_out = self.held_out
-        if held_out is None or is_regression(held_out.examples.labels):
+        if held_out is None or not _has_classes(held_out.examples):
             return None
-        _, right = self._evaluated(round, held_out.examples)
-        return held_out.by_client(right.double().cpu().numpy())
+        _, scores = self._evaluated(round, held_out.examples)
+        return held_out.by_client(scores.double().reshape(len(scores), -1).mean(dim=1).cpu().numpy())
 
     def _evaluated(self, round: Round, examples: Examples) -> tuple[Evaluation, Tensor]:
-        """Return the evaluation and which examples were answered right, from one pass."""
+        """Return the evaluation and the scores of its examples or their labels, from one pass."""
 
         def compute() -> tuple[Evaluation, Tensor]:
-            marks: list[Tensor] | None = None if is_regression(examples.labels) else []
+            marks: list[Tensor] | None = [] if _has_classes(examples) else None
             evaluation = self.pool.evaluate(round.after, examples, chunk=_CHUNK, marks=marks)
-            right = torch.cat(marks) if marks else torch.zeros(0, dtype=torch.bool)
-            return evaluation, right
+            scores = torch.cat(marks) if marks else torch.zeros(0, dtype=torch.bool)
+            return evaluation, scores
 
         held_out = self.held_out is not None and examples is self.held_out.examples
         on = "what is held out" if held_out else "all" if examples is self.test else "a sample"
@@ -330,6 +336,11 @@ class Instruments:
             batches=self.batches,
             ends=ends,
         )
+
+
+def _has_classes(examples: Examples) -> bool:
+    """Tell whether there is an accuracy of each class, or of each of several labels."""
+    return examples.task.has_accuracy and examples.task.labels != "values"
 
 
 def sample(total: int, most: int, seed: int, *purpose: int | str) -> NDArray[np.int64]:

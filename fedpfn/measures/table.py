@@ -1,12 +1,14 @@
 """The table of measures: every number that is recorded of a round, its unit, its better direction and its function.
 
 A name with a dot is a column of a table in ``rounds.jsonl``: ``barrier.accuracy_mean`` is ``accuracy_mean`` of
-``barrier``. The recorder, ``fedpfn show``, reports, figures and trackers read this table. A user's own measures, by
-import string, are in ``custom``; how the costly parts are computed, and in which rounds, in ``instruments``.
+``barrier``. The recorder, ``fedpfn show``, reports, figures and trackers read this table. ``measures_of`` is the table
+of a task: of another than classification, accuracies under the name of its score, or errors in addition to them. A
+user's own measures, by import string, are in ``custom``; how the costly parts are computed, and in which rounds, in
+``instruments``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from statistics import fmean
 from typing import Any, Literal
@@ -18,6 +20,7 @@ from fedpfn.measures.clients import FIGURES, personal_accuracies
 from fedpfn.measures.instruments import Instruments
 from fedpfn.params import state_digest
 from fedpfn.rounds import Round
+from fedpfn.tasks import CLASSIFICATION, Task
 
 Better = Literal["higher", "lower", "none"]
 Due = Literal["always", "evaluated", "barriers"]
@@ -261,17 +264,62 @@ BUILT_IN: tuple[Measure, ...] = (
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in BUILT_IN}
 
 
+def measures_of(task: Task) -> tuple[Measure, ...]:
+    """Return the built-in measures of a task: the table itself for a classification.
+
+    Where the score is a share of right answers it is recorded as ``accuracy``, in words the task's own. Where it is an
+    error, accuracies have no number (null on record), and errors are recorded in addition: ``error``,
+    ``barrier.error_mean`` and so on.
+    """
+    if task == CLASSIFICATION:
+        return BUILT_IN
+    if not task.has_accuracy:
+        return tuple(_in_unit(measure, task) for measure in (*BUILT_IN, *_errors(task)))
+    by_class = "accuracy by label" if task.labels == "multi-hot" else f"{task.score_name} by class"
+    named = (
+        replace(m, label=by_class if m.name == "class_accuracy" else m.label.replace("accuracy", task.score_name))
+        for m in BUILT_IN
+    )
+    return tuple(_in_unit(measure, task) for measure in named)
+
+
+def _in_unit(measure: Measure, task: Task) -> Measure:
+    return replace(measure, unit=task.loss_unit) if measure.unit == NATS != task.loss_unit else measure
+
+
+def _errors(task: Task) -> Iterator[Measure]:
+    """Yield the measures of an error: of the global model, of paths between models, of the clients' mean."""
+    name, unit = task.score_name, task.score_unit
+    yield Measure("error", name, unit, "lower", _of(_EVALUATION, lambda found: found.error))
+    paths: tuple[tuple[str, str, Callable[..., PairwiseBarriers | None]], ...] = (
+        ("barrier", f"{name} barrier", _pairwise),
+        ("client_to_global", f"client-to-global {name} barrier", _TO_GLOBAL),
+        ("round_to_round", f"round-to-round {name} barrier", _TO_ROUND),
+    )
+    for table, label, of in paths:
+        if table == "round_to_round":
+            yield Measure(f"{table}.error", label, unit, "lower", _barriers(of, "error", "mean"), "barriers")
+            continue
+        yield Measure(f"{table}.error_mean", label, unit, "lower", _barriers(of, "error", "mean"), "barriers")
+        yield Measure(f"{table}.error_max", f"max {label}", unit, "lower", _barriers(of, "error", "max"), "barriers")
+    fused = _of(_CONNECTIVITY, lambda found: found.fused.error)
+    yield Measure("fusion.error", f"{name} of the clients' mean", unit, "lower", fused, "barriers")
+
+
 def describe(name: str, own: Mapping[str, Mapping[str, Any]] | None = None) -> Quantity:
-    """Return what the recorded number ``name`` is, from the table or from a run's ``own`` measures (``Run.measures``).
+    """Return what the recorded number ``name`` is, from a run's ``own`` measures (``Run.measures``) or from the table.
 
     A number within an own measure's table has that measure's unit and direction; one that nobody knows has none.
 
     >>> describe("drift.norm_mean").label, describe("sharpness.at_end").label
     ('norm of client updates', 'sharpness at end')
     """
+    own = own or {}
+    if name in own:
+        return Quantity(name, own[name]["label"], own[name].get("unit", ""), own[name].get("better", "none"))
     if name in MEASURES:
         return MEASURES[name]
     table, _, leaf = name.partition(".")
-    about = (own or {}).get(table, {})
+    about = own.get(table, {})
     label = f"{about.get('label', table)} {leaf}".strip().replace("_", " ")
     return Quantity(name, label, about.get("unit", ""), about.get("better", "none"))

@@ -7,19 +7,25 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
+from torch import Tensor
+
 from fedpfn import imports
 from fedpfn.algorithms import ALGORITHMS
 from fedpfn.args import args_of
+from fedpfn.losses import LabelForm
 from fedpfn.parts import accepted, converted
 from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.schedules import Masking, PlanStep, RoundPlans, fed_avg, fed_pfn, fed_pnu, plan_rounds
 from fedpfn.seeding import numpy_generator
-from fedpfn.training import LocalAlgorithm, MakeOptimizer, make_optimizer
+from fedpfn.tasks import Task, resolve_task, task_for
+from fedpfn.training import LocalAlgorithm, Loss, MakeOptimizer, local_loss, make_optimizer
 
 
 def data_arguments(config: RunConfig) -> dict[str, Any]:
     """Return the arguments of ``partitions.load_federated``. Raises ``ValueError`` for a bad import string."""
+    task = resolve_task(config.data.task)
     return {
+        "labels": "" if task is None else task.labels,
         "source": imports.resolve(config.data.name),
         "root": config.data.root,
         "image_size": config.data.image_size,
@@ -38,6 +44,16 @@ def data_arguments(config: RunConfig) -> dict[str, Any]:
 def scheme_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings of the partition scheme, ``scheme`` itself among them: how examples are dealt out."""
     return {name: value for name, value in settings_of(config.partition).items() if name != "holdout"}
+
+
+def task_of(config: RunConfig, labels: LabelForm) -> Task:
+    """Return the run's task on data with labels of a form. Raises ``ValueError`` for a bad import string."""
+    return resolve_task(config.data.task) or task_for(labels)
+
+
+def loss_of(config: RunConfig, task: Task) -> Callable[[Tensor], Loss]:
+    """Return the function from a client's labels to the loss that it trains on. Raises ``ValueError`` for a bad one."""
+    return local_loss(config.train.loss, task, smoothing=config.train.label_smoothing)
 
 
 def model_arguments(config: RunConfig) -> dict[str, Any]:

@@ -16,7 +16,8 @@ def barrier_arrays(round: Round, instruments: Instruments, *, to_global: bool = 
 
     ``loss`` and ``accuracy`` (pairs, points) are the curves over ``alphas``; ``loss_matrix`` and ``accuracy_matrix``
     (clients, clients) the barriers; ``client_loss``, ``client_accuracy`` (clients,) the ends; ``to_global`` adds
-    ``global_loss_barriers`` and ``global_accuracy_barriers`` (clients,), to the global model after the round.
+    ``global_loss_barriers`` and ``global_accuracy_barriers`` (clients,), to the global model after the round. Of a task
+    that is scored by an error, there are the same arrays with ``error`` in their names.
     """
     connectivity, clients = instruments.connectivity(round), np.array(round.clients, dtype=np.int64)
     if connectivity is None:
@@ -34,8 +35,17 @@ def barrier_arrays(round: Round, instruments: Instruments, *, to_global: bool = 
         "client_accuracy": np.array([end.accuracy for end in connectivity.ends]),
         "convention": np.array(CONVENTION),
     }
+    has_error = not instruments.task.has_accuracy
+    if has_error:
+        arrays |= {
+            "error": barriers.error,
+            "error_matrix": barriers.matrix("error", len(clients)),
+            "client_error": np.array([end.error for end in connectivity.ends], dtype=float),
+        }
     if (layers := instruments.layer_cosines(round)) is not None:
         arrays |= {"layer_llfc": layers.llfc, "layer_baseline": layers.baseline}
     if to_global and (paths := instruments.client_to_global(round)) is not None:
         arrays |= {"global_loss_barriers": paths.loss_barriers, "global_accuracy_barriers": paths.accuracy_barriers}
+        if has_error:
+            arrays |= {"global_error_barriers": paths.error_barriers}
     return arrays

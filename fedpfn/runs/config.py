@@ -61,7 +61,9 @@ class Federation:
 @dataclass(frozen=True)
 class Data:
     name: str = key(
-        "digits", "digits, mnist, fashion-mnist, cifar10, cifar100, image-folder, imdb or package.module:loader"
+        "digits",
+        "digits, mnist, fashion-mnist, cifar10, cifar100, image-folder, imdb, digits-properties, diabetes or "
+        "package.module:loader",
     )
     args: str = key("", _ARGS.format("your own loader", "data.args.size=300"), since=2)
     # it says which data there are, and not just where, for a folder of images and for the user's own loader
@@ -70,6 +72,13 @@ class Data:
     image_size: int = key(0, "side to which an image folder is cropped and resized; 0 = as it is", least=0)
     train_examples: int = key(0, "training examples to use, drawn from the seed; 0 = all", least=0, since=2)
     test_examples: int = key(0, "test examples to use, drawn from the seed; 0 = all", least=0, since=2)
+    task: str = key(
+        "auto",
+        "what is learnt: loss, score and size of the outputs; auto goes by the labels (integers, floats, rows of 0/1)",
+        choices=("auto", "classification", "regression", "multilabel"),
+        own=True,
+        since=2,
+    )
 
 
 @dataclass(frozen=True)
@@ -209,6 +218,21 @@ class Train:
         "L2 penalty of sgd and adam, decoupled decay of adamw",
         least=0,
         used=(unless("train.optimizer", OWN),),
+    )
+    loss: str = key(
+        "auto",
+        "what clients descend on: the task's loss, a variant, or package.module:function of (outputs, labels)",
+        choices=("auto", "label-smoothing", "balanced"),
+        own=True,
+        since=2,
+    )
+    label_smoothing: float = key(
+        0.1,
+        "share of a label that label smoothing spreads over all of them",
+        least=0,
+        below=1,
+        used=(when("train.loss", "label-smoothing"),),
+        since=2,
     )
     proximal_mu: float = key(0.0, "FedProx: weight of the proximal term mu/2 |w - w_t|^2", least=0)
     clip_norm: float = key(0.0, "largest norm of a step's masked gradient; 0 = no clipping", least=0)

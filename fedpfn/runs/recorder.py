@@ -104,7 +104,7 @@ class Recorder:
         self._plans: list[str] = []
         self._started, self._seconds_before = time.perf_counter(), 0.0
         self._ended = self._started
-        if own := [measure for measure in self.measures if measure.name not in MEASURES]:
+        if own := [measure for measure in self.measures if _as_shown(measure) != _as_shown(MEASURES.get(measure.name))]:
             folder.write_measures({m.name: {"label": m.label, "unit": m.unit, "better": m.better} for m in own})
 
     @property
@@ -153,8 +153,8 @@ class Recorder:
         Returns
         -------
         dict
-            Accuracy and loss of the global model; empty in a round without an evaluation. A resumed run starts with
-            a round that is on record already, the state that it goes on from: nothing is recorded of it.
+            Accuracy (or error) and loss of the global model; empty in a round without an evaluation. A resumed run
+            starts with a round that is on record already, the state that it goes on from: nothing is recorded of it.
 
         Raises
         ------
@@ -187,7 +187,8 @@ class Recorder:
         if round.server_round and every and round.server_round % every == 0:
             self.folder.save_checkpoint(self._checkpoint(round.server_round), keep=self.keep_checkpoints)
         self._ended = time.perf_counter()
-        return {name: record[name] for name in ("accuracy", "loss") if record[name] is not None}
+        scores = ("accuracy",) if self.instruments.task.has_accuracy else ("error",)
+        return {name: record[name] for name in (*scores, "loss") if record.get(name) is not None}
 
     def may_sum(self, server_round: int) -> bool:
         """Tell whether a round's clients may be summed up where they train: nothing is recorded of their models."""
@@ -297,6 +298,10 @@ class Recorder:
 
     def _whole(self, state: State) -> dict[str, Tensor]:
         return self.instruments.model.state_dict() | state
+
+
+def _as_shown(measure: Measure | None) -> tuple[str, ...]:
+    return () if measure is None else (measure.name, measure.label, measure.unit, measure.better)
 
 
 def _require_finite(record: Mapping[str, Any], state: State) -> None:

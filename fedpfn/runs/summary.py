@@ -13,7 +13,8 @@ LAST_ROUNDS = 5
 def summarise(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return accuracies, barriers and bytes over the rounds in which they were measured, round 0 aside.
 
-    ``final_accuracy`` is the mean of the last five evaluated rounds, as in the papers.
+    ``final_accuracy`` is the mean of the last five evaluated rounds, as in the papers. Of a task that is scored by an
+    error there are errors in addition, of which the lowest is the best; its accuracies have no number.
     """
     trained = rounds[1:]
     # an accuracy that is null with a loss is not a number, as in a regression
@@ -21,7 +22,10 @@ def summarise(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     accuracies = [_number(record["accuracy"]) for record in evaluated]
     barriers = [_number(record["barrier"]["accuracy_mean"]) for record in trained if record["barrier"]]
     best = int(np.argmax(accuracies)) if accuracies else None
-    return {
+    errors = [_number(record["error"]) for record in evaluated if "error" in record]
+    if errors:
+        best = int(np.argmin(errors))
+    figures = {
         "rounds": len(trained),
         "final_accuracy": float(np.mean(accuracies[-LAST_ROUNDS:])) if accuracies else None,
         "last_accuracy": accuracies[-1] if accuracies else None,
@@ -31,6 +35,18 @@ def summarise(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "last_accuracy_barrier": barriers[-1] if barriers else None,
         "bytes_down": sum(record["bytes_down"] for record in trained),
         "bytes_up": sum(record["bytes_up"] for record in trained),
+    }
+    return figures | (_errors(errors, trained) if errors else {})
+
+
+def _errors(errors: Sequence[float], trained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    barriers = [_number(record["barrier"].get("error_mean")) for record in trained if record["barrier"]]
+    return {
+        "final_error": float(np.mean(errors[-LAST_ROUNDS:])),
+        "last_error": errors[-1],
+        "best_error": min(errors),
+        "mean_error_barrier": float(np.mean(barriers)) if barriers else None,
+        "last_error_barrier": barriers[-1] if barriers else None,
     }
 
 

@@ -13,12 +13,14 @@ from fedpfn.training.local_algorithm import (
     Start,
     is_elementwise,
 )
+from fedpfn.training.local_loss import LOCAL_LOSSES, local_loss, loss_faults
 from fedpfn.training.optimizers import OPTIMIZERS, MakeOptimizer, make_optimizer, optimizer_faults
 from fedpfn.training.stackable import stackable
 from fedpfn.training.stacked import Outcome, train_stacked
 from fedpfn.training.stacked_steps import Job
 
 __all__ = [
+    "LOCAL_LOSSES",
     "OPTIMIZERS",
     "UNCORRECTED",
     "Begun",
@@ -36,6 +38,8 @@ __all__ = [
     "batch_order",
     "count_steps",
     "is_elementwise",
+    "local_loss",
+    "loss_faults",
     "make_optimizer",
     "optimizer_faults",
     "stackable",

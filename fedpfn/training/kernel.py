@@ -22,6 +22,7 @@ from fedpfn.examples import Examples
 from fedpfn.freezing import BitMask, Freeze
 from fedpfn.losses import batch_loss
 from fedpfn.params import first_non_finite, trainable
+from fedpfn.tasks import CLASSIFICATION
 from fedpfn.training.chain import chain_of
 from fedpfn.training.local_algorithm import Begun, Loss, correct, reach_of
 from fedpfn.training.optimizers import MakeOptimizer, fused, leaves_still_entries
@@ -51,14 +52,15 @@ def train(
     phases: Sequence[tuple[Mapping[str, Tensor] | BitMask | None, int]],
     *,
     optimizer: MakeOptimizer,
-    loss: Loss = batch_loss,
+    loss: Loss | None = None,
     algorithm: Begun | None = None,
     clip_norm: float = 0.0,
     lr_factor: Callable[[int], float] | None = None,
     plain: bool = False,
 ) -> Trained:
-    """Train ``model`` in place for ``phases``, pairs (mask or None, number of steps), on the loss of its labels.
+    """Train ``model`` in place for ``phases``, pairs (mask or None, number of steps), on ``loss``.
 
+    By default that is the loss of the examples' task.
     ``lr_factor(step)``, steps counted from 0 over all phases, multiplies the optimiser's own learning rate.
     ``clip_norm`` above 0 bounds the norm of the gradient after masking, so that frozen entries do not shrink the step.
     ``plain`` takes autograd, PyTorch's optimiser as it is and every precaution at every step; without it the optimiser
@@ -66,14 +68,16 @@ def train(
     Raises ``NonFiniteError``, naming the step, if a loss or at the end a weight is not finite.
     """
     own_loss = algorithm is not None and algorithm.has_loss
-    chain = None if plain or own_loss or loss is not batch_loss else chain_of(model, examples)
+    usual = loss is batch_loss or (loss is None and examples.task == CLASSIFICATION)
+    chain = chain_of(model, examples) if usual and not plain and not own_loss else None
     if chain is not None:
         # in training mode or not, it computes the same
         parameters, backward = chain.parameters, chain.gradients
     else:
         model.train()
         parameters = trainable(model)
-        backward = partial(_by_autograd, algorithm.loss if algorithm and own_loss else _loss_of(model, loss))
+        task_loss = _loss_of(model, loss or examples.task.loss)
+        backward = partial(_by_autograd, algorithm.loss if algorithm and own_loss else task_loss)
         # fused steps refuse sparse gradients
         plain = plain or any(getattr(module, "sparse", False) for module in model.modules())
     live = list(parameters.values())

@@ -112,10 +112,13 @@ class LocalAlgorithm:
         server aggregates as it does otherwise (``strategy.base``).
     needs_sgd
         Whether ``Trained.reach``, which only plain or heavy-ball SGD has, is what the algorithm builds on.
+    needs_classes
+        Whether labels must be classes.
     """
 
     strategy: Any = None
     needs_sgd: bool = False
+    needs_classes: bool = False
 
     def start(self, start: Start) -> Correction:
         """Begin a round; return what is added to its gradients."""

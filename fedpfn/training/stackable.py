@@ -16,7 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from fedpfn.examples import Examples
-from fedpfn.losses import batch_loss
 from fedpfn.params import State, trainable
 from fedpfn.seeding import torch_seed
 from fedpfn.training.stacked import stacked_losses
@@ -72,7 +71,7 @@ def _try(model: nn.Module, examples: Examples) -> str | None:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     losses, gradients = [], []
     for state, batch in zip(own, (slice(0, 3), slice(2, 4)), strict=True):
-        loss = batch_loss(functional_call(model, state, (inputs[batch],)), labels[batch])
+        loss = examples.task.loss(functional_call(model, state, (inputs[batch],)), labels[batch])
         losses.append(loss.detach())
         gradients.append(_gradient(loss, state))
     for name, buffer in model.named_buffers():
@@ -81,7 +80,7 @@ def _try(model: nn.Module, examples: Examples) -> str | None:
     stack = {name: torch.stack([state[name].detach() for state in own]).requires_grad_() for name in parameters}
     index = torch.tensor([[0, 1, 2], [2, 3, 2]], device=labels.device)
     weights = torch.tensor([[1 / 3] * 3, [1 / 2, 1 / 2, 0]], device=labels.device, dtype=torch.float64)
-    found = stacked_losses(model, stack, inputs[index], labels[index], weights)
+    found = stacked_losses(model, stack, inputs[index], labels[index], weights, examples.task.loss)
     if not _close(found.detach(), torch.stack(losses)):
         return "its losses in a stack are not those of one client after the other"
     if not _close(_gradient(found.sum(), stack, rows=2), torch.stack(gradients)):

@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn import functional
 
 from fedpfn.freezing import BitMask, Freeze
-from fedpfn.losses import is_regression
+from fedpfn.losses import BatchLoss, batch_loss
 from fedpfn.params import State, trainable
 from fedpfn.training.kernel import NonFiniteError, Trained
 from fedpfn.training.local_algorithm import UNCORRECTED, Begun, Correction, correct, reach_of
@@ -88,22 +87,21 @@ def train_stacked(
 
 
 def stacked_losses(
-    model: nn.Module, stack: Mapping[str, Tensor], inputs: Tensor, labels: Tensor, weights: Tensor
+    model: nn.Module,
+    stack: Mapping[str, Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    loss: BatchLoss = batch_loss,
 ) -> Tensor:
     """Return sum_i v_ri l_ri of each row r, (rows,): ``inputs`` (rows, batch, ...), ``labels`` and ``weights`` too.
 
     ``stack`` holds the trainable parameters, (rows, *shape). Where a row's weights are 1 / n over n examples, its loss
-    is ``batch_loss`` of these.
+    is ``loss`` of these.
     """
     outputs = vmap(lambda own, batch: functional_call(model, own, (batch,)))(dict(stack), inputs)
-    losses = _example_losses(outputs.flatten(0, 1), labels.flatten(0, 1))
+    losses = loss(outputs.flatten(0, 1), labels.flatten(0, 1), reduction="none")
     return (losses.view(weights.shape) * weights).sum(dim=1)
-
-
-def _example_losses(outputs: Tensor, labels: Tensor) -> Tensor:
-    if not is_regression(labels):
-        return functional.cross_entropy(outputs, labels, reduction="none")
-    return (outputs - labels.view(outputs.shape)).square().reshape(len(labels), -1).mean(dim=1)
 
 
 def _train_stack(
@@ -137,7 +135,7 @@ def _train_stack(
             inputs, labels = schedule.examples.batch(schedule.index[number])
             for parameter in stack.values():
                 parameter.grad = None
-            loss = stacked_losses(model, stack, inputs, labels, schedule.weights[number])
+            loss = stacked_losses(model, stack, inputs, labels, schedule.weights[number], schedule.examples.task.loss)
             loss.sum().backward()  # type: ignore[no-untyped-call]
             if correction:
                 correct(stack, start, correction)

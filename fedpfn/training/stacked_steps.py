@@ -66,7 +66,11 @@ def lay_out(jobs: Sequence[Job], rows: int, batch_size: int, dtype: torch.dtype)
         all_sizes.append(np.array([len(batch) for batch in batches], dtype=np.int64))
         offset += len(job.examples)
     decoded = [job.examples.decoded() for job in jobs]
-    examples = Examples(torch.cat([part.inputs for part in decoded]), torch.cat([part.labels for part in decoded]))
+    examples = Examples(
+        torch.cat([part.inputs for part in decoded]),
+        torch.cat([part.labels for part in decoded]),
+        task=decoded[0].task,
+    )
     return Schedule(
         examples,
         # one transfer for all steps: a GPU would wait for one at every step

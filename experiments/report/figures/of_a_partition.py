@@ -26,7 +26,8 @@ def partition(run: Run) -> Drawn:
 
     Many clients or classes are fields of colour on a logarithmic scale instead.
     """
-    rows = (run.partition or {}).get("class_counts")
+    record = run.partition or {}
+    rows = record.get("class_counts")
     if not rows or not np.any(rows):
         return Skipped("partition", "no counts of classes are on record")
     counts = np.array(rows, dtype=np.int64)
@@ -45,8 +46,9 @@ def partition(run: Run) -> Drawn:
     entitle(figure, title_of(run, algorithm=False))
     shown = "areas of dots" if dots else "colours on a logarithmic scale, white where there is none"
     size = f"{counted([clients], 'client')} by {classes} class{'es' * (classes != 1)}"
+    strata = f" ({record['strata']})" if "strata" in record else ""
     caption = (
-        f"The partition of the training examples, {size}, counts as {shown}; bars are clients' sizes. "
+        f"The partition of the training examples, {size}{strata}, counts as {shown}; bars are clients' sizes. "
         f"{counts.sum():,} examples, one run (n = 1 seed): {title_of(run, algorithm=False)}."
     )
     return [NamedFigure("partition", caption, figure)]

@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from experiments.progress import score_key
+from experiments.recorded import unit_words
 from experiments.report.figures.pictures import Drawn, NamedFigure, Skipped
 from experiments.report.figures.style import (
     BLUE,
@@ -22,21 +24,24 @@ from experiments.report.figures.style import (
     new_figure,
 )
 from experiments.report.figures.words import counted, title_of
+from fedpfn.measures import describe
 from fedpfn.runs import Run
 
 Arrays = dict[str, NDArray[Any]]
 
 # clients up to which the numbers can be read within their fields
 MOST_NUMBERS = 12
-_UNITS = {"accuracy": "", "loss": " (nats)"}
+_KINDS = ("accuracy", "error", "loss")
 
 
 @in_style()
-def barrier_matrix(run: Run, server_round: int | None = None, kind: str = "accuracy") -> Drawn:
-    """Draw the barriers between the client models of a round, by default the last one measured; ``kind`` or "loss".
+def barrier_matrix(run: Run, server_round: int | None = None, kind: str = "") -> Drawn:
+    """Draw the barriers between the client models of a round, by default the last one measured.
 
+    ``kind`` is "accuracy", "error" or "loss", by default what the run is scored by.
     Pairs that were not measured are left white, as is the diagonal.
     """
+    kind = kind or score_key(run.rounds)
     name = "barrier-matrix" if kind == "accuracy" else f"barrier-matrix-{kind}"
     found = _of_round(run, server_round)
     if isinstance(found, str):
@@ -67,7 +72,7 @@ def barrier_matrix(run: Run, server_round: int | None = None, kind: str = "accur
     axes.invert_yaxis()
     axes.tick_params(length=0)
     entitle(figure, title_of(run), f"round {server_round}")
-    figure.colorbar(image, ax=axes, label=f"{kind} barrier{_UNITS[kind]}", shrink=0.9)
+    figure.colorbar(image, ax=axes, label=f"{kind} barrier{_unit(run, kind)}", shrink=0.9)
     pairs = counted([len(arrays["pairs"])], "pair")
     caption = (
         f"{kind.capitalize()} barrier between the client models of round {server_round}, {pairs}, "
@@ -83,12 +88,12 @@ def interpolation(run: Run, server_round: int | None = None) -> Drawn:
     if isinstance(found, str):
         return Skipped("interpolation", found)
     server_round, arrays = found
-    kinds = [kind for kind in _UNITS if np.isfinite(arrays[kind]).any()]
+    kinds = [kind for kind in _KINDS if kind in arrays and np.isfinite(arrays[kind]).any()]
     if not kinds:
         return Skipped("interpolation", f"nothing along the paths of round {server_round} is finite")
     figure = new_figure(DOUBLE if len(kinds) > 1 else SINGLE, 2.4)
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
-        _draw_paths(axes, arrays["alphas"], arrays[kind], kind)
+        _draw_paths(axes, arrays["alphas"], arrays[kind], kind, _unit(run, kind))
     entitle(figure, title_of(run), f"round {server_round}")
     pairs = counted([len(arrays["pairs"])], "pair")
     handles = {
@@ -106,8 +111,8 @@ def interpolation(run: Run, server_round: int | None = None) -> Drawn:
     return [NamedFigure("interpolation", caption, figure)]
 
 
-def _draw_paths(axes: Axes, alphas: NDArray[Any], paths: NDArray[Any], kind: str) -> None:
-    colour = BLUE if kind == "accuracy" else ORANGE
+def _draw_paths(axes: Axes, alphas: NDArray[Any], paths: NDArray[Any], kind: str, unit: str) -> None:
+    colour = ORANGE if kind == "loss" else BLUE
     finite = np.where(np.isfinite(paths), paths, np.nan)
     strength = float(np.clip(4.0 / len(paths), 0.12, 0.5))
     axes.plot(alphas, finite.T, color=colour, alpha=strength, linewidth=0.6)
@@ -116,8 +121,12 @@ def _draw_paths(axes: Axes, alphas: NDArray[Any], paths: NDArray[Any], kind: str
     axes.plot(alphas, np.where(np.isfinite(mean), mean, np.nan), color=colour, linewidth=2)
     chord = alphas * mean[-1] + (1 - alphas) * mean[0]
     axes.plot(alphas, chord, color="black", linewidth=1, linestyle="--")
-    axes.set(xlabel="α (1: first client of the pair, 0: second)", ylabel=f"{kind}{_UNITS[kind]}", xlim=(0, 1))
+    axes.set(xlabel="α (1: first client of the pair, 0: second)", ylabel=f"{kind}{unit}", xlim=(0, 1))
     axes.grid(True)
+
+
+def _unit(run: Run, kind: str) -> str:
+    return unit_words(describe(kind, run.measures))
 
 
 def _of_round(run: Run, server_round: int | None) -> tuple[int, Arrays] | str:

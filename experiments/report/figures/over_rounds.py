@@ -9,7 +9,15 @@ from matplotlib.ticker import MaxNLocator
 from experiments.report.figures.facets import Line, lines_of, pages
 from experiments.report.figures.multiples import Count, Draw, Quantity, draw_multiples
 from experiments.report.figures.pictures import Drawn, Skipped
-from experiments.report.figures.series import Points, accuracy, accuracy_barrier, bytes_moved, over_seeds
+from experiments.report.figures.series import (
+    Points,
+    accuracy,
+    accuracy_barrier,
+    bytes_moved,
+    error,
+    error_barrier,
+    over_seeds,
+)
 from experiments.report.figures.style import GREY, Look, draw_band, in_style
 from experiments.report.study import Study
 from fedpfn.runs import Run
@@ -19,7 +27,10 @@ _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 @in_style()
 def over_rounds(study: Study) -> Drawn:
-    """Draw the global model's accuracy and the mean accuracy barrier after each round, a line a group."""
+    """Draw the global model's accuracy and the mean accuracy barrier after each round, a line a group.
+
+    Of runs that are scored by an error: the error, and its barrier.
+    """
     quantities = [
         Quantity("accuracy", "test accuracy", "test accuracy of the global model", _against_rounds(accuracy)),
         Quantity(
@@ -29,8 +40,16 @@ def over_rounds(study: Study) -> Drawn:
             _against_rounds(accuracy_barrier),
             from_zero=True,
         ),
+        Quantity("error", "test error", "test error of the global model", _against_rounds(error), from_zero=True),
+        Quantity(
+            "error-barrier",
+            "error barrier",
+            "error barrier between client models (mean over pairs)",
+            _against_rounds(error_barrier),
+            from_zero=True,
+        ),
     ]
-    kinds = (accuracy, accuracy_barrier)
+    kinds = (accuracy, accuracy_barrier, error, error_barrier)
     shown = [quantity for quantity, kind in zip(quantities, kinds, strict=True) if _is_there(study, kind)]
     if not shown:
         return Skipped("rounds", "no accuracy and no barrier is on record")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.progress import score_key
 from experiments.recorded import is_evaluated
 from experiments.report.study import Group
 from fedpfn.runs import Run
@@ -35,13 +36,34 @@ class Series:
 
 
 def accuracy(run: Run) -> Points:
-    """Return the global model's accuracy after each round with an evaluation, 0 the initial model; NaN where null."""
+    """Return the global model's accuracy after each round with an evaluation, 0 the initial model; NaN where null.
+
+    None of a run that is scored by an error, which ``error`` returns.
+    """
+    if score_key(run.rounds) == "error":
+        return {}
     return {record["round"]: _number(record["accuracy"]) for record in run.rounds if is_evaluated(record)}
 
 
 def accuracy_barrier(run: Run) -> Points:
     """Return the mean accuracy barrier over client pairs in the rounds in which it was measured."""
+    if score_key(run.rounds) == "error":
+        return {}
     return {record["round"]: _number(record["barrier"]["accuracy_mean"]) for record in run.rounds if record["barrier"]}
+
+
+def error(run: Run) -> Points:
+    """Return the global model's error after each round with an evaluation; none of a run that has an accuracy."""
+    if score_key(run.rounds) == "accuracy":
+        return {}
+    return {record["round"]: _number(record.get("error")) for record in run.rounds if is_evaluated(record)}
+
+
+def error_barrier(run: Run) -> Points:
+    """Return the mean error barrier over client pairs in the rounds in which it was measured."""
+    if score_key(run.rounds) == "accuracy":
+        return {}
+    return {r["round"]: _number(r["barrier"].get("error_mean")) for r in run.rounds if r["barrier"]}
 
 
 def bytes_moved(run: Run) -> Points:

@@ -21,7 +21,7 @@ from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Repair, grid, loss_barrier, repaired_end
 from fedpfn.lmc.layerwise.features import batches, require_states
 from fedpfn.lmc.layerwise.modes import evaluating
-from fedpfn.losses import is_regression
+from fedpfn.losses import form_of
 from fedpfn.params import lerp
 
 Floats = NDArray[np.float64]
@@ -62,7 +62,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     >>> round(fit_temperature(logits, labels).beta, 6), round(math.log(3), 6)
     (1.098612, 1.098612)
     """
-    if is_regression(labels) or logits.dim() != 2 or len(logits) != len(labels) or not len(labels):
+    if form_of(labels) != "classes" or logits.dim() != 2 or len(logits) != len(labels) or not len(labels):
         raise ValueError(
             f"a temperature needs logits (N, C) and classes (N,); got {tuple(logits.shape)} and "
             f"{tuple(labels.shape)} of {labels.dtype}"

@@ -25,8 +25,8 @@ from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.lmc.layerwise.orthogonality import OrthogonalitySums
 from fedpfn.lmc.layerwise.ranks import ActivationGram, stable_rank, weight_singular_values
 from fedpfn.lmc.layerwise.stitching import stitching_errors
-from fedpfn.losses import is_regression
 from fedpfn.params import lerp
+from fedpfn.tasks import Task
 
 Numbers = tuple[float, ...]
 ALPHAS = (0.25, 0.5, 0.75)
@@ -150,7 +150,7 @@ def layer_report(
             for number, layer_sums in enumerate(sums):
                 layer_sums.add(*(run.layers[number] for run in passes))
             for error, run in zip(errors, passes, strict=True):
-                error.add(_wrong(run.output, labels))
+                error.add(_wrong(run.output, labels, examples.task))
     ways = ((first, second), (second, first))
     stitched = [stitching_errors(model, *way, examples, layers=layers) for way in ways] if stitching else []
     found = [(tuple(s.error[i] for s in stitched), tuple(s.loss[i] for s in stitched)) for i in range(len(layers))]
@@ -235,8 +235,8 @@ class _LayerSums:
         )
 
 
-def _wrong(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return 1 for a wrong answer and 0 for a right one; NaN in a regression."""
-    if is_regression(labels):
+def _wrong(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Return 1 for a wrong answer and 0 for a right one; NaN where there are none, as in a regression."""
+    if not task.has_accuracy:
         return torch.full((len(labels),), nan, dtype=torch.float64, device=labels.device)
-    return (logits.argmax(dim=1) != labels).double()
+    return 1 - task.score(logits, labels).double().reshape(len(labels), -1).mean(dim=1)

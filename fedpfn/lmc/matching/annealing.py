@@ -23,7 +23,6 @@ from fedpfn.lmc.matching.permutations import (
     require_pair,
 )
 from fedpfn.lmc.matching.weight_matching import Matching
-from fedpfn.losses import is_regression
 from fedpfn.seeding import numpy_generator
 
 
@@ -49,7 +48,7 @@ def simulated_annealing(
     """
     if steps < 0 or not 0 < coldest <= hottest:
         raise ValueError(f"expected steps >= 0 and 0 < coldest <= hottest; got {steps}, {coldest}, {hottest}")
-    if len(examples) == 0 or is_regression(examples.labels):
+    if len(examples) == 0 or not examples.task.has_accuracy:
         raise ValueError("annealing compares accuracies: it needs examples, labelled with classes")
     require_pair(spec, first, second)
     examples = examples.decoded()

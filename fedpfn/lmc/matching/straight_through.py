@@ -22,7 +22,7 @@ from fedpfn.lmc.matching.weight_matching import Matching, weight_matching
 from fedpfn.losses import batch_loss
 from fedpfn.params import State, first_non_finite, lerp
 from fedpfn.seeding import derive, numpy_generator
-from fedpfn.training import NonFiniteError, batch_order
+from fedpfn.training import Loss, NonFiniteError, batch_order
 
 
 def straight_through(
@@ -57,7 +57,8 @@ def straight_through(
     batches = batch_order(len(examples), batch_size, numpy_generator(seed, "straight-through", "batches"), least=least)
     for step in range(1, steps + 1):
         inputs, labels = examples.batch(torch.from_numpy(next(batches)).to(examples.device))
-        gradient = _gradient(scratch, lerp(first, tried.state, 0.5), spec.statistics, inputs, labels)
+        middle = lerp(first, tried.state, 0.5)
+        gradient = _gradient(scratch, middle, spec.statistics, inputs, labels, examples.task.loss)
         if (name := first_non_finite(gradient)) is not None:
             raise NonFiniteError(f"the gradient of {name} at the midpoint is not finite in step {step} of {steps}")
         for name, slope in gradient.items():
@@ -79,9 +80,16 @@ def _normalising_by_batch(model: nn.Module) -> nn.Module:
     return scratch
 
 
-def _gradient(model: nn.Module, state: State, fixed: frozenset[str], inputs: Tensor, labels: Tensor) -> State:
+def _gradient(
+    model: nn.Module,
+    state: State,
+    fixed: frozenset[str],
+    inputs: Tensor,
+    labels: Tensor,
+    loss_of: Loss = batch_loss,
+) -> State:
     # BatchNorm writes its running statistics into the tensors it is called with
     weights = {name: tensor.clone().requires_grad_() for name, tensor in state.items() if name not in fixed}
     statistics = {name: state[name].clone() for name in fixed}
-    loss = batch_loss(functional_call(model, weights | statistics, (inputs,)), labels)
+    loss = loss_of(functional_call(model, weights | statistics, (inputs,)), labels)
     return dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))

@@ -1,0 +1,164 @@
+"""Tasks: which labels there are, the loss that trains a model on them, the score that it is measured by.
+
+A score is one number per example, averaged over them. It is either a share of right answers, higher better, such as
+accuracy, or an error in some unit, lower better. Shares are recorded as ``accuracy`` and have the barriers of arXiv
+2402.01342, eq. 2, which are relative to the ends; errors are recorded as ``error`` and have barriers like those of the
+loss (eq. 1), in their own unit: a ratio of errors has no upper bound and explodes where the ends are good.
+
+A regression is scored by its mean absolute error. R² would be the loss once more, divided by a constant; the absolute
+error is a mean over examples, in the unit of the target, and outliers weigh less in it. Labels of which several may
+hold are scored by the mean share of labels that were predicted right, z > 0 standing for 1; the share of examples with
+all of them right jumps where a single label does, and is left to a task of the user's own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from fedpfn import imports
+from fedpfn.losses import (
+    BatchLoss,
+    LabelForm,
+    binary_cross_entropy,
+    cross_entropy,
+    form_of,
+    squared_error,
+    targets_like,
+)
+
+AUTO = "auto"
+
+
+def _one_each(size: int) -> int:
+    return size
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is to do with its inputs.
+
+    Attributes
+    ----------
+    name
+        What the task is called.
+    labels
+        The labels it takes: ``classes``, int64 (N,); ``values``, float32 (N,) or (N, k); ``multi-hot``, uint8 (N, L) of
+        0 and 1.
+    loss
+        The loss of a batch: ``loss(outputs, labels, reduction="mean")``, with ``"sum"`` and ``"none"`` as well.
+        ``losses.per_example`` makes one of a function that returns (N,).
+    score
+        ``score(outputs, labels)`` returns a number or a boolean of each example, (N,), or of each of its labels,
+        (N, L), of which an example has the mean.
+    score_name
+        What the score is called in tables and figures.
+    better
+        ``higher`` for a score that is a share within [0, 1], ``lower`` for an error.
+    score_unit, loss_unit
+        Units in tables and figures.
+    outputs
+        The number of a model's outputs, from that of the classes, values or labels.
+
+    Raises
+    ------
+    ValueError
+        For a score that is better the higher and not a share.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedpfn.losses import per_example
+    >>> def pinball(outputs, targets):
+    ...     error = targets - outputs[:, 0]
+    ...     return torch.maximum(0.9 * error, -0.1 * error)
+    >>> quantile = Task("quantile", "values", per_example(pinball), pinball, "pinball loss", "lower", "label unit")
+    >>> round(float(quantile.loss(torch.tensor([[1.0], [1.0]]), torch.tensor([2.0, 0.0]))), 6)
+    0.5
+    """
+
+    name: str
+    labels: LabelForm
+    loss: BatchLoss
+    score: Callable[[Tensor, Tensor], Tensor]
+    score_name: str = "accuracy"
+    better: Literal["higher", "lower"] = "higher"
+    score_unit: str = "share"
+    loss_unit: str = "nats"
+    outputs: Callable[[int], int] = _one_each
+
+    def __post_init__(self) -> None:
+        if self.better == "higher" and self.score_unit != "share":
+            raise ValueError(
+                f"task {self.name!r}: a score that is better the higher must be a share within [0, 1], unit 'share'; "
+                f"got the unit {self.score_unit!r} (an error is better the lower)"
+            )
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether the score is a share of right answers, and not an error."""
+        return self.better == "higher"
+
+
+def right_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return whether each row of logits (N, C) is a right answer, (N,).
+
+    A tie is won by the first class; a row that holds NaN is wrong, whatever its largest entry.
+    """
+    return (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
+
+
+def right_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return whether each label is predicted right, (N, L): 1 where its logit is above 0; none in a row with NaN."""
+    rows = logits.reshape(len(labels), -1)
+    right = (rows > 0) == (targets_like(rows, labels) > 0)
+    return right & ~rows.isnan().any(dim=1, keepdim=True)
+
+
+def absolute_error(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the absolute error of each value, (N, k)."""
+    return (outputs.double() - targets_like(outputs, labels)).abs().reshape(len(labels), -1)
+
+
+CLASSIFICATION = Task("classification", "classes", cross_entropy, right_class)
+REGRESSION = Task(
+    "regression",
+    "values",
+    squared_error,
+    absolute_error,
+    score_name="absolute error",
+    better="lower",
+    score_unit="label unit",
+    loss_unit="label unit²",
+)
+MULTILABEL = Task("multilabel", "multi-hot", binary_cross_entropy, right_labels, score_name="label accuracy")
+
+TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFICATION, REGRESSION, MULTILABEL)}
+
+
+def task_for(form: LabelForm) -> Task:
+    """Return the built-in task for labels of a form."""
+    return next(task for task in TASKS.values() if task.labels == form)
+
+
+def task_of(labels: Tensor) -> Task:
+    """Return the built-in task that goes with labels: classes, values or multi-hot rows (``losses.form_of``)."""
+    return task_for(form_of(labels))
+
+
+def resolve_task(name: str) -> Task | None:
+    """Return the task of a name or an import string ``package.module:task``; None for ``auto``.
+
+    Raises ``ValueError``, in one line, for an unknown name and for what is not a ``Task``.
+    """
+    if name == AUTO:
+        return None
+    if name in TASKS:
+        return TASKS[name]
+    if not imports.is_reference(name):
+        raise ValueError(f"no task {name!r}; built in: {AUTO}, {', '.join(TASKS)}; your own: 'package.module:task'")
+    task = imports.load(name)
+    if not isinstance(task, Task):
+        raise ValueError(f"task {name!r} is of type {type(task).__name__}; expected a fedpfn.tasks.Task")
+    return task

@@ -1,0 +1,120 @@
+"""What a client descends on: the loss of the task, a variant of it, or a function of the user's own.
+
+``label-smoothing`` (Szegedy et al. 2016, section 7) trains towards targets (1 - a) y + a / C in place of y, C classes;
+of labels that hold together each one towards (1 - a) y + a / 2. ``balanced`` weighs the example i of a client by
+w_i = n / (c n_{y_i}), of its n examples, c classes and n_y examples of class y: each of its classes then counts alike,
+and the mean weight of its examples is 1. Models are evaluated by the loss of the task, whatever they were trained on.
+"""
+
+import inspect
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedpfn import imports
+from fedpfn.losses import LabelForm, batch_loss, binary_cross_entropy
+from fedpfn.tasks import TASKS, Task
+from fedpfn.training.local_algorithm import Loss
+
+AUTO, SMOOTHING, BALANCED = "auto", "label-smoothing", "balanced"
+LOCAL_LOSSES = (AUTO, SMOOTHING, BALANCED)
+
+# which labels they are for
+_TAKES: dict[str, tuple[LabelForm, ...]] = {SMOOTHING: ("classes", "multi-hot"), BALANCED: ("classes",)}
+
+
+def local_loss(name: str, task: Task, *, smoothing: float = 0.1) -> Callable[[Tensor], Loss]:
+    """Return the function from a client's labels to the loss that it trains on.
+
+    Parameters
+    ----------
+    name
+        ``auto``, the task's own; ``label-smoothing``; ``balanced``; or an import string ``package.module:function`` of
+        a function (outputs, labels) -> scalar, the mean loss of a batch.
+    task
+        What is trained.
+    smoothing
+        The share a of label smoothing, within [0, 1).
+
+    Raises
+    ------
+    ValueError
+        For what ``loss_faults`` finds.
+
+    Examples
+    --------
+    >>> from fedpfn.tasks import CLASSIFICATION
+    >>> labels = torch.tensor([0, 0, 0, 1])
+    >>> loss = local_loss("balanced", CLASSIFICATION)(labels)
+    >>> round(float(loss(torch.zeros(4, 2), labels)), 4)
+    0.6931
+    """
+    if faults := loss_faults(name, task):
+        raise ValueError("; ".join(faults))
+    if name == AUTO:
+        # the same, and what the kernel has fast gradients for
+        own = batch_loss if task in TASKS.values() else task.loss
+        return lambda labels: own
+    if name == SMOOTHING:
+        smoothed = _smoothed_labels if task.labels == "multi-hot" else _smoothed_classes
+        return lambda labels: lambda outputs, batch: smoothed(outputs, batch, smoothing)
+    if name == BALANCED:
+        return balanced_cross_entropy
+    function = imports.load(name)
+    return lambda labels: function
+
+
+def loss_faults(name: str, task: Task | None) -> list[str]:
+    """Return why a task cannot be trained on a loss, in one line; where the task is not known yet, as far as it shows.
+
+    >>> from fedpfn.tasks import REGRESSION
+    >>> loss_faults("balanced", REGRESSION)
+    ['train.loss=balanced is for classes, and the labels of a regression are values; take train.loss=auto']
+    """
+    if name in LOCAL_LOSSES:
+        takes = _TAKES.get(name)
+        if takes is None or task is None or task.labels in takes:
+            return []
+        return [
+            f"train.loss={name} is for {' and '.join(takes)}, and the labels of a {task.name} are {task.labels}; "
+            "take train.loss=auto"
+        ]
+    if not imports.is_reference(name):
+        return [f"no train.loss {name!r}; built in: {', '.join(LOCAL_LOSSES)}; your own: 'package.module:function'"]
+    try:
+        function = imports.load(name)
+    except ValueError as error:
+        return [str(error)]
+    if not callable(function):
+        return [f"train.loss {name!r} is of type {type(function).__name__}, not a function"]
+    # some callables written in C tell no signature
+    with suppress(ValueError):
+        try:
+            inspect.signature(function).bind(None, None)
+        except TypeError as error:
+            return [f"train.loss {name!r} is called with outputs and labels, which it does not take: {error}"]
+    return []
+
+
+def balanced_cross_entropy(labels: Tensor) -> Loss:
+    """Return the cross-entropy of batches of a client, weighed by its ``labels``, (n,), as the module says."""
+    counts = torch.bincount(labels)
+    classes = int((counts > 0).sum())
+    weights = len(labels) / (classes * counts.clamp(min=1))
+
+    def loss(outputs: Tensor, batch: Tensor) -> Tensor:
+        losses = functional.cross_entropy(outputs, batch, reduction="none")
+        return (losses * weights.to(losses.dtype)[batch]).mean()
+
+    return loss
+
+
+def _smoothed_classes(outputs: Tensor, labels: Tensor, share: float) -> Tensor:
+    return functional.cross_entropy(outputs, labels, label_smoothing=share)
+
+
+def _smoothed_labels(outputs: Tensor, labels: Tensor, share: float) -> Tensor:
+    return binary_cross_entropy(outputs, (1 - share) * labels + share / 2)
