@@ -216,7 +216,7 @@ def test_an_algorithm_and_its_base_share_the_arguments(tmp_path: Path) -> None:
         ({"strategy.name": "feddyn", "strategy.args.alpha": 0.0}, "alpha must be above 0"),
         ({"strategy.name": "json:loads"}, "not a subclass of fedpfn.training.LocalAlgorithm"),
         ({"strategy.name": "scafold"}, "scaffold"),
-        ({"strategy.name": "scaffold", "mask.ratio": -0.5}, "mask.ratio must be 0 to 1"),
+        ({"strategy.name": "scaffold", "mask.ratio": -0.5}, "mask.ratio must be at least 0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path, settings: dict[str, Any], word: str) -> None:

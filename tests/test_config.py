@@ -402,8 +402,11 @@ def typed(tree: dict[str, Any]) -> list[tuple[str, str, Any]]:
 
 def test_pyproject_holds_the_defaults_with_their_types() -> None:
     config = pyproject()["tool"]["flwr"]["app"]["config"]
-    assert config == RunConfig().nested()
-    assert typed(config) == typed(RunConfig().nested())
+    declared = nest({name: spec.default for name, spec in SPECS.items()})
+    assert config == declared
+    assert typed(config) == typed(declared)
+    # what a default leaves to the algorithm
+    assert RunConfig.parse(config) == RunConfig()
 
 
 def test_the_defaults_in_pyproject_are_as_generated() -> None:

@@ -173,7 +173,7 @@ class Mask:
     ratio: float = key(
         BY_ALGORITHM,
         "share of frozen entries (zeros of the mask); -1 = 0.4 under fedpfn, fedpnu and ssfl, else no mask",
-        least=-1,
+        least=0,
         most=1,
     )
     ratio_shape: str = key("constant", "how the ratio moves over the rounds", choices=("constant", "linear", "cosine"))
@@ -500,8 +500,6 @@ def _variant_faults(config: RunConfig) -> Iterator[str]:
 
 
 def _ratio_faults(config: RunConfig) -> Iterator[str]:
-    if config.mask.ratio < 0:
-        yield f"mask.ratio must be 0 to 1, or -1 to leave it to the algorithm, got {config.mask.ratio:g}"
     if config.mask.ratio_shape == "constant" and config.mask.final_ratio not in (config.mask.ratio, Mask.final_ratio):
         yield "mask.final-ratio is set but mask.ratio-shape is constant; set it to linear or cosine"
 

@@ -175,7 +175,9 @@ def type_fault(spec: KeySpec, value: Any) -> str | None:
 
 
 def value_faults(spec: KeySpec, value: Any) -> list[str]:
-    """Say which limits or choices of its key a value breaks."""
+    """Say which limits or choices of its key a value breaks; a default outside them leaves the value to others."""
+    if value == spec.default:
+        return []
     if spec.choices and value not in spec.choices and not (spec.own and ":" in value):
         near = difflib.get_close_matches(str(value).lower(), spec.choices, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
