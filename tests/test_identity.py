@@ -401,6 +401,7 @@ VERSION_1: list[tuple[Settings, str]] = [
     ({"strategy.name": "fedavg"}, "aa9795b747b0"),
     ({"strategy.name": "fedavg", "partition.alpha": 100, "rounds": 3, "seed": 1}, "13ccf7e38c72"),
     ({"strategy.name": "fedpnu", "train.epochs": 2}, "a759c4bfef7b"),
+    ({"strategy.name": "fedpnu", "train.epochs": 2.0}, "a759c4bfef7b"),
     ({"strategy.name": "fedpnu", "strategy.variant": "across-rounds"}, "7716dc9f2d2f"),
     ({"strategy.server-optimizer": "avgm"}, "6f30164c56e0"),
     ({"strategy.server-optimizer": "avgm", "strategy.server-lr": 0.7}, "9e0f51df90eb"),

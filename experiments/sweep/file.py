@@ -26,7 +26,7 @@ from typing import Any
 from fedpfn import imports
 from fedpfn.runs import read_config, read_yaml
 from fedpfn.runs.config import KEYS, ConfigError, RunConfig, is_key, key_faults, read_overrides
-from fedpfn.runs.keys import Scalar, flatten, unknown_key
+from fedpfn.runs.keys import Scalar, flatten, kept, unknown_key
 
 _TABLES = {name.partition(".")[0] for name in KEYS}
 # set for each cell by those who run it
@@ -262,7 +262,7 @@ def _value(place: _Place, name: str, value: Any) -> Scalar:
         return str((place.workdir / Path(str(value)).expanduser()).resolve())
     if name in _REFERENCES and not faults:
         return ",".join(imports.absolute_reference(part.strip(), place.workdir) for part in str(value).split(","))
-    return float(value) if name in KEYS and KEYS[name].type is float and not faults else value
+    return kept(KEYS[name], value) if name in KEYS and not faults else value
 
 
 def _repeated(values: Sequence[Any]) -> list[Any]:

@@ -25,6 +25,7 @@ from fedpfn.runs.keys import (
     unless,
     value_faults,
     when,
+    whole,
 )
 from fedpfn.runs.legacy import OLD_KEYS, modernise
 from fedpfn.runs.parsing import ConfigError as ConfigError
@@ -183,7 +184,13 @@ class Mask:
 
 @dataclass(frozen=True)
 class Train:
-    epochs: int = key(1, "local epochs of a round", least=1, used=(when("train.steps", "0"),))
+    epochs: float = key(
+        1,
+        "local epochs of a round, 0.5 or 1.5 as well; the last step begun counts",
+        above=0,
+        used=(when("train.steps", "0"),),
+        fraction=True,
+    )
     steps: int = key(0, "local steps of a round; above 0 it replaces epochs", least=0)
     batch_size: int = key(32, "examples per local step", least=1)
     optimizer: str = key(
@@ -212,6 +219,10 @@ class Train:
         least=0,
         since=2,
     )
+
+    def __post_init__(self) -> None:
+        """Keep whole epochs as a whole number, which they are in configs written before there were others."""
+        object.__setattr__(self, "epochs", whole(self.epochs))
 
 
 @dataclass(frozen=True)
