@@ -1,5 +1,6 @@
 """Local training: batches, optimisers, and the kernel that clients and the laboratory share."""
 
+from fedpfn.training.augment import Augmenter, image_faults, make_augment
 from fedpfn.training.batches import batch_order, count_steps
 from fedpfn.training.kernel import NonFiniteError, Trained, train
 from fedpfn.training.local_algorithm import (
@@ -13,6 +14,7 @@ from fedpfn.training.local_algorithm import (
     Start,
     is_elementwise,
 )
+from fedpfn.training.lr_schedules import LrSchedule, lr_schedule_faults, make_lr_schedule, warm_up
 from fedpfn.training.optimizers import OPTIMIZERS, MakeOptimizer, make_optimizer, optimizer_faults
 from fedpfn.training.stackable import stackable
 from fedpfn.training.stacked import Outcome, train_stacked
@@ -21,6 +23,7 @@ from fedpfn.training.stacked_steps import Job
 __all__ = [
     "OPTIMIZERS",
     "UNCORRECTED",
+    "Augmenter",
     "Begun",
     "Correction",
     "End",
@@ -28,6 +31,7 @@ __all__ = [
     "Job",
     "LocalAlgorithm",
     "Loss",
+    "LrSchedule",
     "MakeOptimizer",
     "NonFiniteError",
     "Outcome",
@@ -35,10 +39,15 @@ __all__ = [
     "Trained",
     "batch_order",
     "count_steps",
+    "image_faults",
     "is_elementwise",
+    "lr_schedule_faults",
+    "make_augment",
+    "make_lr_schedule",
     "make_optimizer",
     "optimizer_faults",
     "stackable",
     "train",
     "train_stacked",
+    "warm_up",
 ]
