@@ -33,7 +33,8 @@ _TABLES = {name.partition(".")[0] for name in KEYS}
 _OURS = ("output.dir", "output.resume")
 # may name a file of the user's own, path/to/file.py:name; measures several
 _REFERENCES = (
-    "data.name", "partition.scheme", "model.name", "strategy.base", "mask.schedule", "train.optimizer", "measures",
+    "data.name", "partition.scheme", "model.name", "strategy.base", "mask.schedule", "train.optimizer",
+    "train.schedule", "train.round-schedule", "train.augment", "measures",
 )  # fmt: skip
 _SECTIONS: dict[str, tuple[type, str]] = {
     "question": (str, "text"),
