@@ -8,15 +8,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context, Message, MessageType
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients.answers import Answer
 from clients.cohort_mod import CohortMod, in_turn
-from clients.local_training import train_client
+from clients.local_training import saliency_of, train_client
 from clients.stacked_training import train_stack
-from clients.tasks import Task, client_of, keep, kept_by, read_task, reply_with
+from clients.tasks import (
+    Task,
+    Update,
+    answer_with,
+    client_of,
+    keep,
+    kept_by,
+    read_task,
+    reply_with,
+    reply_with_saliency,
+)
 from clients.workspace import Workspace, why_not_stackable, workspace
+from fedpfn.protocol import SALIENCY
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 from partitions import FederatedData
@@ -30,8 +42,11 @@ class SetUpError(RuntimeError):
 
 def train_cohort(
     messages: Sequence[Message], contexts: Sequence[Context], call_next: ClientAppCallable
-) -> Iterator[Message | Exception]:
+) -> Iterator[Message | Answer | Exception]:
     """Train the clients of a cohort, ``train.stack`` at a time where the model allows it."""
+    if messages[0].metadata.message_type != MessageType.TRAIN:
+        yield from in_turn(messages, contexts, call_next)
+        return
     try:
         task = read_task(messages[0])
         stack = task.config.train.stack
@@ -41,19 +56,33 @@ def train_cohort(
         return
     with cpu_threads(task.config.train.threads):
         if not stacked:
-            yield from in_turn(messages, contexts, call_next)
+            yield from _train_in_turn(messages, contexts)
             return
         clients = [client_of(context) for context in contexts]
         for start in range(0, len(clients), stack):
             these = slice(start, start + stack)
             kept = [kept_by(context) for context in contexts[these]]
             results = train_stack(task, _set_up(task), clients[these], kept)
-            for result, message, context in zip(results, messages[these], contexts[these], strict=True):
+            for result, context in zip(results, contexts[these], strict=True):
                 if isinstance(result, Exception):
                     yield result
                     continue
                 keep(result, context)
-                yield reply_with(result, message)
+                yield answer_with(result)
+
+
+def _train_in_turn(messages: Sequence[Message], contexts: Sequence[Context]) -> Iterator[Answer | Exception]:
+    """Do for each client what ``train`` does; one that raises does not stop the others."""
+    task, content = None, None
+    for message, context in zip(messages, contexts, strict=True):
+        try:
+            # clients without records of their own are sent one and the same content
+            if task is None or message.content is not content:
+                task, content = read_task(message), message.content
+            answer: Answer | Exception = answer_with(_trained(task, context))
+        except Exception as error:
+            answer = error
+        yield answer
 
 
 app = ClientApp(mods=[CohortMod(train_cohort)])
@@ -64,9 +93,21 @@ def train(message: Message, context: Context) -> Message:
     """Train one client and reply with its update."""
     task = read_task(message)
     with cpu_threads(task.config.train.threads):
-        update = train_client(task, _set_up(task), client_of(context), kept_by(context))
+        return reply_with(_trained(task, context), message)
+
+
+def _trained(task: Task, context: Context) -> Update:
+    update = train_client(task, _set_up(task), client_of(context), kept_by(context))
     keep(update, context)
-    return reply_with(update, message)
+    return update
+
+
+@app.query(SALIENCY)
+def saliency(message: Message, context: Context) -> Message:
+    """Say how much each entry of the global model matters to a client's data."""
+    task = read_task(message)
+    with cpu_threads(task.config.train.threads):
+        return reply_with_saliency(*saliency_of(task, _set_up(task), client_of(context)), message)
 
 
 def _set_up(task: Task) -> Workspace:

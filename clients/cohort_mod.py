@@ -13,13 +13,17 @@ from typing import Any, cast
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients.answers import Answer
 from clients.cohort_replies import write_replies
 from clients.cohort_sum import CohortSum
 from clients.kept_states import KeptStates
 from fedpfn.protocol import CLIENTS, COHORT, NUM_CLIENTS, STATE, SUM, is_reserved
 
-# takes the messages and contexts of a cohort's clients, returns or yields for each its reply or what it raised
-CohortHandler = Callable[[Sequence[Message], Sequence[Context], ClientAppCallable], Iterable[Message | Exception]]
+# takes the messages and contexts of a cohort's clients, returns or yields for each its reply, as a message or as an
+# answer in plain tables, or what it raised
+CohortHandler = Callable[
+    [Sequence[Message], Sequence[Context], ClientAppCallable], Iterable[Message | Answer | Exception]
+]
 
 
 class CohortMod:

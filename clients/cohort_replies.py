@@ -8,16 +8,20 @@ import json
 import os
 import traceback
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from clients.answers import Answer
 from clients.cohort_sum import CohortSum
 from clients.kept_states import KeptStates
 from clients.records import TensorArray
 from fedpfn.npy import from_npy, npy_parts, split_npy, stack_npy
 from fedpfn.protocol import ARRAYS, COHORT, PROCESS, REPLIES, STATE, SUM, array_key, is_reserved
 from fedpfn.runs.client_states import as_json
+
+_TRAINING = "local training"
 
 
 class Stacks:
@@ -60,7 +64,7 @@ def _parts(array: Array) -> tuple[bytes, memoryview] | None:
 
 def write_replies(
     clients: Sequence[int],
-    answers: Iterable[Message | Exception],
+    answers: Iterable[Message | Answer | Exception],
     states: Sequence[RecordDict],
     total: CohortSum | None = None,
     files: KeptStates | None = None,
@@ -72,18 +76,25 @@ def write_replies(
     """
     stacks = Stacks()
     reports = []
-    for client, answer, state in zip(clients, answers, states, strict=True):
-        summed, norm = False, None
-        if total is not None and isinstance(answer, Message) and answer.has_content():
-            summed, norm = total.take(answer)
-        kept = False
-        if files is not None and isinstance(answer, Message) and not answer.has_error():
+    for client, given, state in zip(clients, answers, states, strict=True):
+        answer = _read(given)
+        kept, summed, norm = False, False, None
+        if isinstance(answer, Answer) and files is not None:
             try:
                 kept = files.write(client, state)
             except Exception as error:
-                answer = error
-        report = _report(client, answer, state, stacks, summed=summed) | ({"kept": True} if kept else {})
-        reports.append([client, report if norm is None else {**report, "norm": norm}])
+                answer = _Failure.of(error)
+        if isinstance(answer, _Failure):
+            reports.append([client, {"error": answer}])
+            continue
+        if total is not None:
+            summed, norm = total.take(answer)
+        report = _report(client, answer, state, stacks, summed=summed)
+        if kept:
+            report["kept"] = True
+        if norm is not None:
+            report["norm"] = norm
+        reports.append([client, report])
     about = ConfigRecord({REPLIES: json.dumps(reports), PROCESS: os.getpid()})
     content = RecordDict({ARRAYS: stacks.record(), COHORT: about})
     if total is not None:
@@ -91,31 +102,47 @@ def write_replies(
     return content
 
 
-def _report(
-    client: int, answer: Message | Exception, state: RecordDict, stacks: Stacks, *, summed: bool
-) -> dict[str, Any]:
-    """Return a client's reply as JSON takes it; its arrays are added to ``stacks``, unless they are ``summed``."""
-    if isinstance(answer, Exception):
-        text = "".join(traceback.format_exception(answer))
-        return {"error": [getattr(answer, "stage", "local training"), _headline(answer), text]}
-    if answer.has_error():
-        return {"error": ["local training", str(answer.error.reason), ""]}
-    if reserved := [key for key in answer.content if is_reserved(key)]:
+class _Failure(NamedTuple):
+    """How a client failed."""
+
+    stage: str
+    error: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: Exception) -> "_Failure":
+        """Return what an exception says, and what one with a stage of its own was raised from."""
+        stage = getattr(error, "stage", "")
+        cause = error.__cause__ if stage and error.__cause__ else error
+        text = "".join(traceback.format_exception(error))
+        return cls(stage or _TRAINING, f"{type(cause).__name__}: {cause}", text)
+
+
+def _read(given: Message | Answer | Exception) -> Answer | _Failure:
+    """Return what a client answered, or how it failed."""
+    if isinstance(given, Exception):
+        return _Failure.of(given)
+    if isinstance(given, Message):
+        if given.has_error():
+            return _Failure(_TRAINING, str(given.error.reason))
+        given = Answer.of(given.content)
+    if reserved := [key for key in given.names if is_reserved(key)]:
         names = ", ".join(map(repr, sorted(reserved)))
-        return {"error": ["local training", f"its reply has records under names that cohorts reserve: {names}", ""]}
+        return _Failure(_TRAINING, f"its reply has records under names that cohorts reserve: {names}")
+    return given
+
+
+def _report(client: int, answer: Answer, state: RecordDict, stacks: Stacks, *, summed: bool) -> dict[str, Any]:
+    """Return a client's answer as JSON takes it; its arrays are added to ``stacks``, unless they are ``summed``."""
     report: dict[str, Any] = {"arrays": [], "metrics": [], "configs": []}
-    for key, record in {**answer.content, **{STATE + key: record for key, record in state.items()}}.items():
-        if isinstance(record, ArrayRecord) and summed and not key.startswith(STATE):
-            report["summed"] = key
-        elif isinstance(record, ArrayRecord):
-            report["arrays"].append([key, {name: stacks.add(client, key, name, one) for name, one in record.items()}])
-        elif isinstance(record, MetricRecord):
-            report["metrics"].append([key, dict(record)])
-        else:
-            report["configs"].append([key, {name: as_json(value) for name, value in record.items()}])
+    if summed:
+        (report["summed"],) = answer.arrays
+        answer = replace(answer, arrays={})
+    for prefix, own in (("", answer), (STATE, Answer.of(state))):
+        for key, arrays in own.arrays.items():
+            places = {name: stacks.add(client, prefix + key, name, array) for name, array in arrays.items()}
+            report["arrays"].append([prefix + key, places])
+        report["metrics"] += [[prefix + key, dict(values)] for key, values in own.metrics.items()]
+        for key, values in own.configs.items():
+            report["configs"].append([prefix + key, {name: as_json(value) for name, value in values.items()}])
     return report
-
-
-def _headline(error: Exception) -> str:
-    cause = error.__cause__ if hasattr(error, "stage") and error.__cause__ else error
-    return f"{type(cause).__name__}: {cause}"

@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, RecordDict
 
+from clients.answers import Answer
 from clients.records import TensorArray, decode
 from fedpfn.averaging import Sum, open_sum, write_totals
 from fedpfn.packing import is_packed
@@ -19,7 +20,9 @@ class CohortSum:
     """The sum of a cohort's replies to ``sent``, the records that all of its clients share."""
 
     def __init__(self, sent: RecordDict) -> None:
-        self._config: Mapping[str, Any] = sent.config_records[CONFIG]
+        self._config: Mapping[str, Any] = dict(sent.config_records[CONFIG])
+        names = self._config.get(PARAMETERS)
+        self._parameters = None if names is None else frozenset(names)
         (arrays,) = sent.array_records.values()
         self._before = {name: decode(array) for name, array in arrays.items()}
         self._sum: Sum | None = None
@@ -30,28 +33,27 @@ class CohortSum:
         asked = SUM_BY in sent.config_records.get(CONFIG, {}) and len(sent.array_records) == 1
         return cls(sent) if asked else None
 
-    def take(self, answer: Message) -> tuple[bool, float | None]:
+    def take(self, answer: Answer) -> tuple[bool, float | None]:
         """Add a client's reply; return whether that was possible, and the norm of its update where it has one.
 
         What cannot be added travels by itself: a reply that the sum does not hold, and any that the server has to see
         to say what is wrong with it.
         """
-        arrays = [record for record in answer.content.values() if isinstance(record, ArrayRecord)]
-        metrics = [record for record in answer.content.values() if isinstance(record, MetricRecord)]
-        if len(arrays) != 1 or len(metrics) != 1:
+        if len(answer.arrays) != 1 or len(answer.metrics) != 1:
             return False, None
-        weight = metrics[0].get(self._config[SUM_BY])
+        (arrays,), (metrics,) = answer.arrays.values(), answer.metrics.values()
+        weight = metrics.get(self._config[SUM_BY])
         if not (isinstance(weight, int | float) and math.isfinite(weight) and weight > 0):
             return False, None
         # under a mask whole arrays may hold frozen entries that have moved: the server looks at each
-        if is_packed(arrays[0]) is not (PLAN in self._config):
+        if is_packed(arrays) is not (PLAN in self._config):
             return False, None
-        state = {name: a.tensor if isinstance(a, TensorArray) else decode(a) for name, a in arrays[0].items()}
+        state = {name: a.tensor if isinstance(a, TensorArray) else decode(a) for name, a in arrays.items()}
         if self._sum is None:
             self._sum = open_sum(state, self._before, self._config)
         if not self._sum.updates.fit(state):
             return False, None
-        return self._sum.add(state, weight, self._config.get(PARAMETERS))
+        return self._sum.add(state, weight, self._parameters)
 
     def record(self) -> ArrayRecord:
         """Return the sum as it travels; empty where no reply was added."""

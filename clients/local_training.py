@@ -13,12 +13,14 @@ from torch import Tensor
 
 from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import PlanMasks, Workspace, plan_masks
+from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.losses import batch_loss
 from fedpfn.packing import pack
 from fedpfn.params import State, trainable, write_tensors
 from fedpfn.runs.arguments import augmenter_of, local_algorithm_of, lr_factor_of, optimizer_of
 from fedpfn.runs.config import DIVERGENCE_HINT
+from fedpfn.saliency import snip
 from fedpfn.schedules import phase_steps
 from fedpfn.seeding import numpy_generator, torch_seed
 from fedpfn.training import (
@@ -63,8 +65,28 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
         )
     packed = {name: entries.cpu() for name, entries in pack(workspace.state, masks.active).items()}
     finished = finish(algorithm, trainable(workspace.model), masks, trained) if algorithm else NOTHING_ELSE
-    seconds = time.perf_counter() - started
-    return Update(packed, len(job.examples), job.steps, trained.loss, seconds, str(workspace.device), finished)
+    tested = tested_on_own(workspace, client)
+    seconds, device = time.perf_counter() - started, str(workspace.device)
+    return Update(packed, len(job.examples), job.steps, trained.loss, seconds, device, finished, tested)
+
+
+def tested_on_own(workspace: Workspace, client: int, state: State | None = None) -> Evaluation | None:
+    """Return the evaluation of a trained model on the examples that its client held out; None where none does.
+
+    The model is the workspace's, with ``state`` in place of its own tensors where given.
+    """
+    if not workspace.held_out:
+        return None
+    return evaluate(workspace.model, workspace.train.take(workspace.held_out[client]), state=state)
+
+
+def saliency_of(task: Task, workspace: Workspace, client: int) -> tuple[State, int]:
+    """Return the saliency of the global model's parameters for a client's examples, and how many these are."""
+    examples = workspace.train.take(workspace.parts[client])
+    load(workspace, task.state)
+    with torch_seed(task.config.seed, "saliency", task.server_round, client):
+        saliency = snip(workspace.model, examples, batch_loss)
+    return {name: tensor.cpu() for name, tensor in saliency.items()}, len(examples)
 
 
 def begun(task: Task, workspace: Workspace, job: Job, kept: Mapping[str, Tensor]) -> Begun | None:

@@ -8,7 +8,7 @@ together on one worker, so that it does not depend on the number of workers.
 import time
 from collections.abc import Sequence
 
-from clients.local_training import begun, finish, job_of, load
+from clients.local_training import begun, finish, job_of, load, tested_on_own
 from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import Workspace, plan_masks
 from fedpfn.packing import pack
@@ -69,5 +69,8 @@ def train_stack(
         if client in algorithms:
             parameters = {name: outcome.state[name] for name in trainable(workspace.model)}
             finished = finish(algorithms[client], parameters, masks, outcome.trained)
-        results[client] = Update(vectors, len(job.examples), job.steps, outcome.trained.loss, share, device, finished)
+        tested = tested_on_own(workspace, client, outcome.state)
+        results[client] = Update(
+            vectors, len(job.examples), job.steps, outcome.trained.loss, share, device, finished, tested
+        )
     return [results[client] for client in clients]

@@ -1,15 +1,18 @@
 """The application's messages as values: a TRAIN message as a task, an update as a reply."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from clients.answers import Answer
 from clients.records import DecodedRecord, TensorArray, decode
 from fedpfn import protocol
+from fedpfn.evaluation import Evaluation
 from fedpfn.params import State
 from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import UNMASKED, Plan, decode_plan
@@ -38,7 +41,8 @@ class Update:
 
     ``packed`` are its active entries, one vector per dtype; ``phase_steps`` the local steps that it took in each phase
     of the plan; ``loss`` their mean over the examples; ``seconds`` the time of its training. ``finished`` is what the
-    algorithm leaves behind, what it shares packed as the model is.
+    algorithm leaves behind, what it shares packed as the model is; ``tested``, where clients hold examples out, the
+    evaluation of the trained model on the client's own.
     """
 
     packed: dict[str, Tensor]
@@ -48,6 +52,7 @@ class Update:
     seconds: float
     device: str
     finished: Finished = NOTHING_ELSE
+    tested: Evaluation | None = None
 
 
 # all clients of a cohort are sent the same records
@@ -78,43 +83,66 @@ def client_of(context: Context) -> int:
     return int(context.node_config["partition-id"])
 
 
+def answer_with(update: Update) -> Answer:
+    """Write an update as the answer of one of a cohort's clients.
+
+    Raises ``TypeError`` for metrics of the algorithm's that are not numbers or lists of them.
+    """
+    arrays = {protocol.ARRAYS: _arrays(update.packed)}
+    if update.finished.shared:
+        arrays[protocol.ALGORITHM] = _arrays(update.finished.shared)
+    metrics = {
+        protocol.NUM_EXAMPLES: update.examples,
+        protocol.TRAIN_LOSS: update.loss,
+        protocol.SECONDS: update.seconds,
+        protocol.PHASE_STEPS: list(update.phase_steps),
+    }
+    if update.tested is not None:
+        metrics[protocol.TEST_EXAMPLES] = update.tested.examples
+        metrics[protocol.TEST_ACCURACY] = update.tested.accuracy
+    if update.finished.metrics:
+        # somebody else's, checked by Flower
+        metrics |= dict(MetricRecord(dict(update.finished.metrics)))
+    return Answer(arrays, {protocol.METRICS: metrics}, {protocol.WORKER: {protocol.DEVICE: update.device}})
+
+
 def reply_with(update: Update, message: Message) -> Message:
     """Write an update as the reply to ``message``."""
-    arrays = _record(update.packed)
-    metrics = MetricRecord(
-        {
-            protocol.NUM_EXAMPLES: update.examples,
-            protocol.TRAIN_LOSS: update.loss,
-            protocol.SECONDS: update.seconds,
-            protocol.PHASE_STEPS: list(update.phase_steps),
-        }
+    answer = answer_with(update)
+    content = RecordDict({key: _record(arrays) for key, arrays in answer.arrays.items()})
+    content.update({key: MetricRecord(dict(metrics)) for key, metrics in answer.metrics.items()})
+    content.update({key: ConfigRecord(dict(config)) for key, config in answer.configs.items()})
+    return Message(content, reply_to=message)
+
+
+def reply_with_saliency(saliency: State, examples: int, message: Message) -> Message:
+    """Write the saliency of a client's data as the reply to ``message``."""
+    content = RecordDict(
+        {protocol.ARRAYS: _record(_arrays(saliency)), protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: examples})}
     )
-    metrics.update(update.finished.metrics)
-    content = RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: metrics, protocol.WORKER: _worker(update.device)})
-    if update.finished.shared:
-        content[protocol.ALGORITHM] = _record(update.finished.shared)
     return Message(content, reply_to=message)
 
 
 def kept_by(context: Context) -> State:
     """Return what the algorithm's client kept from its last round, not to be written to."""
-    record = context.state.array_records.get(protocol.ALGORITHM, ArrayRecord())
+    if protocol.ALGORITHM not in context.state:
+        return {}
+    record = cast(ArrayRecord, context.state[protocol.ALGORITHM])
     return {name: decode(array) for name, array in record.items()}
 
 
 def keep(update: Update, context: Context) -> None:
     """Keep what the algorithm's client is to have in its next round."""
     if update.finished.own:
-        context.state[protocol.ALGORITHM] = _record(update.finished.own)
+        context.state[protocol.ALGORITHM] = _record(_arrays(update.finished.own))
 
 
-def _record(state: State) -> ArrayRecord:
+def _arrays(state: State) -> dict[str, Array]:
+    return {name: TensorArray(tensor) for name, tensor in state.items()}
+
+
+def _record(arrays: Mapping[str, Array]) -> ArrayRecord:
     record = ArrayRecord()
     # not handed to the constructor, which would write them
-    record.update({name: TensorArray(tensor) for name, tensor in state.items()})
+    record.update(arrays)
     return record
-
-
-@lru_cache(maxsize=8)
-def _worker(device: str) -> ConfigRecord:
-    return ConfigRecord({protocol.DEVICE: device})

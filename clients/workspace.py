@@ -6,7 +6,7 @@ process and not once per message, and a round's masks once per process and not o
 
 import gc
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from logging import WARNING
 
@@ -50,6 +50,7 @@ class Workspace:
     smallest_batch: int
     device: torch.device
     num_classes: int = 0
+    held_out: list[NDArray[np.int64]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -118,5 +119,13 @@ def _make(config: RunConfig, data: partitions.FederatedData | None) -> Workspace
     state = trainable(model) | float_buffers(model)
     as_built = {name: deepcopy(value) for name, value in model.state_dict().items() if name not in state}
     return Workspace(
-        train, data.parts, model, state, as_built, 2 if has_batch_norm(model) else 1, device, dataset.num_classes
+        train,
+        data.parts,
+        model,
+        state,
+        as_built,
+        2 if has_batch_norm(model) else 1,
+        device,
+        dataset.num_classes,
+        data.held_out,
     )

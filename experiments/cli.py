@@ -228,10 +228,13 @@ def masks(
     from experiments.run import prepare, read_run_config
     from fedpfn.params import trainable
     from fedpfn.runs.arguments import round_plans
+    from fedpfn.runs.config import ConfigError
     from strategies.assembly import build_model, load_data
 
     here = Path.cwd()
     ready = prepare(read_run_config(words or [], file=config, workdir=here), workdir=here)
+    if ready.strategy.name == "ssfl":
+        raise ConfigError(["strategy.name=ssfl chooses its mask by the clients' data, when the run gets there"])
     parameters = trainable(build_model(ready, load_data(ready).dataset))
     plans = plans_of(round_plans(ready), min(first, ready.rounds))
     console.print(rounds_table(ready, plans, parameters))

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.recorded import is_evaluated
+from fedpfn.algorithms import TITLES
 from fedpfn.runs import Run
+from fedpfn.runs.arguments import is_masked
 
 # Okabe and Ito's palette: told apart by the colour-blind, and in grey by their line styles
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -111,9 +113,8 @@ def _on_disk(run: Run, record: dict) -> bool:  # type: ignore[type-arg]
 
 def _title(run: Run) -> str:
     config = run.config
-    names = {"fedavg": "FedAvg", "fedpfn": "FedPFN", "fedpnu": "FedPNU"}
-    parts = [names[config.strategy.name]]
-    if config.strategy.name != "fedavg":
+    parts = [TITLES.get(config.strategy.name, config.strategy.name)]
+    if is_masked(config):
         parts[0] += f" (ρ = {config.mask.ratio:g})"
     parts += [config.data.name, config.model.name, f"{config.federation.clients} clients"]
     if config.partition.scheme.startswith("dirichlet"):

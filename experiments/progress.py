@@ -7,7 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fedpfn.runs.config import RunConfig
+from fedpfn.runs import STOPPED
+from fedpfn.runs.config import RunConfig, settings_of
+from fedpfn.runs.stopping import StopRule
 
 # a line per round would fill a log overnight
 HEARTBEAT_SECONDS = 60.0
@@ -78,7 +80,20 @@ def _without_transfer(record: Mapping[str, Any]) -> float:
 def seconds_left(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> float | None:
     """Return what the rounds that are not on record will take, None before the first round."""
     each = seconds_per_round(rounds, config)
-    return None if each is None else each * (config.rounds - rounds[-1]["round"])
+    return None if each is None else each * (last_round(rounds, config) - rounds[-1]["round"])
+
+
+def last_round(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> int:
+    """Return the last round that a run has: fewer than it could have where it ended early."""
+    return int(rounds[-1]["round"]) if rounds and STOPPED in rounds[-1] else config.rounds
+
+
+def stop_words(summary: Mapping[str, Any], config: RunConfig) -> str:
+    """Return where and why a complete run ended before its last round; empty for one that did not."""
+    if (stopped := summary.get(STOPPED)) is None:
+        return ""
+    rule = StopRule(**settings_of(config.stop))
+    return f"after round {stopped['round']} of {config.rounds}: {rule.words(stopped['reason'])}"
 
 
 def latest(rounds: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:

@@ -7,7 +7,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from experiments.progress import HEARTBEAT_SECONDS, RoundsFile, duration, latest, number, progress_line, seconds_left
+from experiments.progress import (
+    HEARTBEAT_SECONDS,
+    RoundsFile,
+    duration,
+    last_round,
+    latest,
+    number,
+    progress_line,
+    seconds_left,
+)
 from experiments.resources import Resources
 from fedpfn.runs.config import RunConfig
 
@@ -69,6 +78,7 @@ class RunProgress:
             self.bar.update(
                 self.task,
                 completed=rounds[-1]["round"],
+                total=last_round(rounds, self.config),
                 description=f"accuracy {number(accuracy)}  barrier {number(barrier)}",
                 left="" if left is None else f"{duration(left)} left",
             )

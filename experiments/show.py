@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.limits import limit_words
-from experiments.progress import number
+from experiments.progress import number, stop_words
 from experiments.recorded import further_numbers, further_quantities, unit_words
 from fedpfn.runs import Run
 
@@ -91,17 +91,28 @@ def summary_table(run: Run) -> RenderableType:
     rows = {
         "final accuracy": f"{number(summary['final_accuracy'])}  (mean of the last {min(5, evaluated)} {rounds})",
         "best accuracy": f"{number(summary['best_accuracy'])}  (round {summary['best_round']})",
+        **_best_model(summary),
         "accuracy barrier": f"{number(summary['mean_accuracy_barrier'])} over the run, "
         f"{number(summary['last_accuracy_barrier'])} at the end  (mean over pairs)",
         "client to server": human_bytes(summary["bytes_up"]),
         "server to client": human_bytes(summary["bytes_down"]),
         "time": f"{summary['seconds']:.1f} s on {', '.join(summary['devices'])}",
     }
+    if stopped := stop_words(summary, run.config):
+        rows["ended early"] = stopped
     if limits := limit_words(run.config):
         rows["limits"] = "\n".join(limits)
     for name, value in rows.items():
         table.add_row(name, value)
     return Group(Text(), table)
+
+
+def _best_model(summary: Mapping[str, Any]) -> dict[str, str]:
+    best = summary.get("best_model")
+    if best is None:
+        return {}
+    good = f"accuracy {number(best['accuracy'])}" if best["accuracy"] is not None else f"loss {number(best['loss'])}"
+    return {"best model": f"checkpoints/best.safetensors, of round {best['round']}  ({good})"}
 
 
 def short(value: float | None) -> str:

@@ -11,7 +11,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.progress import HEARTBEAT_SECONDS, RoundsFile, duration, progress_line, seconds_per_round
+from experiments.progress import (
+    HEARTBEAT_SECONDS,
+    RoundsFile,
+    duration,
+    last_round,
+    progress_line,
+    seconds_per_round,
+    stop_words,
+)
 from experiments.sweep.states import EVENTS
 from experiments.sweep.watched import SweepView
 from fedpfn.runs import LOG, is_run, read_config, read_json
@@ -88,7 +96,8 @@ class RunView:
         """Return its progress as a bar between what it is and how it is doing."""
         config, rounds = self.config, self.rounds.read()
         bar = Table.grid()
-        bar.add_row(ProgressBar(total=config.rounds, completed=rounds[-1]["round"] if rounds else 0, width=60))
+        completed = rounds[-1]["round"] if rounds else 0
+        bar.add_row(ProgressBar(total=last_round(rounds, config), completed=completed, width=60))
         return Group(
             Text(f"{self.folder}: {config.strategy.name} · {config.data.name} · {config.federation.clients} clients"),
             bar,
@@ -98,7 +107,8 @@ class RunView:
 
     def _state(self) -> str:
         if self.summary is not None:
-            return f"done in {duration(self.summary['seconds'])}"
+            early = stop_words(self.summary, self.config)
+            return f"done in {duration(self.summary['seconds'])}{f'; ended early, {early}' if early else ''}"
         if self.failure is not None:
             reason = self.failure["reason"]
             return f"{reason if self.failure.get('stopped') else f'failed: {reason}'}; log: {self.folder / LOG}"

@@ -115,6 +115,7 @@ class Updates:
         self._start = self.flat(self.before)
         largest = max((block.size for block in self.blocks), default=0)
         self._moved, self._from = (torch.empty(largest, dtype=torch.float64) for _ in range(2))
+        self._names = frozenset(name for name, _ in self.tensors)
         self._counted: dict[frozenset[str], list[float | Tensor]] = {}
 
     def fit(self, arrays: Mapping[str, Tensor]) -> bool:
@@ -161,7 +162,7 @@ class Updates:
 
     def counted(self, names: Collection[str] | None) -> list[float | Tensor]:
         """Return for each block 1 for entries of the tensors ``names`` and 0 for others; 1 where all are counted."""
-        own = frozenset(name for name, _ in self.tensors)
+        own = self._names
         key = own if names is None else own & frozenset(names)
         if key not in self._counted:
             self._counted[key] = [block.spread({name: name in key for name in own}) for block in self.blocks]

@@ -6,6 +6,7 @@ Images stay uint8 in memory and are normalised on the device: x = (u / 255 - mea
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class Examples:
         return cls(tensors[0], tensors[1], tuple(mean), tuple(std))
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.labels.shape[0]
 
     @property
     def device(self) -> torch.device:
@@ -51,7 +52,7 @@ class Examples:
     def take(self, indices: NDArray[np.int64] | Tensor) -> "Examples":
         """Return the examples at ``indices``, in that order."""
         index = torch.as_tensor(indices, device=self.device)
-        return replace(self, inputs=_rows(self.inputs, index), labels=_rows(self.labels, index))
+        return Examples(_rows(self.inputs, index), _rows(self.labels, index), self.mean, self.std)
 
     def span(self, start: int, stop: int) -> "Examples":
         """Return the examples from ``start`` to before ``stop``, without a copy."""
@@ -70,11 +71,16 @@ class Examples:
         if augment is not None:
             inputs = augment(inputs)
         if inputs.dtype == torch.uint8:
-            shape = (1, -1, *([1] * (inputs.dim() - 2)))
-            mean = torch.tensor(self.mean, device=inputs.device).view(shape)
-            std = torch.tensor(self.std, device=inputs.device).view(shape)
+            mean = _per_channel(self.mean, inputs.dim(), inputs.device)
+            std = _per_channel(self.std, inputs.dim(), inputs.device)
             inputs = inputs.to(torch.float32).div_(255).sub_(mean).div_(std)
         return inputs, _rows(self.labels, index)
+
+
+@lru_cache(maxsize=16)
+def _per_channel(values: tuple[float, ...], dimensions: int, device: torch.device) -> Tensor:
+    """Return statistics in a shape that goes with images, made once for all batches."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, *([1] * (dimensions - 2)))
 
 
 def _rows(tensor: Tensor, index: Tensor | slice) -> Tensor:

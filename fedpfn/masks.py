@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedpfn.mask_text import bits_of
 from fedpfn.seeding import derive
 
 Mask = dict[str, Tensor]
@@ -38,7 +39,7 @@ class MaskRecipe:
     ``start`` is not 0); ``"bernoulli"`` draws them independently, so that the count is binomial.
     ``granularity="neuron"`` freezes whole rows (first axis) of a weight with the entries of its bias. ``include`` and
     ``exclude`` are comma-separated shell patterns of parameter names; parameters left out are trained in full, in the
-    inverse too.
+    inverse too. ``chosen`` is a mask of all parameters bit by bit (``mask_text``), in place of a draw.
     """
 
     seed: int
@@ -49,6 +50,7 @@ class MaskRecipe:
     draw: str = "exact"
     include: str = "*"
     exclude: str = ""
+    chosen: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
@@ -80,6 +82,8 @@ def build_mask(recipe: MaskRecipe | None, parameters: Mapping[str, Tensor]) -> M
 @lru_cache(maxsize=4)
 def mask_arrays(recipe: MaskRecipe | None, shapes: Shapes) -> dict[str, NDArray[np.bool_]]:
     """Return the mask as arrays, cached for the few masks of a round. Treat them as read-only."""
+    if recipe is not None and recipe.chosen:
+        return _chosen(recipe, shapes)
     masks: dict[str, NDArray[np.bool_]] = {}
     rows: dict[tuple[str, int], NDArray[np.bool_]] = {}
     for name, shape in shapes:
@@ -96,6 +100,15 @@ def mask_arrays(recipe: MaskRecipe | None, shapes: Shapes) -> dict[str, NDArray[
             flat = rows[unit].reshape(-1, *([1] * (len(shape) - 1)))
             masks[name] = np.broadcast_to(flat, shape).copy()
     return masks
+
+
+def _chosen(recipe: MaskRecipe, shapes: Shapes) -> dict[str, NDArray[np.bool_]]:
+    sizes = [int(np.prod(shape, dtype=np.int64)) for _, shape in shapes]
+    bits = np.split(bits_of(recipe.chosen, sum(sizes)), np.cumsum(sizes)[:-1])
+    return {
+        name: (own ^ (recipe.inverted and recipe.touches(name))).reshape(shape)
+        for (name, shape), own in zip(shapes, bits, strict=True)
+    }
 
 
 def union(masks: Iterator[Mask] | list[Mask]) -> Mask:

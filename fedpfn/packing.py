@@ -68,6 +68,9 @@ def pack(state: Mapping[str, Tensor], active: Positions) -> dict[str, Tensor]:
         names.setdefault(tensor.dtype, []).append(name)
     packed = {}
     for dtype, members in names.items():
+        if all(active.of.get(name) is None for name in members):
+            packed[_name(dtype)] = torch.cat([state[name].detach().reshape(-1) for name in members])
+            continue
         sizes = [active.count(name, state[name]) for name in members]
         vector = torch.empty(sum(sizes), dtype=dtype, device=state[members[0]].device)
         for name, part in zip(members, torch.split(vector, sizes), strict=True):

@@ -12,6 +12,9 @@ METRICS = "metrics"
 # what an algorithm's two halves send each other besides the model, and what its client keeps
 ALGORITHM = "algorithm"
 
+# the question for what matters to a client's data
+SALIENCY = "saliency"
+
 # keys of the config record
 SERVER_ROUND = "server-round"
 PLAN = "mask-plan"
@@ -28,6 +31,8 @@ NUM_EXAMPLES = "num-examples"
 TRAIN_LOSS = "train-loss"
 SECONDS = "seconds"
 PHASE_STEPS = "phase-steps"
+TEST_EXAMPLES = "test-examples"
+TEST_ACCURACY = "test-accuracy"
 
 # a reply's config record that says where it was made
 WORKER = "worker"

@@ -280,7 +280,12 @@ def phase_steps(shares: tuple[float, ...], steps: int) -> tuple[int, ...]:
 
 def encode_plan(plan: Plan) -> str:
     """Write a plan as the JSON text in which it travels."""
-    return json.dumps([asdict(phase) for phase in plan])
+    phases = [asdict(phase) for phase in plan]
+    for phase in phases:
+        # a drawn mask is written as it always was
+        if phase["mask"] is not None and not phase["mask"]["chosen"]:
+            del phase["mask"]["chosen"]
+    return json.dumps(phases)
 
 
 @lru_cache(maxsize=4)

@@ -5,6 +5,7 @@ from partitions.arrays import DataError, Dataset, Split
 from partitions.datasets import DATASETS, load
 from partitions.feasibility import PartitionError
 from partitions.federated import FederatedData, load_federated
+from partitions.holdout import hold_out
 from partitions.limits import limit
 from partitions.schemes import SCHEMES, partition
 
@@ -17,6 +18,7 @@ __all__ = [
     "PartitionError",
     "Split",
     "datasets",
+    "hold_out",
     "limit",
     "load",
     "load_federated",

@@ -45,21 +45,34 @@ def mean_total_variation(histograms: NDArray[np.int64]) -> float:
     return float(held.mean()) if held.size else 0.0
 
 
-def manifest(labels: NDArray[np.integer], parts: Sequence[Indices], num_classes: int, **about: Any) -> dict[str, Any]:
+def manifest(
+    labels: NDArray[np.integer],
+    parts: Sequence[Indices],
+    num_classes: int,
+    *,
+    held_out: Sequence[Indices] = (),
+    **about: Any,
+) -> dict[str, Any]:
     """Return a record of the partition that JSON can hold: ``about`` (scheme, alpha, seed ...), then what was measured.
 
     ``clients``; ``examples``, the number held; ``unused``, the number that no client holds; ``sizes`` (K);
     ``class_counts`` (K, C); ``mean_total_variation``; ``digest``, equal for two runs exactly where every client holds
     the same indices. Measured facts win over entries of the same name in ``about``.
+
+    ``parts`` are the examples to train on, and all of this is of them; where clients hold examples out, ``held_out``
+    (K) says how many, and those are not among the unused.
     """
     counts = histograms(labels, parts, num_classes)
     held = len(np.unique(np.concatenate(parts))) if len(parts) else 0
+    used = len(np.unique(np.concatenate([*parts, *held_out]))) if len(parts) else 0
+    tested = {"held_out": [len(part) for part in held_out]} if len(held_out) else {}
     return {
         **about,
         "clients": len(parts),
         "examples": held,
-        "unused": len(labels) - held,
+        "unused": len(labels) - used,
         "sizes": [len(part) for part in parts],
+        **tested,
         "class_counts": counts.tolist(),
         "mean_total_variation": mean_total_variation(counts),
         "digest": _digest(parts),

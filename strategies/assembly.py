@@ -21,7 +21,7 @@ from fedpfn.runs.arguments import data_arguments, model_arguments
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import RoundPlans
 from fedpfn.training import image_faults
-from strategies.bases import make_base
+from strategies.bases import make_masked
 from strategies.mask_faults import pattern_faults
 from strategies.sampling import SeededSampling, draw_clients
 from strategies.shared_mask import SharedMask
@@ -88,8 +88,8 @@ def make_strategy(
     config: RunConfig, plan: RoundPlans, sizes: Sequence[int], parameters: Sequence[str]
 ) -> SeededSampling:
     """Return the Flower strategy that the config names, under its mask, with clients drawn from its seed."""
-    base = make_base(config.strategy.name, config.strategy.base, args_of(config.strategy.args))
-    masked = SharedMask(base, plan, parameters=parameters)
+    settings = config.strategy
+    masked = make_masked(settings.name, settings.base, args_of(settings.args), plan, parameters)
     draw = partial(
         draw_clients,
         config.seed,
@@ -98,3 +98,9 @@ def make_strategy(
         fraction=config.federation.fraction,
     )
     return SeededSampling(masked, config.seed, draw, evaluate=False)
+
+
+def plans_of(strategy: SeededSampling) -> RoundPlans:
+    """Return the plans that a strategy made here goes by: those of a mask that looks at data are known to it alone."""
+    assert isinstance(strategy.strategy, SharedMask)
+    return strategy.strategy.plan

@@ -3,7 +3,7 @@
 A run decides itself who trains (``federation.fraction``), so that the strategy takes every client that was drawn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from fedpfn import imports
 from fedpfn.args import Scalar
 from fedpfn.parts import accepted, call_with, named, signature_faults
 from fedpfn.runs.arguments import local_algorithm_class
+from fedpfn.schedules import RoundPlans
 from fedpfn.training import LocalAlgorithm
 from strategies.fed_avg import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
 from strategies.fed_dyn import FedDyn
@@ -21,6 +22,7 @@ from strategies.fed_exp import FedExP
 from strategies.fed_nova import FedNova
 from strategies.scaffold import Scaffold
 from strategies.shared_mask import SharedMask
+from strategies.ssfl import SSFL
 
 BASES: dict[str, type[Strategy]] = {
     "fedavg": FedAvg,
@@ -39,8 +41,22 @@ BASES: dict[str, type[Strategy]] = {
 # the servers' halves of algorithms that aggregate in a way of their own; other algorithms have a base
 SERVERS: dict[str, type[Strategy]] = {"scaffold": Scaffold, "feddyn": FedDyn, "fednova": FedNova, "fedexp": FedExP}
 
+# masks that take arguments of the algorithm's
+MASKS: dict[str, type[SharedMask]] = {"ssfl": SSFL}
+
 _EVERYONE = {"fraction_train": 1.0, "min_train_nodes": 1, "min_available_nodes": 1}
+_MASKS_OWN = ("strategy", "plan", "parameters")
 _DEFAULT = "fedavg"
+
+
+def make_masked(
+    algorithm: str, base: str, args: Mapping[str, Scalar], plan: RoundPlans, parameters: Sequence[str]
+) -> SharedMask:
+    """Return the strategy of an algorithm and a base under the masks of ``plan``. Raises as ``make_base``."""
+    own = _for_mask(algorithm, args)
+    others = {name: value for name, value in args.items() if name not in own}
+    kind: Any = MASKS.get(algorithm, SharedMask)
+    return kind(make_base(algorithm, base, others), plan, parameters=parameters, **own)  # type: ignore[no-any-return]
 
 
 def make_base(algorithm: str, base: str, args: Mapping[str, Scalar]) -> Strategy:
@@ -58,6 +74,9 @@ def base_faults(algorithm: str, base: str, args: Mapping[str, Scalar]) -> list[s
         client = local_algorithm_class(algorithm)
     except ValueError as error:
         return [f"strategy.name: {error}"]
+    own_mask = _for_mask(algorithm, args)
+    faults = _mask_faults(algorithm, own_mask)
+    args = {name: value for name, value in args.items() if name not in own_mask}
     if client is not None and _own_server(algorithm, client) is not None and base != _DEFAULT:
         return [f"strategy.base={base}: {algorithm} aggregates in its own way; leave strategy.base out"]
     part = repr(base) if imports.is_reference(base) else f"strategy.base={base}"
@@ -67,7 +86,7 @@ def base_faults(algorithm: str, base: str, args: Mapping[str, Scalar]) -> list[s
         kind = _class_of(algorithm, base)
         own = _for_server(kind, client, args)
         check = partial(signature_faults, part, kind, own, _EVERYONE, key="strategy.args")
-        if not (faults := check() + _client_faults(algorithm, client, args)):
+        if not (faults := [*faults, *check(), *_client_faults(algorithm, client, args)]):
             SharedMask(make_base(algorithm, base, args))
     except TypeError as error:
         # one of the bases was handed an argument that it does not take
@@ -75,6 +94,16 @@ def base_faults(algorithm: str, base: str, args: Mapping[str, Scalar]) -> list[s
     except Exception as error:  # a strategy may refuse its arguments with anything
         return [f"strategy.base: {error}"]
     return faults
+
+
+def _for_mask(algorithm: str, args: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    kind = MASKS.get(algorithm)
+    return {} if kind is None else {n: v for n, v in named(kind, args).items() if n not in _MASKS_OWN}
+
+
+def _mask_faults(algorithm: str, args: Mapping[str, Scalar]) -> list[str]:
+    kind = MASKS.get(algorithm)
+    return [] if kind is None else signature_faults(algorithm, kind, args, _MASKS_OWN, key="strategy.args")
 
 
 def _client_faults(algorithm: str, client: type[LocalAlgorithm] | None, args: Mapping[str, Scalar]) -> list[str]:

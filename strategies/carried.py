@@ -20,6 +20,10 @@ from strategies.records import decode, encode
 _GLOBAL = frozenset({"current_arrays"})
 
 
+# between the name of a wrapper's class and that of its tensor
+_WRAPPER = "::"
+
+
 def innermost(strategy: Strategy) -> Strategy:
     """Return the strategy inside all wrappers."""
     while isinstance(inner := getattr(strategy, "strategy", None), Strategy):
@@ -28,8 +32,28 @@ def innermost(strategy: Strategy) -> Strategy:
 
 
 def carried_state(strategy: Strategy) -> State:
-    """Return what the innermost strategy carries, by ``attribute#kind/name``; empty before its first step."""
-    inner: Any = innermost(strategy)
+    """Return what strategies carry, the innermost by ``attribute#kind/name``; empty before its first step.
+
+    A wrapper with a ``state_dict`` adds to it, behind the name of its class.
+    """
+    around = {
+        f"{type(wrapper).__name__}{_WRAPPER}{name}": tensor
+        for wrapper in _wrappers(strategy)
+        for name, tensor in wrapper.state_dict().items()
+    }
+    return around | _carried_inside(innermost(strategy))
+
+
+def _wrappers(strategy: Strategy) -> list[Any]:
+    """Return the strategies around the innermost one that carry something of their own."""
+    found = []
+    while isinstance(inner := getattr(strategy, "strategy", None), Strategy):
+        found += [strategy] if hasattr(strategy, "state_dict") else []
+        strategy = inner
+    return found
+
+
+def _carried_inside(inner: Any) -> State:
     if hasattr(inner, "state_dict"):
         return dict(inner.state_dict())
     state: State = {}
@@ -51,7 +75,11 @@ def carried_state(strategy: Strategy) -> State:
 
 
 def restore_state(strategy: Strategy, state: Mapping[str, Tensor]) -> None:
-    """Give the innermost strategy back what ``carried_state`` returned."""
+    """Give strategies back what ``carried_state`` returned."""
+    for wrapper in _wrappers(strategy):
+        prefix = f"{type(wrapper).__name__}{_WRAPPER}"
+        wrapper.load_state_dict({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
+    state = {name: tensor for name, tensor in state.items() if _WRAPPER not in name}
     inner: Any = innermost(strategy)
     if hasattr(inner, "load_state_dict"):
         inner.load_state_dict(dict(state))

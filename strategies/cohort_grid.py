@@ -181,11 +181,13 @@ class CohortGrid(GridView):
     def _to_worker(self, node: int, clients: Sequence[int], messages: Mapping[int, Message]) -> Message:
         """Return the message that carries those of ``clients`` to the worker ``node``."""
         first = next(iter(messages.values()))
+        # Flower's strategies give all messages one content
+        contents = {id(message.content): message.content for message in messages.values()}
         # what is one object in all of them travels once
         shared = {
             key: record
             for key, record in first.content.items()
-            if all(message.content.get(key) is record for message in messages.values())
+            if all(content.get(key) is record for content in contents.values())
         }
         content = RecordDict(dict(shared))
         sums = self.sums(_round_of(messages))
@@ -195,7 +197,8 @@ class CohortGrid(GridView):
             cohort[STATES_READ] = [self.states.version(client) for client in clients]
         content[COHORT] = cohort
         for client in clients:
-            own = {key: record for key, record in messages[client].content.items() if key not in shared}
+            content_of = messages[client].content if len(contents) > 1 else {}
+            own = {key: record for key, record in content_of.items() if key not in shared}
             for key, record in {**own, **self._states.get(client, {})}.items():
                 content[own_key(client, key)] = record
         about = first.metadata

@@ -92,7 +92,9 @@ class FedAvg(flower.FedAvg):
         return float(only_metrics(reply.content)[self.weighted_by_key])  # type: ignore[arg-type]
 
     def _mean(self, records: list[ArrayRecord], weights: list[float]) -> State:
-        sums = {id(record): read_totals(from_record(record)) for record in records if is_summed(record)}
+        # one record for all clients whose arrays were summed up
+        distinct = {id(record): record for record in records}
+        sums = {number: read_totals(from_record(r)) for number, r in distinct.items() if is_summed(r)}
         states = [(from_record(r), weight) for r, weight in zip(records, weights, strict=True) if id(r) not in sums]
         names = next(iter(sums.values()), states[0][0] if states else {})
         total = None

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedpfn.params import State
 from strategies.algorithm_records import parameter_names
 from strategies.fed_avg import FedAvg
-from strategies.grids import population_size
+from strategies.grids import everybody
 from strategies.records import from_record, view_record
 from strategies.replies import only_arrays, split
 
@@ -49,7 +49,7 @@ class FedDyn(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Address the messages, and count the clients that there are."""
-        self._clients = population_size(grid)
+        self._clients = len(everybody(grid))
         return super().configure_train(server_round, arrays, config, grid)
 
     def weight_of(self, reply: Message) -> float:

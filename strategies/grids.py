@@ -45,11 +45,11 @@ class GridView(Grid):
         return self.grid.send_and_receive(messages, timeout=timeout)
 
 
-def population_size(grid: Grid) -> int:
-    """Return how many nodes there are, of which a round may show a strategy only those that were drawn."""
+def everybody(grid: Grid) -> list[int]:
+    """Return the ids of all nodes, of which a round may show a strategy only those that were drawn."""
     while isinstance(grid, Population):
         grid = grid.grid
-    return len(list(grid.get_node_ids()))
+    return list(grid.get_node_ids())
 
 
 class Population(GridView):

@@ -7,10 +7,12 @@ initial model as round 0, and may return numbers for Flower's own result of the 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from logging import INFO
 from typing import Any, cast
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -51,6 +53,10 @@ class _Received:
     drift: Drift | None
 
 
+class _EndedError(Exception):
+    """The way out of Flower's loop before its last round."""
+
+
 class Observed(Strategy):
     """Run ``strategy`` and show its rounds to observers.
 
@@ -65,6 +71,8 @@ class Observed(Strategy):
     rounds_done
         Rounds that an earlier process ran. Flower counts from 1 in every ``start``; the strategy and the observers
         see ``rounds_done`` more, and the initial model is not shown again.
+    ended
+        Asked once the observers have seen a round: whether the run ends with it, before the last one.
 
     Examples
     --------
@@ -74,12 +82,19 @@ class Observed(Strategy):
     """
 
     def __init__(
-        self, strategy: Strategy, *observers: Observer, device: torch.device | str = "cpu", rounds_done: int = 0
+        self,
+        strategy: Strategy,
+        *observers: Observer,
+        device: torch.device | str = "cpu",
+        rounds_done: int = 0,
+        ended: Callable[[], bool] = lambda: False,
     ) -> None:
         self.strategy, self.observers = strategy, observers
-        self.device, self.rounds_done = torch.device(device), rounds_done
+        self.device, self.rounds_done, self.ended = torch.device(device), rounds_done, ended
         self._sent: _Sent | None = None
         self._received: _Received | None = None
+        # what Flower gathers too, and loses where its loop is left
+        self._result = Result()
 
     def summary(self) -> None:
         """Log the strategy's own settings."""
@@ -95,7 +110,8 @@ class Observed(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run ``num_rounds`` rounds as Flower does; the observers are called before ``evaluate_fn``."""
+        """Run ``num_rounds`` rounds, or fewer, as Flower does; the observers are called before ``evaluate_fn``."""
+        self._result = Result()
 
         def observe(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
             metrics: dict[str, Any] = {}
@@ -105,9 +121,19 @@ class Observed(Strategy):
                     metrics |= observer(ended) or {}
             own = evaluate_fn(server_round + self.rounds_done, arrays) if evaluate_fn else None
             metrics |= own or {}
-            return MetricRecord(metrics) if metrics else None
+            record = MetricRecord(metrics) if metrics else None
+            if record is not None:
+                self._result.evaluate_metrics_serverapp[server_round] = record
+            if 0 < server_round < num_rounds and self.ended():
+                self._result.arrays = arrays
+                raise _EndedError(server_round + self.rounds_done)
+            return record
 
-        return super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, observe)
+        try:
+            return super().start(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, observe)
+        except _EndedError as ended:
+            log(INFO, "The run ends early, with round %s", ended)
+            return self._result
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -117,6 +143,8 @@ class Observed(Strategy):
         messages = list(self.strategy.configure_train(server_round + self.rounds_done, arrays, config, grid))
         self._received = None
         config_sent = messages[0].content.config_records.get(CONFIG, ConfigRecord()) if messages else ConfigRecord()
+        # what was sent: a strategy may have changed it
+        arrays = only_arrays(messages[0].content)[1] if messages else arrays
         self._sent = _Sent(arrays, dict(config_sent), _bytes_of(messages), time.perf_counter(), grid, wire)
         return messages
 
@@ -131,15 +159,15 @@ class Observed(Strategy):
         # read before the strategy has them: some take the arrays out of a reply as they go
         number = server_round + self.rounds_done
         contributions = sorted((_contribution(reply, number) for reply in valid), key=lambda c: c.client)
-        workers: list[Mapping[str, Any]] = [_worker(reply) for reply in valid]
+        workers = {reply.metadata.src_node_id: _worker(reply) for reply in valid}
         bytes_up, now = _bytes_of(valid), getattr(sent.grid, "wire_bytes", None)
         wire = now - sent.wire_before if now is not None and sent.wire_before is not None else None
         arrays, metrics = self.strategy.aggregate_train(number, replies)
-        train = _busiest(valid)
+        train = _busiest(contributions, workers)
         self._received = _Received(
             tuple(contributions),
             tuple(sorted((failure_of(reply) for reply in failed), key=lambda failure: failure.client)),
-            tuple(sorted({str(worker[DEVICE]) for worker in workers if DEVICE in worker})),
+            tuple(sorted({str(worker[DEVICE]) for worker in workers.values() if DEVICE in worker})),
             bytes_up,
             sent.bytes_down + bytes_up if wire is None else wire,
             {
@@ -149,6 +177,8 @@ class Observed(Strategy):
             },
             _summed_drift(sent, contributions, valid),
         )
+        if metrics is not None:
+            self._result.train_metrics_clientapp[server_round] = metrics
         return arrays, metrics
 
     def configure_evaluate(
@@ -159,7 +189,10 @@ class Observed(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Leave evaluation to the strategy."""
-        return self.strategy.aggregate_evaluate(server_round + self.rounds_done, replies)
+        metrics = self.strategy.aggregate_evaluate(server_round + self.rounds_done, replies)
+        if metrics is not None:
+            self._result.evaluate_metrics_clientapp[server_round] = metrics
+        return metrics
 
     def _round(self, server_round: int, arrays: ArrayRecord) -> Round:
         """Return the round that has just ended; round 0 is the initial model."""
@@ -241,12 +274,11 @@ def _worker(reply: Message) -> Mapping[str, Any]:
     return about if isinstance(about, ConfigRecord) else {}
 
 
-def _busiest(replies: Iterable[Message]) -> float:
+def _busiest(contributions: Iterable[Contribution], workers: Mapping[int, Mapping[str, Any]]) -> float:
     """Return the training seconds of the busiest process: processes work side by side. 0 where nobody says."""
     seconds: dict[int, float] = {}
-    for reply in replies:
-        worker: Mapping[str, Any] = _worker(reply)
-        process = int(worker.get(PROCESS, reply.metadata.src_node_id))
-        spent = only_metrics(reply.content).get(SECONDS, 0.0)
+    for contribution in contributions:
+        process = int(workers[contribution.client].get(PROCESS, contribution.client))
+        spent = contribution.metrics.get(SECONDS, 0.0)
         seconds[process] = seconds.get(process, 0.0) + (float(spent) if not isinstance(spent, list) else 0.0)
     return max(seconds.values(), default=0.0)

@@ -17,11 +17,12 @@ from fedpfn import imports, models
 from fedpfn.args import Scalar, args_of
 from fedpfn.measures import resolve_measures
 from fedpfn.parts import signature_faults
-from fedpfn.runs import folder_fault, is_run, last_checkpoint, read_run
-from fedpfn.runs.arguments import local_algorithm_class
+from fedpfn.runs import STOPPED, folder_fault, is_run, last_checkpoint, read_run
+from fedpfn.runs.arguments import local_algorithm_class, scheme_settings
 from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.runs.identity import used_keys
 from fedpfn.runs.parsing import Check, Reading, hide, run_checks
+from fedpfn.runs.stopping import StopRule
 from fedpfn.runs.trackers import tracker_faults
 from fedpfn.training import OPTIMIZERS, image_faults, lr_schedule_faults, optimizer_faults
 from partitions import datasets, schemes
@@ -111,7 +112,7 @@ def _data_faults(config: RunConfig) -> Iterator[str]:
 def _partition_faults(config: RunConfig) -> Iterator[str]:
     scheme = config.partition.scheme
     if imports.is_reference(scheme):
-        settings = settings_of(config.partition)
+        settings = scheme_settings(config)
         # labels, clients and the generator come by position
         provided = settings.keys() - {"scheme", "args"}
         yield from _own_faults(scheme, settings["args"], provided, key="partition.args", positional=3)
@@ -125,7 +126,7 @@ def _partition_faults(config: RunConfig) -> Iterator[str]:
         num_examples=None if facts is None else min(facts.train_examples, limit or facts.train_examples),
         # a small try may miss a class
         num_classes=None if facts is None or limit else facts.num_classes,
-        **settings_of(config.partition),
+        **scheme_settings(config),
     )
 
 
@@ -196,6 +197,14 @@ def resume_faults(config: RunConfig, path: Path) -> list[str]:
     """Say why ``config`` is not the one to go on with in the run folder ``path``; it may have more rounds."""
     run = read_run(path)
     there, here = used_keys(run.config), used_keys(config)
+    if run.summary is not None and STOPPED in run.summary:
+        stopped, rule = run.summary[STOPPED], StopRule(**settings_of(run.config.stop))
+        return [
+            f"{path} is complete: it ended with round {stopped['round']}, when {rule.words(stopped['reason'])}, and so "
+            "would a run of more rounds; start one without that rule to train for longer"
+        ]
+    if config.output.keep_best and not run.config.output.keep_best:
+        return [f"{path} has not kept its best model so far; set output.keep-best=false to go on with it"]
     if config.rounds > run.config.rounds:
         if here.get("mask.ratio-shape", "constant") != "constant":
             return [

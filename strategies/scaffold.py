@@ -19,7 +19,7 @@ from torch import Tensor
 from fedpfn.params import State
 from strategies.algorithm_records import changes_of, send_along
 from strategies.fed_avg import FedAvg
-from strategies.grids import population_size
+from strategies.grids import everybody
 from strategies.records import from_record, view_record
 from strategies.replies import split
 
@@ -49,7 +49,7 @@ class Scaffold(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send c along with the model."""
-        self._clients = population_size(grid)
+        self._clients = len(everybody(grid))
         return send_along(super().configure_train(server_round, arrays, config, grid), self.variate)
 
     def weight_of(self, reply: Message) -> float:

@@ -21,19 +21,20 @@ from torch import Tensor, nn
 import partitions
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
-from fedpfn.measures import Instruments, resolve_measures
+from fedpfn.measures import HeldOut, Instruments, resolve_measures
 from fedpfn.params import read_state, trainable
 from fedpfn.protocol import RUN_CONFIG
 from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, is_run
-from fedpfn.runs.arguments import round_plans, schedule_name
+from fedpfn.runs.arguments import round_plans, schedule_name, scheme_settings
 from fedpfn.runs.checkpoints import checkpoint_rounds
 from fedpfn.runs.client_states import ClientStates
 from fedpfn.runs.config import ConfigError, RunConfig, given_keys, settings_of
 from fedpfn.runs.identity import config_warnings
 from fedpfn.runs.recorder import Recorder
+from fedpfn.runs.stopping import StopRule
 from fedpfn.runs.trackers import make_tracker
-from strategies.assembly import build_model, load_data, make_strategy
+from strategies.assembly import build_model, load_data, make_strategy, plans_of
 from strategies.carried import carried_state, restore_state
 from strategies.cohort_grid import CohortGrid, RoundFailedError
 from strategies.observed import Observed
@@ -98,13 +99,22 @@ def _federate(
 ) -> None:
     """Train, measure and record round after round, and say in the folder how it ended."""
     dataset, sizes = data.dataset, data.sizes
-    about = {name: value for name, value in settings_of(config.partition).items() if value != {}}
+    about = {name: value for name, value in scheme_settings(config).items() if value != {}}
+    if data.held_out:
+        about["holdout"] = config.partition.holdout
     folder.write_partition(
-        partitions.statistics.manifest(dataset.train.labels, data.parts, dataset.num_classes, **about, seed=config.seed)
+        partitions.statistics.manifest(
+            dataset.train.labels,
+            data.parts,
+            dataset.num_classes,
+            held_out=data.held_out,
+            **about,
+            seed=config.seed,
+        )
     )
     plan = round_plans(config)
     strategy = make_strategy(config, plan, sizes, list(trainable(model)))
-    recorder = make_recorder(config, folder, model, dataset, partial(carried_state, strategy))
+    recorder = make_recorder(config, folder, model, data, partial(carried_state, strategy))
     summary, reason = None, None
     try:
         done = 0
@@ -113,7 +123,7 @@ def _federate(
             model.load_state_dict(checkpoint.model)
             restore_state(strategy, checkpoint.server_optimizer)
             # a schedule may carry a state that only it knows of, and is brought back to it by being asked once more
-            recorder.resume(checkpoint, [plan(number) for number in range(1, done + 1)])
+            recorder.resume(checkpoint, [plans_of(strategy)(number) for number in range(1, done + 1)])
         recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
         poll_often(grid)
         # what is there by now stays for the whole run: the garbage collector need not go through it in every round
@@ -130,10 +140,17 @@ def _federate(
             states=states,
         )
         with naming_keys():
-            Observed(strategy, warn_of_cpu_clients, recorder, device=device, rounds_done=done).start(
+            Observed(
+                strategy,
+                warn_of_cpu_clients,
+                recorder,
+                device=device,
+                rounds_done=done,
+                ended=lambda: recorder.stopped is not None,
+            ).start(
                 cohorts,
                 to_record(read_state(model)),
-                num_rounds=config.rounds - done,
+                num_rounds=0 if recorder.stopped else config.rounds - done,
                 timeout=federation.timeout,
                 train_config=ConfigRecord({RUN_CONFIG: json.dumps(config.flat())}),
             )
@@ -178,15 +195,18 @@ def make_recorder(
     config: RunConfig,
     folder: RunFolder,
     model: nn.Module,
-    dataset: partitions.Dataset,
+    data: partitions.FederatedData,
     strategy_state: Callable[[], Mapping[str, Tensor]],
 ) -> Recorder:
     """Return what measures and records the run's rounds."""
     device, barrier, output = next(model.parameters()).device, config.barrier, config.output
+    dataset, held_out = data.dataset, None
     train, test = (
         Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)
         for split in (dataset.train, dataset.test)
     )
+    if data.held_out:
+        held_out, train = HeldOut.of(train, data.held_out), train.take(data.not_held_out)
     instruments = Instruments.for_model(
         model,
         train=train,
@@ -203,6 +223,7 @@ def make_recorder(
         max_pairs=barrier.max_pairs,
         batch_norm=barrier.batch_norm,
         layers=barrier.layers,
+        held_out=held_out,
     )
     return Recorder(
         folder,
@@ -214,6 +235,8 @@ def make_recorder(
         checkpoint_every=output.checkpoint_every,
         keep_checkpoints=output.keep_checkpoints,
         save_client_models=output.save_client_models,
+        stop=StopRule(**settings_of(config.stop)),
+        keep_best=output.keep_best,
     )
 
 

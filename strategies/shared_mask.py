@@ -129,9 +129,13 @@ class SharedMask(Strategy):
         if masked is None:
             raise RuntimeError("aggregate_train comes after configure_train")
         valid, failed = split(replies)
-        packed = [_comes_packed(reply, server_round) for reply in valid]
-        if valid and all(packed) and getattr(self.strategy, "elementwise", False):
-            if any(_shapes(reply) != _shapes(valid[0]) for reply in valid):
+        records = [_arrays_of(reply, server_round) for reply in valid]
+        # one for all clients whose arrays were summed up
+        distinct = {id(record): record for record in records}
+        packed = {number: is_packed(map(summed_name, record)) for number, record in distinct.items()}
+        if valid and all(packed.values()) and getattr(self.strategy, "elementwise", False):
+            first, *others = map(_shapes, distinct.values())
+            if any(other != first for other in others):
                 # names the one that does not fit the plan
                 for reply in valid:
                     whole_reply(masked, reply, server_round)
@@ -142,8 +146,8 @@ class SharedMask(Strategy):
             _refuse_non_finite(mean, valid, server_round)
             return view_record(self._unpacked(masked, mean, server_round)), metrics
         whole = [whole_reply(masked, reply, server_round) for reply in valid]
-        movers = [reply.metadata.src_node_id for reply, flag in zip(whole, packed, strict=True) if not flag
-                  and masked.moves_frozen(from_record(only_arrays(reply.content)[1]))]  # fmt: skip
+        movers = [reply.metadata.src_node_id for reply, record in zip(valid, records, strict=True)
+                  if not packed[id(record)] and masked.moves_frozen(from_record(record))]  # fmt: skip
         if movers:
             log(WARNING, "clients %s moved frozen entries, which are put back: do they call clients.freeze?", movers)
         buffers = self._mean_of_buffers(masked, whole)
@@ -200,15 +204,15 @@ class SharedMask(Strategy):
         return {name: t if t.is_floating_point() else masked.before[name] for name, t in state.items()}
 
 
-def _comes_packed(reply: Message, server_round: int) -> bool:
+def _arrays_of(reply: Message, server_round: int) -> ArrayRecord:
     try:
-        return is_packed(map(summed_name, only_arrays(reply.content)[1]))
+        return only_arrays(reply.content)[1]
     except ValueError as error:
         raise ReplyError(reply.metadata.src_node_id, server_round, str(error)) from error
 
 
-def _shapes(reply: Message) -> dict[str, tuple[int, ...]]:
-    return {summed_name(name): tuple(array.shape) for name, array in only_arrays(reply.content)[1].items()}
+def _shapes(record: ArrayRecord) -> dict[str, tuple[int, ...]]:
+    return {summed_name(name): tuple(array.shape) for name, array in record.items()}
 
 
 def _refuse_non_finite(result: ArrayRecord, replies: Iterable[Message], server_round: int) -> None:

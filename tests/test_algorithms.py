@@ -10,15 +10,19 @@ import test_federation as toys
 import test_resume as cuts
 import torch
 from local_algorithms import begun
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedpfn.algorithms import ALGORITHMS, FedLC, FedNova, FedSAM, Moon, Scaffold
 from fedpfn.examples import Examples
 from fedpfn.freezing import BitMask
+from fedpfn.losses import batch_loss
+from fedpfn.mask_text import bits_of, mask_text
 from fedpfn.masks import MaskRecipe, build_mask
 from fedpfn.params import read_state, trainable
 from fedpfn.runs import Run
 from fedpfn.runs.config import ConfigError
+from fedpfn.saliency import keep_largest, snip
 from fedpfn.training import LocalAlgorithm, batch_order, make_optimizer, train
 
 # settings of each algorithm with its coefficient at 0, under which it is FedAvg to the bit
@@ -138,6 +142,58 @@ def test_elementwise_algorithms_train_in_stacks(tmp_path: Path, name: str) -> No
 def test_other_algorithms_fall_back_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     alone, stacked = (run(tmp_path, f"stack-{n}", train__stack=n, strategy__name="fedsam") for n in (0, 4))
     assert digest(alone) == digest(stacked)
+
+
+# SSFL: a mask that looks at data
+
+
+def test_ssfl_freezes_what_matters_least_to_the_clients_data(tmp_path: Path) -> None:
+    model, examples = classifier()
+    saliency = snip(model, examples, batch_loss, batch_size=3)
+    model.zero_grad()
+    nn.functional.cross_entropy(model(examples.inputs), examples.labels).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        assert torch.allclose(saliency[name], (parameter * parameter.grad).abs(), atol=1e-6)
+    mask = keep_largest(saliency, 0.3)
+    kept = np.concatenate([saliency[name].numpy()[own].reshape(-1) for name, own in mask.items()])
+    frozen = np.concatenate([saliency[name].numpy()[~own].reshape(-1) for name, own in mask.items()])
+    assert frozen.size == round(0.3 * (frozen.size + kept.size)) and frozen.max() <= kept.min()
+    sizes = sum(own.size for own in mask.values())
+    assert np.array_equal(bits_of(mask_text(mask), sizes), np.concatenate([own.reshape(-1) for own in mask.values()]))
+
+
+@pytest.mark.parametrize("text", ["", "!", "AAAA", mask_text({"w": np.ones(9, dtype=bool)})])
+def test_a_text_that_is_no_mask_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a mask"):
+        bits_of(text, 17)
+
+
+@pytest.mark.parametrize("prune", [False, True])
+def test_ssfl_keeps_one_mask_and_prunes_if_asked_for(tmp_path: Path, prune: bool) -> None:
+    settings = {"strategy__name": "ssfl", "mask__ratio": 0.5, "mask__warmup_rounds": 1, "rounds": 4}
+    settings |= {"output__checkpoint_every": 1, "output__keep_checkpoints": 0, "barrier__every": 2}
+    found = run(tmp_path, "ssfl", **settings, **{"strategy.args.prune": prune})
+    assert digest(run(tmp_path, "one", nodes=1, **settings, **{"strategy.args.prune": prune})) == digest(found)
+    states = [load_file(found.path / "checkpoints" / f"round-{number:04d}.safetensors") for number in range(1, 5)]
+    parameters = [name for name in states[0] if "::" not in name and not name.startswith("server")]
+    still = {name: states[1][name] == states[3][name] for name in parameters}
+    share = sum(int(one.sum()) for one in still.values()) / sum(one.numel() for one in still.values())
+    assert share == pytest.approx(0.5, abs=0.02)
+    for name in parameters:
+        frozen = states[3][name][still[name]]
+        assert bool((frozen == 0).all()) is prune or frozen.numel() == 0
+        if not prune:
+            assert torch.equal(frozen, states[0][name][still[name]])
+    assert found.rounds[1]["mask"]["frozen"] == 0 and found.rounds[2]["mask"]["frozen"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_ssfl_goes_on_with_the_mask_that_it_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"strategy__name": "ssfl", "rounds": 6, "output__checkpoint_every": 2, "strategy.args.prune": True}
+    whole = toys.run(tmp_path, "whole", **settings)
+    config = toys.config(tmp_path, "cut", **settings)
+    cuts.cut_run(config, monkeypatch, after=5)
+    cuts.assert_same(cuts.resumed(config), whole)
 
 
 # settings

@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients import CohortMod, cohort_mod, packing_mod
+from clients.answers import Answer
 from experiments.runtime.in_process import InProcessGrid
 from fedpfn.drift import client_drift
 from fedpfn.params import State
@@ -377,6 +378,26 @@ def test_a_handler_takes_the_whole_cohort() -> None:
     replies = list(grid.send_and_receive(train_messages(grid)))
     assert sorted(sizes) == [3, 4]
     assert [reply.has_error() for reply in replies] == [client == 3 for client in range(7)]
+
+
+@pytest.mark.parametrize("sums", [False, True])
+def test_an_answer_in_plain_tables_is_the_message_with_the_same_records(sums: bool) -> None:
+    def plain(messages: Sequence[Message], contexts: Sequence[Context], call_next: ClientAppCallable) -> Any:
+        for message, context in zip(messages, contexts, strict=True):
+            yield Answer.of(call_next(message, context).content)
+
+    apps.assume_identity()
+    plainly, as_messages = (
+        CohortGrid(Workers(apps.client_app(mods=[mod]), nodes=2), 5, sums=lambda server_round: sums)
+        for mod in (CohortMod(plain), cohort_mod)
+    )
+    ends = [
+        state_digest(apps.start(FedAvg(fraction_evaluate=0.0), apps.client_app(), grid=grid))
+        for grid in (plainly, as_messages)
+    ]
+    assert ends[0] == ends[1]
+    assert plainly.update_norms == as_messages.update_norms and bool(plainly.update_norms) is sums
+    assert plainly.wire_bytes == as_messages.wire_bytes
 
 
 # ---- what goes wrong ------------------------------------------------------------------------------------------------
@@ -748,6 +769,20 @@ def test_sums_of_workers_give_the_bits_of_all_clients(
         summed = apps.start(make(), apps.client_app(), rounds=3, norm=norm, grid=grid)
         assert state_digest(summed) == state_digest(collected)
         assert bool(grid.update_norms) is not norm
+
+
+def test_a_client_that_is_refused_where_it_trained_is_in_no_sum() -> None:
+    def reserve(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        reply = call_next(message, context)
+        if context.node_config["partition-id"] == 1:
+            reply.content["state:own"] = ConfigRecord({"x": 1})
+        return reply
+
+    without = apps.start(FedAvg(fraction_evaluate=0.0), apps.client_app(), grid=cohorts(2, [1, 0, 1, 1]))
+    grid = summing(2, 4, tolerate=1, mods=[reserve])
+    refused = apps.start(FedAvg(fraction_evaluate=0.0), apps.client_app(), grid=grid)
+    assert state_digest(refused) == state_digest(without)
+    assert sorted(grid.update_norms) == [0, 2, 3]
 
 
 def test_a_sum_is_all_that_a_worker_sends() -> None:

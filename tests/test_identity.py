@@ -86,6 +86,8 @@ RULES: list[tuple[Settings, tuple[str, ...], tuple[str, ...]]] = [
     ({"strategy.base": "fedadam", "strategy.args.eta": 0.3}, ("strategy.base", "strategy.args.eta"), ()),
     ({"model.args": "my-width=3"}, ("model.args.my-width",), ("model.args",)),
     ({"train.optimizer": "torch.optim:RMSprop"}, ("train.optimizer",), ("train.momentum", "train.weight-decay")),
+    ({"stop.patience": 0}, ("stop.patience", "stop.target"), ("stop.min-delta",)),
+    ({"stop.patience": 3}, ("stop.patience", "stop.min-delta"), ()),
     ({"mask.ratio-shape": "constant"}, ("mask.ratio",), ("mask.final-ratio",)),
     ({"mask.ratio-shape": "linear"}, ("mask.ratio", "mask.final-ratio"), ()),
     ({"mask.ratio-shape": "cosine"}, ("mask.ratio", "mask.final-ratio"), ()),
@@ -172,10 +174,11 @@ def test_fed_avg_by_default_uses_these_keys_and_no_others() -> None:
     told = """
         seed rounds device measures federation.clients federation.fraction federation.tolerate-failures data.name
         data.image-size data.train-examples data.test-examples partition.scheme partition.alpha partition.min-size
-        model.name model.hidden model.width model.width-multiplier strategy.name strategy.base train.epochs train.steps
-        train.batch-size train.augment train.optimizer train.lr train.lr-decay train.schedule train.round-schedule
-        train.warmup-rounds train.momentum train.nesterov train.weight-decay train.proximal-mu train.clip-norm
-        train.threads train.stack evaluate.every evaluate.max-examples barrier.every barrier.points barrier.max-pairs
+        partition.holdout model.name model.hidden model.width model.width-multiplier strategy.name strategy.base
+        train.epochs train.steps train.batch-size train.augment train.optimizer train.lr train.lr-decay train.schedule
+        train.round-schedule train.warmup-rounds train.momentum train.nesterov train.weight-decay train.proximal-mu
+        train.clip-norm train.threads train.stack evaluate.every evaluate.max-examples stop.patience stop.target
+        barrier.every barrier.points barrier.max-pairs
         barrier.max-examples barrier.split barrier.batch-norm barrier.layers
     """
     assert list(used_keys(RunConfig.parse({"strategy.name": "fedavg"}))) == told.split()
@@ -255,6 +258,7 @@ IDLE: list[tuple[Settings, Settings]] = [
     ({"partition.scheme": "shards"}, {"partition.alpha": 0.1, "partition.classes-per-client": 1}),
     ({"partition.scheme": "pathological"}, {"partition.alpha": 0.1, "partition.shards-per-client": 1}),
     ({"train.steps": 2}, {"train.epochs": 3}),
+    ({"stop.patience": 0}, {"stop.min-delta": 0.5}),
     ({"train.optimizer": "adam", "train.lr": 0.01}, {"train.momentum": 0.1}),
     (
         {"barrier.every": 0},
@@ -286,6 +290,7 @@ TELLING: list[tuple[Settings, Settings]] = [
     *each({"strategy.base": "fedyogi"}, {"strategy.args.beta_1": 0.5, "strategy.args.tau": 0.1}),
     *each({"train.optimizer": "torch.optim:RMSprop", "train.lr": 0.01}, {"train.args.alpha": 0.5}),
     *each({}, {"data.train-examples": 30, "data.test-examples": 10}),
+    *each({}, {"partition.holdout": 0.2, "stop.target": 0.01}),
     *each({"mask.ratio-shape": "linear"}, {"mask.final-ratio": 0.9}),
     *each({"mask.schedule": "cyclic"}, {"mask.blocks": 2}),
     *each({"partition.scheme": "shards"}, {"partition.shards-per-client": 1}),
@@ -341,6 +346,7 @@ VALUES: dict[str, list[Any]] = {
     "strategy.args": ["", "eta=0.3", "server_momentum=0.5"], "data.args": ["", "a=1"], "partition.args": ["", "b=x"],
     "model.args": ["", "width=3"], "mask.args": ["", "n=1"], "train.args": ["", "alpha=0.5"],
     "measures": ["", "my:measure"], "data.train-examples": [0, 9], "data.test-examples": [0, 9],
+    "partition.holdout": [0.0, 0.2], "stop.patience": [0, 3], "stop.min-delta": [0.0, 0.1], "stop.target": [0.0, 0.9],
     "evaluate.every": [1, 2], "evaluate.max-examples": [0, 100],
     "mask.schedule": ["per-round", "fixed", "complement", "cyclic"],
     "mask.ratio": [0.4, 0.8], "mask.ratio-shape": ["constant", "linear"], "mask.final-ratio": [0.4, 0.8],

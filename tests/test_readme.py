@@ -65,7 +65,7 @@ def test_the_readmes_own_parts_run(folder: Path, command: str) -> None:
 def test_the_readme_has_a_command_for_each_family_of_own_parts() -> None:
     keys = {command.partition("=")[0] for command in own_part_commands()}
     families = {"data.name", "partition.scheme", "mask.schedule", "train.optimizer", "strategy.base", "measures"}
-    assert keys == families | {"model.name"}
+    assert keys == families | {"model.name", "strategy.name"}
 
 
 def test_the_readmes_mathematics_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from clients.answers import Answer
 from clients.client_app import app, train_cohort
 from clients.workspace import workspace
 from experiments.runtime.in_process import assume_identity, run_in_process
@@ -17,7 +18,7 @@ from fedpfn.params import read_state
 from fedpfn.runs import read_run
 from fedpfn.runs.config import RunConfig
 from strategies import RoundFailedError
-from strategies.records import from_record, to_record
+from strategies.records import decode, to_record
 
 BASE: dict[str, Any] = {
     "rounds": 3,
@@ -35,8 +36,8 @@ def run(folder: Path, *, nodes: int = 2, **keys: Any) -> Any:
     return read_run(run_in_process(RunConfig.parse(settings), nodes=nodes))
 
 
-def updates(config: RunConfig, clients: list[int]) -> list[Message]:
-    """Return the replies of a cohort's clients in round 1."""
+def updates(config: RunConfig, clients: list[int]) -> list[Answer]:
+    """Return the answers of a cohort's clients in round 1."""
     assume_identity()
     arrays = to_record(read_state(workspace(config).model))
     about = ConfigRecord({"server-round": 1, "run-config": json.dumps(config.flat())})
@@ -44,9 +45,9 @@ def updates(config: RunConfig, clients: list[int]) -> list[Message]:
         Message(RecordDict({"arrays": arrays, "config": about}), dst_node_id=1, message_type="train") for _ in clients
     ]
     contexts = [Context(1, 1, {"partition-id": client}, RecordDict(), {}) for client in clients]
-    replies = list(train_cohort(messages, contexts, app))
-    assert all(isinstance(reply, Message) for reply in replies)
-    return replies  # type: ignore[return-value]
+    answers = list(train_cohort(messages, contexts, app))
+    assert all(isinstance(answer, Answer) for answer in answers)
+    return answers  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedpfn", "fedpnu"])
@@ -71,8 +72,8 @@ def test_a_model_that_cannot_be_stacked_trains_one_by_one_and_says_why(
     settings = BASE | {"model.name": "resnet20", "model.norm": "batch", "model.width-multiplier": 0.25}
     found = [updates(RunConfig.parse(settings | {"train.stack": stack, "train.steps": 1}), [0, 1]) for stack in (0, 4)]
     for one, other in zip(*found, strict=True):
-        for name, tensor in from_record(one.content.array_records["arrays"]).items():
-            assert torch.equal(tensor, from_record(other.content.array_records["arrays"])[name])
+        for name, array in one.arrays["arrays"].items():
+            assert torch.equal(decode(array), decode(other.arrays["arrays"][name]))
     assert "one by one, since BatchNorm2d" in caplog.text
 
 
@@ -90,8 +91,8 @@ def test_a_client_that_diverges_is_named_as_it_is_one_by_one(tmp_path: Path) -> 
 
 def test_the_times_of_a_stacks_clients_add_up_to_the_stacks() -> None:
     config = RunConfig.parse(BASE | {"train.stack": 4})
-    metrics = [reply.content.metric_records["metrics"] for reply in updates(config, list(range(6)))]
-    shares = np.array([float(one["seconds"]) / sum(one["phase-steps"]) for one in metrics])  # type: ignore[arg-type]
+    metrics = [answer.metrics["metrics"] for answer in updates(config, list(range(6)))]
+    shares = np.array([float(one["seconds"]) / sum(one["phase-steps"]) for one in metrics])
     # two stacks, of four clients and of two
     for stack in (shares[:4], shares[4:]):
         assert stack.min() > 0 and np.allclose(stack, stack[0])

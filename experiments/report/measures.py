@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from experiments.recorded import further_numbers, further_quantities, is_evaluated, unit_words
 from fedpfn.measures import MEASURES, Better, Quantity
-from fedpfn.runs import Run
+from fedpfn.runs import STOPPED, Run
 
 # share, nats, rounds, bytes, or that of a user's own measure
 Unit = str
@@ -172,7 +172,7 @@ def disagreements(run: Run) -> Iterator[str]:
     """Say where the summary of a complete run is not what its rounds come to; a report goes by the rounds."""
     summary = run.summary or {}
     trained = len(run.rounds) - 1
-    if trained != run.config.rounds:
+    if trained != summary.get(STOPPED, {}).get("round", run.config.rounds):
         yield f"complete with {trained} of {run.config.rounds} rounds on record"
     checked: dict[str, Callable[[Run], float | None]] = {
         "final_accuracy": final_accuracy,

@@ -15,6 +15,7 @@ from experiments.sweep.board import Board, Task
 from experiments.sweep.cells import Cell
 from experiments.sweep.costs import Finished, Work, expected_seconds, seconds_left
 from experiments.sweep.states import State
+from fedpfn.runs import STOPPED
 from fedpfn.runs.identity import used_keys
 
 _STYLES = {State.DONE: "green", State.FAILED: "red", State.CUT: "yellow", State.SKIPPED: "dim", State.LEFT: ""}
@@ -114,8 +115,11 @@ class Display:
                 return f"{place} {word}  {task.cell.label} after {max(len(rounds) - 1, 0)} rounds"
         accuracy, barrier = latest(rounds)
         beyond = f", {task.beyond:.1f} s of it beyond training" if task.beyond is not None else ""
+        early = (
+            f" after {rounds[-1]['round']} of {task.config.rounds} rounds" if rounds and STOPPED in rounds[-1] else ""
+        )
         return (
-            f"{place} done     {task.cell.label}: accuracy {number(accuracy)}, barrier {number(barrier)}, "
+            f"{place} done     {task.cell.label}{early}: accuracy {number(accuracy)}, barrier {number(barrier)}, "
             f"{duration(task.seconds)}{beyond}"
         )
 
@@ -152,7 +156,8 @@ class Display:
     def _seconds_left(self) -> float | None:
         board = self.board
         # what a resumed cell took is not all in this sweep
-        done = [Finished(task.keys, task.config.rounds, task.seconds) for task in board.done if task.beyond is not None]
+        ran = [(task, max(len(task.rounds()) - 1, 0)) for task in board.done if task.beyond is not None]
+        done = [Finished(task.keys, rounds, task.seconds) for task, rounds in ran]
         running = [_work(task) for task in list(board.running)]
         queued = [Work(task.keys, task.config.rounds - max(len(task.rounds()) - 1, 0)) for task in list(board.queued)]
         return seconds_left(running, queued, [*self.finished, *done], jobs=max(self.jobs, len(running)))

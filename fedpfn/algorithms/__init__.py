@@ -22,4 +22,21 @@ ALGORITHMS: dict[str, type[LocalAlgorithm]] = {
     "fedexp": LocalAlgorithm,
 }
 
-__all__ = ["ALGORITHMS", "FedDyn", "FedGuCci", "FedLC", "FedNova", "FedProx", "FedSAM", "Moon", "Scaffold"]
+# names as papers write them
+TITLES = {
+    "fedavg": "FedAvg",
+    "fedpfn": "FedPFN",
+    "fedpnu": "FedPNU",
+    "fedprox": "FedProx",
+    "scaffold": "SCAFFOLD",
+    "feddyn": "FedDyn",
+    "moon": "MOON",
+    "fedsam": "FedSAM",
+    "fednova": "FedNova",
+    "fedlc": "FedLC",
+    "fedgucci": "FedGuCci",
+    "fedexp": "FedExP",
+    "ssfl": "SSFL",
+}
+
+__all__ = ["ALGORITHMS", "TITLES", "FedDyn", "FedGuCci", "FedLC", "FedNova", "FedProx", "FedSAM", "Moon", "Scaffold"]

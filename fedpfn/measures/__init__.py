@@ -1,6 +1,7 @@
 """Measures of a round: every number of ``rounds.jsonl`` in one table, each a function of a ``Round``."""
 
 from fedpfn.drift import Drift, client_drift
+from fedpfn.measures.clients import HeldOut
 from fedpfn.measures.custom import MeasureError, resolve_measures
 from fedpfn.measures.instruments import Instruments
 from fedpfn.measures.table import (
@@ -20,6 +21,7 @@ __all__ = [
     "BUILT_IN",
     "Better",
     "Drift",
+    "HeldOut",
     "Instruments",
     "MEASURES",
     "Measure",

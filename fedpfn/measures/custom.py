@@ -24,7 +24,7 @@ from fedpfn.rounds import Round
 REQUIRED = frozenset({"accuracy", "loss", "train_loss", "mask", "barrier", "fusion", "weights_sha256", "bytes_down",
                       "bytes_up"})  # fmt: skip
 # keys of a line of rounds.jsonl that no measure may be called
-RESERVED = frozenset({"round", "clients", "failures", "seconds"})
+RESERVED = frozenset({"round", "clients", "failures", "seconds", "stopped"})
 
 
 class MeasureError(RuntimeError):

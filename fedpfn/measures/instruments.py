@@ -6,7 +6,7 @@ round, when the first measure needs them. Which measures there are is said in ``
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from fedpfn.lmc import (
 )
 from fedpfn.lmc.layerwise import LayerCosines, layer_cosines
 from fedpfn.losses import is_regression
+from fedpfn.measures.clients import HeldOut
 from fedpfn.packing import is_packed
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State
@@ -75,6 +76,8 @@ class Instruments:
         BatchNorm's policy on a path: ``average``, ``reset`` or ``none``.
     layers
         Whether layerwise connectivity is measured too.
+    held_out
+        What clients hold out of their examples, to be tested on; None where they hold out none.
     """
 
     pool: ModelPool
@@ -91,6 +94,7 @@ class Instruments:
     max_pairs: int = 0
     batch_norm: str = "average"
     layers: bool = False
+    held_out: HeldOut | None = None
     # results of the round being measured, by name
     _results: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -148,6 +152,12 @@ class Instruments:
         every = self.evaluate_every
         return bool(every and number % every == 0) or (number > 0 and number == self.rounds)
 
+    def ending_with(self, number: int) -> "Instruments":
+        """Return the same instruments for a run whose last round is ``number``, with what was measured of it so far."""
+        ended = replace(self, rounds=number, _results={})
+        ended._results.update(self._results)
+        return ended
+
     def measures_barriers(self, number: int) -> bool:
         """Tell whether barriers are measured in round ``number``."""
         every = self.barrier_every
@@ -159,29 +169,51 @@ class Instruments:
 
     def evaluation(self, round: Round) -> Evaluation | None:
         """Return loss and accuracy of the global model after the round; None in a round without an evaluation."""
-        return self._evaluated(round)[0] if self.evaluates(round.server_round) else None
+        if not self.evaluates(round.server_round):
+            return None
+        return self._evaluated(round, self.test_examples(round))[0]
+
+    def regular_evaluation(self, round: Round) -> Evaluation | None:
+        """Return loss and accuracy as they are measured in a round that is not the last; None where they are not."""
+        every = self.evaluate_every
+        if not every or round.server_round % every:
+            return None
+        return self._evaluated(round, self._test_sample)[0]
 
     def class_accuracy(self, round: Round) -> list[float] | None:
         """Return the share of right answers in each class, NaN without examples; None where there are no classes."""
-        labels = self.test_examples(round).labels
+        examples = self.test_examples(round)
+        labels = examples.labels
         if is_regression(labels) or not len(labels):
             return None
         classes = self.num_classes or int(labels.max()) + 1
-        right = torch.bincount(labels[self._evaluated(round)[1]], minlength=classes)
+        right = torch.bincount(labels[self._evaluated(round, examples)[1]], minlength=classes)
         accuracies: list[float] = (right.double() / torch.bincount(labels, minlength=classes)).tolist()
         return accuracies
 
-    def _evaluated(self, round: Round) -> tuple[Evaluation, Tensor]:
+    def client_accuracies(self, round: Round) -> list[float] | None:
+        """Return the global model's accuracy on what each client holds out, by ascending client.
+
+        Clients that hold out no example are left out; None where none holds out any, and in a regression.
+        """
+        held_out = self.held_out
+        if held_out is None or is_regression(held_out.examples.labels):
+            return None
+        _, right = self._evaluated(round, held_out.examples)
+        return held_out.by_client(right.double().cpu().numpy())
+
+    def _evaluated(self, round: Round, examples: Examples) -> tuple[Evaluation, Tensor]:
         """Return the evaluation and which examples were answered right, from one pass."""
 
         def compute() -> tuple[Evaluation, Tensor]:
-            examples = self.test_examples(round)
             marks: list[Tensor] | None = None if is_regression(examples.labels) else []
             evaluation = self.pool.evaluate(round.after, examples, chunk=_CHUNK, marks=marks)
             right = torch.cat(marks) if marks else torch.zeros(0, dtype=torch.bool)
             return evaluation, right
 
-        return self._once(round, "evaluation", compute)
+        held_out = self.held_out is not None and examples is self.held_out.examples
+        on = "what is held out" if held_out else "all" if examples is self.test else "a sample"
+        return self._once(round, f"evaluation on {on}", compute)
 
     def client_states(self, round: Round) -> list[State]:
         """Return the client models of the round, in the order of its contributions."""

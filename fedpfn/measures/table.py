@@ -5,7 +5,7 @@ A name with a dot is a column of a table in ``rounds.jsonl``: ``barrier.accuracy
 import string, are in ``custom``; how the costly parts are computed, and in which rounds, in ``instruments``.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from statistics import fmean
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from fedpfn.drift import Drift
 from fedpfn.lmc import PairwiseBarriers
 from fedpfn.masks import build_mask, frozen_share
+from fedpfn.measures.clients import FIGURES, personal_accuracies
 from fedpfn.measures.instruments import Instruments
 from fedpfn.params import state_digest
 from fedpfn.rounds import Round
@@ -60,11 +61,14 @@ class Measure(Quantity):
     needs_models
         Whether it looks at the clients' models, as all do that are taken where barriers are; those of other rounds may
         stay on their workers.
+    needs_held_out
+        Whether it is of examples that clients hold out, and left out of the record where they hold out none.
     """
 
     function: Callable[[Round, Instruments], Value] = lambda round, instruments: None
     due: Due = "evaluated"
     needs_models: bool = False
+    needs_held_out: bool = False
 
 
 def measure_round(
@@ -186,6 +190,24 @@ def _cosine(drift: Drift) -> float | None:
     return None if isnan(drift.cosine_mean) else drift.cosine_mean
 
 
+def _by_client(
+    name: str, label: str, accuracies: Callable[[Round, Instruments], Sequence[float] | None], due: Due
+) -> Iterator[Measure]:
+    """Yield the figures over clients of an accuracy that each of them has."""
+
+    def measure(figure: Callable[[Sequence[float]], float]) -> Callable[[Round, Instruments], float | None]:
+        def function(round: Round, instruments: Instruments) -> float | None:
+            values = accuracies(round, instruments)
+            return figure(values) if values else None
+
+        return function
+
+    for leaf, (words, better, figure) in FIGURES.items():
+        yield Measure(
+            f"{name}.{leaf}", words.format(label), SHARE, better, measure(figure), due, needs_held_out=True
+        )  # fmt: skip
+
+
 _EVALUATION, _CONNECTIVITY, _DRIFT = Instruments.evaluation, Instruments.connectivity, Instruments.drift
 _TO_GLOBAL, _TO_ROUND = Instruments.client_to_global, Instruments.round_to_round
 _PHASES = _mask(lambda round: len(round.plan))
@@ -229,6 +251,8 @@ BUILT_IN: tuple[Measure, ...] = (
     Measure("drift.norm_max", "max norm of client updates", "", "none", _of(_DRIFT, lambda d: max(d.norms))),
     Measure("drift.cosine_mean", "cosine between client updates", "", "none", _of(_DRIFT, _cosine)),
     Measure("class_accuracy", "accuracy by class", SHARE, "higher", lambda r, i: i.class_accuracy(r)),
+    *_by_client("client_accuracy", "accuracy by client", lambda r, i: i.client_accuracies(r), "evaluated"),
+    *_by_client("personal_accuracy", "personal accuracy", lambda r, i: personal_accuracies(r), "always"),
     Measure("weights_sha256", "digest of the global weights", "", "none", lambda r, i: state_digest(r.after), "always"),
     Measure("bytes_down", "bytes down", BYTES, "lower", lambda r, i: r.bytes_down, "always"),
     Measure("bytes_up", "bytes up", BYTES, "lower", lambda r, i: r.bytes_up, "always"),

@@ -21,6 +21,7 @@ _WHERE = {
     "write_json": "fedpfn.runs.files",
     "write_whole": "fedpfn.runs.files",
     "LOG": "fedpfn.runs.reading",
+    "STOPPED": "fedpfn.runs.reading",
     "RunFolder": "fedpfn.runs.folder",
     "folder_fault": "fedpfn.runs.folder",
     "record_end": "fedpfn.runs.folder",
@@ -41,6 +42,7 @@ __all__ = [
     "LOG",
     "Run",
     "RunFolder",
+    "STOPPED",
     "environment",
     "find_runs",
     "finite",
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     from fedpfn.runs.files import finite, read_json, read_yaml, write_json, write_whole
     from fedpfn.runs.folder import RunFolder, folder_fault, record_end
     from fedpfn.runs.machine import ENVIRONMENT, environment
-    from fedpfn.runs.reading import LOG, Run, find_runs, is_run, read_config, read_rounds, read_run
+    from fedpfn.runs.reading import LOG, STOPPED, Run, find_runs, is_run, read_config, read_rounds, read_run
     from fedpfn.runs.tables import read_runs
 else:
 

@@ -4,12 +4,13 @@ Both ends of the wire make their parts from here, so that they cannot disagree o
 """
 
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 from fedpfn import imports
 from fedpfn.algorithms import ALGORITHMS
 from fedpfn.args import args_of
-from fedpfn.parts import accepted, call_with
+from fedpfn.parts import accepted, converted
 from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.schedules import Masking, PlanStep, RoundPlans, fed_avg, fed_pfn, fed_pnu, plan_rounds
 from fedpfn.seeding import numpy_generator
@@ -36,8 +37,15 @@ def data_arguments(config: RunConfig) -> dict[str, Any]:
         "subset_rng": numpy_generator(config.seed, "subset"),
         "clients": config.federation.clients,
         "rng": numpy_generator(config.seed, "partition"),
-        "shares": settings_of(config.partition) | {"scheme": imports.resolve(config.partition.scheme)},
+        "shares": scheme_settings(config) | {"scheme": imports.resolve(config.partition.scheme)},
+        "holdout": config.partition.holdout,
+        "holdout_rng": partial(numpy_generator, config.seed, "holdout"),
     }
+
+
+def scheme_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings of the partition scheme, ``scheme`` itself among them: how examples are dealt out."""
+    return {name: value for name, value in settings_of(config.partition).items() if name != "holdout"}
 
 
 def model_arguments(config: RunConfig) -> dict[str, Any]:
@@ -48,7 +56,7 @@ def model_arguments(config: RunConfig) -> dict[str, Any]:
 def is_masked(config: RunConfig) -> bool:
     """Tell whether the run's clients train under masks: those of FedPFN and FedPNU, and of others with a ratio."""
     settings = config.mask
-    if config.strategy.name in ("fedavg", "fedpfn", "fedpnu"):
+    if config.strategy.name in ("fedavg", "fedpfn", "fedpnu", "ssfl"):
         return config.strategy.name != "fedavg"
     return settings.ratio > 0 or (settings.ratio_shape != "constant" and settings.final_ratio > 0)
 
@@ -82,8 +90,15 @@ def round_plans(config: RunConfig) -> RoundPlans:
 
 def local_algorithm_of(config: RunConfig) -> LocalAlgorithm | None:
     """Return the client's half of the run's algorithm, new for each client and round; None where it only descends."""
-    kind = local_algorithm_class(config.strategy.name)
-    return None if kind is None else call_with(kind, {}, accepted(kind, args_of(config.strategy.args)))
+    make = _make_local_algorithm(config.strategy.name, config.strategy.args)
+    return None if make is None else make()
+
+
+@lru_cache(maxsize=8)
+def _make_local_algorithm(name: str, args: str) -> Callable[[], LocalAlgorithm] | None:
+    # signatures take longer to read than a small client trains
+    kind = local_algorithm_class(name)
+    return None if kind is None else partial(kind, **converted(kind, accepted(kind, args_of(args))))
 
 
 def local_algorithm_class(name: str) -> type[LocalAlgorithm] | None:

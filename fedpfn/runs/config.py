@@ -41,7 +41,7 @@ DIVERGENCE_HINT = (
 )
 # a mask ratio that is left to the algorithm
 BY_ALGORITHM = -1.0
-_MASKING = ("fedavg", "fedpfn", "fedpnu")
+_MASKING = ("fedavg", "fedpfn", "fedpnu", "ssfl")
 _ARGS = "arguments of {}: one key per argument, such as {}, or one text of name=value pairs"
 
 
@@ -96,6 +96,13 @@ class Partition:
     classes_per_client: int = key(
         2, "classes per client (scheme pathological)", least=1, used=(when("partition.scheme", "pathological", OWN),)
     )
+    holdout: float = key(
+        0.0,
+        "share of each client's examples that it is tested on and not trained on, drawn from the seed",
+        least=0,
+        below=1,
+        since=2,
+    )
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ class Strategy:
         "the algorithm; by import string a fedpfn.training.LocalAlgorithm of your own",
         choices=(
             "fedavg", "fedpfn", "fedpnu", "fedprox", "scaffold", "feddyn", "moon", "fedsam", "fednova", "fedlc",
-            "fedgucci", "fedexp",
+            "fedgucci", "fedexp", "ssfl",
         ),
         own=True,
     )  # fmt: skip
@@ -158,7 +165,7 @@ class Mask:
     args: str = key("", _ARGS.format("your own schedule", "mask.args.offset=0"), since=2)
     ratio: float = key(
         BY_ALGORITHM,
-        "share of frozen entries (zeros of the mask); -1 = 0.4 under fedpfn and fedpnu, none under other algorithms",
+        "share of frozen entries (zeros of the mask); -1 = 0.4 under fedpfn, fedpnu and ssfl, else no mask",
         least=-1,
         most=1,
     )
@@ -273,6 +280,24 @@ class Evaluate:
     max_examples: int = key(0, "test examples of an evaluation, drawn from the seed; 0 = all", least=0, since=2)
 
 
+@dataclass(frozen=True)
+class Stop:
+    patience: int = key(
+        0,
+        "evaluations in a row without a better accuracy (or loss, where there is none) that end the run; 0 = never",
+        least=0,
+        since=2,
+    )
+    min_delta: float = key(
+        0.0,
+        "by how much an accuracy must be better to count as such",
+        least=0,
+        used=(unless("stop.patience", "0"),),
+        since=2,
+    )
+    target: float = key(0.0, "test accuracy that ends the run; 0 = none", least=0, most=1, since=2)
+
+
 _MEASURED = (unless("barrier.every", "0"),)
 
 
@@ -314,6 +339,9 @@ class Output:
     save_client_models: bool = key(
         False, "keep the client models of rounds in which barriers are measured", in_result=False
     )
+    keep_best: bool = key(
+        False, "keep the global model of the best evaluated round, next to the final one", in_result=False, since=2
+    )
 
 
 @dataclass(frozen=True)
@@ -330,6 +358,7 @@ class RunConfig:
     mask: Mask = field(default_factory=Mask, metadata={"used": (unless("strategy.name", "fedavg"),)})
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    stop: Stop = field(default_factory=Stop)
     barrier: Barrier = field(default_factory=Barrier)
     output: Output = field(default_factory=Output)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from fedpfn.runs.best_model import rewind_best
 from fedpfn.runs.checkpoints import (
     Checkpoint,
     last_checkpoint,
@@ -22,7 +23,7 @@ from fedpfn.runs.checkpoints import (
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.files import read_json, read_yaml, to_json, whole_file, write_json, write_whole
 from fedpfn.runs.machine import ENVIRONMENT, environment
-from fedpfn.runs.reading import LOG, read_rounds
+from fedpfn.runs.reading import LOG, STOPPED, read_rounds
 
 LOCK = ".lock"
 ATTEMPTS = "attempts.jsonl"
@@ -68,6 +69,8 @@ class RunFolder:
         is_longer = rounds > config.get("rounds", RunConfig.rounds)
         if summary is not None and not is_longer:
             raise ValueError(f"{self.path} is complete: there is nothing to resume")
+        if summary is not None and STOPPED in summary:
+            raise ValueError(f"{self.path} ended by its own rule, as a run of {rounds} rounds would")
         lines = read_rounds(self.path)
         checkpoint = last_checkpoint(self.path, most=len(lines) - 1)
         if summary is not None and checkpoint is None:
@@ -86,6 +89,7 @@ class RunFolder:
         # the barriers of a round are written before its line
         for later in range(kept, len(lines) + 1):
             _barrier_path(self.path, later).unlink(missing_ok=True)
+        rewind_best(self.path, max(kept - 1, 0))
         for ended in ("summary.json", "failure.json"):
             (self.path / ended).unlink(missing_ok=True)
         if is_longer:

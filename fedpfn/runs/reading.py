@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # what is said during a run goes there
 LOG = "flower.log"
+# in the line of the round with which a run ended before its last one, and in its summary: why
+STOPPED = "stopped"
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,19 @@ from fedpfn.measures import BUILT_IN, MEASURES, Instruments, Measure, measure_ro
 from fedpfn.params import State, first_non_finite, read_state, state_digest
 from fedpfn.rounds import Round
 from fedpfn.runs.barrier_arrays import barrier_arrays
+from fedpfn.runs.best_model import Best, BestModel
 from fedpfn.runs.checkpoints import COUNTED, Checkpoint
 from fedpfn.runs.folder import RunFolder
-from fedpfn.runs.reading import read_rounds
+from fedpfn.runs.reading import STOPPED, read_rounds
+from fedpfn.runs.stopping import NEVER, Progress, StopRule
 from fedpfn.runs.summary import summarise
 from fedpfn.runs.trackers import Tracker
 from fedpfn.schedules import UNMASKED, Plan, encode_plan
 
 # in a checkpoint: the digest of the plans that its rounds were trained by
 PLANS = "plans"
+# and what later rounds are compared with, where the run may stop early or keeps its best model
+PROGRESS, BEST = "progress", "best"
 
 
 class Recorder:
@@ -51,6 +55,10 @@ class Recorder:
         Latest checkpoints that are kept; 0 = all.
     save_client_models
         Whether client models are kept, of the rounds in which barriers are measured.
+    stop
+        What ends the run before its last round; ``stopped`` says that it has.
+    keep_best
+        Whether the global model of the best evaluated round is kept.
     tracker
         Is given every line that is recorded.
 
@@ -78,12 +86,17 @@ class Recorder:
         checkpoint_every: int = 0,
         keep_checkpoints: int = 2,
         save_client_models: bool = False,
+        stop: StopRule = NEVER,
+        keep_best: bool = False,
         tracker: Tracker | None = None,
     ) -> None:
-        self.folder, self.instruments, self.measures = folder, instruments, tuple(measures)
+        self.folder, self.instruments = folder, instruments
+        self.measures = tuple(m for m in measures if not m.needs_held_out or instruments.held_out is not None)
         self.schedule, self.model_name, self.strategy_state = schedule, model_name, strategy_state
         self.checkpoint_every, self.keep_checkpoints = checkpoint_every, keep_checkpoints
         self.save_client_models, self.tracker = save_client_models, tracker
+        self.stop, self._progress = stop, Progress()
+        self.best_model = BestModel(folder.path) if keep_best else None
         self.rounds: list[dict[str, Any]] = []
         self.state: State = {}
         self.wire_bytes = 0
@@ -98,6 +111,11 @@ class Recorder:
     def seconds(self) -> float:
         """How long the run has taken, without what lay between its end and its resumption."""
         return self._seconds_before + time.perf_counter() - self._started
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the run ended with the last round on record, though there could be more; None where it did not."""
+        return self.rounds[-1].get(STOPPED) if self.rounds else None
 
     def resume(self, checkpoint: Checkpoint, plans: Iterable[Plan] | None = None) -> None:
         """Go on after the checkpoint's round, with the lines of its rounds on record.
@@ -125,6 +143,9 @@ class Recorder:
         counted = json.loads(checkpoint.about[COUNTED])
         self.wire_bytes, self.devices = counted["wire_bytes"], counted["devices"]
         self._seconds_before, self._ended = counted["seconds"], time.perf_counter()
+        self._progress = Progress.read(checkpoint.about.get(PROGRESS))
+        if self.best_model is not None and BEST in checkpoint.about:
+            self.best_model.best = Best.read(checkpoint.about[BEST])
 
     def __call__(self, round: Round) -> dict[str, float]:
         """Measure and record a round.
@@ -149,6 +170,7 @@ class Recorder:
             raise ValueError(f"round {round.server_round} cannot be recorded after round {len(self.rounds) - 1}")
         try:
             record = self._measure(round)
+            evaluation = self.instruments.evaluation(round)
         finally:
             self.instruments.forget()
         self._count(round)
@@ -157,6 +179,10 @@ class Recorder:
         if self.tracker is not None:
             self.tracker.log_round(record)
         _require_finite(record, round.after)
+        if self.best_model is not None and evaluation is not None:
+            self.best_model.offer(
+                round.server_round, evaluation, lambda: self._whole(round.after), {"model": self.model_name}
+            )
         every = self.checkpoint_every
         if round.server_round and every and round.server_round % every == 0:
             self.folder.save_checkpoint(self._checkpoint(round.server_round), keep=self.keep_checkpoints)
@@ -174,10 +200,17 @@ class Recorder:
     def save_final(self) -> None:
         """Save the global model as a whole state dict, the parts that never travel included, and how to go on."""
         self.folder.save_final(self._checkpoint(len(self.rounds) - 1))
+        if self.best_model is not None:
+            self.best_model.finish()
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of a complete run."""
-        return summarise(self.rounds) | {
+        summary = summarise(self.rounds)
+        if self.stopped is not None:
+            summary[STOPPED] = {"reason": self.stopped, "round": len(self.rounds) - 1}
+        if self.best_model is not None and self.best_model.best is not None:
+            summary["best_model"] = self.best_model.best.figures()
+        return summary | {
             "wire_bytes": self.wire_bytes,
             "weights_sha256": state_digest(self.state),
             "devices": self.devices,
@@ -190,6 +223,7 @@ class Recorder:
 
     def _measure(self, round: Round) -> dict[str, Any]:
         started = time.perf_counter()
+        stopped = self._decide(round)
         self.instruments.evaluation(round)
         evaluated = time.perf_counter()
         values = measure_round(self.measures, round, self.instruments, due=("barriers",))
@@ -216,7 +250,18 @@ class Recorder:
             {"round": round.server_round, "clients": round.clients}
             | record
             | {"failures": failures, "seconds": seconds}
+            | ({} if stopped is None else {STOPPED: stopped})
         )
+
+    def _decide(self, round: Round) -> str | None:
+        """Return why the run ends with a round; it is then measured as the last one is."""
+        evaluation = self.instruments.regular_evaluation(round) if self.stop.is_active else None
+        if evaluation is None or not round.server_round:
+            return None
+        self._progress, stopped = self.stop.after(evaluation, self._progress)
+        if stopped is not None:
+            self.instruments = self.instruments.ending_with(round.server_round)
+        return stopped
 
     def _write_barriers(self, round: Round) -> None:
         if len(round.contributions) < 2:
@@ -238,11 +283,16 @@ class Recorder:
 
     def _checkpoint(self, server_round: int) -> Checkpoint:
         counted = {"wire_bytes": self.wire_bytes, "devices": self.devices, "seconds": self.seconds}
+        about = {"model": self.model_name, PLANS: self.plans_digest(), COUNTED: json.dumps(counted)}
+        if self.stop.is_active:
+            about[PROGRESS] = self._progress.text()
+        if self.best_model is not None and self.best_model.best is not None:
+            about[BEST] = self.best_model.best.text()
         return Checkpoint(
             server_round,
             model=self._whole(self.state),
             server_optimizer=dict(self.strategy_state()),
-            about={"model": self.model_name, PLANS: self.plans_digest(), COUNTED: json.dumps(counted)},
+            about=about,
         )
 
     def _whole(self, state: State) -> dict[str, Tensor]:

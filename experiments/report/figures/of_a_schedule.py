@@ -21,9 +21,10 @@ from safetensors import SafetensorError
 from experiments.report.figures.pictures import Drawn, NamedFigure, Skipped
 from experiments.report.figures.style import BLUE, DOUBLE, add_legend, entitle, in_style, new_figure
 from experiments.report.figures.words import counted, title_of
+from fedpfn.algorithms import TITLES
 from fedpfn.masks import Shapes, mask_arrays
 from fedpfn.runs import Run
-from fedpfn.runs.arguments import round_plans
+from fedpfn.runs.arguments import is_masked, round_plans
 from fedpfn.schedules import Plan
 
 MOST_ROUNDS, MOST_TENSORS = 40, 24
@@ -48,8 +49,11 @@ def schedule(run: Run) -> Drawn:
     """
     name = "mask-schedule"
     trained = [record for record in run.rounds if record["mask"]]
-    if run.config.strategy.name == "fedavg":
-        return Skipped(name, "FedAvg trains every entry in every round")
+    if not is_masked(run.config):
+        title = TITLES.get(run.config.strategy.name, run.config.strategy.name)
+        return Skipped(name, f"{title} trains every entry in every round")
+    if run.config.strategy.name == "ssfl":
+        return Skipped(name, "SSFL's mask is chosen by the clients' data")
     if not trained:
         return Skipped(name, "no round of training is on record")
     try:

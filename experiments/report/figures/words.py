@@ -3,13 +3,13 @@
 from collections.abc import Collection, Mapping
 
 from experiments.report.study import Value, short_name, show_value
+from fedpfn.algorithms import TITLES
 from fedpfn.runs import Run
 from fedpfn.runs.identity import used_keys
 
 ALGORITHM = "strategy.name"
 ALPHA, RATIO = "partition.alpha", "mask.ratio"
 
-_ALGORITHMS = {"fedavg": "FedAvg", "fedpfn": "FedPFN", "fedpnu": "FedPNU"}
 _SYMBOLS = {ALPHA: "α", RATIO: "ρ"}
 _AXES = {ALPHA: "Dirichlet α (smaller: more skewed)", RATIO: "mask ratio ρ (share of entries frozen)"}
 
@@ -33,7 +33,7 @@ def setting(key: str, value: Value) -> str:
     if value is None:
         return f"no {symbol(key)}"
     if key == ALGORITHM:
-        return _ALGORITHMS.get(str(value), str(value))
+        return TITLES.get(str(value), str(value))
     return f"{symbol(key)} = {show_value(value)}"
 
 

@@ -1,0 +1,28 @@
+"""A mask bit by bit, as text: for one that no recipe gives, since it was chosen by looking at data."""
+
+import base64
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def mask_text(mask: Mapping[str, NDArray[np.bool_]]) -> str:
+    """Return a mask as text, one bit per entry before compression: what ``bits_of`` reads."""
+    bits = np.packbits(np.concatenate([part.reshape(-1) for part in mask.values()]))
+    return base64.b64encode(zlib.compress(bits.tobytes(), 1)).decode()
+
+
+def bits_of(text: str, size: int) -> NDArray[np.bool_]:
+    """Return the ``size`` entries of a mask that ``mask_text`` wrote. Raises ``ValueError`` for any other text."""
+    most = -(-size // 8)
+    try:
+        reader = zlib.decompressobj()
+        # no more than what is expected, whatever the text claims
+        data = reader.decompress(base64.b64decode(text, validate=True), most + 1)
+    except (ValueError, zlib.error) as error:
+        raise ValueError(f"the text is not a mask: {error}") from error
+    if len(data) != most:
+        raise ValueError(f"the text is not a mask of {size} entries")
+    return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=size).astype(bool)

@@ -1,0 +1,100 @@
+"""When a run ends before its last round: enough evaluations without progress, or the accuracy that was wanted.
+
+Early stopping by patience (Prechelt 1998): the run ends with the first evaluation that is the p-th in a row without an
+accuracy above a + d, where a is that of the last evaluation that made progress, p ``patience`` and d ``min_delta``. In
+tasks without an accuracy the loss has to fall below a - d. A target ends the run with the first evaluation whose
+accuracy is at least that. Only rounds that are evaluated count, and not the initial model. The decision rests on the
+evaluation as in any other round, on the sample where there is one, so that it does not depend on how many rounds a run
+could have.
+"""
+
+import json
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedpfn.evaluation import Evaluation
+
+PATIENCE, TARGET = "patience", "target"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a rule knows after a round: the score that has to be surpassed, and the evaluations that did not."""
+
+    score: float | None = None
+    without: int = 0
+
+    def text(self) -> str:
+        """Return it as text, to the bit, for the header of a checkpoint."""
+        return json.dumps({"score": self.score, "without": self.without})
+
+    @classmethod
+    def read(cls, text: str | None) -> "Progress":
+        """Return what ``text`` wrote; that of a run that has not begun where there is none."""
+        return cls(**json.loads(text)) if text else cls()
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """What ends a run early.
+
+    Attributes
+    ----------
+    patience
+        Evaluations in a row without progress after which the run ends; 0 = any number.
+    min_delta
+        What the accuracy has to gain, or the loss to fall, for an evaluation to be progress.
+    target
+        Accuracy, a share, that ends the run; 0 = none.
+    """
+
+    patience: int = 0
+    min_delta: float = 0.0
+    target: float = 0.0
+
+    @property
+    def is_active(self) -> bool:
+        """Whether there is anything that could end a run."""
+        return self.patience > 0 or self.target > 0
+
+    def after(self, evaluation: "Evaluation", progress: Progress) -> tuple[Progress, str | None]:
+        """Return the progress after an evaluation, and why the run ends with it; None where it does not.
+
+        Examples
+        --------
+        >>> from fedpfn.evaluation import Evaluation
+        >>> rule, progress = StopRule(patience=2), Progress()
+        >>> for accuracy in (0.5, 0.6, 0.6, 0.4):
+        ...     progress, reason = rule.after(Evaluation(1.0, accuracy, 100), progress)
+        >>> reason, progress.score
+        ('patience', 0.6)
+        """
+        current = score(evaluation)
+        if progress.score is None or current > progress.score + self.min_delta:
+            progress = Progress(current)
+        else:
+            progress = replace(progress, without=progress.without + 1)
+        if self.target and evaluation.accuracy >= self.target:
+            return progress, TARGET
+        return progress, PATIENCE if self.patience and progress.without >= self.patience else None
+
+    def words(self, reason: str) -> str:
+        """Return the ``reason`` of an end as a person reads it.
+
+        >>> StopRule(target=0.9).words("target")
+        'an accuracy of 0.9 was reached (stop.target)'
+        """
+        if reason == TARGET:
+            return f"an accuracy of {self.target:g} was reached (stop.target)"
+        by = f" by more than {self.min_delta:g}" if self.min_delta else ""
+        return f"{self.patience} evaluations in a row were not better{by} (stop.patience)"
+
+
+NEVER = StopRule()
+
+
+def score(evaluation: "Evaluation") -> float:
+    """Return how good a model is, higher being better: its accuracy, or where there is none its negative loss."""
+    return -evaluation.loss if math.isnan(evaluation.accuracy) else evaluation.accuracy
