@@ -17,7 +17,7 @@ from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.packing import pack
 from fedpfn.params import State, trainable, write_tensors
-from fedpfn.runs.arguments import local_algorithm_of, optimizer_of
+from fedpfn.runs.arguments import augmenter_of, local_algorithm_of, lr_factor_of, optimizer_of
 from fedpfn.runs.config import DIVERGENCE_HINT
 from fedpfn.saliency import snip
 from fedpfn.schedules import phase_steps
@@ -52,13 +52,16 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
     with torch_seed(task.config.seed, "dropout", task.server_round, client), hinted():
         trained = train(
             workspace.model,
-            _decoded(job.examples, drawn=sum(job.steps) * settings.batch_size),
+            # images are augmented before they are decoded
+            job.examples if job.augment else _decoded(job.examples, drawn=sum(job.steps) * settings.batch_size),
             job.batches,
             list(zip(masks.phases, job.steps, strict=True)),
             optimizer=optimizer_of(task.config, task.server_round),
             loss=workspace.loss_of(job.examples.labels),
             algorithm=algorithm,
             clip_norm=settings.clip_norm,
+            lr_factor=job.lr_factor,
+            augment=job.augment,
         )
     packed = {name: entries.cpu() for name, entries in pack(workspace.state, masks.active).items()}
     finished = finish(algorithm, trainable(workspace.model), masks, trained) if algorithm else NOTHING_ELSE
@@ -124,7 +127,7 @@ def hinted() -> Iterator[None]:
 
 
 def job_of(task: Task, workspace: Workspace, client: int) -> Job:
-    """Return the client's examples, the order of its batches in this round, and its number of steps per phase."""
+    """Return what a client trains on in this round, and its number of steps per phase."""
     settings, smallest = task.config.train, workspace.smallest_batch
     examples = workspace.train.take(workspace.parts[client])
     steps = count_steps(
@@ -132,7 +135,13 @@ def job_of(task: Task, workspace: Workspace, client: int) -> Job:
     )
     generator = numpy_generator(task.config.seed, "batches", task.server_round, client)
     batches = batch_order(len(examples), settings.batch_size, generator, least=smallest)
-    return Job(examples, batches, phase_steps(tuple(phase.share for phase in task.plan), steps))
+    return Job(
+        examples,
+        batches,
+        phase_steps(tuple(phase.share for phase in task.plan), steps),
+        lr_factor_of(task.config, steps),
+        augmenter_of(task.config, task.server_round, client),
+    )
 
 
 def load(workspace: Workspace, state: State) -> None:

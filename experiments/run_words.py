@@ -56,7 +56,14 @@ def _from(workdir: Path, config: RunConfig) -> RunConfig:
         model=replace(config.model, name=from_here(config.model.name)),
         strategy=replace(config.strategy, base=from_here(config.strategy.base)),
         mask=replace(config.mask, schedule=from_here(config.mask.schedule)),
-        train=replace(config.train, optimizer=from_here(config.train.optimizer), loss=from_here(config.train.loss)),
+        train=replace(
+            config.train,
+            optimizer=from_here(config.train.optimizer),
+            loss=from_here(config.train.loss),
+            schedule=from_here(config.train.schedule),
+            round_schedule=from_here(config.train.round_schedule),
+            augment=from_here(config.train.augment),
+        ),
         output=replace(config.output, dir=_absolute(config.output.dir, workdir)),
     )
 

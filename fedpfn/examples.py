@@ -4,7 +4,7 @@ Images stay uint8 in memory and are normalised on the device: x = (u / 255 - mea
 (float) and tokens (integers) pass as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -72,9 +72,13 @@ class Examples:
         inputs, labels = self.batch(slice(None))
         return Examples(inputs, labels, task=self.task)
 
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Return the decoded inputs and the labels at ``index``."""
+    def batch(
+        self, index: Tensor | slice, *, augment: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the decoded inputs and the labels at ``index``; ``augment`` acts on the inputs before decoding."""
         inputs = _rows(self.inputs, index)
+        if augment is not None:
+            inputs = augment(inputs)
         if inputs.dtype == torch.uint8:
             mean = _per_channel(self.mean, inputs.dim(), inputs.device)
             std = _per_channel(self.std, inputs.dim(), inputs.device)

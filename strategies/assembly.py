@@ -21,6 +21,7 @@ from fedpfn.params import trainable
 from fedpfn.runs.arguments import data_arguments, model_arguments, task_of
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import RoundPlans
+from fedpfn.training import image_faults
 from strategies.bases import make_masked
 from strategies.mask_faults import pattern_faults
 from strategies.preflight import label_faults
@@ -56,6 +57,8 @@ def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
     if not found.ok:
         faults = [finding.message for finding in found.findings if finding.level == "fault"]
         raise ConfigError(f"model {config.model.name}: {fault}" for fault in faults)
+    if faults := image_faults(config.train.augment, dataset.kind, dataset.input_shape):
+        raise ConfigError(faults)
     model = _builder(config, dataset)()
     if faults := pattern_faults(config, list(trainable(model))) + _layer_faults(config, dataset, model):
         raise ConfigError(faults)

@@ -25,7 +25,7 @@ from fedpfn.runs.parsing import Check, Reading, hide, run_checks
 from fedpfn.runs.stopping import StopRule
 from fedpfn.runs.trackers import tracker_faults
 from fedpfn.tasks import Task, resolve_task, task_for
-from fedpfn.training import OPTIMIZERS, loss_faults, optimizer_faults
+from fedpfn.training import OPTIMIZERS, image_faults, loss_faults, lr_schedule_faults, optimizer_faults
 from partitions import datasets, schemes
 from strategies.bases import base_faults
 from strategies.mask_faults import cycle_faults, frozen_faults, pattern_faults, schedule_faults
@@ -209,6 +209,12 @@ def _training_faults(config: RunConfig) -> Iterator[str]:
     yield from label_faults(config, _task(config))
     if train.stack and train.optimizer not in OPTIMIZERS:
         yield f"train.stack needs one of {', '.join(OPTIMIZERS)}; set train.stack=0 for {train.optimizer!r}"
+    facts = datasets.FACTS.get(config.data.name)
+    yield from image_faults(
+        train.augment, "tokens" if facts and facts.tokens else "images", facts.input_shape if facts else None
+    )
+    yield from (f"train.schedule: {fault}" for fault in lr_schedule_faults(train.schedule, train.steps or 10))
+    yield from (f"train.round-schedule: {fault}" for fault in lr_schedule_faults(train.round_schedule, config.rounds))
 
 
 def _measure_faults(config: RunConfig) -> list[str]:
@@ -256,6 +262,12 @@ def resume_faults(config: RunConfig, path: Path) -> list[str]:
             return [
                 f"{path} cannot be extended to {config.rounds} rounds: mask.ratio-shape={config.mask.ratio_shape} "
                 f"moves the mask ratio over all rounds, so that a run of {run.config.rounds} has other masks"
+            ]
+        if here.get("train.round-schedule") not in ("constant", "step"):
+            return [
+                f"{path} cannot be extended to {config.rounds} rounds: train.round-schedule="
+                f"{config.train.round_schedule} moves the learning rate over all rounds, so that a run of "
+                f"{run.config.rounds} has other rates"
             ]
         if run.summary is not None and last_checkpoint(path, most=run.summary["rounds"]) is None:
             return [f"{path} cannot be extended: it holds no checkpoint to go on from"]

@@ -107,7 +107,7 @@ def test_a_config_is_frozen() -> None:
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=by_name)
 def test_every_key_says_what_it_is_and_its_default_has_its_type(spec: KeySpec) -> None:
-    assert type(spec.default) is spec.type
+    assert type(spec.default) is (int if spec.fraction else spec.type)
     assert spec.about and "\n" not in spec.about
     assert spec.name == spec.name.lower() and "_" not in spec.name
     assert spec.default in (spec.choices or (spec.default,))
@@ -143,7 +143,7 @@ def test_a_config_comes_back_from_its_flat_and_its_nested_form(values: dict[str,
     config = RunConfig.parse(values)
     flat = config.flat()
     assert all(flat[name] == value for name, value in values.items())
-    assert all(type(flat[name]) is SPECS[name].type for name in flat)
+    assert all(type(flat[name]) is SPECS[name].type or SPECS[name].fraction for name in flat)
     assert RunConfig.parse(flat) == RunConfig.parse(config.nested()) == config
 
 
@@ -164,13 +164,25 @@ def test_a_value_of_another_type_is_refused_with_its_key(spec: KeySpec) -> None:
 
 
 # 0 or 1, whichever lies within the limits; strategy.phase-share lies between them
-WHOLE = [(spec, 0 if "below" in spec.limits else 1) for spec in OF_TYPE[float] if spec.name != "strategy.phase-share"]
+WHOLE = [
+    (spec, 0 if "below" in spec.limits else 1)
+    for spec in OF_TYPE[float]
+    if spec.name != "strategy.phase-share" and not spec.fraction
+]
 
 
 @pytest.mark.parametrize(("spec", "whole"), WHOLE, ids=[spec.name for spec, _ in WHOLE])
 def test_a_whole_number_will_do_for_a_float_and_becomes_one(spec: KeySpec, whole: int) -> None:
     value = RunConfig.parse({spec.name: whole, "mask.ratio-shape": "linear"}).flat()[spec.name]
     assert value == whole and type(value) is float
+
+
+@pytest.mark.parametrize("whole", [2, 2.0], ids=str)
+def test_whole_epochs_are_kept_as_they_were_before_there_were_fractions(whole: float) -> None:
+    config = RunConfig.parse({"train.epochs": whole})
+    assert repr(config.flat()["train.epochs"]) == "2" and config == RunConfig.parse({"train.epochs": 2})
+    assert RunConfig.parse({"train.epochs": 1.5}).flat()["train.epochs"] == 1.5
+    assert repr(RunConfig().flat()["train.epochs"]) == "1"
 
 
 # limits and choices

@@ -502,9 +502,18 @@ def test_no_batch_is_smaller_than_least(size: int, batch_size: int, least: int) 
         (9, {"batch_size": 4, "epochs": 2}, 6),
         (9, {"batch_size": 4, "epochs": 2, "least": 2}, 4),
         (3, {"batch_size": 100, "epochs": 1}, 1),
+        (10, {"batch_size": 4, "epochs": 1.0}, 3),
+        (10, {"batch_size": 4, "epochs": 0.5}, 2),
+        (10, {"batch_size": 4, "epochs": 1.5}, 5),
+        (10, {"batch_size": 4, "epochs": 1 / 3}, 1),
+        (10, {"batch_size": 4, "epochs": 0.001}, 1),
+        (10, {"batch_size": 4, "epochs": 1e-300}, 1),
+        (30, {"batch_size": 1, "epochs": 0.1}, 3),
+        (9, {"batch_size": 4, "epochs": 0.75, "least": 2}, 2),
+        (10, {"batch_size": 4, "epochs": 0.5, "steps": 5}, 5),
     ],
 )
-def test_steps_are_counted_as_by_hand(size: int, settings: dict[str, int], expected: int) -> None:
+def test_steps_are_counted_as_by_hand(size: int, settings: dict[str, Any], expected: int) -> None:
     assert count_steps(size, **settings) == expected
 
 

@@ -128,6 +128,13 @@ RULES: list[tuple[Settings, tuple[str, ...], tuple[str, ...]]] = [
         (),
     ),
     ({"train.steps": 0}, ("train.steps", "train.epochs"), ()),
+    ({"train.schedule": "step"}, ("train.schedule-every", "train.schedule-gamma"), ("train.round-schedule-every",)),
+    ({"train.schedule": "cosine"}, ("train.schedule",), ("train.schedule-every", "train.schedule-gamma")),
+    (
+        {"train.round-schedule": "step"},
+        ("train.round-schedule-every", "train.round-schedule-gamma"),
+        ("train.schedule-every", "train.schedule-gamma"),
+    ),
     ({"train.steps": 3}, ("train.steps",), ("train.epochs",)),
     ({"train.optimizer": "sgd"}, ("train.momentum", "train.nesterov", "train.weight-decay"), ()),
     ({"train.optimizer": "adam"}, ("train.weight-decay",), ("train.momentum", "train.nesterov")),
@@ -170,9 +177,10 @@ def test_fed_avg_by_default_uses_these_keys_and_no_others() -> None:
         seed rounds device measures federation.clients federation.fraction federation.tolerate-failures data.name
         data.image-size data.train-examples data.test-examples data.task partition.scheme partition.alpha
         partition.min-size partition.holdout model.name model.hidden model.width model.width-multiplier strategy.name
-        strategy.base train.epochs train.steps train.batch-size train.optimizer train.lr train.lr-decay train.momentum
-        train.nesterov train.weight-decay train.loss train.proximal-mu train.clip-norm train.threads train.stack
-        evaluate.every evaluate.max-examples stop.patience stop.target barrier.every barrier.points barrier.max-pairs
+        strategy.base train.epochs train.steps train.batch-size train.augment train.optimizer train.lr train.lr-decay
+        train.schedule train.round-schedule train.warmup-rounds train.momentum train.nesterov train.weight-decay
+        train.loss train.proximal-mu train.clip-norm train.threads train.stack evaluate.every evaluate.max-examples
+        stop.patience stop.target barrier.every barrier.points barrier.max-pairs
         barrier.max-examples barrier.split barrier.batch-norm barrier.layers
     """
     assert list(used_keys(RunConfig.parse({"strategy.name": "fedavg"}))) == told.split()
@@ -346,9 +354,13 @@ VALUES: dict[str, list[Any]] = {
     "mask.schedule": ["per-round", "fixed", "complement", "cyclic"],
     "mask.ratio": [0.4, 0.8], "mask.ratio-shape": ["constant", "linear"], "mask.final-ratio": [0.4, 0.8],
     "mask.warmup-rounds": [0, 1], "mask.granularity": ["weight", "neuron"], "mask.draw": ["exact", "bernoulli"],
-    "mask.blocks": [4, 2], "mask.include": ["*", "head*"], "mask.exclude": ["", "*.bias"], "train.epochs": [1, 2],
+    "mask.blocks": [4, 2], "mask.include": ["*", "head*"], "mask.exclude": ["", "*.bias"], "train.epochs": [1, 2, 0.5],
     "train.steps": [0, 3], "train.batch-size": [32, 8], "train.optimizer": ["sgd", "adam", "torch.optim:RMSprop"],
     "train.lr": [0.1, 1.0], "train.lr-decay": [1.0, 0.9], "train.momentum": [0.9, 0.5],
+    "train.augment": ["none", "flip"], "train.schedule": ["constant", "step", "cosine"],
+    "train.schedule-every": [10, 2], "train.schedule-gamma": [0.1, 0.5],
+    "train.round-schedule": ["constant", "step", "linear"], "train.round-schedule-every": [10, 2],
+    "train.round-schedule-gamma": [0.1, 0.5], "train.warmup-rounds": [0, 2],
     "train.nesterov": [False, True], "train.weight-decay": [0.0, 0.1], "train.proximal-mu": [0.0, 0.1],
     "train.clip-norm": [0.0, 1.0], "train.threads": [1, 2], "train.stack": [0, 4], "barrier.every": [1, 0],
     "barrier.points": [25, 3], "barrier.max-pairs": [0, 5], "barrier.max-examples": [2000, 0],
@@ -375,6 +387,7 @@ switches = st.fixed_dictionaries(
         for name in (
             "strategy.name", "strategy.variant", "strategy.base", "mask.ratio-shape", "mask.schedule",
             "data.name", "partition.scheme", "model.name", "train.steps", "train.optimizer", "barrier.every",
+            "train.schedule", "train.round-schedule",
             "federation.tolerate-failures",
         )
     },
@@ -410,6 +423,7 @@ VERSION_1: list[tuple[Settings, str]] = [
     ({"strategy.name": "fedavg"}, "aa9795b747b0"),
     ({"strategy.name": "fedavg", "partition.alpha": 100, "rounds": 3, "seed": 1}, "13ccf7e38c72"),
     ({"strategy.name": "fedpnu", "train.epochs": 2}, "a759c4bfef7b"),
+    ({"strategy.name": "fedpnu", "train.epochs": 2.0}, "a759c4bfef7b"),
     ({"strategy.name": "fedpnu", "strategy.variant": "across-rounds"}, "7716dc9f2d2f"),
     ({"strategy.server-optimizer": "avgm"}, "6f30164c56e0"),
     ({"strategy.server-optimizer": "avgm", "strategy.server-lr": 0.7}, "9e0f51df90eb"),

@@ -240,6 +240,12 @@ def test_a_list_in_exclude_matches_any_of_its_values(tmp_path: Path) -> None:
     assert values(cells(tmp_path, text), "rounds", "train.epochs") == [(1, 1), (2, 2)]
 
 
+def test_whole_epochs_name_the_same_cell_however_they_are_written(tmp_path: Path) -> None:
+    first, second = (cells(tmp_path, f"grid: {{train.epochs: [{one}, 0.5]}}") for one in ("1", "1.0"))
+    assert [(cell.address, cell.label) for cell in first] == [(cell.address, cell.label) for cell in second]
+    assert first[0].label == "epochs=1_seed=0" and first[0].address != first[1].address
+
+
 def test_a_cell_stays_while_one_of_the_combinations_it_stands_for_does(tmp_path: Path) -> None:
     for ratio in (0.2, 0.6):
         entry = f"{{strategy.name: fedavg, mask.ratio: {ratio}}}"

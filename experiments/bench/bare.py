@@ -45,7 +45,7 @@ def _train(model: nn.Module, start: list[torch.Tensor], data: Examples, config: 
     optimizer = torch.optim.SGD(model.parameters(), lr=config.train.lr, momentum=config.train.momentum)
     criterion = nn.CrossEntropyLoss()
     model.train()
-    for _ in range(config.train.epochs):
+    for _ in range(int(config.train.epochs)):
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(data))).to(data.device)
         for batch in torch.split(order, config.train.batch_size):
             optimizer.zero_grad()

@@ -59,7 +59,7 @@ def train(message: Message, context: Context) -> Message:
     optimizer = torch.optim.SGD(kept.model.parameters(), lr=lr, momentum=config.train.momentum)
     running = torch.zeros((), device=device)
     steps = 0
-    for _ in range(config.train.epochs):
+    for _ in range(int(config.train.epochs)):
         for batch in torch.split(torch.randperm(len(index), device=device), config.train.batch_size):
             optimizer.zero_grad()
             loss = criterion(kept.model(inputs[batch]), labels[batch])

@@ -75,7 +75,7 @@ def train(message: Message, context: Context) -> Message:
     lr = cast(float, message.content.config_records["config"]["lr"])
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=config.train.momentum)
     running = 0.0
-    for _ in range(config.train.epochs):
+    for _ in range(int(config.train.epochs)):
         for inputs, labels in loader:
             inputs, labels = inputs.to(device), labels.to(device)
             optimizer.zero_grad()

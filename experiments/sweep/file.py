@@ -26,15 +26,15 @@ from typing import Any
 from fedpfn import imports
 from fedpfn.runs import read_config, read_yaml
 from fedpfn.runs.config import KEYS, ConfigError, RunConfig, is_key, key_faults, read_overrides
-from fedpfn.runs.keys import Scalar, flatten, unknown_key
+from fedpfn.runs.keys import Scalar, flatten, kept, unknown_key
 
 _TABLES = {name.partition(".")[0] for name in KEYS}
 # set for each cell by those who run it
 _OURS = ("output.dir", "output.resume")
 # may name a file of the user's own, path/to/file.py:name; measures several
 _REFERENCES = (
-    "data.name", "partition.scheme", "model.name", "strategy.base", "mask.schedule", "train.optimizer", "measures",
-    "data.task", "train.loss",
+    "data.name", "partition.scheme", "model.name", "strategy.base", "mask.schedule", "train.optimizer",
+    "train.schedule", "train.round-schedule", "train.augment", "measures", "data.task", "train.loss",
 )  # fmt: skip
 _SECTIONS: dict[str, tuple[type, str]] = {
     "question": (str, "text"),
@@ -263,7 +263,7 @@ def _value(place: _Place, name: str, value: Any) -> Scalar:
         return str((place.workdir / Path(str(value)).expanduser()).resolve())
     if name in _REFERENCES and not faults:
         return ",".join(imports.absolute_reference(part.strip(), place.workdir) for part in str(value).split(","))
-    return float(value) if name in KEYS and KEYS[name].type is float and not faults else value
+    return kept(KEYS[name], value) if name in KEYS and not faults else value
 
 
 def _repeated(values: Sequence[Any]) -> list[Any]:

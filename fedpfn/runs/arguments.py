@@ -18,7 +18,17 @@ from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.schedules import Masking, PlanStep, RoundPlans, fed_avg, fed_pfn, fed_pnu, plan_rounds
 from fedpfn.seeding import numpy_generator
 from fedpfn.tasks import Task, resolve_task, task_for
-from fedpfn.training import LocalAlgorithm, Loss, MakeOptimizer, local_loss, make_optimizer
+from fedpfn.training import (
+    Augmenter,
+    LocalAlgorithm,
+    Loss,
+    MakeOptimizer,
+    local_loss,
+    make_augment,
+    make_lr_schedule,
+    make_optimizer,
+    warm_up,
+)
 
 
 def data_arguments(config: RunConfig) -> dict[str, Any]:
@@ -122,12 +132,40 @@ def local_algorithm_class(name: str) -> type[LocalAlgorithm] | None:
     return kind
 
 
+def augmenter_of(config: RunConfig, server_round: int, client: int) -> Augmenter | None:
+    """Return what a client does to its images in a round; None where they stay. Raises as ``make_augment``."""
+    augment = make_augment(config.train.augment)
+    return None if augment is None else Augmenter(augment, config.seed, ("augment", server_round, client))
+
+
+def lr_factor_of(config: RunConfig, steps: int) -> Callable[[int], float] | None:
+    """Return the factor of the learning rate at each of a client's local ``steps``; None where it stays."""
+    train = config.train
+    if train.schedule == "constant":
+        return None
+    schedule = make_lr_schedule(train.schedule, every=train.schedule_every, gamma=train.schedule_gamma)
+    return lambda step: schedule(step, steps)
+
+
+def round_lr(config: RunConfig, server_round: int) -> float:
+    """Return the learning rate that a round starts with: lr decay^t s(t, T) min(1, (t + 1) / (n + 1)), t = round - 1.
+
+    s is ``train.round-schedule`` over the run's T rounds, n is ``train.warmup-rounds``. Raises ``ValueError`` for a
+    schedule of the user's own that fails.
+    """
+    train, done = config.train, server_round - 1
+    schedule = make_lr_schedule(
+        train.round_schedule, every=train.round_schedule_every, gamma=train.round_schedule_gamma
+    )
+    return train.lr * train.lr_decay**done * schedule(done, config.rounds) * warm_up(done, train.warmup_rounds)
+
+
 def optimizer_of(config: RunConfig, server_round: int) -> MakeOptimizer:
     """Return the local optimiser of a round."""
     settings = config.train
     return make_optimizer(
         settings.optimizer,
-        lr=settings.lr * settings.lr_decay ** (server_round - 1),
+        lr=round_lr(config, server_round),
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,

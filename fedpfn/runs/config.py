@@ -25,6 +25,7 @@ from fedpfn.runs.keys import (
     unless,
     value_faults,
     when,
+    whole,
 )
 from fedpfn.runs.legacy import OLD_KEYS, modernise
 from fedpfn.runs.parsing import ConfigError as ConfigError
@@ -32,6 +33,7 @@ from fedpfn.runs.parsing import Reading, argument_fault, read_layers
 
 # a part of the user's own, by import string
 OWN = "*:*"
+_LR_SCHEDULES = ("constant", "cosine", "step", "linear")
 # for whoever reports a loss that is not finite
 DIVERGENCE_HINT = (
     "training diverged: try train.lr=0.01, train.momentum=0 or a bound on the gradient, train.clip-norm=1; a small "
@@ -199,9 +201,22 @@ class Mask:
 
 @dataclass(frozen=True)
 class Train:
-    epochs: int = key(1, "local epochs of a round", least=1, used=(when("train.steps", "0"),))
+    epochs: float = key(
+        1,
+        "local epochs of a round, 0.5 or 1.5 as well; the last step begun counts",
+        above=0,
+        used=(when("train.steps", "0"),),
+        fraction=True,
+    )
     steps: int = key(0, "local steps of a round; above 0 it replaces epochs", least=0)
     batch_size: int = key(32, "examples per local step", least=1)
+    augment: str = key(
+        "none",
+        "random crops (padding 4) and flips of the images of a local step, or your own function (images, generator)",
+        choices=("none", "crop-flip", "crop", "flip"),
+        own=True,
+        since=2,
+    )
     optimizer: str = key(
         "sgd",
         "local optimiser, fresh in each round, such as torch.optim:RMSprop; called with the parameters and lr",
@@ -211,6 +226,38 @@ class Train:
     args: str = key("", _ARGS.format("the optimiser", "train.args.amsgrad=true"), since=2)
     lr: float = key(0.1, "local learning rate of round 1", above=0)
     lr_decay: float = key(1.0, "factor by which the learning rate changes from round to round", above=0, most=1)
+    schedule: str = key(
+        "constant",
+        "learning rate over the local steps of a round, or your own function (done, total) -> factor",
+        choices=_LR_SCHEDULES,
+        own=True,
+        since=2,
+    )
+    schedule_every: int = key(
+        10, "local steps between two drops of train.schedule=step", least=1, used=(when("train.schedule", "step"),),
+        since=2,
+    )  # fmt: skip
+    schedule_gamma: float = key(
+        0.1, "factor of a drop of train.schedule=step", above=0, most=1, used=(when("train.schedule", "step"),), since=2
+    )
+    round_schedule: str = key(
+        "constant",
+        "learning rate over the rounds of a run, or your own function (done, total) -> factor; times the others",
+        choices=_LR_SCHEDULES,
+        own=True,
+        since=2,
+    )
+    round_schedule_every: int = key(
+        10, "rounds between two drops of train.round-schedule=step", least=1,
+        used=(when("train.round-schedule", "step"),), since=2,
+    )  # fmt: skip
+    round_schedule_gamma: float = key(
+        0.1, "factor of a drop of train.round-schedule=step", above=0, most=1,
+        used=(when("train.round-schedule", "step"),), since=2,
+    )  # fmt: skip
+    warmup_rounds: int = key(
+        0, "first rounds n over which the learning rate rises from train.lr / (n + 1)", least=0, since=2
+    )
     momentum: float = key(0.9, "momentum of sgd", least=0, below=1, used=(when("train.optimizer", "sgd"),))
     nesterov: bool = key(False, "Nesterov's momentum", used=(when("train.optimizer", "sgd"),))
     weight_decay: float = key(
@@ -243,6 +290,10 @@ class Train:
         least=0,
         since=2,
     )
+
+    def __post_init__(self) -> None:
+        """Keep whole epochs as a whole number, which they are in configs written before there were others."""
+        object.__setattr__(self, "epochs", whole(self.epochs))
 
 
 @dataclass(frozen=True)

@@ -61,16 +61,18 @@ def key(
     used: tuple[When, ...] = (),
     in_result: bool | When = True,
     since: int = 1,
+    fraction: bool = False,
 ) -> Any:
     """Declare a key: its default, one line about it, and the values it may take.
 
     With ``own`` an import string will do as well as one of the ``choices``. ``used`` says under which values of other
     keys some part reads the key, all of them together (a table may say it for its keys in its field's metadata);
     ``in_result``, whether the result of a run depends on it or it only says where and how long; ``since``, the version
-    of the schema that brought it.
+    of the schema that brought it. A key with ``fraction`` was for whole numbers until it took fractions: a whole number
+    is still kept as one (1 and not 1.0), so that files and addresses stay as they were.
     """
     limits = {"least": least, "above": above, "most": most, "below": below}
-    about_use = {"used": used, "in_result": in_result, "since": since}
+    about_use = {"used": used, "in_result": in_result, "since": since, "fraction": fraction}
     return field(default=default, metadata={"about": about, "choices": choices, "own": own, **limits, **about_use})
 
 
@@ -87,6 +89,7 @@ class KeySpec(NamedTuple):
     used: tuple[When, ...] = ()
     in_result: bool | When = True
     since: int = 1
+    fraction: bool = False
 
     @property
     def holds_args(self) -> bool:
@@ -119,7 +122,7 @@ def key_specs(schema: Any, prefix: str = "", used: tuple[When, ...] = ()) -> lis
             default: Any = entry.default
             told = entry.metadata
             about, choices = told["about"], told["choices"]
-            rest = (told["own"], used + told["used"], told["in_result"], told["since"])
+            rest = (told["own"], used + told["used"], told["in_result"], told["since"], told["fraction"])
             specs.append(KeySpec(name, kind, default, about, choices, limits, *rest))
     return specs
 
@@ -172,6 +175,23 @@ def type_fault(spec: KeySpec, value: Any) -> str | None:
         return None
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return f"{spec.name} must be {names[spec.type]}, got {value!r} ({type(value).__name__})"
+
+
+def kept(spec: KeySpec, value: Any) -> Any:
+    """Return a value of the right type as a config keeps it: whole numbers of a float as floats, but of a fraction."""
+    if spec.type is not float:
+        return value
+    return whole(value) if spec.fraction else float(value)
+
+
+def whole(value: float) -> float:
+    """Return a whole number as an int, and any other as it is.
+
+    >>> whole(2.0), whole(0.5)
+    (2, 0.5)
+    """
+    # beyond, every float is whole, and an int too long for Flower's records
+    return int(value) if abs(value) < 2**53 and value == int(value) else value
 
 
 def value_faults(spec: KeySpec, value: Any) -> list[str]:

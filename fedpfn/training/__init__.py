@@ -1,5 +1,6 @@
 """Local training: batches, optimisers, and the kernel that clients and the laboratory share."""
 
+from fedpfn.training.augment import Augmenter, image_faults, make_augment
 from fedpfn.training.batches import batch_order, count_steps
 from fedpfn.training.kernel import NonFiniteError, Trained, train
 from fedpfn.training.local_algorithm import (
@@ -14,6 +15,7 @@ from fedpfn.training.local_algorithm import (
     is_elementwise,
 )
 from fedpfn.training.local_loss import LOCAL_LOSSES, local_loss, loss_faults
+from fedpfn.training.lr_schedules import LrSchedule, lr_schedule_faults, make_lr_schedule, warm_up
 from fedpfn.training.optimizers import OPTIMIZERS, MakeOptimizer, make_optimizer, optimizer_faults
 from fedpfn.training.stackable import stackable
 from fedpfn.training.stacked import Outcome, train_stacked
@@ -23,6 +25,7 @@ __all__ = [
     "LOCAL_LOSSES",
     "OPTIMIZERS",
     "UNCORRECTED",
+    "Augmenter",
     "Begun",
     "Correction",
     "End",
@@ -30,6 +33,7 @@ __all__ = [
     "Job",
     "LocalAlgorithm",
     "Loss",
+    "LrSchedule",
     "MakeOptimizer",
     "NonFiniteError",
     "Outcome",
@@ -37,12 +41,17 @@ __all__ = [
     "Trained",
     "batch_order",
     "count_steps",
+    "image_faults",
     "is_elementwise",
     "local_loss",
     "loss_faults",
+    "lr_schedule_faults",
+    "make_augment",
+    "make_lr_schedule",
     "make_optimizer",
     "optimizer_faults",
     "stackable",
     "train",
     "train_stacked",
+    "warm_up",
 ]

@@ -1,14 +1,22 @@
 """Which examples a local step takes, and how many steps a client takes: numbers and a generator in, indices out."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def count_steps(num_examples: int, *, batch_size: int, epochs: int, steps: int = 0, least: int = 1) -> int:
-    """Return the number of local steps: ``steps`` where above 0, else ``epochs`` times the batches of an epoch."""
-    return steps or epochs * _batches_per_epoch(num_examples, batch_size, least)
+def count_steps(num_examples: int, *, batch_size: int, epochs: float, steps: int = 0, least: int = 1) -> int:
+    """Return the number of local steps: ``steps`` where above 0, else ``epochs`` times the batches of an epoch.
+
+    Of a fraction of an epoch, rounded up: a client takes at least one step.
+
+    >>> count_steps(100, batch_size=32, epochs=1), count_steps(100, batch_size=32, epochs=0.6)
+    (4, 3)
+    """
+    # 0.1 of 30 batches is 3.0000000000000004 in binary
+    return steps or max(1, math.ceil(round(epochs * _batches_per_epoch(num_examples, batch_size, least), 6)))
 
 
 def batch_order(

@@ -56,12 +56,14 @@ def train(
     algorithm: Begun | None = None,
     clip_norm: float = 0.0,
     lr_factor: Callable[[int], float] | None = None,
+    augment: Callable[[int, Tensor], Tensor] | None = None,
     plain: bool = False,
 ) -> Trained:
     """Train ``model`` in place for ``phases``, pairs (mask or None, number of steps), on ``loss``.
 
     By default that is the loss of the examples' task.
     ``lr_factor(step)``, steps counted from 0 over all phases, multiplies the optimiser's own learning rate.
+    ``augment(step, images)`` returns what is trained on in their place; it gets uint8 images, before normalisation.
     ``clip_norm`` above 0 bounds the norm of the gradient after masking, so that frozen entries do not shrink the step.
     ``plain`` takes autograd, PyTorch's optimiser as it is and every precaution at every step; without it the optimiser
     steps in one fused pass where PyTorch has one, which rounds otherwise in the last digit.
@@ -97,7 +99,8 @@ def train(
                 for group, rate in zip(stepper.param_groups, own_rates, strict=True):
                     group["lr"] = rate * lr_factor(number)
             rates.append(stepper.param_groups[0]["lr"])
-            gradients.batch = examples.batch(order[number])
+            changed = None if augment is None else partial(augment, number)
+            gradients.batch = examples.batch(order[number], augment=changed)
             for value in (gradients(),) if algorithm is None else algorithm.passes(parameters, gradients):
                 if value is not None:
                     losses.append(value)

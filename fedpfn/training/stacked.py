@@ -4,8 +4,10 @@ A GPU runs a small model's step far below its capacity. The clients of a round s
 steps of their own, so with their weights stacked as W of shape (rows, *w), one backward pass through
 sum_r sum_i v_ri l(w_r; x_ri, y_ri), v = 1 / |batch|, gives each row the gradient that ``train`` would give that client.
 A correction of gradients, the mask and the optimiser act entry by entry, so they are the sequential kernel's own;
-clipping is done row by row. A batch shorter than the others is filled up with its first example at weight v = 0. A
-client that has fewer steps than its neighbours is copied out after its last one; what its row does then is thrown away.
+clipping is done row by row. Where learning rates follow schedules, a row's is f_r times the optimiser's: the steps of
+SGD, Adam and AdamW are proportional to the rate, so that W_r + f_r (W'_r - W_r) is where that rate leads. A batch
+shorter than the others is filled up with its first example at weight v = 0. A client that has fewer steps than its
+neighbours is copied out after its last one; what its row does then is thrown away.
 
 Shapes are the same at each step of each stack, ``rows`` clients with ``batch_size`` examples, so that every kernel does
 the same whoever shares the stack: a client's result in a given row is the same to the bit. In another row it is the
@@ -28,7 +30,7 @@ from fedpfn.params import State, trainable
 from fedpfn.training.kernel import NonFiniteError, Trained
 from fedpfn.training.local_algorithm import UNCORRECTED, Begun, Correction, correct, reach_of
 from fedpfn.training.optimizers import MakeOptimizer, fuse, leaves_still_entries
-from fedpfn.training.stacked_steps import Job, Schedule, lay_out
+from fedpfn.training.stacked_steps import Job, Schedule, batches_of, lay_out, lr_factors
 
 _ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
@@ -118,6 +120,8 @@ def _train_stack(
     start = {name: parameter.detach() for name, parameter in trainable(model).items()}
     stack = {name: _repeated(tensor, rows).requires_grad_() for name, tensor in start.items()}
     schedule = lay_out(jobs, rows, batch_size, next(iter(start.values())).dtype)
+    factors = lr_factors(jobs, schedule)
+    take = batches_of(jobs, schedule)
     correction = _stacked_correction([begun.correction for begun in algorithms], start, rows)
     losses: list[Tensor] = []
     reach: list[list[float]] = [[] for _ in jobs]
@@ -128,11 +132,11 @@ def _train_stack(
         if type(stepper) not in _ELEMENTWISE:
             raise ValueError(f"clients can be stacked under SGD, Adam and AdamW, not under {type(stepper).__name__}")
         fuse(stepper)
-        restore_each_step = not leaves_still_entries(stepper)
+        restore_each_step = factors is not None or not leaves_still_entries(stepper)
         done = _rows(stack, lasts, 0)
         for step in range(1, max(lasts) + 1):
             number = len(losses)
-            inputs, labels = schedule.examples.batch(schedule.index[number])
+            inputs, labels = take(number)
             for parameter in stack.values():
                 parameter.grad = None
             loss = stacked_losses(model, stack, inputs, labels, schedule.weights[number], schedule.examples.task.loss)
@@ -142,7 +146,10 @@ def _train_stack(
             freeze.mask_gradients()
             if clip_norm:
                 _clip_rows(stack, clip_norm)
+            before = None if factors is None else [parameter.detach().clone() for parameter in stack.values()]
             stepper.step()
+            if factors is not None and before is not None:
+                _scale_steps(stack, before, factors[number])
             if restore_each_step:
                 freeze.restore()
             losses.append(loss.detach())
@@ -151,10 +158,12 @@ def _train_stack(
         _write_rows(stack, done)
         freeze.restore()
         settings = stepper.param_groups[0]
-        for own, last in zip(reach, lasts, strict=True):
+        for own, job in zip(reach, jobs, strict=True):
+            first = sum(job.steps[:phase])
+            numbers = range(first, first + job.steps[phase])
             own.append(
                 reach_of(
-                    [settings["lr"]] * last,
+                    [settings["lr"] * (1.0 if job.lr_factor is None else job.lr_factor(n)) for n in numbers],
                     momentum=settings.get("momentum", 0.0),
                     nesterov=bool(settings.get("nesterov")),
                 )
@@ -180,6 +189,13 @@ def _stacked_correction(corrections: Sequence[Correction], start: State, rows: i
     every = [*corrections, *[UNCORRECTED] * (rows - len(corrections))]
     offset = {name: torch.stack([one.offset.get(name, nothing[name]) for one in every]) for name in names}
     return Correction(strengths.pop(), offset)
+
+
+@torch.no_grad()
+def _scale_steps(stack: Mapping[str, Tensor], before: Sequence[Tensor], factors: Tensor) -> None:
+    """Make each row's step ``factors[row]`` times what it was."""
+    for parameter, old in zip(stack.values(), before, strict=True):
+        parameter.copy_(old.lerp_(parameter, factors.to(old.dtype).view(-1, *([1] * (old.dim() - 1)))))
 
 
 def _clip_rows(stack: Mapping[str, Tensor], clip_norm: float) -> None:

@@ -5,8 +5,8 @@ one. All batches have one length: a shorter one is filled up at weight 0, an idl
 in, tensors on the device out; what a step does is ``stacked``'s.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -15,23 +15,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpfn.examples import Examples
+from fedpfn.training.augment import Augmenter, augment_rows
 
 
 @dataclass(frozen=True)
 class Job:
-    """One client's local training: its examples, its batches as ``train`` takes them, its number of steps a phase."""
+    """One client's local training: its examples, its number of steps a phase, and the rest as ``train`` takes it."""
 
     examples: Examples
     batches: Iterator[NDArray[np.int64]]
     steps: tuple[int, ...]
+    lr_factor: Callable[[int], float] | None = None
+    augment: Augmenter | None = None
 
 
 @dataclass(frozen=True)
 class Schedule:
     """What the rows of a stack take: ``index`` into ``examples`` and ``weights``, both (steps, rows, batch).
 
-    ``examples`` are those of all jobs, decoded. Weights are 1 / n for the n examples of a batch. ``own`` are the
-    stack's steps that a job takes part in and ``sizes`` its batches' lengths, both one array a job.
+    ``examples`` are those of all jobs, decoded unless images are augmented. Weights are 1 / n for the n examples of a
+    batch. ``own`` are the stack's steps that a job takes part in and ``sizes`` its batches' lengths, both one array a
+    job.
     """
 
     examples: Examples
@@ -39,6 +43,13 @@ class Schedule:
     weights: Tensor
     own: list[NDArray[np.int64]]
     sizes: list[NDArray[np.int64]]
+
+    def by_step(self, values: Sequence[Iterable[float]], idle: float) -> NDArray[np.float64]:
+        """Return the ``values`` of each job's own steps at the stack's steps, (steps, rows); ``idle`` elsewhere."""
+        table = np.full(self.index.shape[:2], float(idle))
+        for row, (own, of_job) in enumerate(zip(self.own, values, strict=True)):
+            table[own, row] = list(of_job)
+        return table
 
 
 def lay_out(jobs: Sequence[Job], rows: int, batch_size: int, dtype: torch.dtype) -> Schedule:
@@ -65,11 +76,12 @@ def lay_out(jobs: Sequence[Job], rows: int, batch_size: int, dtype: torch.dtype)
         all_own.append(own)
         all_sizes.append(np.array([len(batch) for batch in batches], dtype=np.int64))
         offset += len(job.examples)
-    decoded = [job.examples.decoded() for job in jobs]
-    examples = Examples(
-        torch.cat([part.inputs for part in decoded]),
-        torch.cat([part.labels for part in decoded]),
-        task=decoded[0].task,
+    augmented = any(job.augment is not None for job in jobs)
+    parts = [job.examples if augmented else job.examples.decoded() for job in jobs]
+    if len({(part.mean, part.std) for part in parts}) > 1:
+        raise ValueError("the images of a stack's jobs are normalised alike")
+    examples = replace(
+        parts[0], inputs=torch.cat([part.inputs for part in parts]), labels=torch.cat([part.labels for part in parts])
     )
     return Schedule(
         examples,
@@ -79,6 +91,38 @@ def lay_out(jobs: Sequence[Job], rows: int, batch_size: int, dtype: torch.dtype)
         all_own,
         all_sizes,
     )
+
+
+def batches_of(jobs: Sequence[Job], schedule: Schedule) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Return the function from a step of the stack to its inputs (rows, batch, ...) and labels (rows, batch)."""
+    examples, index = schedule.examples, schedule.index
+    augmenters = [job.augment for job in jobs]
+    if all(one is None for one in augmenters):
+        return lambda number: examples.batch(index[number])
+    numbers = schedule.by_step([range(len(own)) for own in schedule.own], idle=0).astype(int).tolist()
+    sizes = schedule.by_step([own.tolist() for own in schedule.sizes], idle=0).astype(int).tolist()
+    shape = index.shape[1:]
+
+    def take(number: int) -> tuple[Tensor, Tensor]:
+        def augment(images: Tensor) -> Tensor:
+            rows = images.view(*shape, *images.shape[1:])
+            return augment_rows(augmenters, rows, numbers[number], sizes[number]).flatten(0, 1)
+
+        inputs, labels = examples.batch(index[number].flatten(), augment=augment)
+        return inputs.view(*shape, *inputs.shape[1:]), labels.view(*shape, *labels.shape[1:])
+
+    return take
+
+
+def lr_factors(jobs: Sequence[Job], schedule: Schedule) -> Tensor | None:
+    """Return the factor of each row's learning rate at each step of the stack, (steps, rows); None where all stay."""
+    if all(job.lr_factor is None for job in jobs):
+        return None
+    factors = [
+        [1.0 if job.lr_factor is None else job.lr_factor(step) for step in range(len(own))]
+        for job, own in zip(jobs, schedule.own, strict=True)
+    ]
+    return torch.from_numpy(schedule.by_step(factors, idle=1.0)).to(schedule.weights)
 
 
 def _require_fit(batches: Sequence[NDArray[np.int64]], steps: int, batch_size: int, num_examples: int) -> None:
