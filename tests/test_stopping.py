@@ -16,6 +16,7 @@ from test_federation import config, lines, run
 from test_measures import toy_round
 from test_recorder import new_folder, recorder_in
 from test_resume import cut_run, resumed
+from test_sweep_run import TOY, quiet, said, toy_sweep
 
 from experiments.progress import progress_line, seconds_left
 from experiments.report.measures import disagreements
@@ -226,6 +227,21 @@ def test_a_run_that_did_not_end_early_is_extended_to_where_the_rule_ends_it(tmp_
     assert "stopped" not in (read_run(run_in_process(short, nodes=1)).summary or {})
     found = resumed(config(tmp_path, "short", **settings))
     assert_same_end(whole, found)
+
+
+def test_a_sweep_takes_such_a_cell_for_done_and_does_not_extend_it(tmp_path: Path) -> None:
+    text = TOY[: TOY.index("grid:")] + "seeds: 1\n"
+    asked = ("stop.target=0.0001", "barrier.every=0")
+    console = quiet()
+    assert toy_sweep(tmp_path, text, *asked, "rounds=4", console=console)
+    assert " after 1 of 4 rounds: accuracy" in said(console)
+    (cell,) = (tmp_path / "out" / "cells").iterdir()
+    before = (cell / "rounds.jsonl").stat().st_mtime_ns
+    assert toy_sweep(tmp_path, text, *asked, "rounds=4")
+    assert (cell / "rounds.jsonl").stat().st_mtime_ns == before
+    assert toy_sweep(tmp_path, text, *asked, "rounds=9")
+    summaries = [read_run(path).summary or {} for path in (tmp_path / "out" / "cells").iterdir()]
+    assert [summary["stopped"] for summary in summaries] == [{"reason": "target", "round": 1}] * 2
 
 
 # the best model
