@@ -22,7 +22,7 @@ from experiments.runtime.in_process import run_in_process
 from experiments.show import show_run
 from fedpfn.losses import per_example
 from fedpfn.runs import Run, read_run
-from fedpfn.runs.config import ConfigError, RunConfig
+from fedpfn.runs.config import KEYS, ConfigError, RunConfig
 from fedpfn.tasks import Task
 from partitions import DataError, load, load_federated
 from strategies.preflight import find_faults
@@ -161,6 +161,14 @@ def test_stacks_end_where_clients_one_by_one_do(settings: dict[str, Any], tmp_pa
     alone, stacked = (run(tmp_path / str(stack), **settings, **{"train.stack": stack}) for stack in (0, 3))
     for one, other in zip(alone.rounds, stacked.rounds, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+@BOTH
+def test_every_algorithm_that_needs_no_classes_learns_it(settings: dict[str, Any], tmp_path: Path) -> None:
+    for name in KEYS["strategy.name"].choices:
+        if name != "fedlc":
+            first, *_, last = run(tmp_path / name, **settings, **{"strategy.name": name, "barrier.every": 0}).rounds
+            assert last["loss"] < first["loss"], name
 
 
 def test_a_task_of_the_users_own(tmp_path: Path) -> None:
