@@ -20,9 +20,9 @@ from experiments.show import human_bytes, round_cells, short
 from fedpfn.runs import LOG, Run
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.identity import used_keys
-from fedpfn.runs.keys import Scalar, key_specs
+from fedpfn.runs.keys import Scalar
 
-_DEFAULTS = {spec.name: spec.default for spec in key_specs(RunConfig)}
+_DEFAULTS = RunConfig().flat()
 _HEADS = (
     "round", "accuracy", "loss", "train loss", "clients", "frozen", "barrier, mean", "barrier, max", "fusion",
     "bytes up", "bytes down",

@@ -90,6 +90,10 @@ def make_study(runs: Sequence[Run], by: Sequence[str] | None = None) -> Study:
     return Study(columns, groups, tuple(notes), incomplete, fixed)
 
 
+# settings of local training that a mask has under the same name
+_MASKS_TOO = ("schedule", "warmup-rounds")
+
+
 def short_name(key: str) -> str:
     """Return a key as a column's head: the last part of its name, but for names that say too little alone.
 
@@ -99,7 +103,7 @@ def short_name(key: str) -> str:
     table, _, leaf = key.rpartition(".")
     if leaf == "name":
         return table
-    if table == "evaluate" or leaf in ("every", "args"):
+    if table == "evaluate" or leaf in ("every", "args") or (table == "train" and leaf in _MASKS_TOO):
         return f"{table}-{leaf}"
     return "partition" if leaf == "scheme" else leaf
 

@@ -15,13 +15,13 @@ from experiments.report.measures import Measure, further_measures, measures, sco
 from experiments.report.study import Group, Study, Value, short_name, show_value
 from experiments.report.units import show_average, show_change
 from fedpfn.runs.config import RunConfig
-from fedpfn.runs.keys import Scalar, key_specs
+from fedpfn.runs.keys import Scalar
 
 Verdict = Literal["better", "worse"]
 
 # said of what is fixed even where it is the default
 _ALWAYS_TOLD = ("rounds", "federation.clients", "data.name", "model.name")
-_DEFAULTS = {spec.name: spec.default for spec in key_specs(RunConfig)}
+_DEFAULTS = RunConfig().flat()
 # a no-break space: no arrow stands alone
 _ARROWS = {"higher": "\u00a0↑", "lower": "\u00a0↓", "none": ""}
 
