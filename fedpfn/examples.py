@@ -61,7 +61,7 @@ class Examples:
     def take(self, indices: NDArray[np.int64] | Tensor) -> "Examples":
         """Return the examples at ``indices``, in that order."""
         index = torch.as_tensor(indices, device=self.device)
-        return Examples(_rows(self.inputs, index), _rows(self.labels, index), self.mean, self.std)
+        return Examples(_rows(self.inputs, index), _rows(self.labels, index), self.mean, self.std, self.task)
 
     def span(self, start: int, stop: int) -> "Examples":
         """Return the examples from ``start`` to before ``stop``, without a copy."""

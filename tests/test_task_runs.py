@@ -164,6 +164,14 @@ def test_stacks_end_where_clients_one_by_one_do(settings: dict[str, Any], tmp_pa
 
 
 @BOTH
+def test_what_clients_hold_out_and_early_stops_go_with_it(settings: dict[str, Any], tmp_path: Path) -> None:
+    more = {"partition.holdout": 0.2, "partition.min-size": 10, "stop.patience": 3, "partition.alpha": 10.0}
+    last = run(tmp_path / "run", **settings | more).rounds[-1]
+    served = last["client_accuracy"]
+    assert served is None if settings is REGRESSION else 0 < served["mean"] <= 1
+
+
+@BOTH
 def test_every_algorithm_that_needs_no_classes_learns_it(settings: dict[str, Any], tmp_path: Path) -> None:
     for name in KEYS["strategy.name"].choices:
         if name != "fedlc":
