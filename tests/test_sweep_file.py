@@ -441,8 +441,8 @@ def test_a_label_is_cut_before_its_seed(tmp_path: Path) -> None:
         ("grid: {mask.ratio: [[0.1, 0.2]]}", "grid: mask.ratio must be a number, got [0.1, 0.2] (list)"),
         ("grid: {mask.ratio: [0.1, 1.5]}", "grid: mask.ratio must be at most 1, got 1.5"),
         ("grid: {mask.ratio: [.nan]}", "grid: mask.ratio must be at least 0, got nan"),
-        ("grid: {strategy.name: [fedpn]}", "grid: strategy.name must be one of fedavg, fedpfn, fedpnu, got 'fedpn'; "
-         "did you mean 'fedpnu'?"),
+        ("grid: {mask.granularity: [weigth]}", "grid: mask.granularity must be one of weight, neuron, got 'weigth'; "
+         "did you mean 'weight'?"),
         ("grid: {model.norm: [null]}", "grid: model.norm must be text, got None (NoneType)"),
         ("grid: {train.nesterov: [1]}", "grid: train.nesterov must be true or false, got 1 (int)"),
         ("grid: {mask.ratio: [0.1, 0.1]}", "grid: mask.ratio has 0.1 twice"),
