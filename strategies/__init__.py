@@ -2,10 +2,29 @@
 
 from strategies.cohort_grid import CohortGrid, RoundFailedError
 from strategies.fed_avg import FedAvg
+from strategies.fed_dyn import FedDyn
+from strategies.fed_exp import FedExP
+from strategies.fed_nova import FedNova
 from strategies.fed_pfn import FedPFN
 from strategies.fed_pnu import FedPNU
 from strategies.observed import Observed
 from strategies.sampling import SeededSampling
+from strategies.scaffold import Scaffold
 from strategies.shared_mask import SharedMask
+from strategies.ssfl import SSFL
 
-__all__ = ["CohortGrid", "FedAvg", "FedPFN", "FedPNU", "Observed", "RoundFailedError", "SeededSampling", "SharedMask"]
+__all__ = [
+    "SSFL",
+    "CohortGrid",
+    "FedAvg",
+    "FedDyn",
+    "FedExP",
+    "FedNova",
+    "FedPFN",
+    "FedPNU",
+    "Observed",
+    "RoundFailedError",
+    "Scaffold",
+    "SeededSampling",
+    "SharedMask",
+]

@@ -20,10 +20,13 @@ from fedpfn.losses import batch_loss
 from fedpfn.mask_text import bits_of, mask_text
 from fedpfn.masks import MaskRecipe, build_mask
 from fedpfn.params import read_state, trainable
+from fedpfn.rounds import Round
 from fedpfn.runs import Run
 from fedpfn.runs.config import ConfigError
+from fedpfn.runs.recorder import Recorder
 from fedpfn.saliency import keep_largest, snip
 from fedpfn.training import LocalAlgorithm, batch_order, make_optimizer, train
+from strategies.fed_nova import _normalised
 
 # settings of each algorithm with its coefficient at 0, under which it is FedAvg to the bit
 AT_ZERO: dict[str, dict[str, Any]] = {
@@ -82,8 +85,6 @@ def test_under_a_mask_frozen_entries_never_move(tmp_path: Path, name: str, monke
         if round.server_round:
             seen.append((round.before, round.after, round.active))
         return original(self, round)  # type: ignore[no-any-return]
-
-    from fedpfn.runs.recorder import Recorder
 
     original = Recorder.__call__
     monkeypatch.setattr(Recorder, "__call__", note)
@@ -352,6 +353,69 @@ def test_scaffold_leaves_the_variates_of_frozen_entries() -> None:
     # c_i - c + (w_t - w) / (K eta)
     expected = 0.25 - 0.125 + (0 - float(model.w[0].detach())) / (3 * 0.1)
     assert float(left.own["w"][0]) == pytest.approx(expected, abs=1e-12)
+
+
+# the servers' halves, by the definition, from what the clients of a round sent
+
+
+def rounds_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[Round]:
+    seen: list[Round] = []
+    original = Recorder.__call__
+    monkeypatch.setattr(Recorder, "__call__", lambda self, round: (seen.append(round), original(self, round))[1])
+    run(tmp_path, barrier__every=1, barrier__points=3, **settings)
+    return [round for round in seen if round.server_round]
+
+
+def flat(state: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.double().reshape(-1) for tensor in state.values()])
+
+
+def test_fedexp_steps_as_far_as_disagreement_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = 0
+    for round in rounds_of(tmp_path, monkeypatch, strategy__name="fedexp", partition__alpha=0.3):
+        weights = torch.tensor([one.examples for one in round.contributions], dtype=torch.float64)
+        updates = torch.stack([flat(state) - flat(round.before) for state in round.states()])
+        p = weights / weights.sum()
+        mean = p @ updates
+        step = max(1.0, float(p @ updates.square().sum(dim=1)) / (2 * (float(mean.square().sum()) + 1e-3)))
+        assert torch.allclose(flat(round.after), flat(round.before) + step * mean, atol=1e-6)
+        longer += step > 1
+    assert longer
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fednova"])
+def test_fednova_divides_updates_by_their_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for round in rounds_of(tmp_path, monkeypatch, strategy__name=name, partition__alpha=0.3, train__momentum=0.5):
+        steps = [sum(one.metrics["phase-steps"]) for one in round.contributions]  # type: ignore[arg-type]
+        assert len(set(steps)) > 1
+        a = torch.tensor([(k - 0.5 * (1 - 0.5**k) / 0.5) / 0.5 for k in steps], dtype=torch.float64)
+        weights = torch.tensor([one.examples for one in round.contributions], dtype=torch.float64)
+        p = weights / weights.sum()
+        updates = torch.stack([flat(state) - flat(round.before) for state in round.states()])
+        normalised = flat(round.before) + (p @ a) * ((p / a) @ updates)
+        assert torch.allclose(flat(round.after), normalised, atol=1e-6) is (name == "fednova")
+
+
+def test_fednova_under_fedpnus_phases_takes_each_entrys_own_reach() -> None:
+    updates = [torch.tensor([1.0, 6.0, 5.0]).double(), torch.tensor([4.0, 2.0, 0.0]).double()]
+    # the third entry was trained by the first client alone
+    reaches = [torch.tensor([1.0, 3.0, 2.0]).double(), torch.tensor([4.0, 1.0, 0.0]).double()]
+    moved = _normalised(updates, reaches, torch.tensor([1.0, 3.0]).double())
+    first = (1 / 4 * 1 + 3 / 4 * 4) * (1 / 4 * 1 + 3 / 4 * 1)
+    second = (1 / 4 * 3 + 3 / 4 * 1) * (1 / 4 * 2 + 3 / 4 * 2)
+    assert moved.tolist() == pytest.approx([first, second, 5.0])
+
+
+def test_scaffold_and_feddyn_count_clients_equally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"partition__alpha": 0.3, "rounds": 1}
+    (round,) = rounds_of(tmp_path, monkeypatch, strategy__name="scaffold", **settings)
+    assert len({one.examples for one in round.contributions}) > 1
+    states = torch.stack([flat(state) for state in round.states()])
+    assert torch.allclose(flat(round.after), states.mean(dim=0), atol=1e-6)
+    (round,) = rounds_of(tmp_path / "dyn", monkeypatch, strategy__name="feddyn", **settings)
+    # after one round h is -alpha times the mean update
+    mean = torch.stack([flat(state) for state in round.states()]).mean(dim=0)
+    assert torch.allclose(flat(round.after), 2 * mean - flat(round.before), atol=1e-5)
 
 
 def classifier() -> tuple[nn.Module, Examples]:
