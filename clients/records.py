@@ -12,6 +12,9 @@ from fedpfn.params import State
 class TensorArray(Unwritten, Array):  # type: ignore[override]
     """A tensor as one of Flower's arrays, written as bytes only where somebody asks for them."""
 
+    # by this name an object of Flower's is known on the wire
+    __qualname__ = "Array"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave a process as an array like any other."""
         return Array, (self.dtype, self.shape, self.stype, self.data)

@@ -91,3 +91,5 @@ def test_an_array_that_is_not_written_yet_is_the_one_that_is() -> None:
         assert copy.flags.writeable and not np.shares_memory(copy, tensor.numpy())
         sent = pickle.loads(pickle.dumps(array))
         assert type(sent) is Array and vars(sent) == vars(written)
+        # on Flower's own wire
+        assert array.deflate() == written.deflate()

@@ -277,9 +277,9 @@ def test_the_question_is_the_sweeps_and_each_is_asked_once(sweep: Path, tmp_path
         (["--by", "alpha"], "cannot report by unknown key 'alpha'; did you mean 'partition.alpha'?"),
         (["--where", "mask.rato=1"], "--where: unknown key 'mask.rato'; did you mean 'mask.ratio'?"),
         (
-            ["--where", "seed=x", "--where", "nothing", "--where", "strategy.name=fedav"],
+            ["--where", "seed=x", "--where", "nothing", "--where", "mask.draw=exat"],
             "--where: seed must be a whole number, got 'x' (str); 'nothing' is not key=value; "
-            "strategy.name must be one of fedavg, fedpfn, fedpnu, got 'fedav'; did you mean 'fedavg'?",
+            "mask.draw must be one of exact, bernoulli, got 'exat'; did you mean 'exact'?",
         ),
         (["--where", "seed=7"], "--where seed=7 leaves none of 6 runs"),
         (["--where", "train.steps=3"], "--where train.steps=3 leaves none of 6 runs"),
