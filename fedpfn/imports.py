@@ -48,6 +48,11 @@ def look_in(folder: Path) -> None:
     sys.meta_path.append(_UsersFolders)
 
 
+def folders() -> tuple[Path, ...]:
+    """Return the folders that were given to ``look_in``, for a process that is to find what this one does."""
+    return tuple(_folders)
+
+
 def is_reference(text: str) -> bool:
     """Tell whether ``text`` names an object by reference rather than a built-in by alias."""
     return ":" in text

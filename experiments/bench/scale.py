@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.bench.made_data import name_of
 from experiments.bench.memory import peak_memory
@@ -104,5 +105,9 @@ def figure(entries: Sequence[dict[str, Any]]) -> Figure:
             axes.plot(x, y, marker="o", color=PALETTE[row])
             axes.set(xscale="log", yscale="log", ylabel=name)
             axes.grid(True, which="major")
+            # 2, 5, 10 instead of powers: a column may span less than one
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         grid[1][column].set_xlabel(label)
     return drawn

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +29,7 @@ from experiments.lab.sibling_cells import run_siblings
 from experiments.lab.soup_cells import run_soup
 from experiments.lab.theorem_cells import run_theorem
 from experiments.runtime.failure import RunFailed
+from fedpfn import imports
 from fedpfn.devices import available_cpus
 from fedpfn.runs.config import ConfigError
 
@@ -126,7 +127,7 @@ def _run_all(
     failed: tuple[Cell, Exception] | None = None
     with (
         _stopped_like_ctrl_c(),
-        ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as executor,
+        ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(imports.folders(),)) as executor,
     ):
         running: dict[Future[Record], Cell] = {}
         try:
@@ -166,6 +167,13 @@ def _stopped_like_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _begin(folders: Sequence[Path]) -> None:
+    """Begin a worker, which finds the user's modules where the process that started it does."""
+    _end_with_parent()
+    for folder in folders:
+        imports.look_in(folder)
 
 
 def _end_with_parent() -> None:
