@@ -91,7 +91,7 @@ class Dataset:
 
 
 def form_of(labels: NDArray[Any]) -> LabelForm:
-    """Return what a split's labels are, told by their type and shape."""
+    """Return the form of a split's labels, judged by their type and shape."""
     if labels.dtype.kind == "f":
         return "values"
     return "multi-hot" if labels.ndim == 2 else "classes"

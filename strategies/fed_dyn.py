@@ -12,19 +12,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
 from fedpfn.params import State
 from strategies.algorithm_records import parameter_names
-from strategies.fed_avg import FedAvg
-from strategies.grids import everybody
+from strategies.equal_clients import EqualClients
 from strategies.records import from_record, view_record
 from strategies.replies import only_arrays, split
 
 
-class FedDyn(FedAvg):
+class FedDyn(EqualClients):
     """FedDyn on the server.
 
     Parameters
@@ -35,26 +33,12 @@ class FedDyn(FedAvg):
         Those of Flower's FedAvg.
     """
 
-    elementwise = False
-
     def __init__(self, *, alpha: float = 0.01, **arguments: Any) -> None:
         if alpha <= 0:
             raise ValueError(f"alpha must be above 0, got {alpha}")
         super().__init__(**arguments)
         self.alpha = alpha
         self.h: State = {}
-        self._clients = 0
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Address the messages, and count the clients that there are."""
-        self._clients = len(everybody(grid))
-        return super().configure_train(server_round, arrays, config, grid)
-
-    def weight_of(self, reply: Message) -> float:
-        """Count every client equally."""
-        return 1.0
 
     @torch.no_grad()
     def aggregate_train(
@@ -72,7 +56,7 @@ class FedDyn(FedAvg):
             start = before[name].double()
             moved = torch.stack([state[name].double() - start for state in states]).sum(dim=0)
             h = self.h.setdefault(name, torch.zeros_like(moved))
-            h.sub_(self.alpha / self._clients * moved)
+            h.sub_(self.alpha / self.clients * moved)
             after[name] = (after[name].double() - h / self.alpha).to(before[name].dtype)
         return view_record(after), metrics
 

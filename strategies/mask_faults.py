@@ -18,6 +18,12 @@ def schedule_faults(config: RunConfig) -> Iterator[str]:
     if not is_masked(config):
         return
     name, args = config.mask.schedule, args_of(config.mask.args)
+    if config.strategy.name == "ssfl":
+        # it would be passed over in silence
+        if config.mask.granularity != "weight":
+            yield "strategy.name=ssfl freezes single entries: mask.granularity=neuron cannot be had with it"
+        if name not in ("per-round", "fixed"):
+            yield f"strategy.name=ssfl keeps the mask that it chose: mask.schedule={name} cannot be had with it"
     if imports.is_reference(name):
         try:
             schedule = imports.load(name)

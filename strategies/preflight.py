@@ -193,6 +193,8 @@ def _algorithm_faults(config: RunConfig) -> Iterator[str]:
 def label_faults(config: RunConfig, task: Task | None) -> list[str]:
     """Return why a task's labels cannot be trained on as ``config`` says; where it is not known, as far as it shows."""
     faults = loss_faults(config.train.loss, task)
+    if config.stop.target and task is not None and not task.has_accuracy:
+        faults.append(f"stop.target is an accuracy, which a {task.name} has none of; use stop.patience")
     with suppress(ValueError):
         kind = local_algorithm_class(config.strategy.name)
         if task is not None and task.labels != "classes" and kind is not None and kind.needs_classes:

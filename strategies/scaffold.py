@@ -18,13 +18,12 @@ from torch import Tensor
 
 from fedpfn.params import State
 from strategies.algorithm_records import changes_of, send_along
-from strategies.fed_avg import FedAvg
-from strategies.grids import everybody
+from strategies.equal_clients import EqualClients
 from strategies.records import from_record, view_record
 from strategies.replies import split
 
 
-class Scaffold(FedAvg):
+class Scaffold(EqualClients):
     """SCAFFOLD on the server.
 
     Parameters
@@ -35,26 +34,18 @@ class Scaffold(FedAvg):
         Those of Flower's FedAvg.
     """
 
-    elementwise = False
-
     def __init__(self, *, server_lr: float = 1.0, **arguments: Any) -> None:
         if server_lr <= 0:
             raise ValueError(f"server_lr must be above 0, got {server_lr}")
         super().__init__(**arguments)
         self.server_lr = server_lr
         self.variate: State = {}
-        self._clients = 0
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send c along with the model."""
-        self._clients = len(everybody(grid))
         return send_along(super().configure_train(server_round, arrays, config, grid), self.variate)
-
-    def weight_of(self, reply: Message) -> float:
-        """Count every client equally."""
-        return 1.0
 
     @torch.no_grad()
     def aggregate_train(
@@ -69,7 +60,7 @@ class Scaffold(FedAvg):
         for reply in valid:
             for name, change in changes_of(reply, before, about, server_round).items():
                 own = self.variate.setdefault(name, torch.zeros_like(change, dtype=torch.float64))
-                own.add_(change.double() / self._clients)
+                own.add_(change.double() / self.clients)
         if self.server_lr != 1:
             mean = view_record(_along(before, from_record(mean), self.server_lr))
         return mean, metrics

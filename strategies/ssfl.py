@@ -8,9 +8,11 @@ mask schedule that looks at data, so that the mask travels bit by bit instead of
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from logging import WARNING
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
@@ -78,6 +80,8 @@ class SSFL(SharedMask):
         content = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord({**config, SERVER_ROUND: server_round})})
         messages = [Message(content, dst_node_id=node, message_type=f"query.{SALIENCY}") for node in everybody(grid)]
         valid, failed = split(grid.send_and_receive(messages))
+        for failure in map(failure_of, failed):
+            log(WARNING, "client %d has no say in the mask: %s", failure.client, failure.error)
         if not valid:
             raise RuntimeError(f"no client answered what matters to its data: {failure_of(failed[0]).error}")
         total: State = {name: torch.zeros(before[name].shape, dtype=torch.float64) for name in names}

@@ -217,6 +217,9 @@ def test_an_algorithm_and_its_base_share_the_arguments(tmp_path: Path) -> None:
         ({"strategy.name": "feddyn", "strategy.args.alpha": 0.0}, "alpha must be above 0"),
         ({"strategy.name": "json:loads"}, "not a subclass of fedpfn.training.LocalAlgorithm"),
         ({"strategy.name": "scafold"}, "scaffold"),
+        ({"strategy.name": "ssfl", "mask.granularity": "neuron"}, "freezes single entries"),
+        ({"strategy.name": "ssfl", "mask.schedule": "cyclic"}, "keeps the mask that it chose"),
+        ({"data.name": "diabetes", "partition.scheme": "iid", "stop.target": 0.9}, "stop.target is an accuracy"),
         ({"strategy.name": "scaffold", "mask.ratio": -0.5}, "mask.ratio must be at least 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""FedLC (Zhang et al. 2022, arXiv 2209.00189): logits calibrated by how many examples of a class a client has.
+"""FedLC (Zhang et al. 2022, arXiv 2209.00189): logits calibrated by a client's class counts.
 
 A client's loss is the cross-entropy of z_c - tau n_c^(-1/4), n_c its number of examples of class c: the fewer there
 are, the larger the margin by which their logit has to win. A class that the client does not have takes n_c = 1 here,

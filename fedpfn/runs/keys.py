@@ -120,9 +120,15 @@ def key_specs(schema: Any, prefix: str = "", used: tuple[When, ...] = ()) -> lis
             limits = {bound: entry.metadata[bound] for bound in ("least", "above", "most", "below")}
             limits = {bound: limit for bound, limit in limits.items() if limit is not None}
             default: Any = entry.default
-            told = entry.metadata
-            about, choices = told["about"], told["choices"]
-            rest = (told["own"], used + told["used"], told["in_result"], told["since"], told["fraction"])
+            meta = entry.metadata
+            about, choices = meta["about"], meta["choices"]
+            rest = (
+                meta["own"],
+                used + meta["used"],
+                meta["in_result"],
+                meta["since"],
+                meta["fraction"],
+            )
             specs.append(KeySpec(name, kind, default, about, choices, limits, *rest))
     return specs
 
