@@ -4,7 +4,6 @@ A worker loads this module once and lives for the whole run, so that data set, p
 process and not once per message, and a round's masks once per process and not once per client.
 """
 
-import gc
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import partitions
-from fedpfn import models
+from fedpfn import garbage, models
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.freezing import BitMask
@@ -103,14 +102,12 @@ def workspace(config: RunConfig, data: partitions.FederatedData | None = None) -
         # what they keep holds on to the workspace, and so to its data
         plan_masks.cache_clear()
         why_not_stackable.cache_clear()
-        gc.unfreeze()
+        garbage.release()
         _kept.append((config, _make(config, data)))
         if config.train.optimizer != "sgd" or config.train.args or config.train.stack:
             # PyTorch imports thousands of objects at a process's first optimiser; the kernel's own SGD does without
             torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-        # imports and data stay for the whole run: the garbage collector need not go through them several times in a
-        # round of many small clients
-        gc.freeze()
+        garbage.settle()
     return _kept[0][1]
 
 

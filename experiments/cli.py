@@ -19,6 +19,7 @@ from experiments.interruption import interruptible
 from experiments.lab.cli import app as lab
 from experiments.report.cli import EPILOG as REPORT_EPILOG
 from experiments.report.cli import report
+from fedpfn import garbage
 
 console = Console()
 errors = Console(stderr=True)
@@ -70,6 +71,7 @@ RayAddress = Annotated[str, typer.Option(help="a Ray cluster to run on, e.g. aut
 
 
 @app.command(epilog=EPILOG)
+@garbage.put_off()
 def run(
     words: Words = None,
     config: ConfigFile = None,
@@ -281,6 +283,8 @@ def main() -> None:
             raise
         _say_last(message, error)
         sys.exit(1)
+    finally:
+        garbage.settle()
 
 
 def _say_last(message: str, error: BaseException) -> None:

@@ -1,6 +1,5 @@
 """The ServerApp, and the one place where a config becomes a run: data, model, strategy, record."""
 
-import gc
 import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 from torch import Tensor, nn
 
 import partitions
+from fedpfn import garbage
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.measures import HeldOut, Instruments, resolve_measures
@@ -121,8 +121,7 @@ def _federate(
             recorder.resume(checkpoint, [plans_of(strategy)(number) for number in range(1, done + 1)])
         recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
         poll_often(grid)
-        # what is there by now stays for the whole run: the garbage collector need not go through it in every round
-        gc.freeze()
+        garbage.settle()
         federation, together = config.federation, config.train.stack or 1
         states = ClientStates(folder.client_states, after=done, checkpoints=partial(checkpoint_rounds, folder.path))
         cohorts = CohortGrid(
@@ -161,7 +160,7 @@ def _federate(
         )
         raise
     finally:
-        gc.unfreeze()
+        garbage.release()
         recorder.close()
         if recorder.tracker is not None:
             recorder.tracker.finish(summary, reason)

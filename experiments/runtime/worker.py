@@ -34,6 +34,14 @@ class Worker:
     """The actor; ``client_app`` is a reference ``module:name``, imported at once."""
 
     def __init__(self, client_app: str) -> None:
+        from fedpfn import garbage
+
+        with garbage.put_off():
+            self.app = self._begin(client_app)
+        self.run_config: dict[str, Any] = {}
+        self.log = ""
+
+    def _begin(self, client_app: str) -> Any:
         from flwr.supercore.task_identity import TaskIdentity
 
         from experiments.runtime.output import whole_lines
@@ -41,9 +49,7 @@ class Worker:
         whole_lines()
         find_users_modules()
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = IDENTITY
-        self.app = _load(client_app)
-        self.run_config: dict[str, Any] = {}
-        self.log = ""
+        return _load(client_app)
 
     def prepare(self, run_config: Mapping[str, Any], log: str, warm_up: str, data: Any = None) -> float | None:
         """Take the run config and the log file of the messages to come, and return the time when that was done.
