@@ -111,11 +111,11 @@ def test_the_machines_of_a_cluster_are_counted_and_a_busy_one_is_named(
     assert machines_of(address, gpus=False) == [Machine(1), Machine(1)]
     resources = Resources(2, 2, 1, 0, 0.0)
     with connected(address, runtime_env=FINDS_TESTS):
-        say_if_busy(resources, patience=30)
+        say_if_busy([resources], patience=30)
         assert capsys.readouterr().err == ""
         holder: Any = ray.remote(_Holder).options(num_cpus=1).remote()
         ray.get(holder.devices.remote())
-        say_if_busy(resources, patience=0)
+        say_if_busy([resources], patience=0)
         assert "waiting for 2 CPUs, of which 1 are free" in capsys.readouterr().err
 
 

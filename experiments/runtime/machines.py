@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from experiments.resources import Machine, Resources
@@ -34,16 +35,16 @@ def machines_of(ray_address: str, *, gpus: bool) -> list[Machine]:
     return machines
 
 
-def say_if_busy(resources: Resources, *, patience: float = _PATIENCE_SECONDS) -> None:
+def say_if_busy(plans: Sequence[Resources], *, patience: float = _PATIENCE_SECONDS) -> None:
     """Say what is waited for where others keep the cluster busy for longer than ``patience`` seconds.
 
-    Ray starts the workers as soon as there is room for them.
+    ``plans`` are those of all jobs. Ray starts the workers as soon as there is room for them.
     """
     import ray
 
     needed = {
-        "CPU": resources.actors * resources.cpus_per_actor,
-        "GPU": resources.actors * resources.gpus_per_actor,
+        "CPU": sum(plan.actors * plan.cpus_per_actor for plan in plans),
+        "GPU": sum(plan.actors * plan.gpus_per_actor for plan in plans),
     }
     deadline = time.monotonic() + patience
     while True:
@@ -54,4 +55,4 @@ def say_if_busy(resources: Resources, *, patience: float = _PATIENCE_SECONDS) ->
         time.sleep(0.2)
     if lacking:
         wanted = " and ".join(f"{needed[kind]:g} {kind}s, of which {free.get(kind, 0):g} are free" for kind in lacking)
-        print(f"the cluster is busy: waiting for {wanted}; the run starts once it has them", file=sys.stderr)
+        print(f"the cluster is busy: waiting for {wanted}", file=sys.stderr)

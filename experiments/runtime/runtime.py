@@ -36,7 +36,7 @@ def started(resources: Resources, *, workdir: Path, ray_address: str = "") -> It
     begun = time.time()
     with joined(cpus=cpus, gpus=resources.gpus, workdir=workdir, ray_address=ray_address):
         if ray_address:
-            say_if_busy(resources)
+            say_if_busy([resources])
         workers = start_workers(resources)
         workers.phases.end(COMMAND, begun)
         workers.phases.end(RAY)

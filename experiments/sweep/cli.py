@@ -14,7 +14,7 @@ from rich.console import Console
 from experiments.endings import log_tail, own_line
 from experiments.resources import Machine, plan_resources
 from experiments.run import prepare
-from experiments.runtime.machines import machines_of
+from experiments.runtime.machines import machines_of, say_if_busy
 from experiments.runtime.runtime import joined
 from experiments.sweep.board import Board, Task
 from experiments.sweep.cells import Cell, cell_faults, cell_warnings, expand
@@ -94,6 +94,8 @@ def sweep(
         before, finished = len(cells) - len(tasks), _finished(out, cells, states)
         display = Display(board, console, total=len(cells), before=before, jobs=jobs, finished=finished)
         with _ending(out), ray, display:
+            if ray_address and not in_process:
+                say_if_busy([lane.resources for lane in lanes])
             run_cells(board, lanes, out=out, fail_fast=fail_fast, show=display.show)
         for line in ending(board, seconds=time.monotonic() - begun):
             console.print(line, highlight=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from experiments.interruption import interruptible
+from experiments.resources import Resources
 from experiments.run import keep_log
 from experiments.runtime.failure import RunFailed
 from experiments.sweep.board import Board, Skipped, Stopped, Task
@@ -29,6 +30,7 @@ class Runner(Protocol):
     """What runs one config after another: a lane."""
 
     started: list[float]
+    resources: Resources
 
     def run(self, config: RunConfig, watch: Callable[[], None]) -> None:
         """Run ``config`` to its end. Raises ``RunFailed``, and whatever ``watch`` raises."""
