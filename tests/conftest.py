@@ -1,5 +1,6 @@
 """What every test shares: GPU tests are skipped where there is none, and the number of CPU threads is put back."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,9 @@ settings.register_profile("fedpfn", deadline=None, derandomize=True, max_example
 settings.load_profile("fedpfn")
 # toys are too small to be spread over cores: with more threads than that the suite takes twice as long
 torch.set_num_threads(1)
+# started in the background by a shell, as by `nohup`, it would be ignored by this process and by all that tests start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
