@@ -1,7 +1,8 @@
-"""The client halves of the parts, for ClientApps of any making: ``freeze``, ``packing_mod``, ``cohort_mod``."""
+"""The client halves of the parts, for ClientApps of any making: ``freeze`` and Flower mods."""
 
 from clients.cohort_mod import CohortMod, cohort_mod
 from clients.freezing import Frozen, freeze
 from clients.packing import packing_mod
+from clients.privacy import private_mod
 
-__all__ = ["CohortMod", "Frozen", "cohort_mod", "freeze", "packing_mod"]
+__all__ = ["CohortMod", "Frozen", "cohort_mod", "freeze", "packing_mod", "private_mod"]

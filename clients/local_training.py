@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 from torch import Tensor
 
+from clients.privacy import make_private
 from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import PlanMasks, Workspace, plan_masks
 from fedpfn.evaluation import Evaluation, evaluate
@@ -48,6 +50,7 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
     masks = plan_masks(workspace, task.plan)
     job = job_of(task, workspace, client)
     load(workspace, task.state)
+    before = None if task.private is None else pack(workspace.state, masks.active)
     algorithm = begun(task, workspace, job, kept or {})
     with torch_seed(task.config.seed, "dropout", task.server_round, client), hinted():
         trained = train(
@@ -63,11 +66,30 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
             lr_factor=job.lr_factor,
             augment=job.augment,
         )
-    packed = {name: entries.cpu() for name, entries in pack(workspace.state, masks.active).items()}
+    packed = pack(workspace.state, masks.active)
     finished = finish(algorithm, trainable(workspace.model), masks, trained) if algorithm else NOTHING_ELSE
+    if before is not None:
+        packed = private_update(task, client, packed, before, finished)
+    packed = {name: entries.cpu() for name, entries in packed.items()}
     tested = tested_on_own(workspace, client)
     seconds, device = time.perf_counter() - started, str(workspace.device)
-    return Update(packed, len(job.examples), job.steps, trained.loss, seconds, device, finished, tested)
+    private = task.private is not None
+    return Update(packed, len(job.examples), job.steps, trained.loss, seconds, device, finished, tested, private)
+
+
+def private_update(task: Task, client: int, packed: State, before: State, finished: Finished) -> State:
+    """Return a client's update clipped, with its own noise where the task asks for it.
+
+    Raises ``ValueError`` for an algorithm that shares more than the model, which nothing bounds.
+    """
+    assert task.private is not None
+    if finished.shared or finished.metrics:
+        raise ValueError(f"strategy.name={task.config.strategy.name} sends more than the update, which is not private")
+    drawn = task.config.privacy.noise_from == "seed"
+    generator = (
+        numpy_generator(task.config.seed, "noise", task.server_round, client) if drawn else np.random.default_rng()
+    )
+    return make_private(packed, before, task.private, generator)
 
 
 def tested_on_own(workspace: Workspace, client: int, state: State | None = None) -> Evaluation | None:

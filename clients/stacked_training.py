@@ -8,7 +8,7 @@ together on one worker, so that it does not depend on the number of workers.
 import time
 from collections.abc import Sequence
 
-from clients.local_training import begun, finish, job_of, load, tested_on_own
+from clients.local_training import begun, finish, job_of, load, private_update, tested_on_own
 from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import Workspace, plan_masks
 from fedpfn.packing import pack
@@ -39,6 +39,7 @@ def train_stack(
         except Exception as error:
             results[client] = error
     load(workspace, task.state)
+    before = None if task.private is None else pack(workspace.state, masks.active)
     outcomes: Sequence[Outcome | Exception]
     try:
         outcomes = train_stacked(
@@ -62,15 +63,18 @@ def train_stack(
             results[client] = outcome
             continue
         packed = pack({name: outcome.state[name] for name in workspace.state}, masks.active)
-        vectors = {name: entries.cpu() for name, entries in packed.items()}
         share = seconds * sum(job.steps) / max(total, 1)
         device = str(workspace.device)
         finished = NOTHING_ELSE
         if client in algorithms:
             parameters = {name: outcome.state[name] for name in trainable(workspace.model)}
             finished = finish(algorithms[client], parameters, masks, outcome.trained)
+        if before is not None:
+            packed = private_update(task, client, packed, before, finished)
+        vectors = {name: entries.cpu() for name, entries in packed.items()}
         tested = tested_on_own(workspace, client, outcome.state)
         results[client] = Update(
-            vectors, len(job.examples), job.steps, outcome.trained.loss, share, device, finished, tested
-        )
+            vectors, len(job.examples), job.steps, outcome.trained.loss, share, device, finished, tested,
+            task.private is not None,
+        )  # fmt: skip
     return [results[client] for client in clients]

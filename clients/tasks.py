@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
@@ -25,7 +25,8 @@ NOTHING_ELSE = Finished()
 class Task:
     """What a TRAIN message asks of one client: to train from ``state`` by ``plan``, in the run of ``config``.
 
-    ``shared`` is what the algorithm's server half sends along.
+    ``shared`` is what the algorithm's server half sends along, ``private`` how the update is to be made private, where
+    it is (``clients.privacy``).
     """
 
     config: RunConfig
@@ -33,6 +34,7 @@ class Task:
     plan: Plan
     state: State
     shared: State = field(default_factory=dict)
+    private: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Update:
     ``packed`` are its active entries, one vector per dtype; ``phase_steps`` the local steps that it took in each phase
     of the plan; ``loss`` their mean over the examples; ``seconds`` the time of its training. ``finished`` is what the
     algorithm leaves behind, what it shares packed as the model is; ``tested``, where clients hold examples out, the
-    evaluation of the trained model on the client's own.
+    evaluation of the trained model on the client's own; ``private`` that the update was clipped, and counts as any.
     """
 
     packed: dict[str, Tensor]
@@ -53,6 +55,7 @@ class Update:
     device: str
     finished: Finished = NOTHING_ELSE
     tested: Evaluation | None = None
+    private: bool = False
 
 
 # all clients of a cohort are sent the same records
@@ -75,6 +78,7 @@ def read_task(message: Message) -> Task:
         plan=UNMASKED if plan is None else decode_plan(cast(str, plan)),
         state=_decoded(cast(ArrayRecord, message.content[protocol.ARRAYS])),
         shared=_decoded_shared(cast(ArrayRecord, shared)) if shared is not None else {},
+        private=dict(about) if protocol.CLIP_NORM in about else None,
     )
 
 
@@ -97,6 +101,8 @@ def answer_with(update: Update) -> Answer:
         protocol.SECONDS: update.seconds,
         protocol.PHASE_STEPS: list(update.phase_steps),
     }
+    if update.private:
+        metrics[protocol.WEIGHT] = 1.0
     if update.tested is not None:
         metrics[protocol.TEST_EXAMPLES] = update.tested.examples
         metrics[protocol.TEST_ACCURACY] = update.tested.accuracy

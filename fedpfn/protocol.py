@@ -20,6 +20,9 @@ SERVER_ROUND = "server-round"
 PLAN = "mask-plan"
 PARAMETERS = "mask-parameters"
 RUN_CONFIG = "run-config"
+# how a client makes its update private: the largest norm, and the noise that it adds in multiples of it
+CLIP_NORM = "privacy-clip-norm"
+CLIENT_NOISE = "privacy-client-noise"
 
 # how the clients' arrays may be summed where they train: weighted by which metric, on which grid (fedpfn.averaging)
 SUM_BY = "sum-by"
@@ -28,6 +31,8 @@ SUM_CLIENTS = "sum-clients"
 
 # keys of a reply's metric record
 NUM_EXAMPLES = "num-examples"
+# 1 for each client whose examples must not count
+WEIGHT = "weight"
 TRAIN_LOSS = "train-loss"
 SECONDS = "seconds"
 PHASE_STEPS = "phase-steps"

@@ -74,6 +74,8 @@ class Round:
     drift
         The clients' drift where it was measured on their workers; ``contributions`` then lack the arrays of all or
         some clients, which were summed up there.
+    metrics
+        The clients' metrics as the strategy aggregated them, and what it reports of itself.
     """
 
     server_round: int
@@ -89,6 +91,7 @@ class Round:
     wire_bytes: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     drift: Drift | None = None
+    metrics: Mapping[str, float | list[float]] = field(default_factory=dict)
 
     @property
     def clients(self) -> list[int]:

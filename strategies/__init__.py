@@ -8,6 +8,7 @@ from strategies.fed_nova import FedNova
 from strategies.fed_pfn import FedPFN
 from strategies.fed_pnu import FedPNU
 from strategies.observed import Observed
+from strategies.private import Private
 from strategies.sampling import SeededSampling
 from strategies.scaffold import Scaffold
 from strategies.shared_mask import SharedMask
@@ -23,6 +24,7 @@ __all__ = [
     "FedPFN",
     "FedPNU",
     "Observed",
+    "Private",
     "RoundFailedError",
     "Scaffold",
     "SeededSampling",

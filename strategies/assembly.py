@@ -6,10 +6,11 @@ them to show what a run would do.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from logging import WARNING
+from logging import INFO, WARNING
 
 import torch
 from flwr.common.logger import log
+from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 import partitions
@@ -17,7 +18,8 @@ from fedpfn import models
 from fedpfn.args import args_of
 from fedpfn.lmc.layerwise import find_layers
 from fedpfn.measures import resolve_measures
-from fedpfn.params import trainable
+from fedpfn.params import float_buffers, trainable
+from fedpfn.privacy import noise_for
 from fedpfn.runs.arguments import data_arguments, model_arguments, task_of
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import RoundPlans
@@ -25,6 +27,7 @@ from fedpfn.training import image_faults
 from strategies.bases import make_masked
 from strategies.mask_faults import pattern_faults
 from strategies.preflight import label_faults
+from strategies.private import Private
 from strategies.sampling import SeededSampling, draw_clients
 from strategies.shared_mask import SharedMask
 
@@ -60,6 +63,11 @@ def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
     if faults := image_faults(config.train.augment, dataset.kind, dataset.input_shape):
         raise ConfigError(faults)
     model = _builder(config, dataset)()
+    if config.privacy.clip_norm and (buffers := float_buffers(model)):
+        raise ConfigError(
+            [f"privacy: {next(iter(buffers))} and other running statistics would leave clients unclipped; take a model "
+             "without batch normalisation, e.g. model.norm=group"]
+        )  # fmt: skip
     if faults := pattern_faults(config, list(trainable(model))) + _layer_faults(config, dataset, model):
         raise ConfigError(faults)
     return model
@@ -107,7 +115,9 @@ def make_strategy(
 ) -> SeededSampling:
     """Return the Flower strategy that the config names, under its mask, with clients drawn from its seed."""
     settings = config.strategy
-    masked = make_masked(settings.name, settings.base, args_of(settings.args), plan, parameters)
+    masked = make_masked(
+        settings.name, settings.base, args_of(settings.args), plan, parameters, inside=partial(_private, config, sizes)
+    )
     draw = partial(
         draw_clients,
         config.seed,
@@ -116,6 +126,33 @@ def make_strategy(
         fraction=config.federation.fraction,
     )
     return SeededSampling(masked, config.seed, draw, evaluate=False)
+
+
+def _private(config: RunConfig, sizes: Sequence[int], strategy: Strategy) -> Strategy:
+    """Put privacy around a strategy where the config asks for it."""
+    privacy = config.privacy
+    if not privacy.clip_norm:
+        return strategy
+    local, noise = privacy.where == "local", privacy.noise_multiplier
+    if privacy.epsilon:
+        clients = sum(size > 0 for size in sizes)
+        drawn = len(draw_clients(0, 1, sizes, clients=len(sizes), fraction=config.federation.fraction))
+        # with local noise a client's own releases count, at most one per round
+        size, population = (1, 1) if local else (drawn, clients)
+        noise = noise_for(
+            privacy.epsilon, rounds=config.rounds, size=size, population=population, delta=privacy.delta,
+            amplified=not local,
+        )  # fmt: skip
+        log(INFO, "Privacy: epsilon %g over %d rounds asks for a noise multiplier of %.4g", privacy.epsilon,
+            config.rounds, noise)  # fmt: skip
+    return Private(
+        strategy,
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=noise,
+        delta=privacy.delta,
+        local=local,
+        seed=config.seed if privacy.noise_from == "seed" else None,
+    )
 
 
 def plans_of(strategy: SeededSampling) -> RoundPlans:

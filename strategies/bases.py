@@ -3,7 +3,7 @@
 A run decides itself who trains (``federation.fraction``), so that the strategy takes every client that was drawn.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -50,13 +50,22 @@ _DEFAULT = "fedavg"
 
 
 def make_masked(
-    algorithm: str, base: str, args: Mapping[str, Scalar], plan: RoundPlans, parameters: Sequence[str]
+    algorithm: str,
+    base: str,
+    args: Mapping[str, Scalar],
+    plan: RoundPlans,
+    parameters: Sequence[str],
+    *,
+    inside: Callable[[Strategy], Strategy] = lambda strategy: strategy,
 ) -> SharedMask:
-    """Return the strategy of an algorithm and a base under the masks of ``plan``. Raises as ``make_base``."""
+    """Return the strategy of an algorithm and a base under the masks of ``plan``. Raises as ``make_base``.
+
+    ``inside`` may put something around the strategy that the masks then go around.
+    """
     own = _for_mask(algorithm, args)
     others = {name: value for name, value in args.items() if name not in own}
     kind: Any = MASKS.get(algorithm, SharedMask)
-    return kind(make_base(algorithm, base, others), plan, parameters=parameters, **own)  # type: ignore[no-any-return]
+    return kind(inside(make_base(algorithm, base, others)), plan, parameters=parameters, **own)  # type: ignore[no-any-return]
 
 
 def make_base(algorithm: str, base: str, args: Mapping[str, Scalar]) -> Strategy:
@@ -94,6 +103,11 @@ def base_faults(algorithm: str, base: str, args: Mapping[str, Scalar]) -> list[s
     except Exception as error:  # a strategy may refuse its arguments with anything
         return [f"strategy.base: {error}"]
     return faults
+
+
+def server_class(algorithm: str, base: str) -> type[Strategy]:
+    """Return the class of the strategy that ``make_base`` makes. Raises ``ValueError`` for what is none."""
+    return _class_of(algorithm, base)
 
 
 def _for_mask(algorithm: str, args: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -9,7 +9,7 @@ Flower's server optimisers average and then step; put in front of this class, th
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -34,6 +34,8 @@ class FedAvg(flower.FedAvg):
     """
 
     elementwise = True
+    # what becomes of the mean before anything is done with it
+    after_mean: Callable[[State], State] = staticmethod(lambda mean: mean)
     _sent: tuple[ArrayRecord, Mapping[str, Any]] | None = None
 
     def configure_train(
@@ -75,7 +77,7 @@ class FedAvg(flower.FedAvg):
                 weights.append(self.weight_of(reply))
             except (ValueError, KeyError, TypeError) as error:
                 raise ReplyError(reply.metadata.src_node_id, server_round, str(error)) from error
-        arrays = view_record(self._mean(records, weights))
+        arrays = view_record(self.after_mean(self._mean(records, weights)))
         own = self.train_metrics_aggr_fn
         aggregate = mean_metrics if own is aggregate_metricrecords else own
         return arrays, aggregate([reply.content for reply in valid], self.weighted_by_key)

@@ -51,6 +51,7 @@ class _Received:
     wire_bytes: int
     seconds: Mapping[str, float]
     drift: Drift | None
+    metrics: Mapping[str, float | list[float]]
 
 
 class _EndedError(Exception):
@@ -176,6 +177,7 @@ class Observed(Strategy):
                 "aggregate": time.perf_counter() - received_at,
             },
             _summed_drift(sent, contributions, valid),
+            cast(dict[str, float | list[float]], dict(metrics.items())) if metrics is not None else {},
         )
         if metrics is not None:
             self._result.train_metrics_clientapp[server_round] = metrics
@@ -215,6 +217,7 @@ class Observed(Strategy):
             wire_bytes=received.wire_bytes,
             seconds=received.seconds,
             drift=received.drift,
+            metrics=received.metrics,
         )
 
 

@@ -8,6 +8,7 @@ set's shape is known beforehand; for other data ``model_faults`` does the same o
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from fedpfn.runs.trackers import tracker_faults
 from fedpfn.tasks import Task, resolve_task, task_for
 from fedpfn.training import OPTIMIZERS, image_faults, loss_faults, lr_schedule_faults, optimizer_faults
 from partitions import datasets, schemes
-from strategies.bases import base_faults
+from strategies.bases import base_faults, server_class
 from strategies.mask_faults import cycle_faults, frozen_faults, pattern_faults, schedule_faults
+from strategies.private import privacy_fault
 
 
 def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: bool = True) -> list[str]:
@@ -43,6 +45,7 @@ def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: 
         _partition_faults,
         partial(_model_faults, try_model=try_model),
         _base_faults,
+        _privacy_faults,
         _algorithm_faults,
         schedule_faults,
         frozen_faults,
@@ -178,6 +181,27 @@ def _model_faults(config: RunConfig, *, try_model: bool) -> Iterator[str]:
 
 def _base_faults(config: RunConfig) -> list[str]:
     return base_faults(config.strategy.name, config.strategy.base, args_of(config.strategy.args))
+
+
+def _privacy_faults(config: RunConfig) -> Iterator[str]:
+    privacy = config.privacy
+    if not privacy.clip_norm:
+        if privacy.noise_multiplier or privacy.epsilon:
+            yield "noise needs a bound on what it hides: set privacy.clip-norm, e.g. to the norm of a usual update"
+        return
+    if privacy.noise_multiplier and privacy.epsilon:
+        yield "privacy.epsilon sets the noise multiplier; give it or privacy.noise-multiplier"
+    if find_spec("dp_accounting") is None:
+        yield 'privacy needs the package dp-accounting: pip install "fedpfn[dp]"'
+    if config.strategy.name == "ssfl":
+        yield "privacy: the saliency that strategy.name=ssfl asks clients for is not private"
+        return
+    if "weighted_by_key" in args_of(config.strategy.args):
+        yield "privacy: all clients count the same; leave strategy.args.weighted_by_key out"
+    with suppress(ValueError):
+        kind = server_class(config.strategy.name, config.strategy.base)
+        if fault := privacy_fault(kind):
+            yield f"privacy: {fault}"
 
 
 def _algorithm_faults(config: RunConfig) -> Iterator[str]:

@@ -21,7 +21,7 @@ import partitions
 from fedpfn import garbage
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
-from fedpfn.measures import HeldOut, Instruments, resolve_measures
+from fedpfn.measures import EPSILON, HeldOut, Instruments, resolve_measures
 from fedpfn.params import read_state, trainable
 from fedpfn.protocol import RUN_CONFIG
 from fedpfn.rounds import Round
@@ -223,7 +223,7 @@ def make_recorder(
     return Recorder(
         folder,
         instruments,
-        measures=resolve_measures(config.measures, task),
+        measures=[*resolve_measures(config.measures, task), *([EPSILON] if config.privacy.clip_norm else [])],
         schedule=schedule_name(config),
         model_name=config.model.name,
         strategy_state=strategy_state,

@@ -6,6 +6,7 @@ from fedpfn.measures.custom import MeasureError, resolve_measures
 from fedpfn.measures.instruments import Instruments
 from fedpfn.measures.table import (
     BUILT_IN,
+    EPSILON,
     MEASURES,
     Better,
     Measure,
@@ -24,6 +25,7 @@ __all__ = [
     "Drift",
     "HeldOut",
     "Instruments",
+    "EPSILON",
     "MEASURES",
     "Measure",
     "MeasureError",

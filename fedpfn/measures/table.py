@@ -261,6 +261,11 @@ BUILT_IN: tuple[Measure, ...] = (
     Measure("bytes_up", "bytes up", BYTES, "lower", lambda r, i: r.bytes_up, "always"),
 )  # fmt: skip
 
+# of a private federation alone
+EPSILON = Measure(
+    "privacy.epsilon", "privacy, epsilon", "", "lower", lambda round, _: round.metrics.get("epsilon"), "always"
+)
+
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in BUILT_IN}
 
 

@@ -296,6 +296,42 @@ class Train:
         object.__setattr__(self, "epochs", whole(self.epochs))
 
 
+_PRIVATE = (unless("privacy.clip-norm", "0.0"),)
+
+
+@dataclass(frozen=True)
+class Privacy:
+    clip_norm: float = key(
+        0.0, "largest norm of a client's update; above 0 all clients count the same, and noise is added", least=0,
+        since=2,
+    )  # fmt: skip
+    noise_multiplier: float = key(
+        0.0, "standard deviation of the noise in a round's sum of updates, in clip norms", least=0, used=_PRIVATE,
+        since=2,
+    )  # fmt: skip
+    epsilon: float = key(
+        0.0, "what all rounds together may cost; above 0 the noise multiplier follows", least=0, used=_PRIVATE, since=2
+    )
+    delta: float = key(
+        1e-5, "probability with which epsilon may not hold, well below 1 / clients", above=0, below=1, used=_PRIVATE,
+        since=2,
+    )  # fmt: skip
+    where: str = key(
+        "central",
+        "who adds the noise: the server to the mean, or each client to its update",
+        choices=("central", "local"),
+        used=_PRIVATE,
+        since=2,
+    )
+    noise_from: str = key(
+        "seed",
+        "the run's seed, for simulations that can be repeated, or the operating system, for what is to be published",
+        choices=("seed", "system"),
+        used=_PRIVATE,
+        since=2,
+    )
+
+
 @dataclass(frozen=True)
 class Evaluate:
     every: int = key(
@@ -381,6 +417,7 @@ class RunConfig:
     strategy: Strategy = field(default_factory=Strategy)
     mask: Mask = field(default_factory=Mask, metadata={"used": (unless("strategy.name", "fedavg"),)})
     train: Train = field(default_factory=Train)
+    privacy: Privacy = field(default_factory=Privacy)
     evaluate: Evaluate = field(default_factory=Evaluate)
     stop: Stop = field(default_factory=Stop)
     barrier: Barrier = field(default_factory=Barrier)

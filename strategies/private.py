@@ -1,0 +1,195 @@
+"""Client-level differential privacy around a strategy that takes the mean of clients' arrays.
+
+Clients are told to clip their updates (``clients.privacy``) and count the same; Gaussian noise falls on what the round
+trains, in the mean here (central) or in each update there (local). Definitions, proposition and accounting:
+``fedpfn.privacy``. A server optimiser steps from the noisy mean, which costs no more privacy, and ``SharedMask`` goes
+around: ``SharedMask(Private(FedAdam(), clip_norm=1.0, noise_multiplier=1.0), mask_ratio=0.4)``.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from logging import INFO
+from typing import Any, cast
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fedpfn.packing import is_packed, pack, plan_positions, unpack
+from fedpfn.params import State
+from fedpfn.privacy import add_noise, epsilon
+from fedpfn.protocol import CLIENT_NOISE, CLIP_NORM, PARAMETERS, PLAN, WEIGHT
+from fedpfn.schedules import UNMASKED, decode_plan
+from fedpfn.seeding import numpy_generator
+from strategies.fed_avg import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
+from strategies.grids import everybody
+from strategies.replies import ReplyError, only_metrics, split
+
+_MEANS = (FedAvg, FedAvgM, FedAdam, FedAdagrad, FedYogi)
+
+
+class Private(Strategy):
+    """Bound what the global models tell of any one client.
+
+    Parameters
+    ----------
+    strategy
+        A ``strategies.FedAvg``, or a server optimiser of that module, which steps from its mean.
+    clip_norm
+        C, the largest norm of a client's update.
+    noise_multiplier
+        z: the noise in a round's sum of updates has the standard deviation z C, or with ``local`` that in each update.
+    delta
+        Probability with which the bound may fail, for the epsilon that is reported.
+    local
+        Whether each client adds noise of its own, so that the server need not be trusted either.
+    seed
+        Seed of the noise, for simulations that can be repeated: whoever knows it can take the noise off again. None
+        draws from the operating system.
+
+    Raises
+    ------
+    ValueError
+        For a strategy that does not take the mean, and for numbers out of range.
+
+    Examples
+    --------
+    >>> strategy = Private(FedAvg(), clip_norm=0.5, noise_multiplier=1.0, seed=0)
+    >>> strategy.epsilon
+    0.0
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        *,
+        clip_norm: float,
+        noise_multiplier: float,
+        delta: float = 1e-5,
+        local: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        if fault := privacy_fault(strategy):
+            raise ValueError(fault)
+        if not (clip_norm > 0 and noise_multiplier >= 0 and 0 < delta < 1):
+            raise ValueError(
+                f"clip_norm must be above 0, noise_multiplier at least 0, delta between 0 and 1; got {clip_norm}, "
+                f"{noise_multiplier}, {delta}"
+            )
+        self.strategy = cast(FedAvg, strategy)
+        self.clip_norm, self.noise_multiplier, self.delta = clip_norm, noise_multiplier, delta
+        self.local, self.seed = local, seed
+        self.strategy.weighted_by_key = WEIGHT
+        self.population = 0
+        # how many clients each release drew, or with local noise how often each client took part
+        self._drawn: list[int] = []
+        self._taken_part: dict[int, int] = {}
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether the strategy can be handed packed arrays and sums: noise does not change that."""
+        return self.strategy.elementwise
+
+    @property
+    def epsilon(self) -> float:
+        """What all releases so far cost at ``delta``; with local noise, the client that took part most often."""
+        about: dict[str, Any] = {"noise_multiplier": self.noise_multiplier, "delta": self.delta}
+        if self.local:
+            releases = [1] * max(self._taken_part.values(), default=0)
+            return epsilon(releases, population=1, amplified=False, **about)
+        return epsilon(self._drawn, population=max(self.population, 1), **about)
+
+    def summary(self) -> None:
+        """Log how updates are made private, then the wrapped strategy's own settings."""
+        where = "by each client" if self.local else "by the server"
+        log(INFO, "\t├──> Private: clip_norm=%g, noise_multiplier=%g, added %s", self.clip_norm,
+            self.noise_multiplier, where)  # fmt: skip
+        self.strategy.summary()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Tell the clients how to clip their updates, and what noise to add."""
+        noise = self.noise_multiplier if self.local else 0.0
+        about = {CLIP_NORM: self.clip_norm, CLIENT_NOISE: noise}
+        messages = list(self.strategy.configure_train(server_round, arrays, ConfigRecord({**config, **about}), grid))
+        self.population = len(everybody(grid))
+        if messages:
+            self._drawn.append(len(messages))
+        for message in messages:
+            client = message.metadata.dst_node_id
+            self._taken_part[client] = self._taken_part.get(client, 0) + 1
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Let the strategy aggregate the replies, with noise in their mean, and add ``epsilon`` to the metrics.
+
+        Raises ``ReplyError`` for a client that gives itself another weight than the others have.
+        """
+        replies = list(replies)
+        valid, _ = split(replies)
+        for reply in valid:
+            weight = only_metrics(reply.content).get(WEIGHT)
+            if weight != 1:
+                client = reply.metadata.src_node_id
+                raise ReplyError(client, server_round, f"private updates count the same; this one has the {WEIGHT} "
+                                 f"{weight}: does the ClientApp have clients.private_mod?")  # fmt: skip
+        deviation = 0.0 if self.local else self.noise_multiplier * self.clip_norm / max(len(valid), 1)
+        self.strategy.after_mean = partial(self._noisy, server_round, deviation)
+        arrays, metrics = self.strategy.aggregate_train(server_round, replies)
+        if metrics is not None:
+            metrics["epsilon"] = self.epsilon
+        return arrays, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Leave evaluation to the strategy."""
+        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Leave evaluation to the strategy."""
+        return self.strategy.aggregate_evaluate(server_round, replies)
+
+    def state_dict(self) -> State:
+        """Return what has been released so far, for a checkpoint."""
+        parts = sorted(self._taken_part.items())
+        return {
+            "drawn": torch.tensor(self._drawn, dtype=torch.int64),
+            "taken_part": torch.tensor(parts, dtype=torch.int64).reshape(-1, 2),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what had been released."""
+        self._drawn = state["drawn"].tolist()
+        self._taken_part = dict(state["taken_part"].tolist())
+
+    def _noisy(self, server_round: int, deviation: float, mean: State) -> State:
+        if not deviation:
+            return mean
+        generator = np.random.default_rng() if self.seed is None else numpy_generator(self.seed, "noise", server_round)
+        _, config = self.strategy.sent
+        plan = decode_plan(str(config[PLAN])) if PLAN in config else UNMASKED
+        if is_packed(mean):
+            return add_noise(mean, deviation, generator)
+        shapes = tuple((name, tuple(mean[name].shape)) for name in cast(list[str], config.get(PARAMETERS, list(mean))))
+        active = plan_positions(plan, shapes)
+        parameters = {name: mean[name] for name, _ in shapes}
+        # drawn as for packed arrays, so that both get the same noise
+        return mean | unpack(add_noise(pack(parameters, active), deviation, generator), active, parameters)
+
+
+def privacy_fault(strategy: Any) -> str | None:
+    """Say why a strategy (or its class) cannot be made private, or None."""
+    kind = strategy if isinstance(strategy, type) else type(strategy)
+    if kind in _MEANS:
+        return None
+    # others look at clients one by one, or at numbers of theirs, where there is no noise
+    names = ", ".join(mean.__name__ for mean in _MEANS)
+    return f"{kind.__name__} cannot be private: noise goes into the plain mean of updates, which {names} take"
