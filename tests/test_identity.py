@@ -181,7 +181,8 @@ def test_fed_avg_by_default_uses_these_keys_and_no_others() -> None:
         partition.min-size partition.holdout model.name model.hidden model.width model.width-multiplier strategy.name
         strategy.base train.epochs train.steps train.batch-size train.augment train.optimizer train.lr train.lr-decay
         train.schedule train.round-schedule train.warmup-rounds train.momentum train.nesterov train.weight-decay
-        train.loss train.proximal-mu train.clip-norm train.threads train.stack evaluate.every evaluate.max-examples
+        train.loss train.proximal-mu train.clip-norm train.threads train.stack privacy.clip-norm evaluate.every
+        evaluate.max-examples
         stop.patience stop.target barrier.every barrier.points barrier.max-pairs
         barrier.max-examples barrier.split barrier.batch-norm barrier.layers
     """
