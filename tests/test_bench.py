@@ -235,6 +235,7 @@ def a_result() -> dict[str, Any]:
         "over-clients": [],
         "over-models": [],
         "scale": [],
+        "long": [],
     }  # fmt: skip
 
 
@@ -291,6 +292,19 @@ def test_scale_is_shown_as_a_table_and_a_figure(tmp_path: Path) -> None:
     assert table.rows[-1][:2] == ["10", "45.0"]
     (file,) = figures.write_figures(a_result() | {"scale": entries}, tmp_path)
     assert file.name == "scale.png" and file.stat().st_size > 10_000
+
+
+def test_a_long_run_is_shown_early_and_late(tmp_path: Path) -> None:
+    samples = [
+        {"round": number, "bytes": {"server": 4e8, "workers": 9e8 + 1e6 * number, "Ray": 2e8, "log": 1e3 * number}}
+        for number in range(101)
+    ]
+    entry = {"rounds": 100, "samples": samples, "seconds": [0.5] * 50 + [0.25] * 50}
+    (table,) = [t for t in bench_tables.tables(a_result() | {"long": [entry]}) if t.title.startswith("100 rounds")]
+    assert ["workers, MB", "930.0", "990.0"] in table.rows and ["server, MB", "400.0", "400.0"] in table.rows
+    assert table.rows[-1] == ["seconds per round", "0.5000", "0.2500"]
+    (file,) = figures.write_figures(a_result() | {"long": [entry]}, tmp_path)
+    assert file.name == "long.png" and file.stat().st_size > 10_000
 
 
 def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.bench import barriers, scale, server_side
+from experiments.bench import barriers, long_run, scale, server_side
 from experiments.bench.bare import bare_seconds
 from experiments.bench.contestants import CONTESTANTS, Timing, run
 from experiments.bench.peers import frameworks
@@ -29,6 +29,7 @@ PARTS = {
     "clients": "time per round over the number of clients",
     "models": "barrier time over the number of models",
     "scale": "time and memory over clients and over the size of the model",
+    "long": "memory and time per round over 500 rounds",
 }
 # stock and cached have a node a client: more of them only wait for longer
 _MOST_NODES = 1000
@@ -72,6 +73,7 @@ def bench(
         "over-clients": [],
         "over-models": [],
         "scale": [],
+        "long": [],
     }
     ours: Entrants = {
         name: partial(run, contestant, device=device, actors=actors, gpus=gpus)
@@ -105,6 +107,8 @@ def bench(
             for step in scale.cases(size):
                 console.print(f"{step.clients:,} clients, model of {step.model_bytes / 1e6:.1f} MB", highlight=False)
                 result["scale"].append(scale.measure(step, actors=actors))
+        elif part == "long":
+            result["long"].append(long_run.measure(5 if size == "quick" else 500, actors=actors))
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 

@@ -15,7 +15,7 @@ EPILOG = (
 Parts = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[PART]...", help="a b c cnn e1 e2 (training), d (barriers), server, clients, models, scale; all"
+        metavar="[PART]...", help="a b c cnn e1 e2 (training), d (barriers), server, clients, models, scale, long; all"
     ),
 ]
 

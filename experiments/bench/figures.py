@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.bench import scale
+from experiments.bench import long_run, scale
 from experiments.bench.contestants import CONTESTANTS
 from experiments.bench.table import of, turns
 from experiments.figures import save_figure
@@ -25,6 +25,8 @@ def write_figures(result: dict[str, Any], folder: Path) -> list[Path]:
             made.append(save_figure(_over_models(result), folder / "barriers-over-models.png"))
         if result["scale"]:
             made.append(save_figure(scale.figure(result["scale"]), folder / "scale.png"))
+        if result["long"]:
+            made.append(save_figure(long_run.figure(result["long"][0]), folder / "long.png"))
     return made
 
 

@@ -25,7 +25,7 @@ class PeakMemory:
             family = [process, *process.children(recursive=True)]
         except psutil.NoSuchProcess:
             return
-        self.bytes = max(self.bytes, sum(map(_held, family)))
+        self.bytes = max(self.bytes, sum(map(held, family)))
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def peak_memory(pid: int) -> Iterator[PeakMemory]:
         watcher.join()
 
 
-def _held(process: psutil.Process) -> int:
+def held(process: psutil.Process) -> int:
     """Return the proportional set size of a process, 0 for one that has ended."""
     try:
         return int(process.memory_full_info().pss)

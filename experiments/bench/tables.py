@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from experiments.bench.contestants import CONTESTANTS
+from experiments.bench.long_run import growth
 from experiments.bench.table import Result, Table, of, ratio_text, seconds_text, turns
 from experiments.bench.training_tables import training_tables
 
@@ -48,6 +49,8 @@ def _tables(result: Result) -> Iterator[Table]:
         yield _over_models(result)
     if result["scale"]:
         yield _scale(result)
+    for entry in result["long"]:
+        yield _long(entry)
 
 
 def _barriers(result: Result, device: str) -> Table:
@@ -140,3 +143,14 @@ def _scale(result: Result) -> Table:
         "peak, GB",
     ]
     return Table("How a federation grows", columns, rows, ["One step of ten examples each; memory of all processes."])
+
+
+def _long(entry: Result) -> Table:
+    rounds = entry["rounds"]
+    spans = [f"rounds {rounds // 5} to {2 * rounds // 5}", f"rounds {4 * rounds // 5} to {rounds}"]
+    medians = growth(entry)
+    rows = [
+        [f"{name}, MB", *(f"{value / 1e6:.1f}" for value in medians[name])] for name in medians if name != "seconds"
+    ]
+    rows.append(["seconds per round", *(f"{value:.4f}" for value in medians["seconds"])])
+    return Table(f"{rounds} rounds: medians early and late", ["", *spans], rows, [])

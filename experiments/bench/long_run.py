@@ -1,0 +1,93 @@
+"""A long run: memory of its processes, size of its log and seconds per round, from the first rounds to the last.
+
+What leaks or slows down shows over hundreds of rounds. Barriers are measured in some of them, as in a real run.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import psutil
+from matplotlib.figure import Figure
+
+from experiments.bench.memory import held
+from experiments.report.figures.style import DOUBLE, PALETTE, new_figure
+from experiments.runtime.failure import RunFailed
+from fedpfn.runs import LOG, read_rounds
+
+_EVERY_SECONDS = 0.5
+_SETTINGS = ("model.hidden=1", "model.width=32", "barrier.every=10", "barrier.max-pairs=5")
+# who holds memory, by a word of the command line; the rest is Ray's own processes
+_WHO = {"workers": "ray::Worker", "server": "-m fedpfn"}
+
+
+def measure(rounds: int, *, actors: int) -> dict[str, Any]:
+    """Run ``rounds`` rounds on the digits and return what was seen. Raises ``RunFailed`` where they do not complete."""
+    with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
+        folder, log = Path(scratch) / "run", Path(scratch) / "log.txt"
+        words = [f"rounds={rounds}", *_SETTINGS, f"output.dir={folder}"]
+        line = [sys.executable, "-m", "fedpfn", "run", *words, "--actors", str(actors)]
+        samples = []
+        with log.open("wb") as file:
+            process = subprocess.Popen(line, env=dict(os.environ), cwd=scratch, stdout=file, stderr=file)
+            while process.poll() is None:
+                if (folder / "rounds.jsonl").exists():
+                    samples.append(_sample(process.pid, folder))
+                time.sleep(_EVERY_SECONDS)
+        if process.returncode:
+            raise RunFailed(log.read_text(errors="replace").strip().rpartition("\n")[2])
+        seconds = [record["seconds"]["round"] for record in read_rounds(folder)[1:]]
+    return {"rounds": rounds, "samples": samples, "seconds": seconds}
+
+
+def _sample(pid: int, folder: Path) -> dict[str, Any]:
+    """Return how many rounds are on record, and who holds how many bytes."""
+    bytes_of = {"server": 0, "workers": 0, "Ray": 0, "log": 0}
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    for process in family:
+        try:
+            command = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        who = next((name for name, word in _WHO.items() if word in command), "Ray")
+        bytes_of[who] += held(process)
+    if (folder / LOG).exists():
+        bytes_of["log"] = (folder / LOG).stat().st_size
+    return {"round": (folder / "rounds.jsonl").read_bytes().count(b"\n") - 1, "bytes": bytes_of}
+
+
+def growth(result: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return the medians over the second and over the last fifth of the rounds, of bytes and of seconds per round."""
+    rounds, samples = result["rounds"], result["samples"]
+    spans = ((0.2 * rounds, 0.4 * rounds), (0.8 * rounds, rounds))
+
+    def medians(name: str) -> tuple[float, float]:
+        early, late = ([s["bytes"][name] for s in samples if low <= s["round"] <= high] for low, high in spans)
+        return median(early or [0]), median(late or [0])
+
+    seconds = tuple(median(result["seconds"][int(low) : int(high)]) for low, high in spans)
+    return {name: medians(name) for name in ("server", "workers", "Ray", "log")} | {"seconds": (seconds[0], seconds[1])}
+
+
+def figure(result: dict[str, Any]) -> Figure:
+    """Draw memory and seconds per round over the rounds."""
+    drawn = new_figure(DOUBLE, 2.6)
+    left, right = drawn.subplots(1, 2)
+    for color, name in zip(PALETTE, ("server", "workers", "Ray"), strict=False):
+        points = [(sample["round"], sample["bytes"][name] / 1e6) for sample in result["samples"]]
+        left.plot(*zip(*points, strict=True), color=color, label=name)
+    left.set(xlabel="round", ylabel="memory, MB", ylim=(0, None))
+    left.legend()
+    seconds = np.array(result["seconds"])
+    right.plot(np.arange(1, len(seconds) + 1), seconds, color=PALETTE[0], linewidth=0.6)
+    right.set(xlabel="round", ylabel="seconds per round", ylim=(0, np.quantile(seconds[1:], 0.99) * 1.5))
+    return drawn
