@@ -99,7 +99,8 @@ def _of_these(clients: Sequence[int], replies: Mapping[int, ClientReply], told: 
     strays, absent = sorted(told.keys() - set(clients)), [client for client in clients if client not in told]
     twice = [client for client in clients if told[client] > 1]
     odd = [f"client {stray}, whom it was not sent" for stray in strays] + [f"client {c} twice or more" for c in twice]
-    if strays and not absent:
+    # where it sums up, who was not sent to it, or was twice, may be in the sum
+    if odd and (not absent or any(reply.summed for reply in replies.values())):
         return failed(clients, f"its worker answered for {', '.join(odd)}")
     instead = f", and answered for {', '.join(odd)}" if odd else ""
     return {
