@@ -239,7 +239,7 @@ FORGERIES: dict[str, Forgery] = {
     "the same by columns": Forgery(raw(head((10**7, 10**6), by_columns=True)), ITSELF, "last.bias cannot be read"),
     "a negative shape": Forgery(raw(head((-1,))), ITSELF, r"no array has the shape \(-1,\)"),
     # its records
-    "no metrics": Forgery(report(lambda own: own.__setitem__("metrics", [])), ITSELF, "0 metric records instead of one"),
+    "no metrics": Forgery(report(lambda own: own["metrics"].clear()), ITSELF, "0 metric records instead of one"),
     "two metric records": Forgery(report(lambda own: own["metrics"].append(["b", {}])), ITSELF, "2 metric records"),
     "no arrays": Forgery(
         lambda content: [without_row(name)(content) for name in places(content)] and None, ITSELF, "missing"
