@@ -19,6 +19,7 @@ from flwr.app import Context
 from fedpfn.protocol import CLIENT_TIMEOUT, REPLACEABLE
 
 _STDERR = 2
+_AGAIN_SECONDS = 0.1
 
 
 class ClientTimeoutError(BaseException):
@@ -35,7 +36,11 @@ def time_limit(seconds: float, *, ends_process: bool = False) -> Iterator[None]:
         yield
         return
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+    def interrupt(_signal: int, frame: FrameType | None) -> None:
+        if _imports(frame):
+            # a module that is half imported stays so, for all clients to come
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+            return
         raise ClientTimeoutError(f"it trained for longer than client-timeout, {seconds:g} s, and was interrupted")
 
     timed = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
@@ -80,3 +85,11 @@ def grace(seconds: float) -> float:
     (1.0, 4.0, 10.0)
     """
     return min(max(seconds, 1.0), 10.0)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False

@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import flower_apps as apps
 import ray
@@ -79,6 +80,13 @@ def remember(message: Message, context: Context, call_next: ClientAppCallable) -
     reply = call_next(message, context)
     reply.content["calls"] = calls
     return reply
+
+
+def warm_up(run_config: Mapping[str, Any], data: Any = None) -> None:
+    """Train once: PyTorch imports a lot at a process's first step, for which no client is to blame."""
+    model = apps.net()
+    model(apps.batches(0)[0][0]).sum().backward()
+    apps.adamw(model.parameters()).step()
 
 
 app = apps.client_app(mods=[cohort_mod, trouble, remember])
