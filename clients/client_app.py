@@ -27,6 +27,7 @@ from clients.tasks import (
     reply_with,
     reply_with_saliency,
 )
+from clients.time_limit import is_clients_own, limits_of, time_limit
 from clients.workspace import Workspace, why_not_stackable, workspace
 from fedpfn.protocol import SALIENCY
 from fedpfn.runs.config import RunConfig
@@ -42,16 +43,25 @@ class SetUpError(RuntimeError):
 
 def train_cohort(
     messages: Sequence[Message], contexts: Sequence[Context], call_next: ClientAppCallable
-) -> Iterator[Message | Answer | Exception]:
-    """Train the clients of a cohort, ``train.stack`` at a time where the model allows it."""
+) -> Iterator[Message | Answer | BaseException]:
+    """Train the clients of a cohort, ``train.stack`` at a time where the model allows it.
+
+    A stack has the time of its clients together and fails as a whole where it takes longer, since nobody can see which
+    of them keeps it.
+    """
+    if not messages:
+        return
     if messages[0].metadata.message_type != MessageType.TRAIN:
         yield from in_turn(messages, contexts, call_next)
         return
     try:
         task = read_task(messages[0])
-        stack = task.config.train.stack
-        stacked = stack > 0 and why_not_stackable(_set_up(task), task.config.strategy.name) is None
-    except Exception as error:
+        # before the time of the first client begins
+        own, stack = _set_up(task), task.config.train.stack
+        stacked = stack > 0 and why_not_stackable(own, task.config.strategy.name) is None
+    except BaseException as error:
+        if not is_clients_own(error, contexts[0]):
+            raise
         yield from [error] * len(messages)
         return
     with cpu_threads(task.config.train.threads):
@@ -59,28 +69,40 @@ def train_cohort(
             yield from _train_in_turn(messages, contexts)
             return
         clients = [client_of(context) for context in contexts]
+        seconds, ends_process = limits_of(contexts[0])
         for start in range(0, len(clients), stack):
             these = slice(start, start + stack)
             kept = [kept_by(context) for context in contexts[these]]
-            results = train_stack(task, _set_up(task), clients[these], kept)
+            results: Sequence[Update | BaseException]
+            try:
+                with time_limit(seconds * len(kept), ends_process=ends_process):
+                    results = train_stack(task, own, clients[these], kept)
+            except BaseException as error:
+                if not is_clients_own(error, contexts[0]):
+                    raise
+                results = [error] * len(kept)
             for result, context in zip(results, contexts[these], strict=True):
-                if isinstance(result, Exception):
+                if isinstance(result, BaseException):
                     yield result
                     continue
                 keep(result, context)
                 yield answer_with(result)
 
 
-def _train_in_turn(messages: Sequence[Message], contexts: Sequence[Context]) -> Iterator[Answer | Exception]:
-    """Do for each client what ``train`` does; one that raises does not stop the others."""
+def _train_in_turn(messages: Sequence[Message], contexts: Sequence[Context]) -> Iterator[Answer | BaseException]:
+    """Do for each client what ``train`` does; one that raises or takes too long does not stop the others."""
     task, content = None, None
+    seconds, ends_process = limits_of(contexts[0])
     for message, context in zip(messages, contexts, strict=True):
         try:
             # clients without records of their own are sent one and the same content
             if task is None or message.content is not content:
                 task, content = read_task(message), message.content
-            answer: Answer | Exception = answer_with(_trained(task, context))
-        except Exception as error:
+            with time_limit(seconds, ends_process=ends_process):
+                answer: Answer | BaseException = answer_with(_trained(task, context))
+        except BaseException as error:
+            if not is_clients_own(error, context):
+                raise
             answer = error
         yield answer
 

@@ -6,8 +6,9 @@ The client's half of ``strategies.CohortGrid``. Each call looks to the ClientApp
 the same objects in every call and must not be changed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from itertools import compress
 from typing import Any, cast
 
 from flwr.app import Context, Message, RecordDict
@@ -17,12 +18,13 @@ from clients.answers import Answer
 from clients.cohort_replies import write_replies
 from clients.cohort_sum import CohortSum
 from clients.kept_states import KeptStates
-from fedpfn.protocol import CLIENTS, COHORT, NUM_CLIENTS, STATE, SUM, is_reserved
+from clients.time_limit import is_clients_own, limits_of, time_limit
+from fedpfn.protocol import CLIENT_TIMEOUT, CLIENTS, COHORT, NUM_CLIENTS, STATE, SUM, is_reserved
 
 # takes the messages and contexts of a cohort's clients, returns or yields for each its reply, as a message or as an
 # answer in plain tables, or what it raised
 CohortHandler = Callable[
-    [Sequence[Message], Sequence[Context], ClientAppCallable], Iterable[Message | Answer | Exception]
+    [Sequence[Message], Sequence[Context], ClientAppCallable], Iterable[Message | Answer | BaseException]
 ]
 
 
@@ -44,8 +46,11 @@ class CohortMod:
         if COHORT not in message.content.config_records:
             return call_next(message, context)
         files = KeptStates.asked_for(message.content.config_records[COHORT])
-        clients, messages, contexts = _take_apart(message, context, files)
-        answers = self.handler(messages, contexts, call_next)
+        clients, messages, contexts, unread = _take_apart(message, context, files)
+        trained = [client not in unread for client in clients]
+        answers = self.handler(list(compress(messages, trained)), list(compress(contexts, trained)), call_next)
+        if unread:
+            answers = _in_place(clients, answers, unread)
         # what every client is sent
         everyones = RecordDict({key: record for key, record in message.content.items() if not is_reserved(key)})
         total = CohortSum.asked_for(everyones) if message.content.config_records[COHORT].get(SUM) else None
@@ -55,12 +60,19 @@ class CohortMod:
 
 def in_turn(
     messages: Sequence[Message], contexts: Sequence[Context], call_next: ClientAppCallable
-) -> Iterator[Message | Exception]:
-    """Call the ClientApp once per client; a client that raises does not stop the others."""
+) -> Iterator[Message | BaseException]:
+    """Call the ClientApp once per client; one that raises, whatever it is, or takes too long, does not stop the others.
+
+    A record of the cohort, ``client-timeout``, says how long each may take.
+    """
     for message, context in zip(messages, contexts, strict=True):
+        seconds, ends_process = limits_of(context)
         try:
-            answer: Message | Exception = call_next(message, context)
-        except Exception as error:
+            with time_limit(seconds, ends_process=ends_process):
+                answer: Message | BaseException = call_next(message, context)
+        except BaseException as error:
+            if not is_clients_own(error, context):
+                raise
             answer = error
         yield answer
 
@@ -68,9 +80,27 @@ def in_turn(
 cohort_mod = CohortMod()
 
 
+class UnreadableStateError(RuntimeError):
+    """What a client kept between rounds cannot be read."""
+
+    stage = "reading what it kept"
+
+
+def _in_place(
+    clients: Sequence[int],
+    answers: Iterable[Message | Answer | BaseException],
+    unread: Mapping[int, BaseException],
+) -> Iterator[Message | Answer | BaseException]:
+    """Yield the answers of those clients that were asked, and the errors of those that could not be, in their order."""
+    rest = iter(answers)
+    for client in clients:
+        yield unread[client] if client in unread else next(rest)
+
+
 def _take_apart(
     message: Message, context: Context, files: KeptStates | None
-) -> tuple[list[int], list[Message], list[Context]]:
+) -> tuple[list[int], list[Message], list[Context], dict[int, BaseException]]:
+    """Return a cohort's clients with the message and the context of each, and why some cannot be asked."""
     about = message.content.config_records[COHORT]
     clients, total = cast(list[int], about[CLIENTS]), cast(int, about[NUM_CLIENTS])
     shared: dict[str, Any] = {}
@@ -81,7 +111,8 @@ def _take_apart(
             own[int(owner)][name] = record
         elif key != COHORT:
             shared[key] = record
-    messages, contexts = [], []
+    messages, contexts, unread = [], [], dict[int, BaseException]()
+    limit: dict[str, Any] = {CLIENT_TIMEOUT: about[CLIENT_TIMEOUT]} if about.get(CLIENT_TIMEOUT) else {}
     everyones = RecordDict(shared)
     for client in clients:
         state = {key: record for key, record in own[client].items() if key.startswith(STATE)}
@@ -90,8 +121,13 @@ def _take_apart(
         # one object for all clients without records of their own, as in Flower's own messages
         one.content = RecordDict({**shared, **records}) if records else everyones
         messages.append(one)
-        node_config = {**context.node_config, "partition-id": client, "num-partitions": total}
+        node_config = {**context.node_config, "partition-id": client, "num-partitions": total, **limit}
         kept = RecordDict({key.removeprefix(STATE): record for key, record in state.items()})
-        kept = kept if files is None else files.read(client)
+        if files is not None:
+            try:
+                kept = files.read(client)
+            except Exception as error:
+                unread[client] = UnreadableStateError(f"client {client}: {type(error).__name__}: {error}")
+                unread[client].__cause__ = error
         contexts.append(Context(context.run_id, context.node_id, node_config, kept, context.run_config))
-    return clients, messages, contexts
+    return clients, messages, contexts, unread

@@ -21,7 +21,9 @@ from fedpfn.npy import from_npy, npy_parts, split_npy, stack_npy
 from fedpfn.protocol import ARRAYS, COHORT, PROCESS, REPLIES, STATE, SUM, array_key, is_reserved
 from fedpfn.runs.client_states import as_json
 
-_TRAINING = "local training"
+_TRAINING, _REPLYING = "local training", "writing its reply"
+# head and body of an array that can stand in a stack
+Parts = tuple[bytes, memoryview]
 
 
 class Stacks:
@@ -32,10 +34,8 @@ class Stacks:
         self._numbers: dict[tuple[str, str, bytes], int] = {}
         self._alone: dict[str, Array] = {}
 
-    def add(self, client: int, key: str, name: str, array: Array) -> int | str:
-        """Take an array; return the number of its stack, or the name of one that travels alone."""
-        # the server keeps a client's state between rounds: a row of a stack would keep everybody's
-        parts = None if key.startswith(STATE) else _parts(array)
+    def add(self, client: int, key: str, name: str, array: Array, parts: Parts | None) -> int | str:
+        """Take an array; return the number of its stack, or the name of one that travels alone, which has no parts."""
         if parts is None:
             alone = array_key(client, key, name)
             self._alone[alone] = array
@@ -55,8 +55,11 @@ class Stacks:
         return record
 
 
-def _parts(array: Array) -> tuple[bytes, memoryview] | None:
-    """Return head and body of an array that can stand in a stack."""
+def _parts(key: str, array: Array) -> Parts | None:
+    """Return head and body of an array of the record ``key`` that can stand in a stack."""
+    if key.startswith(STATE):
+        # the server keeps a client's state between rounds: a row of a stack would keep everybody's
+        return None
     if isinstance(array, TensorArray):
         return npy_parts(array.tensor)
     return split_npy(array.data) if array.stype == "numpy.ndarray" else None
@@ -64,7 +67,7 @@ def _parts(array: Array) -> tuple[bytes, memoryview] | None:
 
 def write_replies(
     clients: Sequence[int],
-    answers: Iterable[Message | Answer | Exception],
+    answers: Iterable[Message | Answer | BaseException],
     states: Sequence[RecordDict],
     total: CohortSum | None = None,
     files: KeptStates | None = None,
@@ -87,9 +90,13 @@ def write_replies(
         if isinstance(answer, _Failure):
             reports.append([client, {"error": answer}])
             continue
-        if total is not None:
-            summed, norm = total.take(answer)
-        report = _report(client, answer, state, stacks, summed=summed)
+        try:
+            if total is not None:
+                summed, norm = total.take(answer)
+            report = _report(client, answer, state, stacks, summed=summed)
+        except Exception as error:
+            reports.append([client, {"error": _Failure.of(error, _REPLYING)}])
+            continue
         if kept:
             report["kept"] = True
         if norm is not None:
@@ -110,17 +117,17 @@ class _Failure(NamedTuple):
     traceback: str = ""
 
     @classmethod
-    def of(cls, error: Exception) -> "_Failure":
-        """Return what an exception says, and what one with a stage of its own was raised from."""
+    def of(cls, error: BaseException, at: str = _TRAINING) -> "_Failure":
+        """Return what an exception says that came ``at`` a stage, and what one with a stage of its own came from."""
         stage = getattr(error, "stage", "")
         cause = error.__cause__ if stage and error.__cause__ else error
         text = "".join(traceback.format_exception(error))
-        return cls(stage or _TRAINING, f"{type(cause).__name__}: {cause}", text)
+        return cls(stage or at, f"{type(cause).__name__}: {cause}", text)
 
 
-def _read(given: Message | Answer | Exception) -> Answer | _Failure:
+def _read(given: Message | Answer | BaseException) -> Answer | _Failure:
     """Return what a client answered, or how it failed."""
-    if isinstance(given, Exception):
+    if isinstance(given, BaseException):
         return _Failure.of(given)
     if isinstance(given, Message):
         if given.has_error():
@@ -138,11 +145,15 @@ def _report(client: int, answer: Answer, state: RecordDict, stacks: Stacks, *, s
     if summed:
         (report["summed"],) = answer.arrays
         answer = replace(answer, arrays={})
+    # all that can go wrong comes first: a stack is the others' as well
+    ready: list[tuple[str, dict[str, tuple[Array, Parts | None]]]] = []
     for prefix, own in (("", answer), (STATE, Answer.of(state))):
         for key, arrays in own.arrays.items():
-            places = {name: stacks.add(client, prefix + key, name, array) for name, array in arrays.items()}
-            report["arrays"].append([prefix + key, places])
+            ready.append((prefix + key, {name: (array, _parts(prefix + key, array)) for name, array in arrays.items()}))
         report["metrics"] += [[prefix + key, dict(values)] for key, values in own.metrics.items()]
         for key, values in own.configs.items():
             report["configs"].append([prefix + key, {name: as_json(value) for name, value in values.items()}])
+    for key, own_arrays in ready:
+        places = {name: stacks.add(client, key, name, *one) for name, one in own_arrays.items()}
+        report["arrays"].append([key, places])
     return report

@@ -3,7 +3,6 @@
 A sum is what the strategy asks for (``fedpfn.averaging``) in rounds in which nobody asks for the clients' models.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from clients.records import TensorArray, decode
 from fedpfn.averaging import Sum, open_sum, write_totals
 from fedpfn.packing import is_packed
 from fedpfn.protocol import CONFIG, PARAMETERS, PLAN, SUM_BY
+from fedpfn.reported import fault_of_metrics, fault_of_weight
 
 
 class CohortSum:
@@ -43,12 +43,16 @@ class CohortSum:
             return False, None
         (arrays,), (metrics,) = answer.arrays.values(), answer.metrics.values()
         weight = metrics.get(self._config[SUM_BY])
-        if not (isinstance(weight, int | float) and math.isfinite(weight) and weight > 0):
+        # a sum of which one client is refused is of no use for the others
+        if weight is None or fault_of_weight(self._config[SUM_BY], weight) or fault_of_metrics(metrics):
             return False, None
         # under a mask whole arrays may hold frozen entries that have moved: the server looks at each
         if is_packed(arrays) is not (PLAN in self._config):
             return False, None
-        state = {name: a.tensor if isinstance(a, TensorArray) else decode(a) for name, a in arrays.items()}
+        try:
+            state = {name: a.tensor if isinstance(a, TensorArray) else decode(a) for name, a in arrays.items()}
+        except (ValueError, TypeError):
+            return False, None
         if self._sum is None:
             self._sum = open_sum(state, self._before, self._config)
         if not self._sum.updates.fit(state):

@@ -373,6 +373,11 @@ def _exponent(tensor: Tensor) -> int:
     return max(math.frexp(largest or 1.0)[1], _LEAST)
 
 
+def largest_total(count: int, clients: int) -> int:
+    """Return the largest integer that ``count`` clients come to in a sum of at most ``clients``."""
+    return count << _bits(clients)
+
+
 def _bits(clients: int) -> int:
     """Return how many bits an integer may have of which ``clients`` are summed, and which float64 holds."""
     return min(51, 62 - _log2(clients))

@@ -49,6 +49,9 @@ def from_npy(data: bytes) -> Tensor:
     """
     shape, by_columns, dtype, start = _read_head(data[: _head_size(data)])
     if by_columns:
+        # NumPy would make room for all that it says first
+        if math.prod(shape) * dtype.itemsize > len(data) - start:
+            raise ValueError(f"an array of shape {shape} does not lie in {len(data) - start} bytes")
         return torch.from_numpy(np.ascontiguousarray(np.load(io.BytesIO(data), allow_pickle=False)))
     entries = np.frombuffer(data, dtype=dtype, offset=start, count=math.prod(shape))
     return torch.from_numpy(entries).view(shape)
@@ -116,6 +119,8 @@ def _read_head(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     shape, by_columns, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("arrays are expected to be of numbers")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"no array has the shape {shape}")
     return shape, by_columns, dtype, file.tell()
 
 

@@ -92,6 +92,31 @@ def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
     return next((name for name, tensor in state.items() if not _finite(tensor)), None)
 
 
+def fit_to_use(rows: Tensor) -> list[bool]:
+    """Tell of each row whether all of its numbers can be computed with: finite, and so are the squares and their sum.
+
+    A float32 of 1e30 is finite, but no loss, gradient or norm of a model that holds it is.
+
+    >>> fit_to_use(torch.tensor([[1.0, 2.0], [1.0, torch.nan], [1e30, 0.0]]))
+    [True, False, False]
+    """
+    if not rows.is_floating_point():
+        return [True] * len(rows)
+    entries = rows.detach().flatten(1) if rows.ndim > 1 else rows.detach()[:, None]
+    if entries.dtype not in (torch.float32, torch.float64):
+        # squares of 16 bits overflow at 256
+        entries = entries.float()
+    fit: list[bool] = torch.isfinite(torch.linalg.vector_norm(entries, dim=1)).tolist()
+    return fit
+
+
+def why_unfit(tensor: Tensor) -> str:
+    """Say of numbers that are not fit for use what is wrong with them."""
+    if not bool(torch.isfinite(tensor).all()):
+        return "holds NaN or infinity"
+    return f"holds numbers too large to compute with, up to {tensor.abs().max().item():.3g}"
+
+
 def state_digest(state: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of a state's names, shapes and bits: equal digests are identical weights."""
     digest = hashlib.sha256()

@@ -56,6 +56,11 @@ STATE = "state:"
 STATES_IN = "states-in"
 STATES_READ = "states-read"
 STATES_WRITE = "states-write"
+# for how many seconds a client may train, and whether a cohort was lost before, so that it is not to be tried again
+CLIENT_TIMEOUT = "client-timeout"
+LAST_TRY = "last-try"
+# in a node's config: its process may be ended, since there will be another
+REPLACEABLE = "replaceable"
 OWN = "client/"
 
 

@@ -5,24 +5,28 @@ to the nodes behind, one message per worker, in which records that all clients s
 calls the ClientApp once per client there. Replies come back by ascending client id, whichever node they came from, so
 that sums, medians and distances are the same to the bit for any number of nodes.
 
-What can go wrong with a client is dealt with here, for any strategy: bad replies are refused, failures are counted
-against ``tolerate`` and ``quorum``.
+What can go wrong with a client is dealt with here, for any strategy: replies are checked before anybody sees them
+(``reply_checks``), clients of a worker that died are tried again (``cohort_parts``), failures are counted against
+``tolerate`` and ``quorum``.
 """
 
 import heapq
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from logging import WARNING
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from fedpfn.protocol import (
+    CLIENT_TIMEOUT,
     CLIENTS,
     COHORT,
     CONFIG,
+    LAST_TRY,
     NUM_CLIENTS,
     OWN,
     SERVER_ROUND,
@@ -36,10 +40,16 @@ from fedpfn.protocol import (
 )
 from fedpfn.rounds import Failure
 from fedpfn.runs.client_states import ClientStates, version_of
-from strategies.cohort_replies import ClientReply, Totals, read_replies
+from strategies.cohort_parts import Part, check, divided, silent
+from strategies.cohort_replies import ClientReply
 from strategies.grids import GridView
 from strategies.records import record_bytes
-from strategies.replies import error_reply, only_arrays, reason_against
+from strategies.replies import error_reply
+from strategies.reply_checks import ReplyChecks
+from strategies.totals import Totals
+
+# what Ray raises for an actor that is not there any more
+_DEATHS = ("ActorDiedError", "ActorUnavailableError", "OutOfMemoryError", "RayActorError", "WorkerCrashedError")
 
 
 class RoundFailedError(RuntimeError):
@@ -57,6 +67,18 @@ class RoundFailedError(RuntimeError):
         )
 
 
+class WorkerLostError(RuntimeError):
+    """A worker of Flower's simulation died: it would go on being given messages, and lose them, round by round."""
+
+    def __init__(self, server_round: int, clients: Sequence[int], reason: str) -> None:
+        self.server_round, self.clients, self.reason = server_round, list(clients), reason
+        names = ", ".join(map(str, clients))
+        super().__init__(
+            f"a worker of Flower's simulation died in round {server_round} with clients {names}: {reason}; Flower "
+            "keeps it among its workers, so that clients would be missing from all rounds to come"
+        )
+
+
 class CohortGrid(GridView):
     """K clients on the nodes of ``grid``.
 
@@ -65,8 +87,8 @@ class CohortGrid(GridView):
     grid
         Any Flower grid. Its ClientApp has ``clients.cohort_mod`` as its first mod.
     sizes
-        Number of examples of each client, by which work is dealt out evenly; a client of size 0 is never shown. Or the
-        number of clients, where their sizes are not known or alike.
+        Number of examples of each client, by which work is dealt out evenly, and more than which none may say that it
+        trained on; a client of size 0 is never shown. Or the number of clients, where their sizes are not known.
     tolerate
         Number of clients of a round that may fail before ``RoundFailedError`` ends the run.
     quorum
@@ -75,6 +97,8 @@ class CohortGrid(GridView):
         Neighbouring clients of a round, by id, that always share a worker: for ClientApps that train so many at once.
     wait_seconds
         How long to wait for the first node.
+    client_timeout
+        For how many seconds a client may train before it has failed, 0 for any time (``clients.time_limit``).
     sums
         Tells whether workers may sum up their clients' arrays in a round, by its number, for a strategy that asks for
         no more than the mean (``strategies.FedAvg``). Replies then share one record of summed arrays, with the same
@@ -100,11 +124,14 @@ class CohortGrid(GridView):
         quorum: float = 0.5,
         together: int = 1,
         wait_seconds: float = 60.0,
+        client_timeout: float = 0.0,
         sums: Callable[[int], bool] = lambda server_round: False,
         states: ClientStates | None = None,
     ) -> None:
         super().__init__(grid)
         self.sizes = [1] * sizes if isinstance(sizes, int) else [int(size) for size in sizes]
+        self._most = {} if isinstance(sizes, int) else dict(enumerate(self.sizes))
+        self.client_timeout = client_timeout
         self.tolerate, self.quorum, self.together, self.wait_seconds = tolerate, quorum, together, wait_seconds
         self.sums, self.states = sums, states
         # the round, how many exchanges there were in it, and the number of the states that the last one wrote
@@ -128,7 +155,8 @@ class CohortGrid(GridView):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages to clients and return their replies by ascending client id, those of failed clients as errors.
 
-        Raises ``RoundFailedError`` if more clients failed than may, and, before anything is sent, ``ValueError`` for a
+        Raises ``RoundFailedError`` if more clients failed than may, ``WorkerLostError`` if a worker of Flower's own
+        simulation died, whatever may fail, and, before anything is sent, ``ValueError`` for a
         message to a client that does not exist, for two to one client, and for a record under a reserved name.
         """
         replies: list[Message] = []
@@ -161,24 +189,72 @@ class CohortGrid(GridView):
         self._exchange = (server_round, self._exchange[1] + 1 if self._exchange[0] == server_round else 0)
         self._version = version_of(*self._exchange)
         cohorts = dict(zip(nodes, assign(messages, self.sizes, nodes=len(nodes), together=self.together), strict=False))
-        sent = [self._to_worker(node, clients, messages) for node, clients in cohorts.items()]
-        self.wire_bytes += sum(_array_bytes(message.content) for message in sent)
-        answers: dict[int, ClientReply] = {}
-        totals = Totals()
-        silent = dict(cohorts)
-        for reply in self.grid.send_and_receive(sent, timeout=timeout):
-            clients = silent.pop(reply.metadata.src_node_id)
-            if reply.has_content():
-                self.wire_bytes += _array_bytes(reply.content)
-            answers |= read_replies(reply, clients)
-            totals.add(reply)
-        for clients in silent.values():
-            failure = "no reply within the timeout" + (f" of {timeout:g} s" if timeout else "")
-            answers |= {client: ClientReply(failure=Failure(client, "answering", failure)) for client in clients}
-        self.update_norms = {client: answer.norm for client, answer in answers.items() if answer.norm is not None}
+        parts = self._until_all_replied(cohorts, messages, timeout)
+        checks = {id(message.content): message for message in messages.values()}
+        sums = self.sums(server_round)
+        made = {number: ReplyChecks(message, sums=sums) for number, message in checks.items()}
+        totals = check(parts, {client: made[id(message.content)] for client, message in messages.items()}, self._most)
+        answers = {client: reply for part in parts for client, reply in part.replies.items()}
+        self.update_norms = {
+            client: reply.norm for client, reply in answers.items() if reply.norm is not None and reply.failure is None
+        }
         return self._checked(messages, answers, totals)
 
-    def _to_worker(self, node: int, clients: Sequence[int], messages: Mapping[int, Message]) -> Message:
+    def _until_all_replied(
+        self, cohorts: Mapping[int, Sequence[int]], messages: Mapping[int, Message], timeout: float | None
+    ) -> list[Part]:
+        """Return the parts of a round, those of workers that died after their clients were tried again.
+
+        For that there is as much time as for the round.
+        """
+        parts = self._ask(cohorts, messages, timeout)
+        waiting: list[Sequence[int]] = []
+        deadline, replied, ended = time.monotonic() + (timeout or math.inf), list[Part](), list[Failure]()
+        while True:
+            for part in parts:
+                if part.lost and len(part.clients) > 1:
+                    log(WARNING, "clients %s are tried again in smaller cohorts: %s", part.clients, part.lost)
+                    waiting += divided(part.clients, self.together)
+                    continue
+                if part.lost:
+                    ended.append(part.give_up())
+                replied.append(part)
+            if len(ended) > self.tolerate:
+                # the others need not be tried: nobody will see their replies
+                raise RoundFailedError(_round_of(messages), ended, *self._tolerated)
+            if not waiting:
+                return replied
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return replied + [silent(clients, timeout) for clients in waiting]
+            wave = dict(zip(self._wait_for_nodes(), waiting, strict=False))
+            waiting = waiting[len(wave) :]
+            parts = self._ask(wave, messages, left if timeout else None, last_try=True)
+
+    def _ask(
+        self,
+        cohorts: Mapping[int, Sequence[int]],
+        messages: Mapping[int, Message],
+        timeout: float | None,
+        *,
+        last_try: bool = False,
+    ) -> list[Part]:
+        """Send each of ``cohorts`` to its node and return what came back, by ascending node id."""
+        sent = [self._to_worker(node, clients, messages, last_try=last_try) for node, clients in cohorts.items()]
+        self.wire_bytes += sum(_array_bytes(message.content) for message in sent)
+        parts: dict[int, Part] = {}
+        for reply in self.grid.send_and_receive(sent, timeout=timeout):
+            node = reply.metadata.src_node_id
+            if reply.has_error() and _died_in_flowers_pool(reply.error.reason):
+                raise WorkerLostError(_round_of(messages), cohorts[node], _short(reply.error.reason))
+            if reply.has_content():
+                self.wire_bytes += _array_bytes(reply.content)
+            parts[node] = Part.of(reply, cohorts[node])
+        return [parts[node] if node in parts else silent(cohorts[node], timeout) for node in sorted(cohorts)]
+
+    def _to_worker(
+        self, node: int, clients: Sequence[int], messages: Mapping[int, Message], *, last_try: bool
+    ) -> Message:
         """Return the message that carries those of ``clients`` to the worker ``node``."""
         first = next(iter(messages.values()))
         # Flower's strategies give all messages one content
@@ -192,6 +268,10 @@ class CohortGrid(GridView):
         content = RecordDict(dict(shared))
         sums = self.sums(_round_of(messages))
         cohort = ConfigRecord({CLIENTS: list(clients), NUM_CLIENTS: len(self.sizes), SUM: sums})
+        if self.client_timeout:
+            cohort[CLIENT_TIMEOUT] = float(self.client_timeout)
+        if last_try:
+            cohort[LAST_TRY] = True
         if self.states is not None:
             cohort[STATES_IN], cohort[STATES_WRITE] = str(self.states.folder), self._version
             cohort[STATES_READ] = [self.states.version(client) for client in clients]
@@ -216,8 +296,6 @@ class CohortGrid(GridView):
             failure = answer.failure
             if answer.summed:
                 answer.content[answer.summed] = totals.record
-            elif failure is None and message.metadata.message_type == MessageType.TRAIN:
-                failure = _refused(client, message, answer.content)
             if failure is None and answer.kept and self.states is not None:
                 self.states.accept(client, self._version)
             elif self.states is not None:
@@ -233,12 +311,15 @@ class CohortGrid(GridView):
                 replies.append(error_reply(failure, message))
         answered = len(messages) - len(failures)
         if len(failures) > self.tolerate:
-            allowed = f"at most {self.tolerate} may fail (tolerate={self.tolerate})"
-            raise RoundFailedError(server_round, failures, "tolerate", allowed)
+            raise RoundFailedError(server_round, failures, *self._tolerated)
         if failures and answered < max(1, self.quorum * len(messages)):
             allowed = f"{answered} of {len(messages)} clients answered, fewer than quorum={self.quorum:g} asks for"
             raise RoundFailedError(server_round, failures, "quorum", allowed)
         return replies
+
+    @property
+    def _tolerated(self) -> tuple[str, str]:
+        return "tolerate", f"at most {self.tolerate} may fail (tolerate={self.tolerate})"
 
     def _wait_for_nodes(self) -> list[int]:
         deadline = time.monotonic() + self.wait_seconds
@@ -272,14 +353,15 @@ def assign(clients: Iterable[int], sizes: Sequence[int], *, nodes: int, together
     return [cohort for cohort in cohorts if cohort]
 
 
-def _refused(client: int, message: Message, content: RecordDict) -> Failure | None:
-    try:
-        _, sent = only_arrays(message.content)
-    except ValueError:
-        # a strategy that sends several records knows what it wants back
-        return None
-    reason = reason_against(content, sent)
-    return None if reason is None else Failure(client, "checking its reply", reason)
+def _died_in_flowers_pool(reason: str | None) -> bool:
+    """Tell whether an error of Flower's simulation says that one of its actors died, which it keeps all the same."""
+    return any((reason or "").startswith(f"<class 'ray.exceptions.{name}'>") for name in _DEATHS)
+
+
+def _short(reason: str | None) -> str:
+    """Return the first line of an error of Flower's simulation, without the class around it."""
+    lines = (reason or "").replace(":<'", ": ").splitlines()
+    return lines[0].replace("<class 'ray.exceptions.", "").replace("'>", "") if lines else ""
 
 
 def _array_bytes(content: RecordDict) -> int:

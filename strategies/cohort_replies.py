@@ -1,20 +1,29 @@
-"""A worker's reply, as ``clients.cohort_replies`` writes it, taken apart into those of its clients."""
+"""A worker's reply, as ``clients.cohort_replies`` writes it, taken apart into those of its clients.
+
+Nothing in it is believed: what does not parse, or does not answer for the clients that the worker was sent, is a
+failure of those whom it concerns, and of all of the worker's clients where that cannot be seen. Whether a client's own
+reply can be used is asked in ``reply_checks``.
+"""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, cast
 
-import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedpfn.params import fit_to_use
 from fedpfn.protocol import ARRAYS, COHORT, DEVICE, PROCESS, REPLIES, STATE, SUM, WORKER
 from fedpfn.rounds import Failure
 from fedpfn.runs.client_states import from_json
-from strategies.records import TensorArray, decode, from_record
+from strategies.records import TensorArray, decode
+
+ANSWERING = "answering"
+# a row of a stack, and whether its numbers are fit for use
+_Rows = Iterator[tuple[Tensor, bool]]
 
 
 @dataclass(frozen=True)
@@ -33,37 +42,114 @@ class ClientReply:
     kept: bool = False
 
 
+class CheckedArray(TensorArray):
+    """An array whose numbers were looked at together with those of other clients (``fedpfn.params.fit_to_use``)."""
+
+    # by this name an object of Flower's is known on the wire
+    __qualname__ = "Array"
+
+    def __init__(self, tensor: Tensor, *, fit: bool) -> None:
+        super().__init__(tensor)
+        self.fit = fit
+
+
 def read_replies(reply: Message, clients: Sequence[int]) -> dict[int, ClientReply]:
     """Return the replies of ``clients`` in a worker's reply; a worker's error is a failure of all of them."""
     if reply.has_error():
-        reason = f"its node failed: {reply.error.reason}"
-        return {client: ClientReply(failure=Failure(client, "answering", reason)) for client in clients}
-    about = reply.content.config_records.get(COHORT)
-    if about is None:
-        reason = "its node does not know cohorts: ClientApp(mods=[cohort_mod]) is missing"
-        return {client: ClientReply(failure=Failure(client, "answering", reason)) for client in clients}
-    arrays = reply.content.array_records.get(ARRAYS, ArrayRecord())
+        return failed(clients, f"its node failed: {reply.error.reason}")
+    if COHORT not in reply.content.config_records:
+        return failed(clients, "its node does not know cohorts: ClientApp(mods=[cohort_mod]) is missing")
+    try:
+        return _read(reply.content, clients)
+    except Exception as error:
+        # written by whoever is at the other end: there is no list of what can be wrong with it
+        return failed(clients, f"its worker's reply cannot be read: {type(error).__name__}: {error}")
+
+
+def failed(clients: Sequence[int], reason: str) -> dict[int, ClientReply]:
+    """Return for each of ``clients`` that it did not answer, and why."""
+    return {client: ClientReply(failure=Failure(client, ANSWERING, reason)) for client in clients}
+
+
+def _read(content: RecordDict, clients: Sequence[int]) -> dict[int, ClientReply]:
+    if unknown := sorted(content.keys() - {ARRAYS, COHORT, SUM}):
+        raise ValueError(f"it has records {unknown} that belong to no client")
+    about = content.config_records[COHORT]
+    arrays = content.array_records.get(ARRAYS, ArrayRecord())
     # the rows of a stack, in the order in which the clients put theirs there
-    stacks = {name: iter(decode(array).unbind()) for name, array in arrays.items() if name.isdecimal()}
-    process = cast(int, about[PROCESS])
-    replies = {client: ClientReply(failure=Failure(client, "answering", "its node left it out")) for client in clients}
-    for client, report in cast(list[tuple[int, dict[str, Any]]], json.loads(cast(str, about[REPLIES]))):
+    stacks = {name: _rows(decode(array)) for name, array in arrays.items() if name.isdecimal()}
+    process = about[PROCESS]
+    if type(process) is not int:
+        raise ValueError(f"{PROCESS} must be a whole number, got {process!r}")
+    replies: dict[int, ClientReply] = {}
+    told = Counter[int]()
+    for client, report in json.loads(cast(str, about[REPLIES])):
+        told[client] += 1
         replies[client] = _read_one(client, report, arrays, stacks, process)
-    return replies
+    for name, rows in stacks.items():
+        if next(rows, None) is not None:
+            raise ValueError(f"stack {name} has more rows than clients that have one there")
+    return _of_these(clients, replies, told)
+
+
+def _of_these(clients: Sequence[int], replies: Mapping[int, ClientReply], told: Counter[int]) -> dict[int, ClientReply]:
+    """Return the replies of those that the worker was sent, each once; the others' are no replies."""
+    if told.keys() == set(clients) and told.total() == len(clients):
+        return dict(replies)
+    strays, absent = sorted(told.keys() - set(clients)), [client for client in clients if client not in told]
+    twice = [client for client in clients if told[client] > 1]
+    odd = [f"client {stray}, whom it was not sent" for stray in strays] + [f"client {c} twice or more" for c in twice]
+    # where it sums up, who was not sent to it, or was twice, may be in the sum
+    if odd and (not absent or any(reply.summed for reply in replies.values())):
+        return failed(clients, f"its worker answered for {', '.join(odd)}")
+    instead = f", and answered for {', '.join(odd)}" if odd else ""
+    return {
+        **{client: reply for client, reply in replies.items() if told[client] == 1 and client in clients},
+        **failed(twice, "its worker answered for it twice or more"),
+        **failed(absent, f"its worker left it out{instead}"),
+    }
+
+
+def _rows(stack: Tensor) -> _Rows:
+    if not stack.ndim:
+        raise ValueError("a stack of arrays has no rows")
+    return zip(stack.unbind(), fit_to_use(stack), strict=True)
 
 
 def _read_one(
-    client: int, report: dict[str, Any], arrays: ArrayRecord, stacks: Mapping[str, Iterator[Tensor]], process: int
+    client: int, report: dict[str, Any], arrays: ArrayRecord, stacks: Mapping[str, _Rows], process: int
 ) -> ClientReply:
     if "error" in report:
-        return ClientReply(failure=Failure(client, *report["error"]))
+        return ClientReply(failure=Failure(client, *_texts(report["error"])))
     content, state = RecordDict(), RecordDict()
+    taken: set[int] = set()
     for key, places in report["arrays"]:
         own = ArrayRecord()
         # not handed to the constructor, which would write them
         for name, place in places.items():
-            own[name] = arrays[place] if isinstance(place, str) else TensorArray(next(stacks[str(place)]))
+            if isinstance(place, str):
+                own[name] = arrays[place]
+                continue
+            if place in taken:
+                raise ValueError(f"client {client} has two rows in stack {place}")
+            taken.add(place)
+            row = next(stacks[str(place)], None)
+            if row is None:
+                raise ValueError(f"stack {place} has fewer rows than clients that have one there")
+            own[name] = CheckedArray(row[0], fit=row[1])
         _put(content, state, key, own)
+    try:
+        _read_values(report, content, state, process)
+        summed, norm, kept = report.get("summed", ""), report.get("norm"), report.get("kept", False)
+        if not (isinstance(summed, str) and isinstance(norm, float | None) and isinstance(kept, bool)):
+            raise TypeError(f"summed, norm and kept are {summed!r}, {norm!r} and {kept!r}")
+    except Exception as error:
+        # its rows are taken: the others' replies can be read
+        return failed([client], f"its reply cannot be read: {type(error).__name__}: {error}")[client]
+    return ClientReply(content, state, summed=summed, norm=norm, kept=kept)
+
+
+def _read_values(report: dict[str, Any], content: RecordDict, state: RecordDict, process: int) -> None:
     for key, values in report["metrics"]:
         _put(content, state, key, MetricRecord(values))
     for key, values in report["configs"]:
@@ -71,36 +157,15 @@ def _read_one(
             content[key] = _worker(process, **values)
             continue
         _put(content, state, key, ConfigRecord({name: from_json(value) for name, value in values.items()}))
-    if not any(key == WORKER for key, _ in report["configs"]):
+    if WORKER not in content:
         content[WORKER] = _worker(process)
-    return ClientReply(
-        content, state, summed=report.get("summed", ""), norm=report.get("norm"), kept=report.get("kept", False)
-    )
 
 
-class Totals:
-    """The sums of a round's workers added up: one record for all clients that are in them."""
-
-    def __init__(self) -> None:
-        self.record = ArrayRecord()
-        self._own = False
-
-    def add(self, reply: Message) -> None:
-        """Add the sum in a worker's reply, if there is one. Raises ``ValueError`` for one of other arrays."""
-        sums = {} if reply.has_error() else from_record(reply.content.array_records.get(SUM, ArrayRecord()))
-        if not sums:
-            return
-        if not self.record:
-            # read where it lies, in memory that is not to be written to
-            self.record.update({name: TensorArray(total) for name, total in sums.items()})
-            return
-        own = from_record(self.record)
-        if {name: t.shape for name, t in sums.items()} != {name: t.shape for name, t in own.items()}:
-            raise ValueError(f"two workers sum different arrays: {sorted(own)} and {sorted(sums)}")
-        for name, total in own.items():
-            out = total.numpy() if self._own else None
-            self.record[name] = TensorArray(torch.from_numpy(np.add(total.numpy(), sums[name].numpy(), out=out)))
-        self._own = True
+def _texts(error: Any) -> list[str]:
+    """Return stage, error and perhaps traceback of a failure. Raises ``ValueError`` for anything else."""
+    if not (isinstance(error, list) and 2 <= len(error) <= 3 and all(isinstance(text, str) for text in error)):
+        raise ValueError(f"a failure is two or three texts, got {error!r}")
+    return error
 
 
 @lru_cache(maxsize=64)
@@ -110,4 +175,7 @@ def _worker(process: int, **about: Any) -> ConfigRecord:
 
 
 def _put(content: RecordDict, state: RecordDict, key: str, record: ArrayRecord | MetricRecord | ConfigRecord) -> None:
-    (state if key.startswith(STATE) else content)[key] = record
+    into = state if key.startswith(STATE) else content
+    if key in into:
+        raise ValueError(f"two records are called {key!r}")
+    into[key] = record

@@ -1,22 +1,20 @@
-"""Clients' replies to a TRAIN message: what one must hold, and how one says that its client failed.
+"""Clients' replies: the records that strategies look for in one, and how one says that its client failed.
 
 Used by every part that reads replies, so that a bad one is refused in the same words under any strategy: with the
 client, the round and the reason.
 """
 
-import math
 from collections.abc import Iterable
 
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 
-from fedpfn.packing import PACKED
-from fedpfn.params import first_non_finite
-from fedpfn.protocol import ALGORITHM, NUM_EXAMPLES
+from fedpfn.protocol import ALGORITHM
 from fedpfn.rounds import Failure
-from strategies.records import from_record
 
 # Flower numbers its own errors from 0 to 6 and up; what a client's code raised is this project's to number
 FAILED = 200
+# the worker died that had a message, whose grid has a new one in its place
+LOST = 201
 _SEPARATOR = "\n"
 
 
@@ -46,38 +44,6 @@ def only_metrics(content: RecordDict) -> MetricRecord:
     if len(records) != 1:
         raise ValueError(f"it holds {len(records)} metric records instead of one")
     return records[0]
-
-
-def reason_against(content: RecordDict, sent: ArrayRecord) -> str | None:
-    """Return why a reply to ``sent`` cannot be used, or None.
-
-    Whole arrays must be those that were sent, with their shapes and dtypes; packed ones are measured where they are
-    unpacked. Every floating-point entry must be finite, and so must the weight of the client, which is above 0.
-    """
-    try:
-        _, arrays = only_arrays(content)
-        metrics = only_metrics(content)
-    except ValueError as error:
-        return str(error)
-    if not any(name.startswith(PACKED) for name in arrays):
-        missing, extra = sorted(sent.keys() - arrays.keys()), sorted(arrays.keys() - sent.keys())
-        if missing or extra:
-            return f"its arrays are not those that were sent: missing {missing}, unknown {extra}"
-        for name, array in arrays.items():
-            if tuple(array.shape) != tuple(sent[name].shape):
-                return f"{name} has shape {tuple(array.shape)}, but was sent as {tuple(sent[name].shape)}"
-            if array.dtype != sent[name].dtype:
-                return f"{name} is {array.dtype}, but was sent as {sent[name].dtype}"
-    try:
-        broken = first_non_finite(from_record(arrays))
-    except (ValueError, TypeError) as error:
-        return f"an array cannot be read: {error}"
-    if broken is not None:
-        return f"{broken} holds NaN or infinity"
-    weight = metrics.get(NUM_EXAMPLES)
-    if weight is not None and not (isinstance(weight, int | float) and math.isfinite(weight) and weight > 0):
-        return f"{NUM_EXAMPLES} must be a finite number above 0, got {weight!r}"
-    return None
 
 
 def error_reply(failure: Failure, message: Message) -> Message:

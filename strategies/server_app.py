@@ -37,7 +37,7 @@ from fedpfn.runs.trackers import make_tracker
 from fedpfn.tasks import CLASSIFICATION
 from strategies.assembly import build_model, load_data, make_strategy, plans_of
 from strategies.carried import carried_state, restore_state
-from strategies.cohort_grid import CohortGrid, RoundFailedError
+from strategies.cohort_grid import CohortGrid, RoundFailedError, WorkerLostError
 from strategies.observed import Observed
 from strategies.preflight import all_faults, find_faults
 from strategies.records import to_record
@@ -130,6 +130,7 @@ def _federate(
             tolerate=federation.tolerate_failures,
             quorum=federation.quorum,
             together=together,
+            client_timeout=federation.client_timeout,
             sums=recorder.may_sum,
             states=states,
         )
@@ -176,6 +177,9 @@ def naming_keys() -> Iterator[None]:
         allowed = f"{error.allowed}; the limit is set by {keys[error.limit]}"
         named = RoundFailedError(error.server_round, error.failures, error.limit, allowed)
         raise named.with_traceback(error.__traceback__) from None
+    except WorkerLostError as error:
+        error.add_note("fedpfn run replaces workers that die; output.resume=true goes on from the last checkpoint")
+        raise
 
 
 def warn_of_cpu_clients(ended: Round) -> None:

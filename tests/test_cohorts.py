@@ -135,7 +135,7 @@ def test_two_hundred_clients_on_two_workers() -> None:
 
 def test_work_is_dealt_out_by_size_and_a_client_without_examples_is_not_seen() -> None:
     seen: list[Any] = []
-    grid = cohorts(2, [1, 0, 1, 4, 2], seen=seen)
+    grid = cohorts(2, [24, 0, 24, 96, 48], seen=seen)
     assert list(grid.get_node_ids()) == [0, 2, 3, 4]
     apps.start(flower.FedAvg(fraction_evaluate=0.0), apps.client_app(), grid=grid)
     dealt = [message.content.config_records[COHORT][CLIENTS] for message in workers_of(grid).sent]
@@ -481,7 +481,7 @@ def test_failures_are_held_against_tolerance_and_quorum(
 
 
 def test_a_tolerated_failure_leaves_the_average_of_the_others() -> None:
-    without = apps.start(FedAvg(), apps.client_app(), grid=cohorts(2, [1, 0, 1, 1]))
+    without = apps.start(FedAvg(), apps.client_app(), grid=cohorts(2, [24, 0, 24, 24]))
     grid = cohorts(2, 4, tolerate=1, mods=[only_in_training(1)])
     failing = apps.start(FedAvg(), apps.client_app(), grid=grid)
     assert state_digest(without) == state_digest(failing)
@@ -569,8 +569,10 @@ def test_packed_replies_of_a_wrong_length_are_refused_with_the_client() -> None:
 
     for strategy in (FedPFN(mask_ratio=0.5), SharedMask(flower.FedMedian(), mask_ratio=0.5)):
         grid = cohorts(2, 4, mods=[altering(2, longer), packing_mod])
-        with pytest.raises(ReplyError, match=r"reply of client 2 in round 1 is refused: .*left over"):
+        with pytest.raises(RoundFailedError, match=r"client 2 failed in round 1, .*82 entries, but 41 of the model"):
             apps.start(strategy, apps.client_app(), grid=grid)
+        with pytest.raises(ReplyError, match=r"reply of client 3 in round 1 is refused: .*left over"):
+            apps.start(strategy, apps.client_app(mods=[altering(2, longer), packing_mod]), nodes=4)
 
 
 def test_a_reply_without_a_metric_record_is_refused_with_the_client_on_any_grid() -> None:
@@ -778,7 +780,7 @@ def test_a_client_that_is_refused_where_it_trained_is_in_no_sum() -> None:
             reply.content["state:own"] = ConfigRecord({"x": 1})
         return reply
 
-    without = apps.start(FedAvg(fraction_evaluate=0.0), apps.client_app(), grid=cohorts(2, [1, 0, 1, 1]))
+    without = apps.start(FedAvg(fraction_evaluate=0.0), apps.client_app(), grid=cohorts(2, [24, 0, 24, 24]))
     grid = summing(2, 4, tolerate=1, mods=[reserve])
     refused = apps.start(FedAvg(fraction_evaluate=0.0), apps.client_app(), grid=grid)
     assert state_digest(refused) == state_digest(without)

@@ -93,3 +93,12 @@ def test_an_array_that_is_not_written_yet_is_the_one_that_is() -> None:
         assert type(sent) is Array and vars(sent) == vars(written)
         # on Flower's own wire
         assert array.deflate() == written.deflate()
+
+
+def test_a_head_that_asks_for_more_than_its_bytes_hold_is_refused_before_there_is_room_for_it() -> None:
+    for by_columns in (False, True):
+        file = io.BytesIO()
+        about = {"descr": "<f4", "fortran_order": by_columns, "shape": (10**7, 10**6)}
+        np.lib.format.write_array_header_1_0(file, about)
+        with pytest.raises(ValueError):
+            from_npy(file.getvalue() + bytes(12))

@@ -8,6 +8,7 @@ from typing import Any
 
 import flower_apps as apps
 import numpy as np
+import psutil
 import pytest
 import ray
 import ray_apps
@@ -22,12 +23,18 @@ from experiments.runtime.in_process import InProcessGrid
 from experiments.runtime.parcels import carried, pack, received, unpack
 from experiments.runtime.ray_grid import RayGrid
 from experiments.runtime.workers import Workers
+from fedpfn.protocol import CLIENTS, COHORT
+from fedpfn.rounds import Round
 from fedpfn.runs import state_digest
-from strategies import CohortGrid, FedAvg, RoundFailedError
+from strategies import CohortGrid, FedAvg, Observed, RoundFailedError
+from strategies.grids import GridView
 from strategies.records import TensorArray, from_record
+from strategies.replies import LOST
 
 TESTS = Path(__file__).parent
 INITIAL = ArrayRecord(apps.net().state_dict())
+# ten clients' numbers of examples, with none for client 3: that such a client is never seen changes nothing else
+WITHOUT_3 = [8 * apps.BATCHES * (client != 3) for client in range(10)]
 
 
 @pytest.fixture(scope="module")
@@ -134,15 +141,101 @@ def test_a_worker_that_dies_is_replaced_within_the_round(workers: Workers, tmp_p
 
 
 @pytest.mark.slow
-def test_without_retries_the_clients_of_a_dead_worker_fail_and_the_next_round_has_a_new_one(
+def test_a_client_that_ends_its_worker_again_when_alone_fails_and_nobody_else(workers: Workers, tmp_path: Path) -> None:
+    (tmp_path / "3").write_text("die always")
+    grid, strategy = RayGrid(workers, {"trouble": str(tmp_path)}), Replies()
+    state = digest(CohortGrid(grid, 10, tolerate=1), strategy)
+    assert state == digest(CohortGrid(InProcessGrid(ray_apps.app, {}, nodes=1), WITHOUT_3))
+    assert [sorted(calls) for calls in strategy.calls] == [[0, 1, 2, 4, 5, 6, 7, 8, 9]] * 2
+    # the others' workers are all there again
+    (tmp_path / "3").unlink()
+    assert digest(CohortGrid(grid, 10)) == alone()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["crash", "be-killed"])
+def test_a_client_that_ends_its_worker_is_named_whatever_way_it_does(
+    workers: Workers, tmp_path: Path, trouble: str
+) -> None:
+    (tmp_path / "3").write_text(f"{trouble} always")
+    grid = RayGrid(workers, {"trouble": str(tmp_path)})
+    with pytest.raises(
+        RoundFailedError,
+        match=r"client 3 failed in round 1, local training: it trained alone, and its worker died: ActorDiedError.*"
+        r"tolerate=0",
+    ) as caught:
+        digest(CohortGrid(grid, 10))
+    assert [failure.client for failure in caught.value.failures] == [3]
+
+
+@pytest.mark.slow
+def test_clients_that_train_together_are_tried_again_together(workers: Workers, tmp_path: Path) -> None:
+    (tmp_path / "3").write_text("die always")
+    grid, sent = RayGrid(workers, {"trouble": str(tmp_path)}), list[list[int]]()
+
+    class Spy(GridView):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+            messages = list(messages)
+            sent.extend(list(message.content.config_records[COHORT][CLIENTS]) for message in messages)  # type: ignore[arg-type]
+            return self.grid.send_and_receive(messages, timeout=timeout)
+
+    digest(CohortGrid(Spy(grid), 10, tolerate=1, together=3), rounds=1)
+    assert sent == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9], [3, 4, 5], [9], [3], [4], [5]]
+
+
+@pytest.mark.slow
+def test_a_grid_that_tries_once_loses_the_message_and_the_next_round_has_a_new_worker(
     workers: Workers, tmp_path: Path
 ) -> None:
     (tmp_path / "3").write_text("die")
-    grid = RayGrid(workers, {"trouble": str(tmp_path)}, retries=0)
-    with pytest.raises(RoundFailedError, match="its node failed: its worker died: ActorDiedError") as caught:
-        digest(CohortGrid(grid, 10))
-    assert 3 in [failure.client for failure in caught.value.failures]
-    assert digest(CohortGrid(grid, 10)) == alone()
+    grid = RayGrid(workers, {"trouble": str(tmp_path)}, nodes=4, retries=0)
+    apps.assume_identity()
+    content = RecordDict({"arrays": INITIAL, "config": ConfigRecord({"server-round": 1})})
+    messages = [Message(content, dst_node_id=node, message_type="train") for node in (1, 2, 3, 4)]
+    replies = {reply.metadata.src_node_id: reply for reply in grid.send_and_receive(messages)}
+    assert [replies[node].has_error() for node in (1, 2, 3, 4)] == [False, False, False, True]
+    assert replies[4].error.code == LOST and "its worker died: ActorDiedError" in str(replies[4].error.reason)
+    assert not any(reply.has_error() for reply in grid.send_and_receive(messages))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("exit", "local training: SystemExit: 3"),
+        ("interrupt", "local training: KeyboardInterrupt"),
+        ("upset", "local training: BaseException: no Exception at all"),
+        ("hang", r"local training: ClientTimeoutError: it trained for longer than client-timeout, 1 s"),
+    ],
+)
+def test_what_a_client_raises_or_sleeps_through_is_its_own_failure_and_its_worker_lives(
+    workers: Workers, tmp_path: Path, trouble: str, reason: str
+) -> None:
+    (tmp_path / "3").write_text(f"{trouble} always")
+    grid = RayGrid(workers, {"trouble": str(tmp_path)}, warm_up="ray_apps:warm_up")
+    before = list(workers.actors)
+    with pytest.raises(RoundFailedError, match=rf"client 3 failed in round 1, {reason}.*tolerate=0") as caught:
+        digest(CohortGrid(grid, 10, client_timeout=1.0))
+    assert [failure.client for failure in caught.value.failures] == [3]
+    without = digest(CohortGrid(InProcessGrid(ray_apps.app, {}, nodes=1), WITHOUT_3))
+    assert digest(CohortGrid(grid, 10, tolerate=1, client_timeout=1.0)) == without
+    assert workers.actors == before
+
+
+@pytest.mark.slow
+def test_a_worker_whose_native_code_does_not_return_is_ended_and_only_its_client_fails(
+    workers: Workers, tmp_path: Path
+) -> None:
+    (tmp_path / "3").write_text("hang-in-native-code always")
+    log = tmp_path / "log.txt"
+    grid = RayGrid(workers, {"trouble": str(tmp_path)}, log=str(log), warm_up="ray_apps:warm_up")
+    seen: list[Round] = []
+    strategy = Observed(FedAvg(fraction_evaluate=0.0), seen.append)
+    state = digest(CohortGrid(grid, 10, tolerate=1, client_timeout=3.0), strategy, rounds=1)
+    assert state == digest(CohortGrid(InProcessGrid(ray_apps.app, {}, nodes=1), WITHOUT_3), rounds=1)
+    (failure,) = seen[-1].failures
+    assert failure.client == 3 and "nothing interrupted it after client-timeout, 3 s" in failure.error
+    assert "wait_in_native_code" in log.read_text()
 
 
 @pytest.mark.slow
@@ -181,6 +274,21 @@ def test_a_node_keeps_its_state_whichever_worker_it_meets(workers: Workers) -> N
     digest(grid, strategy, rounds=1)
     counts = [{node: calls["count"] for node, calls in of_round.items()} for of_round in strategy.calls]
     assert counts == [dict.fromkeys((1, 2, 3), number) for number in (1, 2, 3)]
+
+
+@pytest.mark.slow
+def test_a_client_that_the_memory_monitor_ends_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ray.shutdown()
+    memory = psutil.virtual_memory()
+    # 2 GB more than are in use
+    monkeypatch.setenv("RAY_memory_usage_threshold", str((memory.total - memory.available + 2e9) / memory.total))
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    (tmp_path / "3").write_text("out-of-memory always")
+    with local_ray(cpus=1, gpus=0, workdir=TESTS):
+        grid = RayGrid(Workers("ray_apps:app", 1), {"trouble": str(tmp_path)})
+        with pytest.raises(RoundFailedError, match=r"client 3 failed .*Ray's memory monitor") as caught:
+            digest(CohortGrid(grid, 4))
+        assert [failure.client for failure in caught.value.failures] == [3]
 
 
 # ---- a cluster ------------------------------------------------------------------------------------------------------

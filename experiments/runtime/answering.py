@@ -13,6 +13,9 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
     """Return the app's reply; what it raises becomes an error reply that names it."""
     try:
         return app(message, context)
-    except Exception as error:
+    except KeyboardInterrupt:
+        # the user's
+        raise
+    except BaseException as error:
         traceback.print_exc()
         return Message(Error(code=_CLIENT_APP_RAISED, reason=f"{type(error).__name__}: {error}"), reply_to=message)

@@ -1,13 +1,17 @@
 """A Flower grid over Ray actors: simulation on a laptop, a GPU box or a Ray cluster.
 
 Every node is a message per round; actors take messages as they become idle. What several messages of a round share is
-put into Ray's object store once, and read there without a copy. An actor that dies is replaced, and the message that it
-had is given to the new one: the same bits, since nothing depends on who trains whom. A node's state lives here.
+put into Ray's object store once, and read there without a copy. A node's state lives here.
+
+An actor that dies is replaced, and the message that it had is given to another: the same bits, since nothing depends on
+who trains whom. If that one dies too the message is given back as lost: who in it ends workers can be found out by whom
+it is from (``strategies.CohortGrid``). What a round costs with no deaths does not change.
 """
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from logging import WARNING
 from typing import Any
@@ -15,28 +19,38 @@ from typing import Any
 import ray
 from flwr.app import Error, Message
 from flwr.common.logger import log
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from experiments.runtime.at_once import AtOnceGrid
 from experiments.runtime.parcels import Carried, Parcel, carried, pack, unpack
 from experiments.runtime.phases import ROUND_0, ROUND_1
 from experiments.runtime.workers import Actor, Workers
+from fedpfn.protocol import CLIENT_TIMEOUT, CLIENTS, COHORT, LAST_TRY, REPLACEABLE
 from fedpfn.runs.keys import Scalar
+from strategies.replies import LOST
 
 Reference = ray.ObjectRef[Any]
 
 _LOOK_SECONDS = 0.25
-# Flower's own number for a node that is not there
-_UNREACHABLE = 0
+# longer than that no round waits for workers to start
+_START_SECONDS = 600.0
+# Flower's own number for what went wrong it cannot say where
+_UNKNOWN = 0
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A message on its way to an actor: what it alone holds, and what it shares with others."""
+    """A message on its way to an actor: what it alone holds, and what it shares with others.
+
+    ``tries`` is how often it was tried; ``last`` that it is not to be tried again; ``alone`` the seconds that the
+    client has that it is for, where it is for one whose time is limited, else 0.
+    """
 
     parcel: Parcel
     shared: Mapping[str, Reference]
     tries: int = 0
+    last: bool = False
+    alone: float = 0.0
 
 
 class RayGrid(AtOnceGrid):
@@ -81,48 +95,71 @@ class RayGrid(AtOnceGrid):
         workers.prepare(dict(run_config or {}), log, warm_up)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Yield the answers as they come; nodes that have not answered after ``timeout`` seconds are left out."""
+        """Yield the answers as they come; nodes that have not answered after ``timeout`` seconds are left out.
+
+        The time runs from when all workers are ready, so that a first round's has no imports in it, but at most ten
+        minutes after the call. It goes on while a worker that died is replaced.
+        """
         if (phase := next(self._phases, None)) is not None:
             # a round ends when the next one begins
             self.workers.phases.end(phase)
         waiting = deque(self._calls(list(messages)))
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not (ready := self.workers.ready(_LOOK_SECONDS)) and (deadline is None or time.monotonic() < deadline):
+        given_up = time.monotonic() + _START_SECONDS
+        while not (ready := self.workers.ready(_LOOK_SECONDS)) and time.monotonic() < given_up:
             self.watch()
         if ready:
             self.workers.provide(self.data)
-        idle, busy = list(self.workers.actors), dict[Reference, tuple[Actor, _Call]]()
+        deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+        idle, starting, busy = list(self.workers.actors), list[Actor](), dict[Reference, _Job]()
         try:
             while waiting or busy:
                 while waiting and idle:
-                    actor, call = idle.pop(), waiting.popleft()
-                    busy[self._submit(actor, call)] = (actor, call)
-                done, _ = ray.wait(list(busy), num_returns=1, timeout=_LOOK_SECONDS)
-                self.watch()
+                    job = _Job(idle.pop(), waiting.popleft(), time.monotonic())
+                    busy[self._submit(job)] = job
+                self._wait(busy)
+                for actor in filter(self.workers.is_ready, list(starting)):
+                    if not self.workers.provide_one(actor, self.data):
+                        starting.remove(actor)
+                        idle.append(actor)
+                done, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0) if busy else ([], [])
                 for reference in done:
-                    actor, call = busy.pop(reference)
+                    job = busy.pop(reference)
                     try:
                         parcel, state = ray.get(reference)
-                    except RayActorError as error:
-                        idle.append(self.workers.replace(actor))
-                        if call.tries < self.retries:
-                            log(WARNING, "a worker died (%s); its clients go to a new one", _first_line(error))
-                            waiting.append(replace(call, tries=call.tries + 1))
-                            continue
-                        parcel, state = _lost(call.parcel, f"its worker died: {_first_line(error)}"), {}
+                    except RayTaskError as error:
+                        idle.append(job.actor)
+                        yield unpack(_failed(job.call, _first_line(error), _UNKNOWN))
                     except RayError as error:
-                        idle.append(actor)
-                        parcel, state = _lost(call.parcel, _first_line(error)), {}
+                        # the actor is gone, or was taken for dead, or its answer is
+                        starting.append(self.workers.replace(job.actor))
+                        reason = _why_lost(job, error)
+                        if job.call.last or job.call.tries >= self.retries:
+                            yield unpack(_failed(job.call, reason, LOST))
+                            continue
+                        log(WARNING, "%s; its clients go to another", reason)
+                        waiting.append(replace(job.call, tries=job.call.tries + 1))
                     else:
-                        idle.append(actor)
-                        self._states[call.parcel.message.metadata.dst_node_id] = state
-                    yield unpack(parcel)
-                if deadline is not None and time.monotonic() > deadline:
+                        idle.append(job.actor)
+                        self._states[job.call.parcel.message.metadata.dst_node_id] = state
+                        yield unpack(parcel)
+                if time.monotonic() > deadline:
                     break
         finally:
             # whoever is still at it would keep its actor from the next round
-            for actor, _ in busy.values():
-                self.workers.replace(actor)
+            for job in busy.values():
+                self.workers.replace(job.actor)
+
+    def about(self, node: int) -> dict[str, Any]:
+        """Return a node's config, which says that its process is replaced if it ends."""
+        return super().about(node) | {REPLACEABLE: True}
+
+    def _wait(self, busy: Collection[Reference]) -> None:
+        """Wait a moment, or until one of ``busy`` is done."""
+        if busy:
+            ray.wait(list(busy), num_returns=1, timeout=_LOOK_SECONDS)
+        else:
+            time.sleep(_LOOK_SECONDS)
+        self.watch()
 
     def _calls(self, messages: list[Message]) -> Iterator[_Call]:
         """Divide each message into what it alone holds and what it shares; that is put into the store once."""
@@ -137,18 +174,51 @@ class RayGrid(AtOnceGrid):
                 if id(record) not in stored:
                     stored[id(record)] = ray.put(carried(record))
             parcel = pack(message, without=shared)
-            yield _Call(parcel, {key: stored[id(record)] for key, record in shared.items()})
+            about: Mapping[str, Any] = message.content.config_records.get(COHORT, {})
+            yield _Call(
+                parcel,
+                {key: stored[id(record)] for key, record in shared.items()},
+                last=LAST_TRY in about,
+                alone=about.get(CLIENT_TIMEOUT, 0.0) if len(about.get(CLIENTS, ())) == 1 else 0.0,
+            )
 
-    def _submit(self, actor: Actor, call: _Call) -> Reference:
-        node = call.parcel.message.metadata.dst_node_id
+    def _submit(self, job: "_Job") -> Reference:
+        call, node = job.call, job.call.parcel.message.metadata.dst_node_id
         state, about = self._states.get(node, {}), self.about(node)
-        reference: Reference = actor.answer.remote(call.parcel, tuple(call.shared), state, about, *call.shared.values())
+        reference: Reference = job.actor.answer.remote(
+            call.parcel, tuple(call.shared), state, about, *call.shared.values()
+        )
         return reference
 
 
-def _lost(parcel: Parcel, reason: str) -> Parcel:
+@dataclass(frozen=True)
+class _Job:
+    """A call that an actor has, and since when."""
+
+    actor: Actor
+    call: _Call
+    since: float
+
+
+def _failed(call: _Call, reason: str, code: int) -> Parcel:
     """Return the error reply to a message that nobody answered."""
-    return Parcel(Message(Error(code=_UNREACHABLE, reason=reason), reply_to=parcel.message))
+    return Parcel(Message(Error(code=code, reason=reason), reply_to=call.parcel.message))
+
+
+def _why_lost(job: _Job, error: RayError) -> str:
+    """Say how an actor came to its end, as far as it can be seen from here."""
+    if isinstance(error, OutOfMemoryError):
+        used = str(error).partition(";")[0].strip()
+        return f"its worker was ended by Ray's memory monitor, for want of memory: {used}"
+    took, limit = time.monotonic() - job.since, job.call.alone
+    if 0 < limit < took:
+        # no sooner does a worker end itself (clients.time_limit)
+        return (
+            f"its worker was ended after {took:.1f} s, since nothing interrupted it after client-timeout, {limit:g} s"
+        )
+    lines = [line.strip() for line in str(error).splitlines()]
+    detail = next((line.partition("Worker exit detail: ")[2] for line in lines if "Worker exit detail: " in line), "")
+    return f"its worker died: {_first_line(error)}{f' ({detail})' if 'exit code' in detail else ''}"
 
 
 def _first_line(error: Exception) -> str:

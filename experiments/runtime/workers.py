@@ -44,11 +44,22 @@ class Workers:
 
         They are put there once; each machine that needs them fetches them once.
         """
-        lacking = [number for number, reference in enumerate(self._ready) if _lacks_data(reference)]
-        if lacking and len(self._prepared) == _WITHOUT_DATA:
+        for actor in list(self.actors):
+            self.provide_one(actor, data)
+
+    def provide_one(self, actor: Actor, data: Callable[[], Any]) -> bool:
+        """Send the run's data to a ready actor whose machine has none; return whether that was so."""
+        number = self.actors.index(actor)
+        if not _lacks_data(self._ready[number]):
+            return False
+        if len(self._prepared) == _WITHOUT_DATA:
             self._prepared = (*self._prepared, ray.put(data()))
-        for number in lacking:
-            self._ready[number] = self.actors[number].prepare.remote(*self._prepared)
+        self._ready[number] = actor.prepare.remote(*self._prepared)
+        return True
+
+    def is_ready(self, actor: Actor) -> bool:
+        """Say whether an actor has taken its config, or died."""
+        return not ray.wait([self._ready[self.actors.index(actor)]], timeout=0)[1]
 
     def note_ready(self) -> None:
         """Note among the phases when the last worker was ready, unless one has died."""

@@ -58,6 +58,10 @@ class Federation:
         used=(unless("federation.tolerate-failures", "0"),),
     )
     timeout: float = key(86400.0, "seconds to wait for the answers of a round", above=0, in_result=False)
+    client_timeout: float = key(
+        0.0, "seconds that a client may train in a round, after which it has failed; 0 = any time", least=0,
+        in_result=False, since=2,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,116 @@
+"""What a round's workers sent back, part by part, until every client has replied or failed.
+
+A part is a cohort with the replies of its clients and, where they were summed up, their sum. A cohort whose worker died
+(``replies.LOST``) is divided and tried again in the same round, until the clients that end their workers are alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flwr.app import ArrayRecord, Message
+
+from fedpfn.protocol import SUM
+from fedpfn.rounds import Failure
+from strategies.cohort_replies import ClientReply, failed, read_replies
+from strategies.replies import LOST
+from strategies.reply_checks import ReplyChecks, odd_ones
+from strategies.totals import Totals
+
+CHECKING, TRAINING = "checking its reply", "local training"
+
+
+@dataclass
+class Part:
+    """The replies of a cohort's clients by id, and the sum of those that are in one; or why its worker is lost."""
+
+    clients: Sequence[int]
+    replies: dict[int, ClientReply]
+    sum: ArrayRecord = field(default_factory=ArrayRecord)
+    lost: str = ""
+
+    @classmethod
+    def of(cls, reply: Message, clients: Sequence[int]) -> "Part":
+        """Read a worker's reply."""
+        if reply.has_error() and reply.error.code == LOST:
+            return cls(clients, {}, lost=reply.error.reason or "no reason given")
+        sums = ArrayRecord() if reply.has_error() else reply.content.array_records.get(SUM, ArrayRecord())
+        return cls(clients, read_replies(reply, clients), sums)
+
+    @property
+    def summed(self) -> list[int]:
+        """The clients that are in the sum, by what the worker says."""
+        return [client for client, reply in self.replies.items() if reply.summed]
+
+    def fail(self, client: int, reason: str, *, stage: str = CHECKING) -> Failure:
+        """Make a client fail and return its failure."""
+        failure = Failure(client, stage, reason)
+        self.replies[client] = ClientReply(failure=failure)
+        return failure
+
+    def give_up(self) -> Failure:
+        """Make the client fail that ended its worker, alone as it was, and return its failure."""
+        (client,) = self.clients
+        return self.fail(client, f"it trained alone, and {self.lost}", stage=TRAINING)
+
+
+def silent(clients: Sequence[int], timeout: float | None) -> Part:
+    """Return the part of a worker that did not reply in time."""
+    return Part(clients, failed(clients, "no reply within the timeout" + (f" of {timeout:g} s" if timeout else "")))
+
+
+def divided(clients: Sequence[int], together: int) -> list[Sequence[int]]:
+    """Return the cohorts into which one is divided whose worker died, which was tried again as a whole before.
+
+    At once into the smallest, since every death costs the start of a process, and small messages next to nothing: with
+    one such client of n, three workers die and no client trains more than three times, where halving the cohort again
+    and again would take log2(n) more deaths. Clients that train together, side by side in one stack, stay together for
+    the sake of the last bits, unless theirs is the stack whose worker died.
+
+    >>> divided([0, 1, 2], together=1), divided([0, 1, 2, 5, 8], together=2), divided([2, 5], together=2)
+    ([[0], [1], [2]], [[0, 1], [2, 5], [8]], [[2], [5]])
+    """
+    size = together if len(clients) > together else 1
+    return [clients[start : start + size] for start in range(0, len(clients), size)]
+
+
+def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], most: Mapping[int, int]) -> Totals:
+    """Make those clients fail whose replies cannot be used, and return the total of the sums that can.
+
+    ``checks`` are those of each client's message, ``most`` the numbers of examples of clients where they are known. A
+    sum that a client is in whose reply is refused, or that cannot be itself, is none: its clients fail with it.
+    """
+    summed = [part.summed for part in parts]
+    for part in parts:
+        for client, reply in part.replies.items():
+            if reply.failure is None and (fault := checks[client].fault(reply, most=most.get(client))):
+                part.fail(client, fault)
+    odd = odd_ones(
+        {
+            client: reply
+            for part in parts
+            for client, reply in part.replies.items()
+            if reply.failure is None and checks[client].compares
+        }
+    )
+    totals = Totals()
+    for part, members in zip(parts, summed, strict=True):
+        for client in odd.keys() & part.replies.keys():
+            part.fail(client, odd[client])
+        if _sum_stands(part, members, checks):
+            totals.add(part.sum)
+    return totals
+
+
+def _sum_stands(part: Part, members: Sequence[int], checks: Mapping[int, ReplyChecks]) -> bool:
+    """Make the clients of a sum fail that is none; return whether there is one that stands."""
+    refused = [client for client in members if part.replies[client].failure is not None]
+    fault = checks[part.clients[0]].fault_of_sum(part.sum, len(members))
+    if fault is None and refused:
+        fault = f"client {refused[0]} is in the same sum as it, and its reply is refused"
+    if fault is None:
+        return bool(members)
+    # a sum without clients is a fault of all
+    for client in members or part.clients:
+        if part.replies[client].failure is None:
+            part.fail(client, fault)
+    return False
