@@ -167,7 +167,10 @@ class CohortGrid(GridView):
         totals = Totals()
         silent = dict(cohorts)
         for reply in self.grid.send_and_receive(sent, timeout=timeout):
-            clients = silent.pop(reply.metadata.src_node_id)
+            clients = silent.pop(_sender(reply, sent), None)
+            if clients is None:
+                log(WARNING, "a reply from node %d answers no message of this round", reply.metadata.src_node_id)
+                continue
             if reply.has_content():
                 self.wire_bytes += _array_bytes(reply.content)
             answers |= read_replies(reply, clients)
@@ -270,6 +273,13 @@ def assign(clients: Iterable[int], sizes: Sequence[int], *, nodes: int, together
         heapq.heappush(heap, (load + work[block[0]], node, cohort))
     cohorts = [sorted(cohort) for _, _, cohort in sorted(heap, key=lambda entry: entry[1])]
     return [cohort for cohort in cohorts if cohort]
+
+
+def _sender(reply: Message, sent: Sequence[Message]) -> int:
+    """Return the node that a reply is for: where a node is gone, the SuperLink answers in its place and in its name."""
+    answered = reply.metadata.reply_to_message_id
+    by_id = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+    return by_id.get(answered, reply.metadata.src_node_id) if answered else reply.metadata.src_node_id
 
 
 def _refused(client: int, message: Message, content: RecordDict) -> Failure | None:

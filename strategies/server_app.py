@@ -38,6 +38,7 @@ from fedpfn.tasks import CLASSIFICATION
 from strategies.assembly import build_model, load_data, make_strategy, plans_of
 from strategies.carried import carried_state, restore_state
 from strategies.cohort_grid import CohortGrid, RoundFailedError
+from strategies.grids import PolledGrid
 from strategies.observed import Observed
 from strategies.preflight import all_faults, find_faults
 from strategies.records import to_record
@@ -120,7 +121,7 @@ def _federate(
             # a schedule may carry a state that only it knows of, and is brought back to it by being asked once more
             recorder.resume(checkpoint, [plans_of(strategy)(number) for number in range(1, done + 1)])
         recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
-        poll_often(grid)
+        grid = poll_often(grid)
         garbage.settle()
         federation, together = config.federation, config.train.stack or 1
         states = ClientStates(folder.client_states, after=done, checkpoints=partial(checkpoint_rounds, folder.path))
@@ -235,10 +236,13 @@ def make_recorder(
     )
 
 
-def poll_often(grid: Grid, seconds: float = 0.01) -> None:
-    """Let the simulation's grid look for answers every ``seconds``: its 0.1 s is as long as a small round trains."""
+def poll_often(grid: Grid, seconds: float = 0.01) -> Grid:
+    """Return a grid that looks for answers often: Flower's look every 0.1 s in a simulation, every 3 s otherwise."""
     if hasattr(grid, "pull_interval"):
         grid.pull_interval = seconds
+        return grid
+    # to a SuperLink, which may be on another machine
+    return PolledGrid(grid) if hasattr(grid, "get_nodes") else grid
 
 
 def run_path(config: RunConfig) -> Path:
