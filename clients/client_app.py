@@ -14,6 +14,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.answers import Answer
 from clients.cohort_mod import CohortMod, in_turn
+from clients.holding import holding_of, reply_with_holding
 from clients.local_training import saliency_of, train_client
 from clients.stacked_training import train_stack
 from clients.tasks import (
@@ -21,6 +22,7 @@ from clients.tasks import (
     Update,
     answer_with,
     client_of,
+    config_of,
     keep,
     kept_by,
     read_task,
@@ -28,7 +30,7 @@ from clients.tasks import (
     reply_with_saliency,
 )
 from clients.workspace import Workspace, why_not_stackable, workspace
-from fedpfn.protocol import SALIENCY
+from fedpfn.protocol import HOLDING, SALIENCY
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 from partitions import FederatedData
@@ -50,7 +52,7 @@ def train_cohort(
     try:
         task = read_task(messages[0])
         stack = task.config.train.stack
-        stacked = stack > 0 and why_not_stackable(_set_up(task), task.config.strategy.name) is None
+        stacked = stack > 0 and why_not_stackable(_set_up(task.config, contexts[0]), task.config.strategy.name) is None
     except Exception as error:
         yield from [error] * len(messages)
         return
@@ -62,7 +64,7 @@ def train_cohort(
         for start in range(0, len(clients), stack):
             these = slice(start, start + stack)
             kept = [kept_by(context) for context in contexts[these]]
-            results = train_stack(task, _set_up(task), clients[these], kept)
+            results = train_stack(task, _set_up(task.config, contexts[0]), clients[these], kept)
             for result, context in zip(results, contexts[these], strict=True):
                 if isinstance(result, Exception):
                     yield result
@@ -97,7 +99,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 def _trained(task: Task, context: Context) -> Update:
-    update = train_client(task, _set_up(task), client_of(context), kept_by(context))
+    update = train_client(task, _set_up(task.config, context), client_of(context), kept_by(context))
     keep(update, context)
     return update
 
@@ -107,12 +109,26 @@ def saliency(message: Message, context: Context) -> Message:
     """Say how much each entry of the global model matters to a client's data."""
     task = read_task(message)
     with cpu_threads(task.config.train.threads):
-        return reply_with_saliency(*saliency_of(task, _set_up(task), client_of(context)), message)
+        return reply_with_saliency(*saliency_of(task, _set_up(task.config, context), client_of(context)), message)
 
 
-def _set_up(task: Task) -> Workspace:
+@app.query(HOLDING)
+def holding(message: Message, context: Context) -> Message:
+    """Say which clients this node holds, and how many examples they train on; its data are read for that."""
+    config = config_of(message)
+    parts = _set_up(config, context).parts
+    held = holding_of(context).clients(config.federation.clients)
+    return reply_with_holding({client: len(parts[client]) for client in held}, message)
+
+
+def _set_up(config: RunConfig, context: Context) -> Workspace:
     try:
-        return workspace(task.config)
+        if not config.federation.pinned:
+            return workspace(config)
+        own = holding_of(context)
+        if (client := client_of(context)) not in own:
+            raise ValueError(f"this node holds every {own.partitions}th client from {own.partition} on, not {client}")
+        return workspace(config, holding=own)
     except Exception as error:
         raise SetUpError(str(error)) from error
 

@@ -1,7 +1,8 @@
 """A cohort on its worker: the ClientApp called once per client, and one reply for all of them.
 
 The client's half of ``strategies.CohortGrid``. Each call looks to the ClientApp like that of a SuperNode of its own:
-``partition-id`` and ``num-partitions`` in the node config, records under the names that the strategy gave them, and a
+``partition-id`` and ``num-partitions`` in the node config (the node's own, where it has such, under names of their
+own), records under the names that the strategy gave them, and a
 ``context.state`` that is the client's, whichever worker it meets in the next round. Records that all clients share are
 the same objects in every call and must not be changed.
 """
@@ -17,7 +18,18 @@ from clients.answers import Answer
 from clients.cohort_replies import write_replies
 from clients.cohort_sum import CohortSum
 from clients.kept_states import KeptStates
-from fedpfn.protocol import CLIENTS, COHORT, NUM_CLIENTS, STATE, SUM, is_reserved
+from fedpfn.protocol import (
+    CLIENTS,
+    COHORT,
+    NODE_PARTITION,
+    NODE_PARTITIONS,
+    NUM_CLIENTS,
+    PARTITION,
+    PARTITIONS,
+    STATE,
+    SUM,
+    is_reserved,
+)
 
 # takes the messages and contexts of a cohort's clients, returns or yields for each its reply, as a message or as an
 # answer in plain tables, or what it raised
@@ -81,6 +93,8 @@ def _take_apart(
             own[int(owner)][name] = record
         elif key != COHORT:
             shared[key] = record
+    node_names = {PARTITION: NODE_PARTITION, PARTITIONS: NODE_PARTITIONS}
+    about_node = {node_names.get(name, name): value for name, value in context.node_config.items()}
     messages, contexts = [], []
     everyones = RecordDict(shared)
     for client in clients:
@@ -90,7 +104,7 @@ def _take_apart(
         # one object for all clients without records of their own, as in Flower's own messages
         one.content = RecordDict({**shared, **records}) if records else everyones
         messages.append(one)
-        node_config = {**context.node_config, "partition-id": client, "num-partitions": total}
+        node_config = {**about_node, PARTITION: client, PARTITIONS: total}
         kept = RecordDict({key.removeprefix(STATE): record for key, record in state.items()})
         kept = kept if files is None else files.read(client)
         contexts.append(Context(context.run_id, context.node_id, node_config, kept, context.run_config))

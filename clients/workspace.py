@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import partitions
+from clients.holding import Holding
 from fedpfn import garbage, models
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
@@ -30,7 +31,7 @@ from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan
 from fedpfn.training import Loss, is_elementwise, stackable
 
-_kept: list[tuple[RunConfig, "Workspace"]] = []
+_kept: list[tuple[RunConfig, Holding | None, "Workspace"]] = []
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,31 +92,42 @@ def why_not_stackable(workspace: Workspace, algorithm: str) -> str | None:
     return reason
 
 
-def workspace(config: RunConfig, data: partitions.FederatedData | None = None) -> Workspace:
+def workspace(
+    config: RunConfig, data: partitions.FederatedData | None = None, *, holding: Holding | None = None
+) -> Workspace:
     """Return the workspace for ``config``, made at the first call in this process. A process keeps one.
 
-    Its data are read from ``data.root`` where they are not given.
+    Its data are read from ``data.root`` where they are not given. Of those the workspace has the examples of the
+    clients in ``holding`` alone, the others' parts being empty; all of them by default.
     """
-    # by identity first: all clients of a round have one config object, and comparing two takes as long as a small step
-    if not _kept or (_kept[0][0] is not config and _kept[0][0] != config):
+    if not _kept or not _serves(*_kept[0][:2], config, holding):
         _kept.clear()
         # what they keep holds on to the workspace, and so to its data
         plan_masks.cache_clear()
         why_not_stackable.cache_clear()
         garbage.release()
-        _kept.append((config, _make(config, data)))
+        _kept.append((config, holding, _make(config, data, holding)))
         if config.train.optimizer != "sgd" or config.train.args or config.train.stack:
             # PyTorch imports thousands of objects at a process's first optimiser; the kernel's own SGD does without
             torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         garbage.settle()
-    return _kept[0][1]
+    return _kept[0][2]
 
 
-def _make(config: RunConfig, data: partitions.FederatedData | None) -> Workspace:
+def _serves(kept: RunConfig, kept_holding: Holding | None, config: RunConfig, holding: Holding | None) -> bool:
+    # by identity first: all clients of a round have one config object, and comparing two takes as long as a small step
+    return (kept is config or kept == config) and kept_holding in (None, holding)
+
+
+def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Holding | None) -> Workspace:
     device = resolve_device(config.device, who="this client's process")
     # never a download here: the server fetched what was allowed to be fetched before it sent anything
     data = data or partitions.load_federated(**data_arguments(config))
-    dataset, split = data.dataset, data.dataset.train
+    # normalised as everywhere, whichever examples stay
+    dataset = data.dataset
+    if holding is not None:
+        data = data.only(holding.clients(len(data.parts)))
+    split = data.dataset.train
     task = task_of(config, dataset.labels)
     train = Examples.from_arrays(
         split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device, task=task

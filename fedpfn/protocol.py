@@ -15,6 +15,18 @@ ALGORITHM = "algorithm"
 # the question for what matters to a client's data
 SALIENCY = "saliency"
 
+# the question for the clients that a node holds, and the keys of the answer's config record
+HOLDING = "holding"
+HELD_CLIENTS = "held-clients"
+HELD_SIZES = "held-sizes"
+
+# what a node's own config says of its data, by Flower's convention; in a cohort the first two are the client's, and
+# the node's own are named by the others
+PARTITION = "partition-id"
+PARTITIONS = "num-partitions"
+NODE_PARTITION = "node-partition-id"
+NODE_PARTITIONS = "node-num-partitions"
+
 # keys of the config record
 SERVER_ROUND = "server-round"
 PLAN = "mask-plan"

@@ -1,13 +1,13 @@
 """A data set and the clients' shares of it: what both ends of a federation load, in one way."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from partitions.arrays import Dataset
+from partitions.arrays import Dataset, Split
 from partitions.datasets import load
 from partitions.feasibility import PartitionError
 from partitions.holdout import hold_out
@@ -43,6 +43,29 @@ class FederatedData:
         for part in self.held_out:
             kept[part] = False
         return np.flatnonzero(kept)
+
+    def only(self, clients: Collection[int]) -> "FederatedData":
+        """Return a copy with the training examples of ``clients`` alone; the parts of others are empty.
+
+        The channel statistics of the copy's data set are those of its own examples.
+        """
+        kept, start = list[NDArray[np.int64]](), 0
+
+        def moved(parts: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+            nonlocal start
+            ours = []
+            for client, part in enumerate(parts):
+                part = part if client in clients else part[:0]
+                kept.append(part)
+                ours.append(np.arange(start, start + len(part)))
+                start += len(part)
+            return ours
+
+        parts, held_out = moved(self.parts), moved(self.held_out)
+        indices = np.concatenate(kept)
+        split = self.dataset.train
+        train = Split(split.inputs[indices], split.labels[indices])
+        return FederatedData(replace(self.dataset, train=train), parts, self.strata[indices], held_out)
 
     def manifest(self, **about: Any) -> dict[str, Any]:
         """Return the record of the partition (``statistics.manifest``), with what its classes are if not labels."""

@@ -38,6 +38,7 @@ from fedpfn.rounds import Failure
 from fedpfn.runs.client_states import ClientStates, version_of
 from strategies.cohort_replies import ClientReply, Totals, read_replies
 from strategies.grids import GridView
+from strategies.holdings import Holdings
 from strategies.records import record_bytes
 from strategies.replies import error_reply, only_arrays, reason_against
 
@@ -82,6 +83,8 @@ class CohortGrid(GridView):
     states
         Files for what clients keep in ``context.state``, in a folder that all workers see. By default it travels in
         messages and is held here, in memory.
+    holdings
+        Which clients each node holds, where it is not all the same who trains whom. A client of no node fails.
 
     Attributes
     ----------
@@ -102,11 +105,12 @@ class CohortGrid(GridView):
         wait_seconds: float = 60.0,
         sums: Callable[[int], bool] = lambda server_round: False,
         states: ClientStates | None = None,
+        holdings: Holdings | None = None,
     ) -> None:
         super().__init__(grid)
         self.sizes = [1] * sizes if isinstance(sizes, int) else [int(size) for size in sizes]
         self.tolerate, self.quorum, self.together, self.wait_seconds = tolerate, quorum, together, wait_seconds
-        self.sums, self.states = sums, states
+        self.sums, self.states, self.holdings = sums, states, holdings
         # the round, how many exchanges there were in it, and the number of the states that the last one wrote
         self._exchange, self._version = (0, 0), 0
         self.wire_bytes = 0
@@ -156,17 +160,19 @@ class CohortGrid(GridView):
         return addressed
 
     def _round(self, messages: dict[int, Message], timeout: float | None) -> list[Message]:
-        nodes = self._wait_for_nodes()
         server_round = _round_of(messages)
         self._exchange = (server_round, self._exchange[1] + 1 if self._exchange[0] == server_round else 0)
         self._version = version_of(*self._exchange)
-        cohorts = dict(zip(nodes, assign(messages, self.sizes, nodes=len(nodes), together=self.together), strict=False))
+        cohorts = self._dealt_out(messages)
         sent = [self._to_worker(node, clients, messages) for node, clients in cohorts.items()]
         self.wire_bytes += sum(_array_bytes(message.content) for message in sent)
         answers: dict[int, ClientReply] = {}
         totals = Totals()
+        held = {client for cohort in cohorts.values() for client in cohort}
+        for client in messages.keys() - held:
+            answers[client] = ClientReply(failure=Failure(client, "sending", "no connected node holds its data"))
         silent = dict(cohorts)
-        for reply in self.grid.send_and_receive(sent, timeout=timeout):
+        for reply in self.grid.send_and_receive(sent, timeout=timeout) if sent else ():
             clients = silent.pop(_sender(reply, sent), None)
             if clients is None:
                 log(WARNING, "a reply from node %d answers no message of this round", reply.metadata.src_node_id)
@@ -175,11 +181,21 @@ class CohortGrid(GridView):
                 self.wire_bytes += _array_bytes(reply.content)
             answers |= read_replies(reply, clients)
             totals.add(reply)
+            if self.holdings is not None and reply.has_error():
+                self.holdings.forget(_sender(reply, sent))
         for clients in silent.values():
             failure = "no reply within the timeout" + (f" of {timeout:g} s" if timeout else "")
             answers |= {client: ClientReply(failure=Failure(client, "answering", failure)) for client in clients}
         self.update_norms = {client: answer.norm for client, answer in answers.items() if answer.norm is not None}
         return self._checked(messages, answers, totals)
+
+    def _dealt_out(self, messages: Mapping[int, Message]) -> dict[int, list[int]]:
+        """Return the cohort of each node, by node."""
+        nodes = self._wait_for_nodes()
+        if self.holdings is not None:
+            return self.holdings.place(messages)
+        cohorts = assign(messages, self.sizes, nodes=len(nodes), together=self.together)
+        return dict(zip(nodes, cohorts, strict=False))
 
     def _to_worker(self, node: int, clients: Sequence[int], messages: Mapping[int, Message]) -> Message:
         """Return the message that carries those of ``clients`` to the worker ``node``."""

@@ -211,6 +211,11 @@ def _training_faults(config: RunConfig) -> Iterator[str]:
     yield from label_faults(config, _task(config))
     if train.stack and train.optimizer not in OPTIMIZERS:
         yield f"train.stack needs one of {', '.join(OPTIMIZERS)}; set train.stack=0 for {train.optimizer!r}"
+    if train.stack and config.federation.pinned:
+        yield (
+            "train.stack trains neighbouring clients together, and federation.pinned=true has them on different nodes; "
+            "set train.stack=0"
+        )
     facts = datasets.FACTS.get(config.data.name)
     yield from image_faults(
         train.augment, "tokens" if facts and facts.tokens else "images", facts.input_shape if facts else None

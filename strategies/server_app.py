@@ -15,6 +15,7 @@ import torch
 from flwr.app import ConfigRecord, Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
+from flwr.superlink.grid.http_grid import HttpGrid
 from torch import Tensor, nn
 
 import partitions
@@ -39,6 +40,7 @@ from strategies.assembly import build_model, load_data, make_strategy, plans_of
 from strategies.carried import carried_state, restore_state
 from strategies.cohort_grid import CohortGrid, RoundFailedError
 from strategies.grids import PolledGrid
+from strategies.holdings import Holdings
 from strategies.observed import Observed
 from strategies.preflight import all_faults, find_faults
 from strategies.records import to_record
@@ -125,6 +127,11 @@ def _federate(
         garbage.settle()
         federation, together = config.federation, config.train.stack or 1
         states = ClientStates(folder.client_states, after=done, checkpoints=partial(checkpoint_rounds, folder.path))
+        train_config = ConfigRecord({RUN_CONFIG: json.dumps(config.flat())})
+        holdings = None
+        if federation.pinned:
+            holdings = Holdings(grid, sizes, train_config, timeout=federation.timeout)
+            holdings.settle(tolerate=federation.tolerate_failures)
         cohorts = CohortGrid(
             grid,
             sizes,
@@ -133,6 +140,7 @@ def _federate(
             together=together,
             sums=recorder.may_sum,
             states=states,
+            holdings=holdings,
         )
         with naming_keys():
             Observed(
@@ -147,7 +155,7 @@ def _federate(
                 to_record(read_state(model)),
                 num_rounds=0 if recorder.stopped else config.rounds - done,
                 timeout=federation.timeout,
-                train_config=ConfigRecord({RUN_CONFIG: json.dumps(config.flat())}),
+                train_config=train_config,
             )
         recorder.save_final()
         summary = recorder.summary()
@@ -240,9 +248,8 @@ def poll_often(grid: Grid, seconds: float = 0.01) -> Grid:
     """Return a grid that looks for answers often: Flower's look every 0.1 s in a simulation, every 3 s otherwise."""
     if hasattr(grid, "pull_interval"):
         grid.pull_interval = seconds
-        return grid
-    # to a SuperLink, which may be on another machine
-    return PolledGrid(grid) if hasattr(grid, "get_nodes") else grid
+    # a SuperLink may be on another machine
+    return PolledGrid(grid) if isinstance(grid, HttpGrid) else grid
 
 
 def run_path(config: RunConfig) -> Path:

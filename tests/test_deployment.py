@@ -1,20 +1,29 @@
 """The application on a SuperLink and SuperNodes: nodes that go and come back, and a deployment over TLS."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flower_apps as apps
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message
 from flwr.serverapp.strategy import FedAvg
+from flwr.superlink.grid.http_grid import HttpGrid
 
 from clients import cohort_mod
-from experiments.runtime.in_process import InProcessGrid
-from strategies import CohortGrid, RoundFailedError
+from clients import workspace as workspace_module
+from clients.client_app import app
+from experiments.runtime.in_process import InProcessGrid, run_in_process
+from fedpfn.rounds import Round
+from fedpfn.runs.config import ConfigError, RunConfig
+from strategies import CohortGrid, RoundFailedError, server_app
 from strategies.grids import PolledGrid
+from strategies.holdings import HoldingError, Holdings
 from strategies.replies import split
-from strategies.server_app import poll_often
+from strategies.server_app import poll_often, run
 
+# the SuperLink's own node id
 SUPERLINK = 1
 
 
@@ -27,9 +36,6 @@ class Link(InProcessGrid):
 
     def get_node_ids(self) -> list[int]:
         return [100 + number for number in range(self.nodes)]
-
-    def get_nodes(self) -> list[int]:
-        return self.get_node_ids()
 
     def about(self, node: int) -> dict[str, Any]:
         return super().about(node - 99)
@@ -82,11 +88,125 @@ def test_the_clients_of_a_node_that_is_gone_fail_by_name_and_round(polled: bool)
 
 def test_a_grid_to_a_superlink_is_polled_and_gives_up_after_the_timeout() -> None:
     apps.assume_identity()
+    polled = poll_often(HttpGrid(token="token"))
+    assert isinstance(polled, PolledGrid) and polled.seconds < 1
     link = Link(apps.client_app(), nodes=2)
-    grid = poll_often(link)
-    assert isinstance(grid, PolledGrid) and grid.seconds < 1
+    grid = PolledGrid(link, seconds=0.001)
     content = training(CohortGrid(link, 2))[0].content
     messages = [Message(content, dst_node_id=node, message_type="train") for node in (100, 101)]
     assert {reply.metadata.src_node_id for reply in grid.send_and_receive(messages)} == {100, 101}
     link.pulls = 0
     assert not list(PolledGrid(link, seconds=0.2).send_and_receive(messages, timeout=0.1))
+
+
+# ---- nodes that hold data of their own ------------------------------------------------------------------------------
+
+
+class Nodes(InProcessGrid):
+    """Each node a process of its own, with ``configs`` as node configs and a record of the examples that it keeps."""
+
+    def __init__(self, configs: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(app, {}, nodes=len(configs))
+        self.configs, self.away = list(configs), set[int]()
+        self._workspaces: list[list[Any]] = [[] for _ in configs]
+        self.kept: list[int] = [0] * len(configs)
+
+    def get_node_ids(self) -> list[int]:
+        return [node for node in range(1, self.nodes + 1) if node not in self.away]
+
+    def about(self, node: int) -> dict[str, Any]:
+        return dict(self.configs[node - 1])
+
+    def _answer(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id - 1
+        if node + 1 in self.away:
+            return Message(Error(5, "Node Unavailable"), reply_to=message)
+        workspace_module._kept[:] = self._workspaces[node]
+        reply = super()._answer(message)
+        self._workspaces[node] = list(workspace_module._kept)
+        self.kept[node] = len(workspace_module._kept[0][-1].train) if workspace_module._kept else 0
+        return reply
+
+
+def parts(*numbers: int, of: int) -> list[dict[str, Any]]:
+    return [{"partition-id": number, "num-partitions": of} for number in numbers]
+
+
+def config(out: Path, **settings: Any) -> RunConfig:
+    own = {"rounds": 2, "federation.clients": 7, "federation.pinned": True, "barrier.every": 0, "output.dir": str(out)}
+    return RunConfig.parse(own | {"model.width": 16} | {k.replace("__", "."): v for k, v in settings.items()})
+
+
+def digest_of(path: Path) -> str:
+    return str(json.loads((path / "summary.json").read_text())["weights_sha256"])
+
+
+@pytest.fixture
+def identity() -> Iterator[None]:
+    apps.assume_identity()
+    yield
+    workspace_module._kept.clear()
+
+
+@pytest.mark.usefixtures("identity")
+def test_nodes_that_hold_their_own_clients_give_the_bits_of_a_simulation_and_keep_no_others(tmp_path: Path) -> None:
+    simulated = run_in_process(config(tmp_path / "simulated", federation__pinned=False))
+    nodes = Nodes(parts(2, 0, 1, of=3))
+    path = run(nodes, config(tmp_path / "pinned"))
+    assert digest_of(path) == digest_of(simulated)
+    sizes = json.loads((path / "partition.json").read_text())["sizes"]
+    assert nodes.kept == [sum(sizes[2::3]), sum(sizes[0::3]), sum(sizes[1::3])]
+    # what its nodes are called makes no difference to a simulation either
+    assert digest_of(run_in_process(config(tmp_path / "four"), nodes=4)) == digest_of(simulated)
+
+
+@pytest.mark.usefixtures("identity")
+@pytest.mark.parametrize(
+    ("configs", "complaint"),
+    [
+        (parts(0, 0, of=2), r"no SuperNode holds clients 1, 3, 5|clients 0, 2, 4, 6 are held by several SuperNodes"),
+        (parts(0, of=2), r"no SuperNode holds clients 1, 3, 5: 1 are connected"),
+        ([*parts(0, of=2), {}], r"SuperNode 2: .*start each with --node-config"),
+        (parts(0, 2, of=2), r"SuperNode 2: .*from 0 to num-partitions - 1; .*partition-id=2 num-partitions=2"),
+    ],
+    ids=["twice", "missing", "not told", "out of range"],
+)
+def test_nodes_that_do_not_hold_what_is_needed_are_named_before_training(
+    tmp_path: Path, configs: list[dict[str, Any]], complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Holdings.settle, "__kwdefaults__", {"patience": 0.0, "pause": 0.0})
+    with pytest.raises(HoldingError, match=complaint):
+        run(Nodes(configs), config(tmp_path / "run"))
+    failure = json.loads((tmp_path / "run" / "failure.json").read_text())
+    assert failure["reason"].startswith("HoldingError") and failure["rounds"] < 1
+
+
+@pytest.mark.usefixtures("identity")
+def test_a_node_with_other_data_is_named() -> None:
+    nodes = Nodes(parts(0, 1, of=2))
+    settings = ConfigRecord({"run-config": json.dumps(config(Path("unused")).flat())})
+    holdings = Holdings(nodes, [1] * 7, settings, timeout=60)
+    with pytest.raises(HoldingError, match=r"SuperNode 1: it counts other examples than the server for clients 0, 2"):
+        holdings.settle(tolerate=0, patience=0.0)
+
+
+@pytest.mark.usefixtures("identity")
+def test_the_clients_of_a_node_that_leaves_fail_until_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = Nodes(parts(0, 1, of=2))
+
+    def leave_and_return(ended: Round) -> None:
+        nodes.away = {2} if ended.server_round == 1 else set()
+
+    monkeypatch.setattr(server_app, "warn_of_cpu_clients", leave_and_return)
+    path = run(nodes, config(tmp_path / "run", rounds=3, federation__tolerate_failures=4))
+    lines = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    assert [len(line["clients"]) for line in lines[1:]] == [7, 4, 7]
+    assert [failure["client"] for failure in lines[2]["failures"]] == [1, 3, 5]
+    assert {failure["error"] for failure in lines[2]["failures"]} == {"no connected node holds its data"}
+
+
+def test_stacks_are_refused_where_nodes_hold_their_own_clients(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"federation\.pinned=true .*set train\.stack=0"):
+        run(Nodes(parts(0, of=1)), config(tmp_path / "run", train__stack=2))

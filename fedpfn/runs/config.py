@@ -58,6 +58,12 @@ class Federation:
         used=(unless("federation.tolerate-failures", "0"),),
     )
     timeout: float = key(86400.0, "seconds to wait for the answers of a round", above=0, in_result=False)
+    pinned: bool = key(
+        False,
+        "let each SuperNode train the clients of its own partition-id alone, and keep no other's examples",
+        in_result=False,
+        since=2,
+    )
 
 
 @dataclass(frozen=True)
