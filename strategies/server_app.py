@@ -3,7 +3,7 @@
 import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -32,6 +32,7 @@ from fedpfn.runs.checkpoints import checkpoint_rounds
 from fedpfn.runs.client_states import ClientStates
 from fedpfn.runs.config import ConfigError, RunConfig, given_keys, settings_of
 from fedpfn.runs.identity import config_warnings
+from fedpfn.runs.reading import LOG
 from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.stopping import StopRule
 from fedpfn.runs.trackers import make_tracker
@@ -44,6 +45,7 @@ from strategies.holdings import Holdings
 from strategies.observed import Observed
 from strategies.preflight import all_faults, find_faults
 from strategies.records import to_record
+from strategies.run_log import keeping_log
 
 app = ServerApp()
 
@@ -56,15 +58,16 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError(all_faults(reading))
     for line in config_warnings(reading.config, given_keys(context.run_config, {})):
         log(WARNING, "%s", line)
-    run(grid, reading.config)
+    run(grid, reading.config, keep_log=True)
 
 
-def run(grid: Grid, config: RunConfig) -> Path:
+def run(grid: Grid, config: RunConfig, *, keep_log: bool = False) -> Path:
     """Run ``config`` over ``grid`` and return the run folder, complete.
 
     With ``output.resume`` a run that is there already goes on from its last checkpoint, or from its start where it had
-    none yet, to the bits it would have had. Raises ``ConfigError`` before anything is written for a config that cannot
-    be run, and whatever stops the run later, after saying so in the run folder.
+    none yet, to the bits it would have had. With ``keep_log`` what is logged is kept in the folder, for a caller that
+    does not gather it anyway. Raises ``ConfigError`` before anything is written for a config that cannot be run, and
+    whatever stops the run later, after saying so in the run folder.
     """
     if faults := find_faults(config):
         raise ConfigError(faults)
@@ -73,7 +76,8 @@ def run(grid: Grid, config: RunConfig) -> Path:
     model = build_model(config, data.dataset).to(device)
     folder, checkpoint = _open_folder(config, device=str(device))
     try:
-        _federate(grid, config, folder, checkpoint, data, model, device)
+        with keeping_log(folder.path / LOG) if keep_log else nullcontext():
+            _federate(grid, config, folder, checkpoint, data, model, device)
     finally:
         folder.close()
     return folder.path

@@ -1,11 +1,18 @@
 """The application on a SuperLink and SuperNodes: nodes that go and come back, and a deployment over TLS."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import flower_apps as apps
+import processes
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message
 from flwr.serverapp.strategy import FedAvg
@@ -23,6 +30,7 @@ from strategies.holdings import HoldingError, Holdings
 from strategies.replies import split
 from strategies.server_app import poll_often, run
 
+ROOT = Path(__file__).parent.parent
 # the SuperLink's own node id
 SUPERLINK = 1
 
@@ -210,3 +218,107 @@ def test_the_clients_of_a_node_that_leaves_fail_until_it_is_back(
 def test_stacks_are_refused_where_nodes_hold_their_own_clients(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"federation\.pinned=true .*set train\.stack=0"):
         run(Nodes(parts(0, of=1)), config(tmp_path / "run", train__stack=2))
+
+
+# ---- a SuperLink and SuperNodes in processes of their own -----------------------------------------------------------
+
+SCRIPTS = ROOT / "experiments" / "deployment"
+SECONDS = 240.0
+DEPLOYED: dict[str, Any] = {"rounds": 2, "federation.clients": 5, "barrier.every": 0, "model.width": 16}
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes to be ended, with all that they have started."""
+    leaders: list[subprocess.Popen[bytes]] = []
+    yield leaders
+    processes.end(leader.pid for leader in leaders)
+    for leader in leaders:
+        leader.wait()
+
+
+def bash(script: str, *words: object, out: Path, **env: str) -> "subprocess.Popen[bytes]":
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
+    own = {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "no_proxy": "127.0.0.1"}
+    with out.open("ab") as file:
+        return subprocess.Popen(
+            ["bash", str(SCRIPTS / script), *map(str, words)], env=inherited | own | env, cwd=out.parent,
+            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+
+def free_port() -> int:
+    """Return a port with some free ones behind it, most likely."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    return port - 10 if port > 60_000 else port
+
+
+def words(settings: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+
+
+def rounds_of(path: Path) -> list[dict[str, Any]]:
+    lines = (path / "rounds.jsonl").read_text().splitlines() if (path / "rounds.jsonl").exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def wait_until(condition: Callable[[], bool], what: str, folder: Path) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        logs = {path.name: path.read_text()[-2000:] for path in folder.glob("*.log")}
+        assert time.monotonic() < deadline, f"{what}: {logs}"
+        time.sleep(0.1)
+
+
+def gone(process: "subprocess.Popen[bytes]") -> bool:
+    return process.poll() is not None
+
+
+@pytest.mark.slow
+def test_a_deployment_over_tls_gives_the_bits_of_a_simulation_and_leaves_its_log(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    folder, port = tmp_path / "deployment", free_port()
+    started.append(bash("localhost.sh", folder, 2, words(DEPLOYED), out=tmp_path / "out.log", PORT=str(port)))
+    wait_until(lambda: gone(started[0]), "the run", tmp_path)
+    said = (tmp_path / "out.log").read_text()
+    assert started[0].returncode == 0, said[-3000:]
+    simulated = run_in_process(RunConfig.parse(DEPLOYED | {"output.dir": str(tmp_path / "simulated")}))
+    assert digest_of(folder / "run") == digest_of(simulated)
+    log = (folder / "run" / "flower.log").read_text()
+    assert "[ROUND 2/2]" in log and log.splitlines()[-1].endswith(f"The run is complete: {folder / 'run'}")
+
+
+@pytest.mark.slow
+def test_a_supernode_that_stops_takes_its_clients_along_until_it_is_started_again(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    folder, port = tmp_path / "deployment", free_port()
+    settings = DEPLOYED | {"rounds": 40, "federation.pinned": True, "federation.tolerate-failures": 2}
+    started.append(bash("localhost.sh", folder, 2, words(settings), out=tmp_path / "out.log", PORT=str(port)))
+    run_folder = folder / "run"
+
+    def trained_since(number: int) -> list[int]:
+        return [len(record["clients"]) for record in rounds_of(run_folder)[number:]]
+
+    wait_until(lambda: 5 in trained_since(1), "a round of all clients", tmp_path)
+    os.kill(int((folder / "node-1.pid").read_text()), signal.SIGTERM)
+    stopped = len(rounds_of(run_folder))
+    wait_until(lambda: 3 in trained_since(stopped), "a round without the clients of node 1", tmp_path)
+    failures = next(record["failures"] for record in rounds_of(run_folder)[stopped:] if len(record["clients"]) == 3)
+    assert [failure["client"] for failure in failures] == [1, 3]
+    back = len(rounds_of(run_folder))
+    started.append(
+        bash("supernode.sh", f"127.0.0.1:{port}", 1, 2, folder / "keys", port + 2, out=tmp_path / "node-1-again.log")
+    )
+    wait_until(lambda: 5 in trained_since(back), "a round of all clients again", tmp_path)
+    # and without it for good: the run ends, and says so
+    for process in (started[1].pid, int((folder / "node-0.pid").read_text())):
+        os.kill(process, signal.SIGTERM)
+    wait_until(lambda: gone(started[0]), "the end of the run", tmp_path)
+    assert started[0].returncode == 1
+    assert "finished:failed" in (tmp_path / "out.log").read_text().splitlines()[-1]
+    last = (run_folder / "flower.log").read_text().splitlines()[-1]
+    assert "The run failed: RoundFailedError: client 0 failed in round" in last
