@@ -52,7 +52,10 @@ def train_cohort(
     try:
         task = read_task(messages[0])
         stack = task.config.train.stack
-        stacked = stack > 0 and why_not_stackable(_set_up(task.config, contexts[0]), task.config.strategy.name) is None
+        stacked = (
+            stack > 0
+            and why_not_stackable(_set_up(task.config, messages[0], contexts[0]), task.config.strategy.name) is None
+        )
     except Exception as error:
         yield from [error] * len(messages)
         return
@@ -64,7 +67,7 @@ def train_cohort(
         for start in range(0, len(clients), stack):
             these = slice(start, start + stack)
             kept = [kept_by(context) for context in contexts[these]]
-            results = train_stack(task, _set_up(task.config, contexts[0]), clients[these], kept)
+            results = train_stack(task, _set_up(task.config, messages[0], contexts[0]), clients[these], kept)
             for result, context in zip(results, contexts[these], strict=True):
                 if isinstance(result, Exception):
                     yield result
@@ -81,7 +84,7 @@ def _train_in_turn(messages: Sequence[Message], contexts: Sequence[Context]) -> 
             # clients without records of their own are sent one and the same content
             if task is None or message.content is not content:
                 task, content = read_task(message), message.content
-            answer: Answer | Exception = answer_with(_trained(task, context))
+            answer: Answer | Exception = answer_with(_trained(task, message, context))
         except Exception as error:
             answer = error
         yield answer
@@ -95,11 +98,11 @@ def train(message: Message, context: Context) -> Message:
     """Train one client and reply with its update."""
     task = read_task(message)
     with cpu_threads(task.config.train.threads):
-        return reply_with(_trained(task, context), message)
+        return reply_with(_trained(task, message, context), message)
 
 
-def _trained(task: Task, context: Context) -> Update:
-    update = train_client(task, _set_up(task.config, context), client_of(context), kept_by(context))
+def _trained(task: Task, message: Message, context: Context) -> Update:
+    update = train_client(task, _set_up(task.config, message, context), client_of(context), kept_by(context))
     keep(update, context)
     return update
 
@@ -109,23 +112,25 @@ def saliency(message: Message, context: Context) -> Message:
     """Say how much each entry of the global model matters to a client's data."""
     task = read_task(message)
     with cpu_threads(task.config.train.threads):
-        return reply_with_saliency(*saliency_of(task, _set_up(task.config, context), client_of(context)), message)
+        return reply_with_saliency(
+            *saliency_of(task, _set_up(task.config, message, context), client_of(context)), message
+        )
 
 
 @app.query(HOLDING)
 def holding(message: Message, context: Context) -> Message:
     """Say which clients this node holds, and how many examples they train on; its data are read for that."""
     config = config_of(message)
-    parts = _set_up(config, context).parts
-    held = holding_of(context).clients(config.federation.clients)
+    parts = _set_up(config, message, context).parts
+    held = holding_of(message, context).clients(config.federation.clients)
     return reply_with_holding({client: len(parts[client]) for client in held}, message)
 
 
-def _set_up(config: RunConfig, context: Context) -> Workspace:
+def _set_up(config: RunConfig, message: Message, context: Context) -> Workspace:
     try:
         if not config.federation.pinned:
             return workspace(config)
-        own = holding_of(context)
+        own = holding_of(message, context)
         if (client := client_of(context)) not in own:
             raise ValueError(f"this node holds every {own.partitions}th client from {own.partition} on, not {client}")
         return workspace(config, holding=own)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import partitions
-from clients.holding import Holding
+from clients.holding import Facts, Holding
 from fedpfn import garbage, models
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
@@ -29,6 +29,7 @@ from fedpfn.params import State, float_buffers, trainable
 from fedpfn.runs.arguments import data_arguments, local_algorithm_class, loss_of, model_arguments, task_of
 from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan
+from fedpfn.seeding import numpy_generator
 from fedpfn.training import Loss, is_elementwise, stackable
 
 _kept: list[tuple[RunConfig, Holding | None, "Workspace"]] = []
@@ -122,18 +123,20 @@ def _serves(kept: RunConfig, kept_holding: Holding | None, config: RunConfig, ho
 def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Holding | None) -> Workspace:
     device = resolve_device(config.device, who="this client's process")
     # never a download here: the server fetched what was allowed to be fetched before it sent anything
-    data = data or partitions.load_federated(**data_arguments(config))
-    # normalised as everywhere, whichever examples stay
-    dataset = data.dataset
-    if holding is not None:
-        data = data.only(holding.clients(len(data.parts)))
-    split = data.dataset.train
+    if holding is not None and holding.facts is not None:
+        data, facts = _own_part(config, holding), holding.facts
+    else:
+        data = data or partitions.load_federated(**data_arguments(config))
+        dataset = data.dataset
+        # normalised as everywhere, whichever examples stay
+        facts = Facts(dataset.input_shape, dataset.num_classes, dataset.mean, dataset.std)
+        if holding is not None:
+            data = data.only(holding.clients(len(data.parts)))
+    dataset, split = data.dataset, data.dataset.train
     task = task_of(config, dataset.labels)
-    train = Examples.from_arrays(
-        split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device, task=task
-    )
-    outputs = task.outputs(dataset.num_classes)
-    model = models.build(input_shape=dataset.input_shape, num_classes=outputs, **model_arguments(config))
+    train = Examples.from_arrays(split.inputs, split.labels, mean=facts.mean, std=facts.std, device=device, task=task)
+    outputs = task.outputs(facts.classes)
+    model = models.build(input_shape=facts.shape, num_classes=outputs, **model_arguments(config))
     model = models.lay_out(model.to(device))
     state = trainable(model) | float_buffers(model)
     as_built = {name: deepcopy(value) for name, value in model.state_dict().items() if name not in state}
@@ -150,3 +153,29 @@ def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Hol
         num_classes=outputs,
         held_out=data.held_out,
     )
+
+
+def _own_part(config: RunConfig, holding: Holding) -> partitions.FederatedData:
+    """Read the node's part of the data and deal it out to the clients that it holds.
+
+    Raises ``ValueError`` for data that have not the shape and classes of the server's, and for a node without clients.
+    """
+    facts, total = holding.facts, config.federation.clients
+    clients = holding.clients(total)
+    if not clients:
+        raise ValueError(f"of {total} clients none is in part {holding.partition} of {holding.partitions}")
+    data = partitions.load_federated(
+        **data_arguments(config)
+        | {
+            "clients": len(clients),
+            "rng": numpy_generator(config.seed, "partition", holding.partition),
+            "part": (holding.partition, holding.partitions),
+        }
+    )
+    dataset = data.dataset
+    if facts is not None and (dataset.input_shape != facts.shape or dataset.num_classes > facts.classes):
+        raise ValueError(
+            f"this node's data have inputs of shape {dataset.input_shape} in {dataset.num_classes} classes; the "
+            f"server's are of shape {facts.shape} in {facts.classes}"
+        )
+    return data.renumbered(clients, total)

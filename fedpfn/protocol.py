@@ -32,6 +32,10 @@ SERVER_ROUND = "server-round"
 PLAN = "mask-plan"
 PARAMETERS = "mask-parameters"
 RUN_CONFIG = "run-config"
+# what the server knows of data that lie on the nodes, as JSON: the shape of an input, the number of classes, and the
+# channels' mean and std; where nodes read data of their own
+DATA_FACTS = "data-facts"
+SHAPE, CLASSES, MEAN, STD = "shape", "classes", "mean", "std"
 
 # how the clients' arrays may be summed where they train: weighted by which metric, on which grid (fedpfn.averaging)
 SUM_BY = "sum-by"

@@ -27,22 +27,34 @@ class Holdings:
     grid
         The nodes, whose ClientApp answers ``query.holding``.
     sizes
-        Number of examples of each client, as the server reckons it. A node that counts others has other data.
+        Number of examples of each client, as the server reckons it: a node that counts others has other data. None
+        where only the nodes know; ``settle`` learns it then.
+    clients
+        Number of clients.
     config
         The config record of the question.
     timeout
         Seconds to wait for the answers.
     """
 
-    def __init__(self, grid: Grid, sizes: Sequence[int], config: ConfigRecord, *, timeout: float) -> None:
-        self.grid, self.sizes, self.config, self.timeout = grid, list(sizes), config, timeout
+    def __init__(
+        self, grid: Grid, sizes: Sequence[int] | None, config: ConfigRecord, *, clients: int, timeout: float
+    ) -> None:
+        self.grid, self.config, self.timeout = grid, config, timeout
+        self._sizes: list[int | None] = [None] * clients if sizes is None else list(sizes)
         self._held: dict[int, frozenset[int]] = {}
         self._faults: dict[int, str] = {}
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of examples of each client, once settled."""
+        return [size or 0 for size in self._sizes]
 
     def settle(self, *, tolerate: int, patience: float = 60.0, pause: float = 0.5) -> None:
         """Wait until all clients that have examples are held, or ``patience`` seconds, and report what is wrong.
 
-        Up to ``tolerate`` clients may be missing: they fail in every round until a node comes that holds them. Raises
+        Up to ``tolerate`` clients of known size may be missing: they fail in every round until a node comes that holds
+        them. Raises
         ``HoldingError`` for more of them, for clients that several nodes hold, and for nodes that cannot say what they
         hold.
         """
@@ -52,8 +64,8 @@ class Holdings:
             self._ask(nodes)
             holders = {
                 client: [node for node in nodes if client in self._held.get(node, ())]
-                for client, size in enumerate(self.sizes)
-                if size > 0
+                for client, size in enumerate(self._sizes)
+                if size != 0
             }
             twice = [client for client, own in holders.items() if len(own) > 1]
             missing = [client for client, own in holders.items() if not own]
@@ -65,10 +77,10 @@ class Holdings:
             faults.append(
                 f"clients {_numbers(twice)} are held by several SuperNodes: give each a partition-id of its own"
             )
-        if len(missing) > tolerate:
+        if not faults and (len(missing) > tolerate or any(self._sizes[client] is None for client in missing)):
             faults.append(
-                f"no SuperNode holds clients {_numbers(missing)}: {len(nodes)} are connected; start the others, each "
-                'with --node-config "partition-id=0 num-partitions=2"'
+                f"no SuperNode holds clients {_numbers(missing)} (SuperNodes connected: {len(nodes)}); start those "
+                'that do, each with its part in --node-config, such as "partition-id=1 num-partitions=2"'
             )
         elif missing:
             log(WARNING, "no SuperNode holds clients %s: they fail until one that does is connected", _numbers(missing))
@@ -110,16 +122,18 @@ class Holdings:
                 continue
             about: Mapping[str, object] = reply.content.config_records[CONFIG]
             clients, sizes = cast(list[int], about[HELD_CLIENTS]), cast(list[int], about[HELD_SIZES])
-            differing = [client for client, size in zip(clients, sizes, strict=True) if size != self._size(client)]
+            differing = [client for client, size in zip(clients, sizes, strict=True) if not self._agrees(client, size)]
             if differing:
                 self._faults[node] = (
                     f"it counts other examples than the server for clients {_numbers(differing)}: its data differ"
                 )
                 continue
             self._held[node] = frozenset(clients)
+            for client, size in zip(clients, sizes, strict=True):
+                self._sizes[client] = size
 
-    def _size(self, client: int) -> int | None:
-        return self.sizes[client] if 0 <= client < len(self.sizes) else None
+    def _agrees(self, client: int, size: int) -> bool:
+        return 0 <= client < len(self._sizes) and self._sizes[client] in (None, size)
 
 
 def _numbers(clients: Sequence[int]) -> str:

@@ -26,7 +26,7 @@ from fedpfn.runs.stopping import StopRule
 from fedpfn.runs.trackers import tracker_faults
 from fedpfn.tasks import Task, resolve_task, task_for
 from fedpfn.training import OPTIMIZERS, image_faults, loss_faults, lr_schedule_faults, optimizer_faults
-from partitions import datasets, schemes
+from partitions import datasets, reads_parts, schemes
 from strategies.bases import base_faults
 from strategies.mask_faults import cycle_faults, frozen_faults, pattern_faults, schedule_faults
 
@@ -39,6 +39,7 @@ def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: 
     """
     checks: tuple[Check[RunConfig], ...] = (
         _data_faults,
+        _held_out_faults,
         _task_faults,
         _partition_faults,
         partial(_model_faults, try_model=try_model),
@@ -122,6 +123,12 @@ def _data_faults(config: RunConfig) -> Iterator[str]:
             args=args_of(data.args),
             labels=_labels(config),
         )
+
+
+def _held_out_faults(config: RunConfig) -> Iterator[str]:
+    with suppress(ValueError):
+        if config.federation.pinned and config.partition.holdout and reads_parts(imports.resolve(config.data.name)):
+            yield f"partition.holdout needs all data on the server, and nodes read their own by {config.data.name}"
 
 
 def _task_faults(config: RunConfig) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """The ServerApp, and the one place where a config becomes a run: data, model, strategy, record."""
 
-import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -12,7 +11,7 @@ from logging import INFO, WARNING
 from pathlib import Path
 
 import torch
-from flwr.app import ConfigRecord, Context
+from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid.http_grid import HttpGrid
@@ -24,7 +23,6 @@ from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.measures import HeldOut, Instruments, resolve_measures
 from fedpfn.params import read_state, trainable
-from fedpfn.protocol import RUN_CONFIG
 from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, is_run
 from fedpfn.runs.arguments import round_plans, schedule_name, scheme_settings, task_of
@@ -37,7 +35,15 @@ from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.stopping import StopRule
 from fedpfn.runs.trackers import make_tracker
 from fedpfn.tasks import CLASSIFICATION
-from strategies.assembly import build_model, load_data, make_strategy, plans_of
+from strategies.assembly import (
+    build_model,
+    lies_on_nodes,
+    load_data,
+    make_strategy,
+    plans_of,
+    run_record,
+    settled_holdings,
+)
 from strategies.carried import carried_state, restore_state
 from strategies.cohort_grid import CohortGrid, RoundFailedError
 from strategies.grids import PolledGrid
@@ -74,10 +80,12 @@ def run(grid: Grid, config: RunConfig, *, keep_log: bool = False) -> Path:
     device = resolve_device(config.device, who="the server")
     data = load_data(config)
     model = build_model(config, data.dataset).to(device)
+    grid = poll_often(grid)
+    holdings = settled_holdings(config, data, grid)
     folder, checkpoint = _open_folder(config, device=str(device))
     try:
         with keeping_log(folder.path / LOG) if keep_log else nullcontext():
-            _federate(grid, config, folder, checkpoint, data, model, device)
+            _federate(grid, config, folder, checkpoint, data, holdings, model, device)
     finally:
         folder.close()
     return folder.path
@@ -102,18 +110,23 @@ def _federate(
     folder: RunFolder,
     checkpoint: Checkpoint | None,
     data: partitions.FederatedData,
+    holdings: Holdings | None,
     model: nn.Module,
     device: torch.device,
 ) -> None:
     """Train, measure and record round after round, and say in the folder how it ended."""
-    dataset, sizes = data.dataset, data.sizes
+    dataset, sizes = data.dataset, data.sizes if holdings is None else holdings.sizes
     task = task_of(config, dataset.labels)
     if task != CLASSIFICATION:
         log(INFO, "Task: %s, scored by the %s", task.name, task.score_name)
     about = {name: value for name, value in scheme_settings(config).items() if value != {}}
     if data.held_out:
         about["holdout"] = config.partition.holdout
-    folder.write_partition(data.manifest(**about, seed=config.seed))
+    if lies_on_nodes(config):
+        # which classes they are of is the nodes' own business
+        folder.write_partition({"clients": len(sizes), "examples": sum(sizes), "sizes": sizes, "seed": config.seed})
+    else:
+        folder.write_partition(data.manifest(**about, seed=config.seed))
     plan = round_plans(config)
     strategy = make_strategy(config, plan, sizes, list(trainable(model)))
     recorder = make_recorder(config, folder, model, data, partial(carried_state, strategy))
@@ -127,15 +140,9 @@ def _federate(
             # a schedule may carry a state that only it knows of, and is brought back to it by being asked once more
             recorder.resume(checkpoint, [plans_of(strategy)(number) for number in range(1, done + 1)])
         recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
-        grid = poll_often(grid)
         garbage.settle()
         federation, together = config.federation, config.train.stack or 1
         states = ClientStates(folder.client_states, after=done, checkpoints=partial(checkpoint_rounds, folder.path))
-        train_config = ConfigRecord({RUN_CONFIG: json.dumps(config.flat())})
-        holdings = None
-        if federation.pinned:
-            holdings = Holdings(grid, sizes, train_config, timeout=federation.timeout)
-            holdings.settle(tolerate=federation.tolerate_failures)
         cohorts = CohortGrid(
             grid,
             sizes,
@@ -159,7 +166,7 @@ def _federate(
                 to_record(read_state(model)),
                 num_rounds=0 if recorder.stopped else config.rounds - done,
                 timeout=federation.timeout,
-                train_config=train_config,
+                train_config=run_record(config, dataset),
             )
         recorder.save_final()
         summary = recorder.summary()

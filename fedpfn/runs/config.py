@@ -61,7 +61,7 @@ class Federation:
     pinned: bool = key(
         False,
         "let each SuperNode train the clients of its own partition-id alone, and keep no other's examples",
-        in_result=False,
+        in_result=when("data.name", OWN),
         since=2,
     )
 
