@@ -1,5 +1,6 @@
 """The application on a SuperLink and SuperNodes: nodes that go and come back, and a deployment over TLS."""
 
+import asyncio
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from clients import cohort_mod
 from clients import workspace as workspace_module
 from clients.client_app import app
+from experiments.deployment.traffic import Relay
 from experiments.runtime.in_process import InProcessGrid, run_in_process
 from fedpfn.rounds import Round
 from fedpfn.runs.config import ConfigError, RunConfig
@@ -349,6 +351,30 @@ def wait_until(condition: Callable[[], bool], what: str, folder: Path) -> None:
 
 def gone(process: "subprocess.Popen[bytes]") -> bool:
     return process.poll() is not None
+
+
+def test_a_relay_passes_everything_on_and_counts_it(tmp_path: Path) -> None:
+    async def exchange() -> tuple[bytes, dict[str, int]]:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(2 * await reader.readexactly(100_000))
+            writer.close()
+
+        port, listen = free_port(), free_port()
+        async with await asyncio.start_server(answer, "127.0.0.1", port):
+            relay = asyncio.create_task(Relay("127.0.0.1", port).serve(listen, tmp_path / "counts.json"))
+            while not (tmp_path / "counts.json").exists():
+                await asyncio.sleep(0.01)
+            reader, writer = await asyncio.open_connection("127.0.0.1", listen)
+            writer.write(b"ab" * 50_000)
+            received = await reader.read(-1)
+            writer.close()
+            await asyncio.sleep(0.5)
+            relay.cancel()
+            return received, json.loads((tmp_path / "counts.json").read_text())
+
+    received, counts = asyncio.run(asyncio.wait_for(exchange(), 30))
+    assert received == b"ab" * 100_000
+    assert counts == {"up": 100_000, "down": 200_000}
 
 
 @pytest.mark.slow
