@@ -14,6 +14,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.answers import Answer
 from clients.cohort_mod import CohortMod, in_turn
+from clients.holding import holding_of, reply_with_holding
 from clients.local_training import saliency_of, train_client
 from clients.stacked_training import train_stack
 from clients.tasks import (
@@ -21,6 +22,7 @@ from clients.tasks import (
     Update,
     answer_with,
     client_of,
+    config_of,
     keep,
     kept_by,
     read_task,
@@ -29,7 +31,7 @@ from clients.tasks import (
 )
 from clients.time_limit import is_clients_own, limits_of, time_limit
 from clients.workspace import Workspace, why_not_stackable, workspace
-from fedpfn.protocol import SALIENCY
+from fedpfn.protocol import HOLDING, SALIENCY
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 from partitions import FederatedData
@@ -57,7 +59,7 @@ def train_cohort(
     try:
         task = read_task(messages[0])
         # before the time of the first client begins
-        own, stack = _set_up(task), task.config.train.stack
+        own, stack = _set_up(task.config, messages[0], contexts[0]), task.config.train.stack
         stacked = stack > 0 and why_not_stackable(own, task.config.strategy.name) is None
     except BaseException as error:
         if not is_clients_own(error, contexts[0]):
@@ -99,7 +101,7 @@ def _train_in_turn(messages: Sequence[Message], contexts: Sequence[Context]) -> 
             if task is None or message.content is not content:
                 task, content = read_task(message), message.content
             with time_limit(seconds, ends_process=ends_process):
-                answer: Answer | BaseException = answer_with(_trained(task, context))
+                answer: Answer | BaseException = answer_with(_trained(task, message, context))
         except BaseException as error:
             if not is_clients_own(error, context):
                 raise
@@ -115,11 +117,11 @@ def train(message: Message, context: Context) -> Message:
     """Train one client and reply with its update."""
     task = read_task(message)
     with cpu_threads(task.config.train.threads):
-        return reply_with(_trained(task, context), message)
+        return reply_with(_trained(task, message, context), message)
 
 
-def _trained(task: Task, context: Context) -> Update:
-    update = train_client(task, _set_up(task), client_of(context), kept_by(context))
+def _trained(task: Task, message: Message, context: Context) -> Update:
+    update = train_client(task, _set_up(task.config, message, context), client_of(context), kept_by(context))
     keep(update, context)
     return update
 
@@ -129,12 +131,28 @@ def saliency(message: Message, context: Context) -> Message:
     """Say how much each entry of the global model matters to a client's data."""
     task = read_task(message)
     with cpu_threads(task.config.train.threads):
-        return reply_with_saliency(*saliency_of(task, _set_up(task), client_of(context)), message)
+        return reply_with_saliency(
+            *saliency_of(task, _set_up(task.config, message, context), client_of(context)), message
+        )
 
 
-def _set_up(task: Task) -> Workspace:
+@app.query(HOLDING)
+def holding(message: Message, context: Context) -> Message:
+    """Say which clients this node holds, and how many examples they train on; its data are read for that."""
+    config = config_of(message)
+    parts = _set_up(config, message, context).parts
+    held = holding_of(message, context).clients(config.federation.clients)
+    return reply_with_holding({client: len(parts[client]) for client in held}, message)
+
+
+def _set_up(config: RunConfig, message: Message, context: Context) -> Workspace:
     try:
-        return workspace(task.config)
+        if not config.federation.pinned:
+            return workspace(config)
+        own = holding_of(message, context)
+        if (client := client_of(context)) not in own:
+            raise ValueError(f"this node holds every {own.partitions}th client from {own.partition} on, not {client}")
+        return workspace(config, holding=own)
     except Exception as error:
         raise SetUpError(str(error)) from error
 

@@ -1,7 +1,8 @@
 """A cohort on its worker: the ClientApp called once per client, and one reply for all of them.
 
 The client's half of ``strategies.CohortGrid``. Each call looks to the ClientApp like that of a SuperNode of its own:
-``partition-id`` and ``num-partitions`` in the node config, records under the names that the strategy gave them, and a
+``partition-id`` and ``num-partitions`` in the node config (the node's own, where it has such, under names of their
+own), records under the names that the strategy gave them, and a
 ``context.state`` that is the client's, whichever worker it meets in the next round. Records that all clients share are
 the same objects in every call and must not be changed.
 """
@@ -19,7 +20,19 @@ from clients.cohort_replies import write_replies
 from clients.cohort_sum import CohortSum
 from clients.kept_states import KeptStates
 from clients.time_limit import is_clients_own, limits_of, time_limit
-from fedpfn.protocol import CLIENT_TIMEOUT, CLIENTS, COHORT, NUM_CLIENTS, STATE, SUM, is_reserved
+from fedpfn.protocol import (
+    CLIENT_TIMEOUT,
+    CLIENTS,
+    COHORT,
+    NODE_PARTITION,
+    NODE_PARTITIONS,
+    NUM_CLIENTS,
+    PARTITION,
+    PARTITIONS,
+    STATE,
+    SUM,
+    is_reserved,
+)
 
 # takes the messages and contexts of a cohort's clients, returns or yields for each its reply, as a message or as an
 # answer in plain tables, or what it raised
@@ -111,6 +124,8 @@ def _take_apart(
             own[int(owner)][name] = record
         elif key != COHORT:
             shared[key] = record
+    node_names = {PARTITION: NODE_PARTITION, PARTITIONS: NODE_PARTITIONS}
+    about_node = {node_names.get(name, name): value for name, value in context.node_config.items()}
     messages, contexts, unread = [], [], dict[int, BaseException]()
     limit: dict[str, Any] = {CLIENT_TIMEOUT: about[CLIENT_TIMEOUT]} if about.get(CLIENT_TIMEOUT) else {}
     everyones = RecordDict(shared)
@@ -121,7 +136,7 @@ def _take_apart(
         # one object for all clients without records of their own, as in Flower's own messages
         one.content = RecordDict({**shared, **records}) if records else everyones
         messages.append(one)
-        node_config = {**context.node_config, "partition-id": client, "num-partitions": total, **limit}
+        node_config = {**about_node, PARTITION: client, PARTITIONS: total, **limit}
         kept = RecordDict({key.removeprefix(STATE): record for key, record in state.items()})
         if files is not None:
             try:

@@ -68,6 +68,11 @@ def _config(text: str) -> RunConfig:
     return RunConfig.parse(json.loads(text))
 
 
+def config_of(message: Message) -> RunConfig:
+    """Return the run's config, which every message of the run carries."""
+    return _config(cast(str, message.content.config_records[protocol.CONFIG][protocol.RUN_CONFIG]))
+
+
 def read_task(message: Message) -> Task:
     """Read a TRAIN message."""
     about = cast(ConfigRecord, message.content[protocol.CONFIG])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import partitions
+from clients.holding import Facts, Holding
 from fedpfn import garbage, models
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
@@ -28,9 +29,10 @@ from fedpfn.params import State, float_buffers, trainable
 from fedpfn.runs.arguments import data_arguments, local_algorithm_class, loss_of, model_arguments, task_of
 from fedpfn.runs.config import RunConfig
 from fedpfn.schedules import Plan
+from fedpfn.seeding import numpy_generator
 from fedpfn.training import Loss, is_elementwise, stackable
 
-_kept: list[tuple[RunConfig, "Workspace"]] = []
+_kept: list[tuple[RunConfig, Holding | None, "Workspace"]] = []
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,37 +93,50 @@ def why_not_stackable(workspace: Workspace, algorithm: str) -> str | None:
     return reason
 
 
-def workspace(config: RunConfig, data: partitions.FederatedData | None = None) -> Workspace:
+def workspace(
+    config: RunConfig, data: partitions.FederatedData | None = None, *, holding: Holding | None = None
+) -> Workspace:
     """Return the workspace for ``config``, made at the first call in this process. A process keeps one.
 
-    Its data are read from ``data.root`` where they are not given.
+    Its data are read from ``data.root`` where they are not given. Of those the workspace has the examples of the
+    clients in ``holding`` alone, the others' parts being empty; all of them by default.
     """
-    # by identity first: all clients of a round have one config object, and comparing two takes as long as a small step
-    if not _kept or (_kept[0][0] is not config and _kept[0][0] != config):
+    if not _kept or not _serves(*_kept[0][:2], config, holding):
         _kept.clear()
         # what they keep holds on to the workspace, and so to its data
         plan_masks.cache_clear()
         why_not_stackable.cache_clear()
         garbage.release()
-        _kept.append((config, _make(config, data)))
+        _kept.append((config, holding, _make(config, data, holding)))
         if config.train.optimizer != "sgd" or config.train.args or config.train.stack:
             # PyTorch imports thousands of objects at a process's first optimiser; the kernel's own SGD does without
             torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         garbage.settle()
-    return _kept[0][1]
+    return _kept[0][2]
 
 
-def _make(config: RunConfig, data: partitions.FederatedData | None) -> Workspace:
+def _serves(kept: RunConfig, kept_holding: Holding | None, config: RunConfig, holding: Holding | None) -> bool:
+    # by identity first: all clients of a round have one config object, and comparing two takes as long as a small step
+    return (kept is config or kept == config) and kept_holding in (None, holding)
+
+
+def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Holding | None) -> Workspace:
     device = resolve_device(config.device, who="this client's process")
     # never a download here: the server fetched what was allowed to be fetched before it sent anything
-    data = data or partitions.load_federated(**data_arguments(config))
+    if holding is not None and holding.facts is not None:
+        data, facts = _own_part(config, holding), holding.facts
+    else:
+        data = data or partitions.load_federated(**data_arguments(config))
+        dataset = data.dataset
+        # normalised as everywhere, whichever examples stay
+        facts = Facts(dataset.input_shape, dataset.num_classes, dataset.mean, dataset.std)
+        if holding is not None:
+            data = data.only(holding.clients(len(data.parts)))
     dataset, split = data.dataset, data.dataset.train
     task = task_of(config, dataset.labels)
-    train = Examples.from_arrays(
-        split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device, task=task
-    )
-    outputs = task.outputs(dataset.num_classes)
-    model = models.build(input_shape=dataset.input_shape, num_classes=outputs, **model_arguments(config))
+    train = Examples.from_arrays(split.inputs, split.labels, mean=facts.mean, std=facts.std, device=device, task=task)
+    outputs = task.outputs(facts.classes)
+    model = models.build(input_shape=facts.shape, num_classes=outputs, **model_arguments(config))
     model = models.lay_out(model.to(device))
     state = trainable(model) | float_buffers(model)
     as_built = {name: deepcopy(value) for name, value in model.state_dict().items() if name not in state}
@@ -138,3 +153,29 @@ def _make(config: RunConfig, data: partitions.FederatedData | None) -> Workspace
         num_classes=outputs,
         held_out=data.held_out,
     )
+
+
+def _own_part(config: RunConfig, holding: Holding) -> partitions.FederatedData:
+    """Read the node's part of the data and deal it out to the clients that it holds.
+
+    Raises ``ValueError`` for data that have not the shape and classes of the server's, and for a node without clients.
+    """
+    facts, total = holding.facts, config.federation.clients
+    clients = holding.clients(total)
+    if not clients:
+        raise ValueError(f"of {total} clients none is in part {holding.partition} of {holding.partitions}")
+    data = partitions.load_federated(
+        **data_arguments(config)
+        | {
+            "clients": len(clients),
+            "rng": numpy_generator(config.seed, "partition", holding.partition),
+            "part": (holding.partition, holding.partitions),
+        }
+    )
+    dataset = data.dataset
+    if facts is not None and (dataset.input_shape != facts.shape or dataset.num_classes > facts.classes):
+        raise ValueError(
+            f"this node's data have inputs of shape {dataset.input_shape} in {dataset.num_classes} classes; the "
+            f"server's are of shape {facts.shape} in {facts.classes}"
+        )
+    return data.renumbered(clients, total)

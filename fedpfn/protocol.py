@@ -15,6 +15,18 @@ ALGORITHM = "algorithm"
 # the question for what matters to a client's data
 SALIENCY = "saliency"
 
+# the question for the clients that a node holds, and the keys of the answer's config record
+HOLDING = "holding"
+HELD_CLIENTS = "held-clients"
+HELD_SIZES = "held-sizes"
+
+# what a node's own config says of its data, by Flower's convention; in a cohort the first two are the client's, and
+# the node's own are named by the others
+PARTITION = "partition-id"
+PARTITIONS = "num-partitions"
+NODE_PARTITION = "node-partition-id"
+NODE_PARTITIONS = "node-num-partitions"
+
 # keys of the config record
 SERVER_ROUND = "server-round"
 PLAN = "mask-plan"
@@ -23,6 +35,10 @@ RUN_CONFIG = "run-config"
 # how a client makes its update private: the largest norm, and the noise that it adds in multiples of it
 CLIP_NORM = "privacy-clip-norm"
 CLIENT_NOISE = "privacy-client-noise"
+# what the server knows of data that lie on the nodes, as JSON: the shape of an input, the number of classes, and the
+# channels' mean and std; where nodes read data of their own
+DATA_FACTS = "data-facts"
+SHAPE, CLASSES, MEAN, STD = "shape", "classes", "mean", "std"
 
 # how the clients' arrays may be summed where they train: weighted by which metric, on which grid (fedpfn.averaging)
 SUM_BY = "sum-by"

@@ -8,6 +8,7 @@ from partitions.federated import FederatedData, load_federated
 from partitions.holdout import hold_out
 from partitions.limits import limit
 from partitions.schemes import SCHEMES, partition
+from partitions.user_loader import reads_parts
 
 __all__ = [
     "DATASETS",
@@ -24,6 +25,7 @@ __all__ = [
     "load",
     "load_federated",
     "partition",
+    "reads_parts",
     "schemes",
     "statistics",
 ]

@@ -115,6 +115,7 @@ def load(
     args: Mapping[str, Any] | None = None,
     cache_dir: Path | None = None,
     labels: RequestedForm = "",
+    part: tuple[int, int] | None = None,
 ) -> Dataset:
     """Return a built-in data set by its name, or what a user's loader (see ``user_loader``) returns for ``args``.
 
@@ -128,7 +129,7 @@ def load(
     if faults:
         raise DataError("; ".join(faults))
     if not isinstance(name, str):
-        return user_loader.load(name, root, args, labels=labels)
+        return user_loader.load(name, root, args, labels=labels, part=part)
     dataset = DATASETS[name].load(
         Request(root=root, download=download, image_size=image_size, cache_dir=cache_dir),
     )

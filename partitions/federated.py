@@ -1,13 +1,13 @@
 """A data set and the clients' shares of it: what both ends of a federation load, in one way."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from partitions.arrays import Dataset
+from partitions.arrays import Dataset, Split
 from partitions.datasets import load
 from partitions.feasibility import PartitionError
 from partitions.holdout import hold_out
@@ -44,6 +44,40 @@ class FederatedData:
             kept[part] = False
         return np.flatnonzero(kept)
 
+    def only(self, clients: Collection[int]) -> "FederatedData":
+        """Return a copy with the training examples of ``clients`` alone; the parts of others are empty.
+
+        The channel statistics of the copy's data set are those of its own examples.
+        """
+        kept, start = list[NDArray[np.int64]](), 0
+
+        def moved(parts: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+            nonlocal start
+            ours = []
+            for client, part in enumerate(parts):
+                part = part if client in clients else part[:0]
+                kept.append(part)
+                ours.append(np.arange(start, start + len(part)))
+                start += len(part)
+            return ours
+
+        parts, held_out = moved(self.parts), moved(self.held_out)
+        indices = np.concatenate(kept)
+        split = self.dataset.train
+        train = Split(split.inputs[indices], split.labels[indices])
+        return FederatedData(replace(self.dataset, train=train), parts, self.strata[indices], held_out)
+
+    def renumbered(self, clients: Sequence[int], total: int) -> "FederatedData":
+        """Return the same data with the parts in order as those of ``clients``, of ``total`` in all."""
+
+        def moved(parts: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+            ours = [np.empty(0, dtype=np.int64)] * total
+            for client, part in zip(clients, parts, strict=True):
+                ours[client] = part
+            return ours
+
+        return replace(self, parts=moved(self.parts))
+
     def manifest(self, **about: Any) -> dict[str, Any]:
         """Return the record of the partition (``statistics.manifest``), with what its classes are if not labels."""
         about["held_out"] = self.held_out
@@ -69,12 +103,13 @@ def load_federated(
     holdout: float = 0.0,
     holdout_rng: Callable[[int], np.random.Generator] = np.random.default_rng,
     labels: RequestedForm = "",
+    part: tuple[int, int] | None = None,
 ) -> FederatedData:
     """Load a data set and deal its training examples out to ``clients``.
 
     Parameters
     ----------
-    source, root, args, download, image_size, labels
+    source, root, args, download, image_size, labels, part
         As in ``partitions.load``.
     train_examples, test_examples, subset_rng
         Numbers of examples to use, 0 for all, and what they are drawn from; see ``partitions.limit``.
@@ -93,7 +128,7 @@ def load_federated(
         As ``partitions.load`` and ``partitions.partition`` raise them; and for a target of several values that a
         built-in scheme other than ``iid`` is to deal out.
     """
-    dataset = load(source, root, download=download, image_size=image_size, args=args or {}, labels=labels)
+    dataset = load(source, root, download=download, image_size=image_size, args=args or {}, labels=labels, part=part)
     dataset = limit(dataset, train=train_examples, test=test_examples, rng=subset_rng)
     own, strata = dataset.train.labels, strata_of(dataset.train.labels)
     scheme = shares["scheme"]

@@ -1,8 +1,9 @@
 """A user's own data: call the loader, check what it returns, bring it to the types that a data set has.
 
-A loader gets ``root=`` where its signature takes that, and the user's arguments for it. It returns ((train_inputs,
-train_labels), (test_inputs, test_labels)) as NumPy arrays or CPU tensors. Finding the loader by its import string, and
-checking its arguments against its signature, is left to the caller.
+A loader gets ``root=`` where its signature takes that, and the user's arguments for it. One that takes
+``partition_id=`` and ``num_partitions=`` gets them on a node that holds a part of the data, and returns that part. It
+returns ((train_inputs, train_labels), (test_inputs, test_labels)) as NumPy arrays or CPU tensors. Finding the loader by
+its import string, and checking its arguments against its signature, is left to the caller.
 """
 
 import inspect
@@ -22,11 +23,20 @@ _INPUTS = (
 )
 
 
+PART = ("partition_id", "num_partitions")
+
+
 def load(
-    loader: Callable[..., Any], root: str, args: Mapping[str, Any] | None = None, *, labels: RequestedForm = ""
+    loader: Callable[..., Any],
+    root: str,
+    args: Mapping[str, Any] | None = None,
+    *,
+    labels: RequestedForm = "",
+    part: tuple[int, int] | None = None,
 ) -> Dataset:
     """Return the data set that ``loader`` gives, called with ``root=`` where its signature takes that, and ``args``.
 
+    ``part`` is the number of the part to be read, and how many there are, for a loader that ``reads_parts``.
     The number of classes is the largest label of both splits + 1. ``labels`` is the form that they are taken in, by
     default what their type and shape show (``partitions.labels``). Raises ``DataError`` for a loader that fails, splits
     that are empty, not of one kind and shape or not of one length with their labels, features that are not finite, and
@@ -34,7 +44,8 @@ def load(
     """
     name = f"{getattr(loader, '__module__', '')}:{getattr(loader, '__qualname__', type(loader).__name__)}"
     try:
-        found = loader(**({"root": root} if _takes_root(loader) else {}), **(args or {}))
+        given = {"root": root} if _takes(loader, "root") else {}
+        found = loader(**given, **(dict(zip(PART, part, strict=True)) if part else {}), **(args or {}))
     except Exception as error:
         raise DataError(f"loader {name} failed: {error!r}") from error
     try:
@@ -70,13 +81,20 @@ def load(
     return Dataset(name, train, test, num_classes)
 
 
-def _takes_root(loader: Callable[..., Any]) -> bool:
+def reads_parts(loader: Any) -> bool:
+    """Tell whether a loader takes the number of a node's part of the data, and how many parts there are."""
+    return callable(loader) and all(_takes(loader, name, or_any=False) for name in PART)
+
+
+def _takes(loader: Callable[..., Any], name: str, *, or_any: bool = True) -> bool:
     try:
         parameters = inspect.signature(loader).parameters.values()
     except (TypeError, ValueError):  # some callables written in C tell no signature
         return False
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return any((p.name == "root" and p.kind in named) or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return any(
+        (p.name == name and p.kind in named) or (or_any and p.kind is inspect.Parameter.VAR_KEYWORD) for p in parameters
+    )
 
 
 def _split(inputs: Any, labels: Any, form: RequestedForm, *, where: str) -> Split:

@@ -4,27 +4,32 @@ Each is checked as far as it can be before the first message. ``server_app`` put
 them to show what a run would do.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from logging import INFO, WARNING
 
 import torch
+from flwr.app import ConfigRecord
 from flwr.common.logger import log
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 import partitions
-from fedpfn import models
+from fedpfn import imports, models
 from fedpfn.args import args_of
 from fedpfn.lmc.layerwise import find_layers
 from fedpfn.measures import resolve_measures
 from fedpfn.params import float_buffers, trainable
 from fedpfn.privacy import noise_for
+from fedpfn.protocol import CLASSES, DATA_FACTS, MEAN, RUN_CONFIG, SHAPE, STD
 from fedpfn.runs.arguments import data_arguments, model_arguments, task_of
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import RoundPlans
 from fedpfn.training import image_faults
 from strategies.bases import make_masked
+from strategies.holdings import Holdings
 from strategies.mask_faults import pattern_faults
 from strategies.preflight import label_faults
 from strategies.private import Private
@@ -37,8 +42,12 @@ def load_data(config: RunConfig) -> partitions.FederatedData:
 
     Raises ``ConfigError``, for labels too that the run's loss or measures cannot take.
     """
+    arguments = data_arguments(config)
+    if lies_on_nodes(config):
+        # the server's own examples are nobody's to train on
+        arguments |= {"clients": 1, "shares": arguments["shares"] | {"scheme": "iid", "min_size": 0}}
     try:
-        data = partitions.load_federated(**data_arguments(config), download=config.data.download)
+        data = partitions.load_federated(**arguments, download=config.data.download)
     except (partitions.DataError, partitions.PartitionError) as error:
         raise ConfigError([str(error)]) from error
     try:
@@ -49,6 +58,32 @@ def load_data(config: RunConfig) -> partitions.FederatedData:
     if faults := label_faults(config, task):
         raise ConfigError(faults)
     return data
+
+
+def lies_on_nodes(config: RunConfig) -> bool:
+    """Tell whether each node reads data that only it has: with pinned clients and a loader that reads parts."""
+    return config.federation.pinned and partitions.reads_parts(imports.resolve(config.data.name))
+
+
+def run_record(config: RunConfig, dataset: partitions.Dataset) -> ConfigRecord:
+    """Return what every message says of the run: its config, and the facts of data that nodes read alone."""
+    record = ConfigRecord({RUN_CONFIG: json.dumps(config.flat())})
+    if lies_on_nodes(config):
+        facts = {SHAPE: dataset.input_shape, CLASSES: dataset.num_classes, MEAN: dataset.mean, STD: dataset.std}
+        record[DATA_FACTS] = json.dumps(facts)
+    return record
+
+
+def settled_holdings(config: RunConfig, data: partitions.FederatedData, grid: Grid) -> Holdings | None:
+    """Return which node holds which clients, where clients are pinned to nodes. Raises ``HoldingError``."""
+    federation = config.federation
+    if not federation.pinned:
+        return None
+    sizes = None if lies_on_nodes(config) else data.sizes
+    record = run_record(config, data.dataset)
+    holdings = Holdings(grid, sizes, record, clients=federation.clients, timeout=federation.timeout)
+    holdings.settle(tolerate=federation.tolerate_failures)
+    return holdings
 
 
 def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:

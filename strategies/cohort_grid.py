@@ -41,8 +41,9 @@ from fedpfn.protocol import (
 from fedpfn.rounds import Failure
 from fedpfn.runs.client_states import ClientStates, version_of
 from strategies.cohort_parts import Part, check, divided, silent
-from strategies.cohort_replies import ClientReply
+from strategies.cohort_replies import ClientReply, failed
 from strategies.grids import GridView
+from strategies.holdings import Holdings
 from strategies.records import record_bytes
 from strategies.replies import error_reply
 from strategies.reply_checks import ReplyChecks
@@ -106,6 +107,8 @@ class CohortGrid(GridView):
     states
         Files for what clients keep in ``context.state``, in a folder that all workers see. By default it travels in
         messages and is held here, in memory.
+    holdings
+        Which clients each node holds, where it is not all the same who trains whom. A client of no node fails.
 
     Attributes
     ----------
@@ -127,13 +130,14 @@ class CohortGrid(GridView):
         client_timeout: float = 0.0,
         sums: Callable[[int], bool] = lambda server_round: False,
         states: ClientStates | None = None,
+        holdings: Holdings | None = None,
     ) -> None:
         super().__init__(grid)
         self.sizes = [1] * sizes if isinstance(sizes, int) else [int(size) for size in sizes]
         self._most = {} if isinstance(sizes, int) else dict(enumerate(self.sizes))
         self.client_timeout = client_timeout
         self.tolerate, self.quorum, self.together, self.wait_seconds = tolerate, quorum, together, wait_seconds
-        self.sums, self.states = sums, states
+        self.sums, self.states, self.holdings = sums, states, holdings
         # the round, how many exchanges there were in it, and the number of the states that the last one wrote
         self._exchange, self._version = (0, 0), 0
         self.wire_bytes = 0
@@ -184,12 +188,13 @@ class CohortGrid(GridView):
         return addressed
 
     def _round(self, messages: dict[int, Message], timeout: float | None) -> list[Message]:
-        nodes = self._wait_for_nodes()
         server_round = _round_of(messages)
         self._exchange = (server_round, self._exchange[1] + 1 if self._exchange[0] == server_round else 0)
         self._version = version_of(*self._exchange)
-        cohorts = dict(zip(nodes, assign(messages, self.sizes, nodes=len(nodes), together=self.together), strict=False))
+        cohorts = self._dealt_out(messages)
         parts = self._until_all_replied(cohorts, messages, timeout)
+        if nowhere := sorted(messages.keys() - {client for cohort in cohorts.values() for client in cohort}):
+            parts.append(Part(nowhere, failed(nowhere, "no connected node holds its data", stage="sending")))
         checks = {id(message.content): message for message in messages.values()}
         sums = self.sums(server_round)
         made = {number: ReplyChecks(message, sums=sums) for number, message in checks.items()}
@@ -199,6 +204,14 @@ class CohortGrid(GridView):
             client: reply.norm for client, reply in answers.items() if reply.norm is not None and reply.failure is None
         }
         return self._checked(messages, answers, totals)
+
+    def _dealt_out(self, messages: Mapping[int, Message]) -> Mapping[int, Sequence[int]]:
+        """Return the cohort of each node, by node."""
+        nodes = self._wait_for_nodes()
+        if self.holdings is not None:
+            return self.holdings.place(messages)
+        cohorts = assign(messages, self.sizes, nodes=len(nodes), together=self.together)
+        return dict(zip(nodes, cohorts, strict=False))
 
     def _until_all_replied(
         self, cohorts: Mapping[int, Sequence[int]], messages: Mapping[int, Message], timeout: float | None
@@ -212,6 +225,10 @@ class CohortGrid(GridView):
         deadline, replied, ended = time.monotonic() + (timeout or math.inf), list[Part](), list[Failure]()
         while True:
             for part in parts:
+                if part.lost and self.holdings is not None:
+                    # nobody else can train them
+                    replied.append(Part(part.clients, failed(part.clients, part.lost)))
+                    continue
                 if part.lost and len(part.clients) > 1:
                     log(WARNING, "clients %s are tried again in smaller cohorts: %s", part.clients, part.lost)
                     waiting += divided(part.clients, self.together)
@@ -243,8 +260,13 @@ class CohortGrid(GridView):
         sent = [self._to_worker(node, clients, messages, last_try=last_try) for node, clients in cohorts.items()]
         self.wire_bytes += sum(_array_bytes(message.content) for message in sent)
         parts: dict[int, Part] = {}
-        for reply in self.grid.send_and_receive(sent, timeout=timeout):
-            node = reply.metadata.src_node_id
+        for reply in self.grid.send_and_receive(sent, timeout=timeout) if sent else ():
+            node = _sender(reply, sent)
+            if node not in cohorts:
+                log(WARNING, "a reply from node %d answers no message of this round", node)
+                continue
+            if self.holdings is not None and reply.has_error():
+                self.holdings.forget(node)
             if reply.has_error() and _died_in_flowers_pool(reply.error.reason):
                 raise WorkerLostError(_round_of(messages), cohorts[node], _short(reply.error.reason))
             if reply.has_content():
@@ -362,6 +384,13 @@ def _short(reason: str | None) -> str:
     """Return the first line of an error of Flower's simulation, without the class around it."""
     lines = (reason or "").replace(":<'", ": ").splitlines()
     return lines[0].replace("<class 'ray.exceptions.", "").replace("'>", "") if lines else ""
+
+
+def _sender(reply: Message, sent: Sequence[Message]) -> int:
+    """Return the node that a reply is for: where a node is gone, the SuperLink answers in its place and in its name."""
+    answered = reply.metadata.reply_to_message_id
+    by_id = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+    return by_id.get(answered, reply.metadata.src_node_id) if answered else reply.metadata.src_node_id
 
 
 def _array_bytes(content: RecordDict) -> int:

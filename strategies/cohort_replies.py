@@ -66,9 +66,9 @@ def read_replies(reply: Message, clients: Sequence[int]) -> dict[int, ClientRepl
         return failed(clients, f"its worker's reply cannot be read: {type(error).__name__}: {error}")
 
 
-def failed(clients: Sequence[int], reason: str) -> dict[int, ClientReply]:
+def failed(clients: Sequence[int], reason: str, *, stage: str = ANSWERING) -> dict[int, ClientReply]:
     """Return for each of ``clients`` that it did not answer, and why."""
-    return {client: ClientReply(failure=Failure(client, ANSWERING, reason)) for client in clients}
+    return {client: ClientReply(failure=Failure(client, stage, reason)) for client in clients}
 
 
 def _read(content: RecordDict, clients: Sequence[int]) -> dict[int, ClientReply]:

@@ -1,6 +1,7 @@
 """A Flower grid seen through another: what a grid that adds one thing to a grid leaves as it is."""
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -62,3 +63,29 @@ class Population(GridView):
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of the population."""
         return list(self.nodes)
+
+
+class PolledGrid(GridView):
+    """A grid that looks for replies every ``seconds``: Flower's own to a SuperLink does so every 3 seconds.
+
+    Replies are yielded as they come. What happens to a node in between two looks goes unnoticed: a SuperNode that stops
+    and starts again within 3 seconds has lost its message, for which Flower's grid then waits in vain.
+    """
+
+    def __init__(self, grid: Grid, seconds: float = 0.25) -> None:
+        super().__init__(grid)
+        self.seconds = seconds
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Send messages and yield the replies; nodes that have not replied after ``timeout`` seconds are left out."""
+        sent = list(messages)
+        self.grid.push_messages(sent)
+        # one that the SuperLink did not take is among them: it says so in the place of a reply
+        waiting = {message.metadata.message_id for message in sent}
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while waiting and (deadline is None or time.monotonic() < deadline):
+            for reply in self.grid.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                yield reply
+            if waiting:
+                time.sleep(self.seconds)

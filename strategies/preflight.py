@@ -27,7 +27,7 @@ from fedpfn.runs.stopping import StopRule
 from fedpfn.runs.trackers import tracker_faults
 from fedpfn.tasks import Task, resolve_task, task_for
 from fedpfn.training import OPTIMIZERS, image_faults, loss_faults, lr_schedule_faults, optimizer_faults
-from partitions import datasets, schemes
+from partitions import datasets, reads_parts, schemes
 from strategies.bases import base_faults, server_class
 from strategies.mask_faults import cycle_faults, frozen_faults, pattern_faults, schedule_faults
 from strategies.private import privacy_fault
@@ -41,6 +41,7 @@ def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: 
     """
     checks: tuple[Check[RunConfig], ...] = (
         _data_faults,
+        _held_out_faults,
         _task_faults,
         _partition_faults,
         partial(_model_faults, try_model=try_model),
@@ -125,6 +126,12 @@ def _data_faults(config: RunConfig) -> Iterator[str]:
             args=args_of(data.args),
             labels=_labels(config),
         )
+
+
+def _held_out_faults(config: RunConfig) -> Iterator[str]:
+    with suppress(ValueError):
+        if config.federation.pinned and config.partition.holdout and reads_parts(imports.resolve(config.data.name)):
+            yield f"partition.holdout needs all data on the server, and nodes read their own by {config.data.name}"
 
 
 def _task_faults(config: RunConfig) -> Iterator[str]:
@@ -235,6 +242,11 @@ def _training_faults(config: RunConfig) -> Iterator[str]:
     yield from label_faults(config, _task(config))
     if train.stack and train.optimizer not in OPTIMIZERS:
         yield f"train.stack needs one of {', '.join(OPTIMIZERS)}; set train.stack=0 for {train.optimizer!r}"
+    if train.stack and config.federation.pinned:
+        yield (
+            "train.stack trains neighbouring clients together, and federation.pinned=true has them on different nodes; "
+            "set train.stack=0"
+        )
     facts = datasets.FACTS.get(config.data.name)
     yield from image_faults(
         train.augment, "tokens" if facts and facts.tokens else "images", facts.input_shape if facts else None

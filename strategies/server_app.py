@@ -1,9 +1,8 @@
 """The ServerApp, and the one place where a config becomes a run: data, model, strategy, record."""
 
-import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -12,9 +11,10 @@ from logging import INFO, WARNING
 from pathlib import Path
 
 import torch
-from flwr.app import ConfigRecord, Context
+from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
+from flwr.superlink.grid.http_grid import HttpGrid
 from torch import Tensor, nn
 
 import partitions
@@ -23,7 +23,6 @@ from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.measures import EPSILON, HeldOut, Instruments, resolve_measures
 from fedpfn.params import read_state, trainable
-from fedpfn.protocol import RUN_CONFIG
 from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, is_run
 from fedpfn.runs.arguments import round_plans, schedule_name, scheme_settings, task_of
@@ -31,16 +30,28 @@ from fedpfn.runs.checkpoints import checkpoint_rounds
 from fedpfn.runs.client_states import ClientStates
 from fedpfn.runs.config import ConfigError, RunConfig, given_keys, settings_of
 from fedpfn.runs.identity import config_warnings
+from fedpfn.runs.reading import LOG
 from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.stopping import StopRule
 from fedpfn.runs.trackers import make_tracker
 from fedpfn.tasks import CLASSIFICATION
-from strategies.assembly import build_model, load_data, make_strategy, plans_of
+from strategies.assembly import (
+    build_model,
+    lies_on_nodes,
+    load_data,
+    make_strategy,
+    plans_of,
+    run_record,
+    settled_holdings,
+)
 from strategies.carried import carried_state, restore_state
 from strategies.cohort_grid import CohortGrid, RoundFailedError, WorkerLostError
+from strategies.grids import PolledGrid
+from strategies.holdings import Holdings
 from strategies.observed import Observed
 from strategies.preflight import all_faults, find_faults
 from strategies.records import to_record
+from strategies.run_log import keeping_log
 
 app = ServerApp()
 
@@ -53,24 +64,28 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError(all_faults(reading))
     for line in config_warnings(reading.config, given_keys(context.run_config, {})):
         log(WARNING, "%s", line)
-    run(grid, reading.config)
+    run(grid, reading.config, keep_log=True)
 
 
-def run(grid: Grid, config: RunConfig) -> Path:
+def run(grid: Grid, config: RunConfig, *, keep_log: bool = False) -> Path:
     """Run ``config`` over ``grid`` and return the run folder, complete.
 
     With ``output.resume`` a run that is there already goes on from its last checkpoint, or from its start where it had
-    none yet, to the bits it would have had. Raises ``ConfigError`` before anything is written for a config that cannot
-    be run, and whatever stops the run later, after saying so in the run folder.
+    none yet, to the bits it would have had. With ``keep_log`` what is logged is kept in the folder, for a caller that
+    does not gather it anyway. Raises ``ConfigError`` before anything is written for a config that cannot be run, and
+    whatever stops the run later, after saying so in the run folder.
     """
     if faults := find_faults(config):
         raise ConfigError(faults)
     device = resolve_device(config.device, who="the server")
     data = load_data(config)
     model = build_model(config, data.dataset).to(device)
+    grid = poll_often(grid)
+    holdings = settled_holdings(config, data, grid)
     folder, checkpoint = _open_folder(config, device=str(device))
     try:
-        _federate(grid, config, folder, checkpoint, data, model, device)
+        with keeping_log(folder.path / LOG) if keep_log else nullcontext():
+            _federate(grid, config, folder, checkpoint, data, holdings, model, device)
     finally:
         folder.close()
     return folder.path
@@ -95,18 +110,23 @@ def _federate(
     folder: RunFolder,
     checkpoint: Checkpoint | None,
     data: partitions.FederatedData,
+    holdings: Holdings | None,
     model: nn.Module,
     device: torch.device,
 ) -> None:
     """Train, measure and record round after round, and say in the folder how it ended."""
-    dataset, sizes = data.dataset, data.sizes
+    dataset, sizes = data.dataset, data.sizes if holdings is None else holdings.sizes
     task = task_of(config, dataset.labels)
     if task != CLASSIFICATION:
         log(INFO, "Task: %s, scored by the %s", task.name, task.score_name)
     about = {name: value for name, value in scheme_settings(config).items() if value != {}}
     if data.held_out:
         about["holdout"] = config.partition.holdout
-    folder.write_partition(data.manifest(**about, seed=config.seed))
+    if lies_on_nodes(config):
+        # which classes they are of is the nodes' own business
+        folder.write_partition({"clients": len(sizes), "examples": sum(sizes), "sizes": sizes, "seed": config.seed})
+    else:
+        folder.write_partition(data.manifest(**about, seed=config.seed))
     plan = round_plans(config)
     strategy = make_strategy(config, plan, sizes, list(trainable(model)))
     recorder = make_recorder(config, folder, model, data, partial(carried_state, strategy))
@@ -120,7 +140,6 @@ def _federate(
             # a schedule may carry a state that only it knows of, and is brought back to it by being asked once more
             recorder.resume(checkpoint, [plans_of(strategy)(number) for number in range(1, done + 1)])
         recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
-        poll_often(grid)
         garbage.settle()
         federation, together = config.federation, config.train.stack or 1
         states = ClientStates(folder.client_states, after=done, checkpoints=partial(checkpoint_rounds, folder.path))
@@ -133,6 +152,7 @@ def _federate(
             client_timeout=federation.client_timeout,
             sums=recorder.may_sum,
             states=states,
+            holdings=holdings,
         )
         with naming_keys():
             Observed(
@@ -147,7 +167,7 @@ def _federate(
                 to_record(read_state(model)),
                 num_rounds=0 if recorder.stopped else config.rounds - done,
                 timeout=federation.timeout,
-                train_config=ConfigRecord({RUN_CONFIG: json.dumps(config.flat())}),
+                train_config=run_record(config, dataset),
             )
         recorder.save_final()
         summary = recorder.summary()
@@ -239,10 +259,12 @@ def make_recorder(
     )
 
 
-def poll_often(grid: Grid, seconds: float = 0.01) -> None:
-    """Let the simulation's grid look for answers every ``seconds``: its 0.1 s is as long as a small round trains."""
+def poll_often(grid: Grid, seconds: float = 0.01) -> Grid:
+    """Return a grid that looks for answers often: Flower's look every 0.1 s in a simulation, every 3 s otherwise."""
     if hasattr(grid, "pull_interval"):
         grid.pull_interval = seconds
+    # a SuperLink may be on another machine
+    return PolledGrid(grid) if isinstance(grid, HttpGrid) else grid
 
 
 def run_path(config: RunConfig) -> Path:

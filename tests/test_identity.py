@@ -32,6 +32,7 @@ OUTPUT: Settings = {
     if spec.name.startswith("output.")
 }
 ELSEWHERE = OUTPUT | {"data.root": "/elsewhere", "data.download": True, "federation.timeout": 5.0}
+ELSEWHERE |= {"federation.pinned": True}
 
 
 def toy_data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -340,7 +341,8 @@ def test_what_moves_an_address_moves_a_run(where: Settings, changes: Settings) -
 VALUES: dict[str, list[Any]] = {
     "seed": [0, 1], "rounds": [20, 2], "device": ["auto", "cpu"], "federation.clients": [10, 3],
     "federation.fraction": [1.0, 0.5], "federation.tolerate-failures": [0, 2], "federation.quorum": [0.5, 0.9],
-    "federation.timeout": [86400.0, 5.0], "data.name": ["digits", "mnist", "image-folder", f"{__name__}:toy_data"],
+    "federation.timeout": [86400.0, 5.0], "federation.pinned": [False, True],
+    "data.name": ["digits", "mnist", "image-folder", f"{__name__}:toy_data"],
     "data.root": ["", "/a"], "data.download": [False, True], "data.image-size": [0, 8],
     "partition.scheme": ["dirichlet", "iid", "shards", "pathological", f"{__name__}:toy_scheme"],
     "partition.alpha": [0.3, 100.0], "partition.min-size": [0, 5], "partition.shards-per-client": [2, 1],

@@ -349,7 +349,7 @@ def test_a_plain_flwr_run_warns_in_its_log(
     here: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
-    monkeypatch.setattr(server_app, "run", lambda grid, config: here)
+    monkeypatch.setattr(server_app, "run", lambda grid, config, keep_log: here)
     settings = RunConfig.parse({"strategy.name": "fedavg", "mask.ratio": 0.6, "train.lr": 0.2}).flat()
     context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=settings)
     server_app.main(InProcessGrid(ClientApp(), {}, nodes=1), context)

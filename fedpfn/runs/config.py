@@ -62,6 +62,12 @@ class Federation:
         0.0, "seconds that a client may train in a round, after which it has failed; 0 = any time", least=0,
         in_result=False, since=2,
     )  # fmt: skip
+    pinned: bool = key(
+        False,
+        "let each SuperNode train the clients of its own partition-id alone, and keep no other's examples",
+        in_result=when("data.name", OWN),
+        since=2,
+    )
 
 
 @dataclass(frozen=True)

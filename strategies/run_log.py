@@ -1,0 +1,26 @@
+"""The log of a run that Flower's own runtime runs, in the run folder next to what was measured."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Flower's, which this project writes to as well
+_LOGGER = logging.getLogger("flwr")
+
+
+@contextmanager
+def keeping_log(path: Path) -> Iterator[None]:
+    """Write what Flower and this project log into a file as well, and how the block ended."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
+    _LOGGER.addHandler(handler)
+    try:
+        yield
+        _LOGGER.info("The run is complete: %s", path.parent)
+    except Exception as error:
+        _LOGGER.error("The run failed: %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        _LOGGER.removeHandler(handler)
+        handler.close()
