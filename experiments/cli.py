@@ -15,6 +15,8 @@ from rich.console import Console
 from experiments.bench.cli import EPILOG as BENCH_EPILOG
 from experiments.bench.cli import bench
 from experiments.command_classes import App
+from experiments.faults.cli import EPILOG as FAULTS_EPILOG
+from experiments.faults.cli import faults
 from experiments.interruption import interruptible
 from experiments.lab.cli import app as lab
 from experiments.report.cli import EPILOG as REPORT_EPILOG
@@ -189,6 +191,7 @@ def sweep(
 
 app.command(epilog=REPORT_EPILOG)(report)
 app.command(epilog=BENCH_EPILOG)(bench)
+app.command(epilog=FAULTS_EPILOG)(faults)
 
 
 @app.command()
