@@ -57,6 +57,6 @@ def _about(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("fedpfn", "flwr", "ray", "torch"))
     return (
         f"Command: `fedpfn faults`. {machine['cpus']} CPUs, {machine['platform']}, Python {machine['python']}, "
-        f"{versions}; revision {machine['git-revision']}. Seconds are from the fault to the end of the command, on a machine that "
-        "may have done other work."
+        f"{versions}; revision {machine['git-revision']}. Seconds are from the fault to the end of the command, "
+        "on a machine that may have done other work."
     )

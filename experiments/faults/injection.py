@@ -70,7 +70,8 @@ def _look(stage: Stage, outcome: Outcome) -> None:
 
 
 def _is_note(line: str) -> bool:
-    return bool(re.match(r"(run folder|log|to go on|to resume|in your code|sweep folder|warning)[ :,]", line))
+    # or a line of Flower's log
+    return bool(re.match(r"(\x1b|run folder|log|to go on|to resume|in your code|sweep folder|warning)[ :,]", line))
 
 
 def _second(stage: Stage, outcome: Outcome) -> None:

@@ -72,14 +72,8 @@ def _faults(outcome: Outcome, fault: Fault, *, has_folder: bool, both: bool) -> 
         faults.append("it was refused and wrote a run folder")
     if early and not deadly and status is not None and not outcome.last:
         faults.append("it ended without a word")
-    if (
-        early
-        and has_folder
-        and not deadly
-        and not outcome.complete
-        and "--resume" not in said
-        and "resume:" not in said
-    ):
+    unsaid = "--resume" not in said and "to resume:" not in said
+    if early and has_folder and not deadly and not outcome.complete and unsaid:
         faults.append("it does not say how to go on")
     return faults
 

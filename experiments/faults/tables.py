@@ -47,14 +47,14 @@ def _ending(one: dict[str, Any]) -> str:
 def rich_table(results: Iterable[dict[str, Any]]) -> Table:
     """Return the table for a terminal."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for number, column in enumerate(COLUMNS):
+    for number, column in enumerate(COLUMNS[:-1]):
         table.add_column(column, justify="right" if number in (2, 3, 5) else "left")
     before = ""
     for group, row in rows(results):
         if group != before:
             table.add_row(f"[bold]{escape(group)}[/bold]")
         before = group
-        table.add_row(*map(escape, row))
+        table.add_row(*map(escape, row[:-1]))
     return table
 
 
