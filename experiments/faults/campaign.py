@@ -25,7 +25,9 @@ def injections(faults: Sequence[Fault], spans: dict[Runtime, float], seed: int) 
         for _ in range(fault.times):
             one, moment = fault, str(fault.moment)
             if fault.moment.after < 0:
-                one = replace(fault, moment=replace(fault.moment, after=generator.uniform(0.0, spans[fault.runtime])))
+                one = replace(
+                    fault, moment=replace(fault.moment, after=generator.uniform(0.0, 0.9 * spans[fault.runtime]))
+                )
                 moment = "at random"
             name = f"{fault.runtime.value}: {fault.name} ({moment})"
             seen[name] = number = seen.get(name, 0) + 1

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+
+from experiments.terminal import stdout
 
 EPILOG = (
     "Groups: processes, signals, places, clock, sharing, sweeps. Results are kept as they come, in OUT/faults.json; "
@@ -36,7 +37,7 @@ def faults(
 
     if unknown := [group for group in groups or [] if group not in GROUPS]:
         raise ConfigError([f"there is no group {group!r}; there are {', '.join(GROUPS)}" for group in unknown])
-    console = Console()
+    console = stdout()
     chosen = [fault for group in groups or GROUPS for fault in GROUPS[group]]
     chosen = [fault for fault in chosen if only in fault.name and (fault.quick or not quick)]
 

@@ -30,7 +30,7 @@ def inject(fault: Fault, folder: Path, expected: Digests, *, moment: str = "") -
             stage.wait_for(fault.moment, LIMIT)
             fault.action(stage)
         except (Unreached, LookupError) as missed:
-            if stage.process.poll() == 0:
+            if stage.has_ended() == 0:
                 outcome.skipped = "the run had ended by then"
             else:
                 outcome.faults.append(f"the fault could not happen: {missed}")

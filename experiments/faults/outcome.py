@@ -7,7 +7,7 @@ from typing import Any
 from experiments.faults.fault import Ending, Fault
 
 # seconds in which the processes of a killed command have to be gone
-PATIENCE = 8.0
+PATIENCE = 12.0
 
 
 @dataclass

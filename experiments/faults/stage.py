@@ -135,6 +135,12 @@ class Stage:
             time.sleep(_LOOK_SECONDS)
         time.sleep(moment.after)
 
+    def has_ended(self) -> int | None:
+        """Return the command's status, where it is just ending as well; None where it goes on."""
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(1.0)
+        return None
+
     def _has_workers(self) -> bool:
         try:
             return bool(self.family.named("workers"))

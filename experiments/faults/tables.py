@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 Row = tuple[str, str, str, str, str, str, str, str]
 COLUMNS = ("fault", "when", "tried", "as expected", "command ends", "s to its end", "same bits", "last word")
@@ -52,9 +52,9 @@ def rich_table(results: Iterable[dict[str, Any]]) -> Table:
     before = ""
     for group, row in rows(results):
         if group != before:
-            table.add_row(f"[bold]{escape(group)}[/bold]")
+            table.add_row(Text(group, "bold"))
         before = group
-        table.add_row(*map(escape, row[:-1]))
+        table.add_row(*map(Text, row[:-1]))
     return table
 
 
