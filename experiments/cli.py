@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from experiments import terminal
 from experiments.bench.cli import EPILOG as BENCH_EPILOG
 from experiments.bench.cli import bench
 from experiments.command_classes import App
+from experiments.faults.cli import EPILOG as FAULTS_EPILOG
+from experiments.faults.cli import faults
 from experiments.interruption import interruptible
 from experiments.lab.cli import app as lab
 from experiments.report.cli import EPILOG as REPORT_EPILOG
 from experiments.report.cli import report
 from fedpfn import garbage
 
-console = Console()
-errors = Console(stderr=True)
+console, errors = terminal.stdout(), terminal.stderr()
 _INTERRUPTED = 130
 
 EPILOG = (
@@ -189,6 +190,7 @@ def sweep(
 
 app.command(epilog=REPORT_EPILOG)(report)
 app.command(epilog=BENCH_EPILOG)(bench)
+app.command(epilog=FAULTS_EPILOG)(faults)
 
 
 @app.command()
@@ -270,6 +272,12 @@ def keys(matching: Filter = "") -> None:
 
 def main() -> None:
     """Run the command line; known errors end in one message and exit status 1, Ctrl-C in 130."""
+    terminal.open_missing()
+    with interruptible(to_the_end=True):
+        _run_app()
+
+
+def _run_app() -> None:
     try:
         app()
     except SystemExit as ended:
@@ -297,12 +305,12 @@ def _say_last(message: str, error: BaseException) -> None:
 
 def explanation(error: Exception) -> str | None:
     """Return the message that a known error ends in; None for one that is a fault of ours and needs its traceback."""
-    from experiments.runtime.failure import RunFailed
+    from experiments.runtime.failure import RunFailed, of_the_system
 
     if isinstance(error, RunFailed | ValueError):
         return str(error)
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"cannot use {error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    if isinstance(error, OSError) and error.strerror:
+        return of_the_system(error)
     # by now PyTorch has been imported, or it takes a moment more
     from strategies.cohort_grid import RoundFailedError
 

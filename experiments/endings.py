@@ -23,7 +23,13 @@ _LOG_BYTES = 200_000
 
 def note_ending(error: BaseException, folder: Path) -> None:
     """Add to ``error`` the lines to be said last of the run in ``folder``; none where nothing was recorded."""
+    if not folder.is_dir():
+        error.add_note(f"the run folder {folder} is gone, and with it what was on record; to begin anew, run it again")
+        return
     if not is_run(folder):
+        return
+    if (folder / "summary.json").is_file():
+        error.add_note(f"the run is complete: {folder}")
         return
     command = f"fedpfn run --resume {shlex.quote(str(folder))}"
     if isinstance(error, KeyboardInterrupt):

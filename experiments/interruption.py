@@ -1,29 +1,45 @@
-"""Ctrl-C, SIGTERM and the terminal's going: one way to be stopped."""
+"""Ctrl-C, SIGTERM and the terminal's going: one way to be stopped, and one wish however often it is said."""
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# a second Ctrl-C in this time is impatience with the first one's taking down, which it would leave half done
+_SAME_WISH_SECONDS = 10.0
+
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM, and the terminal's going, end a run as Ctrl-C does."""
+def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
+    """Let SIGTERM, and the terminal's going, end a run as Ctrl-C does.
+
+    What comes within ten seconds of an interruption is ignored. With ``to_the_end`` the process ends after this block,
+    and no signal disturbs it once it was interrupted.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    last = -float("inf")
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _SAME_WISH_SECONDS:
+            last = now
+            raise KeyboardInterrupt
 
-    # A handler of the caller's stays, and so does nohup's deafness to SIGHUP, which Windows lacks.
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    # A handler of the caller's stays, and so does deafness: to SIGHUP under nohup, to SIGINT of a shell's background
+    # job. Windows has no SIGHUP.
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    ours = [number for number in numbers if before[number] in (signal.SIG_DFL, signal.default_int_handler)]
     for number in ours:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
+        interrupted = last > 0
         for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN if to_the_end and interrupted else before[number])

@@ -1,7 +1,7 @@
 """A schema of keys as a table: ``fedpfn keys`` and ``fedpfn lmc keys``."""
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fedpfn.runs.keys import key_specs
 
@@ -21,7 +21,7 @@ def keys_table(schema: type, matching: str = "") -> Table:
         extent = ", ".join(choices or limits)
         row = (spec.name, repr(spec.default), spec.about + (f" ({extent})" if extent else ""))
         if matching.lower() in f"{row[0]} {row[2]}".lower():
-            table.add_row(*map(escape, row))
+            table.add_row(*map(Text, row))
     if not table.row_count:
         raise ValueError(f"no key matches {matching!r}")
     return table

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments.run import read_run_config
 from fedpfn import imports
@@ -17,7 +18,7 @@ from fedpfn.schedules import plan_rounds
 from strategies.assembly import inspect, load_data, output_size
 from strategies.preflight import find_faults
 
-_MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "fault": "[red]fault[/red]"}
+_MARKS = {"ok": Text("ok", "green"), "warning": Text("warning", "yellow"), "fault": Text("fault", "red")}
 
 
 def check(name: str, words: Iterable[str], console: Console, *, workdir: Path) -> bool:
@@ -34,7 +35,8 @@ def check(name: str, words: Iterable[str], console: Console, *, workdir: Path) -
     console.print(_findings_table(found))
     console.print()
     console.print(_tensors_table(found, config))
-    console.print("\n[green]can be federated[/green]" if found.ok else "\n[red]cannot be federated as it is[/red]")
+    console.print()
+    console.print(Text("can be federated", "green") if found.ok else Text("cannot be federated as it is", "red"))
     return found.ok
 
 

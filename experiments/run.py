@@ -4,7 +4,6 @@ Resolves the config for this machine and this folder (absolute paths, device, ru
 anything starts, and runs it.
 """
 
-import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -25,11 +24,15 @@ from experiments.runtime.output import apart
 from experiments.runtime.runtime import run_on
 from experiments.runtime.workers import Workers
 from fedpfn import imports
-from fedpfn.runs import LOG, is_run, read_config, read_run, record_end
+from fedpfn.runs import LOG, folder_fault, is_run, read_config, read_run, record_end
 from fedpfn.runs.config import ConfigError, RunConfig, given_keys, parse_overrides
 from fedpfn.runs.identity import config_warnings
+from fedpfn.runs.lock import claimed
 from strategies.preflight import find_faults, resume_faults
 from strategies.server_app import run_path
+
+# seconds to wait for whoever writes a run that is to be resumed: it may be about to end
+_PATIENCE = 20.0
 
 
 def unused_settings(config: RunConfig, words: Iterable[str], *, file: Path | None) -> list[str]:
@@ -79,27 +82,36 @@ def run_config(config: RunConfig, console: Console, resources: Resources, worker
     """
     asked_for, folder = bool(config.output.dir), run_path(config)
     config = replace(config, output=replace(config.output, dir=str(folder)))
-    keep_log(folder)
-    log = folder / LOG
-    with interruptible(), apart(console) as screen, RunProgress(config, screen, resources) as progress:
-        try:
+    try:
+        with interruptible(), claimed(folder, patience=_PATIENCE if config.output.resume else 0.0):
+            _run_claimed(config, folder, console, resources, workers)
+    finally:
+        if not asked_for and not folder.is_dir():
+            with suppress(OSError):  # not empty: it holds other runs
+                folder.parent.rmdir()
+    return folder
+
+
+def _run_claimed(
+    config: RunConfig, folder: Path, console: Console, resources: Resources, workers: Workers | None
+) -> None:
+    """Run in a folder that nobody else writes, and say in it and in what ends the run how it ended."""
+    try:
+        # it may have been filled since the config was checked
+        if not config.output.resume and (fault := folder_fault(folder)):
+            raise ConfigError([fault])
+        keep_log(folder)
+        with apart(console) as screen, RunProgress(config, screen, resources) as progress:
             if workers is None:
                 run_in_process(config, nodes=resources.supernodes, watch=progress.update)
             else:
-                run_on(workers, config, nodes=resources.supernodes, log=log, watch=progress.update)
-        except (Exception, KeyboardInterrupt) as error:
-            if isinstance(error, RunFailed | KeyboardInterrupt):
-                record_end(folder, str(error) or "stopped by the user", stopped=isinstance(error, KeyboardInterrupt))
-            if not isinstance(error, ConfigError):
-                note_ending(error, folder)
-            raise
-        finally:
-            if folder.is_dir() and not (folder / "config.yaml").is_file():
-                shutil.rmtree(folder)
-                if not asked_for:
-                    with suppress(OSError):  # not empty: it holds other runs
-                        folder.parent.rmdir()
-    return folder
+                run_on(workers, config, nodes=resources.supernodes, log=folder / LOG, watch=progress.update)
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, RunFailed | KeyboardInterrupt):
+            record_end(folder, str(error) or "stopped by the user", stopped=isinstance(error, KeyboardInterrupt))
+        if not isinstance(error, ConfigError):
+            note_ending(error, folder)
+        raise
 
 
 def keep_log(folder: Path) -> None:

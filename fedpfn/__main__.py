@@ -13,4 +13,9 @@ if __name__ == "__main__":
 
     from importlib.metadata import entry_points
 
-    next(iter(entry_points(group="console_scripts", name="fedpfn"))).load()()
+    try:
+        next(iter(entry_points(group="console_scripts", name="fedpfn"))).load()()
+    except KeyboardInterrupt:
+        # while the command line was imported; later it says so itself
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

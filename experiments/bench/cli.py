@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from experiments.terminal import stdout
 
 EPILOG = (
     "Contestants run in turns, each in processes of its own: a Flower app as its quickstart has it in Flower's "
@@ -50,7 +51,7 @@ def bench(
     from fedpfn.devices import available_cpus
     from fedpfn.runs.config import ConfigError
 
-    console = Console()
+    console = stdout()
     if quick and full:
         raise ConfigError(["--quick and --full are mutually exclusive"])
     size = "quick" if quick else "full" if full else "reduced"

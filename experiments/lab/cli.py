@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from experiments.command_classes import App
+from experiments.terminal import stdout
 
-console = Console()
+console = stdout()
 
 EPILOG = (
     "Settings are key=value words, e.g. `train.epochs=3`; `fedpfn lmc keys` lists them. Path convention: "

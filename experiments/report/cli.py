@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-console = Console()
+from experiments.terminal import stdout
+
+console = stdout()
 
 EPILOG = (
     "Keys are those of `fedpfn keys`. Runs that differ in a key that is not named are kept apart too: only seeds "

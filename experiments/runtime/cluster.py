@@ -14,7 +14,7 @@ import socket
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -40,8 +40,11 @@ _QUIET = {
 
 
 @contextmanager
-def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[None]:
-    """Run a Ray of our own with so many CPUs and GPUs to give, whose workers also find modules in ``workdir``."""
+def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], None]]:
+    """Run a Ray of our own with so many CPUs and GPUs to give, whose workers also find modules in ``workdir``.
+
+    Yields a function that raises ``RuntimeDied`` where this Ray has died.
+    """
     import ray
 
     from experiments.runtime.ray_node import ray_node
@@ -54,12 +57,12 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[None]:
         empty.mkdir()
         os.chdir(empty)
         try:
-            with ray_node(cpus=cpus, gpus=gpus, folder=root) as address:
+            with ray_node(cpus=cpus, gpus=gpus, folder=root) as (address, look_after):
                 ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.WARNING)
                 os.chdir(start)
                 _take_back_sigterm(on_sigterm)
                 try:
-                    yield
+                    yield look_after
                 finally:
                     ray.shutdown()
         finally:
@@ -69,7 +72,7 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def ray_cluster(address: str, *, workdir: Path) -> Iterator[None]:
+def ray_cluster(address: str, *, workdir: Path) -> Iterator[Callable[[], None]]:
     """Join the Ray cluster at ``address``; its workers also find modules in ``workdir``, which are sent to them.
 
     Raises ``ValueError`` where there is none, or where a machine of it has other versions than this one.
@@ -82,7 +85,8 @@ def ray_cluster(address: str, *, workdir: Path) -> Iterator[None]:
         with connected(address, runtime_env={"working_dir": str(sent)}):
             if faults := _other_versions():
                 raise ValueError("; ".join(faults))
-            yield
+            # Ray itself says when a cluster has gone
+            yield lambda: None
 
 
 @contextmanager

@@ -10,9 +10,28 @@ class RunFailed(RuntimeError):  # noqa: N818 - said as one says it: the run fail
     """A run did not complete; ``str(error)`` is the reason in one line."""
 
 
+class RuntimeDied(RunFailed):
+    """Ray itself is no more: nothing can be run on it, and what ran can be resumed."""
+
+
 def failed(error: BaseException) -> RunFailed:
     """Return ``error`` as the reason why a run failed."""
+    if isinstance(error, RunFailed):
+        return error
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return RunFailed(one_line(of_the_system(error)))
     return RunFailed(one_line(f"{type(error).__name__}: {error}"))
+
+
+def of_the_system(error: OSError) -> str:
+    """Return an error of the system in one line, with the file where it is known.
+
+    >>> of_the_system(FileNotFoundError(2, "No such file or directory", "runs/one"))
+    'cannot use runs/one: no such file or directory'
+    """
+    text = error.strerror or str(error)
+    reason = f"{text[:1].lower()}{text[1:]}"
+    return f"cannot use {error.filename}: {reason}" if error.filename else f"cannot go on: {reason}"
 
 
 def one_line(text: str) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from experiments.terminal import steady
+
 
 def whole_lines() -> None:
     """Write standard output and error a whole line at a time from now on, in a process of Ray's.
@@ -49,4 +51,4 @@ def apart(console: Console) -> Iterator[Console]:
         yield console
         return
     with os.fdopen(own, "w", encoding="utf-8") as file:
-        yield Console(file=file, force_terminal=console.is_terminal, width=console.width)
+        yield steady(lambda: file, force_terminal=console.is_terminal, width=console.width)

@@ -22,6 +22,7 @@ from flwr.common.logger import log
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from experiments.runtime.at_once import AtOnceGrid
+from experiments.runtime.failure import RuntimeDied
 from experiments.runtime.parcels import Carried, Parcel, carried, pack, unpack
 from experiments.runtime.phases import ROUND_0, ROUND_1
 from experiments.runtime.workers import Actor, Workers
@@ -144,6 +145,10 @@ class RayGrid(AtOnceGrid):
                         yield unpack(parcel)
                 if time.monotonic() > deadline:
                     break
+        except RuntimeDied:
+            # nobody is left to be replaced
+            busy.clear()
+            raise
         finally:
             # whoever is still at it would keep its actor from the next round
             for job in busy.values():

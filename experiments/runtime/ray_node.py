@@ -4,15 +4,30 @@
 offers no way to leave them out. ``Node`` is not part of Ray's public interface; Flower pins the version of Ray.
 """
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
+from ray._private import ray_constants
 from ray._private.node import Node
 from ray._private.parameter import RayParams
+
+from experiments.runtime.failure import RuntimeDied
+
+_VITAL = {
+    ray_constants.PROCESS_TYPE_GCS_SERVER: "store (GCS)",
+    ray_constants.PROCESS_TYPE_RAYLET: "scheduler (raylet)",
+}
+
+
+# seconds after which a process gives up a store that it cannot reach: 60 by default, in which the agents of a killed
+# command would stay, though on one machine it does not come back
+_RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 
 
 class _SmallNode(Node):
@@ -21,15 +36,32 @@ class _SmallNode(Node):
 
 
 @contextmanager
-def ray_node(*, cpus: int, gpus: int, folder: Path) -> Iterator[str]:
-    """Start Ray with its files in ``folder`` and yield its address; at the end all its processes are killed at once."""
+def ray_node(*, cpus: int, gpus: int, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Start Ray with its files in ``folder``; at the end all its processes are killed at once.
+
+    Yields its address, and a function that raises ``RuntimeDied`` where its store or its scheduler has ended.
+    """
     without: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False, "include_dashboard": False}
     settings = RayParams(num_cpus=cpus, num_gpus=gpus, temp_dir=str(folder), **without)
-    node = _SmallNode(settings, head=True, shutdown_at_exit=False, spawn_reaper=True, ray_init_cluster=True)
+    os.environ[_RECONNECT] = "3"
     try:
-        yield node.gcs_address
+        node = _SmallNode(settings, head=True, shutdown_at_exit=False, spawn_reaper=True, ray_init_cluster=True)
+    finally:
+        # this process needs its minute to take down
+        del os.environ[_RECONNECT]
+    try:
+        yield node.gcs_address, partial(_look_after, node)
     finally:
         _kill(node)
+
+
+def _look_after(node: Node) -> None:
+    for kind, name in _VITAL.items():
+        for started in node.all_processes.get(kind, ()):
+            status = started.process.poll()
+            if status is not None:
+                how = f"by signal {-status}" if status < 0 else f"with status {status}"
+                raise RuntimeDied(f"Ray's {name} ended {how}, and with it all workers")
 
 
 def _kill(node: Node) -> None:

@@ -34,10 +34,11 @@ def started(resources: Resources, *, workdir: Path, ray_address: str = "") -> It
     """Start Ray, or join the cluster at ``ray_address``, and start the workers of a run on it; end what was started."""
     cpus = resources.actors * resources.cpus_per_actor
     begun = time.time()
-    with joined(cpus=cpus, gpus=resources.gpus, workdir=workdir, ray_address=ray_address):
+    with joined(cpus=cpus, gpus=resources.gpus, workdir=workdir, ray_address=ray_address) as look_after:
         if ray_address:
             say_if_busy([resources])
         workers = start_workers(resources)
+        workers.look_after = look_after
         workers.phases.end(COMMAND, begun)
         workers.phases.end(RAY)
         yield workers
@@ -46,10 +47,11 @@ def started(resources: Resources, *, workdir: Path, ray_address: str = "") -> It
 
 def joined(
     *, workdir: Path, cpus: int | None = None, gpus: int | None = None, ray_address: str = ""
-) -> AbstractContextManager[None]:
+) -> AbstractContextManager[Callable[[], None]]:
     """Return Ray as a context: the cluster at ``ray_address``, or one of our own, with so many CPUs and GPUs.
 
-    By default with those that this process may use.
+    By default with those that this process may use. Its value is a function that raises ``RuntimeDied`` where a Ray of
+    our own has died.
     """
     if ray_address:
         return ray_cluster(ray_address, workdir=workdir)
@@ -75,6 +77,10 @@ def run_on(
     from experiments.runtime.ray_grid import RayGrid
     from strategies.assembly import load_data
 
+    def look() -> None:
+        workers.look_after()
+        watch()
+
     workers.phases.end(SERVER)
     with _recorded(log):
         grid = RayGrid(
@@ -84,7 +90,7 @@ def run_on(
             warm_up=WARM_UP,
             data=partial(load_data, config),
             log=str(log),
-            watch=watch,
+            watch=look,
         )
         folder = _run(grid, config)
     workers.note_ready()

@@ -18,7 +18,10 @@ _WITHOUT_DATA = 3
 
 
 class Workers:
-    """``count`` actors that have the ClientApp at ``client_app`` (``module:name``), with ``cpus`` and ``gpus`` each."""
+    """``count`` actors that have the ClientApp at ``client_app`` (``module:name``), with ``cpus`` and ``gpus`` each.
+
+    ``look_after`` is called while they are waited for, and raises ``RuntimeDied`` where they will not answer any more.
+    """
 
     def __init__(self, client_app: str, count: int, *, cpus: float = 1, gpus: float = 0) -> None:
         resources: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
@@ -27,6 +30,7 @@ class Workers:
         self._client_app = client_app
         self._prepared: tuple[Any, ...] = ({}, "", "")
         self.phases = Phases()
+        self.look_after: Callable[[], None] = lambda: None
         self._ready: list[ray.ObjectRef[float | None]] = []
         self.actors: list[Actor] = [self._new() for _ in range(count)]
 

@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from experiments.endings import log_tail, own_line
 from experiments.resources import Machine, plan_resources
 from experiments.run import prepare
+from experiments.runtime.failure import RuntimeDied
 from experiments.runtime.machines import machines_of, say_if_busy
 from experiments.runtime.runtime import joined
 from experiments.sweep.board import Board, Task
@@ -93,7 +94,10 @@ def sweep(
         ray = nullcontext() if alone else joined(workdir=workdir, ray_address=ray_address)
         before, finished = len(cells) - len(tasks), _finished(out, cells, states)
         display = Display(board, console, total=len(cells), before=before, jobs=jobs, finished=finished)
-        with _ending(out), ray, display:
+        with _ending(out), ray as look_after, display:
+            for lane in lanes:
+                if isinstance(lane, Lane) and look_after is not None:
+                    lane.look_after = look_after
             if ray_address and not in_process:
                 say_if_busy([lane.resources for lane in lanes])
             run_cells(board, lanes, out=out, fail_fast=fail_fast, show=display.show)
@@ -117,11 +121,13 @@ def _ending(out: Path) -> Iterator[None]:
     """Say in the events that this process runs no more cells, for whoever watches."""
     try:
         yield
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, RuntimeDied) as stop:
         stop.add_note(f"sweep folder: {out}\nto resume: {shlex.join(['fedpfn', *sys.argv[1:]])}")
         raise
     finally:
-        append_event(out, "ended")
+        # where the folder is there and its disk has room
+        with suppress(OSError):
+            append_event(out, "ended")
 
 
 def _state(out: Path, cell: Cell) -> State:

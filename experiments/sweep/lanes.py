@@ -25,6 +25,10 @@ from fedpfn.runs import LOG
 from fedpfn.runs.config import RunConfig
 
 
+class HostDied(RunFailed):
+    """The process ended in which a cell ran: killed from outside, or by what it ran."""
+
+
 class NoRuntime(RunFailed):
     """Not a cell's failure: no runtime could be started for it."""
 
@@ -74,7 +78,8 @@ class Lane:
     """Runs cells one at a time, in whatever thread calls it; ``started`` has the seconds its hosts took to start.
 
     Without ``workers`` the clients of a cell train in the lane's one process. On a cluster the host lies on the
-    machine with the number ``machine``, counted around, and Ray says which GPUs are seen.
+    machine with the number ``machine``, counted around, and Ray says which GPUs are seen. ``look_after`` raises
+    ``RuntimeDied`` where there is no Ray any more.
     """
 
     def __init__(
@@ -92,12 +97,14 @@ class Lane:
         self.surroundings = share.surroundings() if machine is None else {CPUS: str(share.cpus)}
         self.machine = machine
         self.started: list[float] = []
+        self.look_after: Callable[[], None] = lambda: None
         self._host: ActorHandle[Any] | None = None
 
     def run(self, config: RunConfig, watch: Callable[[], None]) -> None:
         """Run ``config`` into its ``output.dir`` and return when it is complete.
 
-        ``watch`` is called many times a second; what it raises ends the host and is passed on. Raises ``RunFailed``.
+        ``watch`` is called many times a second; what it raises ends the host and is passed on. Raises ``RunFailed``,
+        as ``HostDied`` where the cell itself had no chance to say why, and as ``RuntimeDied`` where no lane can go on.
         """
         folder = Path(config.output.dir)
         try:
@@ -105,7 +112,8 @@ class Lane:
             error = _wait(host.run.remote(config.flat(), str(self.workdir), str(folder / LOG)), watch)
         except RayError as died:
             self.close()
-            raise failed(died) from died
+            self.look_after()
+            raise HostDied(str(failed(died))) from died
         except BaseException:
             self.close()
             raise
@@ -137,6 +145,7 @@ class Lane:
         try:
             _wait(host.ready.remote(), watch)
         except RayError as error:
+            self.look_after()
             raise NoRuntime(one_line(f"no runtime could be started: {error}")) from error
         self.started.append(time.monotonic() - begun)
         return host

@@ -14,12 +14,12 @@ from typing import Protocol
 from experiments.interruption import interruptible
 from experiments.resources import Resources
 from experiments.run import keep_log
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailed, RuntimeDied
 from experiments.sweep.board import Board, Skipped, Stopped, Task
 from experiments.sweep.costs import beyond_training
 from experiments.sweep.extension import begin_from_shorter
 from experiments.sweep.folders import claim, clear_leftovers, record_failure
-from experiments.sweep.lanes import NoRuntime
+from experiments.sweep.lanes import HostDied, NoRuntime
 from experiments.sweep.states import State, append_event, cell_state, is_skipped
 from fedpfn.runs.config import RunConfig
 
@@ -117,7 +117,12 @@ def _run(board: Board, lane: Runner, task: Task, *, out: Path) -> None:
             raise Skipped
 
     try:
-        lane.run(task.config, check)
+        try:
+            lane.run(task.config, check)
+        except HostDied as died:
+            # once, on a new host: most are killed by somebody else, or for want of memory that is there again
+            append_event(out, "host died", **about, error=str(died))
+            lane.run(task.config, check)
         where = board.done
     except Skipped:
         where = board.skipped
@@ -126,6 +131,9 @@ def _run(board: Board, lane: Runner, task: Task, *, out: Path) -> None:
         record_failure(task.folder, task.config, "stopped by the user", stopped=True)
     except NoRuntime:
         record_failure(task.folder, task.config, "no runtime could be started", stopped=True)
+        raise
+    except RuntimeDied as died:
+        record_failure(task.folder, task.config, str(died), stopped=True)
         raise
     except RunFailed as error:
         task.error, where = str(error), board.failed

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from errno import EIO
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -51,7 +52,11 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], about: Mapping[str, s
     # clones, since the format refuses tensors that share memory
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
     with whole_file(path) as part:
-        save_file(tensors, part, dict(about))
+        try:
+            save_file(tensors, part, dict(about))
+        except SafetensorError as error:
+            # of the system, such as a full disk
+            raise OSError(EIO, " ".join(str(error).split())) from error
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:

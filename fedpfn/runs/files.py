@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,32 @@ def whole_file(path: Path) -> Iterator[Path]:
     Its mode is what the umask says, whatever a library makes of it.
     """
     part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    part.touch()
-    mode = part.stat().st_mode
-    yield part
-    part.chmod(mode)
-    # on the disk before it is renamed: a rename that survives a crash must not outlive the content
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with naming(path):
+            part.unlink(missing_ok=True)
+            part.touch()
+            mode = part.stat().st_mode
+            yield part
+            part.chmod(mode)
+            # on the disk before it is renamed: a rename that survives a crash must not outlive the content
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the system name ``path`` where it names no file: what fails in writing does not say where."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

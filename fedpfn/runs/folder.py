@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -21,14 +21,12 @@ from fedpfn.runs.checkpoints import (
     write_tensors,
 )
 from fedpfn.runs.config import RunConfig
-from fedpfn.runs.files import read_json, read_yaml, to_json, whole_file, write_json, write_whole
+from fedpfn.runs.files import naming, read_json, read_yaml, to_json, whole_file, write_json, write_whole
+from fedpfn.runs.lock import EXPECTED, take_lock
 from fedpfn.runs.machine import ENVIRONMENT, environment
-from fedpfn.runs.reading import LOG, STOPPED, read_rounds
+from fedpfn.runs.reading import STOPPED, read_rounds
 
-LOCK = ".lock"
 ATTEMPTS = "attempts.jsonl"
-# those who launch a run open its log first
-_EXPECTED = frozenset({LOG, LOCK})
 
 
 class RunFolder:
@@ -43,7 +41,7 @@ class RunFolder:
             raise ValueError(fault)
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._lock = _take_lock(path, patience=0)
+        self._lock = take_lock(path, patience=0)
 
     @classmethod
     def reopen(
@@ -57,7 +55,7 @@ class RunFolder:
         one that another process still writes after ``patience`` seconds.
         """
         folder = cls.__new__(cls)
-        folder.path, folder._lock = path, _take_lock(path, patience=patience)
+        folder.path, folder._lock = path, take_lock(path, patience=patience)
         try:
             return folder, folder._rewind(device, rounds)
         except BaseException:
@@ -143,8 +141,8 @@ class RunFolder:
         write_final(self.path, checkpoint)
 
     def write_failure(self, failure: Mapping[str, Any]) -> None:
-        """Say why the run ended early."""
-        write_json(self.path / "failure.json", failure)
+        """Say why the run ended early, unless it is complete."""
+        _write_end(self.path, failure)
 
     def write_summary(self, summary: Mapping[str, Any], *, keep_checkpoints: bool = False) -> None:
         """Say that the run is complete, and remove the checkpoints that led to the final one."""
@@ -157,7 +155,7 @@ class RunFolder:
         self._lock.release()
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
-        with (self.path / name).open("ab") as file:
+        with naming(self.path / name), (self.path / name).open("ab") as file:
             file.write(to_json(record) + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -165,29 +163,25 @@ class RunFolder:
 
 def record_end(path: Path, reason: str, *, stopped: bool = False) -> None:
     """Say in a run folder why the run is not complete, where the run itself could not: it was stopped, or died."""
-    ended = any((path / name).is_file() for name in ("summary.json", "failure.json"))
-    if (path / "config.yaml").is_file() and not ended:
+    if (path / "config.yaml").is_file() and not (path / "failure.json").is_file():
         failure = {"reason": reason, "rounds": len(read_rounds(path)) - 1}
-        write_json(path / "failure.json", failure | ({"stopped": True} if stopped else {}))
+        _write_end(path, failure | ({"stopped": True} if stopped else {}))
+
+
+def _write_end(path: Path, failure: Mapping[str, Any]) -> None:
+    if not (path / "summary.json").is_file():
+        # the reason is raised as well: where the disk is full, or the folder gone, the terminal alone has it
+        with suppress(OSError):
+            write_json(path / "failure.json", failure)
 
 
 def folder_fault(path: Path) -> str | None:
     """Say why a run cannot be written to ``path``, or None."""
     if path.is_file():
         return f"output.dir {path} is a file"
-    if path.is_dir() and any(entry.name not in _EXPECTED for entry in path.iterdir()):
+    if path.is_dir() and any(entry.name not in EXPECTED for entry in path.iterdir()):
         return f"output.dir {path} is not empty: results are never overwritten; name another folder or remove it"
     return None
-
-
-def _take_lock(path: Path, *, patience: float) -> FileLock:
-    # released where the process dies, however it dies; any thread of a process may let go of it
-    lock = FileLock(path / LOCK, timeout=patience, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"another process is writing the run {path}") from error
-    return lock
 
 
 def _barrier_path(path: Path, server_round: int) -> Path:

@@ -1,0 +1,83 @@
+"""All faults one after the other: the undisturbed run first, then every injection, kept as soon as it has ended."""
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.faults.fault import Fault, Runtime
+from experiments.faults.injection import Digests, digests, inject
+from experiments.faults.outcome import Outcome, as_json
+from experiments.faults.stage import Stage, can_mount
+from fedpfn.runs import read_json, write_json
+
+RESULTS = "faults.json"
+
+
+def injections(faults: Sequence[Fault], spans: dict[Runtime, float], seed: int) -> Iterator[tuple[str, Fault]]:
+    """Yield each injection with its name; moments at random are drawn from the span of an undisturbed run."""
+    generator = random.Random(seed)
+    seen: dict[str, int] = {}
+    for fault in faults:
+        for _ in range(fault.times):
+            one, moment = fault, str(fault.moment)
+            if fault.moment.after < 0:
+                one = replace(
+                    fault, moment=replace(fault.moment, after=generator.uniform(0.0, 0.9 * spans[fault.runtime]))
+                )
+                moment = "at random"
+            name = f"{fault.runtime.value}: {fault.name} ({moment})"
+            seen[name] = number = seen.get(name, 0) + 1
+            yield (f"{name} {number}" if fault.times > 1 else name), one
+
+
+def run_faults(
+    faults: Sequence[Fault], out: Path, *, seed: int = 0, again: bool = False, tell: Callable[[Outcome], None]
+) -> list[dict[str, Any]]:
+    """Inject ``faults`` and return what became of them; what ``out`` has on record is repeated only with ``again``."""
+    out.mkdir(parents=True, exist_ok=True)
+    kept: dict[str, Any] = {} if again else (read_json(out / RESULTS) or {})
+    spans, expected = _undisturbed(faults, out)
+    mounts = can_mount()
+    results = []
+    for name, fault in injections(faults, spans, seed):
+        if name not in kept or kept[name].get("skipped"):
+            if fault.place.disk_kb and not mounts:
+                outcome = Outcome(fault.name, fault.group, fault.runtime.value, str(fault.moment), skipped="no mount")
+            else:
+                folder = out / "runs" / str(len(kept))
+                outcome = inject(fault, folder, expected[_kind(fault.runtime)])
+                if outcome.ok:
+                    shutil.rmtree(folder, ignore_errors=True)
+            kept[name] = as_json(outcome)
+            write_json(out / RESULTS, kept)
+            tell(outcome)
+        results.append(kept[name])
+    return results
+
+
+def _kind(runtime: Runtime) -> Runtime:
+    """Return the runtime whose undisturbed run gives the weights to be compared with."""
+    return Runtime.SWEEP_IN_PROCESS if runtime in (Runtime.SWEEP, Runtime.SWEEP_IN_PROCESS) else Runtime.IN_PROCESS
+
+
+def _undisturbed(faults: Sequence[Fault], out: Path) -> tuple[dict[Runtime, float], dict[Runtime, Digests]]:
+    """Run what is to be disturbed once as it is: how long it takes, by runtime, and its weights."""
+    random_ones = {fault.runtime for fault in faults if fault.moment.after < 0}
+    spans, expected = {}, {}
+    for runtime in sorted(random_ones | {_kind(fault.runtime) for fault in faults}):
+        stage = Stage(Fault("none", "", runtime), out / "undisturbed")
+        begun = time.monotonic()
+        stage.start()
+        try:
+            status = stage.process.wait(300.0)
+            spans[runtime] = time.monotonic() - begun
+            if status:
+                raise RuntimeError(f"the undisturbed run failed: {stage.said('stderr')[-1000:]}")
+            expected[_kind(runtime)] = digests(stage.cells)
+        finally:
+            stage.close()
+    return spans, expected

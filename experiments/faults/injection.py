@@ -1,0 +1,134 @@
+"""One injection: start the run, let the fault happen, wait for the end, look at what is there, go on to the end."""
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from experiments.faults.fault import Fault
+from experiments.faults.outcome import PATIENCE, Outcome, judge
+from experiments.faults.stage import CELLS, Stage, Unreached
+from fedpfn.runs import is_run, read_json
+
+LIMIT = 120.0
+Digests = dict[str, str]
+
+
+def inject(fault: Fault, folder: Path, expected: Digests, *, moment: str = "") -> Outcome:
+    """Disturb one run by ``fault``, in ``folder``, and return what became of it.
+
+    Parameters
+    ----------
+    expected
+        The digests of the weights of an undisturbed run, by cell.
+    """
+    outcome = Outcome(fault.name, fault.group, fault.runtime.value, moment or str(fault.moment))
+    stage = Stage(fault, folder)
+    stage.start()
+    try:
+        try:
+            stage.wait_for(fault.moment, LIMIT)
+            fault.action(stage)
+        except (Unreached, LookupError) as missed:
+            if stage.has_ended() == 0:
+                outcome.skipped = "the run had ended by then"
+            else:
+                outcome.faults.append(f"the fault could not happen: {missed}")
+        struck = time.monotonic()
+        outcome.status = _wait(stage.process)
+        outcome.seconds = time.monotonic() - struck
+        _look(stage, outcome)
+        has_folder = any(is_run(cell) for cell in stage.cells)
+        both = any(all((cell / f"{name}.json").is_file() for name in ("summary", "failure")) for cell in stage.cells)
+        _second(stage, outcome)
+        _go_on(stage, outcome, expected)
+        outcome.faults += judge(outcome, fault, has_folder=has_folder, both=both)
+    finally:
+        stage.close()
+    return outcome
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int | None:
+    try:
+        return process.wait(LIMIT)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _look(stage: Stage, outcome: Outcome) -> None:
+    """Note what the command said and what it left, all that there is to be seen before anything is mended."""
+    outcome.said = stage.said("stdout") + stage.said("stderr")
+    lines = [line for line in (stage.said("stderr") or stage.said("stdout")).splitlines() if line.strip()]
+    outcome.last = next((line for line in lines if not _is_note(line)), "").strip()[:300]
+    outcome.rounds = stage.rounds()
+    cells = [cell for cell in stage.cells if is_run(cell)]
+    summaries = [cell for cell in cells if (cell / "summary.json").is_file()]
+    outcome.complete = bool(cells) and len(summaries) == len(cells)
+    outcome.left = stage.family.left(PATIENCE)
+    if not stage.fault.action.deadly:
+        outcome.left += stage.files_left()
+
+
+def _is_note(line: str) -> bool:
+    # or a line of Flower's log
+    return bool(re.match(r"(\x1b|run folder|log|to go on|to resume|in your code|sweep folder|warning)[ :,]", line))
+
+
+def _second(stage: Stage, outcome: Outcome) -> None:
+    """Wait for a second run, which has to be refused where the first was not."""
+    if stage.second is None:
+        return
+    status, said = _wait(stage.second), stage.said("second-stderr")
+    first = outcome.status == 0
+    refused = said if first else outcome.said
+    if first == (status == 0):
+        outcome.faults.append(f"one of the two had to complete; their statuses are {outcome.status} and {status}")
+    if not first and status == 0:
+        outcome.status, outcome.complete, outcome.said = 0, True, said
+    if "Traceback" in refused or not refused.strip():
+        outcome.faults.append(f"the second run was not refused in one line: {refused[-200:]}")
+    outcome.last = refused.strip().splitlines()[-1][:300] if refused.strip() else ""
+
+
+def _go_on(stage: Stage, outcome: Outcome, expected: Digests) -> None:
+    """Bring the run to its end where it is not there, as its user would, and compare its weights."""
+    stage.make_room()
+    if not outcome.complete or stage.is_sweep:
+        if outcome.status is None or (not stage.cells and not _may_begin(stage)):
+            return
+        outcome.resumed = not outcome.complete
+        error = _run_again(stage)
+        if error:
+            outcome.faults.append(f"it did not go on: {error}")
+            outcome.same = False
+            return
+    found = digests(stage.cells)
+    outcome.same = found == expected
+
+
+def _may_begin(stage: Stage) -> bool:
+    """Whether a run can be begun where this one left nothing: not where the place itself is the fault."""
+    return stage.fault.place.folder in ("out", "{space}/out")
+
+
+def _run_again(stage: Stage) -> str:
+    """Resume the run or begin it anew, or type the command of a sweep again; return what went wrong."""
+    # it imports PyTorch
+    from experiments.faults.going_on import begin, go_on_with, repeat_sweep
+
+    try:
+        if stage.is_sweep:
+            repeat_sweep(stage.sweep_file, stage.out)
+        elif is_run(stage.out):
+            go_on_with(stage.out)
+        else:
+            begin(stage.out)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def digests(cells: list[Path]) -> Digests:
+    """Return the digests of the weights of complete runs: by the cell's name, or one that has none."""
+    found = {cell.name if len(cells) == CELLS else "": read_json(cell / "summary.json") for cell in cells}
+    return {name: summary["weights_sha256"] for name, summary in found.items() if summary is not None}

@@ -1,0 +1,83 @@
+"""What became of a disturbed run, and whether that is as it has to be."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.faults.fault import Ending, Fault
+
+# seconds in which the processes of a killed command have to be gone
+PATIENCE = 12.0
+
+
+@dataclass
+class Outcome:
+    """One injection: what was seen, and in ``faults`` what should not have been.
+
+    ``seconds`` are those from the fault to the end of the command, ``rounds`` those on record then, and ``same`` says
+    whether the end, or going on, gave the weights of an undisturbed run.
+    """
+
+    name: str
+    group: str
+    runtime: str
+    moment: str
+    status: int | None = None
+    seconds: float = 0.0
+    last: str = ""
+    said: str = ""
+    rounds: int = -1
+    complete: bool = False
+    resumed: bool = False
+    same: bool | None = None
+    left: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    skipped: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was seen that should not have been."""
+        return not self.faults
+
+    def ended(self) -> str:
+        """Return in words how the command ended."""
+        if self.status is None:
+            return "did not end"
+        if self.status < 0:
+            return f"signal {-self.status}"
+        return f"exit {self.status}"
+
+
+def judge(outcome: Outcome, fault: Fault, *, has_folder: bool, both: bool) -> list[str]:
+    """Return what of an outcome is not as the fault's ending asks for."""
+    return [text for text in _faults(outcome, fault, has_folder=has_folder, both=both) if text]
+
+
+def _faults(outcome: Outcome, fault: Fault, *, has_folder: bool, both: bool) -> list[str]:
+    status, said, deadly = outcome.status, outcome.said, fault.action.deadly
+    faults = [
+        "it did not end" if status is None else "",
+        "a traceback was printed" if "Traceback (most recent call last)" in said else "",
+        "summary.json and failure.json in one folder" if both else "",
+        f"left behind: {', '.join(outcome.left)}" if outcome.left else "",
+        "other weights than those of an undisturbed run" if outcome.same is False else "",
+        f"its words lack {fault.says!r}" if fault.says and not re.search(fault.says, said) else "",
+    ]
+    early = status != 0
+    if fault.ending is Ending.COMPLETES and (early or not outcome.complete):
+        faults.append(f"it had to complete, and ended with {outcome.ended()}")
+    if fault.ending in (Ending.STOPS, Ending.REFUSED) and status == 0:
+        faults.append("it had to end with an error, and did not")
+    if fault.ending is Ending.REFUSED and has_folder:
+        faults.append("it was refused and wrote a run folder")
+    if early and not deadly and status is not None and not outcome.last:
+        faults.append("it ended without a word")
+    unsaid = "--resume" not in said and "to resume:" not in said
+    if early and has_folder and not deadly and not outcome.complete and unsaid:
+        faults.append("it does not say how to go on")
+    return faults
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as JSON can hold it."""
+    return {name: value for name, value in vars(outcome).items() if name != "said"} | {"ok": outcome.ok}

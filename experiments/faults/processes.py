@@ -1,0 +1,80 @@
+"""The processes of a disturbed run, found by who started them, and after its end by a mark in their environment."""
+
+import os
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psutil
+
+MARK = "FEDPFN_FAULT"
+# how a process is known by its command line
+_NAMES = {
+    "raylet": r"/raylet( |$)",
+    "gcs": r"/gcs_server( |$)",
+    "worker": r"^ray::(Worker|ClientAppActor)",
+    "host": r"^ray::Host",
+    "server": r"flower-simulation|flwr-simulation|flwr-serverapp",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """The process that began a session, its ``leader``, and all that came of it; ``mark`` is in their environment."""
+
+    leader: int
+    mark: str
+
+    def live(self) -> list[psutil.Process]:
+        """Return all of them that run."""
+        return [process for process in psutil.process_iter() if self._has(process)]
+
+    def named(self, name: str) -> list[psutil.Process]:
+        """Return those that a fault names, at most one where the name is singular.
+
+        Raises ``LookupError`` where there is none.
+        """
+        if name == "command":
+            found = [process for process in self.live() if _is_command(process)][:1]
+        else:
+            plural = name.endswith("s") and name[:-1] in _NAMES
+            pattern = re.compile(_NAMES[name[:-1] if plural else name])
+            found = [process for process in self.live() if pattern.search(_line(process))]
+            found = found if plural else found[:1]
+        if not found:
+            raise LookupError(f"there is no {name} to be disturbed")
+        return found
+
+    def left(self, patience: float) -> list[str]:
+        """Return the command lines of those that still run after ``patience`` seconds."""
+        deadline = time.monotonic() + patience
+        while (found := self.live()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return [_line(process)[:80] for process in found]
+
+    def end(self) -> None:
+        """Kill all that is left."""
+        for process in self.live():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _has(self, process: psutil.Process) -> bool:
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            # some of Ray's write their title over their environment
+            return os.getsid(process.pid) == self.leader or process.environ().get(MARK) == self.mark
+        except (psutil.Error, OSError):
+            return False
+
+
+def _line(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def _is_command(process: psutil.Process) -> bool:
+    line = _line(process)
+    return bool(re.search(r"python\S* (-m fedpfn|-m experiments\.faults\.altered) ", line)) and "nohup" not in line

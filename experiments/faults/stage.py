@@ -1,0 +1,215 @@
+"""A run in processes and folders of its own, which a fault then disturbs."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+import fedpfn
+from experiments.faults.fault import Fault, Moment, Runtime
+from experiments.faults.processes import MARK, Family
+
+# four clients that train in a millisecond, and rounds enough to be disturbed in
+WORDS = (
+    "rounds=12", "federation.clients=4", "data.train-examples=200", "data.test-examples=60", "model.width=8",
+    "barrier.every=3", "barrier.max-pairs=2", "barrier.points=3", "output.checkpoint-every=2", "device=cpu",
+)  # fmt: skip
+CELLS = 4
+_ROOT = Path(fedpfn.__file__).parents[1]
+_LOOK_SECONDS = 0.01
+
+
+class Unreached(RuntimeError):  # noqa: N818 - said as it is: the moment was not reached
+    """The run ended, or its time was up, before the moment of the fault."""
+
+
+class Stage:
+    """The command of a fault, started in ``folder``; what it prints goes to files there."""
+
+    def __init__(self, fault: Fault, folder: Path) -> None:
+        self.fault, self.folder = fault, folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        # short: the sockets of Ray lie below, and their paths may not be long
+        self.temporary = Path(tempfile.mkdtemp(prefix="faults-", dir="/tmp"))
+        self.space = folder / "space"
+        if fault.place.disk_kb:
+            _mount(self.space, f"size={fault.place.disk_kb}k")
+            if fault.place.read_only:
+                subprocess.run(["mount", "-o", "remount,ro", str(self.space)], check=True)
+        self.out = folder / fault.place.folder.format(space=self.space)
+        self.mark = uuid.uuid4().hex
+        self.second: subprocess.Popen[bytes] | None = None
+        self.second_seconds = 0.0
+        self.shm_before = _shared_memory()
+
+    def start(self) -> None:
+        """Start the command."""
+        self.process = self._launch("")
+        self.family = Family(self.process.pid, self.mark)
+        self.begun = time.monotonic()
+
+    def start_second(self) -> None:
+        """Start the same command again."""
+        self.second = self._launch("second-")
+
+    def stop_second(self) -> None:
+        """Press Ctrl-C in the second one."""
+        if self.second is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.second.pid, signal.SIGINT)
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether there are many runs."""
+        return self.fault.runtime in (Runtime.SWEEP, Runtime.SWEEP_IN_PROCESS)
+
+    @property
+    def sweep_file(self) -> Path:
+        """The file of a sweep."""
+        return self.folder / "cells.yaml"
+
+    @property
+    def command(self) -> list[str]:
+        """The words of the command."""
+        fault = self.fault
+        if self.is_sweep:
+            _write_sweep(self.sweep_file)
+            words = ["sweep", self.sweep_file.name, "--out", str(self.out), *fault.words]
+            words += ["--jobs", "2"] if fault.runtime is Runtime.SWEEP else ["--in-process"]
+        else:
+            words = ["run", *WORDS, *fault.words, f"output.dir={self.out}"]
+            words += ["--in-process"] if fault.runtime is Runtime.IN_PROCESS else ["--actors", "2"]
+        begin = ["experiments.faults.altered", fault.place.alteration] if fault.place.alteration else ["fedpfn"]
+        return [sys.executable, "-m", *begin, *words]
+
+    def _launch(self, prefix: str) -> "subprocess.Popen[bytes]":
+        place = self.fault.place
+        line: list[str] = self.command
+        if place.shell:
+            # bash, and not exec: the shell has to see the command's own status
+            line = ["bash", "-c", place.shell.format(command=shlex.join(line), out=shlex.quote(str(self.out)))]
+        places = {"tmp": self.temporary, "space": self.space}
+        surroundings = {name: value.format(**places) for name, value in place.surroundings.items()}
+        environment = os.environ | {MARK: self.mark, "TMPDIR": str(self.temporary), "PYTHONPATH": str(_ROOT)}
+        with (self.folder / f"{prefix}stdout").open("wb") as out, (self.folder / f"{prefix}stderr").open("wb") as err:
+            return subprocess.Popen(
+                line, cwd=self.folder, env=environment | {"COLUMNS": "200"} | surroundings, stdin=subprocess.DEVNULL,
+                stdout=out, stderr=err, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def cells(self) -> list[Path]:
+        """The run folders that are there: one, or those of a sweep."""
+        if self.is_sweep:
+            return sorted(path for path in (self.out / "cells").glob("*") if path.is_dir())
+        return [self.out] if self.out.is_dir() else []
+
+    def rounds(self) -> int:
+        """Return the last round on record, the furthest of a sweep's cells; -1 where there is none."""
+        return max((_lines(cell / "rounds.jsonl") - 1 for cell in self.cells), default=-1)
+
+    def wait_for(self, moment: Moment, limit: float) -> None:
+        """Return at a moment of the run. Raises ``Unreached``."""
+        reached: dict[str, Callable[[], bool]] = {
+            "start": lambda: True,
+            "workers": self._has_workers,
+            "config": lambda: any((cell / "config.yaml").is_file() for cell in self.cells),
+            "round": lambda: self.rounds() >= moment.round,
+            "summary": lambda: any((cell / "summary.json").is_file() for cell in self.cells),
+        }
+        deadline = time.monotonic() + limit
+        while not reached[moment.sign]():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise Unreached(f"{moment} was not reached: {self.said('stderr')[-300:]}")
+            time.sleep(_LOOK_SECONDS)
+        time.sleep(moment.after)
+
+    def has_ended(self) -> int | None:
+        """Return the command's status, where it is just ending as well; None where it goes on."""
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(1.0)
+        return None
+
+    def _has_workers(self) -> bool:
+        try:
+            return bool(self.family.named("workers"))
+        except LookupError:
+            return False
+
+    def said(self, stream: str) -> str:
+        """Return what the command printed to ``stdout`` or ``stderr``, or the second one to ``second-stderr``."""
+        return (self.folder / stream).read_bytes().decode(errors="replace") if (self.folder / stream).exists() else ""
+
+    def files_left(self) -> list[str]:
+        """Return what lies in the folder for temporary files, and what came to shared memory and nobody has open."""
+        mine = [str(path) for path in self.temporary.iterdir() if "fedpfn-" in path.name]
+        return mine + sorted(_orphans(_shared_memory() - self.shm_before))
+
+    def close(self) -> None:
+        """End all of it, and remove what is not wanted any more."""
+        self.family.end()
+        if self.second is not None and self.second.poll() is None:
+            self.second.kill()
+        self.process.wait()
+        if self.fault.place.disk_kb:
+            subprocess.run(["umount", "--lazy", str(self.space)], check=False)
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def make_room(self) -> None:
+        """Give the file system of the run folder space again."""
+        if self.fault.place.disk_kb:
+            (self.space / "filler").unlink(missing_ok=True)
+            subprocess.run(["mount", "-o", "remount,size=64m", str(self.space)], check=True)
+
+
+def can_mount() -> bool:
+    """Whether this process may mount a file system of its own, for faults that fill one up."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _mount(Path(folder) / "space", "size=64k")
+        except (OSError, subprocess.CalledProcessError):
+            return False
+        subprocess.run(["umount", str(Path(folder) / "space")], check=False)
+    return True
+
+
+def _mount(folder: Path, options: str) -> None:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "faults", str(folder)], check=True, capture_output=True)
+
+
+def _write_sweep(file: Path) -> None:
+    base = "\n".join(f"  {word.replace('=', ': ')}" for word in WORDS)
+    file.write_text(f"base:\n{base}\ngrid:\n  strategy.name: [fedavg, fedpfn]\nseeds: {CELLS // 2}\n")
+
+
+def _lines(file: Path) -> int:
+    try:
+        return file.read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+def _shared_memory() -> set[str]:
+    folder = Path("/dev/shm")
+    return {str(path) for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _orphans(paths: set[str]) -> set[str]:
+    """Return those that no process has open."""
+    for process in psutil.process_iter() if paths else ():
+        with suppress(psutil.Error):
+            paths = paths - {mapped.path for mapped in process.memory_maps()}
+            paths = paths - {file.path for file in process.open_files()}
+    return paths

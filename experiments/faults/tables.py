@@ -1,0 +1,84 @@
+"""What became of injections, as tables: every fault a row, its injections counted."""
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+Row = tuple[str, str, str, str, str, str, str, str]
+COLUMNS = ("fault", "when", "tried", "as expected", "command ends", "s to its end", "same bits", "last word")
+
+
+def rows(results: Iterable[dict[str, Any]]) -> list[tuple[str, Row]]:
+    """Return the rows in order, each with its group and runtime; injections that differ only in time share one."""
+    together: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+    for one in results:
+        moment = one["moment"] if not one["moment"].startswith("start + ") else "after the start"
+        together.setdefault((one["group"], one["runtime"], one["name"], moment), []).append(one)
+    return [(f"{group}: {runtime}", _row(name, moment, found))
+            for (group, runtime, name, moment), found in together.items()]  # fmt: skip
+
+
+def _row(name: str, moment: str, found: Sequence[dict[str, Any]]) -> Row:
+    tried = [one for one in found if not one["skipped"]]
+    if not tried:
+        return name, moment, "0", "–", f"skipped: {found[0]['skipped']}", "", "", ""
+    ends = sorted({_ending(one) for one in tried})
+    same = [one for one in tried if one["same"] is not None]
+    resumed = sum(one["resumed"] for one in same)
+    bits = f"{sum(one['same'] for one in same)} of {len(same)}" if same else "–"
+    bits += f", {resumed} by going on" if resumed else ""
+    last = next((one["last"] for one in tried if one["last"]), "")
+    seconds = f"{median(one['seconds'] for one in tried):.1f}"
+    return (
+        name, moment, str(len(tried)), f"{sum(one['ok'] for one in tried)} of {len(tried)}", ", ".join(ends), seconds,
+        bits, last if len(last) < 120 else last[:119] + "…",
+    )  # fmt: skip
+
+
+def _ending(one: dict[str, Any]) -> str:
+    if one["status"] is None:
+        return "never"
+    return f"signal {-one['status']}" if one["status"] < 0 else f"exit {one['status']}"
+
+
+def rich_table(results: Iterable[dict[str, Any]]) -> Table:
+    """Return the table for a terminal."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for number, column in enumerate(COLUMNS[:-1]):
+        table.add_column(column, justify="right" if number in (2, 3, 5) else "left")
+    before = ""
+    for group, row in rows(results):
+        if group != before:
+            table.add_row(Text(group, "bold"))
+        before = group
+        table.add_row(*map(Text, row[:-1]))
+    return table
+
+
+def markdown(results: Sequence[dict[str, Any]], about: str) -> str:
+    """Return the tables as Markdown, one per group and runtime, and below them what was not as expected."""
+    tried = [one for one in results if not one["skipped"]]
+    lines = ["# Faults put into runs", "", about, "", summary(results)]
+    before = ""
+    for group, row in rows(results):
+        if group != before:
+            head = f"| {' | '.join(COLUMNS)} |"
+            lines += ["", f"## {group}", "", head, "|---|---|---:|---:|---|---:|---|---|"]
+        before = group
+        lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |")
+    wrong = [one for one in tried if not one["ok"]]
+    if wrong:
+        lines += ["", "## Not as expected", ""]
+        lines += [f"- {one['runtime']}: {one['name']} ({one['moment']}): {'; '.join(one['faults'])}" for one in wrong]
+    return "\n".join(lines) + "\n"
+
+
+def summary(results: Sequence[dict[str, Any]]) -> str:
+    """Return in one line how many were as they have to be."""
+    tried = [one for one in results if not one["skipped"]]
+    skipped = len(results) - len(tried)
+    line = f"{len(tried)} injections, {sum(one['ok'] for one in tried)} ended as they have to"
+    return f"{line}; {skipped} could not be tried here" if skipped else line
