@@ -144,6 +144,8 @@ def find_faults(
 def used_settings(name: str, *, hidden: int = 1) -> set[str]:
     """Return which settings of ``build`` the model ``name`` takes, other than seed and args; ``hidden`` is the MLP's.
 
+    By the name alone: no module of the user's is imported, so that a name out of a file can be asked about.
+
     >>> sorted(used_settings("cnn"))
     ['width_multiplier']
     """
@@ -152,7 +154,7 @@ def used_settings(name: str, *, hidden: int = 1) -> set[str]:
     if name in MODELS:
         offered: dict[str, Any] = {"hidden": 0, "width": 1, "norm": "none", "width_multiplier": 1.0}
         return set(accepted(MODELS[name], offered))
-    return {"norm", "pretrained"} if vision.find(name) else set()
+    return {"norm", "pretrained"} if vision.named(name) else set()
 
 
 def _name_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
