@@ -3,18 +3,15 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from run_folders import write_run
 from typer.testing import CliRunner, Result
 
 from experiments.cli import app
 from fedpfn import imports
-from fedpfn.models import build
-from fedpfn.params import read_state
-from fedpfn.runs import RunFolder, find_runs, read_run, read_runs, read_yaml
-from fedpfn.runs.config import RunConfig
+from fedpfn.runs import find_runs, read_run, read_runs, read_yaml
 from fedpfn.runs.yaml_text import parse_yaml
 
 PARTS = (
@@ -29,35 +26,6 @@ def fedpfn(*words: object) -> Result:
 
 def said(result: Result) -> str:
     return result.output + str(result.exception or "")
-
-
-def write_run(folder: Path, rounds: int = 2, **keys: Any) -> Path:
-    """Leave a complete run of two clients behind, with the final model of the default config."""
-    made = RunFolder(folder)
-    made.write_config(RunConfig.parse({"rounds": rounds, "federation.clients": 2}, keys), device="cpu")
-    for number in range(rounds + 1):
-        trained = number > 0
-        made.append_round(
-            {
-                "round": number,
-                "accuracy": 0.1 + 0.2 * number,
-                "loss": 1.0,
-                "clients": [0, 1] if trained else [],
-                "train_loss": 0.5 if trained else None,
-                "mask": {"schedule": "own", "frozen": 0.4} if trained else None,
-                "barrier": None,
-                "fusion": None,
-                "bytes_up": 10 * trained,
-                "bytes_down": 20 * trained,
-                "failures": [],
-                "seconds": {"round": 1.0},
-            }
-        )
-    made.write_partition({"class_counts": [[3, 4], [5, 6]], "digest": "0"})
-    made.save_state("final", read_state(build("mlp", (1, 8, 8), 10, seed=0)))
-    made.write_summary({"rounds": rounds, "seconds": 1.0, "devices": ["cpu"]})
-    made.close()
-    return folder
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments.command_classes import App
 
@@ -170,17 +171,19 @@ def _show(folder: Path) -> None:
 
     found = read_lab(folder)
     results = results_table(found)
-    table = Table(title=found.experiment.title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        title=Text(found.experiment.title), title_justify="left", box=None, header_style="bold", pad_edge=False
+    )
     for name in results.header:
-        table.add_column(name, overflow="fold")
+        table.add_column(Text(name), overflow="fold")
     for row in results.rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print(table, highlight=False)
     for line in (*settings_lines(found), *verdicts(found)):
-        console.print(f"- {line}", highlight=False, soft_wrap=True)
+        console.print(f"- {line}", highlight=False, soft_wrap=True, markup=False)
     # first without pictures: tables are not lost where one cannot be drawn
     write_whole(folder / "report.md", markdown_report(found).encode())
     write_whole(folder / "report.md", markdown_report(found, draw_figures(found)).encode())
     if not found.complete:
         console.print(f"not complete: {len(found.records)} cells so far", style="red", highlight=False)
-    console.print(f"folder: {folder}", soft_wrap=True, highlight=False)
+    console.print(f"folder: {folder}", soft_wrap=True, highlight=False, markup=False)

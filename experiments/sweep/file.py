@@ -13,7 +13,8 @@
     seeds: [0, 1]                                           # or a number n for 0, ..., n - 1
 
 Every section may be left out. Without ``grid`` and ``include`` the base is the only cell, without ``seeds`` its seed
-the only one. Nothing is looked up, as ``${...}`` would ask for. How many cells a file may ask for is bounded before any of them is made.
+the only one. Nothing is looked up, as ``${...}`` would ask for. How many cells a file may ask for is bounded before any
+of them is made.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,13 +25,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from experiments.limits import MOST_CELLS, rough
 from fedpfn import imports
 from fedpfn.runs import read_config, read_yaml
 from fedpfn.runs.config import KEYS, ConfigError, RunConfig, is_key, key_faults, read_overrides
 from fedpfn.runs.keys import Scalar, flatten, is_plain, kept, shown, unknown_key
 
-# each is put together and checked before the first one runs, which takes a millisecond
-MOST_CELLS = 50_000
 MOST_SEED = 2**63
 _TABLES = {name.partition(".")[0] for name in KEYS}
 # set for each cell by those who run it
@@ -127,15 +127,10 @@ def read_sweep(path: Path, words: Iterable[str] = (), *, workdir: Path) -> Sweep
         seeds = [settings.get("seed", RunConfig.seed)]
     count = len(seeds) * sum(prod(len(axis.rows) for axis in axes) for axes in grids_of(grid, include))
     if count > MOST_CELLS:
-        place.fault(f"it asks for {_rough(count)} runs, and a sweep has at most {MOST_CELLS:,}: divide it into several")
+        place.fault(f"it asks for {rough(count)} runs, and a sweep has at most {MOST_CELLS:,}: divide it into several")
     if place.faults:
         raise ConfigError(dict.fromkeys(place.faults))
     return SweepFile(path, workdir, given.get("question", ""), settings, grid, include, exclude, tuple(map(int, seeds)))
-
-
-def _rough(count: int) -> str:
-    """Return a count as one reads it, and the size of one that nobody does."""
-    return f"{count:,}" if count < 10**15 else f"more than 10^{len(str(min(count, 10**4000))) - 1}"
 
 
 def grids_of(grid: tuple[Axis, ...], include: tuple[tuple[Axis, ...], ...]) -> list[tuple[Axis, ...]]:

@@ -182,7 +182,7 @@ def type_fault(spec: KeySpec, value: Any) -> str | None:
     if type(value) is spec.type or (spec.type is float and type(value) is int and abs(value) < 2**1023):
         if isinstance(value, str) and not is_plain(value):
             return f"{spec.name} must be plain text, without '${{' and not '???', got {shown(value)}"
-        if type(value) is int and abs(value) >= 2**1023:
+        if type(value) is int and abs(value) >= (2**64 if spec.type is int else 2**1023):
             return f"{spec.name} must be {_KINDS[spec.type]}, got one of {value.bit_length()} bits"
         return None
     return f"{spec.name} must be {_KINDS[spec.type]}, got {shown(value)} ({type(value).__name__})"

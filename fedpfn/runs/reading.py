@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from fedpfn.runs.arrays_file import read_arrays
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.runs.files import read_yaml
 from fedpfn.runs.machine import ENVIRONMENT
@@ -53,9 +53,8 @@ class Run:
     measures: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def barriers(self, server_round: int) -> dict[str, NDArray[Any]]:
-        """Return the arrays of a round's barrier file."""
-        with np.load(self.path / "barriers" / f"round-{server_round:04d}.npz") as file:
-            return {name: file[name] for name in file.files}
+        """Return the arrays of a round's barrier file. Raises ``ValueError`` for a broken one, ``OSError`` for none."""
+        return read_arrays(self.path / "barriers" / f"round-{server_round:04d}.npz")
 
     def state(self, name: str = "final") -> "dict[str, Tensor]":
         """Return the model's tensors of a checkpoint."""

@@ -58,7 +58,7 @@ def read_table(file: Path, kinds: Mapping[str, tuple[str, Kind]], *, needed: tup
         if file.is_file():
             raise ValueError(f"{file} holds null, where a table is expected")
         return None
-    if fault := _table_fault(table, kinds, needed) or _rest_fault(table):
+    if fault := table_fault(table, kinds, needed) or _rest_fault(table):
         raise ValueError(f"{file}: {fault}")
     return table
 
@@ -177,14 +177,15 @@ def read_measures(file: Path) -> dict[str, dict[str, str]]:
 
 
 def _round_fault(record: Any, number: int) -> str | None:
-    if fault := _table_fault(record, {**ROUND, **_OFTEN}, ()):
+    if fault := table_fault(record, {**ROUND, **_OFTEN}, ()):
         return fault
     if record.get("round", number) != number:
         return f"round {record['round']} stands where round {number} is expected: a line is doubled or missing"
     return _rest_fault(record)
 
 
-def _table_fault(table: Any, kinds: Mapping[str, tuple[str, Kind]], needed: tuple[str, ...]) -> str | None:
+def table_fault(table: Any, kinds: Mapping[str, tuple[str, Kind]], needed: tuple[str, ...] = ()) -> str | None:
+    """Say what a table lacks of ``needed``, or what in it is not of its kind."""
     if not isinstance(table, dict):
         return f"a table is expected, got {shown(table)}"
     if absent := [name for name in needed if name not in table]:
