@@ -8,13 +8,15 @@ from typing import Any, Literal
 
 from fedpfn.runs import STOPPED
 from fedpfn.runs.config import RunConfig, settings_of
-from fedpfn.runs.shapes import parse_round
+from fedpfn.runs.shapes import parse_round, require_rounds
 from fedpfn.runs.stopping import StopRule
 
 # a line per round would fill a log overnight
 HEARTBEAT_SECONDS = 60.0
 
 _ROUNDS_AVERAGED = 10
+# what is read of every round below
+_READ = ("round", "accuracy", "barrier")
 
 ScoreKey = Literal["accuracy", "error"]
 
@@ -46,6 +48,7 @@ class RoundsFile:
         self._offset += sum(len(line) + 1 for line in lines)
         first = len(self._records)
         self._records += [parse_round(line, first + at, self.path) for at, line in enumerate(lines)]
+        require_rounds(self._records[first:], self.path, _READ, first=first)
         return self._records
 
 

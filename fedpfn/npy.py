@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,11 @@ def _read_head(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     file = io.BytesIO(head)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read(file)
+    try:
+        shape, by_columns, dtype = read(file)
+    # a head is a Python literal, which NumPy has Python read
+    except (SyntaxError, TokenError, RecursionError, MemoryError, TypeError) as error:
+        raise ValueError(f"not the head of an array: {error}") from error
     if dtype.kind not in "biufc":
         raise ValueError(f"arrays are expected to be of numbers, not of {dtype}")
     if min(shape, default=0) < 0:

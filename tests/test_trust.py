@@ -1,19 +1,33 @@
 """Files from anywhere: no code that they name is run, nothing is looked up, and one broken folder stops no other."""
 
+import csv
+import io
+import json
 import sys
+import time
+import tracemalloc
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from run_folders import write_run
 from typer.testing import CliRunner, Result
 
 from experiments.cli import app
+from experiments.report.formats import as_text
+from experiments.report.log_text import read_log
+from experiments.sweep.file import read_sweep
 from fedpfn import imports
+from fedpfn.models import build
 from fedpfn.runs import find_runs, read_run, read_runs, read_yaml
+from fedpfn.runs.arrays_file import read_arrays
+from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.runs.yaml_text import parse_yaml
 
+AXES = ("rounds", "train.batch-size", "federation.clients", "model.width", "train.steps")
 PARTS = (
     "model.name", "data.name", "data.task", "partition.scheme", "strategy.name", "strategy.base", "mask.schedule",
     "train.optimizer", "train.schedule", "train.round-schedule", "train.augment", "train.loss", "measures",
@@ -206,3 +220,146 @@ def test_a_sweeps_file_that_cannot_be_read_costs_its_question_alone(here: Path) 
     (here / "runs" / "sweep.yaml").write_text("question: [")
     result = fedpfn("report", here / "runs")
     assert result.exit_code == 0 and "left out: runs/sweep.yaml cannot be read" in result.output.replace("\n", " ")
+
+
+# sizes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seeds: 10000000000",
+        "seeds: 1" + "0" * 300,
+        "grid: " + json.dumps({axis: list(range(1, 101)) for axis in AXES}),
+        "include: " + json.dumps([{axis: list(range(1, 101)) for axis in AXES}]),
+    ],
+)
+def test_a_sweep_of_too_many_runs_is_refused_before_they_are_made(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sweep.yaml").write_text(text)
+    begun = time.process_time()
+    with pytest.raises(ConfigError, match="a sweep has at most 50,000") as caught:
+        read_sweep(tmp_path / "sweep.yaml", workdir=tmp_path)
+    assert len(caught.value.faults) == 1 and time.process_time() - begun < 1
+
+
+def test_a_model_that_no_memory_holds_is_counted_and_not_made() -> None:
+    with pytest.raises(ValueError, match="GB, and this machine has"):
+        build("mlp", (1, 8, 8), 10, seed=0, hidden=5, width=1_000_000)
+    with pytest.raises(ConfigError, match=r"model\.hidden must be at most 1000"):
+        RunConfig.parse({"model.hidden": 10**8})
+
+
+def bomb(folder: Path, entries: int, held: int) -> Path:
+    """Write an npz file that says it has so many entries, and holds others."""
+    head = io.BytesIO()
+    about = {"descr": "<f8", "fortran_order": False, "shape": (entries,)}
+    np.lib.format.write_array_header_1_0(head, about)
+    with zipfile.ZipFile(folder / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as file, file.open("a.npy", "w") as member:
+        member.write(head.getvalue())
+        for _ in range(held // 10**7):
+            member.write(bytes(10**7))
+    return folder / "bomb.npz"
+
+
+@pytest.mark.parametrize(
+    ("entries", "held", "told"), [(10**13, 10**7, "says that it has shape"), (1, 11 * 10**8, "unpacks to")]
+)
+def test_arrays_are_not_unpacked_beyond_what_a_run_writes(tmp_path: Path, entries: int, held: int, told: str) -> None:
+    path = bomb(tmp_path, entries, held)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=told) as caught:
+        read_arrays(path)
+    assert tracemalloc.get_traced_memory()[1] < 10**7 and str(path) in str(caught.value)
+    tracemalloc.stop()
+
+
+# what comes out
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_text_in_a_table_is_a_formula_and_numbers_are_numbers(start: str) -> None:
+    assert (
+        as_text(f"{start}cmd|'/c calc'!A0").startswith("'") and as_text(-1.5) == -1.5 and as_text("fedavg") == "fedavg"
+    )
+
+
+def test_a_run_cannot_put_a_formula_into_a_table(here: Path) -> None:
+    for seed, pattern in enumerate(("=cmd|'/c calc'!A0", "@x")):
+        write_run(here / "runs" / str(seed), **{"mask.exclude": pattern, "strategy.name": "fedpfn"})
+    assert fedpfn("report", here / "runs", "--csv", "a.csv", "--rounds-csv", "r.csv").exit_code == 0
+    for name in ("a.csv", "r.csv"):
+        rows = list(csv.DictReader((here / name).open()))
+        assert {row["mask.exclude"] for row in rows} == {"'=cmd|'/c calc'!A0", "'@x"}
+    assert float(rows[0]["accuracy"]) == 0.1
+
+
+def test_a_log_that_leads_out_of_its_folder_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("root:x")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "flower.log").symlink_to(tmp_path / "secret")
+    assert read_log(tmp_path / "run" / "flower.log") is None
+    (tmp_path / "run" / "other.log").write_text("a line")
+    found = read_log(tmp_path / "run" / "other.log")
+    assert found is not None and found.head == "a line"
+
+
+def test_a_picture_replaces_a_link_and_does_not_follow_it(here: Path) -> None:
+    folder = write_run(here / "run")
+    (here / "mine").write_text("kept")
+    (folder / "rounds.png").symlink_to(here / "mine")
+    assert fedpfn("show", folder).exit_code == 0
+    assert (here / "mine").read_text() == "kept" and not (folder / "rounds.png").is_symlink()
+
+
+def test_no_algorithm_takes_a_picture_out_of_its_folder(here: Path) -> None:
+    (here / "pictures" / "run-a").mkdir(parents=True)
+    write_run(here / "runs" / "one", **{"strategy.name": "a/../../../escaped.py:x"})
+    assert fedpfn("report", here / "runs", "--figures", "pictures").exit_code == 0
+    assert not list(here.glob("escaped*")) and list((here / "pictures").glob("run-a-*partition.svg"))
+
+
+# the laboratory
+
+
+def a_lab(folder: Path) -> Path:
+    folder.mkdir()
+    tree = {
+        "name": "x", "title": "T", "source": "", "question": "", "kind": "siblings", "seeds": 1, "base": {},
+        "quick": {}, "cases": {"a": {}}, "grid": {"model.width": [4]}, "measures": ["m"], "published": [],
+        "figures": [], "keys": ["0" * 16],
+    }  # fmt: skip
+    record = {
+        "cell": "0" * 16, "case": "a", "axes": {"model.width": 4}, "seed": 0, "measures": {"m": 1.0}, "not_finite": {},
+        "rows": {}, "seconds": 1.0,
+    }  # fmt: skip
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(tree))
+    (folder / "records.jsonl").write_text(json.dumps(record) + "\n")
+    return folder
+
+
+def test_an_experiments_folder_is_read(tmp_path: Path) -> None:
+    result = fedpfn("lmc", "report", a_lab(tmp_path / "lab"))
+    assert result.exit_code == 0 and "| a | 4 | 1.000 (1) |" in (tmp_path / "lab" / "report.md").read_text(), said(
+        result
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "told"),
+    [
+        ("experiment.yaml", "- '0000000000000000'", "- ../../x", "keys must be the digests of its cells"),
+        ("experiment.yaml", "kind: siblings", "strange: 1", "'strange' is no part of an experiment"),
+        ("experiment.yaml", "seeds: 1", "seeds: many", "seeds must be a int"),
+        ("records.jsonl", '"0000000000000000"', '"../../../etc/x"', "line 1: cell must be a digest"),
+        ("records.jsonl", '"measures": {"m": 1.0}', '"measures": {"m": "=1"}', "line 1: measures must be"),
+        ("records.jsonl", '"model.width": 4', '"other": 4', "line 1: it has no value of model.width"),
+    ],
+)
+def test_a_broken_folder_of_an_experiment_is_named(
+    tmp_path: Path, name: str, before: str, after: str, told: str
+) -> None:
+    file = a_lab(tmp_path / "lab") / name
+    assert before in file.read_text()
+    file.write_text(file.read_text().replace(before, after))
+    result = fedpfn("lmc", "report", tmp_path / "lab")
+    assert result.exit_code == 1 and told in said(result) and str(file) in said(result)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ray import _raylet
 from ray._private import ray_constants
 from ray._private.node import Node
 from ray._private.parameter import RayParams
-from ray._raylet import AuthenticationTokenLoader, Config
 
 _TOKEN = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -57,8 +57,10 @@ def _set(settings: Mapping[str, str | None], *, cluster: bool) -> None:
         if value is not None:
             os.environ[name] = value
     ray_constants.ENABLE_RAY_CLUSTER = cluster
-    AuthenticationTokenLoader.instance().reset_cache()
-    Config.initialize("")
+    # compiled, and without types
+    raylet: Any = _raylet
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+    raylet.Config.initialize("")
 
 
 @contextmanager

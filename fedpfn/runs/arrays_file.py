@@ -3,10 +3,13 @@
 A few kilobytes can say that they are petabytes of numbers, or unpack to gigabytes of zeros.
 """
 
+import lzma
+import struct
 import zipfile
 import zlib
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,11 @@ from numpy.typing import NDArray
 # the barriers of a thousand clients, twice over
 MOST_BYTES = 1_000_000_000
 _HEADS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# what zip files, their compression and the heads of arrays, which are Python literals, end in where they are broken
+_BROKEN = (
+    ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, SyntaxError,
+    TokenError, TypeError, MemoryError, KeyError,
+)  # fmt: skip
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -32,8 +40,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 _check_head(file, member)
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    # zlib's error has no base of its own but Exception; a truncated member is an EOFError
-    except (ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+    except _BROKEN as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 

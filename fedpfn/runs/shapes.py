@@ -44,11 +44,16 @@ def parse_round(data: bytes, number: int, file: Path) -> dict[str, Any]:
     return record  # type: ignore[no-any-return]
 
 
-def require_rounds(records: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Raise ``ValueError`` that names file and line where a record lacks what every version of a run has written."""
-    for number, record in enumerate(records):
-        if absent := [name for name in ROUND if name not in record]:
-            raise ValueError(f"{file}, line {number + 1}: it has no {', '.join(absent)}")
+def require_rounds(
+    records: Sequence[Mapping[str, Any]], file: Path, needed: Sequence[str] = (), *, first: int = 0
+) -> None:
+    """Raise ``ValueError`` that names file and line where a record lacks one of ``needed``.
+
+    By default what every version of a run has written. ``first`` is the round of the first record.
+    """
+    for number, record in enumerate(records, start=first + 1):
+        if absent := [name for name in needed or ROUND if name not in record]:
+            raise ValueError(f"{file}, line {number}: it has no {', '.join(absent)}")
 
 
 def read_table(file: Path, kinds: Mapping[str, tuple[str, Kind]], *, needed: tuple[str, ...] = ()) -> Any:
