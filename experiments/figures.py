@@ -1,6 +1,10 @@
 """Figures of a run, redrawn from its folder alone."""
 
+import math
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -10,11 +14,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from experiments.recorded import is_evaluated, unit_words
 from experiments.scores import Score, score_of
 from fedpfn.algorithms import TITLES
-from fedpfn.runs import Run
+from fedpfn.runs import Run, write_whole
 from fedpfn.runs.arguments import is_masked
 
 # Okabe and Ito's palette: told apart by the colour-blind, and in grey by their line styles
@@ -40,8 +45,11 @@ def rounds_figure(run: Run) -> Figure:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write ``figure`` as a picture and let go of it."""
-    figure.savefig(path, dpi=150)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
     plt.close(figure)
+    # in the place of what is there: a link in a folder from elsewhere may lead anywhere
+    write_whole(path, buffer.getvalue())
     return path
 
 
@@ -49,7 +57,7 @@ def _draw_score(axes: Axes, run: Run, score: Score) -> None:
     evaluated = [record for record in run.rounds if is_evaluated(record)]
     axes.plot(
         [record["round"] for record in evaluated],
-        [record[score.key] for record in evaluated],
+        [_number(record.get(score.key)) for record in evaluated],
         color=BLUE,
         marker="o",
         markersize=3,
@@ -59,13 +67,14 @@ def _draw_score(axes: Axes, run: Run, score: Score) -> None:
     if fused:
         axes.plot(
             [record["round"] for record in fused],
-            [record["fusion"][score.key] for record in fused],
+            [_number(record["fusion"].get(score.key)) for record in fused],
             color=GREEN,
             linestyle="--",
             label="plain mean of the client models",
         )
         ends = f"client_{score.key}"
-        alone = [(r["round"], run.barriers(r["round"])[ends].mean()) for r in fused if _on_disk(run, r)]
+        found = ((record["round"], _arrays(run, record).get(ends)) for record in fused)
+        alone = [(number, array.mean()) for number, array in found if array is not None]
         if alone:
             axes.plot(*zip(*alone, strict=True), color=ORANGE, linestyle=":", label="mean client model")
     axes.set_ylabel(f"{score.name}{unit_words(score)}")
@@ -85,17 +94,17 @@ def _draw_barriers(axes: Axes, run: Run, score: Score) -> None:
         axes.text(0.5, 0.5, "no barrier was measured", ha="center", va="center", transform=axes.transAxes)
         return
     rounds = np.array([record["round"] for record in measured])
-    means = np.array([record["barrier"][f"{score.key}_mean"] for record in measured])
-    highest = np.array([record["barrier"][f"{score.key}_max"] for record in measured])
+    means = np.array([_number(record["barrier"].get(f"{score.key}_mean")) for record in measured])
+    highest = np.array([_number(record["barrier"].get(f"{score.key}_max")) for record in measured])
     lowest = np.array([_lowest(run, record, score) for record in measured])
     axes.fill_between(rounds, lowest, highest, color=ORANGE, alpha=0.18, linewidth=0, label="range over pairs")
-    pairs = measured[-1]["barrier"]["pairs"]
+    pairs = measured[-1]["barrier"].get("pairs")
     axes.plot(rounds, means, color=ORANGE, marker="o", markersize=3, label=f"mean of {pairs} pairs")
     to_global = [record for record in run.rounds if record.get("client_to_global")]
     if to_global:
         axes.plot(
             [record["round"] for record in to_global],
-            [record["client_to_global"][f"{score.key}_mean"] for record in to_global],
+            [_number(record["client_to_global"].get(f"{score.key}_mean")) for record in to_global],
             color=BLUE,
             linestyle=":",
             label="client to global model, mean",
@@ -104,16 +113,27 @@ def _draw_barriers(axes: Axes, run: Run, score: Score) -> None:
     axes.legend(loc="upper right", fontsize=8, frameon=False)
 
 
-def _lowest(run: Run, record: dict, score: Score) -> float:  # type: ignore[type-arg]
-    if not _on_disk(run, record):
-        return float(record["barrier"][f"{score.key}_mean"])
-    matrix = run.barriers(record["round"])[f"{score.key}_matrix"]
+def _lowest(run: Run, record: Mapping[str, Any], score: Score) -> float:
+    matrix = _arrays(run, record).get(f"{score.key}_matrix")
+    mean = _number(record["barrier"].get(f"{score.key}_mean"))
+    if matrix is None or matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
+        return mean
     off_diagonal = matrix[~np.eye(len(matrix), dtype=bool)]
-    return float(np.nanmin(off_diagonal))
+    return float(np.nanmin(off_diagonal)) if np.isfinite(off_diagonal).any() else mean
 
 
-def _on_disk(run: Run, record: dict) -> bool:  # type: ignore[type-arg]
-    return (run.path / "barriers" / f"round-{record['round']:04d}.npz").is_file()
+def _arrays(run: Run, record: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """Return the numbers of a round's barrier file; none where there is none, or none that can be read."""
+    try:
+        arrays = run.barriers(record["round"])
+    except (OSError, ValueError):
+        return {}
+    return {name: array.astype(float) for name, array in arrays.items() if array.dtype.kind in "iuf"}
+
+
+def _number(value: float | None) -> float:
+    # what was not finite is null on record
+    return math.nan if value is None else value
 
 
 def _title(run: Run) -> str:

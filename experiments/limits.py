@@ -1,4 +1,7 @@
-"""Which examples a run left out, in words for whoever reads its numbers: a share of the data is not the data."""
+"""Which examples a run left out, in words for whoever reads its numbers, and how many runs may be asked for at once.
+
+A share of the data is not the data.
+"""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -6,6 +9,9 @@ from itertools import chain
 from fedpfn.runs import Run
 from fedpfn.runs.config import RunConfig
 from partitions.datasets import FACTS
+
+# of a sweep or an experiment: each is put together and checked before the first one runs, which takes a millisecond
+MOST_CELLS = 50_000
 
 
 def limit_words(config: RunConfig) -> list[str]:
@@ -50,3 +56,8 @@ def _share(total: int | None, *limits: int) -> str | None:
     if limit is None or (total is not None and limit >= total):
         return None
     return f"at most {limit:,}" if total is None else f"{limit:,} of {total:,}"
+
+
+def rough(count: int) -> str:
+    """Return a count as one reads it, and the size of one that nobody does."""
+    return f"{count:,}" if count < 10**15 else f"more than 10^{len(str(min(count, 10**4000))) - 1}"

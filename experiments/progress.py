@@ -1,6 +1,5 @@
 """How far a run has come, from the lines of its rounds: what they took, what is left, and one line that says so."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,18 +8,24 @@ from typing import Any, Literal
 
 from fedpfn.runs import STOPPED
 from fedpfn.runs.config import RunConfig, settings_of
+from fedpfn.runs.shapes import parse_round, require_rounds
 from fedpfn.runs.stopping import StopRule
 
 # a line per round would fill a log overnight
 HEARTBEAT_SECONDS = 60.0
 
 _ROUNDS_AVERAGED = 10
+# what is read of every round below
+_READ = ("round", "accuracy", "barrier")
 
 ScoreKey = Literal["accuracy", "error"]
 
 
 class RoundsFile:
-    """The complete lines of a run's ``rounds.jsonl``, of which only what is new is read."""
+    """The complete lines of a run's ``rounds.jsonl``, of which only what is new is read.
+
+    A line that is no round's raises ``ValueError`` with its number.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "rounds.jsonl"
@@ -41,7 +46,9 @@ class RoundsFile:
             self._records, self._offset, self._inode = [], 0, -1
             return self._records
         self._offset += sum(len(line) + 1 for line in lines)
-        self._records += [json.loads(line) for line in lines]
+        first = len(self._records)
+        self._records += [parse_round(line, first + at, self.path) for at, line in enumerate(lines)]
+        require_rounds(self._records[first:], self.path, _READ, first=first)
         return self._records
 
 
@@ -56,7 +63,7 @@ def round_seconds(record: Mapping[str, Any]) -> float:
     >>> round_seconds({"seconds": {"train": 2.0, "transfer": 0.5, "evaluate": 1.0}})
     3.5
     """
-    seconds = record["seconds"]
+    seconds = record.get("seconds", {})
     if "round" not in seconds:
         return float(sum(seconds.values()))
     return float(sum(seconds.get(name, 0.0) for name in ("round", "evaluate", "barrier", "measure")))
@@ -76,7 +83,7 @@ def seconds_per_round(rounds: Sequence[Mapping[str, Any]], config: RunConfig) ->
 
 
 def _without_transfer(record: Mapping[str, Any]) -> float:
-    return round_seconds(record) - float(record["seconds"].get("transfer", 0.0))
+    return round_seconds(record) - float(record.get("seconds", {}).get("transfer", 0.0))
 
 
 def seconds_left(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> float | None:
@@ -117,7 +124,7 @@ def latest_score(rounds: Sequence[Mapping[str, Any]]) -> tuple[ScoreKey, float |
 
 def last_score(summary: Mapping[str, Any]) -> float | None:
     """Return the score of the last evaluated round from the summary of a run."""
-    value: float | None = summary["last_error"] if "last_error" in summary else summary["last_accuracy"]
+    value: float | None = summary.get("last_error" if "last_error" in summary else "last_accuracy")
     return value
 
 

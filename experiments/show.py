@@ -12,6 +12,7 @@ from rich.text import Text
 from experiments.limits import limit_words
 from experiments.progress import ScoreKey, number, stop_words
 from experiments.recorded import further_numbers, further_quantities, unit_words
+from experiments.report.log_text import clean
 from experiments.scores import score_of
 from fedpfn.measures import describe
 from fedpfn.runs import Run
@@ -35,7 +36,7 @@ def show_run(run: Run, console: Console, *, every: int = 1) -> None:
     from experiments.figures import rounds_figure, save_figure
 
     picture = save_figure(rounds_figure(run), run.path / "rounds.png")
-    console.print(f"picture: {picture}", soft_wrap=True, highlight=False)
+    console.print(f"picture: {picture}", soft_wrap=True, highlight=False, markup=False)
 
 
 def rounds_table(run: Run, *, every: int = 1) -> Table:
@@ -46,7 +47,12 @@ def rounds_table(run: Run, *, every: int = 1) -> Table:
     if not score.is_accuracy:
         heads[1] = "score"
     table = Table(
-        title=str(run.path), title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+        title=Text(str(run.path)),
+        title_justify="left",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for name in heads:
         table.add_column(name, justify="right")
@@ -65,7 +71,7 @@ def layers_table(record: dict[str, Any]) -> Table:
     for name in ("path against linear (LLFC)", "client against client"):
         table.add_column(name, justify="right")
     for layer in record["barrier"]["layers"]:
-        table.add_row(layer["layer"], number(layer["llfc"]), number(layer["baseline"]))
+        table.add_row(Text(layer["layer"]), number(layer["llfc"]), number(layer["baseline"]))
     return table
 
 
@@ -78,44 +84,45 @@ def further_table(run: Run) -> Table | None:
     for quantity in further_quantities([run]):
         if values := [found[quantity.name] for found in numbers if quantity.name in found]:
             name = f"{quantity.label}{unit_words(quantity)}{_ARROWS[quantity.better]}"
-            table.add_row(name, short(values[-1]), short(fmean(values)))
+            table.add_row(Text(name), short(values[-1]), short(fmean(values)))
     by_class = [[value for value in record.get("class_accuracy") or () if value is not None] for record in run.rounds]
     if lowest := [min(accuracies) for accuracies in by_class if accuracies]:
         worst = describe("class_accuracy", run.measures).label.replace(" by ", " of the worst ")
-        table.add_row(f"{worst} ↑", short(lowest[-1]), short(fmean(lowest)))
+        table.add_row(Text(f"{worst} ↑"), short(lowest[-1]), short(fmean(lowest)))
     return table if table.row_count else None
 
 
 def summary_table(run: Run) -> RenderableType:
     """Return the figures of a complete run, or why it is not complete."""
     if run.summary is None:
-        reason = run.failure["reason"] if run.failure else "it is still running, or was killed"
+        reason = clean(run.failure["reason"]) if run.failure else "it is still running, or was killed"
         return Text(f"not complete: {reason}", style="red")
     summary = run.summary
     # a round without an evaluation has neither
     evaluated = sum((record["accuracy"], record["loss"]) != (None, None) for record in run.rounds[1:])
-    rounds = "rounds" if evaluated == summary["rounds"] else "evaluated rounds"
+    rounds = "rounds" if evaluated == summary.get("rounds") else "evaluated rounds"
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
     score = score_of(run)
     name, key = score.name, score.key
     rows = {
-        f"final {name}": f"{number(summary[f'final_{key}'])}  (mean of the last {min(5, evaluated)} {rounds})",
-        f"best {name}": f"{number(summary[f'best_{key}'])}  (round {summary['best_round']})",
+        f"final {name}": f"{number(summary.get(f'final_{key}'))}  (mean of the last {min(5, evaluated)} {rounds})",
+        f"best {name}": f"{number(summary.get(f'best_{key}'))}  (round {summary.get('best_round')})",
         **_best_model(summary),
-        f"{name} barrier": f"{number(summary[f'mean_{key}_barrier'])} over the run, "
-        f"{number(summary[f'last_{key}_barrier'])} at the end  (mean over pairs)",
-        "client to server": human_bytes(summary["bytes_up"]),
-        "server to client": human_bytes(summary["bytes_down"]),
-        "time": f"{summary['seconds']:.1f} s on {', '.join(summary['devices'])}",
+        f"{name} barrier": f"{number(summary.get(f'mean_{key}_barrier'))} over the run, "
+        f"{number(summary.get(f'last_{key}_barrier'))} at the end  (mean over pairs)",
+        "client to server": human_bytes(summary.get("bytes_up", 0)),
+        "server to client": human_bytes(summary.get("bytes_down", 0)),
+        "time": f"{summary.get('seconds', math.nan):.1f} s on {', '.join(summary.get('devices', []))}",
     }
     if stopped := stop_words(summary, run.config):
         rows["ended early"] = stopped
     if limits := limit_words(run.config):
         rows["limits"] = "\n".join(limits)
     for name, value in rows.items():
-        table.add_row(name, value)
+        # as text: what stands in a file is no markup
+        table.add_row(name, Text(value))
     return Group(Text(), table)
 
 

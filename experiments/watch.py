@@ -20,10 +20,13 @@ from experiments.progress import (
     seconds_per_round,
     stop_words,
 )
+from experiments.report.log_text import clean
 from experiments.sweep.states import EVENTS
 from experiments.sweep.watched import SweepView
-from fedpfn.runs import LOG, is_run, read_config, read_json
+from fedpfn.runs import LOG, is_run
 from fedpfn.runs.config import RunConfig
+from fedpfn.runs.reading import read_run_config
+from fedpfn.runs.shapes import FAILURE, SUMMARY, read_table
 
 _LOOK_SECONDS = 1.0
 # a round may take longer than those before it, and a file system's clock may be another
@@ -84,8 +87,9 @@ class RunView:
     def look(self) -> bool:
         """Read what is new, and return whether the run has ended."""
         # a run may be extended while it is watched
-        self.config = RunConfig.parse(read_config(self.folder / "config.yaml"))
-        self.failure, self.summary = (read_json(self.folder / name) for name in ("failure.json", "summary.json"))
+        self.config = read_run_config(self.folder)[0]
+        self.failure = read_table(self.folder / "failure.json", FAILURE, needed=("reason",))
+        self.summary = read_table(self.folder / "summary.json", SUMMARY)
         return self.failure is not None or self.summary is not None
 
     def line(self) -> str:
@@ -108,9 +112,9 @@ class RunView:
     def _state(self) -> str:
         if self.summary is not None:
             early = stop_words(self.summary, self.config)
-            return f"done in {duration(self.summary['seconds'])}{f'; ended early, {early}' if early else ''}"
+            return f"done in {duration(self.summary.get('seconds', 0.0))}{f'; ended early, {early}' if early else ''}"
         if self.failure is not None:
-            reason = self.failure["reason"]
+            reason = clean(self.failure["reason"])
             return f"{reason if self.failure.get('stopped') else f'failed: {reason}'}; log: {self.folder / LOG}"
         return silence(self.folder, self.rounds, self.config)
 

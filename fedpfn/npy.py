@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -48,10 +49,10 @@ def from_npy(data: bytes) -> Tensor:
     not such a file, or one that holds fewer entries than it says.
     """
     shape, by_columns, dtype, start = _read_head(data[: _head_size(data)])
+    # before anything of that size is made
+    if math.prod(shape) * dtype.itemsize > len(data) - start:
+        raise ValueError(f"an array of shape {shape} is announced, and {len(data) - start:,} bytes follow")
     if by_columns:
-        # NumPy would make room for all that it says first
-        if math.prod(shape) * dtype.itemsize > len(data) - start:
-            raise ValueError(f"an array of shape {shape} does not lie in {len(data) - start} bytes")
         return torch.from_numpy(np.ascontiguousarray(np.load(io.BytesIO(data), allow_pickle=False)))
     entries = np.frombuffer(data, dtype=dtype, offset=start, count=math.prod(shape))
     return torch.from_numpy(entries).view(shape)
@@ -116,11 +117,15 @@ def _read_head(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     file = io.BytesIO(head)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("arrays are expected to be of numbers")
+    try:
+        shape, by_columns, dtype = read(file)
+    # a head is a Python literal, which NumPy has Python read
+    except (SyntaxError, TokenError, RecursionError, MemoryError, TypeError) as error:
+        raise ValueError(f"not the head of an array: {error}") from error
+    if dtype.kind not in "biufc":
+        raise ValueError(f"arrays are expected to be of numbers, not of {dtype}")
     if min(shape, default=0) < 0:
-        raise ValueError(f"no array has the shape {shape}")
+        raise ValueError(f"no array has shape {shape}")
     return shape, by_columns, dtype, file.tell()
 
 

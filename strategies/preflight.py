@@ -5,7 +5,7 @@ strategies, the run folder. No data are read. The model is built and tried on in
 set's shape is known beforehand; for other data ``model_faults`` does the same once they are loaded.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -18,9 +18,10 @@ from fedpfn import imports, models
 from fedpfn.args import Scalar, args_of
 from fedpfn.measures import resolve_measures
 from fedpfn.parts import signature_faults
-from fedpfn.runs import STOPPED, folder_fault, is_run, last_checkpoint, read_run
+from fedpfn.runs import STOPPED, Checkpoint, Run, folder_fault, is_run, last_checkpoint, read_run
 from fedpfn.runs.arguments import local_algorithm_class, scheme_settings
-from fedpfn.runs.config import RunConfig, settings_of
+from fedpfn.runs.checkpoints import settings_of_checkpoint
+from fedpfn.runs.config import KEYS, RunConfig, settings_of
 from fedpfn.runs.identity import used_keys
 from fedpfn.runs.parsing import Check, Reading, hide, run_checks
 from fedpfn.runs.stopping import StopRule
@@ -285,8 +286,14 @@ def _output_faults(config: RunConfig) -> list[str]:
 
 def resume_faults(config: RunConfig, path: Path) -> list[str]:
     """Say why ``config`` is not the one to go on with in the run folder ``path``; it may have more rounds."""
-    run = read_run(path)
+    try:
+        run = read_run(path)
+        checkpoint = last_checkpoint(path, most=len(run.rounds) - 1)
+    except ValueError as error:
+        return [str(error)]
     there, here = used_keys(run.config), used_keys(config)
+    if checkpoint is not None and (faults := _edited_since(run, checkpoint)):
+        return faults
     if run.summary is not None and STOPPED in run.summary:
         stopped, rule = run.summary[STOPPED], StopRule(**settings_of(run.config.stop))
         return [
@@ -296,18 +303,18 @@ def resume_faults(config: RunConfig, path: Path) -> list[str]:
     if config.output.keep_best and not run.config.output.keep_best:
         return [f"{path} has not kept its best model so far; set output.keep-best=false to go on with it"]
     if config.rounds > run.config.rounds:
-        if here.get("mask.ratio-shape", "constant") != "constant":
+        if _moves("mask.ratio-shape", here):
             return [
                 f"{path} cannot be extended to {config.rounds} rounds: mask.ratio-shape={config.mask.ratio_shape} "
                 f"moves the mask ratio over all rounds, so that a run of {run.config.rounds} has other masks"
             ]
-        if here.get("train.round-schedule") not in ("constant", "step"):
+        if _moves("train.round-schedule", here):
             return [
                 f"{path} cannot be extended to {config.rounds} rounds: train.round-schedule="
                 f"{config.train.round_schedule} moves the learning rate over all rounds, so that a run of "
                 f"{run.config.rounds} has other rates"
             ]
-        if run.summary is not None and last_checkpoint(path, most=run.summary["rounds"]) is None:
+        if run.summary is not None and checkpoint is None:
             return [f"{path} cannot be extended: it holds no checkpoint to go on from"]
         del there["rounds"], here["rounds"]
     elif run.summary is not None:
@@ -319,3 +326,34 @@ def resume_faults(config: RunConfig, path: Path) -> list[str]:
         f"{path} is another run: it has {name}={there.get(name)}, and {here.get(name)} was asked for"
         for name in differing
     ]
+
+
+def _edited_since(run: Run, checkpoint: Checkpoint) -> list[str]:
+    """Say where a run's config is no longer the one that its checkpoint was made with; it may have more rounds."""
+    made = settings_of_checkpoint(checkpoint)
+    if made is None:
+        return []
+    now = used_keys(run.config)
+    file = run.path / "config.yaml"
+    before, after = made.get("rounds", 0), now["rounds"]
+    if after < before:
+        return [f"{file} has rounds={after}, and its checkpoint is of a run of {before}: a run is not made shorter"]
+    # a key of a later version had its default
+    differing = [
+        f"{name}={now.get(name, default)}, not {made.get(name, default)}"
+        for name in dict.fromkeys([*now, *made])
+        for default in [KEYS[name].default if name in KEYS else None]
+        if now.get(name, default) != made.get(name, default) and name not in ("rounds", "device")
+    ]
+    moving = [name for name in ("mask.ratio-shape", "train.round-schedule") if _moves(name, now)]
+    if after > before and moving:
+        differing.append(f"rounds={after}, not {before}, on which {' and '.join(moving)} depends")
+    if not differing:
+        return []
+    told = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
+    return [f"{file} is not what the checkpoint of round {checkpoint.server_round} was made with: it has {told}"]
+
+
+def _moves(name: str, used: Mapping[str, Scalar]) -> bool:
+    """Whether a schedule moves over all rounds of a run, so that one of more rounds has other values."""
+    return used.get(name, "constant") not in (("constant",) if name == "mask.ratio-shape" else ("constant", "step"))

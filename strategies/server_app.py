@@ -26,10 +26,10 @@ from fedpfn.params import read_state, trainable
 from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, is_run
 from fedpfn.runs.arguments import round_plans, schedule_name, scheme_settings, task_of
-from fedpfn.runs.checkpoints import checkpoint_rounds
+from fedpfn.runs.checkpoints import DIGEST, checkpoint_rounds, require_same_kind
 from fedpfn.runs.client_states import ClientStates
 from fedpfn.runs.config import ConfigError, RunConfig, given_keys, settings_of
-from fedpfn.runs.identity import config_warnings
+from fedpfn.runs.identity import config_warnings, used_keys
 from fedpfn.runs.reading import LOG
 from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.stopping import StopRule
@@ -95,7 +95,9 @@ def _open_folder(config: RunConfig, *, device: str) -> tuple[RunFolder, Checkpoi
     path = run_path(config)
     if config.output.resume and is_run(path):
         folder, checkpoint = RunFolder.reopen(path, device=device, rounds=config.rounds)
-        log(INFO, "Run folder: %s, resumed after round %d", path, checkpoint.server_round if checkpoint else 0)
+        unchecked = checkpoint is not None and DIGEST not in checkpoint.about
+        why = " (an earlier version wrote its checkpoint, without a digest to check it by)" if unchecked else ""
+        log(INFO, "Run folder: %s, resumed after round %d%s", path, checkpoint.server_round if checkpoint else 0, why)
         return folder, checkpoint
     folder = RunFolder(path)
     log(INFO, "Run folder: %s", path)
@@ -135,6 +137,7 @@ def _federate(
         done = 0
         if checkpoint is not None:
             done = checkpoint.server_round
+            require_same_kind(model.state_dict(), checkpoint.model)
             model.load_state_dict(checkpoint.model)
             restore_state(strategy, checkpoint.server_optimizer)
             # a schedule may carry a state that only it knows of, and is brought back to it by being asked once more
@@ -250,6 +253,7 @@ def make_recorder(
         measures=[*resolve_measures(config.measures, task), *([EPSILON] if config.privacy.clip_norm else [])],
         schedule=schedule_name(config),
         model_name=config.model.name,
+        settings=used_keys(config),
         strategy_state=strategy_state,
         checkpoint_every=output.checkpoint_every,
         keep_checkpoints=output.keep_checkpoints,

@@ -21,6 +21,7 @@ from fedpfn.runs import (
     find_runs,
     folder_fault,
     read_config,
+    read_rounds,
     read_run,
     read_runs,
     record_end,
@@ -34,6 +35,12 @@ def folder(tmp_path: Path) -> RunFolder:
     made = RunFolder(tmp_path / "run")
     made.write_config(RunConfig(), device="cpu")
     return made
+
+
+def a_round(number: int, **more: Any) -> dict[str, Any]:
+    """Return a record with all that every round has."""
+    nothing = dict.fromkeys(("accuracy", "loss", "train_loss", "mask", "barrier", "fusion"))
+    return {"round": number, **nothing, "clients": [], "bytes_up": 0, "bytes_down": 0} | more
 
 
 def strict(data: bytes) -> Any:
@@ -86,7 +93,7 @@ def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
 
 
 def test_rounds_come_back_in_order(folder: RunFolder) -> None:
-    records = [{"round": number, "accuracy": number / 3, "clients": [0, 1], "barrier": None} for number in range(3)]
+    records = [a_round(number, accuracy=number / 3, clients=[0, 1]) for number in range(3)]
     for record in records:
         folder.append_round(record)
     assert read_run(folder.path).rounds == records
@@ -94,22 +101,22 @@ def test_rounds_come_back_in_order(folder: RunFolder) -> None:
 
 
 def test_a_round_is_on_disk_when_it_was_appended(folder: RunFolder) -> None:
-    folder.append_round({"round": 0})
-    assert read_run(folder.path).rounds == [{"round": 0}]
+    folder.append_round(a_round(0))
+    assert read_run(folder.path).rounds == [a_round(0)]
     assert read_run(folder.path).summary is None
 
 
 @pytest.mark.parametrize("kept", [1, 5, 13])
 def test_a_last_line_cut_short_is_left_out(folder: RunFolder, kept: int) -> None:
-    folder.append_round({"round": 0})
-    folder.append_round({"round": 1, "accuracy": 0.5})
+    folder.append_round(a_round(0))
+    folder.append_round(a_round(1, accuracy=0.5))
     file = folder.path / "rounds.jsonl"
     first, second = file.read_bytes().split(b"\n")[:2]
     file.write_bytes(first + b"\n" + second[:kept])
-    assert read_run(folder.path).rounds == [{"round": 0}]
+    assert read_run(folder.path).rounds == [a_round(0)]
     # all of it but its line end: not seen onto the disk either
     file.write_bytes(first + b"\n" + second)
-    assert read_run(folder.path).rounds == [{"round": 0}]
+    assert read_run(folder.path).rounds == [a_round(0)]
 
 
 def test_a_run_that_has_not_begun_has_no_rounds(folder: RunFolder) -> None:
@@ -120,7 +127,7 @@ def test_a_run_that_has_not_begun_has_no_rounds(folder: RunFolder) -> None:
 def test_numbers_that_are_not_finite_become_null_however_deep(folder: RunFolder) -> None:
     record = {
         "loss": math.nan,
-        "barrier": {"loss_max": math.inf, "pairs": [1.0, -math.inf, (math.nan, 2)]},
+        "spread": {"loss_max": math.inf, "pairs": [1.0, -math.inf, (math.nan, 2)]},
         "wide": np.float64("nan"),
         "text": "NaN",
         "accuracy": 0.1,
@@ -128,13 +135,13 @@ def test_numbers_that_are_not_finite_become_null_however_deep(folder: RunFolder)
     folder.append_round(record)
     expected = {
         "loss": None,
-        "barrier": {"loss_max": None, "pairs": [1.0, None, [None, 2]]},
+        "spread": {"loss_max": None, "pairs": [1.0, None, [None, 2]]},
         "wide": None,
         "text": "NaN",
         "accuracy": 0.1,
     }
     assert strict((folder.path / "rounds.jsonl").read_bytes()) == expected
-    assert read_run(folder.path).rounds == [expected]
+    assert read_rounds(folder.path) == [expected]
 
 
 json_values = st.recursive(
@@ -245,14 +252,15 @@ def test_a_config_file_is_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["partition", "summary", "failure"])
 def test_the_rest_of_a_run_comes_back_and_is_strict_json(folder: RunFolder, what: str) -> None:
     write: Callable[[dict[str, Any]], None] = getattr(folder, f"write_{what}")
-    write({"sizes": [1, 2], "loss": math.nan})
-    assert getattr(read_run(folder.path), what) == {"sizes": [1, 2], "loss": None}
-    assert strict((folder.path / f"{what}.json").read_bytes()) == {"sizes": [1, 2], "loss": None}
+    write({"sizes": [1, 2], "loss": math.nan, "reason": "none"})
+    expected = {"sizes": [1, 2], "loss": None, "reason": "none"}
+    assert getattr(read_run(folder.path), what) == expected
+    assert strict((folder.path / f"{what}.json").read_bytes()) == expected
 
 
 def test_the_end_of_a_run_that_could_not_speak_is_recorded_once(folder: RunFolder, tmp_path: Path) -> None:
-    folder.append_round({"round": 0})
-    folder.append_round({"round": 1})
+    folder.append_round(a_round(0))
+    folder.append_round(a_round(1))
     record_end(folder.path, "stopped")
     record_end(folder.path, "something else")
     assert read_run(folder.path).failure == {"reason": "stopped", "rounds": 1}
@@ -410,7 +418,8 @@ def some_runs(root: Path) -> None:
             barrier = {"accuracy_mean": 0.25, "pairs": 3} if number else None
             made.append_round(
                 {"round": number, "accuracy": 0.5 + number / 4, "clients": [4, 2][: 2 * number], "barrier": barrier,
-                 "mask": None, "train_loss": None, "failures": []}
+                 "mask": None, "loss": None, "train_loss": None, "fusion": None, "bytes_up": 0, "bytes_down": 0,
+                 "failures": []}
             )  # fmt: skip
         if not rounds:
             made.write_failure({"reason": "no such data"})

@@ -26,7 +26,8 @@ def write_run(folder: Path, *accuracies: float, complete: bool = True, **keys: A
     made.write_config(RunConfig.parse({"rounds": len(accuracies)}, words), device="cpu")
     for number, accuracy in enumerate((0.1, *accuracies)):
         moved = {"bytes_up": 10, "bytes_down": 20} if number else {"bytes_up": 0, "bytes_down": 0}
-        made.append_round({"round": number, "accuracy": accuracy, "barrier": None, "fusion": None, **moved})
+        record = {"round": number, "accuracy": accuracy, "loss": 1.0, "clients": [], "train_loss": None, "mask": None}
+        made.append_round(record | {"barrier": None, "fusion": None} | moved)
     if complete:
         made.write_summary({"rounds": len(accuracies)})
     made.close()
@@ -218,7 +219,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """What figures and page are asked for, in place of making them."""
     asked: dict[str, Any] = {}
 
-    def write_figures(study: Any, folder: Path, *, target: float | None, say: Any) -> list[Path]:
+    def write_figures(study: Any, folder: Path, *, target: float | None, trust: bool, say: Any) -> list[Path]:
         say("skipped: over-rounds")
         asked["figures"] = (study, folder, target)
         return [folder / "one.svg", folder / "one.png"]
@@ -253,6 +254,7 @@ def test_the_page_is_asked_for_with_all_that_was_said(sweep: Path, tmp_path: Pat
         "question": "How does accuracy move with alpha?",
         "target": 0.5,
         "baseline": {"strategy.name": "fedavg"},
+        "trust": False,
     }
 
 

@@ -142,7 +142,7 @@ class Reader(HTMLParser):
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the figures: they take longer than all the rest."""
     monkeypatch.setattr(page, "sweep_figures", lambda study, *, target, say: [])
-    monkeypatch.setattr(page, "run_figures", lambda run, *, say: [])
+    monkeypatch.setattr(page, "run_figures", lambda run, *, trust, say: [])
 
 
 @pytest.fixture(scope="module")
@@ -401,7 +401,7 @@ def test_the_widest_figures_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_picture_that_is_the_same_for_several_runs_is_shown_once(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def drawn(run: Run, *, say: Any) -> list[NamedFigure]:
+    def drawn(run: Run, *, trust: bool, say: Any) -> list[NamedFigure]:
         say(f"other: nothing in {run.path}/barriers")
         return [NamedFigure("partition", "A caption.", Figure(figsize=(run.config.partition.alpha / 10 + 1, 1)))]
 

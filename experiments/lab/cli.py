@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from experiments.command_classes import App
 from experiments.terminal import stdout
@@ -27,6 +28,9 @@ Checkpoints = Annotated[
 ]
 ModelName = Annotated[str, typer.Option("--model", help="model, if the checkpoints' folder does not name it")]
 DataName = Annotated[str, typer.Option("--data", help="data set, if the checkpoints' folder does not name it")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="run the code that the checkpoints' folder names as its model or data set")
+]
 DataRoot = Annotated[str, typer.Option("--root", help="folder that holds the data")]
 
 
@@ -97,13 +101,14 @@ def barrier(
     model: ModelName = "",
     data: DataName = "",
     root: DataRoot = "",
+    trust: Trust = False,
     out: Annotated[Path | None, typer.Option(help="draw the curves into this file (.png, .svg)")] = None,
 ) -> None:
     """Measure loss and accuracy barriers between any checkpoints of one model, a federated run's clients included."""
     from experiments.lab.compare import Bench, require_picture, show_barriers
 
     require_picture(out)
-    bench = Bench(checkpoints, least=2, most=None, model_name=model, data_name=data, data_root=root)
+    bench = Bench(checkpoints, least=2, most=None, model_name=model, data_name=data, data_root=root, trust=trust)
     show_barriers(bench, console, picture=out)
 
 
@@ -116,11 +121,12 @@ def match(
     model: ModelName = "",
     data: DataName = "",
     root: DataRoot = "",
+    trust: Trust = False,
 ) -> None:
     """Permute the second checkpoint's units to match the first's, and report what that does to the path."""
     from experiments.lab.compare import Bench, match_pair
 
-    bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root)
+    bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root, trust=trust)
     options = {} if steps is None else {"steps": steps}
     match_pair(bench, console, method=method, out=out, **options)
 
@@ -134,12 +140,13 @@ def layers(
     model: ModelName = "",
     data: DataName = "",
     root: DataRoot = "",
+    trust: Trust = False,
 ) -> None:
     """Compare two checkpoints layer by layer: LLFC, LEWC, weak additivity, commutativity, stitching."""
     from experiments.lab.compare import Bench, require_picture, show_layers
 
     require_picture(out)
-    bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root)
+    bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root, trust=trust)
     show_layers(bench, console, out=out)
 
 
@@ -164,17 +171,19 @@ def _show(folder: Path) -> None:
 
     found = read_lab(folder)
     results = results_table(found)
-    table = Table(title=found.experiment.title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        title=Text(found.experiment.title), title_justify="left", box=None, header_style="bold", pad_edge=False
+    )
     for name in results.header:
-        table.add_column(name, overflow="fold")
+        table.add_column(Text(name), overflow="fold")
     for row in results.rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print(table, highlight=False)
     for line in (*settings_lines(found), *verdicts(found)):
-        console.print(f"- {line}", highlight=False, soft_wrap=True)
+        console.print(f"- {line}", highlight=False, soft_wrap=True, markup=False)
     # first without pictures: tables are not lost where one cannot be drawn
     write_whole(folder / "report.md", markdown_report(found).encode())
     write_whole(folder / "report.md", markdown_report(found, draw_figures(found)).encode())
     if not found.complete:
         console.print(f"not complete: {len(found.records)} cells so far", style="red", highlight=False)
-    console.print(f"folder: {folder}", soft_wrap=True, highlight=False)
+    console.print(f"folder: {folder}", soft_wrap=True, highlight=False, markup=False)

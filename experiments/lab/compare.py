@@ -4,7 +4,7 @@ Model and data follow from where a checkpoint lies, a federated run's folder or 
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,28 +29,35 @@ from experiments.lab.settings import (
     match_options,
     sample,
 )
+from fedpfn.imports import is_reference
 from fedpfn.lmc import measure_connectivity, pairwise_barriers, repair_for
 from fedpfn.lmc.checkpoints import read_checkpoints, write_checkpoint
 from fedpfn.lmc.layerwise import layer_report
 from fedpfn.lmc.matching import match
 from fedpfn.lmc.pairwise import InputBatches
+from fedpfn.models import vision
 from fedpfn.parallel import temporary_pool
 from fedpfn.params import State
 from fedpfn.runs import read_config
 from fedpfn.runs.config import ConfigError, parse_overrides
-from fedpfn.runs.keys import flatten
+from fedpfn.runs.keys import flatten, shown
 
 SHOWN = ("llfc_0.5", "baseline", "llfc_coefficient_0.5", "lewc_coefficient_0.5", "additivity", "commutativity")
 PICTURES = (".png", ".svg", ".pdf")
+# the keys of a model or its data that may name a module
+_CODE = ("model.name", "data.name", "data.task")
 
 
 class Bench:
     """Checkpoints of one model with the examples to measure them on."""
 
-    def __init__(self, words: Sequence[str], *, least: int, most: int | None, **given: str) -> None:
+    def __init__(
+        self, words: Sequence[str], *, least: int, most: int | None, trust: bool = False, **given: str
+    ) -> None:
         """Take the paths and ``key=value`` words of a command line.
 
-        Raises ``ConfigError`` for settings, ``ValueError`` for checkpoints that cannot be had.
+        With ``trust``, models and data sets that are code may be named by the folder of a checkpoint. Raises
+        ``ConfigError`` for settings, ``ValueError`` for checkpoints that cannot be had.
         """
         self.paths, settings = _sorted_out(words)
         if len(self.paths) < least or (most is not None and len(self.paths) > most):
@@ -64,7 +71,10 @@ class Bench:
             if other and beside[0] and _model_of(other) != _model_of(beside[0]):
                 raise ValueError(f"{path} and {self.paths[0]} are of runs with different models or data")
         known = next((found for found in beside if found), {})
-        self.config = LabConfig.parse(known, named, parse_overrides(settings, LabConfig))
+        typed = named | dict(flatten(parse_overrides(settings, LabConfig)))
+        if not trust:
+            _refuse_code(known, typed)
+        self.config = LabConfig.parse(known, typed)
         if faults := find_faults("siblings", self.config):
             raise ConfigError(faults)
         self.material: Material = load_material(self.config)
@@ -220,6 +230,24 @@ def _settings_beside(path: Path) -> dict[str, Any]:
             known = {name for name in found if name.startswith(("model.", "data.")) or name in wanted}
             return {name: found[name] for name in known}
     return {}
+
+
+def _refuse_code(found: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` where a folder, which may be anybody's, names code that the command line does not."""
+    own = {name: value for name, value in found.items() if name in _CODE and _is_code(str(value))}
+    options = {"model.name": "--model {}", "data.name": "--data {}"}
+    faults = [
+        f"the checkpoint's folder names code as {name}, {shown(value)}, which is not run unless you say so: "
+        f"{options.get(name, f'{name}={{}}').format(value)}, or --trust for all that it names"
+        for name, value in own.items()
+        if name not in typed
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _is_code(name: str) -> bool:
+    return is_reference(name) and vision.named(name) is None
 
 
 def _model_of(settings: dict[str, Any]) -> dict[str, Any]:

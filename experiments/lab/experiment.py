@@ -7,19 +7,22 @@ base, case, quick (where asked for), axis values, the words of the command line,
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from experiments.lab.config import LabConfig
+from experiments.limits import MOST_CELLS, rough
 from fedpfn.runs import read_yaml
 from fedpfn.runs.config import ConfigError, flat, parse_overrides
-from fedpfn.runs.keys import Scalar, flatten
+from fedpfn.runs.keys import Scalar, flatten, is_plain, shown
 
 CONF = Path(__file__).parents[1] / "conf"
 KINDS = ("siblings", "theorem", "soup", "cold")
+_TEXTS = ("title", "source", "question")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Experiment:
 
     def cells(self) -> list[Cell]:
         """Return every cell in the order of cases, axes and seeds. Raises ``ConfigError`` with the faults of all."""
+        count = self.seeds * len(self.cases) * prod(map(len, self.grid.values()))
+        if count > MOST_CELLS:
+            raise ConfigError(
+                [f"{self.name} asks for {rough(count)} cells, and an experiment has at most {MOST_CELLS:,}"]
+            )
         faults: dict[str, None] = {}
         cells = []
         for (case, layer), values in product(self.cases.items(), product(*self.grid.values())):
@@ -115,6 +123,37 @@ def packaged_experiments() -> list[tuple[str, dict[str, Any]]]:
     return [(str(file.relative_to(CONF).with_suffix("")), read_yaml(file)) for file in files]
 
 
+def experiment_of(tree: dict[str, Any]) -> Experiment:
+    """Return the experiment that its folder keeps, as ``dataclasses.asdict`` wrote it.
+
+    Raises ``ValueError`` or ``ConfigError``, whose faults are lines, for a tree that is none.
+    """
+    names = {entry.name: entry for entry in fields(Experiment)}
+    if strange := [name for name in tree if name not in names]:
+        raise ValueError(f"{shown(strange[0])} is no part of an experiment")
+    if absent := [name for name, entry in names.items() if name not in tree and entry.default_factory is MISSING
+                  and entry.default is MISSING]:  # fmt: skip
+        raise ValueError(f"it has no {', '.join(absent)}")
+    kinds = {"seeds": int, "name": str, "title": str, "source": str, "question": str, "kind": str, "form": str}
+    kinds |= dict.fromkeys(("base", "cases", "quick", "grid", "words"), dict)
+    kinds |= dict.fromkeys(("measures", "published", "figures"), list)
+    for name, value in tree.items():
+        if type(value) is not kinds[name] or (isinstance(value, str) and not is_plain(value)):
+            raise ValueError(f"{name} must be a {kinds[name].__name__}, got {shown(value)}")
+    for axis, values in tree["grid"].items():
+        if not isinstance(axis, str) or not isinstance(values, list) or not all(map(_is_value, values)):
+            raise ValueError(f"grid axis {shown(axis)} must be a list of values, got {shown(values)}")
+    if not all(isinstance(name, str) for name in tree["cases"]):
+        raise ValueError("the names of cases must be text")
+    if faults := _entry_faults(Path("experiment.yaml"), tree, tree["grid"]):
+        raise ValueError("; ".join(fault.removeprefix("experiment.yaml: ") for fault in faults))
+    return Experiment(**tree)
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str)
+
+
 def _experiment(path: Path, tree: Any, *, quick: bool, seeds: Any) -> Experiment:
     types = (
         dict.fromkeys(("title", "source", "question", "kind"), str)
@@ -127,14 +166,20 @@ def _experiment(path: Path, tree: Any, *, quick: bool, seeds: Any) -> Experiment
         if name not in types and name != "seeds"
     ]
     faults += [
-        f"{path}: {name} must be a {kind.__name__}, got {tree[name]!r}"
+        f"{path}: {name} must be a {kind.__name__}, got {shown(tree[name])}"
         for name, kind in types.items()
         if name in tree and type(tree[name]) is not kind
     ]
     kind = tree.get("kind", KINDS[0])
     if kind not in KINDS:
         faults.append(f"{path}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    faults += [f"{path}: {name} must be plain text, without '${{'" for name in _TEXTS if not _is_plain(tree, name)]
+    if faults:
+        # the rest relies on the kinds of these
+        raise ConfigError(faults)
     hurried = tree.get("quick", {})
+    if not isinstance(hurried.get("grid", {}), dict):
+        raise ConfigError([f"{path}: quick.grid must be a table of axes, got {shown(hurried['grid'])}"])
     count = hurried.get("seeds", tree.get("seeds", 1)) if quick else tree.get("seeds", 1)
     if seeds is not None:
         count = int(seeds) if isinstance(seeds, float) and seeds.is_integer() else seeds
@@ -176,7 +221,8 @@ def _entry_faults(path: Path, tree: dict[str, Any], grid: dict[str, Any]) -> lis
     faults = [
         f"{path}: case {name} must be a table of keys" for name, v in cases.items() if not isinstance(v or {}, dict)
     ]
-    faults += [f"{path}: measures must be names, got {name!r}" for name in measures if not isinstance(name, str)]
+    faults += [f"{path}: measures must be names, got {shown(name)}" for name in measures if not isinstance(name, str)]
+    measures = [name for name in measures if isinstance(name, str)]
     known = {"case", *grid, *measures}
     for entry in tree.get("published", []):
         if not isinstance(entry, dict):
@@ -194,8 +240,23 @@ def _entry_faults(path: Path, tree: dict[str, Any], grid: dict[str, Any]) -> lis
         ]
     for entry in tree.get("figures", []):
         if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
-            faults.append(f"{path}: a figure must be a table with a kind, got {entry!r}")
+            faults.append(f"{path}: a figure must be a table with a kind, got {shown(entry)}")
+            continue
+        faults += [
+            f"{path}: a figure's {name} must be a name, or for y a list of names, got {shown(entry[name])}"
+            for name in ("x", "y", "value")
+            if name in entry and not (isinstance(entry[name], str) or (name == "y" and _are_names(entry[name])))
+        ]
     return faults
+
+
+def _are_names(value: Any) -> bool:
+    """Tell whether a value is a list of names, or of such lists."""
+    return isinstance(value, list) and all(isinstance(item, str) or _are_names(item) for item in value)
+
+
+def _is_plain(tree: dict[str, Any], name: str) -> bool:
+    return not isinstance(tree.get(name), str) or is_plain(tree[name])
 
 
 def _kebab(table: dict[str, Any]) -> dict[str, Any]:

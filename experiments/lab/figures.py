@@ -52,7 +52,12 @@ def draw_figures(run: LabRun) -> list[str]:
             raise ValueError(f"figure {number}: {fault}")
     names = []
     for number, entry in enumerate(run.experiment.figures, start=1):
-        figure = FIGURES[entry["kind"]](run, entry)
+        try:
+            figure = FIGURES[entry["kind"]](run, entry)
+        # whatever the record of a folder from elsewhere, or its arrays, lead to: the folder is named, and the figure
+        except Exception as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(f"{run.path}: figure {number} cannot be drawn from what is on record: {told}") from error
         if figure is not None:
             names.append(f"{number}-{entry['kind']}")
             save(figure, run.path / "figures" / names[-1])

@@ -9,7 +9,8 @@ or more of it, goes on where its folder stops; another one is refused.
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,19 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from experiments.lab.config import LabConfig
-from experiments.lab.experiment import Cell, Experiment
+from experiments.lab.experiment import Cell, Experiment, experiment_of
 from experiments.lab.findings import Findings
 from fedpfn.lmc.checkpoints import write_checkpoint
-from fedpfn.runs import ENVIRONMENT, environment, finite, write_whole
-from fedpfn.runs.config import flat
-from fedpfn.runs.keys import nest
+from fedpfn.runs import ENVIRONMENT, environment, finite, read_yaml, write_whole
+from fedpfn.runs.arrays_file import read_arrays
+from fedpfn.runs.config import ConfigError, flat
+from fedpfn.runs.files import parse_json
+from fedpfn.runs.keys import is_plain, nest, shown
+from fedpfn.runs.shapes import Kind, environment_fault, is_count, is_number, table_fault
 
 Record = dict[str, Any]
 DEFAULTS = flat(LabConfig())
+_DIGEST = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,7 @@ class LabFolder:
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; name a folder")
         if told.is_file():
-            before: Any = OmegaConf.to_container(OmegaConf.load(told))
-            if not set(before["keys"]) <= set(keys):
+            if not set(_keys_of(read_yaml(told))) <= set(keys):
                 raise ValueError(
                     f"{path} holds another experiment, or this one with other settings; name another folder"
                 )
@@ -100,8 +104,7 @@ class LabRun:
         file = self.path / "arrays" / f"{record['cell']}.npz"
         if not file.is_file():
             return {}
-        with np.load(file) as stored:
-            return {name: stored[name] for name in stored.files}
+        return read_arrays(file)
 
 
 def record_of(cell: Cell, found: Findings, *, seconds: float) -> Record:
@@ -139,28 +142,100 @@ def write_findings(path: Path, cell: Cell, found: Findings) -> None:
 
 
 def read_lab(path: Path) -> LabRun:
-    """Read an experiment's folder, complete or not. Raises ``ValueError`` where there is none."""
+    """Read an experiment's folder, complete or not.
+
+    Raises ``ValueError`` where there is none, and in one line that names the file for what no experiment writes.
+    """
     told = path / "experiment.yaml"
     if not told.is_file():
         raise ValueError(f"{path} is not the folder of an experiment: it has no experiment.yaml")
-    tree: Any = OmegaConf.to_container(OmegaConf.load(told))
-    keys, about = tree.pop("keys"), tree.pop(ENVIRONMENT)
-    records = {record["cell"]: record for record in read_records(path)}
+    tree = read_yaml(told)
+    try:
+        keys, about = _keys_of(tree), tree.pop(ENVIRONMENT, {})
+        if fault := environment_fault(about):
+            raise ValueError(fault)
+        experiment = experiment_of(tree)
+    except ConfigError as error:
+        raise ValueError("; ".join(error.faults)) from error
+    except ValueError as error:
+        raise ValueError(f"{told}: {error}") from error
+    records = {record["cell"]: record for record in read_records(path, axes=tuple(experiment.grid))}
     return LabRun(
         path=path,
-        experiment=Experiment(**tree),
+        experiment=experiment,
         environment=about,
         records=[records[key] for key in keys if key in records],
         complete=(path / "summary.json").is_file(),
     )
 
 
-def read_records(path: Path) -> list[Record]:
-    """Return the complete lines of ``records.jsonl``."""
+def read_records(path: Path, *, axes: Sequence[str] = ()) -> list[Record]:
+    """Return the complete lines of ``records.jsonl``, each of a cell with values of ``axes``.
+
+    Raises ``ValueError`` that names file and line for one that is not what a cell writes.
+    """
     file = path / "records.jsonl"
     if not file.is_file():
         return []
-    return [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
+    return [
+        _record(line, f"{file}, line {number}", axes)
+        for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1)
+    ]
+
+
+def _record(line: bytes, where: str, axes: Sequence[str]) -> Record:
+    try:
+        record = parse_json(line)
+        if fault := table_fault(record, _RECORD, needed=tuple(_RECORD)):
+            raise ValueError(fault)
+        if absent := [axis for axis in axes if axis not in record["axes"]]:
+            raise ValueError(f"it has no value of {', '.join(absent)}")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return dict(record)
+
+
+def _keys_of(tree: dict[str, Any]) -> list[str]:
+    """Take the digests of an experiment's cells out of its file."""
+    keys = tree.pop("keys", None)
+    if not isinstance(keys, list) or not all(map(_is_digest, keys)):
+        raise ValueError(f"keys must be the digests of its cells, got {shown(keys)}")
+    return keys
+
+
+def _is_digest(value: Any) -> bool:
+    # it becomes the name of a file
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def _is_scalar(value: Any) -> bool:
+    return is_number(value) or isinstance(value, bool) or (isinstance(value, str) and is_plain(value))
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(rows, list) and all(isinstance(row, dict) and all(map(_is_cell, row.values())) for row in rows)
+        for rows in value.values()
+    )
+
+
+def _is_cell(value: Any) -> bool:
+    return value is None or _is_scalar(value) or (isinstance(value, list) and all(map(_is_cell, value)))
+
+
+_RECORD: dict[str, tuple[str, Kind]] = {
+    "cell": ("a digest", _is_digest),
+    "case": ("text", lambda value: isinstance(value, str) and is_plain(value)),
+    "axes": ("a table of values", lambda value: isinstance(value, dict) and all(map(_is_scalar, value.values()))),
+    "seed": ("a whole number, 0 or more,", is_count),
+    "measures": ("a table of numbers", lambda value: isinstance(value, dict) and all(map(is_number, value.values()))),
+    "not_finite": (
+        "a table of nan, inf and -inf",
+        lambda value: isinstance(value, dict) and all(one in ("nan", "inf", "-inf") for one in value.values()),
+    ),
+    "rows": ("tables of rows", _are_rows),
+    "seconds": ("a number", is_number),
+}
 
 
 def _cut_torn_line(file: Path) -> None:

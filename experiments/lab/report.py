@@ -63,7 +63,7 @@ class Table:
     def markdown(self) -> str:
         """Return the table as Markdown."""
         lines = [self.header, tuple("---" for _ in self.header), *self.rows]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return "\n".join(f"| {' | '.join(map(_cell_text, cells))} |" for cells in lines)
 
 
 def short(number: float, *, like: float | None = None) -> str:
@@ -209,22 +209,33 @@ def markdown_report(run: LabRun, figures: Sequence[str] = ()) -> str:
     """Return the whole report as Markdown."""
     experiment = run.experiment
     seeds = sorted({record["seed"] for record in run.records})
-    parts = [f"# {experiment.title}"]
-    parts += [f"*Source: {experiment.source}*"] if experiment.source else []
-    parts += [experiment.question] if experiment.question else []
+    parts = [f"# {_no_tags(experiment.title)}"]
+    parts += [f"*Source: {_no_tags(experiment.source)}*"] if experiment.source else []
+    parts += [_no_tags(experiment.question)] if experiment.question else []
     parts.append(results_table(run).markdown())
     if told := [*settings_lines(run), *verdicts(run)]:
-        parts.append("\n".join(f"- {line}" for line in told))
+        parts.append("\n".join(f"- {_no_tags(line)}" for line in told))
     parts += [f"![{name}](figures/{name}.png)" for name in figures]
     about = run.environment
     seconds = sum(record["seconds"] for record in run.records)
     state = "" if run.complete else " Not complete."
+    versions = about.get("versions")
+    torch = versions.get("torch", "?") if isinstance(versions, dict) else "?"
     parts.append(
         f"Seeds {', '.join(map(str, seeds))}; mean ± sample standard deviation (number of seeds). {len(run.records)} "
-        f"cells, {seconds:.0f} s of computation on {about['cpus']} CPU cores ({about['device']}), PyTorch "
-        f"{about['versions']['torch']}.{state}"
+        f"cells, {seconds:.0f} s of computation on {about.get('cpus', '?')} CPU cores ({about.get('device', '?')}), "
+        f"PyTorch {torch}.{state}"
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _cell_text(text: str) -> str:
+    return _no_tags(text).replace("|", "\\|")
+
+
+def _no_tags(text: str) -> str:
+    """Return text without what a reader of Markdown takes for a tag of HTML."""
+    return text.replace("<", "&lt;")
 
 
 def _verdict(measure: str, first: str, second: str, told: list[float], here: list[Figure]) -> str:

@@ -38,6 +38,7 @@ RoundsCsv = Annotated[Path | None, typer.Option(metavar="FILE", help="one row pe
 Figures = Annotated[Path | None, typer.Option(metavar="DIR", help="the figures as SVG and PNG")]
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="one page: tables, figures, every run and its log")]
 Title = Annotated[str | None, typer.Option(metavar="TEXT", help="title of the page and of the Markdown")]
+Trust = Annotated[bool, typer.Option("--trust", help="run the mask schedules that the runs name as their own code")]
 
 
 def report(
@@ -53,34 +54,39 @@ def report(
     figures: Figures = None,
     html: Html = None,
     title: Title = None,
+    trust: Trust = False,
 ) -> None:
     """Average runs over their seeds and print tables of accuracy, bytes and barriers, with what was averaged.
 
-    RUNS are run folders, or folders that hold some, as a sweep's does; incomplete runs are counted but not averaged.
-    Differences to a baseline are taken seed by seed, with 95 % confidence intervals.
+    RUNS are run folders, or folders that hold some, as a sweep's does; incomplete runs are counted but not averaged,
+    and those that cannot be read are listed with the reason.
+    Differences to a baseline are taken seed by seed, with 95 % confidence intervals. Nothing that a run names as its
+    own code is run, unless `--trust` says so: then its mask schedule is asked what it froze, for one of the figures.
     """
-    from experiments.report.formats import csv_text, latex_text, markdown_text
+    from experiments.report.formats import csv_text, latex_text, markdown_text, rounds_text
     from experiments.report.selection import baseline_words, find_question, read_words, select_runs
     from experiments.report.study import make_study
     from experiments.report.tables import make_report
     from experiments.report.terminal import print_report
     from fedpfn import imports
-    from fedpfn.runs import find_runs, read_runs, write_whole
+    from fedpfn.runs import find_runs, write_whole
 
     _check_places([csv, markdown, latex, rounds_csv, html], figures)
     chosen, words = read_words(where or [], option="--where"), baseline_words(baseline or [])
     imports.look_in(Path.cwd())
-    runs = select_runs(find_runs(folders), chosen)
-    study = make_study(runs, [name.strip() for name in by.split(",") if name.strip()] or None)
+    broken: dict[Path, str] = {}
+    runs = find_runs(folders, broken=broken.__setitem__)
+    question = find_question(folders, broken=broken.__setitem__)
+    runs = select_runs(runs, chosen) if runs else []
+    study = make_study(runs, [name.strip() for name in by.split(",") if name.strip()] or None, broken=broken)
     found = make_report(study, target=target, baseline=words)
-    question = find_question(folders)
     named = title or ", ".join(dict.fromkeys(folder.resolve().name for folder in folders))
 
     texts: list[tuple[Path | None, Callable[[], str]]] = [
         (csv, lambda: csv_text(found)),
         (markdown, lambda: markdown_text(found, title=named, question=question)),
         (latex, lambda: latex_text(found, question=question)),
-        (rounds_csv, lambda: str(read_runs([run.path for run in runs]).to_csv(index=False, lineterminator="\n"))),
+        (rounds_csv, lambda: rounds_text(runs)),
     ]
     written = []
     for path, text in texts:
@@ -95,13 +101,14 @@ def report(
     if figures is not None:
         from experiments.report.figures import write_figures
 
-        pictures = write_figures(study, figures, target=target, say=_say)
+        pictures = write_figures(study, figures, target=target, trust=trust, say=_say)
         _say(f"wrote {len(pictures)} pictures to {figures}")
     if html is not None:
         from experiments.report.page import write_page
 
         html.parent.mkdir(parents=True, exist_ok=True)
-        _say(f"wrote {write_page(study, runs, html, title=title, question=question, target=target, baseline=words)}")
+        page = write_page(study, runs, html, title=title, question=question, target=target, baseline=words, trust=trust)
+        _say(f"wrote {page}")
 
 
 def _check_places(files: Sequence[Path | None], folder: Path | None) -> None:

@@ -6,7 +6,8 @@ The same runs give the same bytes, wherever their folders lie.
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from experiments.report.layout import head_lines, split_table
 from experiments.report.study import Group, Value, show_value
@@ -21,7 +22,11 @@ from experiments.report.tables import (
     results_tables,
     seeds_told,
 )
+from fedpfn.runs import Run
+from fedpfn.runs.tables import rounds_of
 
+# what a spreadsheet takes a cell for that begins with one of them
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 # characters of a table that is not too small to read where LaTeX scales it to the width of its text
 _LATEX_WIDTH = 105
 _LATEX = {
@@ -47,7 +52,7 @@ def csv_text(report: Report) -> str:
     if report.baseline:
         columns += ["baseline"]
         columns += [f"{key}_difference{part}" for key in keys for part in ("", "_low", "_high", "_pairs")]
-    writer.writerow(columns)
+    writer.writerow(map(as_text, columns))
     for row in report.rows:
         cells: list[Value] = [*row.group.keys.values(), len(row.group.runs), " ".join(map(str, row.group.seeds))]
         cells += [report.target] if report.target is not None else []
@@ -61,6 +66,24 @@ def csv_text(report: Report) -> str:
                 cells += [change.mean if change else None, low, high, change.n if change else 0]
         writer.writerow([_exact(cell) for cell in cells])
     return out.getvalue()
+
+
+def rounds_text(runs: Sequence[Run]) -> str:
+    """Return a row per run and round, keys and measures as ``fedpfn.runs.read_runs`` has them, as CSV."""
+    table = rounds_of(runs)
+    texts = table.select_dtypes(exclude="number")
+    table = table.assign(**{name: texts[name].map(as_text, na_action="ignore") for name in texts.columns})
+    table.columns = [as_text(name) for name in table.columns]
+    return str(table.to_csv(index=False, lineterminator="\n"))
+
+
+def as_text(value: Any) -> Any:
+    """Return a text such that no spreadsheet takes a cell of it for a formula, and what is no text as it is.
+
+    >>> as_text("=1+1"), as_text("fedavg"), as_text(-1.0)
+    ("'=1+1", 'fedavg', -1.0)
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
 
 
 def markdown_text(report: Report, *, title: str, question: str = "") -> str:
@@ -100,7 +123,7 @@ def _exact(value: Value) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return repr(value) if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) else as_text(value) if isinstance(value, str) else str(value)
 
 
 def _words(group: Group) -> str:

@@ -38,8 +38,11 @@ class LogText:
 
 
 def read_log(path: Path, *, most: int = MOST) -> LogText | None:
-    """Read a log, None where there is none; of one with more than ``most`` bytes, whole lines from both ends."""
-    if not path.is_file():
+    """Read a log, None where there is none; of one with more than ``most`` bytes, whole lines from both ends.
+
+    A link that leads out of the folder is no log: what it leads to was not meant to be passed on.
+    """
+    if not path.is_file() or not path.resolve().is_relative_to(path.parent.resolve()):
         return None
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size

@@ -67,11 +67,12 @@ def write_page(
     question: str | None = None,
     target: float | None = None,
     baseline: Mapping[str, Any] | Sequence[str] | None = None,
+    trust: bool = False,
 ) -> Path:
     """Write the report of ``study`` with all of ``runs``, complete or not, as the page ``path``, and return it.
 
-    ``baseline`` are keys with their values, or the same as ``key=value`` words. Raises ``ValueError`` where a group has
-    several baselines.
+    ``baseline`` are keys with their values, or the same as ``key=value`` words. With ``trust`` schedules of the runs'
+    own are asked for what they freeze. Raises ``ValueError`` where a group has several baselines.
     """
     words = baseline if isinstance(baseline, Mapping) else read_baseline(baseline or ())
     report = make_report(study, target=target, baseline=words)
@@ -89,7 +90,7 @@ def write_page(
         difference_legend=legend(report, differences=True),
         baseline=baseline_words(report),
         figures=_pictures(sweep_figures(study, target=target, say=not_drawn.append)),
-        inside=list(_inside(chosen_runs(study).values())),
+        inside=list(_inside(chosen_runs(study).values(), trust=trust)),
         not_drawn=not_drawn,
         entries=entries,
     )  # fmt: skip
@@ -135,12 +136,12 @@ def _digest(text: str) -> str:
     return "sha256-" + b64encode(sha256(text.encode()).digest()).decode()
 
 
-def _inside(runs: Iterable[Run]) -> Iterator[tuple[str, list[Picture], list[str]]]:
+def _inside(runs: Iterable[Run], *, trust: bool = False) -> Iterator[tuple[str, list[Picture], list[str]]]:
     """Yield what each run was, its pictures, and which there are not, and why."""
     shown: dict[str, str] = {}
     for run in runs:
         title, not_drawn = title_of(run), list[str]()
-        pictures = _pictures(run_figures(run, say=not_drawn.append))
+        pictures = _pictures(run_figures(run, trust=trust, say=not_drawn.append))
         # the page says the same wherever the runs lie
         not_drawn = [line.replace(str(run.path), short_path(run.path)) for line in not_drawn]
         # algorithms of one seed are met by the same clients: one picture of a partition will do

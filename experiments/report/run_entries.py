@@ -20,7 +20,6 @@ from experiments.show import human_bytes, round_cells, short
 from fedpfn.runs import LOG, Run
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.identity import used_keys
-from fedpfn.runs.keys import Scalar
 
 _DEFAULTS = RunConfig().flat()
 _HEADS = (
@@ -112,7 +111,7 @@ def curve(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool) -> RunEntry:
-    used = _used(run.config)
+    used = used_keys(run.config)
     about = Group({key: used.get(key) for key in by}, ()).label()
     state: Literal["complete", "failed", "incomplete"] = (
         "complete" if run.summary is not None else "failed" if run.failure else "incomplete"
@@ -151,14 +150,6 @@ def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool
         environment=tuple(_lines(run.environment)),
         log=read_log(run.path / LOG),
     )
-
-
-def _used(config: RunConfig) -> dict[str, Scalar]:
-    try:
-        return used_keys(config)
-    except ValueError:
-        # a model that is not there may be the very reason why the run is not complete
-        return config.flat()
 
 
 def _reason(run: Run, *, counted: bool) -> str | None:

@@ -1,6 +1,6 @@
 """What a report is about: ``KEY=VALUE`` words read and checked, the runs they choose, and the question of a sweep."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from experiments.report.study import show_value
@@ -47,7 +47,7 @@ def select_runs(runs: Sequence[Run], where: Mapping[str, Sequence[Scalar]]) -> l
     So ``mask.ratio=0.2`` keeps FedAvg, which has none, beside FedPFN at 0.2. Raises ``ValueError``, one line, for a key
     that no run uses and where nothing is left.
     """
-    used = [_used(run) for run in runs]
+    used = [used_keys(run.config) for run in runs]
     if idle := [name for name in where if not any(name in keys for keys in used)]:
         raise ValueError(f"--where: no run uses {', '.join(idle)}")
     kept = [
@@ -61,16 +61,20 @@ def select_runs(runs: Sequence[Run], where: Mapping[str, Sequence[Scalar]]) -> l
     return kept
 
 
-def _used(run: Run) -> dict[str, Scalar]:
-    try:
-        return used_keys(run.config)
-    except ValueError:
-        # a model that is not there may be why a run is not complete; that it is there is asked of those that are
-        return run.config.flat()
+def find_question(folders: Iterable[Path], *, broken: Callable[[Path, str], None] | None = None) -> str:
+    """Return the questions of the sweeps among ``folders``, each once, a line each; empty where there is none.
 
-
-def find_question(folders: Iterable[Path]) -> str:
-    """Return the questions of the sweeps among ``folders``, each once, a line each; empty where there is none."""
-    trees = [read_yaml(folder / SWEEP) for folder in folders if (folder / SWEEP).is_file()]
-    questions = [" ".join(str(tree["question"]).split()) for tree in trees if tree.get("question")]
+    A sweep's file that cannot be read is given to ``broken``, with why; without it, ``ValueError`` is raised.
+    """
+    questions = []
+    for file in (folder / SWEEP for folder in folders if (folder / SWEEP).is_file()):
+        try:
+            question = read_yaml(file).get("question")
+        except ValueError as error:
+            if broken is None:
+                raise
+            broken(file, str(error))
+            continue
+        if question:
+            questions.append(" ".join(str(question).split()))
     return "\n".join(dict.fromkeys(questions))

@@ -5,7 +5,7 @@ is asked for, its value is None. A key that differs and was not asked for splits
 so: nothing is ever averaged across configs that differ in more than the seed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,14 +56,19 @@ class Study:
     fixed: dict[str, Scalar]
 
 
-def make_study(runs: Sequence[Run], by: Sequence[str] | None = None) -> Study:
+def make_study(
+    runs: Sequence[Run], by: Sequence[str] | None = None, *, broken: Mapping[Path, str] | None = None
+) -> Study:
     """Sort complete ``runs`` into groups by the keys ``by``; by default, by every used key that differs among them.
 
-    Raises ``ValueError``, one line, for an unknown key, for the seed as a key, and where no run is complete.
+    ``broken`` are folders that could not be read, with why: the notes say so. Raises ``ValueError``, one line, for an
+    unknown key, for the seed as a key, and where no run is complete.
     """
     complete = [run for run in runs if run.summary is not None]
+    left_out = [f"left out: {fault.replace(str(path), short_path(path))}" for path, fault in (broken or {}).items()]
     if not complete:
-        raise ValueError(f"none of {len(runs)} runs is complete: there is nothing to report")
+        why = "; ".join([f"none of {len(runs)} runs is complete: there is nothing to report", *left_out[:3]])
+        raise ValueError(f"{why} and {len(left_out) - 3} more" if len(left_out) > 3 else why)
     asked = None if by is None else list(dict.fromkeys(by))
     if faults := [_key_fault(name) for name in asked or () if not is_key(name) or name == SEED]:
         raise ValueError(f"cannot report by {'; '.join(faults)}")
@@ -81,7 +86,7 @@ def make_study(runs: Sequence[Run], by: Sequence[str] | None = None) -> Study:
     incomplete = tuple(run for run in runs if run.summary is None)
     notes += [*repeats, *_environment_notes(complete)]
     notes += [f"{short_path(run.path)}: {fault}" for run in complete for fault in disagreements(run)]
-    notes += _incomplete_notes(incomplete, of=len(runs))
+    notes += [*_incomplete_notes(incomplete, of=len(runs)), *left_out]
     fixed = {
         name: next(keys[name] for keys in used if name in keys)
         for name in present

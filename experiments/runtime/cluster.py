@@ -1,8 +1,8 @@
 """Ray under a run: started for it on this machine and gone with it, or a cluster that is there already.
 
-A Ray of our own lies in a temporary folder, finds code as this process does, and neither shows a dashboard nor reports
-its use. Workers of a cluster are sent the folder of the user's modules and have to have this package in the same
-version.
+A Ray of our own lies in a temporary folder, finds code as this process does, answers nobody else (see ``ray_node``),
+and neither shows a dashboard nor reports its use. A cluster's token is that of the environment, as Ray reads it.
+Workers of a cluster are sent the folder of the user's modules and have to have this package in the same version.
 """
 
 import logging
@@ -32,6 +32,7 @@ _SENT = {".py", ".toml", ".md", ".yaml", ".json"}
 _NOT_SENT = {"runs", "sweeps", "data", "__pycache__"}
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "FLWR_TELEMETRY_ENABLED": "0",
     # the log is kept whole: a line that two clients print is printed twice
     "RAY_DEDUP_LOGS": "0",
     # a process without a share of a GPU of Ray's still sees those of the machine: a sweep's server measures on one
@@ -47,7 +48,7 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], N
     """
     import ray
 
-    from experiments.runtime.ray_node import ray_node
+    from experiments.runtime.ray_node import closed_to_others, ray_node
 
     before, on_sigterm, start = dict(os.environ), signal.getsignal(signal.SIGTERM), Path.cwd()
     with temporary_folder("fedpfn-", longest=_LONGEST_ROOT) as root:
@@ -57,7 +58,7 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], N
         empty.mkdir()
         os.chdir(empty)
         try:
-            with ray_node(cpus=cpus, gpus=gpus, folder=root) as (address, look_after):
+            with closed_to_others(), ray_node(cpus=cpus, gpus=gpus, folder=root) as (address, look_after):
                 ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.WARNING)
                 os.chdir(start)
                 _take_back_sigterm(on_sigterm)

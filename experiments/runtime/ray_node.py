@@ -1,18 +1,25 @@
 """Ray on this machine with no more processes than a run needs: store, scheduler and the scheduler's two agents.
 
 ``ray.init`` also starts a dashboard, an autoscaler's monitor and a log monitor, which take seconds and 170 MB, and
-offers no way to leave them out. ``Node`` is not part of Ray's public interface; Flower pins the version of Ray.
+offers no way to leave them out.
+
+Whoever reaches a port of Ray may run code as the user, and by default Ray listens on every interface. This one listens
+on the loopback interface, and takes no word without a token that is drawn anew for each Ray and stands in the
+environment of its processes alone. ``Node`` and the settings that are read again are not part of Ray's public
+interface; Flower pins the version of Ray.
 """
 
 import os
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
+from ray import _raylet
 from ray._private import ray_constants
 from ray._private.node import Node
 from ray._private.parameter import RayParams
@@ -28,11 +35,44 @@ _VITAL = {
 # seconds after which a process gives up a store that it cannot reach: 60 by default, in which the agents of a killed
 # command would stay, though on one machine it does not come back
 _RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
+_TOKEN = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 class _SmallNode(Node):
     def start_api_server(self, **_: Any) -> None:
         """Start no dashboard."""
+
+
+@contextmanager
+def closed_to_others() -> Iterator[None]:
+    """Let this process, and all that it starts meanwhile, speak Ray over loopback, with a token of their own."""
+    cluster = ray_constants.ENABLE_RAY_CLUSTER
+    settings = {
+        **dict.fromkeys(_TOKEN),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # what Ray does on Windows and macOS: no interface but loopback
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    _set(settings, cluster=False)
+    try:
+        yield
+    finally:
+        _set(before, cluster=cluster)
+
+
+def _set(settings: Mapping[str, str | None], *, cluster: bool) -> None:
+    """Set or unset variables of the environment, and have Ray read them, which it does once, when it is imported."""
+    for name, value in settings.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    ray_constants.ENABLE_RAY_CLUSTER = cluster
+    # compiled, and without types
+    raylet: Any = _raylet
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+    raylet.Config.initialize("")
 
 
 @contextmanager

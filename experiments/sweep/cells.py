@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, product
 
 from experiments.report.study import short_name, show_value
-from experiments.sweep.file import Axis, SweepFile
+from experiments.sweep.file import Axis, SweepFile, grids_of
 from fedpfn import imports
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.runs.identity import address, unused_keys, used_keys
@@ -108,8 +108,7 @@ def cell_warnings(cells: Sequence[Cell]) -> list[str]:
 
 
 def _all_settings(sweep: SweepFile) -> Iterator[dict[str, Scalar]]:
-    grids = [sweep.grid] if sweep.grid or not sweep.include else []
-    for axes in (*grids, *sweep.include):
+    for axes in grids_of(sweep.grid, sweep.include):
         for rows in product(*(axis.rows for axis in axes)):
             yield dict(zip(_keys(axes), chain(*rows), strict=True))
 

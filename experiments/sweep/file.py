@@ -13,21 +13,25 @@
     seeds: [0, 1]                                           # or a number n for 0, ..., n - 1
 
 Every section may be left out. Without ``grid`` and ``include`` the base is the only cell, without ``seeds`` its seed
-the only one.
+the only one. Nothing is looked up, as ``${...}`` would ask for. How many cells a file may ask for is bounded before any
+of them is made.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
+from experiments.limits import MOST_CELLS, rough
 from fedpfn import imports
 from fedpfn.runs import read_config, read_yaml
 from fedpfn.runs.config import KEYS, ConfigError, RunConfig, is_key, key_faults, read_overrides
-from fedpfn.runs.keys import Scalar, flatten, kept, unknown_key
+from fedpfn.runs.keys import Scalar, flatten, is_plain, kept, shown, unknown_key
 
+MOST_SEED = 2**63
 _TABLES = {name.partition(".")[0] for name in KEYS}
 # set for each cell by those who run it
 _OURS = ("output.dir", "output.resume")
@@ -112,6 +116,8 @@ def read_sweep(path: Path, words: Iterable[str] = (), *, workdir: Path) -> Sweep
         place.faults.extend(
             f"{name} is set by {owner}, which key=value words do not override" for name in typed if name in swept
         )
+    if not is_plain(given.get("question", "")):
+        place.fault(f"question must be plain text, without '${{', got {shown(given['question'])}")
     settings = started | base | typed
     if "seeds" in given:
         seeds = _seeds(place.at("seeds"), given["seeds"])
@@ -119,9 +125,17 @@ def read_sweep(path: Path, words: Iterable[str] = (), *, workdir: Path) -> Sweep
             place.faults.append("seed has no effect where seeds are given")
     else:
         seeds = [settings.get("seed", RunConfig.seed)]
+    count = len(seeds) * sum(prod(len(axis.rows) for axis in axes) for axes in grids_of(grid, include))
+    if count > MOST_CELLS:
+        place.fault(f"it asks for {rough(count)} runs, and a sweep has at most {MOST_CELLS:,}: divide it into several")
     if place.faults:
         raise ConfigError(dict.fromkeys(place.faults))
     return SweepFile(path, workdir, given.get("question", ""), settings, grid, include, exclude, tuple(map(int, seeds)))
+
+
+def grids_of(grid: tuple[Axis, ...], include: tuple[tuple[Axis, ...], ...]) -> list[tuple[Axis, ...]]:
+    """Return what cells come from: the grid, which an empty one is not where there are others, and the entries."""
+    return [*([grid] if grid or not include else []), *include]
 
 
 def as_tree(sweep: SweepFile) -> dict[str, Any]:
@@ -151,9 +165,9 @@ def _sections(place: _Place, tree: Mapping[Any, Any]) -> dict[str, Any]:
             near = get_close_matches(str(name), _SECTIONS, n=1)
             is_setting = str(name).partition(".")[0] in _TABLES
             hint = "settings go under base" if is_setting else f"a sweep has {', '.join(_SECTIONS)}"
-            place.fault(f"unknown key {name!r}; {f'did you mean {near[0]!r}?' if near else hint}")
+            place.fault(f"unknown key {shown(name)}; {f'did you mean {near[0]!r}?' if near else hint}")
         elif value is not None and not isinstance(value, _SECTIONS[name][0]):
-            place.fault(f"{name} must be {_SECTIONS[name][1]}, got {value!r}")
+            place.fault(f"{name} must be {_SECTIONS[name][1]}, got {shown(value)}")
         elif value is not None:
             given[name] = value
     return given
@@ -165,7 +179,7 @@ def _tables(place: _Place, given: Mapping[str, Any], section: str) -> Iterator[t
         if isinstance(table, Mapping):
             yield place.at(f"{section} {number}"), table
         else:
-            place.at(f"{section} {number}").fault(f"must be a table of keys, got {table!r}")
+            place.at(f"{section} {number}").fault(f"must be a table of keys, got {shown(table)}")
         if table == {} and section == "exclude":
             place.at(f"{section} {number}").fault("names no key: it would exclude everything")
 
@@ -209,9 +223,9 @@ def _axes(place: _Place, table: Mapping[str, Any], *, alone: bool = False, swept
                 place.fault(f"{name} is given twice")
             seen.add(name)
         if not isinstance(rows, list) or not rows:
-            place.fault(f"{heading} must be a list of one or more values, got {rows!r}")
+            place.fault(f"{heading} must be a list of one or more values, got {shown(rows)}")
         elif len(names) > 1 and (wrong := [row for row in rows if not isinstance(row, list) or len(row) != len(names)]):
-            place.fault(f"{heading} must be a list of rows of {len(names)} values, got {wrong[0]!r} among them")
+            place.fault(f"{heading} must be a list of rows of {len(names)} values, got {shown(wrong[0])} among them")
         elif all(known):
             taken = [tuple(map(partial(_value, place), names, row if len(names) > 1 else [row])) for row in rows]
             for row in _repeated(taken):
@@ -220,20 +234,21 @@ def _axes(place: _Place, table: Mapping[str, Any], *, alone: bool = False, swept
     return tuple(axes)
 
 
-def _seeds(place: _Place, given: Any) -> list[Scalar]:
+def _seeds(place: _Place, given: Any) -> Sequence[Scalar]:
     if type(given) is int and given > 0:
-        return list(range(given))
+        # not a list, which a number of seeds is not yet known to be short enough for
+        return range(min(given, MOST_SEED - 1))
     if not isinstance(given, list) or not given:
-        place.fault(f"must be a list of one or more seeds, or their number, got {given!r}")
+        place.fault(f"must be a list of one or more seeds, or their number, got {shown(given)}")
         return []
     for seed in given:
-        try:
-            RunConfig.parse({"seed": seed})
-        except ConfigError as error:
-            for fault in error.faults:
-                place.fault(fault)
+        faults = key_faults("seed", seed)
+        if not faults and seed >= MOST_SEED:
+            faults = [f"seed must be below 2**63, which is what Flower can carry, got {shown(seed)}"]
+        for fault in faults:
+            place.fault(fault)
     for seed in _repeated(given):
-        place.fault(f"{seed!r} is given twice")
+        place.fault(f"{shown(seed)} is given twice")
     return given
 
 
@@ -267,4 +282,12 @@ def _value(place: _Place, name: str, value: Any) -> Scalar:
 
 
 def _repeated(values: Sequence[Any]) -> list[Any]:
-    return [value for number, value in enumerate(values) if value in values[:number]]
+    """Return the values that come again, each time that they do."""
+    seen: set[Any] = set()
+    again = []
+    for value in values:
+        known = repr(value) if isinstance(value, list | dict) else value
+        if known in seen:
+            again.append(value)
+        seen.add(known)
+    return again

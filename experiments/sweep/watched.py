@@ -1,6 +1,7 @@
 """A sweep as whoever watches it sees it: which cells run, are done, failed, are skipped or wait, and what is left."""
 
-import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.progress import RoundsFile, duration, last_score, latest_score, number, seconds_left, seconds_per_round
+from experiments.report.log_text import clean
 from experiments.sweep.costs import Finished, Work
 from experiments.sweep.costs import seconds_left as seconds_left_of_all
 from experiments.sweep.states import CELLS, EVENTS, State, cell_state, is_skipped
-from fedpfn.runs import is_run, read_config, read_json
+from fedpfn.runs import is_run
 from fedpfn.runs.config import RunConfig
+from fedpfn.runs.files import parse_json
+from fedpfn.runs.reading import read_run_config
+from fedpfn.runs.shapes import SUMMARY, is_count, read_table
 
 RUNNING, WAITING = "running", "waiting"
 _ORDER = {
@@ -25,8 +30,14 @@ _ORDER = {
     WAITING: "",
     State.DONE: "green",
 }
+# what ``cells.json`` holds
+_LIST: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "jobs": ("a whole number, 1 or more,", lambda value: is_count(value) and 0 < value < 10**6),
+    "cells": ("a list of cells, each with address, label, rounds and keys,", lambda value: _are_cells(value)),
+}
 # digits at the end of a cell's folder
 _ADDRESS = 12
+_IS_ADDRESS = re.compile(f"[0-9a-f]{{{_ADDRESS}}}")
 # around the table: its head, the line above, the terminal's last one
 _OTHER_LINES = 5
 
@@ -51,12 +62,12 @@ class _Watched:
         """Find out how far it has come."""
         state = cell_state(self.folder)
         if state is State.DONE:
-            self.summary = self.summary or read_json(self.folder / "summary.json")
+            self.summary = self.summary or read_table(self.folder / "summary.json", SUMMARY)
         elif is_skipped(out, self.address):
             state = State.SKIPPED
         elif state is State.CUT and not (self.folder / "failure.json").is_file():
             self.state = RUNNING
-            self.config = self.config or RunConfig.parse(read_config(self.folder / "config.yaml"))
+            self.config = self.config or read_run_config(self.folder)[0]
             return
         self.state = WAITING if state is State.LEFT else state
 
@@ -77,7 +88,7 @@ class SweepView:
 
     def look(self) -> bool:
         """Read what is new, and return whether nothing runs or will."""
-        listed = read_json(self.out / CELLS)
+        listed = read_table(self.out / CELLS, _LIST, needed=tuple(_LIST))
         self._list(listed)
         for cell in self.cells.values():
             cell.look(self.out)
@@ -101,7 +112,7 @@ class SweepView:
         cells = sorted(self.cells.values(), key=lambda cell: list(_ORDER).index(cell.state))
         shown = cells if height is None else cells[: max(height - _OTHER_LINES, 1)]
         for cell in shown:
-            table.add_row(cell.label, Text(cell.state, _ORDER[cell.state]), *_numbers(cell))
+            table.add_row(Text(clean(cell.label)), Text(cell.state, _ORDER[cell.state]), *_numbers(cell))
         more = [Text(f"and {len(cells) - len(shown)} more")] if len(cells) > len(shown) else []
         return Group(Text(f"{self.out}: {self.line()}"), table, *more)
 
@@ -126,21 +137,21 @@ class SweepView:
         def of(state: str) -> list[_Watched]:
             return [cell for cell in self.cells.values() if cell.state == state]
 
-        finished = [Finished(cell.keys, cell.summary["rounds"], cell.summary["seconds"]) for cell in of(State.DONE)]
+        finished = [Finished(cell.keys, *_length(cell)) for cell in of(State.DONE)]
         running = [cell.work() for cell in of(RUNNING)]
         waiting = [cell.work() for cell in [*of(State.CUT), *of(WAITING)]]
         return seconds_left_of_all(running, waiting, finished, jobs=max(self.jobs, len(running)))
 
 
 def _of_folder(path: Path) -> _Watched:
-    config = RunConfig.parse(read_config(path / "config.yaml"))
+    config = read_run_config(path)[0]
     return _Watched(path.name, path.name, config.rounds, config.flat(), path)
 
 
 def _numbers(cell: _Watched) -> tuple[str, str, str, str]:
     """Return round, accuracy or error, seconds per round and time left."""
     if cell.state == State.DONE:
-        rounds, seconds = cell.summary["rounds"], cell.summary["seconds"]
+        rounds, seconds = _length(cell)
         return f"{rounds}/{cell.rounds}", number(last_score(cell.summary)), f"{seconds / max(rounds, 1):.3g}", ""
     rounds_ = cell.file.read()
     place = f"{rounds_[-1]['round'] if rounds_ else 0}/{cell.rounds}"
@@ -150,7 +161,31 @@ def _numbers(cell: _Watched) -> tuple[str, str, str, str]:
     return place, number(latest_score(rounds_)[1]), f"{each:.3g}" if each else "", duration(left) if left else ""
 
 
+def _length(cell: _Watched) -> tuple[int, float]:
+    """Return the rounds of a cell that is done, and the seconds they took."""
+    return cell.summary.get("rounds", 0), cell.summary.get("seconds", 0.0)
+
+
+def _are_cells(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(cell, dict)
+        and cell.keys() == {"address", "label", "rounds", "keys"}
+        # it becomes part of a path
+        and isinstance(cell["address"], str)
+        and _IS_ADDRESS.fullmatch(cell["address"])
+        and isinstance(cell["label"], str)
+        and is_count(cell["rounds"])
+        and isinstance(cell["keys"], dict)
+        and all(isinstance(one, str | int | float) for one in cell["keys"].values())
+        for cell in value
+    )
+
+
 def _last_event(out: Path) -> str | None:
     file = out / EVENTS
     lines = file.read_bytes().splitlines() if file.is_file() else []
-    return json.loads(lines[-1])["event"] if lines else None
+    try:
+        event = parse_json(lines[-1]) if lines else {}
+    except ValueError as error:
+        raise ValueError(f"{file}, line {len(lines)}: {error}") from error
+    return event.get("event") if isinstance(event, dict) else None

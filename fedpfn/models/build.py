@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
@@ -44,6 +45,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+# beyond one of these a model is counted before it is made, which takes a second
+_LARGE_HIDDEN, _LARGE_WIDTH, _LARGE_MULTIPLIER = 50, 5000, 10
 # the defaults of the MLP's settings; a model of the user's own has none of them
 HIDDEN, WIDTH = 2, 200
 
@@ -86,7 +89,14 @@ def build(
     model: Any
     with torch_seed(seed, "model"), torch.device("cpu"), _float32():
         if name in MODELS:
-            model = MODELS[name](input_shape, num_classes, **accepted(MODELS[name], options))
+            settings = accepted(MODELS[name], options)
+            if (
+                hidden > _LARGE_HIDDEN
+                or width * width_multiplier > _LARGE_WIDTH
+                or width_multiplier > _LARGE_MULTIPLIER
+            ):
+                _require_room(name, partial(MODELS[name], input_shape, num_classes, **settings))
+            model = MODELS[name](input_shape, num_classes, **settings)
         elif found := vision.find(name):
             model = vision.torchvision_model(found, num_classes, norm=norm, pretrained=pretrained)
         else:
@@ -144,6 +154,8 @@ def find_faults(
 def used_settings(name: str, *, hidden: int = 1) -> set[str]:
     """Return which settings of ``build`` the model ``name`` takes, other than seed and args; ``hidden`` is the MLP's.
 
+    By the name alone: no module of the user's is imported, so that a name out of a file can be asked about.
+
     >>> sorted(used_settings("cnn"))
     ['width_multiplier']
     """
@@ -152,7 +164,7 @@ def used_settings(name: str, *, hidden: int = 1) -> set[str]:
     if name in MODELS:
         offered: dict[str, Any] = {"hidden": 0, "width": 1, "norm": "none", "width_multiplier": 1.0}
         return set(accepted(MODELS[name], offered))
-    return {"norm", "pretrained"} if vision.find(name) else set()
+    return {"norm", "pretrained"} if vision.named(name) else set()
 
 
 def _name_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
@@ -168,6 +180,20 @@ def _name_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
     built_in = f"the built-in ones are {', '.join(MODELS)}"
     hint = colon_hint(name) or (f"did you mean {' or '.join(near)}?" if near else built_in)
     return [f"unknown model {name!r}; {hint} (a torchvision name or 'package.module:factory' works as well)"]
+
+
+def _require_room(name: str, make: Callable[[], nn.Module]) -> None:
+    """Raise ``ValueError`` for a built-in model that this machine's memory does not hold, before it is made."""
+    memory = psutil.virtual_memory().total
+    try:
+        with torch.device("meta"):
+            size = sum(tensor.numel() * tensor.element_size() for tensor in make().state_dict().values())
+    # more entries than PyTorch counts
+    except (RuntimeError, OverflowError):
+        size = None
+    if size is None or size > memory:
+        told = "more than can be counted" if size is None else f"{size / 1e9:,.0f} GB"
+        raise ValueError(f"model {name!r} of these settings takes {told}, and this machine has {memory / 1e9:,.0f} GB")
 
 
 def _checked(name: str, model: Any) -> nn.Module:

@@ -24,6 +24,17 @@ def names() -> list[str]:
     return list(models.list_models(module=models))
 
 
+def named(name: str) -> str | None:
+    """Return the torchvision name that ``name`` spells, None where it does not; nothing of the user's is imported.
+
+    >>> named("torchvision.models:vgg11"), named("my_models:vgg11")
+    ('vgg11', None)
+    """
+    module, _, plain = name.rpartition(":")
+    of_torchvision = module in ("", "torchvision.models") or module.startswith("torchvision.models.")
+    return plain if of_torchvision and plain in names() else None
+
+
 def find(name: str) -> str | None:
     """Return the torchvision name behind ``name``, which may be an import string such as ``torchvision.models:vgg11``.
 

@@ -6,15 +6,22 @@ header. Client drawing, batch orders and masks need no state: they are functions
 
 A complete run keeps one: ``final.safetensors``, whose tensors are the model's alone, and next to it what else it takes
 to extend the run, ``final-server.safetensors``.
+
+The header holds a digest of all of it, and the settings that the rounds were trained with: a run goes on from what was
+written, under the config that it was written with, or not at all. Neither keeps out whoever rewrites both on purpose.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from errno import EIO
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,6 +31,8 @@ from fedpfn.runs.files import whole_file
 SERVER_OPTIMIZER = "server-optimizer/"
 # in the header: what the record had summed up; the final model of version 0.1 lacks it
 COUNTED = "counted"
+# and what it is checked by; those of earlier versions lack both
+DIGEST, SETTINGS = "digest", "settings"
 _NAME = re.compile(r"round-(\d+)\.safetensors")
 
 
@@ -32,13 +41,30 @@ class Checkpoint:
     """The state after ``server_round``.
 
     ``model`` is the whole state dict, ``server_optimizer`` what the server's optimiser carries from round to round,
-    ``about`` texts that say more: what was counted so far, and by which plans the rounds were trained.
+    ``about`` texts that say more: what was counted so far, by which plans and settings the rounds were trained.
     """
 
     server_round: int
     model: dict[str, Tensor]
     server_optimizer: dict[str, Tensor] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of names, shapes, dtypes and bits of all tensors, and of the texts, in an order of their own."""
+        texts = {name: text for name, text in self.about.items() if name != DIGEST} | {"round": str(self.server_round)}
+        digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
+        for group in (self.model, self.server_optimizer):
+            digest.update(b"|")
+            update_digest(digest, group)
+        return digest.hexdigest()
+
+
+def update_digest(digest: "hashlib._Hash", tensors: Mapping[str, Tensor]) -> None:
+    """Add names, shapes, dtypes and bits of ``tensors`` to a digest, whatever their order."""
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def checkpoint_path(folder: Path, server_round: int) -> Path:
@@ -63,7 +89,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path
     """Write a checkpoint into a run folder, then remove all but the last ``keep`` of them; 0 keeps all."""
     path = checkpoint_path(folder, checkpoint.server_round)
     behind = {SERVER_OPTIMIZER + name: tensor for name, tensor in checkpoint.server_optimizer.items()}
-    about = checkpoint.about | {"round": str(checkpoint.server_round)}
+    about = checkpoint.about | {"round": str(checkpoint.server_round), DIGEST: checkpoint.digest}
     write_tensors(path, checkpoint.model | behind, about)
     if keep:
         for old in checkpoint_rounds(folder)[:-keep]:
@@ -75,7 +101,7 @@ def write_final(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint after the last round in the form in which complete runs keep it."""
     about = {"round": str(checkpoint.server_round)}
     write_tensors(_final(folder, "-server"), checkpoint.server_optimizer, about)
-    write_tensors(_final(folder), checkpoint.model, checkpoint.about | about)
+    write_tensors(_final(folder), checkpoint.model, checkpoint.about | about | {DIGEST: checkpoint.digest})
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -87,16 +113,45 @@ def remove_checkpoints(folder: Path) -> None:
 def last_checkpoint(folder: Path, *, most: int) -> Checkpoint | None:
     """Return the checkpoint of the latest round up to ``most`` that can be read whole, or None.
 
-    A file that a dying disk cut short is passed over for the one before it: that is why two are kept.
+    A file that a dying disk cut short is passed over for the one before it: that is why two are kept. One that is whole
+    and not what was written raises ``ValueError``.
     """
     final = _read_final(folder)
     for server_round in reversed(checkpoint_rounds(folder)):
         if final is not None and server_round <= final.server_round <= most:
-            return final
+            return _verified(final, _final(folder))
         if server_round <= most:
+            path, found = checkpoint_path(folder, server_round), None
             with suppress(SafetensorError, OSError, ValueError):
-                return _read(checkpoint_path(folder, server_round), server_round)
-    return final if final is not None and final.server_round <= most else None
+                found = _read(path, server_round)
+            if found is not None:
+                return _verified(found, path)
+    return _verified(final, _final(folder)) if final is not None and final.server_round <= most else None
+
+
+def settings_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Return the settings that a checkpoint's rounds were trained with; None for one of an earlier version."""
+    return json.loads(checkpoint.about[SETTINGS]) if SETTINGS in checkpoint.about else None
+
+
+def require_same_kind(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` where names, shapes or dtypes of a checkpoint's tensors are not those of the model."""
+    if own.keys() != found.keys():
+        names = ", ".join(sorted(own.keys() ^ found.keys())[:3])
+        raise ValueError(f"cannot resume: the checkpoint and the model do not have the same tensors, such as {names}")
+    for name, tensor in own.items():
+        kinds = [f"{one.dtype} of shape {tuple(one.shape)}" for one in (found[name], tensor)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"cannot resume: {name} is {kinds[0]} in the checkpoint, and {kinds[1]} in the model")
+
+
+def _verified(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    if checkpoint.about.get(DIGEST, checkpoint.digest) != checkpoint.digest:
+        raise ValueError(
+            f"{path} is not what was written: its tensors or its header have changed since; remove it to go on from "
+            "the checkpoint before it, or from the start where there is none"
+        )
+    return checkpoint
 
 
 def _final(folder: Path, suffix: str = "") -> Path:

@@ -130,14 +130,14 @@ class Model:
         "mlp", "mlp, cnn, resnet20 .. 56, wrn56, vgg11, vgg16, lstm, a torchvision name or package.module:factory"
     )
     args: str = key("", _ARGS.format("your own model", "model.args.width=64"), since=2)
-    hidden: int = key(2, "hidden layers of the MLP", least=0)
-    width: int = key(200, "units of a hidden layer of the MLP", least=1)
+    hidden: int = key(2, "hidden layers of the MLP", least=0, most=1000)
+    width: int = key(200, "units of a hidden layer of the MLP", least=1, most=1_000_000)
     norm: str = key(
         "none",
         "normalisation of ResNets, VGGs and torchvision models; without it they need train.lr near 0.01",
         choices=("none", "group", "layer", "batch"),
     )
-    width_multiplier: float = key(1.0, "width of a built-in model relative to its standard", above=0)
+    width_multiplier: float = key(1.0, "width of a built-in model relative to its standard", above=0, most=1000)
     pretrained: bool = key(False, "start torchvision models from their published weights")
 
 

@@ -3,15 +3,20 @@
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+
+from fedpfn.runs.yaml_text import parse_yaml
+
+# a float has no more of them before its point
+_MOST_DIGITS = 309
+# half of a character outside Unicode's first plane, as JSON escapes it
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -61,8 +66,32 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds, or None where there is none."""
-    return json.loads(path.read_bytes()) if path.is_file() else None
+    """Return what a JSON file holds, or None where there is none. Raises ``ValueError`` that names the file."""
+    if not path.is_file():
+        return None
+    try:
+        return parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def parse_json(data: bytes) -> Any:
+    """Return what JSON text holds; half of a character, which nothing can write, becomes a question mark.
+
+    Raises ``ValueError`` in one line, also for what no JSON of ours holds: NaN, numbers beyond those of a float,
+    nesting that Python does not read.
+    """
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_short_int)
+        if _SURROGATE.search(data):
+            value = _whole_characters(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos}") from error
+    except UnicodeError as error:
+        raise ValueError(f"not text in UTF-8: {error.reason}") from error  # type: ignore[attr-defined]
+    except RecursionError as error:
+        raise ValueError("not JSON: it is nested too deep") from error
+    return value
 
 
 def to_json(value: Any, indent: int | None = None) -> bytes:
@@ -86,9 +115,39 @@ def finite(value: Any) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the table a YAML file holds. Raises ``ValueError`` in one line where it cannot be read or holds none."""
     try:
-        tree: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        tree = parse_yaml(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if tree is None:
+        return {}
     if not isinstance(tree, dict):
         raise ValueError(f"{path} holds no table of keys")
     return tree
+
+
+def _whole_characters(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, list):
+        return [_whole_characters(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole_characters(name): _whole_characters(item) for name, item in value.items()}
+    return value
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"not JSON: {word} is no number")
+
+
+def _finite_float(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is larger than any float")
+    return number
+
+
+def _short_int(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"{text[:20]}... is larger than any float")
+    return int(text)

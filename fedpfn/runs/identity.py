@@ -3,28 +3,33 @@
 Two configs that differ only in keys that neither of them uses describe one experiment: FedAvg has no mask ratio, SGD no
 second moment. ``used_keys`` leaves such keys out, so that a sweep does not run one experiment twice and a report does
 not take one for two. Which parts read a key is declared with the key (``used=`` in ``config``), and by the signatures
-of the models. Keys that say where and how long, and not what, are left out as well.
+of the built-in models. Keys that say where and how long, and not what, are left out as well. Nothing that a config
+names is imported: it may have come from anywhere.
 """
 
 import hashlib
 import json
+from dataclasses import asdict
 
 from fedpfn import models
 from fedpfn.args import args_of
+from fedpfn.imports import is_reference
 from fedpfn.runs.arguments import schedule_name
-from fedpfn.runs.config import RunConfig
+from fedpfn.runs.config import Model, RunConfig
 from fedpfn.runs.keys import KeySpec, Scalar, When, key_specs
 from fedpfn.runs.legacy import as_version_1
 
 _SPECS = key_specs(RunConfig)
+_DEFAULTS = asdict(Model())
 _MODEL_SETTINGS = ("hidden", "width", "norm", "width_multiplier", "pretrained")
 
 
 def unused_keys(config: RunConfig) -> dict[str, str]:
     """Return the keys that no part of ``config`` reads, each with the setting that makes it so.
 
-    A partition scheme of the user's own may read any setting of its table, so that none of them is unused; nor is one
-    of a model that cannot be imported here.
+    A partition scheme of the user's own may read any setting of its table, so that none of them is unused. A model of
+    the user's own is not imported: it takes ``model.norm`` and ``model.pretrained`` where they are set, which it can
+    only do if it is one of torchvision's under another name.
 
     >>> unused_keys(RunConfig.parse({"strategy.name": "fedavg"}))["mask.ratio"]
     'strategy.name=fedavg'
@@ -95,9 +100,8 @@ def _is_in_result(spec: KeySpec, flat: dict[str, Scalar]) -> bool:
 
 def _unused_by_model(config: RunConfig) -> dict[str, str]:
     name, hidden = config.model.name, config.model.hidden
-    try:
-        used = models.used_settings(name, hidden=hidden)
-    except ValueError:
-        return {}
+    used = models.used_settings(name, hidden=hidden)
+    if is_reference(name):
+        used |= {setting for setting in ("norm", "pretrained") if getattr(config.model, setting) != _DEFAULTS[setting]}
     because = f"model.name={name}" + (" and model.hidden=0" if name == "mlp" and hidden == 0 else "")
     return {f"model.{setting.replace('_', '-')}": because for setting in _MODEL_SETTINGS if setting not in used}

@@ -7,12 +7,17 @@ A schema is a tree of frozen dataclasses whose leaves are scalars declared with 
 import difflib
 import math
 import operator
+import re
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, get_type_hints
 
 from fedpfn.args import Scalar as Scalar
+
+_KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+# what a terminal takes for a command, no path may hold, or, as half of a character, nothing can write
+_UNPLAIN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class When(NamedTuple):
@@ -159,7 +164,7 @@ def unknown_key(name: str, known: Mapping[str, KeySpec], *, command: str = "fedp
     """Say that a key is unknown, and which known one is near, or the ``command`` that lists them."""
     near = nearest_key(name, known)
     hint = f"; did you mean {near!r}?" if near else f"; `{command}` lists them all"
-    return f"unknown key {name!r}{hint}"
+    return f"unknown key {shown(name)}{hint}"
 
 
 def nearest_key(name: str, known: Mapping[str, KeySpec]) -> str | None:
@@ -175,12 +180,30 @@ def type_fault(spec: KeySpec, value: Any) -> str | None:
     """Say that a value has the wrong type, or return None."""
     # bool is an int to Python and an int is a float to arithmetic: only the second is meant by anyone
     if type(value) is spec.type or (spec.type is float and type(value) is int and abs(value) < 2**1023):
-        # OmegaConf would read more into these than text
-        if isinstance(value, str) and ("${" in value or value == "???"):
-            return f"{spec.name} must be plain text, without '${{' and not '???', got {value!r}"
+        if isinstance(value, str) and not is_plain(value):
+            return f"{spec.name} must be plain text, without '${{' and not '???', got {shown(value)}"
+        if type(value) is int and abs(value) >= (2**64 if spec.type is int else 2**1023):
+            return f"{spec.name} must be {_KINDS[spec.type]}, got one of {value.bit_length()} bits"
         return None
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return f"{spec.name} must be {names[spec.type]}, got {value!r} ({type(value).__name__})"
+    return f"{spec.name} must be {_KINDS[spec.type]}, got {shown(value)} ({type(value).__name__})"
+
+
+def is_plain(text: str) -> bool:
+    """Tell whether a text is what it says: files and processes take it, and OmegaConf reads no more into it."""
+    return "${" not in text and text != "???" and not _UNPLAIN.search(text)
+
+
+def shown(value: Any, most: int = 200) -> str:
+    """Return a value as a message shows it, on one line and cut short where it is long.
+
+    >>> shown("a" * 9, 6), shown({"a": [1]})
+    ("'aaaaa...", "{'a': [1]}")
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        text = f"something of type {type(value).__name__} that is too long to be shown"
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def kept(spec: KeySpec, value: Any) -> Any:

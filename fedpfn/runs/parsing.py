@@ -17,9 +17,11 @@ from fedpfn.runs.keys import (
     Scalar,
     args_key,
     flatten,
+    is_plain,
     key_specs,
     nearest_key,
     nest,
+    shown,
     snake,
     type_fault,
     unknown_key,
@@ -150,12 +152,13 @@ def parse_layers(
 
 def argument_fault(name: str, value: Any) -> str | None:
     """Say that ``name``, such as ``model.args.width``, cannot be an argument or ``value`` not its value."""
+    told = name if name.isprintable() else shown(name)
     try:
         argument_name(name.partition(".args.")[2])
     except ValueError as error:
-        return f"{name}: {error}"
+        return f"{told}: {error}"
     if type(value) not in (bool, int, float, str) or (type(value) is float and not math.isfinite(value)):
-        return f"{name} must be a finite number, true or false, or text, got {value!r} ({type(value).__name__})"
-    if isinstance(value, str) and "${" in value:
-        return f"{name} must be plain text, without '${{', got {value!r}"
+        return f"{told} must be a finite number, true or false, or text, got {shown(value)} ({type(value).__name__})"
+    if isinstance(value, str) and not is_plain(value):
+        return f"{told} must be plain text, without '${{', got {shown(value)}"
     return None

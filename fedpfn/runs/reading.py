@@ -1,17 +1,29 @@
-"""Run folders as read: one of them, or all that lie below a folder."""
+"""Run folders as read: one of them, or all that lie below a folder.
 
-import json
-from collections.abc import Iterable
+Nothing that a folder names is imported or run, and ``shapes`` says what its files have to look like.
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from fedpfn.runs.config import RunConfig
-from fedpfn.runs.files import read_json, read_yaml
+from fedpfn.runs.arrays_file import read_arrays
+from fedpfn.runs.config import ConfigError, RunConfig
+from fedpfn.runs.files import read_yaml
 from fedpfn.runs.machine import ENVIRONMENT
+from fedpfn.runs.shapes import (
+    FAILURE,
+    PARTITION,
+    SUMMARY,
+    environment_fault,
+    parse_round,
+    read_measures,
+    read_table,
+    require_rounds,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +32,8 @@ if TYPE_CHECKING:
 LOG = "flower.log"
 # in the line of the round with which a run ended before its last one, and in its summary: why
 STOPPED = "stopped"
+# by what a run folder is found: other files next to a ``config.yaml`` make no run of it
+_TRACES = ("rounds.jsonl", "failure.json", "summary.json", "partition.json")
 
 
 @dataclass(frozen=True)
@@ -39,9 +53,8 @@ class Run:
     measures: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def barriers(self, server_round: int) -> dict[str, NDArray[Any]]:
-        """Return the arrays of a round's barrier file."""
-        with np.load(self.path / "barriers" / f"round-{server_round:04d}.npz") as file:
-            return {name: file[name] for name in file.files}
+        """Return the arrays of a round's barrier file. Raises ``ValueError`` for a broken one, ``OSError`` for none."""
+        return read_arrays(self.path / "barriers" / f"round-{server_round:04d}.npz")
 
     def state(self, name: str = "final") -> "dict[str, Tensor]":
         """Return the model's tensors of a checkpoint."""
@@ -60,49 +73,84 @@ def is_run(path: Path) -> bool:
 
 
 def read_run(path: Path | str) -> Run:
-    """Read a run folder, complete or not. Raises ``ValueError`` where there is none."""
+    """Read a run folder, complete or not.
+
+    Raises ``ValueError`` where there is none, and in one line that names the file for what a run does not write.
+    """
     path = Path(path)
-    if not is_run(path):
-        raise ValueError(f"{path} is not a run folder: it has no config.yaml")
-    tree = read_yaml(path / "config.yaml")
-    about = tree.pop(ENVIRONMENT, {})
+    config, about = read_run_config(path)
+    rounds = read_rounds(path)
+    require_rounds(rounds, path / "rounds.jsonl")
     return Run(
         path=path,
-        config=RunConfig.parse(tree),
+        config=config,
         environment=about,
-        rounds=read_rounds(path),
-        partition=read_json(path / "partition.json"),
-        summary=read_json(path / "summary.json"),
-        failure=read_json(path / "failure.json"),
-        measures=read_json(path / "measures.json") or {},
+        rounds=rounds,
+        partition=read_table(path / "partition.json", PARTITION),
+        summary=read_table(path / "summary.json", SUMMARY),
+        failure=read_table(path / "failure.json", FAILURE, needed=("reason",)),
+        measures=read_measures(path / "measures.json"),
     )
 
 
-def find_runs(paths: Iterable[Path | str] | Path | str) -> list[Run]:
+def read_run_config(path: Path) -> tuple[RunConfig, dict[str, Any]]:
+    """Return the config of a run folder, and where it ran. Raises as ``read_run`` does."""
+    file = path / "config.yaml"
+    if not is_run(path):
+        raise ValueError(f"{path} is not a run folder: it has no config.yaml")
+    tree = read_yaml(file)
+    about = tree.pop(ENVIRONMENT, {})
+    if not tree:
+        raise ValueError(f"{file} holds no settings: it is empty, or was cut short")
+    if fault := environment_fault(about):
+        raise ValueError(f"{file}: {fault}")
+    try:
+        return RunConfig.parse(tree), about
+    except ConfigError as error:
+        raise ValueError(f"{file}: {'; '.join(error.faults)}") from error
+
+
+def find_runs(
+    paths: Iterable[Path | str] | Path | str, *, broken: Callable[[Path, str], None] | None = None
+) -> list[Run]:
     """Read every run folder at or below ``paths``, sorted by path, each once.
 
-    A run folder holds ``config.yaml`` and ``rounds.jsonl``, or ``failure.json`` where it failed before its first
-    round. Raises ``ValueError`` for a path that does not exist or has none below it.
+    A run folder holds ``config.yaml`` and what a run writes next to it. One that cannot be read is left out, and given
+    to ``broken`` with why; without it, ``ValueError`` is raised. So it is for a path that does not exist or has no run
+    below it.
     """
     found: dict[Path, None] = {}
     for path in [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]:
         if not path.is_dir():
             raise ValueError(f"{path} is not a folder")
-        files = (file for name in ("rounds.jsonl", "failure.json") for file in path.rglob(name))
-        here = sorted({file.parent.resolve() for file in files if is_run(file.parent)})
+        here = sorted({file.parent.resolve() for name in _TRACES for file in path.rglob(name) if is_run(file.parent)})
         if not here:
             raise ValueError(f"no run folder at or below {path}")
         found |= dict.fromkeys(here)
-    return [read_run(path) for path in sorted(found)]
+    runs = []
+    for path in sorted(found):
+        try:
+            run = read_run(path)
+            if not run.rounds and run.failure is None:
+                raise ValueError(f"{path} has no round on record: rounds.jsonl is empty or not there")
+            runs.append(run)
+        except (OSError, ValueError) as error:
+            if broken is None:
+                raise
+            broken(path, " ".join(str(error).split()))
+    return runs
 
 
 def read_rounds(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of ``rounds.jsonl``; a last line cut short by a crash is left out."""
+    """Return the complete lines of ``rounds.jsonl``; a last line cut short by a crash is left out.
+
+    Raises ``ValueError`` that names file and line for one that is broken, doubled or missing.
+    """
     file = path / "rounds.jsonl"
     if not file.is_file():
         return []
     lines = file.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1]]
+    return [parse_round(line, number, file) for number, line in enumerate(lines[:-1])]
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from fedpfn.params import State, first_non_finite, read_state, state_digest
 from fedpfn.rounds import Round
 from fedpfn.runs.barrier_arrays import barrier_arrays
 from fedpfn.runs.best_model import Best, BestModel
-from fedpfn.runs.checkpoints import COUNTED, Checkpoint
+from fedpfn.runs.checkpoints import COUNTED, SETTINGS, Checkpoint
 from fedpfn.runs.folder import RunFolder
+from fedpfn.runs.keys import Scalar
 from fedpfn.runs.reading import STOPPED, read_rounds
 from fedpfn.runs.stopping import NEVER, Progress, StopRule
 from fedpfn.runs.summary import summarise
@@ -47,6 +48,8 @@ class Recorder:
         Name of the mask schedule in force, ``"none"`` where nothing is masked.
     model_name
         Name of the model, written into checkpoints.
+    settings
+        What the results depend on, by name, written into checkpoints; None to leave it out.
     strategy_state
         Returns the tensors that the strategy carries from round to round, for checkpoints.
     checkpoint_every
@@ -82,6 +85,7 @@ class Recorder:
         measures: Sequence[Measure] = BUILT_IN,
         schedule: str = "none",
         model_name: str = "",
+        settings: Mapping[str, Scalar] | None = None,
         strategy_state: Callable[[], Mapping[str, Tensor]] = dict,
         checkpoint_every: int = 0,
         keep_checkpoints: int = 2,
@@ -93,6 +97,7 @@ class Recorder:
         self.folder, self.instruments = folder, instruments
         self.measures = tuple(m for m in measures if not m.needs_held_out or instruments.held_out is not None)
         self.schedule, self.model_name, self.strategy_state = schedule, model_name, strategy_state
+        self.settings = settings
         self.checkpoint_every, self.keep_checkpoints = checkpoint_every, keep_checkpoints
         self.save_client_models, self.tracker = save_client_models, tracker
         self.stop, self._progress = stop, Progress()
@@ -130,7 +135,7 @@ class Recorder:
         Raises
         ------
         ValueError
-            If the plans are not those that the rounds were trained by.
+            If the plans are not those that the rounds were trained by, or the checkpoint's header was cut.
         """
         number = checkpoint.server_round
         self._plans = [encode_plan(plan) for plan in ([UNMASKED] * number if plans is None else plans)]
@@ -140,12 +145,17 @@ class Recorder:
                 "must depend only on the rounds that it is asked for"
             )
         self.rounds, self.state = read_rounds(self.folder.path), read_state(self.instruments.model)
-        counted = json.loads(checkpoint.about[COUNTED])
-        self.wire_bytes, self.devices = counted["wire_bytes"], counted["devices"]
-        self._seconds_before, self._ended = counted["seconds"], time.perf_counter()
-        self._progress = Progress.read(checkpoint.about.get(PROGRESS))
-        if self.best_model is not None and BEST in checkpoint.about:
-            self.best_model.best = Best.read(checkpoint.about[BEST])
+        try:
+            counted = json.loads(checkpoint.about[COUNTED])
+            self.wire_bytes, self.devices = counted["wire_bytes"], counted["devices"]
+            self._seconds_before, self._ended = counted["seconds"], time.perf_counter()
+            self._progress = Progress.read(checkpoint.about.get(PROGRESS))
+            if self.best_model is not None and BEST in checkpoint.about:
+                self.best_model.best = Best.read(checkpoint.about[BEST])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"cannot resume: the header of the checkpoint of round {number} does not say what the run had counted"
+            ) from error
 
     def __call__(self, round: Round) -> dict[str, float]:
         """Measure and record a round.
@@ -285,6 +295,8 @@ class Recorder:
     def _checkpoint(self, server_round: int) -> Checkpoint:
         counted = {"wire_bytes": self.wire_bytes, "devices": self.devices, "seconds": self.seconds}
         about = {"model": self.model_name, PLANS: self.plans_digest(), COUNTED: json.dumps(counted)}
+        if self.settings is not None:
+            about[SETTINGS] = json.dumps(dict(self.settings))
         if self.stop.is_active:
             about[PROGRESS] = self._progress.text()
         if self.best_model is not None and self.best_model.best is not None:

@@ -22,12 +22,18 @@ def read_runs(paths: Iterable[Path | str] | Path | str) -> "pd.DataFrame":
     name, then every number and text of ``rounds.jsonl`` under its name (``round``, ``accuracy``, ``loss``,
     ``train_loss``, ``mask.frozen``, ``barrier.accuracy_mean``, ``fusion.accuracy``, ``bytes_up`` ..., and a user's own
     measures), a list with a column for each of its entries (``class_accuracy.0``), ``clients`` and ``failures`` as
-    their numbers. What was not measured is NaN. Raises ``ValueError`` where there is no run.
+    their numbers. What was not measured is NaN. Raises ``ValueError`` where there is no run, and for a folder that
+    cannot be read, which it names.
     """
+    return rounds_of(find_runs(paths))
+
+
+def rounds_of(runs: Iterable[Run]) -> "pd.DataFrame":
+    """Return the rounds of ``runs`` as ``read_runs`` does."""
     # half a second, which every run would pay for at its start
     import pandas as pd
 
-    return pd.DataFrame([row for run in find_runs(paths) for row in _rows(run)])
+    return pd.DataFrame([row for run in runs for row in _rows(run)])
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """What is on record of one round's client models: the barrier between every pair, and the paths between them."""
 
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,6 +46,8 @@ def barrier_matrix(run: Run, server_round: int | None = None, kind: str = "") ->
     if isinstance(found, str):
         return Skipped(name, found)
     server_round, arrays = found
+    if f"{kind}_matrix" not in arrays:
+        return Skipped(name, f"the barrier file of round {server_round} has no {kind} barriers")
     matrix, clients = arrays[f"{kind}_matrix"].astype(float), arrays["clients"]
     np.fill_diagonal(matrix, np.nan)
     measured = matrix[np.isfinite(matrix)]
@@ -139,11 +140,30 @@ def _of_round(run: Run, server_round: int | None) -> tuple[int, Arrays] | str:
     if server_round not in measured:
         return f"no barrier was measured in round {server_round}; there are {', '.join(map(str, measured))}"
     try:
-        return server_round, run.barriers(server_round)
+        arrays = run.barriers(server_round)
     except FileNotFoundError:
         return f"the barrier file of round {server_round} is not there"
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        return f"the barrier file of round {server_round} cannot be read: {' '.join(str(error).split())}"
+    except (OSError, ValueError) as error:
+        told = str(error).rpartition("cannot be read: ")[2]
+        return f"the barrier file of round {server_round} cannot be read: {told}"
+    if fault := _shape_fault(arrays):
+        return f"the barrier file of round {server_round} is not what a run writes: {fault}"
+    return server_round, arrays
+
+
+def _shape_fault(arrays: Arrays) -> str | None:
+    """Say which array does not fit the others: the clients, their pairs and the points of a path give all sizes."""
+    sizes = [arrays[name].shape[:1] for name in ("clients", "pairs", "alphas") if name in arrays]
+    if len(sizes) < 3 or not all(sizes) or not all(size[0] for size in sizes):
+        return "clients, pairs or alphas are not there"
+    (clients,), (pairs,), (points,) = sizes
+    expected = {"clients": (clients,), "pairs": (pairs, 2), "alphas": (points,)}
+    for kind in _KINDS:
+        expected |= {kind: (pairs, points), f"{kind}_matrix": (clients, clients)}
+    for name, shape in expected.items():
+        if name in arrays and (arrays[name].shape != shape or arrays[name].dtype.kind not in "iuf"):
+            return f"{name} is {arrays[name].dtype} of shape {arrays[name].shape}, where {shape} is expected"
+    return None
 
 
 def _short(value: float) -> str:

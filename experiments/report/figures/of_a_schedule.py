@@ -22,6 +22,7 @@ from experiments.report.figures.pictures import Drawn, NamedFigure, Skipped
 from experiments.report.figures.style import BLUE, DOUBLE, add_legend, entitle, in_style, new_figure
 from experiments.report.figures.words import counted, title_of
 from fedpfn.algorithms import TITLES
+from fedpfn.imports import is_reference
 from fedpfn.masks import Shapes, mask_arrays
 from fedpfn.runs import Run
 from fedpfn.runs.arguments import is_masked, round_plans
@@ -41,11 +42,11 @@ _COLOURS = {TRAINED: "#E4E4E4", SECOND: "#56B4E9", PARTLY: "#56B4E9", FIRST: "#D
 
 
 @in_style()
-def schedule(run: Run) -> Drawn:
+def schedule(run: Run, *, trust: bool = False) -> Drawn:
     """Draw what the first rounds freeze, rounds by entries, under the share that is frozen in every round.
 
     Of each tensor some entries are drawn, evenly spaced over it; of many tensors, some. A schedule of the user's own is
-    asked for its rounds in order, as in the run.
+    asked for its rounds in order, as in the run, but only with ``trust``: it is code, and the folder may be anybody's.
     """
     name = "mask-schedule"
     trained = [record for record in run.rounds if record["mask"]]
@@ -56,6 +57,8 @@ def schedule(run: Run) -> Drawn:
         return Skipped(name, "SSFL's mask is chosen by the clients' data")
     if not trained:
         return Skipped(name, "no round of training is on record")
+    if is_reference(run.config.mask.schedule) and not trust:
+        return Skipped(name, f"the schedule {run.config.mask.schedule} is code of its author's; --trust runs it")
     try:
         shapes = _shapes(run)
     except (OSError, SafetensorError) as error:

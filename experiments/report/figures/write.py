@@ -1,5 +1,6 @@
 """All pictures of a study, and of a run; their files."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,9 +28,13 @@ def sweep_figures(study: Study, target: float | None = None, *, say: Say = _noth
     return _drawn(_of_study(study, target), say)
 
 
-def run_figures(run: Run, *, say: Say = _nothing) -> list[NamedFigure]:
-    """Return the pictures of one run; ``say`` which there are not, and why."""
-    return _drawn((draw(run) for draw in (barrier_matrix, interpolation, partition, schedule)), say)
+def run_figures(run: Run, *, trust: bool = False, say: Say = _nothing) -> list[NamedFigure]:
+    """Return the pictures of one run; ``say`` which there are not, and why.
+
+    With ``trust`` a schedule of the run's own is asked for what it froze.
+    """
+    draws = (barrier_matrix, interpolation, partition, partial(schedule, trust=trust))
+    return _drawn((draw(run) for draw in draws), say)
 
 
 def chosen_runs(study: Study) -> dict[str, Run]:
@@ -40,14 +45,17 @@ def chosen_runs(study: Study) -> dict[str, Run]:
     return runs
 
 
-def write_figures(study: Study, folder: Path, *, target: float | None = None, say: Say = _nothing) -> list[Path]:
+def write_figures(
+    study: Study, folder: Path, *, target: float | None = None, trust: bool = False, say: Say = _nothing
+) -> list[Path]:
     """Write the pictures of ``study`` and of one run an algorithm as NAME.svg and NAME.png; return the paths.
 
-    ``say`` gets a line for each picture that there is not, with the reason.
+    ``say`` gets a line for each picture that there is not, with the reason. With ``trust`` schedules of the runs' own
+    are asked for what they freeze.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for picture in _all_figures(study, target, say):
+    for picture in _all_figures(study, target, trust, say):
         for suffix, data in ((".svg", svg(picture)), (".png", png(picture))):
             path = folder / (picture.name + suffix)
             write_whole(path, data)
@@ -55,12 +63,13 @@ def write_figures(study: Study, folder: Path, *, target: float | None = None, sa
     return paths
 
 
-def _all_figures(study: Study, target: float | None, say: Say) -> Iterator[NamedFigure]:
+def _all_figures(study: Study, target: float | None, trust: bool, say: Say) -> Iterator[NamedFigure]:
     yield from sweep_figures(study, target, say=say)
     partitions: dict[str, str] = {}
     for algorithm, run in chosen_runs(study).items():
-        head = f"run-{algorithm}-"
-        for picture in run_figures(run, say=partial(_behind, head, say)):
+        # an algorithm of the user's own may be a path
+        head = f"run-{re.sub(r'[^A-Za-z0-9_.+-]', '-', algorithm)}-"
+        for picture in run_figures(run, trust=trust, say=partial(_behind, head, say)):
             name = head + picture.name
             if picture.name == "partition":
                 digest = (run.partition or {}).get("digest") or name

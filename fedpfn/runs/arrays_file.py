@@ -1,0 +1,57 @@
+"""Arrays in an npz file, read once their sizes are known: what it unpacks to is bounded by what it says it holds.
+
+A few kilobytes can say that they are petabytes of numbers, or unpack to gigabytes of zeros.
+"""
+
+import lzma
+import struct
+import zipfile
+import zlib
+from math import prod
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# the barriers of a thousand clients, twice over
+MOST_BYTES = 1_000_000_000
+_HEADS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# what zip files, their compression and the heads of arrays, which are Python literals, end in where they are broken
+_BROKEN = (
+    ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, SyntaxError,
+    TokenError, TypeError, MemoryError, KeyError,
+)  # fmt: skip
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an npz file.
+
+    Raises ``ValueError`` in one line that names the file for what is no such file, holds objects, is larger than it
+    may be, or does not hold what its heads say; ``OSError`` where there is none.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = file.infolist()
+            if (size := sum(member.file_size for member in members)) > MOST_BYTES:
+                raise ValueError(f"it unpacks to {size:,} bytes, and arrays of a run have at most {MOST_BYTES:,}")
+            for member in members:
+                _check_head(file, member)
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except _BROKEN as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _check_head(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    with file.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version not in _HEADS:
+            raise ValueError(f"{member.filename!r} is written in version {version} of NumPy's format")
+        shape, _, dtype = _HEADS[version](stream)
+        if dtype.hasobject:
+            raise ValueError(f"{member.filename!r} holds objects, and arrays are expected to be of numbers")
+        held = member.file_size - stream.tell()
+        if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != held:
+            raise ValueError(f"{member.filename!r} says that it has shape {shape}, and holds {held:,} bytes")
