@@ -28,11 +28,19 @@ export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 F
 export FLWR_SUPEREXEC_TASK_POLL_INTERVAL=${FLWR_SUPEREXEC_TASK_POLL_INTERVAL:-0.1}
 
 pids=()
+descendants() {
+    local child
+    for child in $(pgrep -P "$1" || true); do echo "$child"; descendants "$child"; done
+}
 stop() {
     trap - EXIT
+    local family
+    family=$(for pid in "${pids[@]}"; do descendants "$pid"; done)
     # the nodes first, which say goodbye to the SuperLink
     for ((i = ${#pids[@]} - 1; i >= 0; i--)); do kill "${pids[i]}" 2> /dev/null || true; done
     wait
+    # a ServerApp that was cut off from its SuperLink would look for it for ever
+    for pid in $family; do kill -KILL "$pid" 2> /dev/null || true; done
 }
 trap stop EXIT
 trap 'exit 143' TERM
