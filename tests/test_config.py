@@ -59,8 +59,8 @@ def a_value(spec: KeySpec) -> st.SearchStrategy[Any]:
     least, above = spec.limits.get("least"), spec.limits.get("above")
     most, below = spec.limits.get("most"), spec.limits.get("below")
     if spec.type is int:
-        assert least is not None and above is None and most is None and below is None
-        return st.integers(int(least), 2**62)
+        assert least is not None and above is None and below is None
+        return st.integers(int(least), 2**62 if most is None else int(most))
     return st.floats(
         least if above is None else above,
         most if below is None else below,
