@@ -63,7 +63,7 @@ def _faults(outcome: Outcome, fault: Fault, *, has_folder: bool, both: bool) -> 
         "other weights than those of an undisturbed run" if outcome.same is False else "",
         f"its words lack {fault.says!r}" if fault.says and not re.search(fault.says, said) else "",
     ]
-    early = status != 0
+    early = status not in (0, None)
     if fault.ending is Ending.COMPLETES and (early or not outcome.complete):
         faults.append(f"it had to complete, and ended with {outcome.ended()}")
     if fault.ending in (Ending.STOPS, Ending.REFUSED) and status == 0:

@@ -169,8 +169,8 @@ class Stage:
     def make_room(self) -> None:
         """Give the file system of the run folder space again."""
         if self.fault.place.disk_kb:
+            subprocess.run(["mount", "-o", "remount,rw,size=64m", str(self.space)], check=True)
             (self.space / "filler").unlink(missing_ok=True)
-            subprocess.run(["mount", "-o", "remount,size=64m", str(self.space)], check=True)
 
 
 def can_mount() -> bool:
