@@ -68,6 +68,7 @@ JUDGED = [
     (STOPPED, {"status": 130, "said": GOING_ON}, ["without a word"]),
     (STOPPED, {"status": 0, "complete": True}, ["had to end with an error"]),
     (STOPPED, {"status": None}, ["did not end"]),
+    (STOPPED, {"status": -11, "last": "stopped", "said": GOING_ON}, ["crashed with signal 11"]),
     (STOPPED, {"status": 1, "last": "x", "said": f"Traceback (most recent call last)\n{GOING_ON}"}, ["traceback"]),
     (COMPLETED, {"status": 0, "complete": True}, []),
     (COMPLETED, {"status": 1, "last": "x", "said": GOING_ON}, ["had to complete"]),

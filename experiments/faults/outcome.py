@@ -57,6 +57,7 @@ def _faults(outcome: Outcome, fault: Fault, *, has_folder: bool, both: bool) -> 
     status, said, deadly = outcome.status, outcome.said, fault.action.deadly
     faults = [
         "it did not end" if status is None else "",
+        f"it crashed with signal {-status}" if status is not None and status < 0 and not deadly else "",
         "a traceback was printed" if "Traceback (most recent call last)" in said else "",
         "summary.json and failure.json in one folder" if both else "",
         f"left behind: {', '.join(outcome.left)}" if outcome.left else "",
