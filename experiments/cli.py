@@ -17,14 +17,13 @@ from experiments.bench.cli import bench
 from experiments.command_classes import App
 from experiments.faults.cli import EPILOG as FAULTS_EPILOG
 from experiments.faults.cli import faults
-from experiments.interruption import interruptible
+from experiments.interruption import INTERRUPTED, interruptible
 from experiments.lab.cli import app as lab
 from experiments.report.cli import EPILOG as REPORT_EPILOG
 from experiments.report.cli import report
 from fedpfn import garbage
 
 console, errors = terminal.stdout(), terminal.stderr()
-_INTERRUPTED = 130
 
 EPILOG = (
     "Settings are key=value words, e.g. `partition.alpha=0.1`; `fedpfn keys` lists all of them with their defaults. "
@@ -282,7 +281,7 @@ def _run_app() -> None:
         app()
     except SystemExit as ended:
         # what typer makes of Ctrl-C
-        if ended.code == _INTERRUPTED:
+        if ended.code == INTERRUPTED:
             _say_last("stopped", ended)
         raise
     except Exception as error:

@@ -1,12 +1,16 @@
 """Ctrl-C, SIGTERM and the terminal's going: one way to be stopped, and one wish however often it is said."""
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
+# the exit status of a command that was interrupted
+INTERRUPTED = 130
 # a second Ctrl-C in this time is impatience with the first one's taking down, which it would leave half done
 _SAME_WISH_SECONDS = 10.0
 
@@ -15,8 +19,8 @@ _SAME_WISH_SECONDS = 10.0
 def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
     """Let SIGTERM, and the terminal's going, end a run as Ctrl-C does.
 
-    What comes within ten seconds of an interruption is ignored. With ``to_the_end`` the process ends after this block,
-    and no signal disturbs it once it was interrupted.
+    What comes within ten seconds of an interruption is ignored. With ``to_the_end`` an interrupted process ends with
+    this block, without what Python does last: that crashes over modules whose import was interrupted.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -40,6 +44,14 @@ def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        interrupted = last > 0
+        if to_the_end and last > 0:
+            _leave()
         for number in ours:
-            signal.signal(number, signal.SIG_IGN if to_the_end and interrupted else before[number])
+            signal.signal(number, before[number])
+
+
+def _leave() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(INTERRUPTED)

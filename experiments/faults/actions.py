@@ -13,6 +13,8 @@ import psutil
 
 from experiments.faults.processes import Family
 
+_ATTEMPTS = 50
+
 
 class Disturbed(Protocol):
     """A run as far as an action sees it."""
@@ -57,13 +59,13 @@ NOTHING = Nothing()
 
 @dataclass(frozen=True)
 class Signal:
-    """``number`` to the processes that ``to`` names, ``times`` times, ``gap`` seconds apart.
+    """The signal ``name`` to the processes that ``to`` names, ``times`` times, ``gap`` seconds apart.
 
     ``to`` is ``command``, ``group`` (its process group), ``worker`` (one), ``workers``, ``host`` (one, of a sweep),
     ``hosts``, ``raylet``, ``gcs`` or ``server`` (of Flower's).
     """
 
-    number: signal.Signals
+    name: str
     to: str = "command"
     times: int = 1
     gap: float = 0.0
@@ -71,20 +73,21 @@ class Signal:
     @property
     def deadly(self) -> bool:
         """Whether it leaves the command no time for a word."""
-        return self.number == signal.SIGKILL and self.to in ("command", "group")
+        return self.name == "SIGKILL" and self.to in ("command", "group")
 
     def __call__(self, run: Disturbed) -> None:
         """Send them. Raises ``LookupError`` where there is no such process."""
+        number = getattr(signal, self.name)
         for turn in range(self.times):
             if turn:
                 time.sleep(self.gap)
             if self.to == "group":
                 with suppress(ProcessLookupError):
-                    os.killpg(run.family.leader, self.number)
+                    os.killpg(run.family.leader, number)
                 continue
             for process in run.family.named(self.to):
                 with suppress(psutil.NoSuchProcess):
-                    process.send_signal(self.number)
+                    process.send_signal(number)
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,13 @@ class Remove:
 
     def __call__(self, run: Disturbed) -> None:
         """Delete it."""
-        for folder in run.cells:
-            shutil.rmtree(folder, ignore_errors=True)
+        # what is written meanwhile keeps it alive
+        for _ in range(_ATTEMPTS):
+            for folder in run.cells:
+                shutil.rmtree(folder, ignore_errors=True)
+            if not run.cells:
+                return
+            time.sleep(0.01)
 
 
 @dataclass(frozen=True)

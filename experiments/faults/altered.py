@@ -1,6 +1,5 @@
 """``python -m experiments.faults.altered NAME WORDS``: ``fedpfn WORDS`` in a process that is not in order."""
 
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,8 @@ def _jump(seconds: float) -> None:
 
 def _limit_files() -> None:
     """Let no file of this process become larger than 20 kB."""
+    import resource
+
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 

@@ -26,7 +26,7 @@ def injections(faults: Sequence[Fault], spans: dict[Runtime, float], seed: int) 
             one, moment = fault, str(fault.moment)
             if fault.moment.after < 0:
                 one = replace(
-                    fault, moment=replace(fault.moment, after=generator.uniform(0.0, 0.9 * spans[fault.runtime]))
+                    fault, moment=replace(fault.moment, after=generator.uniform(0.0, 0.8 * spans[fault.runtime]))
                 )
                 moment = "at random"
             name = f"{fault.runtime.value}: {fault.name} ({moment})"

@@ -1,9 +1,10 @@
 """The faults that ``fedpfn faults`` puts into runs."""
 
-from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM
-
 from experiments.faults.actions import Fill, Freeze, Remove, SecondRun, Signal
 from experiments.faults.fault import Ending, Fault, Moment, Place, Runtime
+
+# by name: not every platform has them all
+SIGHUP, SIGINT, SIGKILL, SIGTERM = "SIGHUP", "SIGINT", "SIGKILL", "SIGTERM"
 
 RAY, ALONE, SWEEP, CELLS = Runtime.RAY, Runtime.IN_PROCESS, Runtime.SWEEP, Runtime.SWEEP_IN_PROCESS
 COMPLETES, STOPS, DIES, REFUSED = Ending.COMPLETES, Ending.STOPS, Ending.DIES, Ending.REFUSED
@@ -125,7 +126,7 @@ SHARING = [
             quick=runtime is ALONE and moment is CONFIG)
       for runtime in (ALONE, RAY)
       for moment in (START, after(0.3), after(3.0), CONFIG)),
-    *(Fault("the same, and Ctrl-C in the second", "sharing", runtime, SecondRun(stopped=seconds), moment)
+    *(Fault(f"a second run, and Ctrl-C in it after {seconds} s", "sharing", runtime, SecondRun(stopped=seconds), moment)
       for runtime in (ALONE, RAY)
       for moment, seconds in ((after(0.3), 1.5), (after(0.3), 4.0))),
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """``fedpfn faults`` as typed: which faults, and where the results go."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,8 @@ def faults(
     from fedpfn.runs.config import ConfigError
     from fedpfn.runs.machine import environment
 
+    if os.name != "posix":
+        raise ConfigError(["these faults are signals and file systems of Linux and macOS"])
     if unknown := [group for group in groups or [] if group not in GROUPS]:
         raise ConfigError([f"there is no group {group!r}; there are {', '.join(GROUPS)}" for group in unknown])
     console = stdout()

@@ -5,7 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from experiments.faults.fault import Fault
+from experiments.faults.fault import Ending, Fault
 from experiments.faults.outcome import PATIENCE, Outcome, judge
 from experiments.faults.stage import CELLS, Stage, Unreached
 from fedpfn.runs import is_run, read_json
@@ -92,9 +92,11 @@ def _second(stage: Stage, outcome: Outcome) -> None:
 
 def _go_on(stage: Stage, outcome: Outcome, expected: Digests) -> None:
     """Bring the run to its end where it is not there, as its user would, and compare its weights."""
+    if stage.fault.ending is Ending.REFUSED:
+        return
     stage.make_room()
     if not outcome.complete or stage.is_sweep:
-        if outcome.status is None or (not stage.cells and not _may_begin(stage)):
+        if outcome.status is None:
             return
         outcome.resumed = not outcome.complete
         error = _run_again(stage)
@@ -104,11 +106,6 @@ def _go_on(stage: Stage, outcome: Outcome, expected: Digests) -> None:
             return
     found = digests(stage.cells)
     outcome.same = found == expected
-
-
-def _may_begin(stage: Stage) -> bool:
-    """Whether a run can be begun where this one left nothing: not where the place itself is the fault."""
-    return stage.fault.place.folder in ("out", "{space}/out")
 
 
 def _run_again(stage: Stage) -> str:

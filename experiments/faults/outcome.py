@@ -57,13 +57,14 @@ def _faults(outcome: Outcome, fault: Fault, *, has_folder: bool, both: bool) -> 
     status, said, deadly = outcome.status, outcome.said, fault.action.deadly
     faults = [
         "it did not end" if status is None else "",
+        f"it crashed with signal {-status}" if status is not None and status < 0 and not deadly else "",
         "a traceback was printed" if "Traceback (most recent call last)" in said else "",
         "summary.json and failure.json in one folder" if both else "",
         f"left behind: {', '.join(outcome.left)}" if outcome.left else "",
         "other weights than those of an undisturbed run" if outcome.same is False else "",
         f"its words lack {fault.says!r}" if fault.says and not re.search(fault.says, said) else "",
     ]
-    early = status != 0
+    early = status not in (0, None)
     if fault.ending is Ending.COMPLETES and (early or not outcome.complete):
         faults.append(f"it had to complete, and ended with {outcome.ended()}")
     if fault.ending in (Ending.STOPS, Ending.REFUSED) and status == 0:

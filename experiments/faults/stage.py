@@ -113,7 +113,9 @@ class Stage:
         """The run folders that are there: one, or those of a sweep."""
         if self.is_sweep:
             return sorted(path for path in (self.out / "cells").glob("*") if path.is_dir())
-        return [self.out] if self.out.is_dir() else []
+        with suppress(OSError):  # a name that is too long
+            return [self.out] if self.out.is_dir() else []
+        return []
 
     def rounds(self) -> int:
         """Return the last round on record, the furthest of a sweep's cells; -1 where there is none."""
@@ -169,8 +171,8 @@ class Stage:
     def make_room(self) -> None:
         """Give the file system of the run folder space again."""
         if self.fault.place.disk_kb:
+            subprocess.run(["mount", "-o", "remount,rw,size=64m", str(self.space)], check=True)
             (self.space / "filler").unlink(missing_ok=True)
-            subprocess.run(["mount", "-o", "remount,size=64m", str(self.space)], check=True)
 
 
 def can_mount() -> bool:

@@ -14,7 +14,7 @@ from rich.console import Console
 from experiments.endings import log_tail, own_line
 from experiments.resources import Machine, plan_resources
 from experiments.run import prepare
-from experiments.runtime.failure import RuntimeDied
+from experiments.runtime.failure import RunFailed
 from experiments.runtime.machines import machines_of, say_if_busy
 from experiments.runtime.runtime import joined
 from experiments.sweep.board import Board, Task
@@ -121,7 +121,7 @@ def _ending(out: Path) -> Iterator[None]:
     """Say in the events that this process runs no more cells, for whoever watches."""
     try:
         yield
-    except (KeyboardInterrupt, RuntimeDied) as stop:
+    except (KeyboardInterrupt, RunFailed) as stop:
         stop.add_note(f"sweep folder: {out}\nto resume: {shlex.join(['fedpfn', *sys.argv[1:]])}")
         raise
     finally:

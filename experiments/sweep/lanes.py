@@ -136,7 +136,7 @@ class Lane:
         alive = sorted(node["NodeID"] for node in every if node["Alive"])
         return NodeAffinitySchedulingStrategy(alive[self.machine % len(alive)], soft=False)
 
-    def _start(self, watch: Callable[[], None]) -> ActorHandle[Any]:
+    def _start(self, watch: Callable[[], None], *, attempts: int = 2) -> ActorHandle[Any]:
         begun = time.monotonic()
         # the server's work is small next to the workers', which have the CPUs
         make: Any = ray.remote(Host).options(num_cpus=0, max_restarts=0, scheduling_strategy=self._place())
@@ -146,6 +146,8 @@ class Lane:
             _wait(host.ready.remote(), watch)
         except RayError as error:
             self.look_after()
+            if attempts > 1:
+                return self._start(watch, attempts=attempts - 1)
             raise NoRuntime(one_line(f"no runtime could be started: {error}")) from error
         self.started.append(time.monotonic() - begun)
         return host

@@ -74,7 +74,8 @@ def checkpoint_path(folder: Path, server_round: int) -> Path:
 
 def write_tensors(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Write tensors as a safetensors file, whole or not at all, with ``about`` in its header."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # not the run folder itself: one that was deleted stays so
+    path.parent.mkdir(exist_ok=True)
     # clones, since the format refuses tensors that share memory
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
     with whole_file(path) as part:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fedpfn.runs.checkpoints import (
 )
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.files import naming, read_json, read_yaml, to_json, whole_file, write_json, write_whole
-from fedpfn.runs.lock import EXPECTED, take_lock
+from fedpfn.runs.lock import EXPECTED, LOCK, take_lock
 from fedpfn.runs.machine import ENVIRONMENT, environment
 from fedpfn.runs.reading import STOPPED, read_rounds
 
@@ -108,7 +109,12 @@ class RunFolder:
         write_json(self.path / "measures.json", measures)
 
     def append_round(self, record: Mapping[str, Any]) -> None:
-        """Add a line to ``rounds.jsonl`` and see it onto the disk. Non-finite numbers become null."""
+        """Add a line to ``rounds.jsonl`` and see it onto the disk. Non-finite numbers become null.
+
+        Raises ``FileNotFoundError`` where the folder was deleted since the run began, or emptied.
+        """
+        if not (self.path / LOCK).is_file():
+            raise FileNotFoundError(ENOENT, "It was deleted while the run was being written to it", str(self.path))
         self._append("rounds.jsonl", record)
 
     def write_barriers(self, server_round: int, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -163,13 +169,14 @@ class RunFolder:
 
 def record_end(path: Path, reason: str, *, stopped: bool = False) -> None:
     """Say in a run folder why the run is not complete, where the run itself could not: it was stopped, or died."""
-    if (path / "config.yaml").is_file() and not (path / "failure.json").is_file():
+    if not (path / "failure.json").is_file():
         failure = {"reason": reason, "rounds": len(read_rounds(path)) - 1}
         _write_end(path, failure | ({"stopped": True} if stopped else {}))
 
 
 def _write_end(path: Path, failure: Mapping[str, Any]) -> None:
-    if not (path / "summary.json").is_file():
+    # one without a config was deleted meanwhile
+    if (path / "config.yaml").is_file() and not (path / "summary.json").is_file():
         # the reason is raised as well: where the disk is full, or the folder gone, the terminal alone has it
         with suppress(OSError):
             write_json(path / "failure.json", failure)
