@@ -62,7 +62,7 @@ class Signal:
     """The signal ``name`` to the processes that ``to`` names, ``times`` times, ``gap`` seconds apart.
 
     ``to`` is ``command``, ``group`` (its process group), ``worker`` (one), ``workers``, ``host`` (one, of a sweep),
-    ``hosts``, ``raylet``, ``gcs`` or ``server`` (of Flower's).
+    ``hosts``, ``raylet``, ``gcs``, ``server`` (the process of Flower's ServerApp) or ``all``, which are killed.
     """
 
     name: str
@@ -81,6 +81,9 @@ class Signal:
         for turn in range(self.times):
             if turn:
                 time.sleep(self.gap)
+            if self.to == "all":
+                run.family.end()
+                continue
             if self.to == "group":
                 with suppress(ProcessLookupError):
                     os.killpg(run.family.leader, number)
