@@ -10,14 +10,15 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from processes import needs_proc
 
 from experiments import terminal
 from experiments.endings import note_ending, notes
-from experiments.faults.actions import Signal
+from experiments.faults.actions import Fill, Signal
 from experiments.faults.campaign import injections, run_faults
 from experiments.faults.catalogue import GROUPS
 from experiments.faults.fault import Ending, Fault, Moment, Runtime
@@ -103,6 +104,15 @@ def test_injections_that_differ_in_time_alone_share_a_row_and_what_went_wrong_is
     assert summary(results) == "3 injections, 2 ended as they have to; 1 could not be tried here"
     text = markdown(results, "about")
     assert text.count("| a fault |") == 2 and "other weights" in text.partition("Not as expected")[2]
+
+
+def test_no_disk_of_the_machine_is_ever_filled(tmp_path: Path) -> None:
+    run = SimpleNamespace(out=tmp_path / "out", space=tmp_path)
+    with pytest.raises(LookupError, match="no file system of its own"):
+        Fill()(cast("Any", run))
+    assert list(tmp_path.iterdir()) == []
+    # and where a fault fills one, its place has one
+    assert all(fault.place.disk_kb for fault in ALL if isinstance(fault.action, Fill))
 
 
 # ---- a few of them --------------------------------------------------------------------------------------------------

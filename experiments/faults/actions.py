@@ -20,6 +20,7 @@ class Disturbed(Protocol):
     """A run as far as an action sees it."""
 
     out: Path
+    space: Path
     family: Family
 
     def start_second(self) -> None:
@@ -62,7 +63,7 @@ class Signal:
     """The signal ``name`` to the processes that ``to`` names, ``times`` times, ``gap`` seconds apart.
 
     ``to`` is ``command``, ``group`` (its process group), ``worker`` (one), ``workers``, ``host`` (one, of a sweep),
-    ``hosts``, ``raylet``, ``gcs`` or ``server`` (of Flower's).
+    ``hosts``, ``raylet``, ``gcs``, ``server`` (the process of Flower's ServerApp) or ``all``, which are killed.
     """
 
     name: str
@@ -81,6 +82,9 @@ class Signal:
         for turn in range(self.times):
             if turn:
                 time.sleep(self.gap)
+            if self.to == "all":
+                run.family.end()
+                continue
             if self.to == "group":
                 with suppress(ProcessLookupError):
                     os.killpg(run.family.leader, number)
@@ -128,18 +132,20 @@ class Remove:
 
 @dataclass(frozen=True)
 class Fill:
-    """The file system of the run folder is filled up, to the last byte where ``whole``; else a kilobyte stays."""
+    """The small file system of the place is filled up, to the last byte where ``whole``; else some kilobytes stay."""
 
     whole: bool = True
     deadly = False
 
     def __call__(self, run: Disturbed) -> None:
-        """Write until there is no space."""
-        with (run.out.parent / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        """Write until there is no space. Raises ``LookupError`` where that would fill a disk of the machine."""
+        if not run.space.is_mount():
+            raise LookupError(f"{run.space} is no file system of its own")
+        with (run.space / "filler").open("wb", buffering=0) as file, suppress(OSError):
             while file.write(b"\0" * 4096):
                 pass
         if not self.whole:
-            with (run.out.parent / "filler").open("r+b") as file:
+            with (run.space / "filler").open("r+b") as file:
                 file.truncate(file.seek(0, os.SEEK_END) - 8192)
 
 

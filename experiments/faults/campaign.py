@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from experiments.faults import flower
 from experiments.faults.fault import Fault, Runtime
 from experiments.faults.injection import Digests, digests, inject
 from experiments.faults.outcome import Outcome, as_json
-from experiments.faults.stage import Stage, can_mount
+from experiments.faults.stage import ROOT, Stage, can_mount
 from fedpfn.runs import read_json, write_json
 
 RESULTS = "faults.json"
@@ -45,8 +46,8 @@ def run_faults(
     results = []
     for name, fault in injections(faults, spans, seed):
         if name not in kept or kept[name].get("skipped"):
-            if fault.place.disk_kb and not mounts:
-                outcome = Outcome(fault.name, fault.group, fault.runtime.value, str(fault.moment), skipped="no mount")
+            if reason := _in_the_way(fault, mounts=mounts):
+                outcome = Outcome(fault.name, fault.group, fault.runtime.value, str(fault.moment), skipped=reason)
             else:
                 folder = out / "runs" / str(len(kept))
                 outcome = inject(fault, folder, expected[_kind(fault.runtime)])
@@ -57,6 +58,14 @@ def run_faults(
             tell(outcome)
         results.append(kept[name])
     return results
+
+
+def _in_the_way(fault: Fault, *, mounts: bool) -> str:
+    if fault.place.disk_kb and not mounts:
+        return "no file system can be mounted here"
+    if fault.runtime is Runtime.FLOWER and not flower.can_run(ROOT):
+        return "flwr run needs the project's folder"
+    return ""
 
 
 def _kind(runtime: Runtime) -> Runtime:

@@ -146,6 +146,15 @@ SWEEPS = [
     Fault("Ctrl-C", "sweeps", CELLS, Signal(SIGINT, "group"), MID, STOPS, says="to resume: "),
 ]  # fmt: skip
 
+# its words, and what it leaves, are Flower's; its record is ours
+FLOWER = [
+    Fault("SIGKILL of a worker", "flower", Runtime.FLOWER, Signal(SIGKILL, "worker"), MID, DIES),
+    Fault("SIGKILL of all workers", "flower", Runtime.FLOWER, Signal(SIGKILL, "workers"), MID, DIES),
+    Fault("SIGKILL of the process of the ServerApp", "flower", Runtime.FLOWER, Signal(SIGKILL, "server"), MID, DIES),
+    Fault("SIGKILL of all its processes", "flower", Runtime.FLOWER, Signal(SIGKILL, "all"), MID, DIES),
+]
+
 GROUPS = {
     "processes": PROCESSES, "signals": SIGNALS, "places": PLACES, "clock": CLOCK, "sharing": SHARING, "sweeps": SWEEPS,
+    "flower": FLOWER,
 }  # fmt: skip

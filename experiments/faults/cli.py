@@ -9,8 +9,8 @@ import typer
 from experiments.terminal import stdout
 
 EPILOG = (
-    "Groups: processes, signals, places, clock, sharing, sweeps. Results are kept as they come, in OUT/faults.json; "
-    "what is on record there is not repeated, and the folders of runs that went wrong stay in OUT/runs."
+    "Groups: processes, signals, places, clock, sharing, sweeps, flower. Results are kept as they come, in "
+    "OUT/faults.json; what is on record is not repeated, and the folders of runs that went wrong stay in OUT/runs."
 )
 
 Groups = Annotated[list[str] | None, typer.Argument(metavar="[GROUP]...", help="groups of faults; all by default")]

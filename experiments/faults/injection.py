@@ -5,7 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from experiments.faults.fault import Ending, Fault
+from experiments.faults.fault import Ending, Fault, Runtime
 from experiments.faults.outcome import PATIENCE, Outcome, judge
 from experiments.faults.stage import CELLS, Stage, Unreached
 from fedpfn.runs import is_run, read_json
@@ -64,6 +64,10 @@ def _look(stage: Stage, outcome: Outcome) -> None:
     cells = [cell for cell in stage.cells if is_run(cell)]
     summaries = [cell for cell in cells if (cell / "summary.json").is_file()]
     outcome.complete = bool(cells) and len(summaries) == len(cells)
+    if stage.fault.runtime is Runtime.FLOWER:
+        # the SuperLink stays, as Flower means it to, and with it the run where only a worker has died
+        stage.family.end()
+        return
     outcome.left = stage.family.left(PATIENCE)
     if not stage.fault.action.deadly:
         outcome.left += stage.files_left()

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.faults.fault import Ending, Fault
+from experiments.faults.fault import Ending, Fault, Runtime
 
 # seconds in which the processes of a killed command have to be gone
 PATIENCE = 12.0
@@ -54,11 +54,13 @@ def judge(outcome: Outcome, fault: Fault, *, has_folder: bool, both: bool) -> li
 
 
 def _faults(outcome: Outcome, fault: Fault, *, has_folder: bool, both: bool) -> list[str]:
-    status, said, deadly = outcome.status, outcome.said, fault.action.deadly
+    status, said = outcome.status, outcome.said
+    # what Flower's command says and returns is Flower's
+    deadly = fault.action.deadly or fault.runtime is Runtime.FLOWER
     faults = [
         "it did not end" if status is None else "",
         f"it crashed with signal {-status}" if status is not None and status < 0 and not deadly else "",
-        "a traceback was printed" if "Traceback (most recent call last)" in said else "",
+        "a traceback was printed" if not deadly and "Traceback (most recent call last)" in said else "",
         "summary.json and failure.json in one folder" if both else "",
         f"left behind: {', '.join(outcome.left)}" if outcome.left else "",
         "other weights than those of an undisturbed run" if outcome.same is False else "",

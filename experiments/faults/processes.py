@@ -15,7 +15,7 @@ _NAMES = {
     "gcs": r"/gcs_server( |$)",
     "worker": r"^ray::(Worker|ClientAppActor)",
     "host": r"^ray::Host",
-    "server": r"flower-simulation|flwr-simulation|flwr-serverapp",
+    "server": r"flwr-simulation|flower-simulation|flwr-serverapp|prompt_simulation",
 }
 
 

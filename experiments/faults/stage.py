@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 import fedpfn
+from experiments.faults import flower
 from experiments.faults.fault import Fault, Moment, Runtime
 from experiments.faults.processes import MARK, Family
 
@@ -25,7 +26,7 @@ WORDS = (
     "barrier.every=3", "barrier.max-pairs=2", "barrier.points=3", "output.checkpoint-every=2", "device=cpu",
 )  # fmt: skip
 CELLS = 4
-_ROOT = Path(fedpfn.__file__).parents[1]
+ROOT = Path(fedpfn.__file__).parents[1]
 _LOOK_SECONDS = 0.01
 
 
@@ -87,6 +88,8 @@ class Stage:
             _write_sweep(self.sweep_file)
             words = ["sweep", self.sweep_file.name, "--out", str(self.out), *fault.words]
             words += ["--jobs", "2"] if fault.runtime is Runtime.SWEEP else ["--in-process"]
+        elif fault.runtime is Runtime.FLOWER:
+            return flower.command(ROOT, [*WORDS, *fault.words, f"output.dir={self.out}"])
         else:
             words = ["run", *WORDS, *fault.words, f"output.dir={self.out}"]
             words += ["--in-process"] if fault.runtime is Runtime.IN_PROCESS else ["--actors", "2"]
@@ -101,7 +104,9 @@ class Stage:
             line = ["bash", "-c", place.shell.format(command=shlex.join(line), out=shlex.quote(str(self.out)))]
         places = {"tmp": self.temporary, "space": self.space}
         surroundings = {name: value.format(**places) for name, value in place.surroundings.items()}
-        environment = os.environ | {MARK: self.mark, "TMPDIR": str(self.temporary), "PYTHONPATH": str(_ROOT)}
+        environment = os.environ | {MARK: self.mark, "TMPDIR": str(self.temporary), "PYTHONPATH": str(ROOT)}
+        if self.fault.runtime is Runtime.FLOWER:
+            environment |= flower.surroundings(self.temporary / "home")
         with (self.folder / f"{prefix}stdout").open("wb") as out, (self.folder / f"{prefix}stderr").open("wb") as err:
             return subprocess.Popen(
                 line, cwd=self.folder, env=environment | {"COLUMNS": "200"} | surroundings, stdin=subprocess.DEVNULL,

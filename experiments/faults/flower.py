@@ -1,0 +1,39 @@
+"""A run as Flower starts it: ``flwr run`` on this project, with a SuperLink of its own that ends with the stage."""
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def can_run(root: Path) -> bool:
+    """Whether this project is here as the folder that ``flwr run`` needs, and not as an installed package alone."""
+    return (root / "pyproject.toml").is_file()
+
+
+def command(root: Path, words: Iterable[str]) -> list[str]:
+    """Return the command for settings in our own spelling; strings are quoted for Flower.
+
+    >>> command(Path("/app"), ["rounds=2", "device=cpu"])[-1]
+    "rounds=2 device='cpu'"
+    """
+    settings = (word.partition("=") for word in words)
+    typed = " ".join(f"{key}={value if value.isdecimal() else repr(value)}" for key, _, value in settings)
+    return [str(Path(sys.executable).with_name("flwr")), "run", str(root), "--stream", "-c", typed]
+
+
+def surroundings(home: Path) -> dict[str, str]:
+    """Return the environment in which Flower keeps to ``home``, installs nothing and asks nobody."""
+    home.mkdir(exist_ok=True)
+    return {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "RAY_ADDRESS": "local",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "NO_COLOR": "1",
+        "no_proxy": "127.0.0.1",
+        "NO_PROXY": "127.0.0.1",
+    }
