@@ -237,7 +237,7 @@ FORGERIES: dict[str, Forgery] = {
     "a pickled array": Forgery(raw(npy(np.array([{}, {}]), pickled=True)), ITSELF, "expected to be of numbers"),
     "a head that asks for the world": Forgery(raw(head((10**13,))), ITSELF, "last.bias cannot be read"),
     "the same by columns": Forgery(raw(head((10**7, 10**6), by_columns=True)), ITSELF, "last.bias cannot be read"),
-    "a negative shape": Forgery(raw(head((-1,))), ITSELF, r"no array has the shape \(-1,\)"),
+    "a negative shape": Forgery(raw(head((-1,))), ITSELF, r"no array has shape \(-1,\)"),
     # its records
     "no metrics": Forgery(report(lambda own: own["metrics"].clear()), ITSELF, "0 metric records instead of one"),
     "two metric records": Forgery(report(lambda own: own["metrics"].append(["b", {}])), ITSELF, "2 metric records"),

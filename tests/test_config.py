@@ -196,7 +196,7 @@ def test_the_limits_of_a_key_hold_at_their_edge(spec: KeySpec, bound: str, limit
     inside: float
     outside: float
     if spec.type is int:
-        inside, outside = {"least": (int(limit), int(limit) - 1)}[bound]
+        inside, outside = {"least": (int(limit), int(limit) - 1), "most": (int(limit), int(limit) + 1)}[bound]
     else:
         down, up = math.nextafter(limit, -math.inf), math.nextafter(limit, math.inf)
         inside, outside = {
