@@ -43,15 +43,17 @@ def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
         signal.signal(number, interrupt)
     try:
         yield
-    finally:
+    except BaseException as ended:
         if to_the_end and last > 0:
-            _leave()
+            _leave(ended.code if isinstance(ended, SystemExit) else INTERRUPTED)
+        raise
+    finally:
         for number in ours:
             signal.signal(number, before[number])
 
 
-def _leave() -> None:
+def _leave(status: str | int | None) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    os._exit(INTERRUPTED)
+    os._exit(status if isinstance(status, int) else INTERRUPTED)

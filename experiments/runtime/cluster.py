@@ -48,7 +48,7 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], N
     """
     import ray
 
-    from experiments.runtime.ray_node import closed_to_others, ray_node
+    from experiments.runtime.ray_node import closed_to_others, looked_after, ray_node
 
     before, on_sigterm, start = dict(os.environ), signal.getsignal(signal.SIGTERM), Path.cwd()
     with temporary_folder("fedpfn-", longest=_LONGEST_ROOT) as root:
@@ -63,7 +63,8 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], N
                 os.chdir(start)
                 _take_back_sigterm(on_sigterm)
                 try:
-                    yield look_after
+                    with looked_after(look_after):
+                        yield look_after
                 finally:
                     ray.shutdown()
         finally:

@@ -9,8 +9,10 @@ environment of its processes alone. ``Node`` and the settings that are read agai
 interface; Flower pins the version of Ray.
 """
 
+import _thread
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -32,6 +34,7 @@ _VITAL = {
 }
 
 
+_LOOK_SECONDS, _GRACE_SECONDS = 0.25, 1.0
 # seconds after which a process gives up a store that it cannot reach: 60 by default, in which the agents of a killed
 # command would stay, though on one machine it does not come back
 _RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
@@ -102,6 +105,34 @@ def _look_after(node: Node) -> None:
             if status is not None:
                 how = f"by signal {-status}" if status < 0 else f"with status {status}"
                 raise RuntimeDied(f"Ray's {name} ended {how}, and with it all workers")
+
+
+@contextmanager
+def looked_after(look_after: Callable[[], None]) -> Iterator[None]:
+    """Raise what ``look_after`` raises also where the main thread does not call it: while it imports, or loads data.
+
+    Ray's own way is to end this process, after some seconds and without a word.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            try:
+                look_after()
+            except RuntimeDied:
+                # whoever waits for workers looks as well, and records the reason
+                if not over.wait(_GRACE_SECONDS):
+                    _thread.interrupt_main()
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        look_after()
+        raise
+    finally:
+        over.set()
 
 
 def _kill(node: Node) -> None:
