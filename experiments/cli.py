@@ -284,6 +284,10 @@ def _run_app() -> None:
         if ended.code == INTERRUPTED:
             _say_last("stopped", ended)
         raise
+    except KeyboardInterrupt as interruption:
+        # before typer is there to make that of it
+        _say_last("stopped", interruption)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         message = explanation(error)
         if message is None:
