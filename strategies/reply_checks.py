@@ -119,8 +119,8 @@ class ReplyChecks:
             return None
         if not self.sums or self._weight is None or self._sent is None:
             return "it sums up clients, and was not asked to"
-        if not (record and clients):
-            return f"its sum has {len(record)} arrays and {clients} clients"
+        if not record:
+            return f"its sum has 0 arrays and {clients} clients"
         try:
             totals = from_record(record)
         except Exception as error:

@@ -152,6 +152,7 @@ class Places:
         }  # fmt: skip
         np.savez_compressed(root / "arrays.npz", **arrays)
         self.arrays = (root / "arrays.npz").read_bytes()
+        (root / "kept").mkdir()
         self.checkpoint = write_checkpoint(root / "kept", Checkpoint(2, {"w": _ones()}, {"m": _ones()}), keep=1)
         self.sweep = {
             "question": "Why?", "base": {"rounds": 2, "train": {"lr": 0.1}}, "seeds": [0, 1],

@@ -32,7 +32,7 @@ OUTPUT: Settings = {
     if spec.name.startswith("output.")
 }
 ELSEWHERE = OUTPUT | {"data.root": "/elsewhere", "data.download": True, "federation.timeout": 5.0}
-ELSEWHERE |= {"federation.pinned": True}
+ELSEWHERE |= {"federation.pinned": True, "federation.client-timeout": 5.0}
 
 
 def toy_data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -344,7 +344,7 @@ def test_what_moves_an_address_moves_a_run(where: Settings, changes: Settings) -
 VALUES: dict[str, list[Any]] = {
     "seed": [0, 1], "rounds": [20, 2], "device": ["auto", "cpu"], "federation.clients": [10, 3],
     "federation.fraction": [1.0, 0.5], "federation.tolerate-failures": [0, 2], "federation.quorum": [0.5, 0.9],
-    "federation.timeout": [86400.0, 5.0], "federation.pinned": [False, True],
+    "federation.timeout": [86400.0, 5.0], "federation.client-timeout": [0.0, 5.0], "federation.pinned": [False, True],
     "data.name": ["digits", "mnist", "image-folder", f"{__name__}:toy_data"],
     "data.root": ["", "/a"], "data.download": [False, True], "data.image-size": [0, 8],
     "partition.scheme": ["dirichlet", "iid", "shards", "pathological", f"{__name__}:toy_scheme"],

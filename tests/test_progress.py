@@ -34,11 +34,13 @@ def write(folder: Path, *records: dict[str, Any], torn: str = "") -> None:
 def test_a_record_is_read_as_it_grows_and_anew_where_it_was_written_anew(tmp_path: Path) -> None:
     rounds = RoundsFile(tmp_path)
     assert rounds.read() == []
-    write(tmp_path, record(0), record(1), torn='{"round": 2, "accur')
+    whole = json.dumps(record(2))
+    torn = whole[:20]
+    write(tmp_path, record(0), record(1), torn=torn)
     assert rounds.read() == [record(0), record(1)]
     with (tmp_path / "rounds.jsonl").open("a") as file:
-        file.write('acy": 0.5}\n{')
-    assert rounds.read() == [record(0), record(1), {"round": 2, "accuracy": 0.5}]
+        file.write(whole.removeprefix(torn) + "\n{")
+    assert rounds.read() == [record(0), record(1), record(2)]
     longer = [record(0), record(1, 7.0), record(2), record(3)]
     write(tmp_path, *longer)
     assert rounds.read() == longer

@@ -108,7 +108,7 @@ def short_name(key: str) -> str:
     table, _, leaf = key.rpartition(".")
     if leaf == "name":
         return table
-    if table == "evaluate" or leaf in ("every", "args") or (table == "train" and leaf in _MASKS_TOO):
+    if table in ("evaluate", "privacy") or leaf in ("every", "args") or (table == "train" and leaf in _MASKS_TOO):
         return f"{table}-{leaf}"
     return "partition" if leaf == "scheme" else leaf
 

@@ -112,7 +112,8 @@ def _is_rows(value: Any) -> bool:
 
 _NUMBER, _COUNT, _TEXT = ("a number", is_number), ("a whole number, 0 or more,", is_count), ("text", _is_text)
 _SCORE = ("a number or null", _or_null(is_number))
-_LAYERS = _or_null(_list_of(_table_of(layer=_is_text, llfc=_or_null(is_number), baseline=_or_null(is_number))))
+_LAYER = _table_of(layer=_is_text, llfc=_or_null(is_number))
+_LAYERS = _or_null(_list_of(lambda row: _LAYER(row) and _or_null(is_number)(row.get("baseline"))))
 _TABLE = ("a table of numbers or null", _or_null(_numbers))
 
 ROUND: dict[str, tuple[str, Kind]] = {
