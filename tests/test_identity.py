@@ -539,4 +539,8 @@ def test_every_key_has_a_say_in_some_config() -> None:
     somewhere = {name for where, *_ in RULES for name in used_keys(RunConfig.parse(where))}
     # arguments of parts count one by one
     never = {spec.name for spec in key_specs(RunConfig) if not spec.holds_args} - somewhere
-    assert never == {name for name in DEFAULTS if name.startswith("output.")} | {"data.download", "federation.timeout"}
+    assert never == {name for name in DEFAULTS if name.startswith("output.")} | {
+        "data.download",
+        "federation.timeout",
+        "federation.client-timeout",
+    }
