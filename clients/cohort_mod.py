@@ -1,10 +1,9 @@
 """A cohort on its worker: the ClientApp called once per client, and one reply for all of them.
 
 The client's half of ``strategies.CohortGrid``. Each call looks to the ClientApp like that of a SuperNode of its own:
-``partition-id`` and ``num-partitions`` in the node config (the node's own, where it has such, under names of their
-own), records under the names that the strategy gave them, and a
-``context.state`` that is the client's, whichever worker it meets in the next round. Records that all clients share are
-the same objects in every call and must not be changed.
+``partition-id`` and ``num-partitions`` in the node config are the client's (a node's own are there under other names),
+records have the names that the strategy gave them, and ``context.state`` is the client's, whichever worker it meets in
+the next round. Records that all clients share are the same objects in every call and must not be changed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

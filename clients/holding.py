@@ -1,8 +1,8 @@
 """Which clients a node holds: node i of n, by its node config, holds clients i, i + n, i + 2n, ...
 
-A SuperNode is told by ``--node-config "partition-id=0 num-partitions=2"``, Flower's convention. It answers the server's
-question with what it holds, and trains nobody else. Its data are its share of a data set that all nodes can read, or,
-by a loader that reads parts, those that only it has (``partitions.user_loader``).
+A SuperNode's part is given by ``--node-config "partition-id=0 num-partitions=2"``, Flower's convention. It answers
+the server's question with what it holds, and trains nobody else. Its data are its share of a data set that all nodes
+can read, or, by a loader that reads parts, those that only it has (``partitions.user_loader``).
 """
 
 import json

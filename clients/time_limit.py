@@ -72,8 +72,7 @@ def limits_of(context: Context) -> tuple[float, bool]:
 def is_clients_own(error: BaseException, context: Context) -> bool:
     """Tell whether what came out of a client's training is its failure, whatever the class.
 
-    ``KeyboardInterrupt`` is, in a process that works for somebody else; anywhere else it cannot be told apart from the
-    user's Ctrl-C.
+    In a worker process that includes ``KeyboardInterrupt``; in the user's own process it may be the user's Ctrl-C.
     """
     return not isinstance(error, KeyboardInterrupt) or bool(context.node_config.get(REPLACEABLE, False))
 

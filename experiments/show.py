@@ -121,7 +121,7 @@ def summary_table(run: Run) -> RenderableType:
     if limits := limit_words(run.config):
         rows["limits"] = "\n".join(limits)
     for name, value in rows.items():
-        # as text: what stands in a file is no markup
+        # plain text: values read from files must not be parsed as markup
         table.add_row(name, Text(value))
     return Group(Text(), table)
 

@@ -180,6 +180,11 @@ def _private(config: RunConfig, sizes: Sequence[int], strategy: Strategy) -> Str
         )  # fmt: skip
         log(INFO, "Privacy: epsilon %g over %d rounds asks for a noise multiplier of %.4g", privacy.epsilon,
             config.rounds, noise)  # fmt: skip
+    if not noise:
+        log(WARNING, "Privacy: updates are clipped, but without noise nothing is private: set privacy.epsilon")
+    if privacy.delta * sum(size > 0 for size in sizes) >= 1:
+        log(WARNING, "Privacy: privacy.delta=%g allows to publish a client's data; it should be well below 1 / clients",
+            privacy.delta)  # fmt: skip
     return Private(
         strategy,
         clip_norm=privacy.clip_norm,

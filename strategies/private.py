@@ -28,12 +28,13 @@ from fedpfn.seeding import numpy_generator
 from strategies.fed_avg import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
 from strategies.grids import everybody
 from strategies.replies import ReplyError, only_metrics, split
+from strategies.wrapper import Wrapper
 
 _MEANS = (FedAvg, FedAvgM, FedAdam, FedAdagrad, FedYogi)
 
 
-class Private(Strategy):
-    """Bound what the global models tell of any one client.
+class Private(Wrapper):
+    """Limit what the global models reveal about any one client.
 
     Parameters
     ----------
@@ -80,10 +81,11 @@ class Private(Strategy):
                 f"clip_norm must be above 0, noise_multiplier at least 0, delta between 0 and 1; got {clip_norm}, "
                 f"{noise_multiplier}, {delta}"
             )
-        self.strategy = cast(FedAvg, strategy)
+        super().__init__(strategy)
+        self._mean = cast(FedAvg, strategy)
         self.clip_norm, self.noise_multiplier, self.delta = clip_norm, noise_multiplier, delta
         self.local, self.seed = local, seed
-        self.strategy.weighted_by_key = WEIGHT
+        self._mean.weighted_by_key = WEIGHT
         self.population = 0
         # how many clients each release drew, or with local noise how often each client took part
         self._drawn: list[int] = []
@@ -92,7 +94,7 @@ class Private(Strategy):
     @property
     def elementwise(self) -> bool:
         """Whether the strategy can be handed packed arrays and sums: noise does not change that."""
-        return self.strategy.elementwise
+        return self._mean.elementwise
 
     @property
     def epsilon(self) -> float:
@@ -141,21 +143,11 @@ class Private(Strategy):
                 raise ReplyError(client, server_round, f"private updates count the same; this one has the {WEIGHT} "
                                  f"{weight}: does the ClientApp have clients.private_mod?")  # fmt: skip
         deviation = 0.0 if self.local else self.noise_multiplier * self.clip_norm / max(len(valid), 1)
-        self.strategy.after_mean = partial(self._noisy, server_round, deviation)
+        self._mean.after_mean = partial(self._noisy, server_round, deviation)
         arrays, metrics = self.strategy.aggregate_train(server_round, replies)
         if metrics is not None:
             metrics["epsilon"] = self.epsilon
         return arrays, metrics
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Leave evaluation to the strategy."""
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Leave evaluation to the strategy."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
 
     def state_dict(self) -> State:
         """Return what has been released so far, for a checkpoint."""
@@ -174,7 +166,7 @@ class Private(Strategy):
         if not deviation:
             return mean
         generator = np.random.default_rng() if self.seed is None else numpy_generator(self.seed, "noise", server_round)
-        _, config = self.strategy.sent
+        _, config = self._mean.sent
         plan = decode_plan(str(config[PLAN])) if PLAN in config else UNMASKED
         if is_packed(mean):
             return add_noise(mean, deviation, generator)

@@ -9,12 +9,13 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedpfn.seeding import derive, numpy_generator
 from strategies.grids import Population
+from strategies.wrapper import Wrapper
 
 
 def draw_clients(seed: int, server_round: int, sizes: Sequence[int], *, clients: int, fraction: float) -> list[int]:
@@ -25,7 +26,7 @@ def draw_clients(seed: int, server_round: int, sizes: Sequence[int], *, clients:
     return sorted(eligible[i] for i in generator.choice(len(eligible), size=count, replace=False))
 
 
-class SeededSampling(Strategy):
+class SeededSampling(Wrapper):
     """Let ``strategy`` sample the same clients in every run with the same seed.
 
     Parameters
@@ -49,11 +50,8 @@ class SeededSampling(Strategy):
         *,
         evaluate: bool = True,
     ) -> None:
-        self.strategy, self.seed, self.draw, self.evaluate = strategy, seed, draw, evaluate
-
-    def summary(self) -> None:
-        """Log the strategy's own settings."""
-        self.strategy.summary()
+        super().__init__(strategy)
+        self.seed, self.draw, self.evaluate = seed, draw, evaluate
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -63,12 +61,6 @@ class SeededSampling(Strategy):
         with seeded_random(self.seed, "train", server_round):
             return list(self.strategy.configure_train(server_round, arrays, config, population))
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Leave aggregation to the strategy."""
-        return self.strategy.aggregate_train(server_round, replies)
-
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -77,10 +69,6 @@ class SeededSampling(Strategy):
             return []
         with seeded_random(self.seed, "evaluate", server_round):
             return list(self.strategy.configure_evaluate(server_round, arrays, config, grid))
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Leave aggregation to the strategy."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from fedpfn.schedules import MaskArguments, Masking, PlanStep, RoundPlans, encod
 from strategies.masked_round import MaskedRound, whole_reply
 from strategies.records import decode, encode, from_record, view_record
 from strategies.replies import ReplyError, only_arrays, only_metrics, split
+from strategies.wrapper import Wrapper
 
 # buffers of PyTorch's normalisation layers: state, but not parameters
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -43,7 +44,7 @@ _REFUSED: dict[type, str] = {
 }
 
 
-class SharedMask(Strategy):
+class SharedMask(Wrapper):
     """Let the clients of ``strategy`` train in one random subspace per round.
 
     Parameters
@@ -96,7 +97,8 @@ class SharedMask(Strategy):
         if plan is not None and mask:
             raise ValueError(f"a plan of your own leaves nothing for {', '.join(mask)} to set; give one or the other")
         plan = plan or plan_rounds(Masking.from_arguments(**mask), self.algorithm)
-        self.strategy, self.plan = strategy, plan
+        super().__init__(strategy)
+        self.plan = plan
         self.parameters = None if parameters is None else tuple(parameters)
         self._round: MaskedRound | None = None
 
@@ -163,16 +165,6 @@ class SharedMask(Strategy):
             for name in list(arrays):
                 arrays[name] = encode(buffers.get(name, masked.restored(name, decode(arrays[name]))))
         return arrays, metrics
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Leave evaluation to the strategy."""
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Leave evaluation to the strategy."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
 
     def _names(self, before: State) -> tuple[str, ...]:
         if self.parameters is not None:

@@ -56,8 +56,8 @@ def draw_figures(run: LabRun) -> list[str]:
             figure = FIGURES[entry["kind"]](run, entry)
         # whatever the record of a folder from elsewhere, or its arrays, lead to: the folder is named, and the figure
         except Exception as error:
-            told = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ValueError(f"{run.path}: figure {number} cannot be drawn from what is on record: {told}") from error
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(f"{run.path}: figure {number} cannot be drawn from what is on record: {reason}") from error
         if figure is not None:
             names.append(f"{number}-{entry['kind']}")
             save(figure, run.path / "figures" / names[-1])

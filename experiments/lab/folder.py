@@ -50,11 +50,11 @@ class LabFolder:
         Raises ``ValueError`` for a folder that holds anything else: nothing recorded is overwritten.
         """
         keys = tuple(cell.key for cell in cells)
-        told = path / "experiment.yaml"
+        file = path / "experiment.yaml"
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; name a folder")
-        if told.is_file():
-            if not set(_keys_of(read_yaml(told))) <= set(keys):
+        if file.is_file():
+            if not set(_keys_of(read_yaml(file))) <= set(keys):
                 raise ValueError(
                     f"{path} holds another experiment, or this one with other settings; name another folder"
                 )
@@ -62,7 +62,7 @@ class LabFolder:
             raise ValueError(f"{path} is not empty: results are never overwritten; name another folder")
         path.mkdir(parents=True, exist_ok=True)
         tree = asdict(experiment) | {"keys": list(keys), ENVIRONMENT: environment(device)}
-        write_whole(told, OmegaConf.to_yaml(OmegaConf.create(tree)).encode())
+        write_whole(file, OmegaConf.to_yaml(OmegaConf.create(tree)).encode())
         return cls(path, experiment, keys)
 
     def done(self) -> set[str]:
@@ -146,10 +146,10 @@ def read_lab(path: Path) -> LabRun:
 
     Raises ``ValueError`` where there is none, and in one line that names the file for what no experiment writes.
     """
-    told = path / "experiment.yaml"
-    if not told.is_file():
+    file = path / "experiment.yaml"
+    if not file.is_file():
         raise ValueError(f"{path} is not the folder of an experiment: it has no experiment.yaml")
-    tree = read_yaml(told)
+    tree = read_yaml(file)
     try:
         keys, about = _keys_of(tree), tree.pop(ENVIRONMENT, {})
         if fault := environment_fault(about):
@@ -158,7 +158,7 @@ def read_lab(path: Path) -> LabRun:
     except ConfigError as error:
         raise ValueError("; ".join(error.faults)) from error
     except ValueError as error:
-        raise ValueError(f"{told}: {error}") from error
+        raise ValueError(f"{file}: {error}") from error
     records = {record["cell"]: record for record in read_records(path, axes=tuple(experiment.grid))}
     return LabRun(
         path=path,

@@ -213,8 +213,8 @@ def markdown_report(run: LabRun, figures: Sequence[str] = ()) -> str:
     parts += [f"*Source: {_no_tags(experiment.source)}*"] if experiment.source else []
     parts += [_no_tags(experiment.question)] if experiment.question else []
     parts.append(results_table(run).markdown())
-    if told := [*settings_lines(run), *verdicts(run)]:
-        parts.append("\n".join(f"- {_no_tags(line)}" for line in told))
+    if lines := [*settings_lines(run), *verdicts(run)]:
+        parts.append("\n".join(f"- {_no_tags(line)}" for line in lines))
     parts += [f"![{name}](figures/{name}.png)" for name in figures]
     about = run.environment
     seconds = sum(record["seconds"] for record in run.records)

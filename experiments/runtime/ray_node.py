@@ -4,9 +4,9 @@
 offers no way to leave them out.
 
 Whoever reaches a port of Ray may run code as the user, and by default Ray listens on every interface. This one listens
-on the loopback interface, and takes no word without a token that is drawn anew for each Ray and stands in the
-environment of its processes alone. ``Node`` and the settings that are read again are not part of Ray's public
-interface; Flower pins the version of Ray.
+on the loopback interface, and rejects whoever does not send its token, which is drawn anew for each Ray and is known
+only through the environment of its processes. ``Node`` and the settings that are read again are not part of Ray's
+public interface; Flower pins the version of Ray.
 """
 
 import _thread

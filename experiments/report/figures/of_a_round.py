@@ -144,8 +144,8 @@ def _of_round(run: Run, server_round: int | None) -> tuple[int, Arrays] | str:
     except FileNotFoundError:
         return f"the barrier file of round {server_round} is not there"
     except (OSError, ValueError) as error:
-        told = str(error).rpartition("cannot be read: ")[2]
-        return f"the barrier file of round {server_round} cannot be read: {told}"
+        reason = str(error).rpartition("cannot be read: ")[2]
+        return f"the barrier file of round {server_round} cannot be read: {reason}"
     if fault := _shape_fault(arrays):
         return f"the barrier file of round {server_round} is not what a run writes: {fault}"
     return server_round, arrays
