@@ -318,10 +318,11 @@ class CohortGrid(GridView):
             failure = answer.failure
             if answer.summed:
                 answer.content[answer.summed] = totals.record
-            if failure is None and answer.kept and self.states is not None:
-                self.states.accept(client, self._version)
-            elif self.states is not None:
-                self.states.refuse(client, self._version)
+            if self.states is not None:
+                if failure is not None:
+                    self.states.refuse(client, self._version)
+                elif answer.kept:
+                    self.states.accept(client, self._version)
             if failure is None:
                 if answer.state:
                     self._states[client] = answer.state

@@ -82,11 +82,13 @@ def figure(result: dict[str, Any]) -> Figure:
     """Draw memory and seconds per round over the rounds."""
     drawn = new_figure(DOUBLE, 2.6)
     left, right = drawn.subplots(1, 2)
+    # once the last round is on record, workers are being ended
+    samples = [sample for sample in result["samples"] if sample["round"] < result["rounds"]]
     for color, name in zip(PALETTE, ("server", "workers", "Ray"), strict=False):
-        points = [(sample["round"], sample["bytes"][name] / 1e6) for sample in result["samples"]]
+        points = [(sample["round"], sample["bytes"][name] / 1e6) for sample in samples]
         left.plot(*zip(*points, strict=True), color=color, label=name)
     left.set(xlabel="round", ylabel="memory, MB", ylim=(0, None))
-    left.legend()
+    left.legend(loc="center right")
     seconds = np.array(result["seconds"])
     right.plot(np.arange(1, len(seconds) + 1), seconds, color=PALETTE[0], linewidth=0.6)
     right.set(xlabel="round", ylabel="seconds per round", ylim=(0, np.quantile(seconds[1:], 0.99) * 1.5))
