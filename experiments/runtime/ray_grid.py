@@ -114,6 +114,8 @@ class RayGrid(AtOnceGrid):
         idle, starting, busy = list(self.workers.actors), list[Actor](), dict[Reference, _Job]()
         try:
             while waiting or busy:
+                # whoever asks Ray for something once its scheduler has gone is ended by it, without a word
+                self.workers.look_after()
                 while waiting and idle:
                     job = _Job(idle.pop(), waiting.popleft(), time.monotonic())
                     busy[self._submit(job)] = job
@@ -177,6 +179,7 @@ class RayGrid(AtOnceGrid):
             shared = {key: record for key, record in message.content.items() if holders[id(record)] > 1}
             for record in shared.values():
                 if id(record) not in stored:
+                    self.workers.look_after()
                     stored[id(record)] = ray.put(carried(record))
             parcel = pack(message, without=shared)
             about: Mapping[str, Any] = message.content.config_records.get(COHORT, {})

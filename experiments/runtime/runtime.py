@@ -78,8 +78,8 @@ def run_on(
     from strategies.assembly import load_data
 
     def look() -> None:
-        workers.look_after()
         watch()
+        workers.look_after()
 
     workers.phases.end(SERVER)
     with _recorded(log):
