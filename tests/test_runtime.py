@@ -20,7 +20,7 @@ from experiments.resources import Machine, Resources, plan_resources
 from experiments.runtime import phases
 from experiments.runtime.cluster import import_path
 from experiments.runtime.failure import RunFailed, one_line
-from experiments.runtime.output import output_to
+from experiments.runtime.output import output_to, shorten
 from experiments.runtime.runtime import run_on, started
 from experiments.runtime.temporary import temporary_folder
 from experiments.runtime.workers import Workers
@@ -136,6 +136,25 @@ def test_output_goes_to_the_log_from_wherever_it_comes_and_back_again(tmp_path: 
     with output_to(tmp_path / "log"):
         pass
     assert (tmp_path / "log").read_text() == "inside\nraw\nchild\n"
+
+
+def test_a_log_that_grows_without_end_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    shorten(log, most=8000)
+    with log.open("ab", buffering=0) as writer:
+        for line in range(100):
+            writer.write(b"line %d\n" % line)
+        shorten(log, most=8000)
+        assert log.stat().st_size == sum(len(f"line {line}\n") for line in range(100))
+        for line in range(100, 3000):
+            writer.write(b"line %d\n" % line)
+            shorten(log, most=8000)
+        # whoever had it open goes on at its end
+        writer.write(b"the last\n")
+    assert log.stat().st_size <= 8000 + len("the last\n")
+    text = log.read_text()
+    assert text.startswith("line 0\nline 1\n") and text.endswith("line 2998\nline 2999\nthe last\n")
+    assert "bytes left out: a log is kept below 8000 bytes" in text
 
 
 # ---- a user's folder ------------------------------------------------------------------------------------------------

@@ -52,7 +52,9 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], N
 
     before, on_sigterm, start = dict(os.environ), signal.getsignal(signal.SIGTERM), Path.cwd()
     with temporary_folder("fedpfn-", longest=_LONGEST_ROOT) as root:
-        os.environ.update(_QUIET, PYTHONPATH=os.pathsep.join(import_path(workdir)))
+        # without a dashboard nobody asks for the events of tasks, which cost time and fill Ray's store over the rounds
+        os.environ.update(_QUIET, RAY_task_events_report_interval_ms="0")
+        os.environ["PYTHONPATH"] = os.pathsep.join(import_path(workdir))
         # Ray's workers put the folder that they start in first on their import path, and it is the one of this process
         empty = root / "start"
         empty.mkdir()

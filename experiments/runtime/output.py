@@ -10,6 +10,8 @@ from rich.console import Console
 
 from experiments.terminal import steady
 
+_MOST_BYTES = 64 * 2**20
+
 
 def whole_lines() -> None:
     """Write standard output and error a whole line at a time from now on, in a process of Ray's.
@@ -39,6 +41,24 @@ def output_to(log: Path) -> Iterator[None]:
             os.dup2(old, descriptor)
             os.close(old)
         os.close(target)
+
+
+def shorten(log: Path, *, most: int = _MOST_BYTES) -> None:
+    """Cut the middle out of a log of more than ``most`` bytes; its first eighth and last three eighths stay.
+
+    The beginning says what was set up, the end why it stopped; a client that prints in every batch would fill the disk.
+    Processes that write at its end go on to. What one of them writes in this very moment may be lost.
+    """
+    size = log.stat().st_size if log.exists() else 0
+    if size <= most:
+        return
+    head, tail = most // 8, 3 * most // 8
+    with log.open("r+b") as file:
+        file.seek(size - tail)
+        end = file.read()
+        file.truncate(head)
+    with log.open("ab", buffering=0) as file:
+        file.write(b"\n[... %d bytes left out: a log is kept below %d bytes ...]\n" % (size - tail - head, most) + end)
 
 
 @contextmanager

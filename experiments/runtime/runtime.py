@@ -74,11 +74,13 @@ def run_on(
     ``watch`` is called several times a second while workers train. Raises ``ConfigError`` for a config that cannot be
     run, and ``RunFailed`` for a run that did not complete, its traceback in the log.
     """
+    from experiments.runtime.output import shorten
     from experiments.runtime.ray_grid import RayGrid
     from strategies.assembly import load_data
 
     def look() -> None:
         watch()
+        shorten(log)
         workers.look_after()
 
     workers.phases.end(SERVER)
@@ -102,9 +104,14 @@ def run_here(config: RunConfig, *, nodes: int, log: Path, watch: Callable[[], No
     """Run ``config`` with its clients in this process, one after the other, and otherwise as ``run_on`` does."""
     from clients.client_app import app
     from experiments.runtime.in_process import InProcessGrid
+    from experiments.runtime.output import shorten
+
+    def look() -> None:
+        watch()
+        shorten(log)
 
     with _recorded(log):
-        return _run(InProcessGrid(app, config.flat(), nodes=nodes, watch=watch), config)
+        return _run(InProcessGrid(app, config.flat(), nodes=nodes, watch=look), config)
 
 
 def _run(grid: Grid, config: RunConfig) -> Path:
@@ -119,7 +126,7 @@ def _run(grid: Grid, config: RunConfig) -> Path:
 def _recorded(log: Path) -> Iterator[None]:
     """Send output to ``log``, and turn an error into the reason why the run failed, its traceback in the log."""
     from experiments.runtime.failure import failed
-    from experiments.runtime.output import output_to
+    from experiments.runtime.output import output_to, shorten
     from fedpfn.runs.config import ConfigError
 
     with output_to(log):
@@ -130,3 +137,5 @@ def _recorded(log: Path) -> Iterator[None]:
             if isinstance(error, ConfigError):
                 raise
             raise failed(error) from error
+        finally:
+            shorten(log)
