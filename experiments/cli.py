@@ -21,6 +21,8 @@ from experiments.interruption import INTERRUPTED, interruptible
 from experiments.lab.cli import app as lab
 from experiments.report.cli import EPILOG as REPORT_EPILOG
 from experiments.report.cli import report
+from experiments.reproduce.cli import EPILOG as REPRODUCE_EPILOG
+from experiments.reproduce.cli import reproduce
 from fedpfn import garbage
 
 console, errors = terminal.stdout(), terminal.stderr()
@@ -127,6 +129,7 @@ def run(
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a sweep file (YAML)")],
     words: Words = None,
+    quick: Annotated[bool, typer.Option("--quick", help="the short form that the file has under `quick`")] = False,
     out: Annotated[Path | None, typer.Option(help="folder for the cells; default: sweeps/<name of the file>")] = None,
     jobs: Annotated[int, typer.Option(help="cells to run in parallel, each with a share of the machine", min=1)] = 1,
     dry_run: Annotated[
@@ -157,10 +160,11 @@ def sweep(
 ) -> None:
     """Run every cell of a sweep: a grid over any keys, for all seeds, each cell a run with a folder of its own.
 
-    FILE has `base` (settings of all cells), `grid` (lists of values; every combination), `include`, `exclude`, `seeds`
-    and `question`. Cells that are done are never run again; one that was interrupted continues from its checkpoint,
-    with bit-identical results. Keys that an algorithm does not use do not multiply its cells. The command fails if
-    any cell is neither done nor skipped at the end. `--skip` also stops a cell that another process is running now.
+    FILE has `base` (settings of all cells), `grid` (lists of values; every combination), `include`, `exclude`, `seeds`,
+    `question` and `quick` (sections of a short form). Cells that are done are never run again; one that was interrupted
+    continues from its checkpoint, with bit-identical results. Keys that an algorithm does not use do not multiply its
+    cells. The command fails if any cell is neither done nor skipped at the end. `--skip` also stops a cell that another
+    process is running now.
     """
     from experiments.sweep.cli import sweep as run_sweep
 
@@ -170,6 +174,7 @@ def sweep(
             words or [],
             console,
             workdir=Path.cwd(),
+            quick=quick,
             out=out,
             jobs=jobs,
             dry_run=dry_run,
@@ -190,6 +195,7 @@ def sweep(
 app.command(epilog=REPORT_EPILOG)(report)
 app.command(epilog=BENCH_EPILOG)(bench)
 app.command(epilog=FAULTS_EPILOG)(faults)
+app.command(epilog=REPRODUCE_EPILOG)(reproduce)
 
 
 @app.command()

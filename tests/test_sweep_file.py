@@ -43,6 +43,28 @@ def faults(folder: Path, text: str, *words: str) -> list[str]:
 # the grid
 
 
+QUICK = """
+base: {rounds: 30, train: {lr: 0.1}}
+grid: {partition.alpha: [0.1, 0.5, 1]}
+seeds: 3
+quick: {base: {rounds: 2}, grid: {partition.alpha: [0.1]}, seeds: 1}
+"""
+
+
+def test_the_short_form_replaces_sections_and_adds_to_the_base(tmp_path: Path) -> None:
+    assert len(cells(tmp_path, QUICK)) == 9
+    (cell,) = expand(read_sweep(tmp_path / "sweep.yaml", workdir=tmp_path, quick=True))
+    assert values([cell], "rounds", "train.lr", "partition.alpha", "seed") == [(2, 0.1, 0.1, 0)]
+    (cell,) = expand(read_sweep(tmp_path / "sweep.yaml", ["rounds=5"], workdir=tmp_path, quick=True))
+    assert values([cell], "rounds") == [(5,)]
+
+
+def test_a_file_without_a_short_form_says_so(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text("seeds: 2")
+    with pytest.raises(ConfigError, match="it has no section quick: leave out --quick"):
+        read_sweep(tmp_path / "sweep.yaml", workdir=tmp_path, quick=True)
+
+
 def test_the_grid_is_every_combination_its_first_key_slowest_and_seeds_side_by_side(tmp_path: Path) -> None:
     text = """
     grid:
@@ -401,7 +423,11 @@ def test_a_label_is_cut_before_its_seed(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("grd: {a: 1}", "sweep.yaml: unknown key 'grd'; did you mean 'grid'?"),
-        ("zzz: 1", "sweep.yaml: unknown key 'zzz'; a sweep has question, config, base, grid, include, exclude, seeds"),
+        (
+            "zzz: 1",
+            "sweep.yaml: unknown key 'zzz'; "
+            "a sweep has question, config, base, grid, include, exclude, seeds, quick",
+        ),
         ("rounds: 3", "sweep.yaml: unknown key 'rounds'; settings go under base"),
         ("train.lr: 3", "sweep.yaml: unknown key 'train.lr'; settings go under base"),
         ("seed: 3", "sweep.yaml: unknown key 'seed'; did you mean 'seeds'?"),
@@ -424,6 +450,9 @@ def test_a_label_is_cut_before_its_seed(tmp_path: Path) -> None:
         ("seeds: [9223372036854775808]", "seeds: seed must be below 2**63, which is what Flower can carry, "
          "got 9223372036854775808"),
         ("{base: {seed: 3}, seeds: [3]}", "seed has no effect where seeds are given"),
+        ("quick: {base: {rondes: 3}}", "quick: base: unknown key 'rondes'; did you mean 'rounds'?"),
+        ("quick: {grd: {}}", "quick: unknown key 'grd'; did you mean 'grid'?"),
+        ("quick: {quick: {seeds: 1}}", "quick: it has no short form of its own"),
         ("base: {rondes: 3}", "base: unknown key 'rondes'; did you mean 'rounds'?"),
         ("base: {rounds: x}", "base: rounds must be a whole number, got 'x' (str)"),
         ("base: {rounds: [3]}", "base: rounds must be a whole number, got [3] (list)"),

@@ -118,8 +118,8 @@ def find_experiment(path: Path) -> Path:
 
 
 def packaged_experiments() -> list[tuple[str, dict[str, Any]]]:
-    """Return name and content of every experiment that comes with the package."""
-    files = sorted(CONF.glob("paper/*.yaml"))
+    """Return name and content of every experiment that comes with the package; federated tables are sweeps."""
+    files = [file for file in sorted(CONF.glob("paper/*.yaml")) if not file.stem.startswith("federated_")]
     return [(str(file.relative_to(CONF).with_suffix("")), read_yaml(file)) for file in files]
 
 

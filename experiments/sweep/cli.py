@@ -38,6 +38,7 @@ def sweep(
     console: Console,
     *,
     workdir: Path,
+    quick: bool = False,
     out: Path | None = None,
     jobs: int = 1,
     dry_run: bool = False,
@@ -57,7 +58,7 @@ def sweep(
     Every cell is checked before the first one starts: raises ``ConfigError`` with all faults, ``ValueError`` for jobs
     or resources that cannot be had, or a folder that is not what its name says.
     """
-    asked = read_sweep(file, words, workdir=workdir)
+    asked = read_sweep(file, words, workdir=workdir, quick=quick)
     cells = expand(asked)
     out = (out or Path("sweeps") / file.stem).absolute()
     if out.exists() and not out.is_dir():

@@ -11,6 +11,7 @@
     include: [{strategy.name: fedavg, rounds: [10, 20]}]    # small grids of their own beside it
     exclude: [{partition.alpha: 1, rounds: [10, 30]}]       # what matches all keys of an entry is left out
     seeds: [0, 1]                                           # or a number n for 0, ..., n - 1
+    quick: {base: {rounds: 2}, seeds: 1}                    # sections of a short form; its base adds to that above
 
 Every section may be left out. Without ``grid`` and ``include`` the base is the only cell, without ``seeds`` its seed
 the only one. Nothing is looked up, as ``${...}`` would ask for. How many cells a file may ask for is bounded before any
@@ -48,6 +49,7 @@ _SECTIONS: dict[str, tuple[type, str]] = {
     "include": (list, "a list of tables"),
     "exclude": (list, "a list of tables"),
     "seeds": (object, "a list of seeds, or their number"),
+    "quick": (dict, "a table of the sections that its short form has in place of the file's"),
 }
 
 
@@ -92,11 +94,12 @@ class _Place:
         self.faults.append(f"{self.name}: {text}" if self.name else text)
 
 
-def read_sweep(path: Path, words: Iterable[str] = (), *, workdir: Path) -> SweepFile:
+def read_sweep(path: Path, words: Iterable[str] = (), *, workdir: Path, quick: bool = False) -> SweepFile:
     """Return the sweep of a file; ``key=value`` words win over its base, relative data roots start at ``workdir``.
 
-    Raises ``ConfigError`` with every fault that keys and values show one by one; those that only whole configs show are
-    told by ``cells.expand``.
+    With ``quick``, the sections of its short form take the place of the file's; settings of both bases hold. Raises
+    ``ConfigError`` with every fault that keys and values show one by one; those that only whole configs show are told
+    by ``cells.expand``.
     """
     try:
         tree = read_yaml(path)
@@ -104,8 +107,15 @@ def read_sweep(path: Path, words: Iterable[str] = (), *, workdir: Path) -> Sweep
         raise ConfigError([str(error)]) from error
     place = _Place(str(path), workdir, faults=[])
     given = _sections(place, tree)
+    short = _sections(place.at("quick"), given.pop("quick", {}))
+    added = _settings(place.at("quick: base"), short.pop("base", {}))
+    if "quick" in short:
+        place.at("quick").fault("it has no short form of its own")
+    if quick and not (short or added):
+        place.fault("it has no section quick: leave out --quick")
+    given |= short if quick else {}
     started = _started(place, path.parent / given["config"]) if "config" in given else {}
-    base = _settings(place.at("base"), given.get("base", {}))
+    base = _settings(place.at("base"), given.get("base", {})) | (added if quick else {})
     typed = _typed(place.at(""), words)
     grid = _axes(place.at("grid"), given.get("grid", {}))
     include = tuple(_axes(entry, table, alone=True) for entry, table in _tables(place, given, "include"))

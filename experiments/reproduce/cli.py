@@ -1,0 +1,56 @@
+"""``fedpfn reproduce`` as typed: which tables and figures, in which form, and where the page goes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.terminal import stdout
+
+EPILOG = (
+    "Results are kept as they come: what is on record is not run again, and a second call goes on with what is left. "
+    "ROOT holds data sets under their names, such as ROOT/cifar10, or is itself the folder of one."
+)
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="parts of names; everything by default")]
+
+
+def reproduce(
+    names: Names = None,
+    out: Annotated[Path, typer.Option(help="folder for the runs, and the page RESULTS.md")] = Path("reproduced"),
+    data_root: Annotated[Path | None, typer.Option("--data-root", metavar="ROOT", help="folder of the data")] = None,
+    full: Annotated[bool, typer.Option("--full", help="the full forms, for a GPU or many hours")] = False,
+    jobs: Annotated[int, typer.Option(help="cells to run in parallel", min=1)] = 1,
+    listed: Annotated[bool, typer.Option("--list", help="show names and titles, and stop")] = False,
+    page_only: Annotated[bool, typer.Option("--page", help="run nothing; write the page of what is on record")] = False,
+) -> None:
+    """Run the papers' tables and figures in their quick forms, and write one page: published next to measured.
+
+    The page says for each claim in which direction it went here, over how many seeds, with a 95 % interval, and what
+    was not run and why. The quick forms take an hour or two on two cores, most of it for CIFAR-10. What contradicts a
+    paper is printed like what agrees with it.
+    """
+    from experiments.reproduce.page import write_page
+    from experiments.reproduce.studies import choose, run_study
+
+    console = stdout()
+    studies = choose(names or [])
+    if listed:
+        for study in studies:
+            console.print(f"{study.name:40} {study.title}", highlight=False, markup=False)
+        return
+    out = out.absolute()
+    missing: dict[str, str] = {}
+    for number, study in enumerate(studies, start=1):
+        if page_only:
+            continue
+        console.rule(f"{number} of {len(studies)}: {study.name}", align="left")
+        why = run_study(study, out / study.folder, console, root=data_root, quick=not full, jobs=jobs)
+        if why:
+            missing[study.name] = why
+            console.print(f"not run: {why}", style="red", highlight=False, markup=False)
+        # after each, so that a night that is cut short has its page
+        write_page(studies, out, console=None, form="full" if full else "quick", missing=missing)
+    write_page(studies, out, console=console, form="full" if full else "quick", missing=missing)
+    if missing:
+        raise typer.Exit(1)

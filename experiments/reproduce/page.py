@@ -1,0 +1,193 @@
+"""One page of what was measured: published next to here, how many seeds, the interval, the direction.
+
+A claim is a published contrast of two training methods: the sign of the second one's figure less the first one's. Here
+it is the mean over seeds of the paired differences, with Student's interval. A direction is *the same* or *different*
+where the interval leaves out 0, and *open* where it does not or where there is one seed.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from experiments.lab.figures import draw_figures
+from experiments.lab.folder import LabRun, read_lab
+from experiments.lab.report import (
+    METHOD,
+    Address,
+    Figure,
+    figure_of,
+    groups,
+    measures_of,
+    methods_of,
+    published_of,
+    results_table,
+    settings_lines,
+    short,
+    spoken_part,
+)  # fmt: skip
+from experiments.lab.report import Table as LabTable
+from experiments.report.differences import Difference
+from experiments.report.formats import markdown_text
+from experiments.report.study import make_study
+from experiments.report.tables import make_report
+from experiments.reproduce.studies import Study
+from fedpfn.runs import find_runs, write_whole
+from fedpfn.runs.machine import environment
+
+SAME, DIFFERENT, OPEN = "same", "**different**", "open"
+_HEADER = ("case", "measure", "methods", "published", "here", "seeds", "difference, 95 % interval", "direction")
+_SUMMARY = ("table or figure", "same direction", "different", "open", "state")
+_ALONE = ("case", "measure", "published", "here, 95 % interval", "seeds")
+
+
+def write_page(
+    studies: Sequence[Study], out: Path, *, console: Console | None, form: str, missing: Mapping[str, str]
+) -> Path:
+    """Write ``RESULTS.md`` of what lies under ``out``, show its summary on ``console``, and return its path."""
+    sections: list[str] = []
+    summary: list[tuple[str, ...]] = []
+    for study in studies:
+        folder = out / study.folder
+        why = missing.get(study.name, "")
+        if not (folder / "records.jsonl").is_file() and not (folder / "sweep.yaml").is_file():
+            summary.append((study.name, "–", "–", "–", why or "not run"))
+            continue
+        text, directions, state = _federated(study, folder) if study.federated else _laboratory(folder)
+        sections.append(f"## {study.title}\n\n`{study.name}`\n\n{text}")
+        counts = [str(directions[name]) if directions else "–" for name in (SAME, DIFFERENT, OPEN)]
+        summary.append((study.name, *counts, why or state))
+    table = LabTable(_SUMMARY, tuple(summary)).markdown()
+    head = f"# Results of `fedpfn reproduce`\n\n{_about(form)}\n\n{_READING}"
+    text = "\n\n".join([head, table, *sections]) + "\n"
+    path = out / "RESULTS.md"
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text.encode())
+    if console is not None:
+        console.print(_shown(summary))
+        console.print(f"page: {path}", highlight=False, markup=False, soft_wrap=True)
+    return path
+
+
+_READING = (
+    "*Same*, *different* and *open* count the published contrasts between two training methods: with the second "
+    "method, does a figure move here in the direction in which it moved in the paper? It is open where the 95 % "
+    "interval of the paired difference over seeds (Student's) holds 0, or where there is one seed. Absolute figures "
+    "may differ: the papers publish neither optimisers nor lengths of training."
+)
+
+
+def _shown(summary: Sequence[tuple[str, ...]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in _SUMMARY:
+        table.add_column(name, overflow="fold")
+    for row in summary:
+        table.add_row(*(Text(cell.replace("*", "")) for cell in row))
+    return table
+
+
+def _about(form: str) -> str:
+    machine = environment("cpu")
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("fedpfn", "flwr", "torch", "numpy"))
+    return (
+        f"The {form} forms. {machine['cpus']} CPU cores, {machine['platform']}, Python {machine['python']}, "
+        f"{versions}, revision {machine['git-revision']}."
+    )
+
+
+def _laboratory(folder: Path) -> tuple[str, Counter[str], str]:
+    run = read_lab(folder)
+    rows = list(contrasts(run))
+    directions = Counter(row[-1] for row in rows)
+    parts = [run.experiment.question] if run.experiment.question else []
+    parts += [f"- {line}" for line in settings_lines(run)]
+    if rows:
+        parts.append(LabTable(_HEADER, tuple(rows)).markdown())
+    elif run.experiment.published:
+        parts.append(LabTable(_ALONE, tuple(_single(run))).markdown())
+    else:
+        parts.append(results_table(run).markdown())
+    parts += [f"![{name}]({folder.name}/figures/{name}.png)" for name in draw_figures(run)]
+    seconds = sum(record["seconds"] for record in run.records)
+    state = f"{len(run.records)} cells, {seconds / 60:.0f} min" + ("" if run.complete else ", not complete")
+    return "\n\n".join(parts), directions, state
+
+
+def contrasts(run: LabRun) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each group, measure and further method, against the experiment's first method."""
+    methods = methods_of(run)
+    for address in groups(run) if len(methods) > 1 else ():
+        for measure in measures_of(run):
+            for method in methods[1:]:
+                places = [dict(address) | {METHOD: name} for name in (methods[0], method)]
+                here = [figure_of(run, measure, **place) for place in places]
+                published = [published_of(run, measure, **place) for place in places]
+                if here[0] is None or here[1] is None:
+                    continue
+                found = _difference(here[0], here[1])
+                yield (
+                    _case(address), measure.replace("_", " "), f"{methods[0]} → {method}",
+                    " → ".join(map(_number, published)) if any(published) else "–",
+                    f"{short(here[0].mean)} → {short(here[1].mean)}", str(found.n), _spread(found),
+                    direction(published, found),
+                )  # fmt: skip
+
+
+def _difference(first: Figure, second: Figure) -> Difference:
+    shared = sorted(first.by_seed.keys() & second.by_seed.keys())
+    pairs = {seed: second.by_seed[seed] - first.by_seed[seed] for seed in shared}
+    return Difference({seed: value for seed, value in pairs.items() if isfinite(value)})
+
+
+def direction(published: Sequence[float | None], found: Difference) -> str:
+    """Say how a measured difference goes with the published figures of two methods; nothing where one is missing."""
+    if published[0] is None or published[1] is None:
+        return ""
+    if found.mean is None or found.interval is None or published[0] == published[1]:
+        return OPEN
+    low, high = found.interval
+    if low <= 0 <= high:
+        return OPEN
+    return SAME if (found.mean > 0) == (published[1] > published[0]) else DIFFERENT
+
+
+def _single(run: LabRun) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each group and measure of an experiment without methods to compare."""
+    for address in groups(run):
+        for measure in measures_of(run):
+            if (figure := figure_of(run, measure, **dict(address))) is not None:
+                published = _number(published_of(run, measure, **dict(address)))
+                finite = {seed: value for seed, value in figure.by_seed.items() if isfinite(value)}
+                yield _case(address), measure.replace("_", " "), published, _spread(Difference(finite)), str(figure.n)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else short(value)
+
+
+def _spread(found: Difference) -> str:
+    if found.mean is None:
+        return "not finite"
+    if found.interval is None:
+        return short(found.mean)
+    low, high = found.interval
+    return f"{short(found.mean)} [{short(low, like=found.mean)}, {short(high, like=found.mean)}]"
+
+
+def _case(address: Address) -> str:
+    return ", ".join(word for word in map(spoken_part, address) if word)
+
+
+def _federated(study: Study, folder: Path) -> tuple[str, Counter[str], str]:
+    runs = find_runs([folder])
+    report = make_report(make_study(runs), baseline={"strategy.name": "fedavg"})
+    text = markdown_text(report, title=study.title)
+    # its own headings go below this page's
+    body = "\n".join(f"#{line}" if line.startswith("#") else line for line in text.splitlines()[2:])
+    asked = len(json.loads((folder / "cells.json").read_text())["cells"])
+    return body, Counter(), f"{sum(run.summary is not None for run in runs)} of {asked} cells"

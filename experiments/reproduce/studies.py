@@ -1,0 +1,83 @@
+"""What can be reproduced: the laboratory's experiments, and the federated tables, which are sweeps."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.lab.experiment import CONF, packaged_experiments, read_experiment
+from experiments.lab.run import run_experiment
+from experiments.runtime.failure import RunFailed
+from experiments.sweep.cli import sweep
+from fedpfn.runs import read_yaml
+from fedpfn.runs.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Study:
+    """A file that comes with the package: its name there, its title, its data set, and whether it is a sweep."""
+
+    name: str
+    title: str
+    data: str
+    federated: bool
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder among those of all."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def file(self) -> Path:
+        """The file itself."""
+        return CONF / f"{self.name}.yaml"
+
+
+def choose(parts: Iterable[str]) -> list[Study]:
+    """Return the studies whose names contain one of ``parts``; all where there are none.
+
+    Raises ``ConfigError`` for a part that no name contains.
+    """
+    found = [
+        Study(name, str(tree.get("title", name)), str(tree.get("base", {}).get("data", {}).get("name", "")), False)
+        for name, tree in packaged_experiments()
+    ]
+    for file in federated_files():
+        tree = read_yaml(file)
+        data = read_yaml(file.parent / str(tree["config"]))["data"]["name"]
+        found.append(Study(f"paper/{file.stem}", str(tree["question"]), str(data), True))
+    wanted = list(parts)
+    if strange := [part for part in wanted if not any(part in study.name for study in found)]:
+        raise ConfigError(
+            [f"no table or figure is called {part!r}; `fedpfn reproduce --list` shows all" for part in strange]
+        )
+    return [study for study in found if not wanted or any(part in study.name for part in wanted)]
+
+
+def federated_files() -> list[Path]:
+    """Return the federated tables that come with the package, without the searches for their learning rates."""
+    return [file for file in sorted(CONF.glob("paper/federated_*.yaml")) if not file.stem.endswith("_rates")]
+
+
+def run_study(study: Study, folder: Path, console: Console, *, root: Path | None, quick: bool, jobs: int) -> str:
+    """Run what ``folder`` does not hold yet, and return why it could not all be run; empty where it could."""
+    words = [f"data.root={data_folder(root, study.data)}"] if root is not None and study.data else []
+    try:
+        if study.federated:
+            done = sweep(
+                study.file, words, console, workdir=Path.cwd(), quick=quick, out=folder, jobs=jobs, in_process=True
+            )
+            return "" if done else f"some of its cells failed: `fedpfn watch {folder}`"
+        experiment, cells = read_experiment(study.file, words, quick=quick)
+        run_experiment(experiment, cells, folder, console, jobs=jobs)
+    except (ConfigError, RunFailed, ValueError, OSError) as error:
+        faults = error.faults if isinstance(error, ConfigError) else [str(error)]
+        return "; ".join(dict.fromkeys(fault.splitlines()[0] for fault in faults))
+    return ""
+
+
+def data_folder(root: Path, name: str) -> Path:
+    """Return where a data set lies: in a folder of its name below ``root`` where there is one, else in ``root``."""
+    own = root.absolute() / name
+    return own if own.is_dir() else root.absolute()

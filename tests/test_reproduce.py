@@ -1,0 +1,96 @@
+"""``fedpfn reproduce``: what is run, what is not and why, and directions that only an interval decides."""
+
+from pathlib import Path
+
+import pytest
+from test_lab_report import BETTER, a_run, record
+from typer.testing import CliRunner
+
+from experiments.cli import app
+from experiments.report.differences import Difference
+from experiments.reproduce.page import DIFFERENT, OPEN, SAME, contrasts, direction
+from experiments.reproduce.studies import choose, data_folder, federated_files
+from experiments.sweep.cells import expand
+from experiments.sweep.file import read_sweep
+from fedpfn.runs.config import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("published", "gains", "expected"),
+    [
+        ((0.6, 0.8), [0.20, 0.21, 0.19], SAME),
+        ((0.6, 0.8), [-0.20, -0.21, -0.19], DIFFERENT),
+        ((0.8, 0.6), [-0.20, -0.21, -0.19], SAME),
+        # on average in the published direction, and no interval says so
+        ((0.6, 0.8), [0.5, -0.3, 0.1], OPEN),
+        ((0.6, 0.8), [0.2], OPEN),
+        ((0.6, 0.8), [], OPEN),
+        ((0.6, 0.6), [0.20, 0.21, 0.19], OPEN),
+        ((None, 0.6), [0.20, 0.21, 0.19], ""),
+    ],
+)
+def test_a_direction_is_decided_by_the_interval(
+    published: tuple[float | None, float | None], gains: list[float], expected: str
+) -> None:
+    assert direction(published, Difference(dict(enumerate(gains)))) == expected
+
+
+def test_all_tables_and_figures_are_listed_and_chosen_by_parts_of_their_names() -> None:
+    names = [study.name for study in choose([])]
+    assert "paper/table1_mnist" in names and "paper/federated_mnist_mlp" in names and len(names) == len(set(names))
+    assert [study.name for study in choose(["theorem", "table3"])] == [
+        "paper/table3_cifar10", "paper/table3_mnist", "paper/theorem32",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="no table or figure is called 'table9'"):
+        choose(["table9"])
+
+
+def test_data_sets_lie_under_their_names_or_in_the_root_itself(tmp_path: Path) -> None:
+    (tmp_path / "cifar10").mkdir()
+    assert data_folder(tmp_path, "cifar10") == tmp_path / "cifar10"
+    assert data_folder(tmp_path, "mnist") == tmp_path
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_federated_tables_can_run_in_both_forms(tmp_path: Path, quick: bool) -> None:
+    for file in federated_files():
+        assert expand(read_sweep(file, workdir=tmp_path, quick=quick))
+
+
+def test_a_contrast_is_told_with_both_figures_its_interval_and_its_direction() -> None:
+    closer = [
+        record("vanilla", 0, 0.5),
+        record("vanilla", 1, 0.7),
+        record("tna-pfn", 0, 0.3),
+        record("tna-pfn", 1, 0.48),
+    ]
+    ((case, measure, methods, published, here, seeds, difference, found),) = contrasts(a_run(closer))
+    assert (case, measure, methods, seeds) == ("MLP", "fusion barrier", "vanilla → tna-pfn", "2")
+    assert (published, here) == ("0.600 → 0.100", "0.600 → 0.390")
+    # mean -0.21, standard deviation 0.02/sqrt(2), t(0.975, 1) = 12.7062: half of the interval is 0.127
+    assert difference == "-0.210 [-0.337, -0.083]" and found == SAME
+    ((*_, open_one),) = contrasts(a_run(BETTER))
+    assert open_one == OPEN
+
+
+def test_the_page_tells_what_ran_and_what_did_not_and_a_second_call_runs_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, empty = tmp_path / "out", tmp_path / "data"
+    empty.mkdir()
+    words = ["reproduce", "theorem32", "table4_imdb", "--out", str(out), "--data-root", str(empty)]
+    first = CliRunner().invoke(app, words)
+    # the reviews that one of them needs are not here
+    assert first.exit_code == 1 and "not run: data set 'imdb' is not in" in first.output.replace("\n", " ")
+    page = (out / "RESULTS.md").read_text()
+    assert "| paper/table4_imdb | – | – | – | data set 'imdb' is not in" in page
+    assert "| paper/theorem32 | – | – | – | 18 cells, " in page
+    assert "![" in page and all((out / name).is_file() for name in _pictures(page))
+
+    monkeypatch.setattr("experiments.lab.run.run_cell", lambda *_: pytest.fail("it was on record"))
+    assert CliRunner().invoke(app, words).exit_code == 1
+    assert CliRunner().invoke(app, [*words, "--page"]).exit_code == 0
+
+
+def _pictures(page: str) -> list[str]:
+    return [line.rpartition("(")[2].rstrip(")") for line in page.splitlines() if line.startswith("![")]
