@@ -23,6 +23,7 @@ from experiments.report.cli import EPILOG as REPORT_EPILOG
 from experiments.report.cli import report
 from experiments.reproduce.cli import EPILOG as REPRODUCE_EPILOG
 from experiments.reproduce.cli import reproduce
+from experiments.runtime.failure import RunFailed, notes, of_the_system
 from fedpfn import garbage
 
 console, errors = terminal.stdout(), terminal.stderr()
@@ -305,8 +306,7 @@ def _run_app() -> None:
 
 
 def _say_last(message: str, error: BaseException) -> None:
-    from experiments.endings import notes
-
+    # nothing is imported here: imports that were interrupted break those after them
     errors.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
     for line in notes(error):
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -314,8 +314,6 @@ def _say_last(message: str, error: BaseException) -> None:
 
 def explanation(error: Exception) -> str | None:
     """Return the message that a known error ends in; None for one that is a fault of ours and needs its traceback."""
-    from experiments.runtime.failure import RunFailed, of_the_system
-
     if isinstance(error, RunFailed | ValueError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -43,16 +43,6 @@ def note_ending(error: BaseException, folder: Path) -> None:
     error.add_note(f"to go on, once it is mended: {command}")
 
 
-def notes(error: BaseException) -> list[str]:
-    """Return the notes of ``error``, or of the interruption that it came of."""
-    causes: BaseException | None = error
-    while causes is not None:
-        if found := getattr(causes, "__notes__", []):
-            return list(found)
-        causes = causes.__cause__ or causes.__context__
-    return []
-
-
 def own_line(text: str) -> str | None:
     """Return the last place in the tracebacks of ``text`` that is neither in this package nor in a library.
 

@@ -25,10 +25,13 @@ def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    last = -float("inf")
+    last, owner = -float("inf"), os.getpid()
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         nonlocal last
+        if os.getpid() != owner:
+            # a copy of this process that has not become another program yet
+            os._exit(INTERRUPTED)
         now = time.monotonic()
         if now - last > _SAME_WISH_SECONDS:
             last = now
@@ -45,6 +48,9 @@ def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
         yield
     except BaseException as ended:
         if to_the_end and last > 0:
+            if not isinstance(ended, SystemExit):
+                # an import that was interrupted fails in any way, and where it fails nobody can say so
+                print("stopped", file=sys.stderr)
             _leave(ended.code if isinstance(ended, SystemExit) else INTERRUPTED)
         raise
     finally:

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from experiments.cli import app, main
-from experiments.endings import notes
+from experiments.runtime.failure import notes
 from fedpfn.runs import read_run, state_digest
 
 COMMAND = [sys.executable, "-c", "from experiments.cli import main; main()"]

@@ -4,7 +4,8 @@ import sysconfig
 from pathlib import Path
 
 import fedpfn
-from experiments.endings import note_ending, notes, own_line
+from experiments.endings import note_ending, own_line
+from experiments.runtime.failure import notes
 from fedpfn.runs import RunFolder
 from fedpfn.runs.config import RunConfig
 

@@ -17,7 +17,7 @@ import pytest
 from processes import needs_proc
 
 from experiments import terminal
-from experiments.endings import note_ending, notes
+from experiments.endings import note_ending
 from experiments.faults.actions import Fill, Signal
 from experiments.faults.campaign import injections, run_faults
 from experiments.faults.catalogue import GROUPS
@@ -25,6 +25,7 @@ from experiments.faults.fault import Ending, Fault, Moment, Runtime
 from experiments.faults.outcome import Outcome, as_json, judge
 from experiments.faults.tables import markdown, rows, summary
 from experiments.interruption import interruptible
+from experiments.runtime.failure import notes
 from fedpfn.runs import LOG, RunFolder, record_end
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.lock import claimed

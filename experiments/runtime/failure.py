@@ -23,6 +23,16 @@ def failed(error: BaseException) -> RunFailed:
     return RunFailed(one_line(f"{type(error).__name__}: {error}"))
 
 
+def notes(error: BaseException) -> list[str]:
+    """Return the notes of ``error``, or of the interruption that it came of."""
+    causes: BaseException | None = error
+    while causes is not None:
+        if found := getattr(causes, "__notes__", []):
+            return list(found)
+        causes = causes.__cause__ or causes.__context__
+    return []
+
+
 def of_the_system(error: OSError) -> str:
     """Return an error of the system in one line, with the file where it is known.
 
