@@ -18,6 +18,7 @@ from processes import needs_proc
 
 from experiments import terminal
 from experiments.endings import note_ending
+from experiments.faults import campaign
 from experiments.faults.actions import Fill, Signal
 from experiments.faults.campaign import injections, run_faults
 from experiments.faults.catalogue import GROUPS
@@ -105,6 +106,26 @@ def test_injections_that_differ_in_time_alone_share_a_row_and_what_went_wrong_is
     assert summary(results) == "3 injections, 2 ended as they have to; 1 could not be tried here"
     text = markdown(results, "about")
     assert text.count("| a fault |") == 2 and "other weights" in text.partition("Not as expected")[2]
+    # injected, as expected, went on by itself, was resumed, same weights
+    assert "| all | 3 | 2 | 0 | 3 | 2 of 3 |" in text
+
+
+def test_what_is_on_record_stays_where_some_of_it_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = [fault for fault in ALL if fault.quick and fault.times == 1][:2]
+    folders: list[Path] = []
+
+    def failing(fault: Fault, folder: Path, _: object) -> Outcome:
+        folder.mkdir(parents=True)
+        folders.append(folder)
+        return Outcome(fault.name, fault.group, fault.runtime.value, str(fault.moment), faults=[str(len(folders))])
+
+    monkeypatch.setattr(campaign, "inject", failing)
+    monkeypatch.setattr(campaign, "_undisturbed", lambda *_: ({}, {campaign._kind(fault.runtime): {} for fault in ALL}))
+    monkeypatch.setattr(campaign, "_in_the_way", lambda *_, **__: "")
+    assert [one["faults"] for one in run_faults([first, second], tmp_path, tell=lambda _: None)] == [["1"], ["2"]]
+    assert [one["faults"] for one in run_faults([first], tmp_path, again=True, tell=lambda _: None)] == [["3"], ["2"]]
+    assert [one["faults"] for one in run_faults([second], tmp_path, tell=lambda _: None)] == [["3"], ["2"]]
+    assert len(set(folders)) == 3
 
 
 def test_no_disk_of_the_machine_is_ever_filled(tmp_path: Path) -> None:
@@ -128,7 +149,7 @@ def test_faults_end_as_they_have_to(tmp_path: Path) -> None:
     assert len(told) == len(results) == len(quick) >= 5
     assert [one.faults for one in told] == [[]] * len(told)
     # what is on record is not repeated
-    assert run_faults(quick[:1], tmp_path, tell=told.append) == results[:1] and len(told) == len(quick)
+    assert run_faults(quick[:1], tmp_path, tell=told.append) == results and len(told) == len(quick)
 
 
 # ---- one writer -----------------------------------------------------------------------------------------------------

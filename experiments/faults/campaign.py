@@ -38,26 +38,30 @@ def injections(faults: Sequence[Fault], spans: dict[Runtime, float], seed: int) 
 def run_faults(
     faults: Sequence[Fault], out: Path, *, seed: int = 0, again: bool = False, tell: Callable[[Outcome], None]
 ) -> list[dict[str, Any]]:
-    """Inject ``faults`` and return what became of them; what ``out`` has on record is repeated only with ``again``."""
+    """Inject ``faults`` and return all that ``out`` has on record by then; what was is repeated only with ``again``."""
     out.mkdir(parents=True, exist_ok=True)
-    kept: dict[str, Any] = {} if again else (read_json(out / RESULTS) or {})
+    kept: dict[str, Any] = read_json(out / RESULTS) or {}
     spans, expected = _undisturbed(faults, out)
     mounts = can_mount()
-    results = []
     for name, fault in injections(faults, spans, seed):
-        if name not in kept or kept[name].get("skipped"):
+        if again or name not in kept or kept[name].get("skipped"):
             if reason := _in_the_way(fault, mounts=mounts):
                 outcome = Outcome(fault.name, fault.group, fault.runtime.value, str(fault.moment), skipped=reason)
             else:
-                folder = out / "runs" / str(len(kept))
+                folder = _next(out / "runs")
                 outcome = inject(fault, folder, expected[_kind(fault.runtime)])
                 if outcome.ok:
                     shutil.rmtree(folder, ignore_errors=True)
             kept[name] = as_json(outcome)
             write_json(out / RESULTS, kept)
             tell(outcome)
-        results.append(kept[name])
-    return results
+    return list(kept.values())
+
+
+def _next(folder: Path) -> Path:
+    """Return a place in ``folder`` for the next one's files, after all that stayed."""
+    taken = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    return folder / str(max(taken, default=-1) + 1)
 
 
 def _in_the_way(fault: Fault, *, mounts: bool) -> str:

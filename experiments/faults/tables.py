@@ -58,10 +58,35 @@ def rich_table(results: Iterable[dict[str, Any]]) -> Table:
     return table
 
 
+def overview(results: Iterable[dict[str, Any]]) -> list[str]:
+    """Return one row per group as lines of Markdown: how often, with what end, and whether anything was lost."""
+    lines = [
+        "| faults | injected | as expected | went on by itself | ended with a word, and was resumed | same weights |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in results:
+        if not one["skipped"]:
+            groups.setdefault(one["group"], []).append(one)
+    counts = {group: _counts(found) for group, found in groups.items()}
+    total = [sum(numbers) for numbers in zip(*counts.values(), strict=True)]
+    for group, (tried, ok, alone, resumed, same, compared) in [*counts.items(), ("all", total)]:
+        lines.append(f"| {group} | {tried} | {ok} | {alone} | {resumed} | {same} of {compared} |")
+    return lines
+
+
+def _counts(found: Sequence[dict[str, Any]]) -> list[int]:
+    compared = [one for one in found if one["same"] is not None]
+    resumed = sum(one["resumed"] for one in compared)
+    same = sum(one["same"] for one in compared)
+    ok = sum(one["ok"] for one in found)
+    return [len(found), ok, len(compared) - resumed, resumed, same, len(compared)]
+
+
 def markdown(results: Sequence[dict[str, Any]], about: str) -> str:
     """Return the tables as Markdown, one per group and runtime, and below them what was not as expected."""
     tried = [one for one in results if not one["skipped"]]
-    lines = ["# Faults put into runs", "", about, "", summary(results)]
+    lines = ["# Faults put into runs", "", about, "", summary(results), "", *overview(results)]
     before = ""
     for group, row in rows(results):
         if group != before:
