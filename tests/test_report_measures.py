@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.report.measures import (
+    accuracy_for,
     best_accuracy,
     bytes_down,
     bytes_to,
     bytes_up,
     disagreements,
+    equal_bytes,
     final_accuracy,
     max_accuracy_barrier,
     max_loss_barrier,
@@ -83,6 +85,21 @@ def test_a_target_is_reached_in_the_first_round_at_or_above_it_and_its_bytes_cou
     assert (rounds_to(run, 0.6), bytes_to(run, 0.6)) == (2, 43)
     assert (rounds_to(run, 0.3), bytes_to(run, 0.3)) == (1, 11)
     assert (rounds_to(run, 0.61), bytes_to(run, 0.61)) == (None, None)
+
+
+def test_bytes_buy_the_accuracy_of_the_last_rounds_that_they_pay_for() -> None:
+    dear = a_run(a_round(0, 0.1), *(a_round(number, 0.1 * number, up=4, down=6) for number in range(1, 9)))
+    cheap = a_run(a_round(0, 0.1), *(a_round(number, 0.1 * number, up=2, down=4) for number in range(1, 9)))
+    assert equal_bytes([dear, cheap]) == 48
+    # four rounds of 10, and all eight of 6, of which the last five count
+    assert accuracy_for(dear, 48) == pytest.approx(0.25) and accuracy_for(dear, 40) == accuracy_for(dear, 48)
+    assert accuracy_for(cheap, 48) == final_accuracy(cheap) == pytest.approx(0.6)
+    # not even one round
+    assert accuracy_for(dear, 9) is None
+    # nothing to be told where all send as much
+    assert equal_bytes([dear, dear]) is None and equal_bytes([]) is None
+    assert "accuracy_at_equal_bytes" not in {measure.key for measure in measures()}
+    assert "accuracy_at_equal_bytes" in {measure.key for measure in measures(budget=48)}
 
 
 def test_an_initial_model_may_be_there_already() -> None:

@@ -49,15 +49,22 @@ class Measure:
 
 
 def measures(
-    target: float | None = None, *, share: str = "accuracy", error: Score | None = None, loss_unit: str = "nats"
+    target: float | None = None,
+    *,
+    budget: int | None = None,
+    share: str = "accuracy",
+    error: Score | None = None,
+    loss_unit: str = "nats",
 ) -> tuple[Measure, ...]:
     """Return the measures of a report; those of reaching an accuracy are there where there is a ``target``.
 
-    ``share`` is the name of the accuracy, ``error`` the error of runs that are scored by one, ``loss_unit`` empty where
-    the unit of the loss is not the same in all runs.
+    Where there is a ``budget`` of bytes, one is the accuracy that they buy. ``share`` is the name of the accuracy,
+    ``error`` the error of runs that are scored by one, ``loss_unit`` empty where the unit of the loss is not the same
+    in all runs.
     """
     loss = f"of the loss in {loss_unit}" if loss_unit else "of the loss"
-    named = _of_accuracy(target, loss) if share == "accuracy" else _renamed(_of_accuracy(target, loss), share)
+    of_accuracy = _of_accuracy(target, budget, loss)
+    named = of_accuracy if share == "accuracy" else _renamed(of_accuracy, share)
     return (*named, *(() if error is None else _of_error(error)))
 
 
@@ -107,12 +114,18 @@ def score_words(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
     return settings, notes
 
 
-def _of_accuracy(target: float | None, loss: str) -> tuple[Measure, ...]:
+def _of_accuracy(target: float | None, budget: int | None, loss: str) -> tuple[Measure, ...]:
     barrier = "accuracy barrier of the pairs of a round's client models"
     reached = []
+    if budget is not None:
+        reached += [
+            _of_rounds("accuracy", "accuracy_at_equal_bytes", "accuracy at equal bytes",
+                       f"mean of the last {LAST_ROUNDS} rounds until a run has sent, up and down, what the run that "
+                       "sends least sends in all", TRAFFIC, lambda run: accuracy_for(run, budget), chief=True),
+        ]  # fmt: skip
     if target is not None:
         to = f"{target:g}"
-        reached = [
+        reached += [
             Measure("rounds_to_target", f"rounds to {to}", f"first round whose accuracy is at least {to}", "rounds",
                     "lower", TRAFFIC, lambda run: rounds_to(run, target), chief=True, missing="not reached"),
             Measure("bytes_to_target", f"bytes to {to}", "bytes up and down until then, that round included", "bytes",
@@ -203,6 +216,23 @@ def bytes_to(run: Run, target: float) -> int | None:
         if _reaches(record, target):
             return moved
     return None
+
+
+def accuracy_for(run: Run, budget: int) -> float | None:
+    """Return the mean test accuracy of the last five rounds by which at most ``budget`` bytes went up and down."""
+    moved, found = 0, []
+    for record in run.rounds:
+        moved += int(record["bytes_up"]) + int(record["bytes_down"])
+        if moved > budget:
+            break
+        found.append(record)
+    return _mean(_accuracies(replace(run, rounds=found))[-LAST_ROUNDS:])
+
+
+def equal_bytes(runs: Iterable[Run]) -> int | None:
+    """Return the bytes of the run that sends least, or None where all send about as many (within 2 %)."""
+    sent = [bytes_up(run) + bytes_down(run) for run in runs]
+    return min(sent) if sent and 0 < min(sent) < 0.98 * max(sent) else None
 
 
 def bytes_up(run: Run) -> int:

@@ -11,7 +11,7 @@ from typing import Literal
 from experiments.limits import limit_notes
 from experiments.report.averages import Average, average
 from experiments.report.differences import CONFIDENCE, Difference, difference, find_baselines
-from experiments.report.measures import Measure, further_measures, measures, score_words
+from experiments.report.measures import Measure, equal_bytes, further_measures, measures, score_words
 from experiments.report.study import Group, Study, Value, short_name, show_value
 from experiments.report.units import show_average, show_change
 from fedpfn.runs.config import RunConfig
@@ -83,7 +83,7 @@ def make_report(study: Study, *, target: float | None = None, baseline: Mapping[
     """
     runs = [run for group in study.groups for run in group.runs]
     scored, score_notes = score_words(runs)
-    wanted = (*measures(target, **scored), *further_measures(runs))
+    wanted = (*measures(target, budget=equal_bytes(runs), **scored), *further_measures(runs))
     baselines, notes = find_baselines(study, baseline) if baseline else ([None] * len(study.groups), [])
     averages = [{measure.key: average(group, measure) for measure in wanted} for group in study.groups]
     rows = []
