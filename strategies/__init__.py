@@ -9,6 +9,7 @@ from strategies.fed_pfn import FedPFN
 from strategies.fed_pnu import FedPNU
 from strategies.observed import Observed
 from strategies.private import Private
+from strategies.quantised import Quantised
 from strategies.sampling import SeededSampling
 from strategies.scaffold import Scaffold
 from strategies.shared_mask import SharedMask
@@ -25,6 +26,7 @@ __all__ = [
     "FedPNU",
     "Observed",
     "Private",
+    "Quantised",
     "RoundFailedError",
     "Scaffold",
     "SeededSampling",

@@ -33,8 +33,10 @@ from strategies.holdings import Holdings
 from strategies.mask_faults import pattern_faults
 from strategies.preflight import label_faults
 from strategies.private import Private
+from strategies.quantised import Quantised
 from strategies.sampling import SeededSampling, draw_clients
 from strategies.shared_mask import SharedMask
+from strategies.wrapper import Wrapper
 
 
 def load_data(config: RunConfig) -> partitions.FederatedData:
@@ -103,6 +105,11 @@ def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
             [f"privacy: {next(iter(buffers))} and other running statistics would leave clients unclipped; take a model "
              "without batch normalisation, e.g. model.norm=group"]
         )  # fmt: skip
+    if config.transport.precision != "float32" and (buffers := float_buffers(model)):
+        raise ConfigError(
+            [f"transport.precision={config.transport.precision}: {next(iter(buffers))} and other running statistics "
+             "cannot be rounded; take a model without batch normalisation, e.g. model.norm=group"]
+        )  # fmt: skip
     if faults := pattern_faults(config, list(trainable(model))) + _layer_faults(config, dataset, model):
         raise ConfigError(faults)
     return model
@@ -160,7 +167,15 @@ def make_strategy(
         clients=config.federation.clients,
         fraction=config.federation.fraction,
     )
-    return SeededSampling(masked, config.seed, draw, evaluate=False)
+    return SeededSampling(_in_fewer_bits(config, masked), config.seed, draw, evaluate=False)
+
+
+def _in_fewer_bits(config: RunConfig, strategy: Strategy) -> Strategy:
+    """Have clients send updates in fewer bits where the config asks for it."""
+    transport = config.transport
+    if transport.precision == "float32":
+        return strategy
+    return Quantised(strategy, precision=transport.precision, error_feedback=transport.error_feedback, seed=config.seed)
 
 
 def _private(config: RunConfig, sizes: Sequence[int], strategy: Strategy) -> Strategy:
@@ -197,5 +212,8 @@ def _private(config: RunConfig, sizes: Sequence[int], strategy: Strategy) -> Str
 
 def plans_of(strategy: SeededSampling) -> RoundPlans:
     """Return the plans that a strategy made here goes by: those of a mask that looks at data are known to it alone."""
-    assert isinstance(strategy.strategy, SharedMask)
-    return strategy.strategy.plan
+    inner: Strategy = strategy
+    while not isinstance(inner, SharedMask):
+        assert isinstance(inner, Wrapper)
+        inner = inner.strategy
+    return inner.plan

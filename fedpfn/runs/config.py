@@ -343,6 +343,24 @@ class Privacy:
 
 
 @dataclass(frozen=True)
+class Transport:
+    precision: str = key(
+        "float32",
+        "bits of the updates that clients send: int8 (a quarter of the bytes) or float16 (half); the model comes in "
+        "full, as does what an algorithm sends besides",
+        choices=("float32", "float16", "int8"),
+        since=2,
+    )
+    error_feedback: bool = key(
+        True,
+        "let clients add to their next update what few bits lost of the last; each keeps a model's size in the run "
+        "folder",
+        used=(unless("transport.precision", "float32"),),
+        since=2,
+    )
+
+
+@dataclass(frozen=True)
 class Evaluate:
     every: int = key(
         1, "rounds between two evaluations of the global model; the last round is always evaluated", least=1, since=2
@@ -428,6 +446,7 @@ class RunConfig:
     mask: Mask = field(default_factory=Mask, metadata={"used": (unless("strategy.name", "fedavg"),)})
     train: Train = field(default_factory=Train)
     privacy: Privacy = field(default_factory=Privacy)
+    transport: Transport = field(default_factory=Transport)
     evaluate: Evaluate = field(default_factory=Evaluate)
     stop: Stop = field(default_factory=Stop)
     barrier: Barrier = field(default_factory=Barrier)
