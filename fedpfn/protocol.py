@@ -63,6 +63,9 @@ PHASE_STEPS = "phase-steps"
 TEST_EXAMPLES = "test-examples"
 TEST_ACCURACY = "test-accuracy"
 
+# a round's metrics: how many hidden units of a layer were renumbered, a list over clients; the layer's name follows
+MOVED = "units-moved/"
+
 # a reply's config record that says where it was made
 WORKER = "worker"
 DEVICE = "device"

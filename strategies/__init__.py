@@ -7,6 +7,7 @@ from strategies.fed_exp import FedExP
 from strategies.fed_nova import FedNova
 from strategies.fed_pfn import FedPFN
 from strategies.fed_pnu import FedPNU
+from strategies.matched import Matched
 from strategies.observed import Observed
 from strategies.private import Private
 from strategies.quantised import Quantised
@@ -24,6 +25,7 @@ __all__ = [
     "FedNova",
     "FedPFN",
     "FedPNU",
+    "Matched",
     "Observed",
     "Private",
     "Quantised",

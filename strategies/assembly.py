@@ -19,8 +19,11 @@ from torch import nn
 import partitions
 from fedpfn import imports, models
 from fedpfn.args import args_of
+from fedpfn.examples import Examples
 from fedpfn.lmc.layerwise import find_layers
+from fedpfn.lmc.matching import spec_for
 from fedpfn.measures import resolve_measures
+from fedpfn.measures.instruments import sample
 from fedpfn.params import float_buffers, trainable
 from fedpfn.privacy import noise_for
 from fedpfn.protocol import CLASSES, DATA_FACTS, MEAN, RUN_CONFIG, SHAPE, STD
@@ -31,6 +34,7 @@ from fedpfn.training import image_faults
 from strategies.bases import make_masked
 from strategies.holdings import Holdings
 from strategies.mask_faults import pattern_faults
+from strategies.matched import Matched
 from strategies.preflight import label_faults
 from strategies.private import Private
 from strategies.quantised import Quantised
@@ -110,7 +114,8 @@ def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
             [f"transport.precision={config.transport.precision}: {next(iter(buffers))} and other running statistics "
              "cannot be rounded; take a model without batch normalisation, e.g. model.norm=group"]
         )  # fmt: skip
-    if faults := pattern_faults(config, list(trainable(model))) + _layer_faults(config, dataset, model):
+    faults = pattern_faults(config, list(trainable(model))) + _layer_faults(config, dataset, model)
+    if faults := faults + _unit_faults(config, model):
         raise ConfigError(faults)
     return model
 
@@ -152,10 +157,30 @@ def _layer_faults(config: RunConfig, dataset: partitions.Dataset, model: nn.Modu
     return []
 
 
+def _unit_faults(config: RunConfig, model: nn.Module) -> list[str]:
+    """Say why the model's hidden units cannot be told apart, where they are to be."""
+    key = "strategy.match" if config.strategy.match != "none" else "evaluate.units-moved"
+    if config.strategy.match == "none" and not config.evaluate.units_moved:
+        return []
+    try:
+        spec_for(model)
+    except ValueError as error:
+        return [f"{key}: {error}"]
+    return []
+
+
 def make_strategy(
-    config: RunConfig, plan: RoundPlans, sizes: Sequence[int], parameters: Sequence[str]
+    config: RunConfig,
+    plan: RoundPlans,
+    sizes: Sequence[int],
+    parameters: Sequence[str],
+    *,
+    around: Callable[[Strategy], Strategy] = lambda strategy: strategy,
 ) -> SeededSampling:
-    """Return the Flower strategy that the config names, under its mask, with clients drawn from its seed."""
+    """Return the Flower strategy that the config names, under its mask, with clients drawn from its seed.
+
+    ``around`` may put something around the mask.
+    """
     settings = config.strategy
     masked = make_masked(
         settings.name, settings.base, args_of(settings.args), plan, parameters, inside=partial(_private, config, sizes)
@@ -167,7 +192,22 @@ def make_strategy(
         clients=config.federation.clients,
         fraction=config.federation.fraction,
     )
-    return SeededSampling(_in_fewer_bits(config, masked), config.seed, draw, evaluate=False)
+    return SeededSampling(_in_fewer_bits(config, around(masked)), config.seed, draw, evaluate=False)
+
+
+def matched(config: RunConfig, model: nn.Module, data: partitions.FederatedData, strategy: Strategy) -> Strategy:
+    """Have clients' models matched before ``strategy`` averages them, where the config asks for it."""
+    settings, dataset, examples = config.strategy, data.dataset, None
+    if settings.match == "none":
+        return strategy
+    if settings.match == "activations":
+        test, device = dataset.test, next(model.parameters()).device
+        task = task_of(config, dataset.labels)
+        every = Examples.from_arrays(
+            test.inputs, test.labels, mean=dataset.mean, std=dataset.std, device=device, task=task
+        )
+        examples = every.take(sample(len(every), settings.match_examples, config.seed, "matching")).decoded()
+    return Matched(strategy, model, method=settings.match, to=settings.match_to, examples=examples, seed=config.seed)
 
 
 def _in_fewer_bits(config: RunConfig, strategy: Strategy) -> Strategy:
