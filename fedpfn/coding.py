@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fedpfn.packing import Positions, is_packed, pack, plan_positions
-from fedpfn.params import State, fit_to_use
+from fedpfn.params import State
 from fedpfn.privacy import clip_update
 from fedpfn.protocol import CLIENT_NOISE, CLIP_NORM, PARAMETERS, PLAN, PRECISION
 from fedpfn.quantisation import BLOCK, LEVELS, PRECISIONS, Code, dequantise, is_quantised, num_scales
@@ -46,8 +46,13 @@ def decoded_name(name: str) -> str:
 
 
 def fit_scales(name: str, tensor: Tensor) -> bool:
-    """Tell whether an array on the wire stands for numbers that can be computed with, as far as scales show it."""
-    return not name.startswith(SCALES) or fit_to_use((tensor.detach() * (LEVELS * BLOCK**0.5))[None])[0]
+    """Tell whether the squares of all that scales can stand for add up to a finite float32; True for other arrays.
+
+    >>> fit_scales("scales:w", torch.tensor([1e-3])), fit_scales("scales:w", torch.tensor([1e19]))
+    (True, False)
+    """
+    most = tensor.detach().double().square().sum() * (LEVELS**2 * BLOCK)
+    return not name.startswith(SCALES) or float(most) < torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,7 +72,7 @@ def quantise(update: Tensor, precision: str, generator: np.random.Generator) -> 
     --------
     >>> code = quantise(torch.tensor([1.0, -0.5, 0.0]), "int8", np.random.default_rng(0))
     >>> code.values.tolist(), round(code.scales.item() * 127, 6)
-    ([127, -64, 0], 1.0)
+    ([127, -63, 0], 1.0)
     """
     flat = update.detach().reshape(-1)
     if precision == "float16":

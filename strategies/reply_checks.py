@@ -115,7 +115,10 @@ class ReplyChecks:
             if not is_coded(tensors):
                 bits = self._config[PRECISION]
                 return f"its arrays come in full, and were asked for in {bits}: does the ClientApp have quantising_mod?"
-            kinds = Coding(self._before, self._config).on_the_wire(kinds)
+            try:
+                kinds = Coding(self._before, self._config).on_the_wire(kinds)
+            except ValueError as error:
+                return str(error)
         return _differs(tensors, kinds)
 
     def fault_of_sum(self, record: ArrayRecord, clients: int) -> str | None:

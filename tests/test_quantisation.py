@@ -39,7 +39,7 @@ from fedpfn.runs import Run
 from fedpfn.runs.config import ConfigError
 from fedpfn.runs.recorder import Recorder
 from fedpfn.schedules import Masking, encode_plan, fed_pfn, plan_rounds
-from strategies import CohortGrid, FedAvg, Quantised, SharedMask
+from strategies import CohortGrid, FedAvg, Quantised, RoundFailedError, SharedMask
 from strategies.fed_avg import FedAdam
 
 BITS = ("float16", "int8")
@@ -404,3 +404,47 @@ def test_a_client_app_without_the_mod_is_told_so() -> None:
     strategy = Quantised(SharedMask(FedAvg(), mask_ratio=0.4), precision="int8")
     with pytest.raises(Exception, match="does the ClientApp have quantising_mod"):
         apps.start(strategy, app, grid=grid)
+
+
+@pytest.mark.parametrize("sums", [False, True])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda coded: coded["scales:packed:float32"].fill_(torch.nan), "holds NaN or infinity"),
+        (lambda coded: coded["scales:packed:float32"].fill_(1e19), "too large to compute with"),
+        (lambda coded: coded.pop("scales:packed:float32"), "missing"),
+        (lambda coded: coded.update({"coded:packed:float32": coded["coded:packed:float32"][1:]}), "has shape"),
+    ],
+)
+def test_a_reply_in_few_bits_that_cannot_be_used_fails_its_client(change: Any, words: str, sums: bool) -> None:
+    def spoil(message: Message, context: Context, call_next: Any) -> Message:
+        reply: Message = call_next(message, context)
+        if context.node_config["partition-id"] == 2:
+            coded = {name: tensor.clone() for name, tensor in arrays_of(reply).items()}
+            change(coded)
+            arrays = ArrayRecord({name: encode(tensor) for name, tensor in coded.items()})
+            reply.content = RecordDict({**reply.content, "arrays": arrays})
+        return reply
+
+    assume_identity()
+    app = apps.client_app(mods=[cohort_mod, spoil, quantising_mod, packing_mod])
+    grid = CohortGrid(InProcessGrid(app, {}, nodes=2), 4, sums=lambda number: sums)
+    strategy = Quantised(SharedMask(FedAvg(fraction_evaluate=0.0), mask_ratio=0.4), precision="int8", seed=0)
+    with pytest.raises(RoundFailedError, match=f"client 2 failed in round 1, checking its reply.*{words}"):
+        apps.start(strategy, app, grid=grid)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"strategy__name": "ssfl"}, {"strategy__name": "fednova"}, {"strategy__name": "feddyn"},
+        {"strategy__name": "moon"}, {"strategy__base": "krum"}, {"strategy__base": "fedmedian"},
+        {"strategy__base": "fedavgm"}, {"mask__granularity": "neuron"}, {"strategy__name": "fedpnu"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_algorithms_bases_and_masks_take_few_bits(tmp_path: Path, part: dict[str, Any]) -> None:
+    settings = {"rounds": 2, "strategy__name": "fedpfn", **part}
+    full, few = run(tmp_path, "full", **settings), run(tmp_path, "few", transport__precision="int8", **settings)
+    assert digest(full) != digest(few)
+    assert few.rounds[-1]["loss"] == pytest.approx(full.rounds[-1]["loss"], rel=0.2)
