@@ -51,8 +51,10 @@ def fit_scales(name: str, tensor: Tensor) -> bool:
     >>> fit_scales("scales:w", torch.tensor([1e-3])), fit_scales("scales:w", torch.tensor([1e19]))
     (True, False)
     """
-    most = tensor.detach().double().square().sum() * (LEVELS**2 * BLOCK)
-    return not name.startswith(SCALES) or float(most) < torch.finfo(torch.float32).max
+    if not name.startswith(SCALES):
+        return True
+    most = float(tensor.detach().double().square().sum()) * LEVELS**2 * BLOCK
+    return most < torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, eq=False)
