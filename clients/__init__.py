@@ -4,5 +4,6 @@ from clients.cohort_mod import CohortMod, cohort_mod
 from clients.freezing import Frozen, freeze
 from clients.packing import packing_mod
 from clients.privacy import private_mod
+from clients.quantisation import quantising_mod
 
-__all__ = ["CohortMod", "Frozen", "cohort_mod", "freeze", "packing_mod", "private_mod"]
+__all__ = ["CohortMod", "Frozen", "cohort_mod", "freeze", "packing_mod", "private_mod", "quantising_mod"]

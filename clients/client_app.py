@@ -23,6 +23,7 @@ from clients.tasks import (
     answer_with,
     client_of,
     config_of,
+    in_fewer_bits,
     keep,
     kept_by,
     read_task,
@@ -87,8 +88,13 @@ def train_cohort(
                 if isinstance(result, BaseException):
                     yield result
                     continue
-                keep(result, context)
-                yield answer_with(result)
+                try:
+                    sent = in_fewer_bits(result, task, context)
+                except Exception as error:
+                    yield error
+                    continue
+                keep(sent, context)
+                yield answer_with(sent)
 
 
 def _train_in_turn(messages: Sequence[Message], contexts: Sequence[Context]) -> Iterator[Answer | BaseException]:
@@ -122,6 +128,7 @@ def train(message: Message, context: Context) -> Message:
 
 def _trained(task: Task, message: Message, context: Context) -> Update:
     update = train_client(task, _set_up(task.config, message, context), client_of(context), kept_by(context))
+    update = in_fewer_bits(update, task, context)
     keep(update, context)
     return update
 

@@ -11,8 +11,9 @@ from flwr.app import ArrayRecord, RecordDict
 from clients.answers import Answer
 from clients.records import TensorArray, decode
 from fedpfn.averaging import Sum, open_sum, write_totals
+from fedpfn.coding import Coding, is_coded
 from fedpfn.packing import is_packed
-from fedpfn.protocol import CONFIG, PARAMETERS, PLAN, SUM_BY
+from fedpfn.protocol import CONFIG, PARAMETERS, PLAN, PRECISION, SUM_BY
 from fedpfn.reported import fault_of_metrics, fault_of_weight
 
 
@@ -25,6 +26,7 @@ class CohortSum:
         self._parameters = None if names is None else frozenset(names)
         (arrays,) = sent.array_records.values()
         self._before = {name: decode(array) for name, array in arrays.items()}
+        self._coding = Coding(self._before, self._config)
         self._sum: Sum | None = None
 
     @classmethod
@@ -46,12 +48,15 @@ class CohortSum:
         # a sum of which one client is refused is of no use for the others
         if weight is None or fault_of_weight(self._config[SUM_BY], weight) or fault_of_metrics(metrics):
             return False, None
-        # under a mask whole arrays may hold frozen entries that have moved: the server looks at each
-        if is_packed(arrays) is not (PLAN in self._config):
+        if is_coded(arrays) is not (PRECISION in self._config):
             return False, None
         try:
-            state = {name: a.tensor if isinstance(a, TensorArray) else decode(a) for name, a in arrays.items()}
+            own = {name: a.tensor if isinstance(a, TensorArray) else decode(a) for name, a in arrays.items()}
+            state = self._coding.decode(own)
         except (ValueError, TypeError):
+            return False, None
+        # under a mask whole arrays may hold frozen entries that have moved: the server looks at each
+        if is_packed(state) is not (PLAN in self._config):
             return False, None
         if self._sum is None:
             self._sum = open_sum(state, self._before, self._config)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -10,8 +10,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from torch import Tensor
 
 from clients.answers import Answer
+from clients.quantisation import keep_residual, quantised, residual_of
 from clients.records import DecodedRecord, TensorArray, decode
 from fedpfn import protocol
+from fedpfn.coding import Coding
 from fedpfn.evaluation import Evaluation
 from fedpfn.params import State
 from fedpfn.runs.config import RunConfig
@@ -26,7 +28,7 @@ class Task:
     """What a TRAIN message asks of one client: to train from ``state`` by ``plan``, in the run of ``config``.
 
     ``shared`` is what the algorithm's server half sends along, ``private`` how the update is to be made private, where
-    it is (``clients.privacy``).
+    it is (``clients.privacy``), ``coding`` how it is to be sent in fewer bits (``clients.quantisation``).
     """
 
     config: RunConfig
@@ -35,16 +37,18 @@ class Task:
     state: State
     shared: State = field(default_factory=dict)
     private: Mapping[str, Any] | None = None
+    coding: Coding | None = None
 
 
 @dataclass(frozen=True)
 class Update:
     """What a client has to send back.
 
-    ``packed`` are its active entries, one vector per dtype; ``phase_steps`` the local steps that it took in each phase
-    of the plan; ``loss`` their mean over the examples; ``seconds`` the time of its training. ``finished`` is what the
-    algorithm leaves behind, what it shares packed as the model is; ``tested``, where clients hold examples out, the
-    evaluation of the trained model on the client's own; ``private`` that the update was clipped, and counts as any.
+    ``packed`` are its active entries, one vector per dtype, or what stands for them in fewer bits; ``phase_steps`` the
+    local steps that it took in each phase of the plan; ``loss`` their mean over the examples; ``seconds`` the time of
+    its training. ``finished`` is what the algorithm leaves behind, what it shares packed as the model is; ``tested``,
+    where clients hold examples out, the evaluation of the trained model on the client's own; ``private`` that the
+    update was clipped, and counts as any.
     """
 
     packed: dict[str, Tensor]
@@ -77,13 +81,15 @@ def read_task(message: Message) -> Task:
     """Read a TRAIN message."""
     about = cast(ConfigRecord, message.content[protocol.CONFIG])
     plan, shared = about.get(protocol.PLAN), message.content.get(protocol.ALGORITHM)
+    state = _decoded(cast(ArrayRecord, message.content[protocol.ARRAYS]))
     return Task(
         config=_config(cast(str, about[protocol.RUN_CONFIG])),
         server_round=cast(int, about[protocol.SERVER_ROUND]),
         plan=UNMASKED if plan is None else decode_plan(cast(str, plan)),
-        state=_decoded(cast(ArrayRecord, message.content[protocol.ARRAYS])),
+        state=state,
         shared=_decoded_shared(cast(ArrayRecord, shared)) if shared is not None else {},
         private=dict(about) if protocol.CLIP_NORM in about else None,
+        coding=Coding(state, dict(about)) if protocol.PRECISION in about else None,
     )
 
 
@@ -140,6 +146,15 @@ def kept_by(context: Context) -> State:
         return {}
     record = cast(ArrayRecord, context.state[protocol.ALGORITHM])
     return {name: decode(array) for name, array in record.items()}
+
+
+def in_fewer_bits(update: Update, task: Task, context: Context) -> Update:
+    """Return an update as it is to be sent; what that loses of it is kept where the task asks for it."""
+    if task.coding is None:
+        return update
+    coded, lost = quantised(update.packed, task.coding, residual_of(context), client_of(context))
+    keep_residual(lost, context)
+    return replace(update, packed=coded)
 
 
 def keep(update: Update, context: Context) -> None:

@@ -12,6 +12,9 @@ METRICS = "metrics"
 # what an algorithm's two halves send each other besides the model, and what its client keeps
 ALGORITHM = "algorithm"
 
+# what a client keeps of its updates that their few bits lost
+RESIDUAL = "residual"
+
 # the question for what matters to a client's data
 SALIENCY = "saliency"
 
@@ -35,6 +38,11 @@ RUN_CONFIG = "run-config"
 # how a client makes its update private: the largest norm, and the noise that it adds in multiples of it
 CLIP_NORM = "privacy-clip-norm"
 CLIENT_NOISE = "privacy-client-noise"
+# how clients send their updates in fewer bits (fedpfn.coding): the precision, whether what is lost is added to the
+# next update, and the seed of the rounding, where it is to be repeated
+PRECISION = "transport-precision"
+ERROR_FEEDBACK = "transport-error-feedback"
+ROUNDING_SEED = "transport-seed"
 # what the server knows of data that lie on the nodes, as JSON: the shape of an input, the number of classes, and the
 # channels' mean and std; where nodes read data of their own
 DATA_FACTS = "data-facts"
@@ -54,6 +62,9 @@ SECONDS = "seconds"
 PHASE_STEPS = "phase-steps"
 TEST_EXAMPLES = "test-examples"
 TEST_ACCURACY = "test-accuracy"
+
+# a round's metrics: how many hidden units of a layer were renumbered, a list over clients; the layer's name follows
+MOVED = "units-moved/"
 
 # a reply's config record that says where it was made
 WORKER = "worker"

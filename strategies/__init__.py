@@ -7,8 +7,10 @@ from strategies.fed_exp import FedExP
 from strategies.fed_nova import FedNova
 from strategies.fed_pfn import FedPFN
 from strategies.fed_pnu import FedPNU
+from strategies.matched import Matched
 from strategies.observed import Observed
 from strategies.private import Private
+from strategies.quantised import Quantised
 from strategies.sampling import SeededSampling
 from strategies.scaffold import Scaffold
 from strategies.shared_mask import SharedMask
@@ -23,8 +25,10 @@ __all__ = [
     "FedNova",
     "FedPFN",
     "FedPNU",
+    "Matched",
     "Observed",
     "Private",
+    "Quantised",
     "RoundFailedError",
     "Scaffold",
     "SeededSampling",

@@ -19,8 +19,11 @@ from torch import nn
 import partitions
 from fedpfn import imports, models
 from fedpfn.args import args_of
+from fedpfn.examples import Examples
 from fedpfn.lmc.layerwise import find_layers
+from fedpfn.lmc.matching import spec_for
 from fedpfn.measures import resolve_measures
+from fedpfn.measures.instruments import sample
 from fedpfn.params import float_buffers, trainable
 from fedpfn.privacy import noise_for
 from fedpfn.protocol import CLASSES, DATA_FACTS, MEAN, RUN_CONFIG, SHAPE, STD
@@ -31,10 +34,13 @@ from fedpfn.training import image_faults
 from strategies.bases import make_masked
 from strategies.holdings import Holdings
 from strategies.mask_faults import pattern_faults
+from strategies.matched import Matched
 from strategies.preflight import label_faults
 from strategies.private import Private
+from strategies.quantised import Quantised
 from strategies.sampling import SeededSampling, draw_clients
 from strategies.shared_mask import SharedMask
+from strategies.wrapper import Wrapper
 
 
 def load_data(config: RunConfig) -> partitions.FederatedData:
@@ -103,7 +109,13 @@ def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
             [f"privacy: {next(iter(buffers))} and other running statistics would leave clients unclipped; take a model "
              "without batch normalisation, e.g. model.norm=group"]
         )  # fmt: skip
-    if faults := pattern_faults(config, list(trainable(model))) + _layer_faults(config, dataset, model):
+    if config.transport.precision != "float32" and (buffers := float_buffers(model)):
+        raise ConfigError(
+            [f"transport.precision={config.transport.precision}: {next(iter(buffers))} and other running statistics "
+             "cannot be rounded; take a model without batch normalisation, e.g. model.norm=group"]
+        )  # fmt: skip
+    faults = pattern_faults(config, list(trainable(model))) + _layer_faults(config, dataset, model)
+    if faults := faults + _unit_faults(config, model):
         raise ConfigError(faults)
     return model
 
@@ -145,10 +157,30 @@ def _layer_faults(config: RunConfig, dataset: partitions.Dataset, model: nn.Modu
     return []
 
 
+def _unit_faults(config: RunConfig, model: nn.Module) -> list[str]:
+    """Say why the model's hidden units cannot be told apart, where they are to be."""
+    key = "strategy.match" if config.strategy.match != "none" else "evaluate.units-moved"
+    if config.strategy.match == "none" and not config.evaluate.units_moved:
+        return []
+    try:
+        spec_for(model)
+    except ValueError as error:
+        return [f"{key}: {error}"]
+    return []
+
+
 def make_strategy(
-    config: RunConfig, plan: RoundPlans, sizes: Sequence[int], parameters: Sequence[str]
+    config: RunConfig,
+    plan: RoundPlans,
+    sizes: Sequence[int],
+    parameters: Sequence[str],
+    *,
+    around: Callable[[Strategy], Strategy] = lambda strategy: strategy,
 ) -> SeededSampling:
-    """Return the Flower strategy that the config names, under its mask, with clients drawn from its seed."""
+    """Return the Flower strategy that the config names, under its mask, with clients drawn from its seed.
+
+    ``around`` may put something around the mask.
+    """
     settings = config.strategy
     masked = make_masked(
         settings.name, settings.base, args_of(settings.args), plan, parameters, inside=partial(_private, config, sizes)
@@ -160,7 +192,30 @@ def make_strategy(
         clients=config.federation.clients,
         fraction=config.federation.fraction,
     )
-    return SeededSampling(masked, config.seed, draw, evaluate=False)
+    return SeededSampling(_in_fewer_bits(config, around(masked)), config.seed, draw, evaluate=False)
+
+
+def matched(config: RunConfig, model: nn.Module, data: partitions.FederatedData, strategy: Strategy) -> Strategy:
+    """Have clients' models matched before ``strategy`` averages them, where the config asks for it."""
+    settings, dataset, examples = config.strategy, data.dataset, None
+    if settings.match == "none":
+        return strategy
+    if settings.match == "activations":
+        test, device = dataset.test, next(model.parameters()).device
+        task = task_of(config, dataset.labels)
+        every = Examples.from_arrays(
+            test.inputs, test.labels, mean=dataset.mean, std=dataset.std, device=device, task=task
+        )
+        examples = every.take(sample(len(every), settings.match_examples, config.seed, "matching")).decoded()
+    return Matched(strategy, model, method=settings.match, to=settings.match_to, examples=examples, seed=config.seed)
+
+
+def _in_fewer_bits(config: RunConfig, strategy: Strategy) -> Strategy:
+    """Have clients send updates in fewer bits where the config asks for it."""
+    transport = config.transport
+    if transport.precision == "float32":
+        return strategy
+    return Quantised(strategy, precision=transport.precision, error_feedback=transport.error_feedback, seed=config.seed)
 
 
 def _private(config: RunConfig, sizes: Sequence[int], strategy: Strategy) -> Strategy:
@@ -197,5 +252,8 @@ def _private(config: RunConfig, sizes: Sequence[int], strategy: Strategy) -> Str
 
 def plans_of(strategy: SeededSampling) -> RoundPlans:
     """Return the plans that a strategy made here goes by: those of a mask that looks at data are known to it alone."""
-    assert isinstance(strategy.strategy, SharedMask)
-    return strategy.strategy.plan
+    inner: Strategy = strategy
+    while not isinstance(inner, SharedMask):
+        assert isinstance(inner, Wrapper)
+        inner = inner.strategy
+    return inner.plan

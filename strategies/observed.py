@@ -16,12 +16,14 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedpfn.averaging import is_summed, open_sum, read_totals
+from fedpfn.averaging import is_summed, open_sum, read_totals, summed_name
+from fedpfn.coding import Coding, Kinds
 from fedpfn.drift import Drift, drift_of
 from fedpfn.npy import npy_size
 from fedpfn.protocol import CONFIG, DEVICE, NUM_EXAMPLES, PARAMETERS, PLAN, PROCESS, SECONDS, SUM_BY, WORKER
 from fedpfn.rounds import Contribution, Failure, Round
 from fedpfn.schedules import UNMASKED, decode_plan
+from strategies.quantised import coding_of, decoded
 from strategies.records import from_record, record_bytes
 from strategies.replies import ReplyError, failure_of, only_arrays, only_metrics, split
 
@@ -38,6 +40,7 @@ class _Sent:
     at: float
     grid: Grid
     wire_before: int | None
+    coding: Coding | None
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ class Observed(Strategy):
         config_sent = messages[0].content.config_records.get(CONFIG, ConfigRecord()) if messages else ConfigRecord()
         # what was sent: a strategy may have changed it
         arrays = only_arrays(messages[0].content)[1] if messages else arrays
-        self._sent = _Sent(arrays, dict(config_sent), _bytes_of(messages), time.perf_counter(), grid, wire)
+        self._sent = _Sent(arrays, dict(config_sent), _bytes_of(messages), time.perf_counter(), grid, wire,
+                           coding_of(messages))  # fmt: skip
         return messages
 
     def aggregate_train(
@@ -156,12 +160,16 @@ class Observed(Strategy):
         received_at, replies, sent = time.perf_counter(), list(replies), self._sent
         if sent is None:
             raise RuntimeError("aggregate_train comes after configure_train")
+        number = server_round + self.rounds_done
+        bytes_up = _bytes_of(split(replies)[0], sent.coding)
+        if sent.coding is not None:
+            # what is measured are models, in however few bits they came
+            replies = decoded(replies, sent.coding, number)
         valid, failed = split(replies)
         # read before the strategy has them: some take the arrays out of a reply as they go
-        number = server_round + self.rounds_done
         contributions = sorted((_contribution(reply, number) for reply in valid), key=lambda c: c.client)
         workers = {reply.metadata.src_node_id: _worker(reply) for reply in valid}
-        bytes_up, now = _bytes_of(valid), getattr(sent.grid, "wire_bytes", None)
+        now = getattr(sent.grid, "wire_bytes", None)
         wire = now - sent.wire_before if now is not None and sent.wire_before is not None else None
         arrays, metrics = self.strategy.aggregate_train(number, replies)
         train = _busiest(contributions, workers)
@@ -252,7 +260,7 @@ def _contribution(reply: Message, server_round: int) -> Contribution:
     return Contribution(client, own, float(metrics.get(NUM_EXAMPLES, 1)), metrics)
 
 
-def _bytes_of(messages: Iterable[Message]) -> int:
+def _bytes_of(messages: Iterable[Message], coding: Coding | None = None) -> int:
     sizes: dict[int, int] = {}
     total = 0
     for message in messages:
@@ -261,15 +269,19 @@ def _bytes_of(messages: Iterable[Message]) -> int:
                 continue
             # one record may be in all messages
             if id(record) not in sizes:
-                sizes[id(record)] = _summed_bytes(record) if is_summed(record) else record_bytes(record)
+                sizes[id(record)] = _summed_bytes(record, coding) if is_summed(record) else record_bytes(record)
             total += sizes[id(record)]
     return total
 
 
-def _summed_bytes(record: ArrayRecord) -> int:
-    """Return the bytes that one client's arrays take that are in a sum."""
-    kinds = ((getattr(torch, name.split(":")[1]), array.shape) for name, array in record.items())
-    return sum(npy_size(torch.empty(shape, dtype=dtype, device="meta")) for dtype, shape in kinds)
+def _summed_bytes(record: ArrayRecord, coding: Coding | None) -> int:
+    """Return the bytes that one client's arrays take that are in a sum, in as many bits as they come."""
+    kinds: Kinds = {
+        summed_name(name): (getattr(torch, name.split(":")[1]), tuple(array.shape)) for name, array in record.items()
+    }
+    if coding is not None:
+        kinds = coding.on_the_wire(kinds)
+    return sum(npy_size(torch.empty(shape, dtype=dtype, device="meta")) for dtype, shape in kinds.values())
 
 
 def _worker(reply: Message) -> Mapping[str, Any]:

@@ -33,6 +33,9 @@ from strategies.bases import base_faults, server_class
 from strategies.mask_faults import cycle_faults, frozen_faults, pattern_faults, schedule_faults
 from strategies.private import privacy_fault
 
+# algorithms with arrays besides the model, or kept from round to round, whose entries belong to a client's own units
+_BY_UNIT = ("scaffold", "feddyn", "moon")
+
 
 def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: bool = True) -> list[str]:
     """Return every fault of ``config`` that can be found without reading data, one line each.
@@ -48,6 +51,7 @@ def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: 
         partial(_model_faults, try_model=try_model),
         _base_faults,
         _privacy_faults,
+        _match_faults,
         _algorithm_faults,
         schedule_faults,
         frozen_faults,
@@ -210,6 +214,23 @@ def _privacy_faults(config: RunConfig) -> Iterator[str]:
         kind = server_class(config.strategy.name, config.strategy.base)
         if fault := privacy_fault(kind):
             yield f"privacy: {fault}"
+
+
+def _match_faults(config: RunConfig) -> Iterator[str]:
+    if config.strategy.match == "none":
+        return
+    if config.strategy.name in _BY_UNIT:
+        yield (
+            f"strategy.match renumbers units, which what clients of strategy.name={config.strategy.name} keep or send "
+            "besides the model does not follow"
+        )
+    if config.privacy.clip_norm:
+        yield "strategy.match: a renumbered update may be longer than privacy.clip-norm, which the noise is for"
+    if config.transport.precision != "float32" and config.transport.error_feedback:
+        yield (
+            "strategy.match renumbers units, which what clients keep of rounded updates does not follow; set "
+            "transport.error-feedback=false"
+        )
 
 
 def _algorithm_faults(config: RunConfig) -> Iterator[str]:

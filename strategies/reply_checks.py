@@ -1,10 +1,10 @@
 """What a client's reply in a cohort must hold before a strategy sees it, by what it was sent and what is known of it.
 
 A reply to a TRAIN message that carries one array record holds one array record and one metric record. Its arrays are
-those that were sent, with their dtypes and shapes, or the active entries of the round's plan, packed; their numbers can
-be computed with. Its metrics are such as can be (``fedpfn.reported``). Its records are those of the round's other
-clients. A strategy that sends several array records knows what it wants back: of its replies only the metrics are
-looked at.
+those that were sent, with their dtypes and shapes, or the active entries of the round's plan, packed, or what stands
+for either in fewer bits; their numbers can be computed with. Its metrics are such as can be (``fedpfn.reported``). Its
+records are those of the round's other clients. A strategy that sends several array records knows what it wants back: of
+its replies only the metrics are looked at.
 """
 
 import math
@@ -18,16 +18,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from torch import Tensor
 
 from fedpfn.averaging import SUMMED, largest_total
+from fedpfn.coding import Coding, Kinds, decoded_name, fit_scales, is_coded
 from fedpfn.packing import PACKED, is_packed, plan_positions
 from fedpfn.params import State, fit_to_use, why_unfit
-from fedpfn.protocol import ALGORITHM, CONFIG, PARAMETERS, PLAN, PROCESS, SUM_BY, SUM_CLIENTS, WORKER
+from fedpfn.protocol import ALGORITHM, CONFIG, PARAMETERS, PLAN, PRECISION, PROCESS, SUM_BY, SUM_CLIENTS, WORKER
 from fedpfn.reported import fault_of_metrics, fault_of_weight
 from fedpfn.schedules import UNMASKED, decode_plan
 from strategies.cohort_replies import CheckedArray, ClientReply
 from strategies.records import decode, from_record
 from strategies.replies import only_arrays
-
-Kinds = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 class ReplyChecks:
@@ -107,11 +106,20 @@ class ReplyChecks:
                     fit = array.fit if isinstance(array, CheckedArray) else fit_to_use(tensor[None])[0]
                 except Exception as error:
                     return f"its array {name} cannot be read: {error}"
-                if not fit:
+                if not (fit and fit_scales(name, tensor)):
                     return f"{name} {why_unfit(tensor)}"
                 if record is arrays:
                     tensors[name] = tensor
-        return _differs(tensors, self._packed if is_packed(tensors) else self._whole)
+        kinds = self._packed if is_packed(map(decoded_name, tensors)) else self._whole
+        if PRECISION in self._config:
+            if not is_coded(tensors):
+                bits = self._config[PRECISION]
+                return f"its arrays come in full, and were asked for in {bits}: does the ClientApp have quantising_mod?"
+            try:
+                kinds = Coding(self._before, self._config).on_the_wire(kinds)
+            except ValueError as error:
+                return str(error)
+        return _differs(tensors, kinds)
 
     def fault_of_sum(self, record: ArrayRecord, clients: int) -> str | None:
         """Return why a worker's sum of so many ``clients`` cannot be used, or None."""

@@ -21,7 +21,7 @@ import partitions
 from fedpfn import garbage
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
-from fedpfn.measures import EPSILON, HeldOut, Instruments, resolve_measures
+from fedpfn.measures import EPSILON, UNITS_MOVED, HeldOut, Instruments, resolve_measures
 from fedpfn.params import read_state, trainable
 from fedpfn.rounds import Round
 from fedpfn.runs import Checkpoint, RunFolder, is_run
@@ -40,6 +40,7 @@ from strategies.assembly import (
     lies_on_nodes,
     load_data,
     make_strategy,
+    matched,
     plans_of,
     run_record,
     settled_holdings,
@@ -130,7 +131,8 @@ def _federate(
     else:
         folder.write_partition(data.manifest(**about, seed=config.seed))
     plan = round_plans(config)
-    strategy = make_strategy(config, plan, sizes, list(trainable(model)))
+    around = partial(matched, config, model, data)
+    strategy = make_strategy(config, plan, sizes, list(trainable(model)), around=around)
     recorder = make_recorder(config, folder, model, data, partial(carried_state, strategy))
     summary, reason = None, None
     try:
@@ -153,7 +155,8 @@ def _federate(
             quorum=federation.quorum,
             together=together,
             client_timeout=federation.client_timeout,
-            sums=recorder.may_sum,
+            # matching looks at every client's model
+            sums=recorder.may_sum if config.strategy.match == "none" else lambda server_round: False,
             states=states,
             holdings=holdings,
         )
@@ -247,10 +250,13 @@ def make_recorder(
         layers=barrier.layers,
         held_out=held_out,
     )
+    further = [EPSILON] if config.privacy.clip_norm else []
+    if config.evaluate.units_moved or config.strategy.match != "none":
+        further += UNITS_MOVED
     return Recorder(
         folder,
         instruments,
-        measures=[*resolve_measures(config.measures, task), *([EPSILON] if config.privacy.clip_norm else [])],
+        measures=[*resolve_measures(config.measures, task), *further],
         schedule=schedule_name(config),
         model_name=config.model.name,
         settings=used_keys(config),

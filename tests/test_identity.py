@@ -91,6 +91,11 @@ RULES: list[tuple[Settings, tuple[str, ...], tuple[str, ...]]] = [
     ({"stop.patience": 3}, ("stop.patience", "stop.min-delta"), ()),
     ({"privacy.clip-norm": 0.0}, ("privacy.clip-norm",), ("privacy.delta", "privacy.where")),
     ({"privacy.clip-norm": 1.0}, ("privacy.clip-norm", "privacy.epsilon", "privacy.delta"), ()),
+    ({"transport.precision": "float32"}, ("transport.precision",), ("transport.error-feedback",)),
+    ({"transport.precision": "int8"}, ("transport.precision", "transport.error-feedback"), ()),
+    ({"strategy.match": "none"}, ("evaluate.units-moved",), ("strategy.match-to", "strategy.match-examples")),
+    ({"strategy.match": "weights"}, ("strategy.match-to",), ("strategy.match-examples", "evaluate.units-moved")),
+    ({"strategy.match": "activations"}, ("strategy.match-to", "strategy.match-examples"), ()),
     ({"train.loss": "auto"}, ("train.loss",), ("train.label-smoothing",)),
     ({"train.loss": "label-smoothing"}, ("train.loss", "train.label-smoothing"), ()),
     ({"mask.ratio-shape": "constant"}, ("mask.ratio",), ("mask.final-ratio",)),
@@ -180,12 +185,12 @@ def test_fed_avg_by_default_uses_these_keys_and_no_others() -> None:
         seed rounds device measures federation.clients federation.fraction federation.tolerate-failures data.name
         data.image-size data.train-examples data.test-examples data.task partition.scheme partition.alpha
         partition.min-size partition.holdout model.name model.hidden model.width model.width-multiplier strategy.name
-        strategy.base train.epochs train.steps train.batch-size train.augment train.optimizer train.lr train.lr-decay
-        train.schedule train.round-schedule train.warmup-rounds train.momentum train.nesterov train.weight-decay
-        train.loss train.proximal-mu train.clip-norm train.threads train.stack privacy.clip-norm evaluate.every
-        evaluate.max-examples
-        stop.patience stop.target barrier.every barrier.points barrier.max-pairs
-        barrier.max-examples barrier.split barrier.batch-norm barrier.layers
+        strategy.base strategy.match train.epochs train.steps train.batch-size train.augment train.optimizer train.lr
+        train.lr-decay train.schedule train.round-schedule train.warmup-rounds train.momentum train.nesterov
+        train.weight-decay train.loss train.proximal-mu train.clip-norm train.threads train.stack privacy.clip-norm
+        transport.precision evaluate.every evaluate.max-examples evaluate.units-moved stop.patience stop.target
+        barrier.every barrier.points barrier.max-pairs barrier.max-examples barrier.split barrier.batch-norm
+        barrier.layers
     """
     assert list(used_keys(RunConfig.parse({"strategy.name": "fedavg"}))) == told.split()
 
@@ -269,6 +274,7 @@ IDLE: list[tuple[Settings, Settings]] = [
     ({"train.steps": 2}, {"train.epochs": 3}),
     ({"stop.patience": 0}, {"stop.min-delta": 0.5}),
     ({"privacy.clip-norm": 0.0}, {"privacy.delta": 1e-6, "privacy.where": "local", "privacy.noise-from": "system"}),
+    ({"transport.precision": "float32"}, {"transport.error-feedback": False}),
     ({"train.optimizer": "adam", "train.lr": 0.01}, {"train.momentum": 0.1}),
     (
         {"barrier.every": 0},
@@ -361,6 +367,9 @@ VALUES: dict[str, list[Any]] = {
     "data.task": ["auto", "multilabel"], "train.loss": ["auto", "label-smoothing", "balanced"],
     "privacy.clip-norm": [0.0, 1.0], "privacy.noise-multiplier": [0.0, 1.0], "privacy.epsilon": [0.0, 8.0],
     "privacy.delta": [1e-5, 1e-6], "privacy.where": ["central", "local"], "privacy.noise-from": ["seed", "system"],
+    "strategy.match": ["none", "weights"], "strategy.match-to": ["global", "mean"],
+    "strategy.match-examples": [500, 0], "evaluate.units-moved": [False, True],
+    "transport.precision": ["float32", "int8"], "transport.error-feedback": [True, False],
     "train.label-smoothing": [0.1, 0.2], "evaluate.every": [1, 2], "evaluate.max-examples": [0, 100],
     "mask.schedule": ["per-round", "fixed", "complement", "cyclic"],
     "mask.ratio": [0.4, 0.8], "mask.ratio-shape": ["constant", "linear"], "mask.final-ratio": [0.4, 0.8],

@@ -427,6 +427,20 @@ def test_a_line_over_alpha_has_means_at_the_values_and_bars_of_one_deviation(run
     assert legend(picture.figure)[0] == "mean ± standard deviation, n = 2 seeds"
 
 
+def test_units_moved_are_drawn_where_no_barrier_is_on_record(runs: Runs) -> None:
+    made = [runs([0.0, 0.5], barriers, partition__alpha=alpha) for alpha in (0.1, 0.5) for barriers in (None, {1: 0.2})]
+    for run, share in zip(made, (0.1, 0.2, 0.3, 0.4), strict=True):
+        run.rounds[1]["units_moved"] = {"share": share}
+    without, with_barriers = study_of(*made[::2]), study_of(*made[1::2])
+    for study, label, heights in (
+        (without, "hidden units moved", [0.1, 0.3]),
+        (with_barriers, "accuracy barrier", [0.2, 0.2]),
+    ):
+        below = one(over_key(study)).figure.axes[1]
+        assert below.get_ylabel() == label and below.get_ylim()[0] == 0
+        assert below.get_lines()[0].get_ydata() == pytest.approx(heights)
+
+
 def test_an_axis_is_logarithmic_beyond_a_decade_only(runs: Runs) -> None:
     study = study_of(*[runs([0.0, 0.5], partition__alpha=alpha) for alpha in (0.1, 0.5, 1.0)])
     axes = one(over_key(study)).figure.axes[0]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from experiments.progress import score_key
 from experiments.recorded import further_numbers, further_quantities, is_evaluated, unit_words
 from experiments.scores import Score, score_of
-from fedpfn.measures import MEASURES, Better, Quantity
+from fedpfn.measures import MEASURES, UNITS_MOVED, Better, Quantity
 from fedpfn.runs import STOPPED, Run
 
 # share, nats, rounds, bytes, or that of a user's own measure
@@ -180,6 +180,10 @@ def _mean_of(quantity: Quantity) -> Measure:
 
     about = f"mean over measured rounds{unit_words(quantity)}"
     return Measure(name, quantity.label, about, quantity.unit, quantity.better, FURTHER, mean)
+
+
+# what figures draw where it was counted
+SHARE_MOVED = _mean_of(UNITS_MOVED[0])
 
 
 def final_accuracy(run: Run) -> float | None:

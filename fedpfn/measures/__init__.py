@@ -1,6 +1,7 @@
 """Measures of a round: every number of ``rounds.jsonl`` in one table, each a function of a ``Round``."""
 
 from fedpfn.drift import Drift, client_drift
+from fedpfn.measures.alignment import UNITS_MOVED
 from fedpfn.measures.clients import HeldOut
 from fedpfn.measures.custom import MeasureError, resolve_measures
 from fedpfn.measures.instruments import Instruments
@@ -27,6 +28,7 @@ __all__ = [
     "Instruments",
     "EPSILON",
     "MEASURES",
+    "UNITS_MOVED",
     "Measure",
     "MeasureError",
     "Quantity",

@@ -219,11 +219,11 @@ class Instruments:
 
         held_out = self.held_out is not None and examples is self.held_out.examples
         on = "what is held out" if held_out else "all" if examples is self.test else "a sample"
-        return self._once(round, f"evaluation on {on}", compute)
+        return self.once(round, f"evaluation on {on}", compute)
 
     def client_states(self, round: Round) -> list[State]:
         """Return the client models of the round, in the order of its contributions."""
-        return self._once(round, "client_states", round.states)
+        return self.once(round, "client_states", round.states)
 
     def drift(self, round: Round) -> Drift | None:
         """Return norms and mean cosine of the client updates over the parameters; None without clients."""
@@ -231,7 +231,7 @@ class Instruments:
             return round.drift
         if not round.contributions:
             return None
-        return self._once(round, "drift", lambda: self._drift(round))
+        return self.once(round, "drift", lambda: self._drift(round))
 
     def _drift(self, round: Round) -> Drift:
         packed = all(is_packed(contribution.arrays) for contribution in round.contributions)
@@ -244,7 +244,7 @@ class Instruments:
         """Return the connectivity of the round's client models; None for fewer than two of them."""
         if len(round.contributions) < 2:
             return None
-        return self._once(round, "connectivity", lambda: self._connectivity(round))
+        return self.once(round, "connectivity", lambda: self._connectivity(round))
 
     def client_to_global(self, round: Round) -> PairwiseBarriers | None:
         """Return the barriers between each client model and the global model after the round; None without clients."""
@@ -252,7 +252,7 @@ class Instruments:
             return None
         connectivity = self.connectivity(round)
         ends = None if connectivity is None else connectivity.ends
-        return self._once(
+        return self.once(
             round,
             "client_to_global",
             lambda: self._barriers_to(self.client_states(round), round.after, ends=ends),
@@ -262,7 +262,7 @@ class Instruments:
         """Return the barrier between the global model after the round and the one before; None for round 0."""
         if round.server_round == 0:
             return None
-        return self._once(round, "round_to_round", lambda: self._barriers_to([round.after], round.before))
+        return self.once(round, "round_to_round", lambda: self._barriers_to([round.after], round.before))
 
     def layer_cosines(self, round: Round) -> LayerCosines | None:
         """Return the layerwise connectivity of the pairs measured, where ``layers`` asks for it."""
@@ -271,7 +271,7 @@ class Instruments:
             return None
         pairs = [(int(first), int(second)) for first, second in connectivity.barriers.pairs]
         repair = repair_for(self.batch_norm, lambda: self.model, self.batches)
-        return self._once(
+        return self.once(
             round,
             "layer_cosines",
             lambda: layer_cosines(self.model, self.client_states(round), pairs, self.measured_on, repair=repair),
@@ -296,7 +296,8 @@ class Instruments:
         total, most = len(self.test), self.evaluate_max_examples
         return self.test.take(sample(total, most, self.seed, "evaluate")) if 0 < most < total else self.test
 
-    def _once(self, round: Round, name: str, compute: Callable[[], Result]) -> Result:
+    def once(self, round: Round, name: str, compute: Callable[[], Result]) -> Result:
+        """Return what ``compute`` returns, computed once per round under that name."""
         if self._results.get("round") is not round:
             self._results.clear()
             self._results["round"] = round

@@ -176,6 +176,27 @@ class Strategy:
         below=1,
         used=(when("strategy.name", "fedpnu"), unless("strategy.variant", "across-rounds")),
     )
+    match: str = key(
+        "none",
+        "renumber the hidden units of clients' models to match before they are averaged, by weights or by activations; "
+        "units with frozen entries stay",
+        choices=("none", "weights", "activations"),
+        since=2,
+    )
+    match_to: str = key(
+        "global",
+        "what models are matched to: the model that the round started from, or the mean of those matched before",
+        choices=("global", "mean"),
+        used=(unless("strategy.match", "none"),),
+        since=2,
+    )
+    match_examples: int = key(
+        500,
+        "test examples that activations are compared on, drawn from the seed, without labels; 0 = all",
+        least=0,
+        used=(when("strategy.match", "activations"),),
+        since=2,
+    )
 
 
 @dataclass(frozen=True)
@@ -343,11 +364,35 @@ class Privacy:
 
 
 @dataclass(frozen=True)
+class Transport:
+    precision: str = key(
+        "float32",
+        "bits of the updates that clients send: int8 (a quarter of the bytes) or float16 (half); the model comes in "
+        "full, as does what an algorithm sends besides",
+        choices=("float32", "float16", "int8"),
+        since=2,
+    )
+    error_feedback: bool = key(
+        True,
+        "let clients add to their next update what few bits lost of the last; each keeps a model's size in the run "
+        "folder",
+        used=(unless("transport.precision", "float32"),),
+        since=2,
+    )
+
+
+@dataclass(frozen=True)
 class Evaluate:
     every: int = key(
         1, "rounds between two evaluations of the global model; the last round is always evaluated", least=1, since=2
     )
     max_examples: int = key(0, "test examples of an evaluation, drawn from the seed; 0 = all", least=0, since=2)
+    units_moved: bool = key(
+        False,
+        "count the hidden units of each client that matching by weights would move, without moving any",
+        used=(when("strategy.match", "none"),),
+        since=2,
+    )
 
 
 @dataclass(frozen=True)
@@ -428,6 +473,7 @@ class RunConfig:
     mask: Mask = field(default_factory=Mask, metadata={"used": (unless("strategy.name", "fedavg"),)})
     train: Train = field(default_factory=Train)
     privacy: Privacy = field(default_factory=Privacy)
+    transport: Transport = field(default_factory=Transport)
     evaluate: Evaluate = field(default_factory=Evaluate)
     stop: Stop = field(default_factory=Stop)
     barrier: Barrier = field(default_factory=Barrier)

@@ -1,4 +1,4 @@
-"""Final accuracy and mean barrier against a numeric key of the config, one line an algorithm."""
+"""Final accuracy and mean barrier, or the share of units moved, against a numeric key, one line an algorithm."""
 
 from collections.abc import Callable
 
@@ -13,18 +13,24 @@ from experiments.report.figures.multiples import Count, Draw, Quantity, draw_mul
 from experiments.report.figures.pictures import Drawn, Skipped
 from experiments.report.figures.style import Look, in_style
 from experiments.report.figures.words import ALPHA, axis_name, symbol
-from experiments.report.measures import Measure, measures
+from experiments.report.measures import SHARE_MOVED, Measure, measures
 from experiments.report.study import Study, short_name
 
 FINAL_ACCURACY, MEAN_BARRIER = (
     next(measure for measure in measures() if measure.key == key) for key in ("final_accuracy", "mean_accuracy_barrier")
 )
 # what an axis beside them says
-LABELS = {FINAL_ACCURACY.key: "final test accuracy", MEAN_BARRIER.key: "accuracy barrier"}
+LABELS = {
+    FINAL_ACCURACY.key: "final test accuracy",
+    MEAN_BARRIER.key: "accuracy barrier",
+    SHARE_MOVED.key: "hidden units moved",
+}
 SAID = {
     FINAL_ACCURACY.key: f"final test accuracy ({FINAL_ACCURACY.about})",
     MEAN_BARRIER.key: "accuracy barrier between client models (mean over pairs and measured rounds)",
+    SHARE_MOVED.key: "share of hidden units that matching moves (mean over clients and measured rounds)",
 }
+NAMES = {FINAL_ACCURACY.key: "accuracy", MEAN_BARRIER.key: "barrier", SHARE_MOVED.key: "units-moved"}
 
 
 def numeric_keys(study: Study) -> list[str]:
@@ -42,12 +48,14 @@ def is_measured(study: Study, measure: Measure) -> bool:
 def over_key(study: Study, key: str = ALPHA) -> Drawn:
     """Draw final accuracy and mean barrier against ``key``, with error bars; logarithmic beyond a decade.
 
-    Groups that differ in ``key`` alone are one line. A group that does not use it is a level line with a band.
+    Where no barrier is on record the share of units moved takes its place, if it was counted. Groups that differ in
+    ``key`` alone are one line. A group that does not use it is a level line with a band.
     """
     name = f"over-{short_name(key)}"
     if key not in numeric_keys(study):
         return Skipped(name, f"{key} is no number that differs between the groups")
-    shown = [measure for measure in (FINAL_ACCURACY, MEAN_BARRIER) if is_measured(study, measure)]
+    measured = [measure for measure in (FINAL_ACCURACY, MEAN_BARRIER, SHARE_MOVED) if is_measured(study, measure)]
+    shown = measured[:2]
     if not shown:
         return Skipped(name, "no accuracy and no barrier is on record")
     values = _numbers(study, key)
@@ -58,11 +66,11 @@ def over_key(study: Study, key: str = ALPHA) -> Drawn:
         pages(lines_of(study, along=[key])),
         [
             Quantity(
-                "accuracy" if measure is FINAL_ACCURACY else "barrier",
+                NAMES[measure.key],
                 LABELS[measure.key],
                 SAID[measure.key],
                 _along(key, measure, values),
-                from_zero=measure is MEAN_BARRIER,
+                from_zero=measure is not FINAL_ACCURACY,
             )
             for measure in shown
         ],

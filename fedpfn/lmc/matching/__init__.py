@@ -2,6 +2,7 @@
 
 from fedpfn.lmc.matching.activation_matching import activation_matching
 from fedpfn.lmc.matching.annealing import simulated_annealing
+from fedpfn.lmc.matching.in_rounds import movable_units, units_moved
 from fedpfn.lmc.matching.merging import Merging, merge_many
 from fedpfn.lmc.matching.methods import METHODS, match
 from fedpfn.lmc.matching.permutations import (
@@ -32,9 +33,11 @@ __all__ = [
     "inverse",
     "match",
     "merge_many",
+    "movable_units",
     "random_permutations",
     "simulated_annealing",
     "spec_for",
     "straight_through",
+    "units_moved",
     "weight_matching",
 ]

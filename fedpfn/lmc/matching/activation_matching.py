@@ -31,12 +31,14 @@ def activation_matching(
     examples: Examples,
     *,
     batch_size: int = 500,
+    movable: Mapping[str, Tensor] | None = None,
 ) -> Matching:
     """Return the matching of ``second`` to ``first`` by their features on ``examples``, in one sweep.
 
     ``model`` gives the architecture and is not changed. ``objective`` is sum over the permutations of tr(P^T C) at the
-    identity and at the result. Raises ``ValueError`` for states that are not the spec's or not finite, features that
-    are not, a permutation whose features the spec does not name, and no examples.
+    identity and at the result. ``movable`` says which units may move, as in weight matching. Raises ``ValueError`` for
+    states that are not the spec's or not finite, features that are not, a permutation whose features the spec does not
+    name, and no examples.
 
     >>> from fedpfn.lmc.matching.specs import spec_for
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
@@ -50,7 +52,10 @@ def activation_matching(
     require_pair(spec, first, second)
     gains = feature_products(spec, model, first, second, examples, batch_size=batch_size)
     identity = identity_permutations(spec)
-    permutations = {name: solve_assignment(gains[name], identity[name]) for name in spec.sizes}
+    permutations = {
+        name: solve_assignment(gains[name], identity[name], movable=None if movable is None else movable[name])
+        for name in spec.sizes
+    }
     objective = tuple(
         sum((float(gains[name].cpu()[identity[name], chosen[name]].sum()) for name in gains), 0.0)
         for chosen in (identity, permutations)

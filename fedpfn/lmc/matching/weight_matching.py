@@ -49,13 +49,16 @@ def weight_matching(
     seed: int = 0,
     max_sweeps: int = 100,
     start: Mapping[str, Tensor] | None = None,
+    movable: Mapping[str, Tensor] | None = None,
 ) -> Matching:
     """Return the matching of ``second`` to ``first`` by weights, from the permutations ``start`` (identity) on.
 
     A sweep solves every permutation once, in an order drawn from ``seed``. The search ends after a sweep without gain;
     that one only confirms and is not counted, so that a net with one hidden layer takes one sweep, and two nets that
     are best as they are take none. ``objective`` is <theta_A, pi(theta_B)> over the weights, in float64; it never
-    falls. Raises ``ValueError`` for states that are not the spec's, differ in dtype or device, or are not finite.
+    falls. ``movable`` says of each permutation's units, by boolean tensors, which may move; the others stay where
+    ``start`` puts them. Raises ``ValueError`` for states that are not the spec's, differ in dtype or device, or are not
+    finite.
 
     >>> from fedpfn.lmc.matching.permutations import Axis
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})
@@ -76,7 +79,12 @@ def weight_matching(
     for _ in range(max_sweeps):
         gained = False
         for name in generator.permutation(names):
-            better = solve_assignment(assignment_cost(spec, here, there, permutations, name), permutations[name], least)
+            better = solve_assignment(
+                assignment_cost(spec, here, there, permutations, name),
+                permutations[name],
+                least,
+                None if movable is None else movable[name],
+            )
             gained |= better is not permutations[name]
             permutations[name] = better
         if not gained:
@@ -111,8 +119,19 @@ def assignment_cost(
     return cost if isinstance(cost, Tensor) else torch.zeros(size, size, dtype=torch.float64)
 
 
-def solve_assignment(gains: Tensor, current: Tensor, least: float = 0.0) -> Tensor:
-    """Return p that maximises sum_i gains[i, p[i]], or ``current`` itself where that wins no more than ``least``."""
+def solve_assignment(gains: Tensor, current: Tensor, least: float = 0.0, movable: Tensor | None = None) -> Tensor:
+    """Return p that maximises sum_i gains[i, p[i]], or ``current`` itself where that wins no more than ``least``.
+
+    Where some units alone are ``movable`` (n,), p is as ``current`` at the places of the others.
+    """
+    if movable is not None and not bool(movable.all()):
+        places = movable[current].nonzero().flatten()
+        units = current[places]
+        if not len(places):
+            return current
+        here = torch.arange(len(places))
+        found = solve_assignment(gains[places][:, units], here, least)
+        return current if found is here else current.scatter(0, places, units[found])
     # not with the module: every process of a run imports it, and few need SciPy
     from scipy.optimize import linear_sum_assignment
 

@@ -1,0 +1,134 @@
+"""Updates in fewer bits, the client's half of ``strategies.Quantised``: coded, with what is lost kept for the next one.
+
+``quantising_mod`` does it for a ClientApp of any making; the application's own client calls ``quantised``. What a
+client keeps is a tensor per parameter in ``context.state``. Entries that a round does not train keep what they have
+until a round that trains them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+from torch import Tensor
+
+from clients.records import TensorArray, decode, encode
+from fedpfn.coding import CODED, SCALES, Coding, is_coded
+from fedpfn.packing import is_packed, pack, unpack
+from fedpfn.params import State
+from fedpfn.protocol import CONFIG, ERROR_FEEDBACK, PARTITION, PRECISION, RESIDUAL, ROUNDING_SEED, SERVER_ROUND
+from fedpfn.quantisation import quantise
+from fedpfn.seeding import numpy_generator
+
+
+def quantised(
+    arrays: Mapping[str, Tensor], coding: Coding, kept: Mapping[str, Tensor], client: int
+) -> tuple[State, State]:
+    """Return what a client sends for its arrays, and what it is to keep of them.
+
+    Parameters
+    ----------
+    arrays
+        Its arrays, whole or packed, on the CPU.
+    coding
+        The round, as the client was sent it.
+    kept
+        What it kept of its earlier updates, by parameter; empty at first.
+    client
+        Its id: what it draws is a function of the seed in the record, the round and this, or the operating system's
+        where the record has no seed.
+
+    Returns
+    -------
+    coded, kept
+        The arrays on the wire (``fedpfn.coding``), and the tensors to keep, none without error feedback.
+
+    Raises
+    ------
+    ValueError
+        For arrays that are not those that were sent, and for what it kept of another model.
+    """
+    config, packed = coding.config, is_packed(arrays)
+    start = coding.start(arrays)
+    if arrays.keys() != start.keys():
+        raise ValueError(f"the reply's arrays are not the message's: {sorted(arrays.keys() ^ start.keys())}")
+    updates = {name: arrays[name] - start[name] for name in coding.in_fewer_bits(arrays)}
+    residual = _residual(coding, kept) if config.get(ERROR_FEEDBACK) else {}
+    if residual:
+        lost = pack(residual, coding.positions)
+        if not packed:
+            # of whole arrays, too, only what the round trains
+            lost = unpack(lost, coding.positions, {name: torch.zeros_like(own) for name, own in residual.items()})
+        updates = {name: update + lost[name] for name, update in updates.items()}
+    generator = _generator(coding, client)
+    coded = {name: tensor for name, tensor in arrays.items() if name not in updates}
+    for name, update in updates.items():
+        values, scales = quantise(update, coding.precision, generator)
+        coded[CODED + name] = values
+        if scales is not None and len(scales):
+            coded[SCALES + name] = scales
+    if not residual:
+        return coded, {}
+    received = coding.received(coded)
+    missing = {name: update - (received[name] - start[name]) for name, update in updates.items()}
+    return coded, unpack(missing if packed else pack(missing, coding.positions), coding.positions, residual)
+
+
+def quantising_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """A Flower mod that sends the update in a reply in the bits that the message asks for.
+
+    It goes before ``private_mod`` and ``packing_mod`` where they are used. Messages that ask for nothing pass as they
+    are. Raises ``ValueError`` for a reply that holds more than one array record, or other arrays than the message.
+    """
+    reply = call_next(message, context)
+    config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
+    if PRECISION not in config or reply.has_error():
+        return reply
+    (sent,), records = message.content.array_records.values(), reply.content.array_records
+    if len(records) != 1:
+        raise ValueError(f"a reply in fewer bits holds one array record; this one has {len(records)}")
+    ((key, own),) = records.items()
+    arrays = {name: decode(array) for name, array in own.items()}
+    if is_coded(arrays):
+        return reply
+    coding = Coding({name: decode(array) for name, array in sent.items()}, config)
+    client = int(context.node_config.get(PARTITION, context.node_id))
+    coded, kept = quantised(arrays, coding, residual_of(context), client)
+    keep_residual(kept, context)
+    reply.content = RecordDict({**reply.content, key: ArrayRecord({n: encode(t) for n, t in coded.items()})})
+    return reply
+
+
+def residual_of(context: Context) -> State:
+    """Return what a client kept of its updates so far, not to be written to."""
+    return {name: decode(array) for name, array in context.state.array_records.get(RESIDUAL, {}).items()}
+
+
+def keep_residual(kept: State, context: Context) -> None:
+    """Keep what a client's update lost for its next one."""
+    if kept:
+        record = ArrayRecord()
+        # not handed to the constructor, which would write them
+        record.update({name: TensorArray(tensor) for name, tensor in kept.items()})
+        context.state[RESIDUAL] = record
+
+
+def _residual(coding: Coding, kept: Mapping[str, Tensor]) -> State:
+    """Return what a client kept, zeros where it has nothing yet."""
+    residual: State = {}
+    for name in coding.rounded:
+        before = coding.before[name]
+        residual[name] = kept[name] if name in kept else torch.zeros_like(before)
+        if (shape := tuple(residual[name].shape)) != tuple(before.shape):
+            raise ValueError(f"what the client kept of {name} has shape {shape}, not {tuple(before.shape)}")
+    return residual
+
+
+def _generator(coding: Coding, client: int) -> np.random.Generator:
+    if ROUNDING_SEED not in coding.config:
+        return np.random.default_rng()
+    return numpy_generator(
+        int(coding.config[ROUNDING_SEED]), "rounding", int(coding.config.get(SERVER_ROUND, 0)), client
+    )

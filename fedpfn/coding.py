@@ -1,0 +1,158 @@
+"""Replies in fewer bits on the wire: which arrays stand for a client's, and how they are read (``quantisation``).
+
+For an array ``a`` that travels in fewer bits, ``coded:a`` holds the values of its update, flat, and ``scales:a`` the
+scales of int8. Arrays may be whole or packed. Server and workers read the round's config record alike, so that what a
+worker sums up is what the server would have decoded, to the bit. Running statistics are never rounded: a variance could
+become negative.
+
+Where updates are private with the server's noise (``fedpfn.privacy``), they are clipped once more as they are decoded:
+rounding, and what error feedback adds, could make one longer than the bound that the noise is for. What a client
+already added noise to may be rounded as one likes, and so may what is left of it: neither looks at its data again.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedpfn.packing import Positions, is_packed, pack, plan_positions
+from fedpfn.params import State
+from fedpfn.privacy import clip_update
+from fedpfn.protocol import CLIENT_NOISE, CLIP_NORM, PARAMETERS, PLAN, PRECISION
+from fedpfn.quantisation import BLOCK, LEVELS, PRECISIONS, Code, dequantise, is_quantised, num_scales
+from fedpfn.schedules import decode_plan
+
+CODED, SCALES = "coded:", "scales:"
+_STATISTICS = ("running_mean", "running_var")
+# dtype and shape of arrays by name
+Kinds = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+def is_coded(names: Collection[str]) -> bool:
+    """Tell whether arrays with these names are a reply in fewer bits.
+
+    >>> is_coded(["coded:packed:float32", "scales:packed:float32"]), is_coded(["packed:float32"])
+    (True, False)
+    """
+    return any(name.startswith(CODED) for name in names)
+
+
+def decoded_name(name: str) -> str:
+    """Return the name of the array that one on the wire stands for, or ``name`` for one that is not coded."""
+    return name.removeprefix(CODED)
+
+
+def fit_scales(name: str, tensor: Tensor) -> bool:
+    """Tell whether the squares of all that scales can stand for add up to a finite float32; True for other arrays.
+
+    >>> fit_scales("scales:w", torch.tensor([1e-3])), fit_scales("scales:w", torch.tensor([1e19]))
+    (True, False)
+    """
+    if not name.startswith(SCALES):
+        return True
+    most = float(tensor.detach().double().square().sum()) * LEVELS**2 * BLOCK
+    return most < torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True, eq=False)
+class Coding:
+    """How a round's replies are read: by the state that its clients started from, and by its config record.
+
+    >>> coding = Coding({"w": torch.zeros(3)}, {PRECISION: "int8"})
+    >>> coding.decode({"coded:w": torch.tensor([2, -127, 0], dtype=torch.int8), "scales:w": torch.tensor([0.5])})
+    {'w': tensor([  1.0000, -63.5000,   0.0000])}
+    """
+
+    before: State
+    config: Mapping[str, Any]
+
+    @property
+    def precision(self) -> str:
+        """In how many bits clients reply."""
+        return str(self.config.get(PRECISION, "float32"))
+
+    @cached_property
+    def positions(self) -> Positions:
+        """Where the entries lie that the round trains; all of them without a plan."""
+        if PLAN not in self.config:
+            return Positions({})
+        shapes = tuple((name, tuple(self.before[name].shape)) for name in self.config.get(PARAMETERS, self.before))
+        return plan_positions(decode_plan(str(self.config[PLAN])), shapes)
+
+    @cached_property
+    def rounded(self) -> tuple[str, ...]:
+        """The arrays of the state that travel in fewer bits: wider ones that are parameters."""
+        names = self.config.get(PARAMETERS)
+        parameters = set(names) if names is not None else {n for n in self.before if not n.endswith(_STATISTICS)}
+        wide = (name for name, tensor in self.before.items() if is_quantised(tensor.dtype, self.precision))
+        return tuple(name for name in wide if name in parameters)
+
+    @cached_property
+    def _packed(self) -> State:
+        return pack(self.before, self.positions)
+
+    def start(self, names: Collection[str]) -> State:
+        """Return where clients started from, in the form of arrays with these names: whole or packed."""
+        return self._packed if is_packed(names) else self.before
+
+    def in_fewer_bits(self, arrays: Mapping[str, Any]) -> list[str]:
+        """Return which arrays, whole or packed, travel in fewer bits.
+
+        Raises ``ValueError`` for packed ones that hold running statistics next to parameters.
+        """
+        if not is_packed(arrays):
+            return list(self.rounded)
+        rounded = pack({name: torch.empty(0, dtype=self.before[name].dtype) for name in self.rounded}, Positions({}))
+        kept = [n for n, t in self.before.items() if n not in self.rounded and is_quantised(t.dtype, self.precision)]
+        if kept:
+            raise ValueError(f"{kept[0]} is no parameter, and is not rounded: send whole arrays, without packing_mod")
+        return list(rounded)
+
+    def on_the_wire(self, kinds: Kinds) -> Kinds:
+        """Return the arrays that stand on the wire for arrays, whole or packed, of these kinds."""
+        coded: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        rounded = set(self.in_fewer_bits(kinds))
+        for name, (dtype, shape) in kinds.items():
+            if name not in rounded:
+                coded[name] = dtype, shape
+                continue
+            entries = torch.Size(shape).numel()
+            coded[CODED + name] = PRECISIONS[self.precision], (entries,)
+            if scales := num_scales(entries, self.precision):
+                coded[SCALES + name] = torch.float32, (scales,)
+        return coded
+
+    def decode(self, arrays: Mapping[str, Tensor]) -> State:
+        """Return a client's arrays as they count: as received, and where the server's noise asks for it, clipped.
+
+        Arrays that are not coded are returned as they are. Raises ``ValueError`` for arrays that do not stand for
+        those that were sent.
+        """
+        if not is_coded(arrays):
+            return dict(arrays)
+        state = self.received(arrays)
+        if CLIP_NORM in self.config and not self.config.get(CLIENT_NOISE):
+            return clip_update(state, self.start(state), float(self.config[CLIP_NORM]))
+        return state
+
+    def received(self, arrays: Mapping[str, Tensor]) -> State:
+        """Return w + Q(u) in the arrays' own dtype. Raises ``ValueError`` as ``decode``."""
+        start = self.start([decoded_name(name) for name in arrays])
+        kinds = self.on_the_wire({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in start.items()})
+        if unlike := sorted(arrays.keys() ^ kinds.keys()):
+            raise ValueError(f"its arrays in fewer bits are not those asked for: {unlike}")
+        for name, kind in kinds.items():
+            if (own := (arrays[name].dtype, tuple(arrays[name].shape))) != kind:
+                raise ValueError(f"{name} is {own[0]} of shape {own[1]}, not {kind[0]} of {kind[1]}")
+        state: State = {}
+        for name, before in start.items():
+            if (values := arrays.get(CODED + name)) is None:
+                state[name] = arrays[name]
+                continue
+            update = dequantise(Code(values, arrays.get(SCALES + name))).view(before.shape)
+            wide = torch.promote_types(before.dtype, torch.float32)
+            state[name] = (before.to(wide) + update.to(wide)).to(before.dtype)
+        return state

@@ -1,0 +1,43 @@
+"""Matching the client models of a round before they are averaged: which units may move, and how many have.
+
+Under a mask a frozen entry is to be what it was before the round, in every client's model and in their mean. A
+permutation that moved one would break that, or, undone there, leave a network of which a part is renumbered and a part
+is not. So a unit may move only if none of its entries (its weights on every axis, its bias, its norm's parameters) is
+frozen: the renumbered model then computes what the client's does, and frozen entries are where they were. A mask of
+single weights leaves no unit of its layers free; one that leaves layers out frees the units between them.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fedpfn.lmc.matching.permutations import PermutationSpec
+
+
+def movable_units(spec: PermutationSpec, active: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return of each permutation's units whether all of their entries are active.
+
+    ``active`` holds booleans in the shapes of the tensors that a mask covers; others are taken for active.
+
+    >>> from fedpfn.lmc.matching.permutations import Axis
+    >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 3})
+    >>> movable_units(spec, {"in.weight": torch.tensor([[True], [False], [True]])})
+    {'in': tensor([ True, False,  True])}
+    """
+    free = {name: torch.ones(size, dtype=torch.bool) for name, size in spec.sizes.items()}
+    for tensor, mask in active.items():
+        for dimension, axis in enumerate(spec.axes.get(tensor, ())):
+            if axis is not None:
+                rows = mask.cpu().movedim(dimension, 0).reshape(spec.sizes[axis.permutation], -1)
+                free[axis.permutation] &= rows.all(1)
+    return free
+
+
+def units_moved(permutations: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return how many units each permutation moves.
+
+    >>> units_moved({"in": torch.tensor([0, 2, 1])})
+    {'in': 2}
+    """
+    return {name: int((index != torch.arange(len(index))).sum()) for name, index in permutations.items()}

@@ -1,0 +1,55 @@
+"""How many hidden units change places when a round's client models are matched to the model that they started from.
+
+A unit that training leaves at its place is matched to itself; the fewer move, the better the numbering of the clients'
+units agrees, which their mean takes for granted (arXiv 2402.01342). Counting permutes nothing. Where the strategy
+matches models itself, what it moved is what counts; else models are matched by weights, here, each as a whole, frozen
+entries too, since the question is whether freezing kept units at their places.
+"""
+
+from collections.abc import Iterator
+from statistics import fmean
+from typing import Any
+
+from fedpfn.lmc.matching import spec_for, units_moved, weight_matching
+from fedpfn.measures.instruments import Instruments
+from fedpfn.measures.table import SHARE, Measure
+from fedpfn.protocol import MOVED
+from fedpfn.rounds import Round
+from fedpfn.seeding import derive
+
+
+def moved_by_layer(round: Round, instruments: Instruments) -> list[dict[str, Any]] | None:
+    """Return for each layer its name, its number of units, and how many moved of each client, by ascending id."""
+    if not round.contributions:
+        return None
+    spec = spec_for(instruments.model)
+    moved = {name.removeprefix(MOVED): counts for name, counts in round.metrics.items() if name.startswith(MOVED)}
+    if not moved:
+        counted = list(_counted(round, instruments))
+        moved = {name: [counts[name] for counts in counted] for name in spec.sizes}
+    return [{"layer": name, "units": size, "moved": moved[name]} for name, size in spec.sizes.items()]
+
+
+def share_moved(round: Round, instruments: Instruments) -> float | None:
+    """Return the share of units that moved, mean over clients."""
+    layers = instruments.once(round, "units moved", lambda: moved_by_layer(round, instruments))
+    if not layers:
+        return None
+    return float(sum(fmean(layer["moved"]) for layer in layers) / sum(layer["units"] for layer in layers))
+
+
+UNITS_MOVED: tuple[Measure, ...] = (
+    Measure("units_moved.share", "hidden units moved", SHARE, "none", share_moved, needs_models=True),
+    Measure("units_moved.layers", "hidden units moved by layer", "", "none",
+            lambda r, i: i.once(r, "units moved", lambda: moved_by_layer(r, i)), needs_models=True),
+)  # fmt: skip
+
+
+def _counted(round: Round, instruments: Instruments) -> Iterator[dict[str, int]]:
+    spec = spec_for(instruments.model)
+    target = {name: round.before[name] for name in spec.axes}
+    for contribution in round.contributions:
+        whole = round.state(contribution)
+        state = {name: whole[name] for name in spec.axes}
+        seed = derive(instruments.seed, "matching", round.server_round, contribution.client)
+        yield units_moved(weight_matching(spec, target, state, seed=seed).permutations)

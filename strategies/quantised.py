@@ -1,0 +1,114 @@
+"""Updates in fewer bits around any Flower strategy: clients are told how to send theirs, and replies are decoded.
+
+The formulae are ``fedpfn.quantisation``'s, the arrays on the wire ``fedpfn.coding``'s, the clients' half
+``clients.quantisation``. What the strategy inside gets are replies as if they had come in full. It is outside of a
+mask: ``Quantised(SharedMask(FedAdam(), mask_ratio=0.4), precision="int8")``. The server sends its model in full.
+"""
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from logging import INFO
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedpfn.coding import Coding, is_coded
+from fedpfn.protocol import CONFIG, ERROR_FEEDBACK, PRECISION, ROUNDING_SEED, SERVER_ROUND
+from fedpfn.quantisation import PRECISIONS
+from strategies.records import from_record, view_record
+from strategies.replies import ReplyError, only_arrays, split
+from strategies.wrapper import Wrapper
+
+
+class Quantised(Wrapper):
+    """Have clients send their updates in fewer bits.
+
+    Parameters
+    ----------
+    strategy
+        Any Flower strategy that averages arrays. Its ClientApp has ``clients.quantising_mod`` among its mods, first.
+    precision
+        ``int8`` or ``float16``; ``float32`` changes nothing.
+    error_feedback
+        Whether clients add what rounding lost to their next update, for which they keep a tensor per parameter.
+    seed
+        Seed of the rounding, for simulations that can be repeated. None draws from the operating system.
+
+    Raises
+    ------
+    ValueError
+        For an unknown precision.
+
+    Examples
+    --------
+    >>> from strategies import FedAvg
+    >>> Quantised(FedAvg(), precision="int8", seed=0).error_feedback
+    True
+    """
+
+    def __init__(
+        self, strategy: Strategy, *, precision: str, error_feedback: bool = True, seed: int | None = None
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        super().__init__(strategy)
+        self.precision, self.error_feedback, self.seed = precision, error_feedback, seed
+        self._coding: Coding | None = None
+
+    def summary(self) -> None:
+        """Log in how many bits updates travel, then the wrapped strategy's own settings."""
+        log(INFO, "\t├──> Quantised: precision=%s, error_feedback=%s", self.precision, self.error_feedback)
+        self.strategy.summary()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Tell the clients how to send their updates."""
+        if self.precision == "float32":
+            return self.strategy.configure_train(server_round, arrays, config, grid)
+        about = ConfigRecord({**config, PRECISION: self.precision, ERROR_FEEDBACK: self.error_feedback,
+                              SERVER_ROUND: server_round})  # fmt: skip
+        if self.seed is not None:
+            about[ROUNDING_SEED] = self.seed
+        messages = list(self.strategy.configure_train(server_round, arrays, about, grid))
+        self._coding = coding_of(messages)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Decode the replies and let the strategy aggregate them; those that come in full are taken as they are."""
+        if self._coding is not None:
+            replies = decoded(list(replies), self._coding, server_round)
+        return self.strategy.aggregate_train(server_round, replies)
+
+
+def coding_of(messages: Sequence[Message]) -> Coding | None:
+    """Return how the replies to a round's messages are read; None where they come in full."""
+    config = messages[0].content.config_records.get(CONFIG, ConfigRecord()) if messages else ConfigRecord()
+    if PRECISION not in config:
+        return None
+    return Coding(from_record(only_arrays(messages[0].content)[1]), dict(config))
+
+
+def decoded(replies: Sequence[Message], coding: Coding, server_round: int) -> list[Message]:
+    """Return replies with the arrays that theirs stand for; those that hold such already, and failures, as they are.
+
+    Raises ``ReplyError`` for arrays that do not stand for those that were sent.
+    """
+    valid, failed = split(replies)
+    whole = []
+    for reply in valid:
+        client = reply.metadata.src_node_id
+        try:
+            key, record = only_arrays(reply.content)
+            if is_coded(record):
+                state = coding.decode(from_record(record))
+                reply = copy(reply)
+                reply.content = RecordDict({**reply.content, key: view_record(state)})
+        except ValueError as error:
+            raise ReplyError(client, server_round, str(error)) from error
+        whole.append(reply)
+    return [*whole, *failed]
