@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedpfn.evaluation import Evaluation, evaluate
-from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Pair, PairwiseBarriers, fusion_barrier_of, repaired_end, worst_of
 from fedpfn.lmc.batch_norm import repair_for
-from fedpfn.lmc.checks import fitting_state, require_examples
+from fedpfn.lmc.checks import StateLike, fitting_state, fitting_states
 from fedpfn.lmc.path_evaluation import measure_paths
+from fedpfn.own_data import Data, as_examples
 from fedpfn.parallel import ModelPool
 from fedpfn.params import mean_state
+from fedpfn.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Connectivity:
 
 def measure_connectivity(
     pool: ModelPool,
-    states: Sequence[Mapping[str, Tensor]],
-    examples: Examples,
+    states: Sequence[StateLike],
+    examples: Data,
     *,
     points: int = 25,
     pairs: Sequence[Pair] | None = None,
@@ -57,6 +58,7 @@ def measure_connectivity(
     batch_norm: str = "average",
     batches: Iterable[Tensor] = (),
     plain: bool = False,
+    progress: Progress | None = None,
 ) -> Connectivity:
     """Measure every model by itself, the paths between them, and their mean.
 
@@ -65,9 +67,9 @@ def measure_connectivity(
     pool
         Workers with copies of the model that the states belong to.
     states
-        One or more states of the model, or whole ``state_dict()``s of it.
+        One or more states of the model, whole ``state_dict()``s of it, or modules.
     examples
-        What losses (nats, or squared error) and accuracies (shares) are means over.
+        What losses (nats, or squared error) and accuracies (shares) are means over (``own_data``).
     points
         Points of a path, both ends included; odd.
     pairs
@@ -78,6 +80,8 @@ def measure_connectivity(
         The BatchNorm policy, and the input batches that ``reset`` estimates running statistics from.
     plain
         Evaluate the whole model at every point: the slow reference.
+    progress
+        Called with the evaluations on paths that are done, and their number.
 
     Returns
     -------
@@ -87,7 +91,7 @@ def measure_connectivity(
     Raises
     ------
     TypeError
-        For examples that are not ``Examples``.
+        For data and states of another kind.
     ValueError
         For no states, states that are not the model's, or an even number of points.
 
@@ -102,9 +106,8 @@ def measure_connectivity(
     >>> len(result.ends), result.barriers.pairs.tolist(), result.fused.examples
     (3, [[0, 1], [0, 2], [1, 2]], 64)
     """
-    require_examples(examples)
-    examples = examples.decoded()
-    states = [fitting_state(pool.model, state, name=f"state {at}") for at, state in enumerate(states)]
+    examples = as_examples(examples, model=pool.model).decoded()
+    states = fitting_states(pool.model, states)
     repair = repair_for(batch_norm, lambda: pool.model, batches)
 
     def measure(state: Mapping[str, Tensor], end: Mapping[str, Tensor]) -> Evaluation:
@@ -121,6 +124,7 @@ def measure_connectivity(
         batch_norm=batch_norm,
         batches=batches,
         plain=plain,
+        progress=progress,
     )
     merged = mean_state(states, weights)
     # with the statistics of any model as good as those of another, as on a path
@@ -131,9 +135,9 @@ def measure_connectivity(
 
 def barriers_to(
     pool: ModelPool,
-    states: Sequence[Mapping[str, Tensor]],
-    target: Mapping[str, Tensor],
-    examples: Examples,
+    states: Sequence[StateLike],
+    target: StateLike,
+    examples: Data,
     *,
     points: int = 25,
     batch_norm: str = "average",
@@ -167,8 +171,7 @@ def barriers_to(
     ValueError
         For states that are not the model's, as many ``ends`` as there are not states, or an even number of points.
     """
-    require_examples(examples)
-    examples = examples.decoded()
+    examples = as_examples(examples, model=pool.model).decoded()
     if ends is not None:
         if len(ends) != len(states):
             raise ValueError(f"ends are evaluations of the {len(states)} states, got {len(ends)}")
