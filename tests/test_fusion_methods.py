@@ -204,3 +204,39 @@ def test_values_have_an_empirical_information() -> None:
     expected = ((2 * (w - 1)) ** 2 + (2 * 2 * 2 * w) ** 2) / 2
     found: Tensor = fisher_information(model, read_state(model), Examples(inputs, targets))["weight"]
     assert math.isclose(float(found), expected, rel_tol=1e-5)
+
+
+# figures of another implementation: fusion-bench 0.2.33 on the same tensors. Its TIES keeps one entry more than the
+# share that it is given, so that its 3 of 6 are a density of 4/6 here; its factor 0.9 is a float32
+
+LAYERS = (
+    [[4.0, -1.0, 3.0], [0.5, 2.0, -2.0]],
+    [[2.0, 5.0, -2.0], [0.2, -3.0, 1.0]],
+    [[-1.0, 1.0, 6.0], [0.1, 4.0, -0.5]],
+)
+FUSION_BENCH = {
+    "ties": [[3.0, 3.0, 4.5], [0.0, 3.0, -2.0]],
+    "fisher": [[1.7999998933334187, 1.000000666666, 5.999985333392], [0.200000133333, 1.74999925000075, -1.249999625]],
+    "regmean": [
+        [0.4527736680409734, 2.419440287023924, 0.7592867835826643],
+        [0.04414562331034541, 0.37081229236119784, 0.37236254761955584],
+    ],
+}
+
+
+def test_figures_agree_with_those_of_fusion_bench() -> None:
+    def named(*rows: list[list[float]]) -> list[State]:
+        return [{"w": torch.tensor(row, dtype=torch.float64)} for row in rows]
+
+    states = named(*LAYERS)
+    information = named([[1, 2, 0], [0, 1, 5]], [[3, 1, 0], [2, 1, 1]], [[1, 1, 1], [0, 2, 2]])
+    grams = named(
+        [[2, 1, 0], [1, 3, 1], [0, 1, 1]], [[1, 0, 1], [0, 2, 0], [1, 0, 4]], [[3, -1, 0], [-1, 1, 0], [0, 0, 2]]
+    )
+    found = {
+        "ties": ties(states, {"w": torch.zeros(2, 3, dtype=torch.float64)}, density=4 / 6),
+        "fisher": fisher_mean(states, information),
+        "regmean": reg_mean(states, grams, off_diagonal=0.9),
+    }
+    for method, expected in FUSION_BENCH.items():
+        torch.testing.assert_close(found[method]["w"].tolist(), expected, rtol=1e-7, atol=1e-7)

@@ -27,7 +27,7 @@ from fedpfn.lmc.pairwise import InputBatches
 from fedpfn.parallel import temporary_pool
 from fedpfn.progress import progress_bar
 
-SHOWN = ("llfc_0.5", "baseline", "llfc_coefficient_0.5", "lewc_coefficient_0.5", "additivity", "commutativity")
+SHOWN = ("llfc_0.5", "baseline", "cka", "llfc_coefficient_0.5", "lewc_coefficient_0.5", "additivity", "commutativity")
 PICTURES = (".png", ".svg", ".pdf")
 
 

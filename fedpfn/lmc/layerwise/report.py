@@ -1,8 +1,8 @@
 """``layer_report``: every layerwise measure of one pair of models, layer by layer, in one pass over the examples.
 
 What is measured is defined in ``connectivity`` (LLFC, LEWC), ``additivity``, ``commutativity``, ``orthogonality``,
-``stitching``, ``ranks`` and ``error_bound``; here a batch runs through both models and the points between them, and all
-measures take it in. Many pairs at little cost are ``connectivity.layer_cosines``' business.
+``stitching``, ``ranks``, ``cka`` and ``error_bound``; here a batch runs through both models and the points between
+them, and all measures take it in. Many pairs at little cost are ``connectivity.layer_cosines``' business.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Repair, repaired_end
 from fedpfn.lmc.layerwise.additivity import weak_additivity
+from fedpfn.lmc.layerwise.cka import CKASums
 from fedpfn.lmc.layerwise.commutativity import Commutativity, CommutativitySums, cross_products
 from fedpfn.lmc.layerwise.comparison import ExampleMean, cosine_gap
 from fedpfn.lmc.layerwise.connectivity import linear_agreement
@@ -37,7 +38,8 @@ class LayerRow:
     """The measures of one layer; NaN where one is not defined.
 
     One value an alpha: ``llfc`` and ``lewc`` are E[1 - cos], ``llfc_coefficient`` and ``lewc_coefficient`` mean
-    coefficients, ``left_out`` the dead examples left out of ``llfc``. ``baseline``: E[1 - cos] of the ends' features.
+    coefficients, ``left_out`` the dead examples left out of ``llfc``. ``baseline``: E[1 - cos] of the ends' features,
+    ``cka`` their debiased linear CKA.
     ``additivity`` and ``additivity_gap``: E of the largest dist and 1 - cos over the report's alphas (NaN without an
     activation). ``commutativity``, ``weight_distance``, ``feature_distance``: Dist_com, Dist_W, Dist_H (the first and
     the last NaN at a layer that reads the input, as ``orthogonality``). Two values: ``orthogonality`` E|W2 z1| /
@@ -51,6 +53,7 @@ class LayerRow:
     features: str
     llfc: Numbers
     baseline: float
+    cka: float
     llfc_coefficient: Numbers
     lewc: Numbers
     lewc_coefficient: Numbers
@@ -171,7 +174,7 @@ class _LayerSums:
         self.layer = layer
         self.module = model.get_submodule(layer.name)
         self.activation = model.get_submodule(layer.site) if layer.activated else None
-        self.alphas, self.ranks = alphas, ranks
+        self.alphas, self.ranks, self.cka = alphas, ranks, CKASums()
         self.baseline, self.additivity, self.additivity_gap = ExampleMean(), ExampleMean(), ExampleMean()
         # of an alpha: 1 - cos and coefficient of LLFC, then of LEWC
         self.linear = [[ExampleMean() for _ in range(4)] for _ in alphas]
@@ -183,6 +186,7 @@ class _LayerSums:
         """Take in what the layer met in the passes of one batch."""
         self.weights = weights = (first.weight, second.weight)
         self.baseline.add(cosine_gap(first.after, second.after))
+        self.cka.add(first.after, second.after)
         for alpha, point, means in zip(self.alphas, mixed, self.linear, strict=True):
             plain = linear_agreement(point.after, first.after, second.after, alpha)
             weighted = linear_agreement(point.after, first.after, second.after, alpha, depth=self.layer.depth)
@@ -216,6 +220,7 @@ class _LayerSums:
             features=self.layer.site or "output",
             llfc=llfc,
             baseline=self.baseline.value,
+            cka=self.cka.value,
             llfc_coefficient=llfc_coefficient,
             lewc=lewc,
             lewc_coefficient=lewc_coefficient,
