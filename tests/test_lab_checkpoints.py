@@ -1,5 +1,6 @@
 """Anybody's checkpoints on the laboratory's commands: PyTorch files, models and data of one's own, fused, evaluated."""
 
+import csv
 import json
 import sys
 from collections.abc import Iterator
@@ -186,3 +187,18 @@ def test_paths_are_drawn_on_axes_of_ones_own() -> None:
     figure, axes = plt.subplots()
     assert draw_paths(found, "loss", ax=axes) is axes and len(axes.lines) == 3
     plt.close(figure)
+
+
+def test_a_curve_is_trained_and_measured_next_to_the_line(tmp_path: Path) -> None:
+    words = ("a.pt", "b.pt", *OWN, *ARRAYS, "barrier.batch-norm=reset", "train.epochs=20", "train.batch-size=10")
+    bend = tmp_path / "bend.safetensors"
+    text = done("curve", *words, "train.lr-schedule=cosine", "--out", tmp_path / "c.png", "--bend", bend)
+    assert "line" in text and "60 steps of adam" in text and (tmp_path / "c.png").stat().st_size > 1000
+    with (tmp_path / "c.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["line"] * 3 + ["curve"] * 3
+    assert rows[0]["loss"] == rows[3]["loss"] and rows[2]["loss"] == rows[5]["loss"]
+    assert rows[1]["loss"] != rows[4]["loss"]
+    assert load_file(bend)["body.weight"].shape == (5, 6)
+    assert "never overwritten" in refused("curve", *words, "--bend", bend)
+    assert "barrier.batch-norm=reset" in done("curve", *words[:-3], "train.steps=1", "--out", tmp_path / "d.png")

@@ -178,6 +178,32 @@ def layers(
 
 
 @app.command(epilog=EPILOG)
+def curve(
+    checkpoints: Checkpoints,
+    out: Annotated[Path, typer.Option(help="picture; the values are written next to it as CSV")] = Path("curve.png"),
+    bend: Annotated[
+        Path | None, typer.Option(help="write the trained bend into this checkpoint (.safetensors)")
+    ] = None,
+    model: ModelName = "",
+    data: DataName = "",
+    root: DataRoot = "",
+    trust: Trust = False,
+) -> None:
+    """Train a Bezier curve of low loss between two checkpoints, and measure it next to the straight line.
+
+    `train.epochs`, `train.lr` and the other `train.*` settings are those of the curve's bend.
+    """
+    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.compare import require_picture
+    from experiments.lab.curve import require_bend, show_curve
+
+    require_picture(out)
+    require_bend(bend)
+    bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root, trust=trust)
+    show_curve(bench, console, out=out, bend=bend)
+
+
+@app.command(epilog=EPILOG)
 def fuse(
     method: Annotated[str, typer.Argument(help="mean, greedy, task-arithmetic, ties, fisher or regmean")],
     checkpoints: Checkpoints,

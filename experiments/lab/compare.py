@@ -164,6 +164,14 @@ def require_picture(path: Path | None) -> None:
         raise ValueError(f"{path} must end in {', '.join(PICTURES)} to be a picture")
 
 
+def require_new_checkpoint(path: Path) -> None:
+    """Raise ``ValueError`` for a file that is there already, or is not to be safetensors."""
+    if path.exists():
+        raise ValueError(f"{path} exists; checkpoints are never overwritten, name another file")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} must end in .safetensors, which is what is written")
+
+
 def plain_table(*columns: str) -> Table:
     """Return an empty table as the laboratory's commands print them, numbers to the right."""
     table = Table(box=None, header_style="bold", pad_edge=False)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments.lab.checkpoint_bench import Bench
-from experiments.lab.compare import plain_table
+from experiments.lab.compare import plain_table, require_new_checkpoint
 from experiments.lab.evaluate import evaluate_states
 from experiments.lab.report import short
 from experiments.lab.settings import sample
@@ -21,10 +21,7 @@ def require_method(method: str, options: Mapping[str, Any], *, base: Path | None
     if method in NEED_BASE and base is None:
         raise ValueError(f"{method} adds what models have learnt since their common start: name it by --base FILE")
     method_faults(method, options, has_base=base is not None, has_data=True)
-    if out.exists():
-        raise ValueError(f"{out} exists; checkpoints are never overwritten, name another file")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"{out} must end in .safetensors, which is what is written")
+    require_new_checkpoint(out)
 
 
 def fuse_checkpoints(
