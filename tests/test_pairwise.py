@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
-from fedpfn.lmc import InputBatches, measure_pairs, pairwise_barriers, repair_for
+from fedpfn.lmc import InputBatches, measure_connectivity, measure_pairs, pairwise_barriers, repair_for
+from fedpfn.parallel import temporary_pool
 from fedpfn.params import State, lerp, mean_state, read_state
 
 
@@ -180,3 +181,19 @@ def test_input_batches_are_even_whole_and_can_be_read_again() -> None:
     batches = InputBatches(examples, size=5)
     assert [len(batch) for batch in batches] == [3, 4, 4]
     assert torch.cat(list(batches)).flatten().tolist() == list(range(11))
+
+
+def test_results_are_shown_as_tables_and_not_as_arrays(states: list[State], examples: Examples) -> None:
+    found = pairwise_barriers(network(5), states, examples, points=3)
+    text = repr(found)
+    assert "3 pairs, 3 points" in text and "0-1" in text and "1-2" in text and "accuracy barrier" in text
+    assert f"{found.loss_barriers[0]:.4g}" in text and "array" not in text
+    values = Examples(examples.inputs, examples.labels.float())
+    one_output = nn.Sequential(nn.Linear(4, 1))
+    assert "error barrier" in repr(pairwise_barriers(one_output, [one_output] * 2, values, points=3))
+    many = pairwise_barriers(network(5), states[:2] * 4, examples, points=3)
+    assert "and 8 more" in repr(many)
+    bundle = found._repr_mimebundle_((), ())
+    assert "0-1" in bundle["text/html"]
+    with temporary_pool(network(5), workers=1) as pool:
+        assert "mean of all 3" in repr(measure_connectivity(pool, states, examples, points=3))

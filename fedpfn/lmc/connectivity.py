@@ -10,6 +10,7 @@ clients to the global model, or one round's model to the next one's.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.table import Table
 from torch import Tensor
 
 from fedpfn.evaluation import Evaluation, evaluate
@@ -17,14 +18,15 @@ from fedpfn.lmc.barrier import Pair, PairwiseBarriers, fusion_barrier_of, repair
 from fedpfn.lmc.batch_norm import repair_for
 from fedpfn.lmc.checks import StateLike, fitting_state, fitting_states
 from fedpfn.lmc.path_evaluation import measure_paths
+from fedpfn.lmc.shown import Shown, barriers_table
 from fedpfn.own_data import Data, as_examples
 from fedpfn.parallel import ModelPool
 from fedpfn.params import mean_state
 from fedpfn.progress import Progress
 
 
-@dataclass(frozen=True)
-class Connectivity:
+@dataclass(frozen=True, repr=False)
+class Connectivity(Shown):
     """How linearly connected K models are.
 
     Attributes
@@ -45,6 +47,15 @@ class Connectivity:
     barriers: PairwiseBarriers
     fused: Evaluation
     fusion_barrier: float
+
+    def __rich__(self) -> Table:
+        table = barriers_table(self.barriers)
+        score = self.fused.accuracy if self.fused.error is None else self.fused.error
+        table.caption = (
+            f"mean of all {len(self.ends)}: score {score:.4g}, loss {self.fused.loss:.4g}, "
+            f"fusion barrier {self.fusion_barrier:.4g}"
+        )
+        return table
 
 
 def measure_connectivity(
