@@ -42,10 +42,12 @@ def show_curve(bench: Bench, console: Console, *, out: Path, bend: Path | None) 
         weight_decay=train.weight_decay,
     )
     bench.describe(console)
+    first, second = bench.states
     with progress_bar("training the curve") as progress:
         curve = train_curve(
             bench.model,
-            *bench.states,
+            first,
+            second,
             bench.material.train,
             recipe,
             seed=bench.config.seed,
@@ -83,8 +85,8 @@ def show_curve(bench: Bench, console: Console, *, out: Path, bend: Path | None) 
     _write(found, score, out.with_suffix(".csv"), console)
     _draw(found, score, out, console)
     if bend is not None:
-        first, second = map(str, bench.paths)
-        write_checkpoint(bend, curve.bend, {"bend-between": f"{first}, {second}", "steps": str(steps)})
+        about = {"bend-between": ", ".join(map(str, bench.paths)), "steps": str(steps)}
+        write_checkpoint(bend, curve.bend, about)
         console.print(f"bend: {bend}", soft_wrap=True, highlight=False)
 
 

@@ -37,7 +37,7 @@ def fuse_checkpoints(
     source = material.held_out if method == "greedy" and len(material.held_out) else material.train
     data = sample(source, examples, seed, "fuse") if method in NEED_DATA else None
     with progress_bar(f"fusing by {method}") as progress:
-        given = {"base": start, "examples": data, "repair": bench.repair, "progress": progress}
+        given: dict[str, Any] = {"base": start, "examples": data, "repair": bench.repair, "progress": progress}
         fused = fuse(method, bench.model, bench.states, **given, **options)
     shown = {str(number): state for number, state in enumerate(bench.states, start=1)}
     shown |= ({"base": start} if start is not None else {}) | {method: fused.state}

@@ -1,7 +1,7 @@
 """Linear mode connectivity: what lies between trained models.
 
-Barriers and what is trained to be measured are here; ``matching``, ``layerwise`` and ``fusion`` are packages of their own, the
-bounds of theorem 3.2 are in ``bounds``.
+Barriers and what is trained to be measured are here; ``matching``, ``layerwise`` and ``fusion`` are packages of their
+own, the bounds of theorem 3.2 are in ``bounds``.
 """
 
 from fedpfn.lmc.barrier import (

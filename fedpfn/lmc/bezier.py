@@ -133,7 +133,7 @@ def train_curve(
             if not math.isfinite(loss.item()):
                 raise NonFiniteError(f"the loss on the curve is {loss.item()} in step {step + 1} of {steps}")
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             done()
     trained = {name: theta.detach().to(line.bend[name].device) for name, theta in bend.items()}

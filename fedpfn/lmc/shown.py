@@ -27,7 +27,7 @@ class Shown:
         return captured.get().rstrip()
 
     def _repr_mimebundle_(self, include: Sequence[str], exclude: Sequence[str], **kwargs: Any) -> Any:
-        return self.__rich__()._repr_mimebundle_(include, exclude, **kwargs)  # type: ignore[arg-type]
+        return self.__rich__()._repr_mimebundle_(include, exclude, **kwargs)
 
 
 def barriers_table(found: "PairwiseBarriers") -> Table:

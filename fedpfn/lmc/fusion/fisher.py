@@ -101,7 +101,8 @@ def fisher_information(
     is_classes = examples.task.name == "classification"
 
     def log_probabilities(weights: State, inputs: Tensor) -> Tensor:
-        return functional_call(model, weights | rest, (inputs[None],))[0].log_softmax(dim=-1)
+        logits: Tensor = functional_call(model, weights | rest, (inputs[None],))[0]
+        return logits.log_softmax(dim=-1)
 
     def loss(weights: State, inputs: Tensor, label: Tensor) -> Tensor:
         outputs = functional_call(model, weights | rest, (inputs[None],))

@@ -57,7 +57,7 @@ def ties(states: Sequence[Tensors], base: Tensors, *, density: float = 0.2, scal
     vectors = [task_vector(state, base) for state in states]
     names = list(vectors[0])
     flat = torch.stack([torch.cat([vector[name].reshape(-1) for name in names]) for vector in vectors])
-    parts = merged_vector(trimmed(flat, density)).split([vectors[0][name].numel() for name in names])
+    parts = torch.split(merged_vector(trimmed(flat, density)), [vectors[0][name].numel() for name in names])
     shapes = [vectors[0][name].shape for name in names]
     direction = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
     return moved(base, direction, scale=scale)
