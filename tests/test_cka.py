@@ -85,3 +85,12 @@ def test_the_layer_report_has_a_column_of_it() -> None:
     hidden = [model[1](model[0](examples.inputs)).detach() for model in models]
     assert other[0]["cka"] == pytest.approx(linear_cka(*hidden, debiased=True))
     assert all(float(row["cka"]) < 0.95 for row in other)
+
+
+def test_a_report_says_how_far_it_has_come() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    examples, seen = Examples(torch.randn(50, 4), torch.randint(0, 3, (50,))), []
+    state = read_state(model)
+    layer_report(model, state, state, examples, batch_size=20, progress=lambda *at: seen.append(at))
+    # three batches, and two stitches each way
+    assert seen[0] == (1, 7) and seen[-1] == (7, 7)

@@ -83,7 +83,7 @@ def test_fisher_information_of_logistic_regression_is_known() -> None:
     model, inputs = nn.Linear(2, 3, bias=False), torch.tensor([[1.0, 2.0], [0.5, -1.0], [3.0, 0.0]])
     shares = model(inputs).softmax(dim=1).detach()
     expected = torch.einsum("nk,nj->kj", shares * (1 - shares), inputs.square()) / 3
-    found = fisher_information(model, read_state(model), Examples(inputs, torch.tensor([0, 1, 2])), batch_size=2)
+    found = fisher_information(model, read_state(model), Examples(inputs, torch.tensor([0, 1, 2])))
     torch.testing.assert_close(found["weight"], expected.double())
 
 

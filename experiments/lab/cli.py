@@ -217,8 +217,9 @@ def fuse(
         float | None, typer.Option(help="factor of regmean's Gram matrices off the diagonal", min=0, max=1)
     ] = None,
     examples: Annotated[
-        int, typer.Option(help="training examples for greedy, fisher and regmean; 0 = all", min=0)
-    ] = 1000,
+        int | None,
+        typer.Option(help="training examples for fisher (200), greedy and regmean (1000); 0 = all", min=0),
+    ] = None,
     model: ModelName = "",
     data: DataName = "",
     root: DataRoot = "",

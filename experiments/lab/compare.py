@@ -96,14 +96,16 @@ def match_pair(bench: Bench, console: Console, *, method: str, out: Path, **opti
     found = match(method, bench.model, first, second, examples, seed=bench.config.seed, **options)
     rows = []
     for name, state in (("before", second), ("after", found.state)):
-        measured = pairwise_barriers(
-            bench.model,
-            [first, state],
-            bench.test,
-            points=bench.config.barrier.points,
-            batch_norm=bench.config.barrier.batch_norm,
-            training=bench.statistics,
-        )
+        with progress_bar(f"path {name}") as progress:
+            measured = pairwise_barriers(
+                bench.model,
+                [first, state],
+                bench.test,
+                points=bench.config.barrier.points,
+                batch_norm=bench.config.barrier.batch_norm,
+                training=bench.statistics,
+                progress=progress,
+            )
         middle = measured.accuracy[0, len(measured.alphas) // 2]
         rows.append((name, short(middle), short(measured.accuracy_barriers[0]), short(measured.loss_barriers[0])))
     bench.describe(console)
@@ -118,7 +120,10 @@ def match_pair(bench: Bench, console: Console, *, method: str, out: Path, **opti
 def show_layers(bench: Bench, console: Console, *, out: Path) -> None:
     """Print the layerwise measures of two checkpoints, write all of them as CSV, and draw the main ones."""
     examples = sample(bench.test, bench.config.measure.layer_examples, bench.config.seed, "layers")
-    report = layer_report(bench.model, bench.states[0], bench.states[1], examples, repair=bench.repair)
+    with progress_bar("layers") as progress:
+        report = layer_report(
+            bench.model, bench.states[0], bench.states[1], examples, repair=bench.repair, progress=progress
+        )
     rows = report.rows()
     table = plain_table("layer", *(name.replace("_", " ") for name in SHOWN), "stitched error")
     for row in rows:

@@ -15,6 +15,9 @@ from fedpfn.lmc.checkpoints import write_checkpoint
 from fedpfn.lmc.fusion import NEED_BASE, NEED_DATA, fuse, method_faults
 from fedpfn.progress import progress_bar
 
+# Fisher information takes a backward pass per example and class
+EXAMPLES = {"greedy": 1000, "fisher": 200, "regmean": 1000}
+
 
 def require_method(method: str, options: Mapping[str, Any], *, base: Path | None, out: Path) -> None:
     """Raise ``ValueError`` for a method, its options or an output that will not do, before anything is read."""
@@ -25,17 +28,18 @@ def require_method(method: str, options: Mapping[str, Any], *, base: Path | None
 
 
 def fuse_checkpoints(
-    bench: Bench, console: Console, *, method: str, base: Path | None, out: Path, examples: int, **options: Any
+    bench: Bench, console: Console, *, method: str, base: Path | None, out: Path, examples: int | None, **options: Any
 ) -> None:
     """Fuse the checkpoints by ``method`` and write the result.
 
-    Methods that need data see ``examples`` training examples, the greedy soup held-out ones where ``data.held-out``
-    sets some aside.
+    Methods that need data see ``examples`` training examples, by default ``EXAMPLES``; the greedy soup held-out ones
+    where ``data.held-out`` sets some aside.
     """
     start = None if base is None else bench.read(base)
     material, seed = bench.material, bench.config.seed
     source = material.held_out if method == "greedy" and len(material.held_out) else material.train
-    data = sample(source, examples, seed, "fuse") if method in NEED_DATA else None
+    count = EXAMPLES.get(method, 0) if examples is None else examples
+    data = sample(source, count, seed, "fuse") if method in NEED_DATA else None
     with progress_bar(f"fusing by {method}") as progress:
         given: dict[str, Any] = {"base": start, "examples": data, "repair": bench.repair, "progress": progress}
         fused = fuse(method, bench.model, bench.states, **given, **options)

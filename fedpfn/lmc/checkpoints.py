@@ -66,7 +66,8 @@ def _fitted(own: State, known: Collection[str], found: Mapping[str, Tensor], pat
             )
         if found[name].dtype != tensor.dtype:
             raise ValueError(f"{path}: {name} is {found[name].dtype}, the model's is {tensor.dtype}")
-    state = {name: found[name].to(tensor.device) for name, tensor in own.items()}
+    # copies, since the file may be mapped into memory, and whoever trains on may write it anew meanwhile
+    state = {name: found[name].to(tensor.device, copy=True).contiguous() for name, tensor in own.items()}
     if (wild := first_non_finite(state)) is not None:
         raise ValueError(f"{path}: {wild} holds NaN or infinity")
     return state

@@ -11,19 +11,18 @@ and are averaged plainly. Where no model has any information the entry is the pl
 an entry that is equal in all models stays as it is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call
 
 from fedpfn.examples import Examples
 from fedpfn.lmc.layerwise.modes import evaluating
-from fedpfn.params import State, mean_state, require_fit, trainable
+from fedpfn.params import State, float_buffers, mean_state, require_fit, trainable
 
 Tensors = Mapping[str, Tensor]
 _FLOOR = 1e-6
-_BATCH = 32
 
 
 def fisher_mean(
@@ -84,55 +83,34 @@ def fisher_information(
     state: Tensors,
     examples: Examples,
     *,
-    batch_size: int = _BATCH,
     done: Callable[[float], None] = lambda count: None,
 ) -> State:
     """Return the diagonal Fisher information of ``model`` at ``state``, a mean over ``examples``, float64.
 
-    Gradients are taken example by example (``torch.func``), in evaluation mode: one backward pass per example and
-    class. ``done`` is called with the share of the examples that each batch is. Raises ``ValueError`` for a state that
-    is not the model's, and for no examples.
+    In evaluation mode, one backward pass per example and class. ``done`` is called with the share of the examples that
+    each one is. Raises ``ValueError`` for a state that is not the model's, and for no examples.
     """
     if not len(examples):
         raise ValueError("Fisher information is a mean over examples; got none")
-    own = {name: state[name].detach() for name in trainable(model)}
+    require_fit(trainable(model) | float_buffers(model), state)
+    own = {name: state[name].detach().clone().requires_grad_() for name in trainable(model)}
     rest = {name: tensor for name, tensor in state.items() if name not in own}
     total = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in own.items()}
-    is_classes = examples.task.name == "classification"
-
-    def log_probabilities(weights: State, inputs: Tensor) -> Tensor:
-        logits: Tensor = functional_call(model, weights | rest, (inputs[None],))[0]
-        return logits.log_softmax(dim=-1)
-
-    def loss(weights: State, inputs: Tensor, label: Tensor) -> Tensor:
-        outputs = functional_call(model, weights | rest, (inputs[None],))
-        return examples.task.loss(outputs, label[None], reduction="sum")
-
-    def of_class(weights: State, inputs: Tensor, chosen: Tensor) -> Tensor:
-        return (log_probabilities(weights, inputs) * chosen).sum()
-
-    with evaluating(model):
-        for inputs, labels in _batches(examples, batch_size):
-            if is_classes:
-                with torch.no_grad():
-                    shares = vmap(log_probabilities, (None, 0))(own, inputs).exp()
-                for number, chosen in enumerate(torch.eye(shares.shape[1]).to(shares)):
-                    gradients = vmap(grad(of_class), (None, 0, None))(own, inputs, chosen)
-                    _add_squares(total, gradients, shares[:, number])
+    with evaluating(model), torch.enable_grad():
+        for at in range(len(examples)):
+            inputs, labels = examples.batch(slice(at, at + 1))
+            outputs = functional_call(model, own | rest, (inputs,))
+            if examples.task.labels == "classes":
+                logs = outputs[0].log_softmax(dim=-1)
+                terms = [(share, log) for share, log in zip(logs.detach().exp().tolist(), logs, strict=True)]
             else:
-                _add_squares(total, vmap(grad(loss), (None, 0, 0))(own, inputs, labels), None)
-            done(len(inputs) / len(examples))
+                terms = [(1.0, examples.task.loss(outputs, labels, reduction="sum"))]
+            for number, (share, term) in enumerate(terms, start=1):
+                found = torch.autograd.grad(
+                    term, list(own.values()), retain_graph=number < len(terms), allow_unused=True
+                )
+                for name, gradient in zip(own, found, strict=True):
+                    if gradient is not None:
+                        total[name].add_(gradient.double().square(), alpha=share)
+            done(1 / len(examples))
     return {name: tensor / len(examples) for name, tensor in total.items()}
-
-
-def _add_squares(total: State, gradients: Tensors, shares: Tensor | None) -> None:
-    for name, gradient in gradients.items():
-        squares = gradient.double().square()
-        if shares is not None:
-            squares = squares * shares.double().view(-1, *[1] * (squares.dim() - 1))
-        total[name] += squares.sum(dim=0)
-
-
-def _batches(examples: Examples, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(examples), size):
-        yield examples.batch(slice(start, start + size))

@@ -27,6 +27,7 @@ from fedpfn.lmc.layerwise.orthogonality import OrthogonalitySums
 from fedpfn.lmc.layerwise.ranks import ActivationGram, stable_rank, weight_singular_values
 from fedpfn.lmc.layerwise.stitching import stitching_errors
 from fedpfn.params import lerp
+from fedpfn.progress import Progress, Steps
 from fedpfn.tasks import Task
 
 Numbers = tuple[float, ...]
@@ -121,13 +122,15 @@ def layer_report(
     repair: Repair | None = None,
     stitching: bool = True,
     ranks: bool = True,
+    progress: Progress | None = None,
 ) -> LayerReport:
     """Measure two models at every layer, and w(alpha) = alpha ``first`` + (1 - alpha) ``second`` between them.
 
     A batch's features are held for both models and each alpha. ``repair(state, first)`` returns the state to measure in
     place of an interpolated one, and of each end with itself, as in ``barrier``; under the BatchNorm policy ``none``
     the points between have the first model's statistics. ``stitching`` costs two evaluations a layer, ``ranks`` the
-    singular values of every weight; without them their columns are NaN. Raises ``ValueError`` for a state that is not
+    singular values of every weight; without them their columns are NaN. ``progress`` is called with the passes done and
+    their number, a stitch counting as one. Raises ``ValueError`` for a state that is not
     the model's or not finite, no alphas or one outside [0, 1], no examples, and what ``find_layers`` refuses.
 
     >>> from fedpfn.params import read_state
@@ -146,6 +149,7 @@ def layer_report(
     if repair is not None:
         mixed = [state if a in (0, 1) else repair(state, first) for a, state in zip(alphas, mixed, strict=True)]
     sums = [_LayerSums(model, layer, alphas, ranks=ranks) for layer in layers]
+    done = Steps(progress, -(-len(examples) // max(1, batch_size)) + (2 * len(layers) if stitching else 0))
     errors = [ExampleMean() for _ in (first, second, *mixed)]
     with evaluating(model):
         for inputs, labels in batches(examples, batch_size):
@@ -154,8 +158,12 @@ def layer_report(
                 layer_sums.add(*(run.layers[number] for run in passes))
             for error, run in zip(errors, passes, strict=True):
                 error.add(_wrong(run.output, labels, examples.task))
+            done()
     ways = ((first, second), (second, first))
-    stitched = [stitching_errors(model, *way, examples, layers=layers) for way in ways] if stitching else []
+    stitched = []
+    for way in ways if stitching else ():
+        stitched.append(stitching_errors(model, *way, examples, layers=layers))
+        done(len(layers))
     found = [(tuple(s.error[i] for s in stitched), tuple(s.loss[i] for s in stitched)) for i in range(len(layers))]
     found = [pair if stitching else ((nan, nan), (nan, nan)) for pair in found]
     first_error, second_error, *path = (error.value for error in errors)
