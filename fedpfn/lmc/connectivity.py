@@ -109,6 +109,7 @@ def measure_connectivity(
     Examples
     --------
     >>> import torch
+    >>> from fedpfn.examples import Examples
     >>> from fedpfn.models import build
     >>> from fedpfn.params import read_state
     >>> states = [read_state(build("mlp", (4,), 3, seed=seed, width=8)) for seed in range(3)]
