@@ -5,7 +5,7 @@ Splitting the list of evaluations does neither. On a GPU the items run one after
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from fedpfn.devices import available_cpus
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
-from fedpfn.params import State
 from fedpfn.tasks import CLASSIFICATION
 
 Item = TypeVar("Item")
@@ -63,15 +62,27 @@ class ModelPool:
         return list(self._executor.map(function, items))
 
     def evaluate(
-        self, state: State, examples: Examples, *, chunk: int = 1000, marks: list[Tensor] | None = None
+        self,
+        state: Mapping[str, Tensor],
+        examples: Examples,
+        *,
+        chunk: int = 1000,
+        marks: list[Tensor] | None = None,
+        done: Callable[[float], None] = lambda count: None,
     ) -> Evaluation:
-        """Evaluate ``state`` in chunks of ``examples``, put together in order; ``marks`` as for ``evaluate``."""
+        """Evaluate ``state`` in chunks of ``examples``, put together in order; ``marks`` as for ``evaluate``.
+
+        ``done`` is called with the share of the examples that each chunk is.
+        """
         chunks: Sequence[Examples] = [examples.span(i, i + chunk) for i in range(0, len(examples), chunk)]
         own: list[list[Tensor] | None] = [None if marks is None else [] for _ in chunks]
-        parts = self.map(
-            lambda job: evaluate(self.model, job[0], state=state, batch_size=chunk, marks=job[1]),
-            list(zip(chunks, own, strict=True)),
-        )
+
+        def run(job: tuple[Examples, list[Tensor] | None]) -> Evaluation:
+            found = evaluate(self.model, job[0], state=state, batch_size=chunk, marks=job[1])
+            done(1 / len(chunks))
+            return found
+
+        parts = self.map(run, list(zip(chunks, own, strict=True)))
         if marks is not None:
             marks += [mark for one in own for mark in one or ()]
         total = len(examples)

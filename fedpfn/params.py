@@ -57,11 +57,15 @@ def require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
 def lerp(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float) -> State:
     """Return w(alpha) = alpha w1 + (1 - alpha) w2 (arXiv 2402.01342, eq. 1).
 
-    Exact at both ends, and where the entries are equal: what is frozen stays put along the path.
+    Exact at both ends, and where the entries are equal: what is frozen stays put along the path. Integer buffers, which
+    a whole ``state_dict()`` has, are the first's between the ends.
     """
     if alpha in (0, 1):
         return dict(first if alpha else second)
-    return {name: torch.lerp(second[name], tensor, alpha) for name, tensor in first.items()}
+    return {
+        name: torch.lerp(second[name], tensor, alpha) if tensor.is_floating_point() else tensor
+        for name, tensor in first.items()
+    }
 
 
 def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -80,11 +84,14 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
 
 
 def mean_state(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | None = None) -> State:
-    """Return the (weighted) mean of states, entry by entry."""
+    """Return the (weighted) mean of states, entry by entry; integer buffers are the first state's."""
     if not states:
         raise ValueError("there is no mean of no states")
     weights = [1.0] * len(states) if weights is None else weights
-    return {name: weighted_mean([state[name] for state in states], weights) for name in states[0]}
+    return {
+        name: weighted_mean([state[name] for state in states], weights) if tensor.is_floating_point() else tensor
+        for name, tensor in states[0].items()
+    }
 
 
 def first_non_finite(state: Mapping[str, Tensor]) -> str | None:

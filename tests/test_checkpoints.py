@@ -53,7 +53,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(tmp_path: Path, c
 
 
 def test_a_file_that_is_absent_or_broken_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no checkpoint .*gone"):
+    with pytest.raises(ValueError, match=r"no file .*gone"):
         read_checkpoints(model(), [tmp_path / "gone.safetensors"])
     (tmp_path / "bad.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match=r"bad\.safetensors cannot be read as safetensors"):
@@ -63,3 +63,75 @@ def test_a_file_that_is_absent_or_broken_is_named(tmp_path: Path) -> None:
 def test_a_file_appears_whole(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "new" / "b.safetensors", read_state(build("mlp", (2,), 2, seed=0, width=3)))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.safetensors"]
+
+
+class Command:
+    def __reduce__(self):
+        return (print, ("code from a file has run",))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+@pytest.mark.parametrize(
+    ("wrap", "told"),
+    [
+        (lambda s: s, []),
+        (lambda s: {"epoch": 3, "optimizer": {"lr": 0.1}, "state_dict": s}, ["taken from its 'state_dict'"]),
+        (lambda s: {"model": {"model_state_dict": s}}, ["taken from its 'model.model_state_dict'"]),
+        (lambda s: {f"module.{name}": t for name, t in s.items()}, ["'module.' removed"]),
+        (lambda s: {f"_orig_mod.module.{name}": t for name, t in s.items()}, ["'_orig_mod.' removed", "'module.'"]),
+        (lambda s: {name.replace("2.", "2._orig_mod."): t for name, t in s.items()}, ["'_orig_mod.' removed"]),
+    ],
+)
+def test_pytorch_files_hold_states_plain_nested_or_wrapped(tmp_path: Path, suffix: str, wrap, told: list[str]) -> None:
+    state, notes = model().state_dict(), []
+    path = tmp_path / f"a{suffix}"
+    torch.save(wrap(state), path)
+    (found,) = read_checkpoints(model(), [path], note=notes.append)
+    assert all(torch.equal(found[name], state[name]) for name in read_state(model()))
+    assert len(notes) == len(told) and all(word in note for word, note in zip(told, notes, strict=True))
+
+
+def test_a_file_of_old_pytorch_is_read_as_well(tmp_path: Path) -> None:
+    state = model().state_dict()
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    (found,) = read_checkpoints(model(), [tmp_path / "old.pt"])
+    assert torch.equal(found["0.weight"], state["0.weight"])
+
+
+def test_a_prefix_that_is_the_models_own_stays(tmp_path: Path) -> None:
+    wrapped = nn.Module()
+    wrapped.module = model()
+    torch.save(wrapped.state_dict(), tmp_path / "a.pt")
+    (found,) = read_checkpoints(wrapped, [tmp_path / "a.pt"])
+    assert "module.0.weight" in found
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_pickle_that_needs_code_is_refused_and_the_way_out_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"state_dict": model().state_dict(), "extra": Command()}, tmp_path / "c.pt")
+    with pytest.raises(
+        ValueError, match=r"needs code to be read \(.*print\).*torch\.save\(torch\.load\('c\.pt'"
+    ) as caught:
+        read_checkpoints(model(), [tmp_path / "c.pt"])
+    assert "\n" not in str(caught.value) and capsys.readouterr().out == ""
+    torch.save(model(), tmp_path / "whole.pt")
+    with pytest.raises(ValueError, match=r"needs code to be read \(torch\.nn"):
+        read_checkpoints(model(), [tmp_path / "whole.pt"])
+    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "script.pt")
+    with pytest.raises(ValueError, match="TorchScript archive"):
+        read_checkpoints(model(), [tmp_path / "script.pt"])
+
+
+def test_what_is_no_state_dict_is_named(tmp_path: Path) -> None:
+    torch.save({"loss": 0.1, "steps": 3}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="holds no state dict from names to tensors, but a dict with keys loss, steps"):
+        read_checkpoints(model(), [tmp_path / "a.pt"])
+
+
+def test_names_that_do_not_fit_come_with_shapes_and_the_closest_reason(tmp_path: Path) -> None:
+    bare = nn.Sequential(nn.Linear(3, 4), nn.Identity(), nn.Linear(4, 2))
+    torch.save(model().state_dict(), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"1\.weight \(4,\).*model\.norm=batch"):
+        read_checkpoints(bare, [tmp_path / "a.pt"])

@@ -100,14 +100,14 @@ def test_a_model_of_nan_has_no_fusion_barrier_either(examples: Examples) -> None
     assert np.isnan(measured_to(states[:1], states[1], examples, ends=result.ends[:1]).accuracy_barriers).all()
 
 
-def test_whole_state_dicts_are_states_and_other_examples_are_refused(examples: Examples) -> None:
+def test_whole_state_dicts_are_states_and_other_data_are_refused(examples: Examples) -> None:
     whole = [network(seed, norm=True).state_dict() for seed in range(2)]
     result, expected = (measured(some, examples, norm=True) for some in (whole, states_of(2, norm=True)))
     assert result.ends == expected.ends and result.fused == expected.fused
     assert measured_to(whole[:1], whole[1], examples, norm=True, ends=result.ends[:1]).loss[0, 0] == result.ends[1].loss
-    pair: Any = (examples.inputs, examples.labels)
-    for measure in (lambda: measured(whole, pair, norm=True), lambda: measured_to(whole[:1], whole[1], pair)):
-        with pytest.raises(TypeError, match=r"must be fedpfn\.examples\.Examples, got tuple"):
+    wrong: Any = [examples]
+    for measure in (lambda: measured(whole, wrong, norm=True), lambda: measured_to(whole[:1], whole[1], wrong)):
+        with pytest.raises(TypeError, match=r"must be fedpfn\.examples\.Examples, .*got a list"):
             measure()
 
 

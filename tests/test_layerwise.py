@@ -938,4 +938,4 @@ def test_the_examples_in_the_docstrings_hold() -> None:
         found = doctest.testmod(module)
         assert found.failed == 0, module.__name__
         tried += found.attempted
-    assert len(modules) == 13 and tried > 40
+    assert len(modules) == 14 and tried > 40

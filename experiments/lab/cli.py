@@ -24,10 +24,17 @@ app = App(
 
 Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, and seeds=n")]
 Checkpoints = Annotated[
-    list[str], typer.Argument(metavar="A B ... [KEY=VALUE]...", help="checkpoints (safetensors), and settings")
+    list[str],
+    typer.Argument(metavar="A B ... [KEY=VALUE]...", help="checkpoints (.safetensors, .pt, .pth, .bin), and settings"),
 ]
-ModelName = Annotated[str, typer.Option("--model", help="model, if the checkpoints' folder does not name it")]
-DataName = Annotated[str, typer.Option("--data", help="data set, if the checkpoints' folder does not name it")]
+ModelName = Annotated[
+    str,
+    typer.Option("--model", help="model, if the checkpoints' folder does not name it: a name, or package.module:Class"),
+]
+DataName = Annotated[
+    str,
+    typer.Option("--data", help="data set, if the checkpoints' folder does not name it: a name, or module:loader"),
+]
 Trust = Annotated[
     bool, typer.Option("--trust", help="run the code that the checkpoints' folder names as its model or data set")
 ]
@@ -96,6 +103,23 @@ def list_experiments() -> None:
 
 
 @app.command(epilog=EPILOG)
+def evaluate(
+    checkpoints: Checkpoints,
+    model: ModelName = "",
+    data: DataName = "",
+    root: DataRoot = "",
+    trust: Trust = False,
+    out: Annotated[Path | None, typer.Option(help="write the values into this JSON file")] = None,
+) -> None:
+    """Measure loss and score of each checkpoint on the test examples of a data set."""
+    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.evaluate import show_evaluations
+
+    bench = Bench(checkpoints, least=1, most=None, model_name=model, data_name=data, data_root=root, trust=trust)
+    show_evaluations(bench, console, out=out)
+
+
+@app.command(epilog=EPILOG)
 def barrier(
     checkpoints: Checkpoints,
     model: ModelName = "",
@@ -105,7 +129,8 @@ def barrier(
     out: Annotated[Path | None, typer.Option(help="draw the curves into this file (.png, .svg)")] = None,
 ) -> None:
     """Measure loss and accuracy barriers between any checkpoints of one model, a federated run's clients included."""
-    from experiments.lab.compare import Bench, require_picture, show_barriers
+    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.compare import require_picture, show_barriers
 
     require_picture(out)
     bench = Bench(checkpoints, least=2, most=None, model_name=model, data_name=data, data_root=root, trust=trust)
@@ -124,7 +149,8 @@ def match(
     trust: Trust = False,
 ) -> None:
     """Permute the second checkpoint's units to match the first's, and report what that does to the path."""
-    from experiments.lab.compare import Bench, match_pair
+    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.compare import match_pair
 
     bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root, trust=trust)
     options = {} if steps is None else {"steps": steps}
@@ -143,11 +169,71 @@ def layers(
     trust: Trust = False,
 ) -> None:
     """Compare two checkpoints layer by layer: LLFC, LEWC, weak additivity, commutativity, stitching."""
-    from experiments.lab.compare import Bench, require_picture, show_layers
+    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.compare import require_picture, show_layers
 
     require_picture(out)
     bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root, trust=trust)
     show_layers(bench, console, out=out)
+
+
+@app.command(epilog=EPILOG)
+def curve(
+    checkpoints: Checkpoints,
+    out: Annotated[Path, typer.Option(help="picture; the values are written next to it as CSV")] = Path("curve.png"),
+    bend: Annotated[
+        Path | None, typer.Option(help="write the trained bend into this checkpoint (.safetensors)")
+    ] = None,
+    model: ModelName = "",
+    data: DataName = "",
+    root: DataRoot = "",
+    trust: Trust = False,
+) -> None:
+    """Train a Bezier curve of low loss between two checkpoints, and measure it next to the straight line.
+
+    `train.epochs`, `train.lr` and the other `train.*` settings are those of the curve's bend.
+    """
+    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.compare import require_picture
+    from experiments.lab.curve import require_bend, show_curve
+
+    require_picture(out)
+    require_bend(bend)
+    bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root, trust=trust)
+    show_curve(bench, console, out=out, bend=bend)
+
+
+@app.command(epilog=EPILOG)
+def fuse(
+    method: Annotated[str, typer.Argument(help="mean, greedy, task-arithmetic, ties, fisher or regmean")],
+    checkpoints: Checkpoints,
+    out: Annotated[Path, typer.Option(help="where the fused checkpoint goes (.safetensors)")],
+    base: Annotated[
+        Path | None, typer.Option(help="common start of the models, for task-arithmetic and ties", exists=True)
+    ] = None,
+    scale: Annotated[float | None, typer.Option(help="factor of the task vectors: task-arithmetic, ties")] = None,
+    density: Annotated[float | None, typer.Option(help="share of each task vector that ties keeps")] = None,
+    off_diagonal: Annotated[
+        float | None, typer.Option(help="factor of regmean's Gram matrices off the diagonal", min=0, max=1)
+    ] = None,
+    examples: Annotated[
+        int | None,
+        typer.Option(help="training examples for fisher (200), greedy and regmean (1000); 0 = all", min=0),
+    ] = None,
+    model: ModelName = "",
+    data: DataName = "",
+    root: DataRoot = "",
+    trust: Trust = False,
+) -> None:
+    """Fuse checkpoints into one, write it, and report loss and score next to those it was made of."""
+    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.fuse import fuse_checkpoints, require_method
+
+    given = {"scale": scale, "density": density, "off_diagonal": off_diagonal}
+    options = {name: value for name, value in given.items() if value is not None}
+    require_method(method, options, base=base, out=out)
+    bench = Bench(checkpoints, least=2, most=None, model_name=model, data_name=data, data_root=root, trust=trust)
+    fuse_checkpoints(bench, console, method=method, base=base, out=out, examples=examples, **options)
 
 
 @app.command()

@@ -2,17 +2,21 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 import partitions
 from experiments.lab.config import LabConfig
 from fedpfn import imports, models
+from fedpfn.args import args_of
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.lmc.layer_groups import group_patterns
@@ -21,8 +25,10 @@ from fedpfn.lmc.siblings import mask_recipe, semi_train
 from fedpfn.masks import MaskRecipe
 from fedpfn.models.bias_free import strip_biases
 from fedpfn.models.weights import load_weights
+from fedpfn.own_data import pair_of
 from fedpfn.params import trainable
-from fedpfn.runs.config import ConfigError, flat
+from fedpfn.parts import signature_faults
+from fedpfn.runs.config import ConfigError, flat, settings_of
 from fedpfn.seeding import numpy_generator
 from fedpfn.training import MakeOptimizer, count_steps, make_optimizer
 from partitions import datasets
@@ -88,10 +94,15 @@ def find_faults(kind: str, config: LabConfig) -> list[str]:
     if data.name not in POLYNOMIALS:
         try:
             source = imports.resolve(data.name)
-            faults += datasets.find_faults(source, data.root, download=data.download, image_size=data.image_size)
+            args = args_of(data.args)
+            faults += datasets.find_faults(
+                source, data.root, download=data.download, image_size=data.image_size, args=args
+            )
+            if not isinstance(source, str):
+                faults += signature_faults(repr(data.name), source, args, ("root",), key="data.args")
         except ValueError as error:
             faults.append(str(error))
-    model = asdict(config.model)
+    model = settings_of(config.model)
     del model["bias"]
     faults += models.find_faults(**model)
     if config.start.path and not Path(config.start.path).is_file():
@@ -127,7 +138,7 @@ def match_options(config: LabConfig, method: str) -> dict[str, int]:
 
 def build_model(config: LabConfig, material: Material, *, seed: int | None = None) -> nn.Module:
     """Return the model of a cell on its device, with the initial weights of ``seed`` (the cell's own by default)."""
-    options = asdict(config.model)
+    options = settings_of(config.model)
     bias = options.pop("bias")
     model = models.build(
         input_shape=material.input_shape,
@@ -196,11 +207,31 @@ def lr_factor_of(config: LabConfig, steps: int) -> Callable[[int], float] | None
 def _dataset(config: LabConfig) -> partitions.Dataset:
     data = config.data
     try:
+        source = imports.resolve(data.name)
         return partitions.load(
-            imports.resolve(data.name), data.root, download=data.download, image_size=data.image_size
+            source if isinstance(source, str) else _as_arrays(source),
+            data.root,
+            download=data.download,
+            image_size=data.image_size,
+            args=args_of(data.args),
         )
     except (partitions.DataError, ValueError) as error:
         raise ConfigError([str(error)]) from error
+
+
+def _as_arrays(loader: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a loader that gives arrays where ``loader`` gives (train, test) as data sets or loaders of PyTorch."""
+
+    @wraps(loader)
+    def load(**settings: Any) -> Any:
+        found = loader(**settings)
+        if isinstance(found, Dataset | DataLoader):
+            raise ValueError("it returned one data set; expected two, (train, test)")
+        if isinstance(found, tuple | list) and any(isinstance(part, Dataset | DataLoader) for part in found):
+            return tuple(pair_of(part) for part in found)
+        return found
+
+    return load
 
 
 def sample(examples: Examples, most: int, seed: int, purpose: str) -> Examples:

@@ -1,7 +1,7 @@
 """Linear mode connectivity: what lies between trained models.
 
-Barriers and what is trained to be measured are here; ``matching`` and ``layerwise`` are packages of their own, the
-bounds of theorem 3.2 are in ``bounds``.
+Barriers and what is trained to be measured are here; ``matching``, ``layerwise`` and ``fusion`` are packages of their
+own, the bounds of theorem 3.2 are in ``bounds``.
 """
 
 from fedpfn.lmc.barrier import (
@@ -13,6 +13,7 @@ from fedpfn.lmc.barrier import (
     measure_pairs,
 )
 from fedpfn.lmc.batch_norm import repair_for
+from fedpfn.lmc.bezier import BezierCurve, measure_curves, straight_line, train_curve
 from fedpfn.lmc.checkpoints import read_checkpoints, write_checkpoint
 from fedpfn.lmc.cold_fusion import ColdFusion, Task, cold_fusion, probe
 from fedpfn.lmc.connectivity import Connectivity, barriers_to, measure_connectivity
@@ -26,6 +27,7 @@ from fedpfn.lmc.soups import Soup, SoupReport, greedy_soup, soup_of_fine_tunes, 
 
 __all__ = [
     "METHODS",
+    "BezierCurve",
     "ColdFusion",
     "Connectivity",
     "Curves",
@@ -48,6 +50,7 @@ __all__ = [
     "loss_barrier",
     "mask_recipe",
     "measure_connectivity",
+    "measure_curves",
     "measure_pairs",
     "measure_paths",
     "pairwise_barriers",
@@ -60,6 +63,8 @@ __all__ = [
     "semi_train",
     "soup_of_fine_tunes",
     "soup_report",
+    "straight_line",
+    "train_curve",
     "train_siblings",
     "uniform_soup",
     "write_checkpoint",

@@ -20,9 +20,11 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rich.table import Table
 from torch import Tensor
 
 from fedpfn.evaluation import Evaluation
+from fedpfn.lmc.shown import Shown, barriers_table
 from fedpfn.params import State, lerp
 
 Floats = NDArray[np.float64]
@@ -40,8 +42,8 @@ class Curves:
     error: Floats
 
 
-@dataclass(frozen=True)
-class PairwiseBarriers:
+@dataclass(frozen=True, repr=False)
+class PairwiseBarriers(Shown):
     """Barriers of P pairs of models.
 
     ``pairs`` (P, 2) are positions in the list measured, ``loss`` and ``accuracy`` (P, points) the curves over
@@ -59,6 +61,9 @@ class PairwiseBarriers:
     accuracy_barriers: Floats
     error: Floats
     error_barriers: Floats
+
+    def __rich__(self) -> Table:
+        return barriers_table(self)
 
     def matrix(self, kind: str, models: int) -> Floats:
         """Return the symmetric (models, models) matrix of ``kind``, "loss", "accuracy" or "error".

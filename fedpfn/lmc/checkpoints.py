@@ -1,29 +1,42 @@
 """Checkpoints of one architecture: read, and held against each other and a model before anything is measured.
 
-safetensors only, since a pickle runs code. What a checkpoint of a federated run holds beside a state (integer buffers,
-parameters that never train) is left out; what is missing, differs in shape or type, or is not finite is refused.
+Which files there are, and how they are read without running code, is in ``models.state_files``. What a checkpoint of a
+federated run holds beside a state (integer buffers, parameters that never train) is left out; what is missing, differs
+in shape or type, or is not finite is refused.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fedpfn.models.state_files import read_state_file
 from fedpfn.params import State, first_non_finite, float_buffers, trainable
 from fedpfn.runs.files import whole_file
 
+_STATISTICS = "running_mean"
+_NAMED = 3
 
-def read_checkpoints(model: nn.Module, paths: Sequence[Path]) -> list[State]:
-    """Return the states of ``model`` that the files hold.
 
-    Raises ``ValueError`` in one line for a file that cannot be read, names, shapes or types that are not the model's,
-    and weights that are not finite.
+def read_checkpoints(
+    model: nn.Module, paths: Sequence[Path], *, note: Callable[[str], None] | None = None
+) -> list[State]:
+    """Return the states of ``model`` that the files hold, ``.safetensors`` or PyTorch's ``.pt``, ``.pth``, ``.bin``.
+
+    ``note`` is called with a line for each thing that was undone to get at a state: a training checkpoint around it,
+    prefixes of its names. Raises ``ValueError`` in one line for a file that cannot be read, names, shapes or types that
+    are not the model's, and weights that are not finite.
     """
     own = trainable(model) | float_buffers(model)
     known = own.keys() | model.state_dict().keys()
-    return [_fitted(own, known, _read(path), path) for path in paths]
+    states = []
+    for path in paths:
+        found = read_state_file(path, known=known)
+        for line in found.notes if note else ():
+            note(f"{path}: {line}")  # type: ignore[misc]
+        states.append(_fitted(own, known, found.tensors, path))
+    return states
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
@@ -35,21 +48,16 @@ def write_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str
         save_file(tensors, part, dict(about or {}))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(load_file(path))
-    except FileNotFoundError:
-        raise ValueError(f"no checkpoint {path}") from None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-
-
 def _fitted(own: State, known: Collection[str], found: Mapping[str, Tensor], path: Path) -> State:
     missing = [name for name in own if name not in found]
     extra = [name for name in found if name not in known]
     if missing or extra:
-        parts = [f"missing {_listed(missing)}"] if missing else []
-        parts += [f"not in the model {_listed(extra)}"] if extra else []
+        parts = [f"missing {_listed(missing, own)}"] if missing else []
+        parts += [f"not in the model {_listed(extra, found)}"] if extra else []
+        if any(name.endswith(_STATISTICS) for name in extra) and not any(name.endswith(_STATISTICS) for name in known):
+            parts.append(
+                "it has BatchNorm's running statistics and the model has none, as it would by model.norm=batch"
+            )
         raise ValueError(f"{path} is not of this model: {'; '.join(parts)}")
     for name, tensor in own.items():
         if found[name].shape != tensor.shape:
@@ -58,11 +66,14 @@ def _fitted(own: State, known: Collection[str], found: Mapping[str, Tensor], pat
             )
         if found[name].dtype != tensor.dtype:
             raise ValueError(f"{path}: {name} is {found[name].dtype}, the model's is {tensor.dtype}")
-    state = {name: found[name].to(tensor.device) for name, tensor in own.items()}
+    # copies, since the file may be mapped into memory, and whoever trains on may write it anew meanwhile
+    state = {name: found[name].to(tensor.device, copy=True).contiguous() for name, tensor in own.items()}
     if (wild := first_non_finite(state)) is not None:
         raise ValueError(f"{path}: {wild} holds NaN or infinity")
     return state
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _listed(names: list[str], tensors: Mapping[str, Tensor]) -> str:
+    """Return names with their shapes, at most ``_NAMED`` of them."""
+    shown = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in names[:_NAMED])
+    return shown + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -1,29 +1,33 @@
-"""What the measuring functions accept: examples of this package, and states of the model at hand.
+"""What the measuring functions accept as a state of the model at hand; what they accept as data is in ``own_data``.
 
-A state is the model's trainable parameters and floating-point buffers (``params``). A whole ``state_dict()`` is taken
-for one too: its integer buffers (``num_batches_tracked``) are never interpolated, and parameters that do not train have
-to be the model's own, since every point of a path is evaluated with those.
+A state is the model's trainable parameters and floating-point buffers (``params``). A whole ``state_dict()``, or a
+module, is taken for one too: integer buffers (``num_batches_tracked``) are never interpolated, and parameters that do
+not train have to be the model's own, since every point of a path is evaluated with those.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from fedpfn.examples import Examples
 from fedpfn.params import float_buffers, require_fit, trainable
 
-
-def require_examples(examples: object, name: str = "examples") -> None:
-    """Raise ``TypeError`` for anything but ``fedpfn.examples.Examples``, such as a DataLoader or a tuple."""
-    if not isinstance(examples, Examples):
-        raise TypeError(
-            f"{name} must be fedpfn.examples.Examples, got {type(examples).__name__}: make them from tensors with "
-            "Examples(inputs, labels), or from NumPy arrays with Examples.from_arrays(inputs, labels)"
-        )
+StateLike = Mapping[str, Tensor] | nn.Module
 
 
-def fitting_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str = "the state") -> Mapping[str, Tensor]:
+def require_several(states: object) -> None:
+    """Raise ``TypeError`` where one state or module stands in place of a list of them."""
+    if isinstance(states, Mapping | nn.Module):
+        raise TypeError(f"states must be a list of states or modules, got a single {type(states).__name__}")
+
+
+def fitting_states(model: nn.Module, states: Sequence[StateLike]) -> list[Mapping[str, Tensor]]:
+    """Return ``fitting_state`` of each; raises ``TypeError`` where one state stands in place of several."""
+    require_several(states)
+    return [fitting_state(model, state, name=f"state {at}") for at, state in enumerate(states)]
+
+
+def fitting_state(model: nn.Module, state: StateLike, *, name: str = "the state") -> Mapping[str, Tensor]:
     """Return the part of ``state`` that a path interpolates.
 
     Parameters
@@ -31,7 +35,7 @@ def fitting_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str = 
     model
         The model that the state belongs to; it is not changed.
     state
-        Trainable parameters and floating-point buffers by name, or a whole ``state_dict()``.
+        Trainable parameters and floating-point buffers by name, a whole ``state_dict()``, or a module that has one.
     name
         What to call the state in an error.
 
@@ -42,6 +46,8 @@ def fitting_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str = 
 
     Raises
     ------
+    TypeError
+        For neither a mapping nor a module.
     ValueError
         For names or shapes that are not the model's, and for a parameter that does not train and differs from the
         model's own.
@@ -51,6 +57,10 @@ def fitting_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str = 
     >>> list(fitting_state(nn.BatchNorm1d(2), nn.BatchNorm1d(2).state_dict()))
     ['weight', 'bias', 'running_mean', 'running_var']
     """
+    if isinstance(state, nn.Module):
+        state = {key: tensor.detach() for key, tensor in state.state_dict().items()}
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{name} must be a state_dict() or a module, got {type(state).__name__}")
     own = trainable(model) | float_buffers(model)
     spare = model.state_dict().keys() - own.keys()
     kept = {key: tensor for key, tensor in state.items() if key not in spare}

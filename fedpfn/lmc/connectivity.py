@@ -10,20 +10,23 @@ clients to the global model, or one round's model to the next one's.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.table import Table
 from torch import Tensor
 
 from fedpfn.evaluation import Evaluation, evaluate
-from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Pair, PairwiseBarriers, fusion_barrier_of, repaired_end, worst_of
 from fedpfn.lmc.batch_norm import repair_for
-from fedpfn.lmc.checks import fitting_state, require_examples
+from fedpfn.lmc.checks import StateLike, fitting_state, fitting_states
 from fedpfn.lmc.path_evaluation import measure_paths
+from fedpfn.lmc.shown import Shown, barriers_table
+from fedpfn.own_data import Data, as_examples
 from fedpfn.parallel import ModelPool
 from fedpfn.params import mean_state
+from fedpfn.progress import Progress
 
 
-@dataclass(frozen=True)
-class Connectivity:
+@dataclass(frozen=True, repr=False)
+class Connectivity(Shown):
     """How linearly connected K models are.
 
     Attributes
@@ -45,11 +48,20 @@ class Connectivity:
     fused: Evaluation
     fusion_barrier: float
 
+    def __rich__(self) -> Table:
+        table = barriers_table(self.barriers)
+        score = self.fused.accuracy if self.fused.error is None else self.fused.error
+        table.caption = (
+            f"mean of all {len(self.ends)}: score {score:.4g}, loss {self.fused.loss:.4g}, "
+            f"fusion barrier {self.fusion_barrier:.4g}"
+        )
+        return table
+
 
 def measure_connectivity(
     pool: ModelPool,
-    states: Sequence[Mapping[str, Tensor]],
-    examples: Examples,
+    states: Sequence[StateLike],
+    examples: Data,
     *,
     points: int = 25,
     pairs: Sequence[Pair] | None = None,
@@ -57,6 +69,7 @@ def measure_connectivity(
     batch_norm: str = "average",
     batches: Iterable[Tensor] = (),
     plain: bool = False,
+    progress: Progress | None = None,
 ) -> Connectivity:
     """Measure every model by itself, the paths between them, and their mean.
 
@@ -65,9 +78,9 @@ def measure_connectivity(
     pool
         Workers with copies of the model that the states belong to.
     states
-        One or more states of the model, or whole ``state_dict()``s of it.
+        One or more states of the model, whole ``state_dict()``s of it, or modules.
     examples
-        What losses (nats, or squared error) and accuracies (shares) are means over.
+        What losses (nats, or squared error) and accuracies (shares) are means over (``own_data``).
     points
         Points of a path, both ends included; odd.
     pairs
@@ -78,6 +91,8 @@ def measure_connectivity(
         The BatchNorm policy, and the input batches that ``reset`` estimates running statistics from.
     plain
         Evaluate the whole model at every point: the slow reference.
+    progress
+        Called with the evaluations on paths that are done, and their number.
 
     Returns
     -------
@@ -87,13 +102,14 @@ def measure_connectivity(
     Raises
     ------
     TypeError
-        For examples that are not ``Examples``.
+        For data and states of another kind.
     ValueError
         For no states, states that are not the model's, or an even number of points.
 
     Examples
     --------
     >>> import torch
+    >>> from fedpfn.examples import Examples
     >>> from fedpfn.models import build
     >>> from fedpfn.params import read_state
     >>> states = [read_state(build("mlp", (4,), 3, seed=seed, width=8)) for seed in range(3)]
@@ -102,9 +118,8 @@ def measure_connectivity(
     >>> len(result.ends), result.barriers.pairs.tolist(), result.fused.examples
     (3, [[0, 1], [0, 2], [1, 2]], 64)
     """
-    require_examples(examples)
-    examples = examples.decoded()
-    states = [fitting_state(pool.model, state, name=f"state {at}") for at, state in enumerate(states)]
+    examples = as_examples(examples, model=pool.model).decoded()
+    states = fitting_states(pool.model, states)
     repair = repair_for(batch_norm, lambda: pool.model, batches)
 
     def measure(state: Mapping[str, Tensor], end: Mapping[str, Tensor]) -> Evaluation:
@@ -121,6 +136,7 @@ def measure_connectivity(
         batch_norm=batch_norm,
         batches=batches,
         plain=plain,
+        progress=progress,
     )
     merged = mean_state(states, weights)
     # with the statistics of any model as good as those of another, as on a path
@@ -131,9 +147,9 @@ def measure_connectivity(
 
 def barriers_to(
     pool: ModelPool,
-    states: Sequence[Mapping[str, Tensor]],
-    target: Mapping[str, Tensor],
-    examples: Examples,
+    states: Sequence[StateLike],
+    target: StateLike,
+    examples: Data,
     *,
     points: int = 25,
     batch_norm: str = "average",
@@ -167,8 +183,7 @@ def barriers_to(
     ValueError
         For states that are not the model's, as many ``ends`` as there are not states, or an even number of points.
     """
-    require_examples(examples)
-    examples = examples.decoded()
+    examples = as_examples(examples, model=pool.model).decoded()
     if ends is not None:
         if len(ends) != len(states):
             raise ValueError(f"ends are evaluations of the {len(states)} states, got {len(ends)}")

@@ -4,7 +4,7 @@ What is measured is defined in ``barrier``, what BatchNorm needs on a path in ``
 ``path_evaluation``; here a model, states and examples are put together and the pairs are spread over CPU cores.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -12,23 +12,26 @@ from torch import Tensor, nn
 from fedpfn.evaluation import Evaluation
 from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Pair, PairwiseBarriers
-from fedpfn.lmc.checks import require_examples
+from fedpfn.lmc.checks import StateLike
 from fedpfn.lmc.path_evaluation import measure_paths
+from fedpfn.own_data import Data, as_examples
 from fedpfn.parallel import temporary_pool
+from fedpfn.progress import Progress
 
 
 def pairwise_barriers(
     model: nn.Module,
-    states: Sequence[Mapping[str, Tensor]],
-    examples: Examples,
+    states: Sequence[StateLike],
+    examples: Data,
     *,
     points: int = 25,
     pairs: Sequence[Pair] | None = None,
     ends: Sequence[Evaluation] | None = None,
     batch_norm: str = "average",
-    training: Examples | None = None,
+    training: Data | None = None,
     workers: int | None = None,
     plain: bool = False,
+    progress: Progress | None = None,
 ) -> PairwiseBarriers:
     """Measure loss and accuracy barriers between all ``states`` of ``model``, or the ``pairs`` of their positions.
 
@@ -40,9 +43,10 @@ def pairwise_barriers(
     model
         The model that the states belong to; it is not changed.
     states
-        States of the model, or whole ``state_dict()``s of it, whose integer buffers are ignored.
+        States of the model, whole ``state_dict()``s of it, whose integer buffers are ignored, or modules.
     examples
-        What losses (nats, or squared error) and accuracies (shares) are means over.
+        What losses (nats, or squared error) and accuracies (shares) are means over: ``Examples``, a pair of tensors or
+        arrays, a ``Dataset`` or a ``DataLoader`` (``own_data``).
     points
         Points of a path, both ends included; odd.
     pairs
@@ -53,12 +57,14 @@ def pairwise_barriers(
         ``average`` interpolates running statistics, ``reset`` estimates them anew for every point and both ends, and
         ``none`` takes the ends' (``batch_norm``).
     training
-        Examples whose inputs ``reset`` reads.
+        Data whose inputs ``reset`` reads.
     workers
         CPU threads, one per core by default; they change the time and not the result.
     plain
         Evaluate the whole model at every point, the reference that the faster way (``path_evaluation``) agrees with up
         to rounding.
+    progress
+        Called with the evaluations done and their number, as ``fedpfn.progress.progress_bar`` gives it.
 
     Returns
     -------
@@ -68,7 +74,7 @@ def pairwise_barriers(
     Raises
     ------
     TypeError
-        For examples that are not ``Examples``, as a DataLoader or a tuple.
+        For data and states of another kind.
     ValueError
         For states that are not the model's, and for a reset without ``training``.
 
@@ -84,12 +90,10 @@ def pairwise_barriers(
     >>> found.pairs.tolist(), found.matrix("loss", 3).shape
     ([[0, 1], [0, 2], [1, 2]], (3, 3))
     """
-    require_examples(examples)
-    if training is not None:
-        require_examples(training, "training")
+    examples = as_examples(examples, model=model)
     if batch_norm == "reset" and training is None:
         raise ValueError("batch_norm='reset' re-estimates running statistics on training data: pass training=")
-    batches = () if training is None else InputBatches(training)
+    batches = () if training is None else InputBatches(as_examples(training, model=model, name="training"))
     with temporary_pool(model, workers=workers) as pool:
         return measure_paths(
             pool,
@@ -101,6 +105,7 @@ def pairwise_barriers(
             batch_norm=batch_norm,
             batches=batches,
             plain=plain,
+            progress=progress,
         )
 
 

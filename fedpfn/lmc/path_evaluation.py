@@ -31,10 +31,12 @@ from fedpfn.lmc.barrier import (
     worst_of,
 )
 from fedpfn.lmc.batch_norm import repair_for
-from fedpfn.lmc.checks import fitting_state, require_examples
+from fedpfn.lmc.checks import StateLike, fitting_state, require_several
 from fedpfn.lmc.first_layer import PROBE_EXAMPLES, SplitModel, split_model, takes_stacks
 from fedpfn.lmc.path_sums import Sizes, path_sums
+from fedpfn.own_data import Data, as_examples
 from fedpfn.parallel import ModelPool
+from fedpfn.progress import Progress, Steps
 
 BUDGET = 256 * 1024**2  # bytes of products held at once, and of a stack of models on a GPU
 CHUNK = 2 * 1024**2  # bytes of the largest feature map of a chunk of examples on a CPU: what stays in its caches
@@ -47,8 +49,8 @@ LIVE = 4  # largest feature maps alive at once in a forward pass without gradien
 
 def measure_paths(
     pool: ModelPool,
-    states: Sequence[Mapping[str, Tensor]],
-    examples: Examples,
+    states: Sequence[StateLike],
+    examples: Data,
     *,
     points: int = 25,
     pairs: Sequence[Pair] | None = None,
@@ -58,6 +60,7 @@ def measure_paths(
     plain: bool = False,
     stacked: bool | None = None,
     budget: int = BUDGET,
+    progress: Progress | None = None,
 ) -> PairwiseBarriers:
     """Measure what ``measure_pairs`` measures for the pool's model, up to rounding, in less time.
 
@@ -66,9 +69,9 @@ def measure_paths(
     pool
         Workers with copies of the model.
     states
-        States of the model, or whole ``state_dict()``s of it; only those in ``pairs`` are read.
+        States of the model, whole ``state_dict()``s of it, or modules; only those in ``pairs`` are read.
     examples
-        What losses and scores are means over.
+        What losses and scores are means over (``own_data``).
     points, pairs
         As for ``measure_pairs``.
     ends
@@ -81,6 +84,8 @@ def measure_paths(
         Run several points of a path in one call by ``vmap``, where the model can be run so; by default on a GPU.
     budget
         Bytes of products held at once.
+    progress
+        Called with the evaluations that are done and their number; what is run in one go ends in one call.
 
     Returns
     -------
@@ -90,16 +95,16 @@ def measure_paths(
     Raises
     ------
     TypeError
-        For examples that are not ``Examples``.
+        For data and states of another kind.
     ValueError
         For a state that is not the model's, an even number of points, or ``reset`` without batches.
     """
-    require_examples(examples)
-    examples, alphas = examples.decoded(), grid(points)
+    require_several(states)
+    examples, alphas = as_examples(examples, model=pool.model).decoded(), grid(points)
     pairs = list(combinations(range(len(states)), 2)) if pairs is None else [(int(i), int(j)) for i, j in pairs]
     used = sorted({model for pair in pairs for model in pair})
-    states = [
-        fitting_state(pool.model, state, name=f"state {model}") if model in used else state
+    fitted: list[Mapping[str, Tensor]] = [
+        fitting_state(pool.model, state, name=f"state {model}") if model in used else {}
         for model, state in enumerate(states)
     ]
     repair = repair_for(batch_norm, lambda: pool.model, batches)
@@ -108,34 +113,44 @@ def measure_paths(
     def measure(state: Mapping[str, Tensor]) -> Evaluation:
         return evaluate(pool.model, examples, state=state)
 
+    inner, resets = alphas[1:-1], repair is not None and not both_ways
+    # a path is run once for each model whose statistics it takes
+    sources = [(i, j, end) for i, j in pairs for end in ((i, j) if both_ways else (i,))]
+    done = Steps(progress, len(sources) * len(inner) + (len(used) if ends is None else 0))
+
     def measure_end(model: int) -> Evaluation:
-        return measure(repaired_end(states[model], repair))
+        found = measure(repaired_end(fitted[model], repair))
+        done()
+        return found
 
     if ends is None:
         known = dict(zip(used, pool.map(measure_end, used), strict=True))
-        ends = [known.get(model, Evaluation(float("nan"), float("nan"), 0)) for model in range(len(states))]
+        ends = [known.get(model, Evaluation(float("nan"), float("nan"), 0)) for model in range(len(fitted))]
+
+    def measure_inner(state: Mapping[str, Tensor]) -> Evaluation:
+        found = measure(state)
+        done()
+        return found
 
     def measure_plainly(some: Sequence[Pair]) -> PairwiseBarriers:
         settings: dict[str, Any] = {"points": points, "repair": repair, "both_ways": both_ways}
-        return measure_pairs(states, measure, pairs=some, ends=ends, run_all=pool.map, **settings)
+        return measure_pairs(fitted, measure_inner, pairs=some, ends=ends, run_all=pool.map, **settings)
 
-    inner, resets = alphas[1:-1], repair is not None and not both_ways
     split = None
     if pairs and len(examples) and not plain and not resets:
         (i, j), few = pairs[0], examples.span(0, PROBE_EXAMPLES)
-        split = split_model(pool.model, few.inputs, states[i], states[j])
-    # a path is run once for each model whose statistics it takes
-    sources = [(i, j, end) for i, j in pairs for end in ((i, j) if both_ways else (i,))]
+        split = split_model(pool.model, few.inputs, fitted[i], fitted[j])
     if split is None or not pays(split, models=len(used), paths=len(sources), inner=len(inner)):
         return measure_plainly(pairs)
-    sizes = _sizes(split, examples, states[i], stacked, models=len(used), budget=budget)
-    if sizes.stack and not takes_stacks(split, few, states[i], states[j]):
+    sizes = _sizes(split, examples, fitted[i], stacked, models=len(used), budget=budget)
+    if sizes.stack and not takes_stacks(split, few, fitted[i], fitted[j]):
         sizes = replace(sizes, stack=0)
-    chosen = {model: states[model] for model in used}
-    loss, scores, overflown = path_sums(pool, split, chosen, sources, examples, inner, repair, sizes)
+    chosen = {model: fitted[model] for model in used}
+    loss, scores, overflown = path_sums(pool, split, chosen, sources, examples, inner, repair, sizes, done)
 
     left = [pair for pair in pairs if overflown & set(pair)]
     again = measure_plainly(left)
+    done.finish()
     curves = dict(zip(left, map(partial(Curves, alphas), again.loss, again.accuracy, again.error), strict=True))
     ways = len(sources) // len(pairs)
     for at, (i, j) in enumerate(pairs):

@@ -73,10 +73,12 @@ def path_sums(
     inner: Floats,
     repair: Repair | None,
     sizes: Sizes,
+    done: Callable[[float], None],
 ) -> tuple[Tensor, Tensor, set[int]]:
     """Return the sums of ``score`` over the examples, (paths, inner points) each, and whose products overflow.
 
-    A path is named in ``sources`` by its two models and the one that it is repaired with.
+    A path is named in ``sources`` by its two models and the one that it is repaired with. ``done`` is called with
+    the share of a point's evaluation that a block of examples is.
 
     What overflows at an end may not between the ends: on the paths of such a model the sums are not complete.
     """
@@ -86,6 +88,11 @@ def path_sums(
     loss = torch.zeros((len(paths), len(inner)), dtype=torch.float64, device=examples.device)
     scores = torch.zeros_like(loss)
     overflown: set[int] = set()
+
+    blocks = -(-len(examples) // sizes.block)
+
+    def count(points: int) -> None:
+        done(points / blocks)
 
     def add(block: Examples) -> None:
         batches = list(_batches(split, block, sizes.chunk))
@@ -97,7 +104,7 @@ def path_sums(
             for row, (path, (i, j, _)) in enumerate(zip(paths, sources, strict=True))
             if not overflown & {i, j}
         ]
-        pool.map(partial(_add_path, splits, batches, examples.task, sizes.stack), work)
+        pool.map(partial(_add_path, splits, batches, examples.task, sizes.stack, count), work)
 
     # a call a block, so that the products of one are gone before those of the next are there
     for start in range(0, len(examples), sizes.block):
@@ -123,6 +130,7 @@ def _add_path(
     batches: Sequence[_Batch],
     task: Task,
     stack: int,
+    count: Callable[[int], None],
     work: tuple[_Path, Sequence[Tensor], Sequence[Tensor], Tensor, Tensor],
 ) -> None:
     """Add up ``batches`` at a path's inner points, to its ``loss`` and ``scores``, (inner points,) each."""
@@ -137,6 +145,7 @@ def _add_path(
                 sums = score(logits, batch.labels, task)
                 loss[at] += sums[0]
                 scores[at] += sums[1]
+            count(1)
         return
     for at in range(0, len(path.inner), stack):
         some = slice(at, at + stack)
@@ -147,6 +156,7 @@ def _add_path(
             sums = split.stacked_scores(stacked, products, batch.inputs, batch.labels, task)
             loss[some] += sums[0]
             scores[some] += sums[1]
+        count(len(alphas))
 
 
 def _lerp_stack(second: Tensor, first: Tensor, alphas: Tensor) -> Tensor:

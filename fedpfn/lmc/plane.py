@@ -2,7 +2,7 @@
 
 Coordinates are lengths in weight space: w(x, y) = w1 + x u + y v with u = (w2 - w1) / |w2 - w1| and v the unit vector
 of what w3 - w1 has beside u, so that distances in the picture are distances between models. Norms are over trainable
-parameters and float buffers alike; drawing is left to others.
+parameters and float buffers alike, integer buffers are the first's; drawing is left to others.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,11 +37,11 @@ class Plane:
             if np.allclose(weights, corner, rtol=0, atol=1e-12):
                 return dict(state)
         first, *others = self.states
-        mixed = {name: tensor.double() * weights[0] for name, tensor in first.items()}
+        mixed = {name: tensor.double() * weights[0] for name, tensor in first.items() if tensor.is_floating_point()}
         for weight, state in zip(weights[1:], others, strict=True):
             for name, total in mixed.items():
                 total.add_(state[name].double(), alpha=weight)
-        return {name: total.to(first[name].dtype) for name, total in mixed.items()}
+        return {name: mixed[name].to(tensor.dtype) if name in mixed else tensor for name, tensor in first.items()}
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ def plane_through(first: Mapping[str, Tensor], second: Mapping[str, Tensor], thi
     """
     for other in (second, third):
         require_fit(first, other)
-    one = {name: (second[name] - first[name]).double() for name in first}
-    two = {name: (third[name] - first[name]).double() for name in first}
+    names = [name for name, tensor in first.items() if tensor.is_floating_point()]
+    one = {name: (second[name] - first[name]).double() for name in names}
+    two = {name: (third[name] - first[name]).double() for name in names}
     along = _dot(one, one) ** 0.5
     right = _dot(one, two) / along if along else 0.0
     up = max(_dot(two, two) - right**2, 0.0) ** 0.5

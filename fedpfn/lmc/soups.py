@@ -17,8 +17,10 @@ from fedpfn import evaluation
 from fedpfn.evaluation import Evaluation
 from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Repair, repaired_end
+from fedpfn.lmc.checks import StateLike, fitting_states
 from fedpfn.lmc.fine_tuning import TrainingRecipe, fine_tune, positions_of_classes
 from fedpfn.masks import MaskRecipe
+from fedpfn.own_data import Data, as_examples
 from fedpfn.params import State, mean_state, read_state, require_fit
 
 
@@ -108,16 +110,19 @@ def greedy_soup(
 
 def soup_report(
     model: nn.Module,
-    states: Sequence[Mapping[str, Tensor]],
-    held_out: Examples,
-    test: Examples,
+    states: Sequence[StateLike],
+    held_out: Data,
+    test: Data,
     *,
     repair: Repair | None = None,
 ) -> SoupReport:
     """Measure members, uniform and greedy soup of ``states`` of ``model`` on held-out and on test data.
 
-    ``repair`` holds for the members as for the soups.
+    States may be whole ``state_dict()``s or modules, data as in ``own_data``. ``repair`` holds for the members as for
+    the soups. Raises ``TypeError`` for states and data of another kind, and ``ValueError`` as ``greedy_soup``.
     """
+    states = fitting_states(model, states)
+    held_out, test = as_examples(held_out, model=model, name="held_out"), as_examples(test, model=model, name="test")
 
     def on_held_out(state: Mapping[str, Tensor]) -> Evaluation:
         return evaluation.evaluate(model, held_out, state=state)

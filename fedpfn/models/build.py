@@ -68,7 +68,8 @@ def build(
 
     Its initial weights are a function of ``seed`` (float32, drawn on the CPU), and no global generator of PyTorch
     moves. ``hidden`` and ``width`` are the MLP's; ``norm`` is for the ResNets, the VGGs and torchvision;
-    ``width_multiplier`` for every alias; ``pretrained`` for torchvision; ``args`` for a factory of the user's own.
+    ``width_multiplier`` for every alias; ``pretrained`` for torchvision; ``args`` for torchvision's
+    constructors and a factory of the user's own.
 
     Raises ``ValueError`` in one line, all faults in it: for what ``find_faults`` finds, a shape the network cannot
     take, a factory that raises or returns no ``nn.Module``, and a model without a trainable parameter.
@@ -98,7 +99,7 @@ def build(
                 _require_room(name, partial(MODELS[name], input_shape, num_classes, **settings))
             model = MODELS[name](input_shape, num_classes, **settings)
         elif found := vision.find(name):
-            model = vision.torchvision_model(found, num_classes, norm=norm, pretrained=pretrained)
+            model = vision.torchvision_model(found, num_classes, norm=norm, pretrained=pretrained, args=args)
         else:
             model = call_factory(name, input_shape, num_classes, args or {})
     return _checked(name, model)
@@ -135,7 +136,7 @@ def find_faults(
         if wrong:
             return [*wrong, *faults]
         takes_norm = takes_pretrained = vision.find(name) is not None
-    if args and (name in MODELS or vision.find(name)):
+    if args and name in MODELS:
         settings = ", ".join(f"model.{setting.replace('_', '-')}" for setting in sorted(used_settings(name)))
         faults += [f"model.args.{given} is for a model of your own; {name!r} takes {settings}" for given in args]
     if norm in NORMS and norm != "none" and not takes_norm:
@@ -146,6 +147,8 @@ def find_faults(
     for setting, value, default in (("hidden", hidden, HIDDEN), ("width", width, WIDTH)):
         if own and value != default:
             faults.append(f"model.{setting} is for the MLP; {name!r} gets arguments as model.args.{setting}={value}")
+    if pretrained and takes_pretrained and args:
+        faults.append(f"pretrained weights of {name!r} fit the network without model.args alone")
     if pretrained and not takes_pretrained:
         faults.append(f"model {name!r} has no pretrained weights; torchvision's models have them")
     return faults

@@ -6,10 +6,12 @@ ships it. Other norms (LayerNorm in the transformers) stay. torchvision takes se
 before it is needed.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from fedpfn.args import Scalar
 from fedpfn.imports import is_reference, load
 from fedpfn.models.layers import NORMS
 
@@ -49,11 +51,15 @@ def find(name: str) -> str | None:
     return plain if plain in names() else None
 
 
-def torchvision_model(name: str, num_classes: int, *, norm: str, pretrained: bool) -> nn.Module:
+def torchvision_model(
+    name: str, num_classes: int, *, norm: str, pretrained: bool, args: Mapping[str, Scalar] | None = None
+) -> nn.Module:
     """Return the torchvision classifier ``name`` with ``num_classes`` outputs.
 
-    ``pretrained`` loads torchvision's best weights (downloaded once, then cached by torch.hub) and puts a fresh head in
-    place of the last layer. Raises ``ValueError`` where the weights cannot be had.
+    ``args`` go to torchvision's constructor, before what is passed here: a checkpoint for more classes than the data
+    have takes ``num_classes``. ``pretrained`` loads torchvision's best weights (downloaded once, then cached by
+    torch.hub) and puts a fresh head in place of the last layer. Raises ``ValueError`` where the weights cannot be had,
+    and for arguments that the constructor does not take.
     """
     from torchvision import models
 
@@ -62,7 +68,14 @@ def torchvision_model(name: str, num_classes: int, *, norm: str, pretrained: boo
     else:
         # Both would otherwise warn that their slow initialiser may one day be off by default.
         extra: dict[str, Any] = {"init_weights": True, "aux_logits": False} if name in _AUXILIARY else {}
-        model = models.get_model(name, weights=None, num_classes=num_classes, **extra)
+        given = {"num_classes": num_classes} | extra | dict(args or {})
+        try:
+            model = models.get_model(name, weights=None, **given)
+        except Exception as error:  # its own checks, and those of its layers, raise anything
+            if not args:
+                raise
+            told = " ".join(f"model.args.{key}={value}" for key, value in args.items())
+            raise ValueError(f"{name!r} cannot be made with {told}: {error!r}") from error
     _replace_batch_norm(model, norm)
     return model
 

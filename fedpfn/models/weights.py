@@ -1,20 +1,18 @@
 """Weights from a local file into a model whose head may be another: for pretrained networks where none is downloaded.
 
-A file holds one state dict, as safetensors or as ``torch.save`` writes it; the latter is read with
-``weights_only=True``, so that no code in it runs. Downloads are left to ``vision``.
+How a file is read, without running code in it, is in ``state_files``; downloads are left to ``vision``.
 """
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedpfn.masks import split_patterns
 from fedpfn.models.description import listed
+from fedpfn.models.state_files import read_state_file
 from fedpfn.params import first_non_finite
 
 
@@ -31,7 +29,7 @@ def load_weights(model: nn.Module, path: Path | str, *, head: str | None = None)
     """
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     patterns = _last_layer(model) if head is None else split_patterns(head)
-    found = _read(Path(path))
+    found = read_state_file(Path(path), known=own).tensors
     out = {name for name in own.keys() | found.keys() if any(fnmatchcase(name, pattern) for pattern in patterns)}
     if patterns and not out & own.keys():
         raise ValueError(f"head={head!r} matches none of the model's tensors: {listed(own)}")
@@ -45,24 +43,6 @@ def load_weights(model: nn.Module, path: Path | str, *, head: str | None = None)
         for name, tensor in wanted.items():
             tensor.copy_(offered[name])
     return tuple(sorted(out))
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    found: Any
-    try:
-        if path.suffix == ".safetensors":
-            found = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file may make a reader raise anything
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"weights cannot be read from {path}: {type(error).__name__}: {reason}") from error
-    if not isinstance(found, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
-    ):
-        keys = f" with keys {listed(map(str, found))}" if isinstance(found, Mapping) else ""
-        raise ValueError(f"{path} holds no state dict from names to tensors, but a {type(found).__name__}{keys}")
-    return dict(found)
 
 
 def _faults(wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from fedpfn.lmc.layerwise.additivity import gaussian_additivity, weak_additivity
 from fedpfn.lmc.layerwise.calibration import CalibratedBarrier, Temperature, calibrated_barrier, fit_temperature
+from fedpfn.lmc.layerwise.cka import CKASums, linear_cka
 from fedpfn.lmc.layerwise.commutativity import (
     Commutativity,
     CommutativitySums,
@@ -23,6 +24,7 @@ from fedpfn.lmc.layerwise.stitching import Stitching, stitch, stitching_errors
 __all__ = [
     "ACTIVATIONS",
     "ActivationGram",
+    "CKASums",
     "CalibratedBarrier",
     "Captured",
     "Commutativity",
@@ -49,6 +51,7 @@ __all__ = [
     "gaussian_additivity",
     "layer_cosines",
     "layer_report",
+    "linear_cka",
     "linear_agreement",
     "path_error_bound",
     "read_features",

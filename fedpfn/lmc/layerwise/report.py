@@ -1,8 +1,8 @@
 """``layer_report``: every layerwise measure of one pair of models, layer by layer, in one pass over the examples.
 
 What is measured is defined in ``connectivity`` (LLFC, LEWC), ``additivity``, ``commutativity``, ``orthogonality``,
-``stitching``, ``ranks`` and ``error_bound``; here a batch runs through both models and the points between them, and all
-measures take it in. Many pairs at little cost are ``connectivity.layer_cosines``' business.
+``stitching``, ``ranks``, ``cka`` and ``error_bound``; here a batch runs through both models and the points between
+them, and all measures take it in. Many pairs at little cost are ``connectivity.layer_cosines``' business.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Repair, repaired_end
 from fedpfn.lmc.layerwise.additivity import weak_additivity
+from fedpfn.lmc.layerwise.cka import CKASums
 from fedpfn.lmc.layerwise.commutativity import Commutativity, CommutativitySums, cross_products
 from fedpfn.lmc.layerwise.comparison import ExampleMean, cosine_gap
 from fedpfn.lmc.layerwise.connectivity import linear_agreement
@@ -26,6 +27,7 @@ from fedpfn.lmc.layerwise.orthogonality import OrthogonalitySums
 from fedpfn.lmc.layerwise.ranks import ActivationGram, stable_rank, weight_singular_values
 from fedpfn.lmc.layerwise.stitching import stitching_errors
 from fedpfn.params import lerp
+from fedpfn.progress import Progress, Steps
 from fedpfn.tasks import Task
 
 Numbers = tuple[float, ...]
@@ -37,7 +39,8 @@ class LayerRow:
     """The measures of one layer; NaN where one is not defined.
 
     One value an alpha: ``llfc`` and ``lewc`` are E[1 - cos], ``llfc_coefficient`` and ``lewc_coefficient`` mean
-    coefficients, ``left_out`` the dead examples left out of ``llfc``. ``baseline``: E[1 - cos] of the ends' features.
+    coefficients, ``left_out`` the dead examples left out of ``llfc``. ``baseline``: E[1 - cos] of the ends' features,
+    ``cka`` their debiased linear CKA.
     ``additivity`` and ``additivity_gap``: E of the largest dist and 1 - cos over the report's alphas (NaN without an
     activation). ``commutativity``, ``weight_distance``, ``feature_distance``: Dist_com, Dist_W, Dist_H (the first and
     the last NaN at a layer that reads the input, as ``orthogonality``). Two values: ``orthogonality`` E|W2 z1| /
@@ -51,6 +54,7 @@ class LayerRow:
     features: str
     llfc: Numbers
     baseline: float
+    cka: float
     llfc_coefficient: Numbers
     lewc: Numbers
     lewc_coefficient: Numbers
@@ -118,13 +122,15 @@ def layer_report(
     repair: Repair | None = None,
     stitching: bool = True,
     ranks: bool = True,
+    progress: Progress | None = None,
 ) -> LayerReport:
     """Measure two models at every layer, and w(alpha) = alpha ``first`` + (1 - alpha) ``second`` between them.
 
     A batch's features are held for both models and each alpha. ``repair(state, first)`` returns the state to measure in
     place of an interpolated one, and of each end with itself, as in ``barrier``; under the BatchNorm policy ``none``
     the points between have the first model's statistics. ``stitching`` costs two evaluations a layer, ``ranks`` the
-    singular values of every weight; without them their columns are NaN. Raises ``ValueError`` for a state that is not
+    singular values of every weight; without them their columns are NaN. ``progress`` is called with the passes done and
+    their number, a stitch counting as one. Raises ``ValueError`` for a state that is not
     the model's or not finite, no alphas or one outside [0, 1], no examples, and what ``find_layers`` refuses.
 
     >>> from fedpfn.params import read_state
@@ -143,6 +149,7 @@ def layer_report(
     if repair is not None:
         mixed = [state if a in (0, 1) else repair(state, first) for a, state in zip(alphas, mixed, strict=True)]
     sums = [_LayerSums(model, layer, alphas, ranks=ranks) for layer in layers]
+    done = Steps(progress, -(-len(examples) // max(1, batch_size)) + (2 * len(layers) if stitching else 0))
     errors = [ExampleMean() for _ in (first, second, *mixed)]
     with evaluating(model):
         for inputs, labels in batches(examples, batch_size):
@@ -151,8 +158,12 @@ def layer_report(
                 layer_sums.add(*(run.layers[number] for run in passes))
             for error, run in zip(errors, passes, strict=True):
                 error.add(_wrong(run.output, labels, examples.task))
+            done()
     ways = ((first, second), (second, first))
-    stitched = [stitching_errors(model, *way, examples, layers=layers) for way in ways] if stitching else []
+    stitched = []
+    for way in ways if stitching else ():
+        stitched.append(stitching_errors(model, *way, examples, layers=layers))
+        done(len(layers))
     found = [(tuple(s.error[i] for s in stitched), tuple(s.loss[i] for s in stitched)) for i in range(len(layers))]
     found = [pair if stitching else ((nan, nan), (nan, nan)) for pair in found]
     first_error, second_error, *path = (error.value for error in errors)
@@ -171,7 +182,7 @@ class _LayerSums:
         self.layer = layer
         self.module = model.get_submodule(layer.name)
         self.activation = model.get_submodule(layer.site) if layer.activated else None
-        self.alphas, self.ranks = alphas, ranks
+        self.alphas, self.ranks, self.cka = alphas, ranks, CKASums()
         self.baseline, self.additivity, self.additivity_gap = ExampleMean(), ExampleMean(), ExampleMean()
         # of an alpha: 1 - cos and coefficient of LLFC, then of LEWC
         self.linear = [[ExampleMean() for _ in range(4)] for _ in alphas]
@@ -183,6 +194,7 @@ class _LayerSums:
         """Take in what the layer met in the passes of one batch."""
         self.weights = weights = (first.weight, second.weight)
         self.baseline.add(cosine_gap(first.after, second.after))
+        self.cka.add(first.after, second.after)
         for alpha, point, means in zip(self.alphas, mixed, self.linear, strict=True):
             plain = linear_agreement(point.after, first.after, second.after, alpha)
             weighted = linear_agreement(point.after, first.after, second.after, alpha, depth=self.layer.depth)
@@ -216,6 +228,7 @@ class _LayerSums:
             features=self.layer.site or "output",
             llfc=llfc,
             baseline=self.baseline.value,
+            cka=self.cka.value,
             llfc_coefficient=llfc_coefficient,
             lewc=lewc,
             lewc_coefficient=lewc_coefficient,

@@ -1,0 +1,59 @@
+"""``fedpfn lmc fuse``: checkpoints fused into one, which is written and measured next to those it was made of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments.lab.checkpoint_bench import Bench
+from experiments.lab.compare import plain_table, require_new_checkpoint
+from experiments.lab.evaluate import evaluate_states
+from experiments.lab.report import short
+from experiments.lab.settings import sample
+from fedpfn.lmc.checkpoints import write_checkpoint
+from fedpfn.lmc.fusion import NEED_BASE, NEED_DATA, fuse, method_faults
+from fedpfn.progress import progress_bar
+
+# Fisher information takes a backward pass per example and class
+EXAMPLES = {"greedy": 1000, "fisher": 200, "regmean": 1000}
+
+
+def require_method(method: str, options: Mapping[str, Any], *, base: Path | None, out: Path) -> None:
+    """Raise ``ValueError`` for a method, its options or an output that will not do, before anything is read."""
+    if method in NEED_BASE and base is None:
+        raise ValueError(f"{method} adds what models have learnt since their common start: name it by --base FILE")
+    method_faults(method, options, has_base=base is not None, has_data=True)
+    require_new_checkpoint(out)
+
+
+def fuse_checkpoints(
+    bench: Bench, console: Console, *, method: str, base: Path | None, out: Path, examples: int | None, **options: Any
+) -> None:
+    """Fuse the checkpoints by ``method`` and write the result.
+
+    Methods that need data see ``examples`` training examples, by default ``EXAMPLES``; the greedy soup held-out ones
+    where ``data.held-out`` sets some aside.
+    """
+    start = None if base is None else bench.read(base)
+    material, seed = bench.material, bench.config.seed
+    source = material.held_out if method == "greedy" and len(material.held_out) else material.train
+    count = EXAMPLES.get(method, 0) if examples is None else examples
+    data = sample(source, count, seed, "fuse") if method in NEED_DATA else None
+    with progress_bar(f"fusing by {method}") as progress:
+        given: dict[str, Any] = {"base": start, "examples": data, "repair": bench.repair, "progress": progress}
+        fused = fuse(method, bench.model, bench.states, **given, **options)
+    shown = {str(number): state for number, state in enumerate(bench.states, start=1)}
+    shown |= ({"base": start} if start is not None else {}) | {method: fused.state}
+    found = evaluate_states(bench, list(shown.values()))
+    bench.describe(console)
+    table = plain_table("checkpoint", "loss", bench.test.task.score_name)
+    for name, one in zip(shown, found, strict=True):
+        table.add_row(name, short(one.loss), short(getattr(one, bench.score)))
+    console.print(table)
+    for note in fused.notes:
+        console.print(note, highlight=False)
+    about = {"fused-by": method, "fused-from": ", ".join(map(str, bench.paths))}
+    about |= {name.replace("_", "-"): str(value) for name, value in options.items()}
+    write_checkpoint(out, fused.state, about | ({} if base is None else {"base": str(base)}))
+    console.print(f"written to {out}", soft_wrap=True, highlight=False)

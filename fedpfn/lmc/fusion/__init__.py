@@ -1,0 +1,23 @@
+"""Several models of one architecture into one: means by weights and by data, and sums of what they have learnt."""
+
+from fedpfn.lmc.fusion.fisher import fisher_information, fisher_mean
+from fedpfn.lmc.fusion.methods import METHODS, NEED_BASE, NEED_DATA, Fused, fuse, method_faults
+from fedpfn.lmc.fusion.regmean import input_grams, reg_mean
+from fedpfn.lmc.fusion.task_vectors import task_arithmetic, task_vector
+from fedpfn.lmc.fusion.ties import ties
+
+__all__ = [
+    "METHODS",
+    "NEED_BASE",
+    "NEED_DATA",
+    "Fused",
+    "fisher_information",
+    "fisher_mean",
+    "fuse",
+    "input_grams",
+    "method_faults",
+    "reg_mean",
+    "task_arithmetic",
+    "task_vector",
+    "ties",
+]

@@ -1,0 +1,119 @@
+"""RegMean: each linear layer becomes the one that comes closest to all models' outputs (Jin et al. 2023).
+
+arXiv 2212.09849, eq. 2: with the inputs X_i (rows are examples) of a linear layer in model i, G_i = X_i^T X_i / rows
+and weights W_i (in by out),
+
+    W = argmin sum_i |X_i W - X_i W_i|^2 = (sum_i G_i)^-1 sum_i G_i W_i ,
+
+where entries of G_i off the diagonal are first multiplied by ``off_diagonal`` (their section 4.3, 0.9 for most models).
+Everything else, biases, convolutions, embeddings, norms, is averaged. In directions that no input of any model has, the
+sum is singular: there W is the plain mean, which the minimum-norm correction to the mean gives. An entry that a shared
+mask froze is not kept: an output is fitted by all inputs together.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedpfn.examples import Examples
+from fedpfn.lmc.layerwise.modes import evaluating
+from fedpfn.params import State, mean_state, require_fit
+
+Tensors = Mapping[str, Tensor]
+_BATCH = 200
+
+
+def reg_mean(states: Sequence[Tensors], grams: Sequence[Tensors], *, off_diagonal: float = 0.9) -> State:
+    """Return the RegMean of models from the Gram matrices of their linear layers' inputs.
+
+    Parameters
+    ----------
+    states
+        n models.
+    grams
+        For each model G_i (in, in) by the name of the layer's weight (out, in); tensors without one are averaged.
+    off_diagonal
+        The factor of the entries off the diagonal, within [0, 1].
+
+    Returns
+    -------
+    State
+        In the models' dtypes.
+
+    Raises
+    ------
+    ValueError
+        For no states, states that do not fit each other, another number of ``grams``, and a factor outside [0, 1].
+
+    Examples
+    --------
+    >>> states = [{"w": torch.tensor([[0.0, 0.0]])}, {"w": torch.tensor([[4.0, 4.0]])}]
+    >>> reg_mean(states, [{"w": torch.diag(torch.tensor([3.0, 0.0]))}, {"w": torch.diag(torch.tensor([1.0, 0.0]))}])
+    {'w': tensor([[1., 2.]])}
+    """
+    if not states or len(states) != len(grams):
+        raise ValueError("RegMean needs one or more models, and the Gram matrices of each")
+    if not 0 <= off_diagonal <= 1:
+        raise ValueError(f"off_diagonal must lie within [0, 1], got {off_diagonal!r}")
+    for state in states[1:]:
+        require_fit(states[0], state)
+    mean = mean_state(states)
+    for name in grams[0]:
+        own = [_scaled(gram[name].double(), off_diagonal) for gram in grams]
+        centre = mean[name].double()
+        pull = torch.stack([(s[name].double() - centre) @ g for s, g in zip(states, own, strict=True)]).sum(dim=0)
+        correction = pull @ torch.linalg.pinv(torch.stack(own).sum(dim=0), hermitian=True)
+        mean[name] = (centre + correction).to(mean[name].dtype)
+    return mean
+
+
+def input_grams(
+    model: nn.Module,
+    state: Tensors,
+    examples: Examples,
+    *,
+    batch_size: int = _BATCH,
+    done: Callable[[float], None] = lambda count: None,
+) -> State:
+    """Return G = X^T X / rows of the inputs of every ``nn.Linear`` of ``model`` at ``state``, float64.
+
+    By the name of the layer's weight; each position of a sequence is a row. ``done`` is called with the share of the
+    examples that each batch is. Raises ``ValueError`` for a model without a linear layer that runs, and for no
+    examples.
+    """
+    grams: State = {}
+    rows: dict[str, int] = {}
+    weights = {
+        f"{path}.weight" if path else "weight": module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].detach().double().reshape(-1, inputs[0].shape[-1])
+            grams[name] = grams[name] + x.T @ x if name in grams else x.T @ x
+            rows[name] = rows.get(name, 0) + len(x)
+
+        return add
+
+    handles = [module.register_forward_pre_hook(hook(name)) for name, module in weights.items() if name in state]
+    try:
+        with evaluating(model), torch.no_grad():
+            for start in range(0, len(examples), batch_size):
+                inputs, _ = examples.batch(slice(start, start + batch_size))
+                functional_call(model, dict(state), (inputs,))
+                done(len(inputs) / len(examples))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not grams:
+        raise ValueError("RegMean needs a linear layer and examples that run through it; got none")
+    return {name: gram / rows[name] for name, gram in grams.items()}
+
+
+def _scaled(gram: Tensor, off_diagonal: float) -> Tensor:
+    diagonal = torch.diag(gram.diagonal())
+    return off_diagonal * gram + (1 - off_diagonal) * diagonal

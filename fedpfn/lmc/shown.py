@@ -1,0 +1,55 @@
+"""Results as tables: what ``print``, a REPL, a notebook and rich show of them in place of their arrays."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from fedpfn.lmc.barrier import PairwiseBarriers
+
+ROWS = 20  # pairs that are shown; the arrays hold them all
+_WIDTH = 110
+
+
+class Shown:
+    """A result that is shown as the table that its ``__rich__`` returns."""
+
+    def __rich__(self) -> Table:
+        """Return the result as a table."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        console = Console(width=_WIDTH, color_system=None)
+        with console.capture() as captured:
+            console.print(self.__rich__())
+        return captured.get().rstrip()
+
+    def _repr_mimebundle_(self, include: Sequence[str], exclude: Sequence[str], **kwargs: Any) -> Any:
+        return self.__rich__()._repr_mimebundle_(include, exclude, **kwargs)
+
+
+def barriers_table(found: "PairwiseBarriers") -> Table:
+    """Return barriers of pairs, named by their positions in the list measured."""
+    kind = "accuracy" if found.error.size == 0 or bool((found.error != found.error).all()) else "error"
+    scores, barriers = getattr(found, kind), getattr(found, f"{kind}_barriers")
+    middle = len(found.alphas) // 2
+    table = Table(
+        title=f"{len(found.pairs)} pairs, {len(found.alphas)} points", title_justify="left", box=None, pad_edge=False
+    )
+    for name in ("pair", f"{kind} of ends", "at 1/2", f"{kind} barrier", "loss of ends", "at 1/2", "loss barrier"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row, (first, second) in enumerate(found.pairs[:ROWS].tolist()):
+        table.add_row(
+            f"{first}-{second}",
+            f"{scores[row, -1]:.4g}, {scores[row, 0]:.4g}",
+            f"{scores[row, middle]:.4g}",
+            f"{barriers[row]:.4g}",
+            f"{found.loss[row, -1]:.4g}, {found.loss[row, 0]:.4g}",
+            f"{found.loss[row, middle]:.4g}",
+            f"{found.loss_barriers[row]:.4g}",
+        )
+    if len(found.pairs) > ROWS:
+        table.caption = f"and {len(found.pairs) - ROWS} more"
+    return table
