@@ -148,7 +148,11 @@ class Padded(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.inner, self.wide = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 3, 1), nn.Conv2d(3, 8, 1)
-        self.depthwise, self.squeeze, self.gate = nn.Conv2d(8, 16, 3, groups=8), nn.Conv2d(16, 5, 1), nn.Conv2d(5, 16, 1)
+        self.depthwise, self.squeeze, self.gate = (
+            nn.Conv2d(8, 16, 3, groups=8),
+            nn.Conv2d(16, 5, 1),
+            nn.Conv2d(5, 16, 1),
+        )
         self.head = nn.Linear(16, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -312,7 +316,18 @@ def test_a_permuted_network_computes_the_same_function(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mlp", "cnn", "vgg11 batch", "resnet20 layer", "norms of flattened maps", "functional", "concatenated", "padded shortcut", "decoder"]
+    "name",
+    [
+        "mlp",
+        "cnn",
+        "vgg11 batch",
+        "resnet20 layer",
+        "norms of flattened maps",
+        "functional",
+        "concatenated",
+        "padded shortcut",
+        "decoder",
+    ],
 )
 def test_every_axis_of_a_specification_is_needed(name: str) -> None:
     # the law above can fail: with any one axis held fixed another function comes out

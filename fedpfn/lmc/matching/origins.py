@@ -59,7 +59,9 @@ def _sights(traced: Trace) -> dict[Units, list[_Sight]]:
 
 
 def _origin(sights: Sequence[_Sight], traced: Trace, tensor: str, *, taken: set[str]) -> Origin:
-    makers = list(dict.fromkeys(sight.step.weight.removesuffix(".weight") or sight.step.module for sight in sights if sight.made))
+    makers = list(
+        dict.fromkeys(sight.step.weight.removesuffix(".weight") or sight.step.module for sight in sights if sight.made)
+    )
     ends = [sight.at for sight in sights if sight.made or sight.step.kind == "depthwise"]
     within = _common_module(makers) if len(makers) > 1 else ""
     after = [sight for sight in sights if sight.at >= max(ends, default=0)]

@@ -131,9 +131,7 @@ def apply_permutations(spec: PermutationSpec, permutations: Mapping[str, Tensor]
     return {name: permuted(tensor.detach(), spec.axes[name], permutations) for name, tensor in state.items()}
 
 
-def permuted(
-    tensor: Tensor, axes: tuple[Place, ...], permutations: Mapping[str, Tensor], *, but: str = ""
-) -> Tensor:
+def permuted(tensor: Tensor, axes: tuple[Place, ...], permutations: Mapping[str, Tensor], *, but: str = "") -> Tensor:
     """Return a copy of ``tensor`` with its axes permuted, all but those of the permutation ``but``."""
     result = tensor
     for dimension, axis in enumerate(axes):

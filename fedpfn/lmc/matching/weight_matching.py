@@ -62,8 +62,8 @@ def weight_matching(
     that one only confirms and is not counted, so that a net with one hidden layer takes one sweep, and two nets that
     are best as they are take none. ``objective`` is <theta_A, pi(theta_B)> over the weights, in float64; it never
     falls. The search climbs to a point that no single permutation betters, which may be one of many: ``restarts`` more
-    searches begin elsewhere, the first one at ``outside_in``'s guess, the others where the best one ended but with
-    about half of the permutations drawn anew. What is returned is the search with the highest objective, and no more
+    searches begin elsewhere: the first one at ``outside_in``'s guess, each of the others where the best one ended, with
+    about half of the permutations guessed anew from the rest. What is returned is the search with the highest objective, and no more
     begin once the models are one network. Raises ``ValueError`` for states that are not the spec's, differ in dtype or device, or are not finite.
 
     >>> from fedpfn.lmc.matching.permutations import Axis
@@ -85,22 +85,27 @@ def weight_matching(
         if best_objective[-1] >= (1 - _TOLERANCE) * _bound(here, there):
             break
         generator = numpy_generator(seed, "weight-matching", "restart", number)
-        begin = outside_in(spec, here, there) if number == 1 else _shaken(best, generator)
+        begin = outside_in(spec, here, there, {} if number == 1 else _some(best, generator))
         tried, objective = _climb(spec, here, there, begin, generator, max_sweeps)
         if objective[-1] > best_objective[-1]:
             best, best_objective = tried, objective
     return Matching(best, apply_permutations(spec, best, second), len(best_objective) - 1, tuple(best_objective))
 
 
-def outside_in(spec: PermutationSpec, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Permutations:
-    """Return a first guess that starts where nothing is permuted, at input and output, and works its way inwards.
+def outside_in(
+    spec: PermutationSpec,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    known: Mapping[str, Tensor] | None = None,
+) -> Permutations:
+    """Return a first guess that starts at what is not permuted, input and output, and works its way inwards.
 
-    Every permutation is solved once, on those tensors only of which all other axes are fixed or solved already; the
-    one that most numbers of this kind speak for is next. A sweep from the identity is led astray by layers that are
-    not in order yet. ``first`` and ``second`` hold the tensors that count.
+    Every permutation but those ``known`` is solved once, on those tensors only of which all other axes are fixed or
+    solved already; the one that most numbers of this kind speak for is next. A sweep from the identity is led astray
+    by layers that are not in order yet. ``first`` and ``second`` hold the tensors that count.
     """
-    solved = identity_permutations(spec)
-    open_ones = list(spec.sizes)
+    solved = identity_permutations(spec) | dict(known or {})
+    open_ones = [name for name in spec.sizes if name not in (known or {})]
     while open_ones:
         settled = {name: _settled(spec, first, name, set(open_ones) - {name}) for name in open_ones}
         name = max(open_ones, key=lambda own: sum(map(Tensor.numel, settled[own].values())) / spec.sizes[own])
@@ -118,12 +123,9 @@ def _settled(spec: PermutationSpec, state: Mapping[str, Tensor], name: str, open
     return found
 
 
-def _shaken(permutations: Permutations, generator: np.random.Generator) -> Permutations:
-    """Return ``permutations`` with about half of them drawn anew."""
-    return {
-        name: torch.from_numpy(generator.permutation(len(index))) if generator.random() < 0.5 else index
-        for name, index in permutations.items()
-    }
+def _some(permutations: Permutations, generator: np.random.Generator) -> Permutations:
+    """Return about half of the ``permutations``."""
+    return {name: index for name, index in permutations.items() if generator.random() < 0.5}
 
 
 def _climb(
