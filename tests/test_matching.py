@@ -259,7 +259,9 @@ def noisy_twin(seed: int) -> tuple[State, float]:
     """
     spec, state = trained_resnet()
     generator = torch.Generator().manual_seed(seed)
-    noise = {name: 2.5 * t.std() * torch.randn(t.shape, generator=generator) for name, t in state.items() if t.dim() > 1}
+    noise = {
+        name: 2.5 * t.std() * torch.randn(t.shape, generator=generator) for name, t in state.items() if t.dim() > 1
+    }
     noisy = state | {name: state[name] + added for name, added in noise.items()}
     return apply_permutations(spec, random_permutations(spec, seed=seed), noisy), inner_product(state, noisy)
 

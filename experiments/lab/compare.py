@@ -14,6 +14,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
@@ -173,7 +174,17 @@ def match_pair(bench: Bench, console: Console, *, method: str, out: Path, **opti
 def show_layers(bench: Bench, console: Console, *, out: Path) -> None:
     """Print the layerwise measures of two checkpoints, write all of them as CSV, and draw the main ones."""
     examples = sample(bench.test, bench.config.measure.layer_examples, bench.config.seed, "layers")
-    report = layer_report(bench.model, bench.states[0], bench.states[1], examples, repair=bench.repair)
+    first, second = bench.states
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("layers", total=None)
+        report = layer_report(
+            bench.model,
+            first,
+            second,
+            examples,
+            repair=bench.repair,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     rows = report.rows()
     table = _table("layer", *(name.replace("_", " ") for name in SHOWN), "stitched error")
     for row in rows:
@@ -181,10 +192,10 @@ def show_layers(bench: Bench, console: Console, *, out: Path) -> None:
         table.add_row(str(row["layer"]), *(short(float(row[name])) for name in SHOWN), stitched)
     bench.describe(console)
     console.print(table)
-    first, second = report.end_errors
+    first_error, second_error = report.end_errors
     console.print(
-        f"errors {short(first)}, {short(second)}; on the path at most {short(max(report.path_errors))}, which is "
-        f"{'within' if report.within_bound else 'above'} twice the larger ({short(report.error_bound)})",
+        f"errors {short(first_error)}, {short(second_error)}; on the path at most {short(max(report.path_errors))}, "
+        f"which is {'within' if report.within_bound else 'above'} twice the larger ({short(report.error_bound)})",
         highlight=False,
     )
     values = out.with_suffix(".csv")

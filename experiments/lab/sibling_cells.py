@@ -152,9 +152,8 @@ class Bench:
         """Match every model to the first and measure again; ``sweeps`` and the like are means over them."""
         settings = self.config.match
         if method == "merge":
-            merging = merge_many(
-                spec_for(self.model, self.test.batch(slice(0, 1))[0]), self.states, seed=self.config.seed, max_sweeps=settings.max_sweeps
-            )
+            spec = spec_for(self.model, self.test.batch(slice(0, 1))[0])
+            merging = merge_many(spec, self.states, seed=self.config.seed, max_sweeps=settings.max_sweeps)
             self.measure_pairs(found, merging.states, prefix="merge_")
             found.add("merge_", rounds=merging.rounds)
             return

@@ -11,7 +11,6 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fedpfn.lmc.matching.ties import Dim, fix, fixed, free, length, reshape, split, tie
@@ -356,9 +355,10 @@ ACTIVATIONS = frozenset(
     )
 )
 LAYERS = frozenset(
-    ("linear", "addmm", "baddbmm", "matmul", "mm", "bmm", "mv", "einsum", "embedding", "convolution", "_convolution")
-    + tuple(f"conv{side}d" for side in (1, 2, 3))
-    + tuple(f"conv_transpose{side}d" for side in (1, 2, 3))
+    (
+        *("linear", "addmm", "baddbmm", "matmul", "mm", "bmm", "mv", "einsum", "embedding"),
+        *(f"{kind}{side}d" for kind in ("conv", "conv_transpose") for side in (1, 2, 3)),
+    )
 )
 NORMS = frozenset(("batch_norm", "instance_norm", "layer_norm", "rms_norm", "group_norm"))
 
@@ -373,7 +373,11 @@ RULES: dict[str, Rule] = {
     **_each(_same, "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "softmax", "log_softmax"),
     **_each(_constant, "zeros", "ones", "full", "empty", "zeros_like", "ones_like", "full_like", "new_zeros"),
     **_each(_constant, "new_ones", "new_full", "scalar_tensor"),
-    **{"prelu": _prelu, "glu": _glu, "linear": _linear, "embedding": _embedding, "einsum": _einsum},
+    "prelu": _prelu,
+    "glu": _glu,
+    "linear": _linear,
+    "embedding": _embedding,
+    "einsum": _einsum,
     **_each(_convolution, "conv1d", "conv2d", "conv3d"),
     **_each(partial(_convolution, transposed=True), *(f"conv_transpose{side}d" for side in (1, 2, 3))),
     **_each(_matmul, "matmul", "mm", "bmm", "mv"),
@@ -385,7 +389,11 @@ RULES: dict[str, Rule] = {
     **_each(_reshape, "view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as"),
     **_each(_transpose, "transpose", "permute", "t", "numpy_T", "mT", "movedim", "swapaxes", "swapdims"),
     **_each(_expand, "expand", "expand_as", "broadcast_to"),
-    **{"repeat": _repeat, "cat": _concatenate, "concat": _concatenate, "stack": _stack, "pad": _pad},
+    "repeat": _repeat,
+    "cat": _concatenate,
+    "concat": _concatenate,
+    "stack": _stack,
+    "pad": _pad,
     "constant_pad_nd": _pad,
     **_each(_split, "split", "split_with_sizes", "chunk", "tensor_split"),
     **_each(_slice, "slice", "narrow"),

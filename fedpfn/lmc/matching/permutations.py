@@ -61,8 +61,8 @@ class PermutationSpec:
     fixed; ``sizes`` holds the number of units of each permutation; ``features`` says where the units are seen, after
     the activation; ``statistics`` names the tensors that move with the units but are no weights (BatchNorm's running
     statistics), so that no cost counts them; ``kept`` says of tensors with an axis that stays in place what keeps it
-    there, where that is not the input or the output. Raises ``ValueError`` for an axis of an unknown permutation, and for a
-    tensor with one permutation on two axes: matching it is no linear assignment.
+    there, where that is not the input or the output. Raises ``ValueError`` for an axis of an unknown permutation, and
+    for a tensor with one permutation on two axes: matching it is no linear assignment.
 
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 3})
     >>> spec.sizes["in"], spec.axes["out.weight"][1]

@@ -86,10 +86,10 @@ def tie(one: Dim, other: Dim, reason: str) -> Dim:
         fix((*left, *right), reason)
         return one
     for ours, theirs in ((left, right), (right, left)):
-        if len(ours) == 1 and (units := ours[0][0]) is not None and ours[0][1] == 1:
-            if units not in {part[0] for part in theirs}:
-                units.value = tuple(theirs)
-                return one
+        units, block = ours[0] if len(ours) == 1 else (None, 1)
+        if units is not None and block == 1 and units not in {part[0] for part in theirs}:
+            units.value = tuple(theirs)
+            return one
     while left and right:
         if not _tie_heads(left, right):
             fix((*left, *right), reason)
@@ -122,11 +122,12 @@ def _tie_heads(left: list[Part], right: list[Part]) -> bool:
     for row, opposite in ((left, right), (right, left)):
         (units, own), (coarse, large) = row[0], opposite[0]
         # the finer units are made of the coarser ones
-        if units is not None and coarse is not None and units is not coarse and large % own == 0:
-            if coarse.size * large == units.size * own:
-                units.value = ((coarse, large // own),)
-                del left[0], right[0]
-                return True
+        if units is None or coarse is None or units is coarse:
+            continue
+        if large % own == 0 and coarse.size * large == units.size * own:
+            units.value = ((coarse, large // own),)
+            del left[0], right[0]
+            return True
     return False
 
 

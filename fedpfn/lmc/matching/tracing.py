@@ -50,7 +50,7 @@ class Trace:
 
 @torch.inference_mode()
 def trace(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Trace:
-    """Run ``inputs`` through ``model`` in evaluation mode at ``state`` and return what was seen; the output is fixed."""
+    """Run ``inputs`` through ``model`` in evaluation mode at ``state``; return what was seen. The output is fixed."""
     leaves = {name: tensor.detach() for name, tensor in state.items()}
     watch = _Watch(leaves)
     with ExitStack() as stack:
@@ -71,9 +71,9 @@ def trace(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Trac
     return watch.trace
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, leaves: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace({name: [free(size) for size in tensor.shape] for name, tensor in leaves.items()})
         self.names = {id(tensor): name for name, tensor in leaves.items()}
         self.known = {id(tensor): self.trace.tensors[name] for name, tensor in leaves.items()}

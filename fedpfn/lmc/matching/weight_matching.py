@@ -62,9 +62,10 @@ def weight_matching(
     that one only confirms and is not counted, so that a net with one hidden layer takes one sweep, and two nets that
     are best as they are take none. ``objective`` is <theta_A, pi(theta_B)> over the weights, in float64; it never
     falls. The search climbs to a point that no single permutation betters, which may be one of many: ``restarts`` more
-    searches begin elsewhere: the first one at ``outside_in``'s guess, each of the others where the best one ended, with
-    about half of the permutations guessed anew from the rest. What is returned is the search with the highest objective, and no more
-    begin once the models are one network. Raises ``ValueError`` for states that are not the spec's, differ in dtype or device, or are not finite.
+    searches begin elsewhere, the first one at ``outside_in``'s guess, each of the others where the best one ended, with
+    about half of the permutations guessed anew from the rest. The search with the highest objective counts, and no
+    more begin once the models are one network. Raises ``ValueError`` for states that are not the spec's, differ in
+    dtype or device, or are not finite.
 
     >>> from fedpfn.lmc.matching.permutations import Axis
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})
