@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from torch import nn
+from torch import Tensor, nn
 
 import partitions
 from fedpfn import imports, models
@@ -115,7 +115,7 @@ def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
              "cannot be rounded; take a model without batch normalisation, e.g. model.norm=group"]
         )  # fmt: skip
     faults = pattern_faults(config, list(trainable(model))) + _layer_faults(config, dataset, model)
-    if faults := faults + _unit_faults(config, model):
+    if faults := faults + _unit_faults(config, dataset, model):
         raise ConfigError(faults)
     return model
 
@@ -149,21 +149,26 @@ def _layer_faults(config: RunConfig, dataset: partitions.Dataset, model: nn.Modu
     """Say why the model's layers cannot be measured, where they are to be."""
     if not config.barrier.layers:
         return []
-    dtype = torch.int64 if dataset.kind == "tokens" else torch.float32
     try:
-        find_layers(model, torch.zeros((2, *dataset.input_shape), dtype=dtype))
+        find_layers(model, _made_up(dataset))
     except ValueError as error:
         return [f"barrier.layers: {error}"]
     return []
 
 
-def _unit_faults(config: RunConfig, model: nn.Module) -> list[str]:
+def _made_up(dataset: partitions.Dataset) -> Tensor:
+    """Return two examples of the data set's shape and kind."""
+    dtype = torch.int64 if dataset.kind == "tokens" else torch.float32
+    return torch.zeros((2, *dataset.input_shape), dtype=dtype)
+
+
+def _unit_faults(config: RunConfig, dataset: partitions.Dataset, model: nn.Module) -> list[str]:
     """Say why the model's hidden units cannot be told apart, where they are to be."""
     key = "strategy.match" if config.strategy.match != "none" else "evaluate.units-moved"
     if config.strategy.match == "none" and not config.evaluate.units_moved:
         return []
     try:
-        spec_for(model)
+        spec_for(model, _made_up(dataset))
     except ValueError as error:
         return [f"{key}: {error}"]
     return []
@@ -207,7 +212,15 @@ def matched(config: RunConfig, model: nn.Module, data: partitions.FederatedData,
             test.inputs, test.labels, mean=dataset.mean, std=dataset.std, device=device, task=task
         )
         examples = every.take(sample(len(every), settings.match_examples, config.seed, "matching")).decoded()
-    return Matched(strategy, model, method=settings.match, to=settings.match_to, examples=examples, seed=config.seed)
+    return Matched(
+        strategy,
+        model,
+        method=settings.match,
+        to=settings.match_to,
+        examples=examples,
+        inputs=_made_up(dataset),
+        seed=config.seed,
+    )
 
 
 def _in_fewer_bits(config: RunConfig, strategy: Strategy) -> Strategy:

@@ -50,6 +50,9 @@ class Matched(Wrapper):
         matched so far, in the order of their ids, the first to the global model.
     examples
         Examples for ``activations``; their labels are not looked at.
+    inputs
+        Something in the shape of what the model reads, for a forward pass that shows its units; without it, one is made
+        up (``spec_for``).
     seed
         Seed of the order in which weight matching visits layers.
 
@@ -74,6 +77,7 @@ class Matched(Wrapper):
         method: str = "weights",
         to: str = "global",
         examples: Examples | None = None,
+        inputs: Tensor | None = None,
         seed: int = 0,
     ) -> None:
         if method not in METHODS or to not in TARGETS:
@@ -81,7 +85,7 @@ class Matched(Wrapper):
         if method == "activations" and (examples is None or not len(examples)):
             raise ValueError("activations are compared on examples; got none")
         super().__init__(strategy)
-        self.spec, self.method, self.to, self.seed = spec_for(model), method, to, seed
+        self.spec, self.method, self.to, self.seed = spec_for(model, inputs), method, to, seed
         self._model, self._examples = model, examples
         self._round: Coding | None = None
 

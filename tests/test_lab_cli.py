@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
@@ -115,10 +116,27 @@ def test_bad_checkpoints_are_told_in_one_line(pair: list[Path], tmp_path: Path) 
     assert "expected 2 checkpoints, got 3" in refused("layers", *pair, pair[0], *OPTIONS)
 
 
-def test_a_model_without_a_specification_is_told(tmp_path: Path) -> None:
-    save_file(read_state(build("vit", (1, 8, 8), 10, seed=0)), tmp_path / "v.safetensors")
-    state = tmp_path / "v.safetensors"
-    told = refused("match", state, state, "--model", "vit", "--data", "digits", "--out", tmp_path / "m")
+def test_torchvisions_resnet_is_matched(tmp_path: Path) -> None:
+    model = build("torchvision.models:resnet18", (3, 8, 8), 10, seed=0, norm="batch")
+    spec, state = spec_for(model, torch.zeros(1, 3, 8, 8)), read_state(model)
+    save_file(state, tmp_path / "a.safetensors")
+    save_file(apply_permutations(spec, random_permutations(spec, seed=3), state), tmp_path / "b.safetensors")
+    for label in range(10):
+        for split in ("train", "test"):
+            folder = tmp_path / "data" / split / str(label)
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (20 * label, 0, 90)).save(folder / "image.png")
+    options = ("--model", "torchvision.models:resnet18", "model.norm=batch", "--data", "image-folder")
+    options += ("--root", str(tmp_path / "data"), "barrier.points=3", "--out", str(tmp_path / "c.safetensors"))
+    done("match", tmp_path / "a.safetensors", tmp_path / "b.safetensors", *options, "--restarts", 1)
+    matched = load_file(tmp_path / "c.safetensors")
+    assert all(torch.equal(tensor, matched[name]) for name, tensor in state.items())
+
+
+def test_a_model_with_nothing_to_permute_is_told(tmp_path: Path) -> None:
+    save_file(read_state(build("mlp", (1, 8, 8), 10, seed=0, hidden=1, width=1)), tmp_path / "v.safetensors")
+    options = ("--model", "mlp", "model.hidden=1", "model.width=1", "--data", "digits", "--out", tmp_path / "m")
+    told = refused("match", tmp_path / "v.safetensors", tmp_path / "v.safetensors", *options)
     assert "\n" not in told and "permut" in told
 
 

@@ -42,6 +42,7 @@ from fedpfn.lmc.layerwise import (
     stable_rank,
     weak_additivity,
     weight_singular_values,
+    weight_stable_rank,
 )
 from fedpfn.models import build
 from fedpfn.params import State, lerp, read_state
@@ -939,3 +940,18 @@ def test_the_examples_in_the_docstrings_hold() -> None:
         assert found.failed == 0, module.__name__
         tried += found.attempted
     assert len(modules) == 14 and tried > 40
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 2, 2), (12, 5), (4, 4)])
+def test_the_stable_rank_of_a_weight_is_that_of_its_singular_values(shape: tuple[int, ...]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert weight_stable_rank(weight) == pytest.approx(stable_rank(weight_singular_values(weight)), rel=1e-12)
+    assert math.isnan(weight_stable_rank(torch.zeros(shape)))
+
+
+def test_a_report_tells_how_far_it_is() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+    data, seen = Examples(torch.ones(5, 2), torch.tensor([0, 1, 0, 1, 0])), []
+    state = {name: tensor.detach().clone() for name, tensor in net.named_parameters()}
+    layer_report(net, state, state, data, batch_size=2, progress=lambda *at: seen.append(at))
+    assert seen == [(done, 7) for done in range(1, 8)]

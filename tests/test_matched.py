@@ -135,8 +135,8 @@ def test_sums_unknown_methods_and_models_without_units_are_refused() -> None:
     for settings, words in (({"method": "ste"}, "method is one of"), ({"method": "activations"}, "got none")):
         with pytest.raises(ValueError, match=words):
             Matched(FedAvg(), apps.net(), **settings)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="nor one of the built-in"):
-        Matched(FedAvg(), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="no units of the model can be permuted"):
+        Matched(FedAvg(), nn.Sequential(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 2)))
 
 
 # runs
@@ -204,7 +204,7 @@ def test_what_does_not_follow_a_renumbering_is_refused_before_the_start(tmp_path
         ({"strategy__name": "scaffold"}, "keep or send"),
         ({"privacy__clip_norm": 1.0}, "may be longer than"),
         ({"transport__precision": "int8"}, r"set transport\.error-feedback=false"),
-        ({"model__name": f"{toys.__name__}:unseen_activation", "model__hidden": 2, "model__width": 200}, "Unseen is"),
+        ({"model__name": "mlp", "model__hidden": 1, "model__width": 1}, "no units of the model can be permuted"),
     ):
         with pytest.raises(ConfigError, match=words):
             run(tmp_path, "refused", strategy__match="weights", **faulty)

@@ -22,6 +22,8 @@ from fedpfn.lmc import InputBatches, repair_for
 from fedpfn.lmc.matching import (
     METHODS,
     Axis,
+    Features,
+    Joined,
     Matching,
     PermutationSpec,
     activation_matching,
@@ -42,7 +44,7 @@ from fedpfn.lmc.matching.activation_matching import feature_products
 from fedpfn.lmc.matching.annealing import _swapped
 from fedpfn.lmc.matching.midpoint import midpoint_evaluator
 from fedpfn.lmc.matching.straight_through import _gradient, _normalising_by_batch
-from fedpfn.lmc.matching.weight_matching import assignment_cost, solve_assignment
+from fedpfn.lmc.matching.weight_matching import assignment_cost, outside_in, solve_assignment
 from fedpfn.losses import batch_loss
 from fedpfn.models import build
 from fedpfn.params import State, float_buffers, lerp, mean_state, read_state, trainable, write_state
@@ -53,7 +55,7 @@ seeds = st.integers(0, 10**6)
 NORMS = ("none", "batch", "layer")
 ARCHITECTURES: dict[str, tuple[str, tuple[int, ...], dict[str, object]]] = {
     "mlp": ("mlp", (6,), {"hidden": 3, "width": 16}),
-    "cnn": ("cnn", (1, 18, 18), {"width_multiplier": 0.25}),
+    "cnn": ("cnn", (1, 28, 28), {"width_multiplier": 0.25}),
     **{f"vgg11 {norm}": ("vgg11", (3, 16, 16), {"norm": norm, "width_multiplier": 1 / 8}) for norm in NORMS},
     **{f"resnet20 {norm}": ("resnet20", (3, 8, 8), {"norm": norm, "width_multiplier": 0.5}) for norm in NORMS},
 }
@@ -145,12 +147,13 @@ def test_no_single_permutation_can_better_the_result(seed: int) -> None:
 def test_the_cost_of_an_assignment_is_the_objective_up_to_a_constant(seed: int) -> None:
     # blocks of 2 x 1, and both sides of a permutation
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2))
+    inputs = torch.zeros(1, 1, 4, 3)
     generator = torch.Generator().manual_seed(seed)
     first, second = (
         {name: torch.randn(t.shape, generator=generator, dtype=torch.float64) for name, t in read_state(model).items()}
         for _ in range(2)
     )
-    spec = spec_for(model)
+    spec = spec_for(model, inputs)
     fixed = random_permutations(spec, seed=seed)
     for name, size in spec.sizes.items():
         cost = assignment_cost(spec, first, second, fixed, name)
@@ -237,6 +240,82 @@ def test_running_statistics_move_with_the_units_and_cost_nothing() -> None:
         assert torch.equal(other.state[name], shifted[name][found.permutations[axis.permutation]])
 
 
+# restarts
+
+
+@cache
+def trained_resnet() -> tuple[PermutationSpec, State]:
+    torch.set_num_threads(1)
+    model = build("resnet20", (1, 8, 8), 10, seed=0, width_multiplier=0.5)
+    order = batch_order(len(digits()), 64, numpy_generator(0, "order"))
+    train(model, digits(), order, [(None, 150)], optimizer=make_optimizer("adam", lr=0.003))
+    return spec_for(model), read_state(model)
+
+
+def noisy_twin(seed: int) -> tuple[State, float]:
+    """The trained ResNet with noise on its weights, 2.5 times theirs, and its units in another order.
+
+    The number is the objective of the planted permutations.
+    """
+    spec, state = trained_resnet()
+    generator = torch.Generator().manual_seed(seed)
+    noise = {
+        name: 2.5 * t.std() * torch.randn(t.shape, generator=generator) for name, t in state.items() if t.dim() > 1
+    }
+    noisy = state | {name: state[name] + added for name, added in noise.items()}
+    return apply_permutations(spec, random_permutations(spec, seed=seed), noisy), inner_product(state, noisy)
+
+
+def times_found(seeds: range, restarts: int) -> int:
+    """In how many cases the matching is as good as the planted permutations."""
+    found = 0
+    spec, first = trained_resnet()
+    for seed in seeds:
+        second, planted = noisy_twin(seed)
+        best = weight_matching(spec, first, second, seed=seed, restarts=restarts).objective[-1]
+        found += best >= planted * (1 - 1e-9)
+    return found
+
+
+def test_restarts_find_what_one_search_does_not() -> None:
+    assert times_found(range(5), restarts=0) < times_found(range(5), restarts=4) == 5
+
+
+@pytest.mark.slow
+def test_of_a_hundred_planted_permutations_restarts_find_nine_in_ten() -> None:
+    # 17 and 95 where it was measured; other processors round otherwise
+    assert times_found(range(100), restarts=0) <= 30
+    assert times_found(range(100), restarts=10) >= 90
+
+
+def test_more_restarts_are_never_worse_and_a_function_of_the_seed() -> None:
+    model, first = random_net(0, 4, 12, 12, 12, 3)
+    spec, second = spec_for(model), random_net(1, 4, 12, 12, 12, 3)[1]
+    runs = [weight_matching(spec, first, second, seed=1, restarts=count) for count in (0, 1, 5, 5)]
+    assert runs[0].objective[-1] <= runs[1].objective[-1] <= runs[2].objective[-1]
+    assert runs[2].objective == runs[3].objective and same_state(runs[2].permutations, runs[3].permutations)
+    assert same_state(runs[2].state, apply_permutations(spec, runs[2].permutations, second))
+    with pytest.raises(ValueError, match="restarts has to be 0 or more"):
+        weight_matching(spec, first, second, restarts=-1)
+
+
+def test_the_guess_from_outside_in_solves_each_permutation_once_its_neighbours_are_known() -> None:
+    model, state = random_net(0, 6, 9, 8, 7, 3)
+    spec = spec_for(model)
+    planted = random_permutations(spec, seed=5)
+    assert same_state(outside_in(spec, state, apply_permutations(spec, planted, state)), inverse(planted))
+
+
+def test_units_of_a_concatenation_are_matched_part_by_part() -> None:
+    spec = PermutationSpec({"w": (Joined((Axis("p"), 1, Axis("q"))),)}, {"p": 2, "q": 2})
+    first = {"w": torch.tensor([1.0, 2.0, 9.0, 3.0, 4.0])}
+    second = {"w": torch.tensor([6.0, 5.0, 0.0, 8.0, 7.0])}
+    found = weight_matching(spec, first, second)
+    assert found.state["w"].tolist() == [5.0, 6.0, 0.0, 7.0, 8.0]
+    gains = assignment_cost(spec, first, second, identity_permutations(spec), "q")
+    assert gains.tolist() == [[24.0, 21.0], [32.0, 28.0]]
+
+
 # activation matching
 
 
@@ -256,7 +335,7 @@ def test_activation_matching_by_hand() -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_planted_permutation_is_recovered_by_activation_matching(name: str) -> None:
     model, shape = architecture(name, 0)
-    spec, state, examples = spec_for(model), read_state(model), inputs_of(shape, 100)
+    spec, state, examples = spec_for(model, torch.zeros(1, *shape)), read_state(model), inputs_of(shape, 100)
     planted = random_permutations(spec, seed=7)
     second = apply_permutations(spec, planted, state)
     found = activation_matching(spec, model, state, second, examples, batch_size=64)
@@ -278,7 +357,7 @@ def test_feature_products_are_those_of_a_plain_loop_over_examples_and_positions(
     gains = feature_products(spec, model, states[0], states[1], examples, batch_size=3)
     assert same_state(read_state(model), before) and model.training
     for name in ("stages.1", "stages.0.1.conv1"):
-        module, seen = model.get_submodule(spec.features[name]), []
+        module, seen = model.get_submodule(spec.features[name].module), []
         model.eval()
         hook = module.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output.double()))
         with torch.no_grad():
@@ -603,7 +682,7 @@ def test_every_method_refuses_what_cannot_be_matched(method: str) -> None:
             call(method, model, state, second, examples)
     with pytest.raises(ValueError, match="of the first state holds NaN"):
         call(method, model, state | {"0.bias": torch.full((6,), math.nan)}, state, examples)
-    with pytest.raises(ValueError, match="the model cannot follow a permutation of units: LSTM"):
+    with pytest.raises(ValueError, match="LSTM starts with no layer whose inputs|the model raises"):  # noqa: RUF043
         call(method, nn.LSTM(3, 4), state, state, examples)
     with pytest.raises(ValueError, match=f"'{method}' takes no 'colour'; its options are "):
         match(method, model, state, state, examples, colour=1)
@@ -645,7 +724,7 @@ def test_what_a_method_cannot_work_on_is_said() -> None:
         activation_matching(spec, model, state, state, Examples(torch.full((2, 4), math.inf), torch.tensor([0, 0])))
     with pytest.raises(ValueError, match="0: the specification names no module"):
         activation_matching(PermutationSpec(spec.axes, spec.sizes), model, state, state, examples)
-    flat = PermutationSpec(spec.axes, spec.sizes, {"0": "2"})
+    flat = PermutationSpec(spec.axes, spec.sizes, {"0": Features("2")})
     with pytest.raises(ValueError, match=r"0: 6 units, but features of shape \(9, 3\)"):
         activation_matching(flat, model, state, state, examples)
     for states in ([], [state]):

@@ -12,6 +12,8 @@ from experiments.command_classes import App
 from experiments.terminal import stdout
 
 console = stdout()
+# of 100 permutations planted in a ResNet under noise, one search finds 17, with 1, 4 and 10 more 91, 94 and 95
+RESTARTS = 10
 
 EPILOG = (
     "Settings are key=value words, e.g. `train.epochs=3`; `fedpfn lmc keys` lists them. Path convention: "
@@ -142,6 +144,9 @@ def match(
     checkpoints: Checkpoints,
     out: Annotated[Path, typer.Option(help="where the second checkpoint goes, permuted to match the first")],
     method: Annotated[str, typer.Option(help="weight, activation, ste or annealing")] = "weight",
+    restarts: Annotated[
+        int, typer.Option(help="further searches of weight matching; the best one counts", min=0)
+    ] = RESTARTS,
     steps: Annotated[int | None, typer.Option(help="steps of ste, moves of annealing", min=1)] = None,
     model: ModelName = "",
     data: DataName = "",
@@ -154,6 +159,8 @@ def match(
 
     bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root, trust=trust)
     options = {} if steps is None else {"steps": steps}
+    if method == "weight":
+        options["restarts"] = restarts
     match_pair(bench, console, method=method, out=out, **options)
 
 

@@ -131,10 +131,10 @@ def show_layers(bench: Bench, console: Console, *, out: Path) -> None:
         table.add_row(str(row["layer"]), *(short(float(row[name])) for name in SHOWN), stitched)
     bench.describe(console)
     console.print(table)
-    first, second = report.end_errors
+    first_error, second_error = report.end_errors
     console.print(
-        f"errors {short(first)}, {short(second)}; on the path at most {short(max(report.path_errors))}, which is "
-        f"{'within' if report.within_bound else 'above'} twice the larger ({short(report.error_bound)})",
+        f"errors {short(first_error)}, {short(second_error)}; on the path at most {short(max(report.path_errors))}, "
+        f"which is {'within' if report.within_bound else 'above'} twice the larger ({short(report.error_bound)})",
         highlight=False,
     )
     values = out.with_suffix(".csv")

@@ -90,6 +90,7 @@ class Match:
         "", "comma-separated: weight, activation, ste, annealing, merge (all models by weights); empty = none"
     )
     max_sweeps: int = key(100, "largest number of sweeps of weight matching", least=1)
+    restarts: int = key(0, "further searches of weight matching, the best of which counts", least=0)
     steps: int = key(100, "steps of the straight-through estimator, moves of annealing", least=1)
     examples: int = key(2000, "training examples that activation matching, ste and annealing see; 0 = all", least=0)
 

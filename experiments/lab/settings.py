@@ -132,7 +132,7 @@ def _unread(kind: str, config: LabConfig) -> list[str]:
 def match_options(config: LabConfig, method: str) -> dict[str, int]:
     """Return what a matching method takes from the config."""
     if method == "weight":
-        return {"max_sweeps": config.match.max_sweeps}
+        return {"max_sweeps": config.match.max_sweeps, "restarts": config.match.restarts}
     return {"steps": config.match.steps} if method in ("ste", "annealing") else {}
 
 

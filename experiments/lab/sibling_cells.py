@@ -63,7 +63,7 @@ def _require_measurable(config: LabConfig, material: Material) -> None:
     """Raise ``ValueError`` before training for a model that what is asked for cannot be measured on."""
     model = build_model(config, material)
     if config.match.methods:
-        spec_for(model)
+        spec_for(model, material.test.batch(slice(0, 1))[0])
     if config.measure.layers:
         find_layers(model, material.test.batch(slice(0, 2))[0])
 
@@ -152,9 +152,8 @@ class Bench:
         """Match every model to the first and measure again; ``sweeps`` and the like are means over them."""
         settings = self.config.match
         if method == "merge":
-            merging = merge_many(
-                spec_for(self.model), self.states, seed=self.config.seed, max_sweeps=settings.max_sweeps
-            )
+            spec = spec_for(self.model, self.test.batch(slice(0, 1))[0])
+            merging = merge_many(spec, self.states, seed=self.config.seed, max_sweeps=settings.max_sweeps)
             self.measure_pairs(found, merging.states, prefix="merge_")
             found.add("merge_", rounds=merging.rounds)
             return

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from statistics import fmean
 from typing import Any
 
-from fedpfn.lmc.matching import spec_for, units_moved, weight_matching
+from fedpfn.lmc.matching import PermutationSpec, spec_for, units_moved, weight_matching
 from fedpfn.measures.instruments import Instruments
 from fedpfn.measures.table import SHARE, Measure
 from fedpfn.protocol import MOVED
@@ -22,7 +22,7 @@ def moved_by_layer(round: Round, instruments: Instruments) -> list[dict[str, Any
     """Return for each layer its name, its number of units, and how many moved of each client, by ascending id."""
     if not round.contributions:
         return None
-    spec = spec_for(instruments.model)
+    spec = _spec(instruments)
     moved = {name.removeprefix(MOVED): counts for name, counts in round.metrics.items() if name.startswith(MOVED)}
     if not moved:
         counted = list(_counted(round, instruments))
@@ -45,8 +45,12 @@ UNITS_MOVED: tuple[Measure, ...] = (
 )  # fmt: skip
 
 
+def _spec(instruments: Instruments) -> PermutationSpec:
+    return spec_for(instruments.model, instruments.test.batch(slice(0, 1))[0])
+
+
 def _counted(round: Round, instruments: Instruments) -> Iterator[dict[str, int]]:
-    spec = spec_for(instruments.model)
+    spec = _spec(instruments)
     target = {name: round.before[name] for name in spec.axes}
     for contribution in round.contributions:
         whole = round.state(contribution)

@@ -17,7 +17,7 @@ from fedpfn.lmc.layerwise.error_bound import path_error_bound
 from fedpfn.lmc.layerwise.features import Captured, Pass, batches, capture, read_features
 from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.lmc.layerwise.orthogonality import OrthogonalitySums
-from fedpfn.lmc.layerwise.ranks import ActivationGram, stable_rank, weight_singular_values
+from fedpfn.lmc.layerwise.ranks import ActivationGram, stable_rank, weight_singular_values, weight_stable_rank
 from fedpfn.lmc.layerwise.report import LayerReport, LayerRow, layer_report
 from fedpfn.lmc.layerwise.stitching import Stitching, stitch, stitching_errors
 
@@ -61,4 +61,5 @@ __all__ = [
     "stitching_errors",
     "weak_additivity",
     "weight_singular_values",
+    "weight_stable_rank",
 ]

@@ -24,6 +24,21 @@ def weight_singular_values(weight: Tensor) -> Tensor:
     return values
 
 
+def weight_stable_rank(weight: Tensor) -> float:
+    """Return the stable rank of a weight (out, ...) as a matrix W: |W|_F² over the largest eigenvalue of W Wᵀ.
+
+    The largest singular value is as exact from there as from W, at a hundredth of the cost for the wide matrices of
+    convolutions: a decomposition of 512 x 4608 takes seconds.
+
+    >>> round(weight_stable_rank(torch.tensor([[0.0, 2.0], [-2.0, 0.0]])), 12)
+    2.0
+    """
+    matrix = weight.detach().double().reshape(len(weight), -1)
+    matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    largest = float(torch.linalg.eigvalsh(matrix @ matrix.T)[-1])
+    return float(matrix.square().sum()) / largest if largest > 0 else math.nan
+
+
 def stable_rank(singular_values: Tensor) -> float:
     """Return the stable rank of the matrix with these singular values: sum s² / max s².
 

@@ -24,7 +24,7 @@ from fedpfn.lmc.layerwise.error_bound import path_error_bound
 from fedpfn.lmc.layerwise.features import Captured, batches, capture, require_states
 from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.lmc.layerwise.orthogonality import OrthogonalitySums
-from fedpfn.lmc.layerwise.ranks import ActivationGram, stable_rank, weight_singular_values
+from fedpfn.lmc.layerwise.ranks import ActivationGram, weight_stable_rank
 from fedpfn.lmc.layerwise.stitching import stitching_errors
 from fedpfn.params import lerp
 from fedpfn.progress import Progress, Steps
@@ -128,10 +128,10 @@ def layer_report(
 
     A batch's features are held for both models and each alpha. ``repair(state, first)`` returns the state to measure in
     place of an interpolated one, and of each end with itself, as in ``barrier``; under the BatchNorm policy ``none``
-    the points between have the first model's statistics. ``stitching`` costs two evaluations a layer, ``ranks`` the
-    singular values of every weight; without them their columns are NaN. ``progress`` is called with the passes done and
-    their number, a stitch counting as one. Raises ``ValueError`` for a state that is not
-    the model's or not finite, no alphas or one outside [0, 1], no examples, and what ``find_layers`` refuses.
+    the points between have the first model's statistics. ``stitching`` costs two evaluations per layer, ``ranks`` the
+    singular values of every weight; without them their columns are NaN. ``progress(done, total)`` is called after every
+    batch, after every layer stitched and after every layer summed up. Raises ``ValueError`` for a state that is not the
+    model's or not finite, no alphas or one outside [0, 1], no examples, and what ``find_layers`` refuses.
 
     >>> from fedpfn.params import read_state
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
@@ -149,7 +149,7 @@ def layer_report(
     if repair is not None:
         mixed = [state if a in (0, 1) else repair(state, first) for a, state in zip(alphas, mixed, strict=True)]
     sums = [_LayerSums(model, layer, alphas, ranks=ranks) for layer in layers]
-    done = Steps(progress, -(-len(examples) // max(1, batch_size)) + (2 * len(layers) if stitching else 0))
+    done = Steps(progress, -(-len(examples) // max(1, batch_size)) + len(layers) * (2 if stitching else 1))
     errors = [ExampleMean() for _ in (first, second, *mixed)]
     with evaluating(model):
         for inputs, labels in batches(examples, batch_size):
@@ -159,17 +159,20 @@ def layer_report(
             for error, run in zip(errors, passes, strict=True):
                 error.add(_wrong(run.output, labels, examples.task))
             done()
-    ways = ((first, second), (second, first))
-    stitched = []
-    for way in ways if stitching else ():
-        stitched.append(stitching_errors(model, *way, examples, layers=layers))
-        done(len(layers))
-    found = [(tuple(s.error[i] for s in stitched), tuple(s.loss[i] for s in stitched)) for i in range(len(layers))]
-    found = [pair if stitching else ((nan, nan), (nan, nan)) for pair in found]
+    rows = []
+    for layer, layer_sums in zip(layers, sums, strict=True):
+        pair: tuple[Numbers, Numbers] = ((nan, nan), (nan, nan))
+        if stitching:
+            ways = ((first, second), (second, first))
+            stitched = [stitching_errors(model, *way, examples, layers=[layer]) for way in ways]
+            pair = (tuple(one.error[0] for one in stitched), tuple(one.loss[0] for one in stitched))
+            done()
+        rows.append(layer_sums.row(*pair))
+        done()
     first_error, second_error, *path = (error.value for error in errors)
     return LayerReport(
         alphas=tuple(alphas),
-        layers=tuple(layer_sums.row(*pair) for layer_sums, pair in zip(sums, found, strict=True)),
+        layers=tuple(rows),
         end_errors=(first_error, second_error),
         path_errors=tuple(path),
     )
@@ -241,9 +244,7 @@ class _LayerSums:
             orthogonality=self.orthogonality.result(),
             stitched_error=stitched_error,
             stitched_loss=stitched_loss,
-            weight_stable_rank=tuple(
-                stable_rank(weight_singular_values(weight)) if self.ranks else nan for weight in weights
-            ),
+            weight_stable_rank=tuple(weight_stable_rank(weight) if self.ranks else nan for weight in weights),
             activation_stable_rank=tuple(gram.stable_rank() for gram in self.grams),
         )
 

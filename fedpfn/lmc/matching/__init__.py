@@ -7,6 +7,8 @@ from fedpfn.lmc.matching.merging import Merging, merge_many
 from fedpfn.lmc.matching.methods import METHODS, match
 from fedpfn.lmc.matching.permutations import (
     Axis,
+    Features,
+    Joined,
     Permutations,
     PermutationSpec,
     apply_permutations,
@@ -22,6 +24,8 @@ from fedpfn.lmc.matching.weight_matching import Matching, weight_matching
 __all__ = [
     "METHODS",
     "Axis",
+    "Features",
+    "Joined",
     "Matching",
     "Merging",
     "PermutationSpec",

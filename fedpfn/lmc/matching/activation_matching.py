@@ -4,16 +4,19 @@ For each permutation, maximise tr(P^T C) with C = E[h_A h_B^T], h the features o
 Re-Basin, section 3.1). The permutations do not hang together: one linear assignment each.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fedpfn.examples import Examples
 from fedpfn.lmc.matching.permutations import (
+    Features,
     PermutationSpec,
     apply_permutations,
     identity_permutations,
@@ -105,19 +108,44 @@ def feature_products(
 def _recorded(model: nn.Module, spec: PermutationSpec) -> Iterator[State]:
     """Yield a dict that after each forward pass holds the features of every permutation, (units, values)."""
     seen: State = {}
-
-    def record(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
-        # float64 here and not later: a module further on may work in place
-        seen[name] = output.detach().double().movedim(1, 0).flatten(1)
-        if len(seen[name]) != spec.sizes[name]:
-            raise ValueError(f"{name}: {spec.sizes[name]} units, but features of shape {tuple(output.shape)}")
-
-    hooks = [
-        model.get_submodule(feature).register_forward_hook(partial(record, name))
-        for name, feature in spec.features.items()
-    ]
+    by_module: dict[str, list[tuple[str, Features]]] = {}
+    for name, features in spec.features.items():
+        by_module.setdefault(features.module, []).append((name, features))
+    calls: Counter[tuple[str, bool]] = Counter()
+    # counted anew in every pass
+    hooks: list[RemovableHandle] = [model.register_forward_pre_hook(lambda *_: calls.clear())]
+    for path, wanted in by_module.items():
+        hooks += _hooks(model.get_submodule(path), wanted, spec, seen, calls)
     try:
         yield seen
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _hooks(
+    module: nn.Module,
+    wanted: list[tuple[str, Features]],
+    spec: PermutationSpec,
+    seen: State,
+    calls: Counter[tuple[str, bool]],
+) -> Iterator[RemovableHandle]:
+    """Register what takes the ``wanted`` features of one module into ``seen``."""
+    path = wanted[0][1].module
+
+    def take(tensor: object, *, entering: bool) -> None:
+        number = calls[path, entering]
+        calls[path, entering] += 1
+        for name, features in wanted:
+            if features.entering is entering and features.call == number and isinstance(tensor, Tensor):
+                # float64 here and not later: a module further on may work in place
+                units = tensor.detach().double().movedim(features.axis, 0)
+                if units.shape[0] % spec.sizes[name]:
+                    raise ValueError(f"{name}: {spec.sizes[name]} units, but features of shape {tuple(tensor.shape)}")
+                seen[name] = units.reshape(spec.sizes[name], -1)
+
+    def start(module: nn.Module, args: Any, kwargs: Any) -> None:
+        take(next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), entering=True)
+
+    yield module.register_forward_pre_hook(start, with_kwargs=True)
+    yield module.register_forward_hook(lambda module, args, output: take(output, entering=False))

@@ -53,4 +53,5 @@ def match(
     given = {name: value for name, value in given.items() if name in known}
     if "examples" in given and examples is None:
         raise ValueError(f"matching method {method!r} compares models on examples; got none")
-    return METHODS[method](spec=spec_for(model), first=first, second=second, **given, **options)
+    spec = spec_for(model, None if examples is None else examples.batch(slice(0, 1))[0])
+    return METHODS[method](spec=spec, first=first, second=second, **given, **options)

@@ -9,6 +9,7 @@ A permutation is an int64 index tensor p on the CPU that reads as ``new[i] = old
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -30,29 +31,53 @@ class Axis(NamedTuple):
     block: int = 1
 
 
+class Joined(NamedTuple):
+    """An axis that several permutations act on, or parts of it, one after the other: a concatenation.
+
+    A number stands for as many entries that stay in place.
+    """
+
+    parts: tuple[Axis | int, ...]
+
+
+Place = Axis | Joined | None
+
+
+class Features(NamedTuple):
+    """Where a permutation's units are seen: what call number ``call`` (from 0) of ``module`` returns, or with
+    ``entering`` reads first. They lie on ``axis``, as so many neighbours each as fit."""
+
+    module: str
+    call: int = 0
+    axis: int = 1
+    entering: bool = False
+
+
 @dataclass(frozen=True)
 class PermutationSpec:
     """The hidden units of an architecture, as data.
 
-    ``axes`` names every tensor of a state and gives each of its axes an ``Axis``, or None where it is fixed; ``sizes``
-    holds the number of units of each permutation; ``features`` the module whose output, after the activation, carries
-    the units on axis 1; ``statistics`` the tensors that move with the units but are no weights (BatchNorm's running
-    statistics), so that no cost counts them. Raises ``ValueError`` for an axis of an unknown permutation, and for a
-    tensor with one permutation on two axes: matching it is no linear assignment.
+    ``axes`` names every tensor of a state and gives each of its axes an ``Axis`` (or ``Joined``), or None where it is
+    fixed; ``sizes`` holds the number of units of each permutation; ``features`` says where the units are seen, after
+    the activation; ``statistics`` names the tensors that move with the units but are no weights (BatchNorm's running
+    statistics), so that no cost counts them; ``kept`` says of tensors with an axis that stays in place what keeps it
+    there, where that is not the input or the output. Raises ``ValueError`` for an axis of an unknown permutation, and
+    for a tensor with one permutation on two axes: matching it is no linear assignment.
 
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 3})
     >>> spec.sizes["in"], spec.axes["out.weight"][1]
     (3, Axis(permutation='in', block=1))
     """
 
-    axes: Mapping[str, tuple[Axis | None, ...]]
+    axes: Mapping[str, tuple[Place, ...]]
     sizes: Mapping[str, int]
-    features: Mapping[str, str] = field(default_factory=dict)
+    features: Mapping[str, Features] = field(default_factory=dict)
     statistics: frozenset[str] = frozenset()
+    kept: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         for name, axes in self.axes.items():
-            used = [axis.permutation for axis in axes if axis is not None]
+            used = [permutation for axis in axes for permutation in {part.permutation for part in axes_in(axis)}]
             if unknown := sorted(set(used) - self.sizes.keys()):
                 raise ValueError(f"{name}: no size is given for permutation {unknown[0]!r}")
             if len(used) != len(set(used)):
@@ -106,19 +131,41 @@ def apply_permutations(spec: PermutationSpec, permutations: Mapping[str, Tensor]
     return {name: permuted(tensor.detach(), spec.axes[name], permutations) for name, tensor in state.items()}
 
 
-def permuted(
-    tensor: Tensor, axes: tuple[Axis | None, ...], permutations: Mapping[str, Tensor], *, but: str = ""
-) -> Tensor:
+def permuted(tensor: Tensor, axes: tuple[Place, ...], permutations: Mapping[str, Tensor], *, but: str = "") -> Tensor:
     """Return a copy of ``tensor`` with its axes permuted, all but those of the permutation ``but``."""
     result = tensor
     for dimension, axis in enumerate(axes):
-        if axis is None or axis.permutation == but:
-            continue
-        index = permutations[axis.permutation]
-        if axis.block > 1:
-            index = (index[:, None] * axis.block + torch.arange(axis.block)).flatten()
-        result = result.index_select(dimension, index.to(tensor.device))
+        moved = [part.permutation for part in axes_in(axis) if part.permutation != but]
+        if moved:
+            index = [_entries(part, permutations, but) for part in parts_of(axis)]
+            starts = accumulate((len(part) for part in index[:-1]), initial=0)
+            whole = torch.cat([part + start for part, start in zip(index, starts, strict=True)])
+            result = result.index_select(dimension, whole.to(tensor.device))
     return tensor.clone() if result is tensor else result
+
+
+def _entries(part: Axis | int, permutations: Mapping[str, Tensor], but: str) -> Tensor:
+    if isinstance(part, int):
+        return torch.arange(part)
+    index = permutations[part.permutation]
+    if part.permutation == but:
+        index = torch.arange(len(index))
+    return index if part.block == 1 else (index[:, None] * part.block + torch.arange(part.block)).flatten()
+
+
+def parts_of(place: Place) -> tuple[Axis | int, ...]:
+    """Return the parts of an axis that is not fixed, in order."""
+    return place.parts if isinstance(place, Joined) else () if place is None else (place,)
+
+
+def axes_in(place: Place) -> list[Axis]:
+    """Return the parts of an axis that permutations act on."""
+    return [part for part in parts_of(place) if isinstance(part, Axis)]
+
+
+def extent(part: Axis | int, sizes: Mapping[str, int]) -> int:
+    """Return the number of entries of a part."""
+    return part if isinstance(part, int) else sizes[part.permutation] * part.block
 
 
 def require_state(spec: PermutationSpec, state: Mapping[str, Tensor]) -> None:
@@ -131,9 +178,16 @@ def require_state(spec: PermutationSpec, state: Mapping[str, Tensor]) -> None:
         if len(shape) != len(axes):
             raise ValueError(f"{name}: expected {len(axes)} axes, got shape {shape}")
         for dimension, axis in enumerate(axes):
-            if axis is not None and shape[dimension] != spec.sizes[axis.permutation] * axis.block:
-                wanted = f"{spec.sizes[axis.permutation]} units in blocks of {axis.block}"
+            parts = parts_of(axis)
+            if parts and shape[dimension] != sum(extent(part, spec.sizes) for part in parts):
+                wanted = " and ".join(_told(part, spec.sizes) for part in parts)
                 raise ValueError(f"{name}: axis {dimension} holds {wanted}, got shape {shape}")
+
+
+def _told(part: Axis | int, sizes: Mapping[str, int]) -> str:
+    if isinstance(part, int):
+        return f"{part} fixed entries"
+    return f"{sizes[part.permutation]} units in blocks of {part.block}"
 
 
 def require_permutations(spec: PermutationSpec, permutations: Mapping[str, Tensor]) -> None:

@@ -1,68 +1,117 @@
-"""``spec_for``: the permutation specification of a model, where there is one.
+"""``spec_for``: the permutation specification of any model, from one forward pass.
 
-Sequential networks (MLP, CNN, VGG and any of one's own) are derived layer by layer in ``sequential``. The residual
-networks are written down here: blocks that add their branch to a stream must leave its units in their order, so that
-one permutation goes with a whole stream, and one more with the inside of each block (Git Re-Basin). A projection
-shortcut ends a stream and starts the next.
+The pass ties the dimensions of the model's tensors to each other (``tracing``); what is left unknown at its end are the
+permutations. Blocks that add their branch to a stream leave its units in their order, so that one permutation goes with
+a whole stream, and one more with the inside of each block (Git Re-Basin, Ainsworth et al. 2023, section 2); nothing of
+that is written down for any architecture. What the model reads and returns stays in place, and so does what an operator
+treats by its position.
 """
 
-from torch import nn
+from collections.abc import Mapping
 
-from fedpfn.lmc.matching.draft import Draft, refusal
-from fedpfn.lmc.matching.permutations import Axis, PermutationSpec
-from fedpfn.lmc.matching.sequential import sequential_spec
-from fedpfn.models.resnet import BasicBlock, ResNet
+import torch
+from torch import Tensor, nn
+
+from fedpfn.lmc.matching.operators import Dims
+from fedpfn.lmc.matching.origins import Origin, origins
+from fedpfn.lmc.matching.permutations import Axis, Joined, PermutationSpec, Place
+from fedpfn.lmc.matching.ties import Dim, Units, fix, resolve, units_in, why_fixed
+from fedpfn.lmc.matching.tracing import Trace, trace
+from fedpfn.params import State, float_buffers, trainable
 
 
-def spec_for(model: nn.Module) -> PermutationSpec:
-    """Return the specification of ``model``. Raises ``ValueError``, naming the module, where it has none.
+def spec_for(model: nn.Module, inputs: Tensor | None = None) -> PermutationSpec:
+    """Return the specification of ``model``, which is not changed.
 
-    >>> from fedpfn.models import build
-    >>> spec_for(build("mlp", (4,), 2, seed=0, hidden=1, width=3)).sizes
-    {'linear1': 3}
+    Parameters
+    ----------
+    model
+        Any module whose forward takes one tensor.
+    inputs
+        One or more examples (N, ...), of which only the shape matters. Without them some are made up: rows of what the
+        first layer reads or, for a convolution, square images of a common size.
+
+    Returns
+    -------
+    PermutationSpec
+        A permutation is named after the layer that makes its units or, where several add to a stream, after the module
+        that the stream leaves. Permutations are in the order in which these modules start.
+
+    Raises
+    ------
+    ValueError
+        In one line, where no examples can be made up, the model fails on them, or it has hidden units none of which
+        can be permuted: the layer and the operator that keep them in place are named.
+
+    Examples
+    --------
+    >>> spec = spec_for(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+    >>> spec.axes["0.weight"], spec.axes["2.weight"], spec.features["0"].module
+    ((Axis(permutation='0', block=1), None), (None, Axis(permutation='0', block=1)), '1')
     """
-    # a subclass with a forward of its own may wire the same layers otherwise
-    if isinstance(model, ResNet) and type(model).forward is ResNet.forward:
-        return resnet_spec(model)
-    if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
-        return sequential_spec(model)
-    raise refusal("", f"{type(model).__name__} is neither an nn.Sequential nor one of the built-in ResNets")
+    own: State = trainable(model) | float_buffers(model)
+    traced = _run(model, own, inputs)
+    _fix_repeated(traced.tensors)
+    names = origins(traced)
+    axes = {name: tuple(_place(dim, names) for dim in dims) for name, dims in traced.tensors.items()}
+    sizes = {origin.name: units.size for units, origin in names.items()}
+    reasons = {name: next(filter(None, map(why_fixed, dims)), "") for name, dims in traced.tensors.items()}
+    fixed_by = {name: why for name, why in reasons.items() if why}
+    layers = {step.weight or step.module for step in traced.steps if step.kind == "layer"}
+    if not sizes and (fixed_by or len(layers) > 1):
+        name, why = next(iter(fixed_by.items()), ("every one", "being tied to what the model reads or returns"))
+        raise ValueError(f"no units of the model can be permuted: {name} is kept in place by {why}")
+    features = {origin.name: origin.features for origin in names.values() if origin.features is not None}
+    return PermutationSpec(axes, sizes, features, frozenset(float_buffers(model)), fixed_by)
 
 
-def resnet_spec(model: ResNet) -> PermutationSpec:
-    """Return the specification of a ResNet with norm ``none``, ``layer`` or ``batch`` (or one group).
+SIDES = (32, 28, 224, 64, 8, 16, 96, 128, 299)
 
-    A stream is named after the stage that ends it, whose output are its features; the inside of a block after the
-    convolution that makes it.
+
+def made_up_inputs(model: nn.Module) -> list[Tensor]:
+    """Return examples to try on ``model``, by its first layer: rows of features, images, sequences or tokens.
+
+    >>> [tuple(inputs.shape) for inputs in made_up_inputs(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))]
+    [(1, 4)]
     """
-    draft = Draft()
-    stream = Axis("stages.0")
-    draft.weighted("conv", model.conv, inputs=None, outputs=stream)
-    draft.norm("norm", model.norm, stream)
-    draft.sizes[stream.permutation] = model.conv.out_channels
-    for stage_name, stage in model.stages.named_children():
-        assert isinstance(stage, nn.Sequential)
-        for block_name, block in stage.named_children():
-            assert isinstance(block, BasicBlock)
-            stream = _add_block(draft, f"stages.{stage_name}", block_name, block, stream)
-    draft.features |= {name: name for name in draft.sizes if name not in draft.features}
-    draft.weighted("head", model.head, inputs=stream, outputs=None)
-    return draft.finish(model)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            return [torch.zeros(1, module.in_features)]
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
+            spatial = module.weight.dim() - 2
+            return [torch.zeros(1, module.in_channels, *[side] * spatial) for side in SIDES]
+        if isinstance(module, nn.Embedding):
+            return [torch.zeros(1, side, dtype=torch.int64) for side in SIDES]
+    raise ValueError(
+        f"{type(model).__name__} starts with no layer whose inputs could be made up; give `inputs`, examples of its own"
+    )
 
 
-def _add_block(draft: Draft, stage: str, block_name: str, block: BasicBlock, stream: Axis) -> Axis:
-    name = f"{stage}.{block_name}"
-    inner, after = Axis(f"{name}.conv1"), stream
-    if isinstance(block.shortcut, nn.Sequential):
-        projection, norm = block.shortcut
-        assert isinstance(projection, nn.Conv2d)
-        after = Axis(stage)
-        draft.sizes[stage] = projection.out_channels
-        draft.weighted(f"{name}.shortcut.0", projection, inputs=stream, outputs=after)
-        draft.norm(f"{name}.shortcut.1", norm, after)
-    draft.sizes[inner.permutation], draft.features[inner.permutation] = block.conv1.out_channels, f"{name}.relu1"
-    draft.weighted(f"{name}.conv1", block.conv1, inputs=stream, outputs=inner)
-    draft.norm(f"{name}.norm1", block.norm1, inner)
-    draft.weighted(f"{name}.conv2", block.conv2, inputs=inner, outputs=after)
-    draft.norm(f"{name}.norm2", block.norm2, after)
-    return after
+def _run(model: nn.Module, state: State, inputs: Tensor | None) -> Trace:
+    floats = next(iter(state.values()))
+    failures: list[str] = []
+    for tried in made_up_inputs(model) if inputs is None else [inputs[:1]]:
+        fitting = tried.to(floats.device, floats.dtype if tried.is_floating_point() else tried.dtype)
+        try:
+            return trace(model, state, fitting)
+        # whatever a forward of anybody's raises
+        except Exception as error:
+            failures.append(f"on inputs of shape {tuple(tried.shape)} the model raises {error!r}".partition("\n")[0])
+    hint = "; give `inputs`, examples of its own" if inputs is None else ""
+    raise ValueError(f"the model's permutations are read off one forward pass, but {failures[0]}{hint}")
+
+
+def _fix_repeated(tensors: Mapping[str, Dims]) -> None:
+    """Fix units that lie on two axes of one tensor: matching them is no linear assignment."""
+    for name, dims in tensors.items():
+        for place, dim in enumerate(dims):
+            for other in dims[place + 1 :]:
+                for units in units_in(dim) & units_in(other):
+                    fix(((units, 1),), f"{name}, which has the same units on two axes")
+
+
+def _place(dim: Dim, names: Mapping[Units, Origin]) -> Place:
+    parts = [block if units is None else Axis(names[units].name, block) for units, block in resolve(dim)]
+    if len(parts) == 1:
+        return None if isinstance(parts[0], int) else parts[0]
+    return Joined(tuple(parts))

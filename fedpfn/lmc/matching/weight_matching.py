@@ -9,14 +9,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedpfn.lmc.matching.permutations import (
+    Axis,
     Permutations,
     PermutationSpec,
     apply_permutations,
+    axes_in,
+    extent,
     identity_permutations,
+    parts_of,
     permuted,
     require_pair,
     require_permutations,
@@ -50,6 +55,7 @@ def weight_matching(
     max_sweeps: int = 100,
     start: Mapping[str, Tensor] | None = None,
     movable: Mapping[str, Tensor] | None = None,
+    restarts: int = 0,
 ) -> Matching:
     """Return the matching of ``second`` to ``first`` by weights, from the permutations ``start`` (identity) on.
 
@@ -57,8 +63,11 @@ def weight_matching(
     that one only confirms and is not counted, so that a net with one hidden layer takes one sweep, and two nets that
     are best as they are take none. ``objective`` is <theta_A, pi(theta_B)> over the weights, in float64; it never
     falls. ``movable`` says of each permutation's units, by boolean tensors, which may move; the others stay where
-    ``start`` puts them. Raises ``ValueError`` for states that are not the spec's, differ in dtype or device, or are not
-    finite.
+    ``start`` puts them. The search climbs to a point that no single permutation betters, which may be one of many:
+    ``restarts`` more searches begin elsewhere, the first one at ``outside_in``'s guess, each of the others where the
+    best one ended, with about half of the permutations guessed anew from the rest. The search with the highest
+    objective counts, and no more begin once the models are one network. Raises ``ValueError`` for states that are not
+    the spec's, differ in dtype or device, or are not finite, and for restarts where some units may not move.
 
     >>> from fedpfn.lmc.matching.permutations import Axis
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})
@@ -69,11 +78,74 @@ def weight_matching(
     ({'in': tensor([1, 0])}, 1, (28.0, 30.0))
     """
     require_pair(spec, first, second)
-    permutations = identity_permutations(spec) if start is None else dict(start)
-    require_permutations(spec, permutations)
+    if restarts < 0:
+        raise ValueError(f"restarts has to be 0 or more; got {restarts}")
+    given = identity_permutations(spec) if start is None else dict(start)
+    require_permutations(spec, given)
     here, there = _weights(spec, first), _weights(spec, second)
-    least = _TOLERANCE * _norm(here) * _norm(there)
+    if restarts and movable is not None:
+        raise ValueError("restarts begin at guesses that move every unit; with movable there can be none")
     generator = numpy_generator(seed, "weight-matching")
+    best, best_objective = _climb(spec, here, there, given, generator, max_sweeps, movable)
+    for number in range(1, restarts + 1):
+        if best_objective[-1] >= (1 - _TOLERANCE) * _bound(here, there):
+            break
+        generator = numpy_generator(seed, "weight-matching", "restart", number)
+        begin = outside_in(spec, here, there, {} if number == 1 else _some(best, generator))
+        tried, objective = _climb(spec, here, there, begin, generator, max_sweeps, None)
+        if objective[-1] > best_objective[-1]:
+            best, best_objective = tried, objective
+    return Matching(best, apply_permutations(spec, best, second), len(best_objective) - 1, tuple(best_objective))
+
+
+def outside_in(
+    spec: PermutationSpec,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    known: Mapping[str, Tensor] | None = None,
+) -> Permutations:
+    """Return a first guess that starts at what is not permuted, input and output, and works its way inwards.
+
+    Every permutation but those ``known`` is solved once, on those tensors only of which all other axes are fixed or
+    solved already; the one that most numbers of this kind speak for is next. A sweep from the identity is led astray
+    by layers that are not in order yet. ``first`` and ``second`` hold the tensors that count.
+    """
+    solved = identity_permutations(spec) | dict(known or {})
+    open_ones = [name for name in spec.sizes if name not in (known or {})]
+    while open_ones:
+        settled = {name: _settled(spec, first, name, set(open_ones) - {name}) for name in open_ones}
+        name = max(open_ones, key=lambda own: sum(map(Tensor.numel, settled[own].values())) / spec.sizes[own])
+        solved[name] = solve_assignment(assignment_cost(spec, settled[name], second, solved, name), solved[name])
+        open_ones.remove(name)
+    return solved
+
+
+def _settled(spec: PermutationSpec, state: Mapping[str, Tensor], name: str, open_ones: set[str]) -> State:
+    found: State = {}
+    for tensor, value in state.items():
+        acting = {axis.permutation for place in spec.axes[tensor] for axis in axes_in(place)}
+        if name in acting and not acting & open_ones:
+            found[tensor] = value
+    return found
+
+
+def _some(permutations: Permutations, generator: np.random.Generator) -> Permutations:
+    """Return about half of the ``permutations``."""
+    return {name: index for name, index in permutations.items() if generator.random() < 0.5}
+
+
+def _climb(
+    spec: PermutationSpec,
+    here: State,
+    there: State,
+    start: Permutations,
+    generator: np.random.Generator,
+    max_sweeps: int,
+    movable: Mapping[str, Tensor] | None,
+) -> tuple[Permutations, list[float]]:
+    """Sweep from ``start`` until nothing is gained; return where that ends, and the objective before and after each."""
+    permutations = dict(start)
+    least = _TOLERANCE * _bound(here, there)
     names = list(spec.sizes)
     objective = [_objective(spec, here, there, permutations)]
     for _ in range(max_sweeps):
@@ -90,8 +162,12 @@ def weight_matching(
         if not gained:
             break
         objective.append(_objective(spec, here, there, permutations))
-    state = apply_permutations(spec, permutations, second)
-    return Matching(permutations, state, len(objective) - 1, tuple(objective))
+    return permutations, objective
+
+
+def _bound(here: State, there: State) -> float:
+    """Return |theta_A| |theta_B|, which the objective reaches where one is the other permuted."""
+    return _norm(here) * _norm(there)
 
 
 def assignment_cost(
@@ -110,12 +186,20 @@ def assignment_cost(
     cost: Tensor | float = 0.0
     for tensor, ours in first.items():
         axes = spec.axes[tensor]
-        for dimension, axis in enumerate(axes):
-            if axis is not None and axis.permutation == name:
-                theirs = permuted(second[tensor], axes, permutations, but=name)
-                # blocks are channel-major: a unit's are neighbours on the axis
-                rows = [part.movedim(dimension, 0).reshape(size, -1) for part in (ours, theirs)]
-                cost = cost + rows[0] @ rows[1].T
+        for dimension, place in enumerate(axes):
+            if not any(axis.permutation == name for axis in axes_in(place)):
+                continue
+            theirs = permuted(second[tensor], axes, permutations, but=name)
+            start = 0
+            for part in parts_of(place):
+                if isinstance(part, Axis) and part.permutation == name:
+                    # blocks are channel-major: a unit's are neighbours on the axis
+                    rows = [
+                        whole.narrow(dimension, start, size * part.block).movedim(dimension, 0).reshape(size, -1)
+                        for whole in (ours, theirs)
+                    ]
+                    cost = cost + rows[0] @ rows[1].T
+                start += extent(part, spec.sizes)
     return cost if isinstance(cost, Tensor) else torch.zeros(size, size, dtype=torch.float64)
 
 
