@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,7 +17,7 @@ from typing import Any, cast
 import pytest
 from processes import needs_proc
 
-from experiments import terminal
+from experiments import interruption, terminal
 from experiments.endings import note_ending
 from experiments.faults import campaign
 from experiments.faults.actions import Fill, Signal
@@ -295,6 +296,26 @@ def test_deafness_to_a_signal_stays() -> None:
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that send signals")
+@pytest.mark.parametrize(("patience", "imported"), [(5.0, True), (0.2, False)])
+def test_an_interruption_waits_for_the_end_of_an_import_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float, imported: bool
+) -> None:
+    (tmp_path / "slow_one.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGTERM)\n"
+        "until = time.monotonic() + 0.6\nwhile time.monotonic() < until:\n    time.sleep(0.01)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(interruption, "_IMPORT_SECONDS", patience)
+    monkeypatch.delitem(sys.modules, "slow_one", raising=False)
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        import_module("slow_one")
+        time.sleep(5.0)
+    assert ("slow_one" in sys.modules) == imported
+    assert signal.getsignal(signal.SIGALRM) == before and signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
 
 
 def test_another_thread_sets_no_handlers() -> None:
