@@ -12,7 +12,7 @@ from experiments.lab.report import METHOD
 from fedpfn.runs.config import ConfigError
 from fedpfn.runs.keys import key_specs
 
-PACKAGED = sorted(CONF.glob("paper/*.yaml"))
+PACKAGED = [CONF / f"{name}.yaml" for name, _ in packaged_experiments()]
 
 
 @cache

@@ -391,8 +391,8 @@ def test_a_model_that_cannot_be_matched_is_told_before_it_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("experiments.lab.sibling_cells.train_siblings", lambda *_, **__: pytest.fail("it was trained"))
-    with pytest.raises(RunFailed, match="cannot follow a permutation of units"):
-        ran(tmp_path, f"base: {{{SMALL.replace('hidden: 2, width: 12', 'name: vit')}, match: {{methods: weight}}}}")
+    with pytest.raises(RunFailed, match="no units of the model can be permuted"):
+        ran(tmp_path, f"base: {{{SMALL.replace('hidden: 2, width: 12', 'hidden: 1, width: 1')}, match: {{methods: weight}}}}")
 
 
 @pytest.mark.parametrize("measure", ["plane: true", "layers: true", "calibration: true"])

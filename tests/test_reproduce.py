@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from experiments.cli import app
 from experiments.report.differences import Difference
 from experiments.reproduce.page import DIFFERENT, OPEN, SAME, contrasts, direction
-from experiments.reproduce.studies import choose, data_folder, federated_files
+from experiments.reproduce.studies import choose, data_words, federated_files
 from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep
 from fedpfn.runs.config import ConfigError
@@ -47,8 +47,11 @@ def test_all_tables_and_figures_are_listed_and_chosen_by_parts_of_their_names() 
 
 def test_data_sets_lie_under_their_names_or_in_the_root_itself(tmp_path: Path) -> None:
     (tmp_path / "cifar10").mkdir()
-    assert data_folder(tmp_path, "cifar10") == tmp_path / "cifar10"
-    assert data_folder(tmp_path, "mnist") == tmp_path
+    assert data_words(tmp_path, "cifar10") == [f"data.root={tmp_path / 'cifar10'}"]
+    assert data_words(tmp_path, "mnist") == [f"data.root={tmp_path}"]
+    for split in ("train", "test"):
+        (tmp_path / "cifar10" / split).mkdir()
+    assert data_words(tmp_path, "cifar10") == [f"data.root={tmp_path / 'cifar10'}", "data.name=image-folder"]
 
 
 @pytest.mark.parametrize("quick", [False, True])

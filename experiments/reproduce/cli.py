@@ -9,7 +9,8 @@ from experiments.terminal import stdout
 
 EPILOG = (
     "Results are kept as they come: what is on record is not run again, and a second call goes on with what is left. "
-    "ROOT holds data sets under their names, such as ROOT/cifar10, or is itself the folder of one."
+    "ROOT holds data sets under their names, such as ROOT/cifar10, or is itself the folder of one. One with train and "
+    "test in it is read as a folder of images."
 )
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="parts of names; everything by default")]

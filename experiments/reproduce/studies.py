@@ -62,7 +62,7 @@ def federated_files() -> list[Path]:
 
 def run_study(study: Study, folder: Path, console: Console, *, root: Path | None, quick: bool, jobs: int) -> str:
     """Run what ``folder`` does not hold yet, and return why it could not all be run; empty where it could."""
-    words = [f"data.root={data_folder(root, study.data)}"] if root is not None and study.data else []
+    words = data_words(root, study.data) if root is not None and study.data else []
     try:
         if study.federated:
             done = sweep(
@@ -77,7 +77,12 @@ def run_study(study: Study, folder: Path, console: Console, *, root: Path | None
     return ""
 
 
-def data_folder(root: Path, name: str) -> Path:
-    """Return where a data set lies: in a folder of its name below ``root`` where there is one, else in ``root``."""
+def data_words(root: Path, name: str) -> list[str]:
+    """Return the words that say where a data set lies: in a folder of its name below ``root``, else in ``root`` itself.
+
+    A folder of its name with ``train`` and ``test`` in it is one of images.
+    """
     own = root.absolute() / name
-    return own if own.is_dir() else root.absolute()
+    if (own / "train").is_dir() and (own / "test").is_dir():
+        return [f"data.root={own}", "data.name=image-folder"]
+    return [f"data.root={own if own.is_dir() else root.absolute()}"]
