@@ -392,7 +392,8 @@ def test_a_model_that_cannot_be_matched_is_told_before_it_is_trained(
 ) -> None:
     monkeypatch.setattr("experiments.lab.sibling_cells.train_siblings", lambda *_, **__: pytest.fail("it was trained"))
     with pytest.raises(RunFailed, match="no units of the model can be permuted"):
-        ran(tmp_path, f"base: {{{SMALL.replace('hidden: 2, width: 12', 'hidden: 1, width: 1')}, match: {{methods: weight}}}}")
+        one_unit = SMALL.replace("hidden: 2, width: 12", "hidden: 1, width: 1")
+        ran(tmp_path, f"base: {{{one_unit}, match: {{methods: weight}}}}")
 
 
 @pytest.mark.parametrize("measure", ["plane: true", "layers: true", "calibration: true"])
