@@ -205,6 +205,15 @@ def test_a_complete_run_has_no_failure(tmp_path: Path) -> None:
     assert notes(error) == [f"the run is complete: {tmp_path}"]
 
 
+def test_a_run_that_is_completed_after_it_was_given_up_has_no_failure(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_config(RunConfig(), device="cpu")
+    record_end(tmp_path, "Ray's store (GCS) ended by signal 9")
+    assert (tmp_path / "failure.json").exists()
+    folder.write_summary({"rounds": 1})
+    assert not (tmp_path / "failure.json").exists()
+
+
 def test_a_disk_without_room_for_the_reason_keeps_the_error_and_leaves_no_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,8 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any], *, keep_checkpoints: bool = False) -> None:
         """Say that the run is complete, and remove the checkpoints that led to the final one."""
         write_json(self.path / "summary.json", summary)
+        # whoever gave the run up meanwhile was wrong
+        (self.path / "failure.json").unlink(missing_ok=True)
         if not keep_checkpoints:
             remove_checkpoints(self.path)
 
@@ -180,6 +182,9 @@ def _write_end(path: Path, failure: Mapping[str, Any]) -> None:
         # the reason is raised as well: where the disk is full, or the folder gone, the terminal alone has it
         with suppress(OSError):
             write_json(path / "failure.json", failure)
+            # a run that another process completes in this moment is complete
+            if (path / "summary.json").is_file():
+                (path / "failure.json").unlink(missing_ok=True)
 
 
 def folder_fault(path: Path) -> str | None:
