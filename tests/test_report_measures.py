@@ -87,15 +87,15 @@ def test_a_target_is_reached_in_the_first_round_at_or_above_it_and_its_bytes_cou
     assert (rounds_to(run, 0.61), bytes_to(run, 0.61)) == (None, None)
 
 
-def test_bytes_buy_the_accuracy_of_the_last_rounds_that_they_pay_for() -> None:
-    dear = a_run(a_round(0, 0.1), *(a_round(number, 0.1 * number, up=4, down=6) for number in range(1, 9)))
-    cheap = a_run(a_round(0, 0.1), *(a_round(number, 0.1 * number, up=2, down=4) for number in range(1, 9)))
+def test_bytes_buy_the_accuracy_of_the_place_on_the_line_between_rounds() -> None:
+    dear = a_run(a_round(0, 0.0), *(a_round(number, 0.1 * number, up=4, down=6) for number in range(1, 9)))
+    cheap = a_run(a_round(0, 0.0), *(a_round(number, 0.1 * number, up=2, down=4) for number in range(1, 9)))
     assert equal_bytes([dear, cheap]) == 48
-    # four rounds of 10, and all eight of 6, of which the last five count
-    assert accuracy_for(dear, 48) == pytest.approx(0.25) and accuracy_for(dear, 40) == accuracy_for(dear, 48)
-    assert accuracy_for(cheap, 48) == final_accuracy(cheap) == pytest.approx(0.6)
-    # not even one round
-    assert accuracy_for(dear, 9) is None
+    # 4.8 of its rounds, and all eight
+    assert accuracy_for(dear, 48) == pytest.approx(0.48) and accuracy_for(cheap, 48) == pytest.approx(0.8)
+    assert accuracy_for(dear, 40) == pytest.approx(0.4) and accuracy_for(dear, 5) == pytest.approx(0.05)
+    # it has not sent as much
+    assert accuracy_for(cheap, 49) is None
     # nothing to be told where all send as much
     assert equal_bytes([dear, dear]) is None and equal_bytes([]) is None
     assert "accuracy_at_equal_bytes" not in {measure.key for measure in measures()}

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
+import numpy as np
+
 from experiments.progress import score_key
 from experiments.recorded import further_numbers, further_quantities, is_evaluated, unit_words
 from experiments.scores import Score, score_of
@@ -120,8 +122,8 @@ def _of_accuracy(target: float | None, budget: int | None, loss: str) -> tuple[M
     if budget is not None:
         reached += [
             _of_rounds("accuracy", "accuracy_at_equal_bytes", "accuracy at equal bytes",
-                       f"mean of the last {LAST_ROUNDS} rounds until a run has sent, up and down, what the run that "
-                       "sends least sends in all", TRAFFIC, lambda run: accuracy_for(run, budget), chief=True),
+                       "between evaluated rounds, where a run has sent, up and down, what the run that sends least "
+                       "sends in all", TRAFFIC, lambda run: accuracy_for(run, budget), chief=True),
         ]  # fmt: skip
     if target is not None:
         to = f"{target:g}"
@@ -223,14 +225,13 @@ def bytes_to(run: Run, target: float) -> int | None:
 
 
 def accuracy_for(run: Run, budget: int) -> float | None:
-    """Return the mean test accuracy of the last five rounds by which at most ``budget`` bytes went up and down."""
-    moved, found = 0, []
-    for record in run.rounds:
-        moved += int(record["bytes_up"]) + int(record["bytes_down"])
-        if moved > budget:
-            break
-        found.append(record)
-    return _mean(_accuracies(replace(run, rounds=found))[-LAST_ROUNDS:])
+    """Return the test accuracy once ``budget`` bytes went up and down, on the line between evaluated rounds."""
+    moved = np.cumsum([int(record["bytes_up"]) + int(record["bytes_down"]) for record in run.rounds])
+    if score_key(run.rounds) == "error" or not len(moved) or moved[-1] < budget:
+        return None
+    measured = [number for number, record in enumerate(run.rounds) if is_evaluated(record)]
+    accuracies = [_number(run.rounds[number]["accuracy"]) for number in measured]
+    return float(np.interp(budget, moved[measured], accuracies)) if measured else None
 
 
 def equal_bytes(runs: Iterable[Run]) -> int | None:
