@@ -1,5 +1,6 @@
 """What became of injections, as tables: every fault a row, its injections counted."""
 
+import re
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from experiments.runtime.failure import one_line
+
+_PLACE = re.compile(r"/\S*/runs/\d+/")
 Row = tuple[str, str, str, str, str, str, str, str]
 COLUMNS = ("fault", "when", "tried", "as expected", "command ends", "s to its end", "same bits", "last word")
 
@@ -30,7 +34,8 @@ def _row(name: str, moment: str, found: Sequence[dict[str, Any]]) -> Row:
     resumed = sum(one["resumed"] for one in same)
     bits = f"{sum(one['same'] for one in same)} of {len(same)}" if same else "–"
     bits += f", {resumed} by going on" if resumed else ""
-    last = next((one["last"] for one in tried if one["last"]), "")
+    # without colours, and without the place of the run
+    last = _PLACE.sub("", one_line(next((one["last"] for one in tried if one["last"]), "")))
     seconds = f"{median(one['seconds'] for one in tried):.1f}"
     return (
         name, moment, str(len(tried)), f"{sum(one['ok'] for one in tried)} of {len(tried)}", ", ".join(ends), seconds,
