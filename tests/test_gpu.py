@@ -58,6 +58,7 @@ def test_frozen_entries_stay_on_a_gpu_to_the_bit(tmp_path: Path, optimizer: str)
     from fedpfn.runs.arguments import round_plans
 
     settings = {"train.optimizer": optimizer, "train.lr": 0.01, "output.checkpoint-every": 1, "barrier.every": 0}
+    settings |= {"output.keep-checkpoints": 0}
     run = federation(tmp_path / "run", "cuda", **settings)
     (phase,) = round_plans(run.config)(3)
     before, after = run.state("round-0002"), run.state("round-0003")
