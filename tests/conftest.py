@@ -11,6 +11,8 @@ import torch
 from hypothesis import settings
 from pretend_cuda import pretend_cuda, why_not
 
+from fedpfn.devices import float32_products
+
 # no deadline: a shared machine is slow at times; the same examples in each run: a red test stays red
 settings.register_profile("fedpfn", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("fedpfn")
@@ -41,6 +43,22 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         with pretend_cuda():
             return (yield)
     return (yield)
+
+
+@pytest.fixture(autouse=True)
+def float32_on_a_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Begin each test for a GPU alike, whichever ran before it: without TF32, and with the first GPU."""
+    if not request.node.get_closest_marker("gpu") or request.config.getoption("--pretend-cuda"):
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+    with float32_products():
+        torch.cuda.set_device(0)
+        cudnn.benchmark, cudnn.deterministic = False, True
+        yield
+    cudnn.benchmark, cudnn.deterministic = before[:2]
+    torch.use_deterministic_algorithms(before[2])
 
 
 @pytest.fixture(autouse=True)
