@@ -65,7 +65,12 @@ class ModelPool:
     def evaluate(
         self, state: State, examples: Examples, *, chunk: int = 1000, marks: list[Tensor] | None = None
     ) -> Evaluation:
-        """Evaluate ``state`` in chunks of ``examples``, put together in order; ``marks`` as for ``evaluate``."""
+        """Evaluate ``state`` in chunks of ``examples``, put together in order; ``marks`` as for ``evaluate``.
+
+        On a GPU the sums of all chunks stay there until the end, since it would wait for each.
+        """
+        if examples.device.type != "cpu":
+            return evaluate(self.model, examples, state=state, batch_size=chunk, marks=marks)
         chunks: Sequence[Examples] = [examples.span(i, i + chunk) for i in range(0, len(examples), chunk)]
         own: list[list[Tensor] | None] = [None if marks is None else [] for _ in chunks]
         parts = self.map(
