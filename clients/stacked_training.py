@@ -13,7 +13,7 @@ import torch
 from flwr.common.logger import log
 
 from clients.gpu_memory import give_back
-from clients.local_training import begun, finish, job_of, load, private_update, tested_on_own
+from clients.local_training import begun, finish, hinted, job_of, load, private_update, tested_on_own
 from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import Workspace, plan_masks
 from fedpfn.packing import pack
@@ -73,16 +73,17 @@ def _train_once(
     before = None if task.private is None else pack(workspace.state, masks.active)
     outcomes: Sequence[Outcome | Exception]
     try:
-        outcomes = train_stacked(
-            workspace.model,
-            list(jobs.values()),
-            masks.phases,
-            optimizer=optimizer_of(task.config, task.server_round),
-            batch_size=settings.batch_size,
-            rows=rows,
-            algorithms=[algorithms[client] for client in jobs] if algorithms else (),
-            clip_norm=settings.clip_norm,
-        )
+        with hinted():
+            outcomes = train_stacked(
+                workspace.model,
+                list(jobs.values()),
+                masks.phases,
+                optimizer=optimizer_of(task.config, task.server_round),
+                batch_size=settings.batch_size,
+                rows=rows,
+                algorithms=[algorithms[client] for client in jobs] if algorithms else (),
+                clip_norm=settings.clip_norm,
+            )
     except torch.OutOfMemoryError:
         raise
     except Exception as error:

@@ -122,7 +122,7 @@ def _serves(kept: RunConfig, kept_holding: Holding | None, config: RunConfig, ho
 
 
 def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Holding | None) -> Workspace:
-    device = resolve_device(config.device, who="this client's process")
+    device = resolve_device(config.device, who="this client's process", deterministic=config.deterministic)
     # never a download here: the server fetched what was allowed to be fetched before it sent anything
     if holding is not None and holding.facts is not None:
         data, facts = _own_part(config, holding), holding.facts

@@ -16,6 +16,8 @@ CPUS = "FEDPFN_CPUS"
 GPU_SHARE = "FEDPFN_GPU_SHARE"
 # CUDA's name for the GPUs that a process is to see
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+# how much memory cuBLAS works in: with these, as cuBLAS documents them, its sums come in one order
+CUBLAS, CUBLAS_FIXED = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 # of a shared GPU's memory: the rest is for what CUDA itself keeps per process, and for the server
 _DIVIDED = 0.9
 # of NVIDIA's GPUs: on Linux, and on Linux inside Windows
@@ -77,12 +79,13 @@ def float32_products() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
-def resolve_device(asked: str, *, who: str, last: bool = False) -> "torch.device":
+def resolve_device(asked: str, *, who: str, last: bool = False, deterministic: bool = False) -> "torch.device":
     """Return the device for ``auto``, ``cpu`` or ``cuda``, set up for repeatable float32 arithmetic.
 
     Of several GPUs that is the first one, or with ``last`` the last: workers are dealt out from the first one on, so
     that nobody has fewer to share with than a server there. Where ``FEDPFN_GPU_SHARE`` says that the GPU is shared,
-    PyTorch takes no more than that of its memory.
+    PyTorch takes no more than that of its memory. With ``deterministic`` a GPU computes with algorithms alone that
+    repeat themselves to the bit, and PyTorch raises where an operator has none (``why_refused``).
 
     Raises ``RuntimeError`` if CUDA was asked for and none is visible; ``who`` says to whom.
     """
@@ -99,14 +102,31 @@ def resolve_device(asked: str, *, who: str, last: bool = False) -> "torch.device
     if asked == "cpu" or not visible:
         return torch.device("cpu")
     # cuBLAS reads it when it is first used; without it sums may come in any order
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault(CUBLAS, CUBLAS_FIXED[0])
     use_float32()
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)
+        # nothing is read before it is written here, and filling takes time
+        torch.utils.deterministic.fill_uninitialized_memory = not deterministic  # type: ignore[attr-defined]
     device = torch.device("cuda", torch.cuda.device_count() - 1 if last else 0)
     # the current one, whose generator is meant where none is named
     torch.cuda.set_device(device)
     if (share := gpu_share()) < 1:
         torch.cuda.set_per_process_memory_fraction(_DIVIDED * share, device)
     return device
+
+
+def why_refused(error: BaseException) -> str | None:
+    """Say what ``deterministic`` refuses, by name, where an error of PyTorch's comes from that; else None.
+
+    >>> why_refused(RuntimeError("upsample_bilinear2d_backward does not have a deterministic implementation, but ..."))
+    'deterministic=true refuses upsample_bilinear2d_backward, which has no form that repeats itself to the bit on a GPU'
+    >>> why_refused(RuntimeError("shapes do not match"))
+    """
+    name, found, _ = str(error).partition(" does not have a deterministic implementation")
+    if not found or not isinstance(error, RuntimeError):
+        return None
+    return f"deterministic=true refuses {name}, which has no form that repeats itself to the bit on a GPU"
 
 
 def release_memory() -> None:
