@@ -14,6 +14,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.answers import Answer
 from clients.cohort_mod import CohortMod, in_turn
+from clients.gpu_memory import give_back
 from clients.holding import holding_of, reply_with_holding
 from clients.local_training import saliency_of, train_client
 from clients.stacked_training import train_stack
@@ -111,6 +112,7 @@ def _train_in_turn(messages: Sequence[Message], contexts: Sequence[Context]) -> 
         except BaseException as error:
             if not is_clients_own(error, context):
                 raise
+            give_back(error)
             answer = error
         yield answer
 

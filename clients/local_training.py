@@ -15,6 +15,7 @@ from torch import Tensor
 from clients.privacy import make_private
 from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import PlanMasks, Workspace, plan_masks
+from fedpfn.devices import why_refused
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.packing import pack
@@ -141,11 +142,15 @@ def finish(algorithm: Begun, parameters: Mapping[str, Tensor], masks: PlanMasks,
 
 @contextmanager
 def hinted() -> Iterator[None]:
-    """Add to the error of a diverging client what to try."""
+    """Add to the error of a diverging client, or of one whose layers ``deterministic`` refuses, what to try."""
     try:
         yield
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}; {DIVERGENCE_HINT}") from error
+    except RuntimeError as error:
+        if (reason := why_refused(error)) is None:
+            raise
+        raise RuntimeError(f"{reason}; use other layers, or deterministic=false") from error
 
 
 def job_of(task: Task, workspace: Workspace, client: int) -> Job:

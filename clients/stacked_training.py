@@ -7,8 +7,13 @@ together on one worker, so that it does not depend on the number of workers.
 
 import time
 from collections.abc import Sequence
+from logging import WARNING
 
-from clients.local_training import begun, finish, job_of, load, private_update, tested_on_own
+import torch
+from flwr.common.logger import log
+
+from clients.gpu_memory import give_back
+from clients.local_training import begun, finish, hinted, job_of, load, private_update, tested_on_own
 from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import Workspace, plan_masks
 from fedpfn.packing import pack
@@ -19,39 +24,68 @@ from fedpfn.training import Begun, Job, NonFiniteError, Outcome, train_stacked
 
 
 def train_stack(
-    task: Task, workspace: Workspace, clients: Sequence[int], kept: Sequence[State] = ()
+    task: Task, workspace: Workspace, clients: Sequence[int], kept: Sequence[State] = (), *, rows: int = 0
 ) -> list[Update | Exception]:
-    """Train ``clients``, at most ``train.stack`` of them, together; return each one's update or what it failed with.
+    """Train ``clients``, ``rows`` of them together; return each one's update or what it failed with.
 
-    ``kept`` is what each client's algorithm kept from its last round. A client's seconds are its share of the stack's
-    by its steps.
+    ``rows`` is ``train.stack`` by default. ``kept`` is what each client's algorithm kept from its last round. A
+    client's seconds are its share of the stack's by its steps. A stack for which a GPU's memory does not do is trained
+    in halves, down to single clients.
     """
+    rows = rows or task.config.train.stack
+    kept = kept or [{}] * len(clients)
+    results: list[Update | Exception] = []
+    for start in range(0, len(clients), rows):
+        these = slice(start, start + rows)
+        try:
+            results += _train_once(task, workspace, clients[these], kept[these], rows)
+            continue
+        except torch.OutOfMemoryError as error:
+            give_back(error)
+            if rows == 1:
+                results.append(error)
+                continue
+        half = -(-rows // 2)
+        log(WARNING, "no memory for a stack of %d clients; %d at once (train.stack)", rows, half)
+        results += train_stack(task, workspace, clients[these], kept[these], rows=half)
+    return results
+
+
+def _train_once(
+    task: Task, workspace: Workspace, clients: Sequence[int], kept: Sequence[State], rows: int
+) -> list[Update | Exception]:
+    """Train at most ``rows`` clients together. Raises ``OutOfMemoryError`` for all of them."""
     started, settings = time.perf_counter(), task.config.train
     masks = plan_masks(workspace, task.plan)
     jobs: dict[int, Job] = {}
     results: dict[int, Update | Exception] = {}
     algorithms: dict[int, Begun] = {}
-    for client, own in zip(clients, kept or [{}] * len(clients), strict=True):
+    for client, own in zip(clients, kept, strict=True):
         try:
             jobs[client] = job_of(task, workspace, client)
             if (algorithm := begun(task, workspace, jobs[client], own)) is not None:
                 algorithms[client] = algorithm
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             results[client] = error
     load(workspace, task.state)
     before = None if task.private is None else pack(workspace.state, masks.active)
     outcomes: Sequence[Outcome | Exception]
     try:
-        outcomes = train_stacked(
-            workspace.model,
-            list(jobs.values()),
-            masks.phases,
-            optimizer=optimizer_of(task.config, task.server_round),
-            batch_size=settings.batch_size,
-            rows=settings.stack,
-            algorithms=[algorithms[client] for client in jobs] if algorithms else (),
-            clip_norm=settings.clip_norm,
-        )
+        with hinted():
+            outcomes = train_stacked(
+                workspace.model,
+                list(jobs.values()),
+                masks.phases,
+                optimizer=optimizer_of(task.config, task.server_round),
+                batch_size=settings.batch_size,
+                rows=rows,
+                algorithms=[algorithms[client] for client in jobs] if algorithms else (),
+                clip_norm=settings.clip_norm,
+            )
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         outcomes = [error] * len(jobs)
     seconds = time.perf_counter() - started

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import partitions
 from clients.holding import Facts, Holding
 from fedpfn import garbage, models
-from fedpfn.devices import resolve_device
+from fedpfn.devices import release_memory, resolve_device
 from fedpfn.examples import Examples
 from fedpfn.freezing import BitMask
 from fedpfn.lmc.batch_norm import has_batch_norm
@@ -107,6 +107,7 @@ def workspace(
         plan_masks.cache_clear()
         why_not_stackable.cache_clear()
         garbage.release()
+        release_memory()
         _kept.append((config, holding, _make(config, data, holding)))
         if config.train.optimizer != "sgd" or config.train.args or config.train.stack:
             # PyTorch imports thousands of objects at a process's first optimiser; the kernel's own SGD does without
@@ -121,7 +122,7 @@ def _serves(kept: RunConfig, kept_holding: Holding | None, config: RunConfig, ho
 
 
 def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Holding | None) -> Workspace:
-    device = resolve_device(config.device, who="this client's process")
+    device = resolve_device(config.device, who="this client's process", deterministic=config.deterministic)
     # never a download here: the server fetched what was allowed to be fetched before it sent anything
     if holding is not None and holding.facts is not None:
         data, facts = _own_part(config, holding), holding.facts

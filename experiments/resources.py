@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fedpfn.devices import GPU_SHARE, VISIBLE, gpu_share
+
+# Ray counts GPUs in ten-thousandths
+_UNITS = 10_000
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -20,7 +25,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run is given: ``gpus_per_actor`` is a share (0.25: four actors to a GPU)."""
+    """What a run is given: ``gpus_per_actor`` is a share (0.25: four actors to a GPU), at most 1."""
 
     supernodes: int
     actors: int
@@ -41,8 +46,9 @@ def plan_resources(
     """Fill in what was left open (None) and refuse what the machines cannot give.
 
     On ``cpu``: an actor per core. On ``cuda``: an actor per GPU, or as many as shares of ``gpus_per_actor`` fit; the
-    cores are divided among them. By default no more actors than clients in a round, and a SuperNode per actor. Ray
-    fills one card before it takes the next: a share is made as large as lets the cards have equally many actors.
+    cores are divided among them. By default no more actors than clients in a round, and a SuperNode per actor. On a
+    cluster Ray fills one card before it takes the next: a share is made as large as lets the cards have equally many
+    actors. An actor computes on one card, so that more than one for it are refused.
 
     Raises ``ValueError``, one line, for an impossible ask.
 
@@ -87,12 +93,39 @@ def _gpu_rooms(share: float, *, actors: int | None, machines: Sequence[Machine])
         raise ValueError("device cuda was asked for, but no GPU is visible; set device to cpu, or check nvidia-smi")
     if share <= 0:
         raise ValueError(f"an actor on device cuda needs a share of a GPU above 0, not {share:g}: Ray hides CUDA at 0")
-    if share > 1 and share != int(share):
-        raise ValueError(f"{share:g} GPUs per actor are not possible: above 1 the share must be a whole number")
-    # The shares sit inside single GPUs: 0.4 fits twice into each. The nudge undoes 1/3 * 3 < 1 and its like.
-    rooms = [int(1 / share + 1e-9) * one.gpus if share <= 1 else one.gpus // int(share) for one in machines]
-    if sum(rooms) < 1:
-        raise ValueError(f"{share:g} GPUs per actor were asked for, but {gpus} are visible")
+    if share > 1:
+        raise ValueError(f"{share:g} GPUs per actor make no sense: an actor computes on one GPU; give it 1 or a share")
+    # The shares sit inside single GPUs: 0.4 fits twice into each. The nudge undoes 1/3 * 3 < 1 and its like, in float32
+    # as well, and is smaller than the ten-thousandths that Ray counts in.
+    rooms = [int(1 / share * (1 + 1e-6)) * one.gpus for one in machines]
     if actors is not None and actors > sum(rooms):
         raise ValueError(f"{actors} actors of {share:g} GPUs each do not fit on {gpus} GPUs, which hold {sum(rooms)}")
     return [min(room, machine.cpus) for room, machine in zip(rooms, machines, strict=True)]
+
+
+def place_of(number: int, count: int, *, cards: Sequence[str], share: float = 1.0) -> dict[str, str]:
+    """Return the environment variables that give process ``number`` of ``count`` its card, and its part of it.
+
+    ``cards`` are dealt out in turn, by the names that CUDA has for them. Without any it is somebody else who gives
+    cards, and ``share`` what each process has of one.
+
+    >>> place_of(4, 6, cards=["0", "3"])
+    {'CUDA_VISIBLE_DEVICES': '0', 'FEDPFN_GPU_SHARE': '0.333333'}
+    """
+    if not cards:
+        return {GPU_SHARE: f"{share:.6g}"} if 0 < share < 1 else {}
+    card = number % len(cards)
+    others = len(range(card, count, len(cards)))
+    # all of them together may have to share their cards with others
+    return {VISIBLE: cards[card], GPU_SHARE: f"{gpu_share() / others:.6g}"}
+
+
+def even_share(actors: int, gpus: int) -> float:
+    """Return the share of a GPU with which Ray has room for ``actors``, none of them on two cards.
+
+    Rounded down to what Ray counts in, so that whoever divides GPUs by it gets no actor less.
+
+    >>> even_share(3, 1), even_share(6, 4), even_share(2, 4), even_share(2, 0)
+    (0.3333, 0.5, 1.0, 0.0)
+    """
+    return int(_UNITS / -(-actors // gpus)) / _UNITS if gpus else 0.0

@@ -1,14 +1,25 @@
 """Where tensors live, decided in one place and loudly: a GPU that was asked for and is not there is an error."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 # a run among others on one machine is told its share of the CPUs by this
 CPUS = "FEDPFN_CPUS"
+# and a process among others on one GPU its share of that by this
+GPU_SHARE = "FEDPFN_GPU_SHARE"
+# CUDA's name for the GPUs that a process is to see
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+# how much memory cuBLAS works in: with these, as cuBLAS documents them, its sums come in one order
+CUBLAS, CUBLAS_FIXED = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
+# of a shared GPU's memory: the rest is for what CUDA itself keeps per process, and for the server
+_DIVIDED = 0.9
 # of NVIDIA's GPUs: on Linux, and on Linux inside Windows
 _DRIVERS = ("/proc/driver/nvidia", "/dev/dxg")
 
@@ -28,8 +39,53 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
-def resolve_device(asked: str, *, who: str) -> "torch.device":
+def gpu_names(count: int) -> list[str]:
+    """Return the names of the first ``count`` GPUs that this process sees, as the environment spells them."""
+    named = [name for name in os.environ.get(VISIBLE, "").split(",") if name]
+    return named[:count] if named else [str(number) for number in range(count)]
+
+
+def gpu_share() -> float:
+    """Return how much of its GPU this process may use, above 0 and up to 1."""
+    return float(os.environ.get(GPU_SHARE, 1.0))
+
+
+def use_float32() -> None:
+    """Let CUDA multiply float32 as float32, and take algorithms of convolutions that repeat themselves.
+
+    By default convolutions are computed in TF32, with ten bits after the point.
+    """
+    import torch
+
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextmanager
+def float32_products() -> Iterator[None]:
+    """Have float32 computed as float32 in a block, whatever else is set: for what compares by rounding."""
+    import torch
+
+    kinds: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
+def resolve_device(asked: str, *, who: str, last: bool = False, deterministic: bool = False) -> "torch.device":
     """Return the device for ``auto``, ``cpu`` or ``cuda``, set up for repeatable float32 arithmetic.
+
+    Of several GPUs that is the first one, or with ``last`` the last: workers are dealt out from the first one on, so
+    that nobody has fewer to share with than a server there. Where ``FEDPFN_GPU_SHARE`` says that the GPU is shared,
+    PyTorch takes no more than that of its memory. With ``deterministic`` a GPU computes with algorithms alone that
+    repeat themselves to the bit, and PyTorch raises where an operator has none (``why_refused``).
 
     Raises ``RuntimeError`` if CUDA was asked for and none is visible; ``who`` says to whom.
     """
@@ -46,9 +102,35 @@ def resolve_device(asked: str, *, who: str) -> "torch.device":
     if asked == "cpu" or not visible:
         return torch.device("cpu")
     # cuBLAS reads it when it is first used; without it sums may come in any order
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.device("cuda", 0)
+    os.environ.setdefault(CUBLAS, CUBLAS_FIXED[0])
+    use_float32()
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)
+        # nothing is read before it is written here, and filling takes time
+        torch.utils.deterministic.fill_uninitialized_memory = not deterministic  # type: ignore[attr-defined]
+    device = torch.device("cuda", torch.cuda.device_count() - 1 if last else 0)
+    # the current one, whose generator is meant where none is named
+    torch.cuda.set_device(device)
+    if (share := gpu_share()) < 1:
+        torch.cuda.set_per_process_memory_fraction(_DIVIDED * share, device)
+    return device
+
+
+def why_refused(error: BaseException) -> str | None:
+    """Say what ``deterministic`` refuses, by name, where an error of PyTorch's comes from that; else None.
+
+    >>> why_refused(RuntimeError("upsample_bilinear2d_backward does not have a deterministic implementation, but ..."))
+    'deterministic=true refuses upsample_bilinear2d_backward, which has no form that repeats itself to the bit on a GPU'
+    >>> why_refused(RuntimeError("shapes do not match"))
+    """
+    name, found, _ = str(error).partition(" does not have a deterministic implementation")
+    if not found or not isinstance(error, RuntimeError):
+        return None
+    return f"deterministic=true refuses {name}, which has no form that repeats itself to the bit on a GPU"
+
+
+def release_memory() -> None:
+    """Give back the memory of a GPU that PyTorch keeps for later, where it uses one: to whoever comes next."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -60,7 +60,9 @@ def evaluate(
                 marks.append(examples.task.score(logits, labels))
             loss += batch_loss
             scores += batch_scores
-    return mean_of(loss.item(), scores.item(), examples)
+    # one transfer for both
+    total_loss, total_scores = torch.stack([loss, scores]).tolist()
+    return mean_of(total_loss, total_scores, examples)
 
 
 @torch.no_grad()

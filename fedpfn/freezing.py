@@ -30,9 +30,13 @@ class BitMask:
     @classmethod
     def of(cls, mask: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> "BitMask":
         """Return ``mask``, booleans by name, for parameters of these dtypes. Whole parameters are left out."""
-        words = {}
-        for name, parameter in parameters.items():
-            if not bool(mask[name].all()):
+        words: dict[str, Tensor] = {}
+        if not parameters:
+            return cls(words)
+        # one transfer for all: a GPU would wait for each
+        whole = torch.stack([mask[name].all() for name in parameters]).tolist()
+        for (name, parameter), trained in zip(parameters.items(), whole, strict=True):
+            if not trained:
                 # -1 is all ones; laid out as the parameter is, channels last or not
                 words[name] = torch.empty_like(
                     parameter, dtype=_INTEGERS[parameter.element_size()], requires_grad=False

@@ -72,8 +72,13 @@ class ModelPool:
     ) -> Evaluation:
         """Evaluate ``state`` in chunks of ``examples``, put together in order; ``marks`` as for ``evaluate``.
 
-        ``done`` is called with the share of the examples that each chunk is.
+        ``done`` is called with the share of the examples that each chunk is. On a GPU the sums of all chunks stay there
+        until the end, since it would wait for each.
         """
+        if examples.device.type != "cpu":
+            whole = evaluate(self.model, examples, state=state, batch_size=chunk, marks=marks)
+            done(1)
+            return whole
         chunks: Sequence[Examples] = [examples.span(i, i + chunk) for i in range(0, len(examples), chunk)]
         own: list[list[Tensor] | None] = [None if marks is None else [] for _ in chunks]
 

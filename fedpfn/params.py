@@ -7,7 +7,7 @@ first are never averaged, the second never change. How a state is packed for the
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -95,8 +95,15 @@ def mean_state(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] 
 
 
 def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first tensor that holds NaN or infinity, or None."""
-    return next((name for name, tensor in state.items() if not _finite(tensor)), None)
+    """Return the name of the first tensor that holds NaN or infinity, or None.
+
+    On a GPU with one transfer for all of them.
+    """
+    suspects: Iterable[str] = state
+    if state and all(tensor.is_cuda for tensor in state.values()):
+        sums = torch.stack([tensor.detach().sum().double() for tensor in state.values()]).tolist()
+        suspects = [name for name, total in zip(state, sums, strict=True) if not math.isfinite(total)]
+    return next((name for name in suspects if not _finite(state[name])), None)
 
 
 def fit_to_use(rows: Tensor) -> list[bool]:

@@ -5,6 +5,7 @@ strategies, the run folder. No data are read. The model is built and tried on in
 set's shape is known beforehand; for other data ``model_faults`` does the same once they are loaded.
 """
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -16,6 +17,7 @@ import torch
 
 from fedpfn import imports, models
 from fedpfn.args import Scalar, args_of
+from fedpfn.devices import CUBLAS, CUBLAS_FIXED
 from fedpfn.measures import resolve_measures
 from fedpfn.parts import signature_faults
 from fedpfn.runs import STOPPED, Checkpoint, Run, folder_fault, is_run, last_checkpoint, read_run
@@ -288,6 +290,12 @@ def _measure_faults(config: RunConfig) -> list[str]:
 def _device_faults(config: RunConfig) -> list[str]:
     if config.device == "cuda" and not torch.cuda.is_available():
         return ["device=cuda, but PyTorch sees no GPU here; use device=cpu or device=auto"]
+    workspace = os.environ.get(CUBLAS, CUBLAS_FIXED[0])
+    if config.deterministic and config.device != "cpu" and workspace not in CUBLAS_FIXED:
+        return [
+            f"deterministic=true needs {CUBLAS}={' or '.join(CUBLAS_FIXED)}, and the environment has {workspace!r}; "
+            "unset it, or set deterministic=false"
+        ]
     return []
 
 

@@ -78,7 +78,7 @@ def run(grid: Grid, config: RunConfig, *, keep_log: bool = False) -> Path:
     """
     if faults := find_faults(config):
         raise ConfigError(faults)
-    device = resolve_device(config.device, who="the server")
+    device = resolve_device(config.device, who="the server", last=True, deterministic=config.deterministic)
     data = load_data(config)
     model = build_model(config, data.dataset).to(device)
     grid = poll_often(grid)

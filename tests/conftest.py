@@ -1,11 +1,17 @@
-"""What every test shares: GPU tests are skipped where there is none, and the number of CPU threads is put back."""
+"""What every test shares: GPU tests are skipped where there is none, and the number of CPU threads is put back.
+
+With ``--pretend-cuda`` they run on CPU tensors that say that they lie on a GPU (``pretend_cuda``).
+"""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
 from hypothesis import settings
+from pretend_cuda import pretend_cuda, why_not
+
+from fedpfn.devices import float32_products
 
 # no deadline: a shared machine is slow at times; the same examples in each run: a red test stays red
 settings.register_profile("fedpfn", deadline=None, derandomize=True, max_examples=50)
@@ -17,12 +23,42 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pretend-cuda", action="store_true", help="run the tests marked gpu on a pretended GPU")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--pretend-cuda"):
+        reason = why_not()
+    else:
+        reason = "" if torch.cuda.is_available() else "no CUDA device is visible"
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="no CUDA device is visible"))
+        if reason and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    if item.config.getoption("--pretend-cuda") and item.get_closest_marker("gpu"):
+        with pretend_cuda():
+            return (yield)
+    return (yield)
+
+
+@pytest.fixture(autouse=True)
+def float32_on_a_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Begin each test for a GPU alike, whichever ran before it: without TF32, and with the first GPU."""
+    if not request.node.get_closest_marker("gpu") or request.config.getoption("--pretend-cuda"):
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+    with float32_products():
+        torch.cuda.set_device(0)
+        cudnn.benchmark, cudnn.deterministic = False, True
+        yield
+    cudnn.benchmark, cudnn.deterministic = before[:2]
+    torch.use_deterministic_algorithms(before[2])
 
 
 @pytest.fixture(autouse=True)

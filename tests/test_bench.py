@@ -191,7 +191,7 @@ def test_both_ways_to_measure_barriers_agree() -> None:
 
 def test_the_servers_part_is_told_per_100_megabytes() -> None:
     (case,) = server_side.cases("quick")
-    found = server_side.measure(case, device="cpu")
+    found = server_side.measure(case)
     assert found["megabytes"] == pytest.approx(4 * 199210 * 4 / 1e6)
     whole = found["configure"] + found["aggregate"]
     assert found["seconds-per-100-MB"] == pytest.approx(whole * 100 / found["megabytes"])

@@ -182,8 +182,9 @@ def test_used_keys_have_the_values_of_the_config_in_its_order() -> None:
 
 def test_fed_avg_by_default_uses_these_keys_and_no_others() -> None:
     told = """
-        seed rounds device measures federation.clients federation.fraction federation.tolerate-failures data.name
-        data.image-size data.train-examples data.test-examples data.task partition.scheme partition.alpha
+        seed rounds device deterministic measures federation.clients federation.fraction
+        federation.tolerate-failures data.name data.image-size
+        data.train-examples data.test-examples data.task partition.scheme partition.alpha
         partition.min-size partition.holdout model.name model.hidden model.width model.width-multiplier strategy.name
         strategy.base strategy.match train.epochs train.steps train.batch-size train.augment train.optimizer train.lr
         train.lr-decay train.schedule train.round-schedule train.warmup-rounds train.momentum train.nesterov
@@ -348,7 +349,8 @@ def test_what_moves_an_address_moves_a_run(where: Settings, changes: Settings) -
 # any config, any key
 
 VALUES: dict[str, list[Any]] = {
-    "seed": [0, 1], "rounds": [20, 2], "device": ["auto", "cpu"], "federation.clients": [10, 3],
+    "seed": [0, 1], "rounds": [20, 2], "device": ["auto", "cpu"],
+    "deterministic": [False, True], "federation.clients": [10, 3],
     "federation.fraction": [1.0, 0.5], "federation.tolerate-failures": [0, 2], "federation.quorum": [0.5, 0.9],
     "federation.timeout": [86400.0, 5.0], "federation.client-timeout": [0.0, 5.0], "federation.pinned": [False, True],
     "data.name": ["digits", "mnist", "image-folder", f"{__name__}:toy_data"],

@@ -36,10 +36,10 @@ from experiments.sweep.costs import Finished, Work, beyond_training, expected_se
 from experiments.sweep.display import Display, ending
 from experiments.sweep.file import read_sweep
 from experiments.sweep.folders import cell_folder, check_identity, claim, clear_leftovers, record_failure
-from experiments.sweep.lanes import Lane, NoRuntime, Share, divide, visible_gpus
+from experiments.sweep.lanes import Lane, NoRuntime, Share, divide
 from experiments.sweep.runner import run_cells
 from experiments.sweep.states import State, cell_state, mark_skipped
-from fedpfn.devices import available_cpus
+from fedpfn.devices import available_cpus, gpu_names, gpu_share
 from fedpfn.runs import LOG, RunFolder, find_runs, read_run, read_runs, record_end
 from fedpfn.runs.config import ConfigError, RunConfig
 
@@ -332,20 +332,24 @@ def test_a_cell_is_claimed_by_one_sweep_at_a_time(tmp_path: Path) -> None:
 def test_the_machine_is_divided_among_the_jobs() -> None:
     assert [share.cpus for share in divide(3, cpus=8, gpus=[])] == [3, 3, 2]
     assert [share.gpus for share in divide(2, cpus=2, gpus=["0", "1", "2"])] == [("0", "2"), ("1",)]
-    assert [share.gpus for share in divide(4, cpus=4, gpus=["5", "7"])] == [("5",), ("7",), ("5",), ("7",)]
+    four = divide(4, cpus=4, gpus=["5", "7"])
+    assert [share.gpus for share in four] == [("5",), ("7",), ("5",), ("7",)]
+    # of the memory, too
+    assert [share.of_gpu for share in four] == [0.5] * 4
+    assert [share.of_gpu for share in divide(3, cpus=4, gpus=["5", "7"])] == [0.5, 1.0, 0.5]
     for jobs in (0, 3):
         with pytest.raises(ValueError, match=f"from 1 to the number of CPUs, which is 2; got {jobs}"):
             divide(jobs, cpus=2, gpus=[])
 
 
 def test_a_share_is_told_to_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in Share(1, ("3",)).surroundings().items():
+    for name, value in Share(1, ("3",), 0.5).surroundings().items():
         monkeypatch.setenv(name, value)
-    assert available_cpus() == 1 and visible_gpus(1) == ["3"]
+    assert available_cpus() == 1 and gpu_names(1) == ["3"] and gpu_share() == 0.5
     monkeypatch.setenv("FEDPFN_CPUS", "4096")
     assert available_cpus() == len(os.sched_getaffinity(0))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert visible_gpus(2) == ["0", "1"]
+    assert gpu_names(2) == ["0", "1"]
 
 
 # folders

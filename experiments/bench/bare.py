@@ -12,6 +12,7 @@ from torch import nn
 
 from experiments.bench.contest import one_thread
 from experiments.bench.workloads import Workload
+from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.runs.config import RunConfig
 from strategies.assembly import build_model, load_data
@@ -23,6 +24,7 @@ def bare_seconds(workload: Workload, *, device: str, repeats: int = 3) -> list[f
     config = RunConfig.parse(workload.settings())
     federated = load_data(config)
     dataset, parts = federated.dataset, federated.parts
+    resolve_device(device, who="the bare loop")
     model = build_model(config, dataset).to(device)
     split = dataset.train
     data = Examples.from_arrays(split.inputs, split.labels, mean=dataset.mean, std=dataset.std, device=device)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.bench.made_data import CLASSES, SHAPES
-from fedpfn.devices import available_cpus
+from fedpfn.devices import available_cpus, resolve_device
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
 from fedpfn.lmc import PairwiseBarriers, measure_pairs, pairwise_barriers
@@ -70,6 +70,7 @@ def over_models(size: str) -> list[Measurement]:
 
 def measure(case: Measurement, *, device: str) -> dict[str, Any]:
     """Time one measurement both ways, in turns, and say how far apart the results are."""
+    resolve_device(device, who="the benchmark")
     model = build(case.model, SHAPES[case.family], CLASSES, seed=0, **case.model_keys).to(device)
     states = [_state(case, seed, device) for seed in range(case.models)]
     examples = _examples(case, device)

@@ -94,7 +94,7 @@ def bench(
                 console.print(f"(d) {case.title}: {case.models} models, {case.examples} examples", highlight=False)
                 result["barriers"].append(barriers.measure(case, device=device))
         elif part == "server":
-            result["server"] += [server_side.measure(case, device=device) for case in server_side.cases(size)]
+            result["server"] += [server_side.measure(case) for case in server_side.cases(size)]
         elif part == "clients":
             for workload in over_clients(size):
                 console.print(f"{workload.clients} clients, all of them a round", highlight=False)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from experiments.bench.contest import one_thread, run_config
+from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.runs.config import RunConfig
 from strategies.assembly import build_model, load_data
@@ -36,7 +37,7 @@ class Kept:
 @lru_cache(maxsize=1)
 def _keep(config: RunConfig) -> Kept:
     one_thread()
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = resolve_device(config.device, who="this contestant's client")
     federated = load_data(config)
     dataset, parts = federated.dataset, federated.parts
     split = dataset.train

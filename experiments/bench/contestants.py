@@ -17,6 +17,7 @@ from pathlib import Path
 from experiments.bench import contest
 from experiments.bench.workloads import Workload
 from experiments.interruption import interruptible
+from experiments.resources import even_share
 from experiments.runtime.cluster import import_path
 from experiments.runtime.failure import RunFailed, one_line
 from fedpfn.runs import read_rounds
@@ -95,8 +96,7 @@ def run(contestant: Contestant, workload: Workload, *, device: str, actors: int,
         words = [f"{key}={value}" for key, value in settings.items()]
         words += ["--supernodes", str(nodes), "--actors", str(actors)]
         if gpus:
-            # the share of a GPU that lets all actors sit inside single ones
-            words += ["--gpus-per-actor", str(1 / -(-actors // gpus))]
+            words += ["--gpus-per-actor", str(even_share(actors, gpus))]
         _module(["fedpfn", "run", *words], {}, Path(scratch))
         rounds = read_rounds(folder)[1 + workload.warm_up :]
         seconds = [r["seconds"] for r in rounds]

@@ -9,6 +9,7 @@ import importlib
 from flwr.simulation import run_simulation
 
 from experiments.bench import contest, flower_server
+from experiments.resources import even_share
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
         importlib.import_module(asked.client).app,
         num_supernodes=asked.nodes,
         backend_config={
-            "client_resources": {"num_cpus": 1, "num_gpus": asked.gpus / asked.actors},
+            "client_resources": {"num_cpus": 1, "num_gpus": even_share(asked.actors, asked.gpus)},
             "init_args": {
                 "num_cpus": asked.actors,
                 "num_gpus": asked.gpus,

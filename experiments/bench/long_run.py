@@ -31,7 +31,7 @@ def measure(rounds: int, *, actors: int) -> dict[str, Any]:
     """Run ``rounds`` rounds on the digits and return what was seen. Raises ``RunFailed`` where they do not complete."""
     with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
         folder, log = Path(scratch) / "run", Path(scratch) / "log.txt"
-        words = [f"rounds={rounds}", *_SETTINGS, f"output.dir={folder}"]
+        words = [f"rounds={rounds}", "device=cpu", *_SETTINGS, f"output.dir={folder}"]
         line = [sys.executable, "-m", "fedpfn", "run", *words, "--actors", str(actors)]
         samples = []
         with log.open("wb") as file:

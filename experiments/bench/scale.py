@@ -74,7 +74,9 @@ def measure(case: Case, *, actors: int) -> dict[str, Any]:
     """Run a case and return its seconds per round and peak memory. Raises ``RunFailed`` where it does not complete."""
     with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
         folder = Path(scratch) / "run"
-        words = [f"{key}={value}" for key, value in (case.settings() | {"output.dir": str(folder)}).items()]
+        words = [
+            f"{key}={value}" for key, value in (case.settings() | {"output.dir": str(folder), "device": "cpu"}).items()
+        ]
         line = [sys.executable, "-m", "fedpfn", "run", *words, "--actors", str(actors)]
         log = Path(scratch) / "log.txt"
         with log.open("wb") as file:

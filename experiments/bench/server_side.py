@@ -52,7 +52,7 @@ def cases(size: str) -> list[ServerCase]:
     return _QUICK if size == "quick" else _CASES
 
 
-def measure(case: ServerCase, *, device: str = "cpu") -> dict[str, Any]:
+def measure(case: ServerCase) -> dict[str, Any]:
     """Return seconds and megabytes of the server's part in a round; the first round warms up."""
     assume_identity()
     model = build(case.model, SHAPES[case.family], CLASSES, seed=0, **case.model_keys)

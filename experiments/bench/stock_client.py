@@ -21,6 +21,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 import partitions
 from experiments.bench.contest import one_thread, run_config
 from fedpfn import models
+from fedpfn.devices import resolve_device
 from fedpfn.runs.config import RunConfig
 from strategies.assembly import load_data
 
@@ -67,7 +68,7 @@ def train(message: Message, context: Context) -> Message:
         width_multiplier=config.model.width_multiplier,
     )
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = resolve_device(config.device, who="this contestant's client")
     model.to(device).train()
     part: Subset[Any] = Subset(images, cast(Any, parts[cast(int, context.node_config["partition-id"])]))
     loader = DataLoader(part, batch_size=config.train.batch_size, shuffle=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -28,9 +29,10 @@ from experiments.lab.settings import find_faults
 from experiments.lab.sibling_cells import run_siblings
 from experiments.lab.soup_cells import run_soup
 from experiments.lab.theorem_cells import run_theorem
+from experiments.resources import place_of
 from experiments.runtime.failure import RunFailed
 from fedpfn import imports
-from fedpfn.devices import available_cpus
+from fedpfn.devices import available_cpus, gpu_names, release_memory
 from fedpfn.runs.config import ConfigError
 
 KIND_RUNNERS: dict[str, Callable[..., Findings]] = {
@@ -57,8 +59,9 @@ def run_experiment(
         raise ConfigError([str(error)]) from error
     done = folder.done()
     left = [cell for cell in cells if cell.key not in done]
-    # one process for one GPU; on CPUs one a core, a core shared by no two
-    jobs = jobs or (1 if "cuda" in devices else max(1, min(available_cpus(), len(left))))
+    # one process for each GPU; on CPUs one a core, a core shared by no two
+    cards = gpu_names(torch.cuda.device_count()) if "cuda" in devices else []
+    jobs = jobs or max(1, min(len(cards) or available_cpus(), len(left)))
     workers = max(1, available_cpus() // jobs)
     head = f"{experiment.title}: {len(cells)} cells, {len(cells) - len(left)} done, {jobs} in parallel"
     console.print(head, highlight=False)
@@ -73,7 +76,7 @@ def run_experiment(
                 console.print(f"{_name(cell)}  {record['seconds']:.1f} s", highlight=False)
 
         try:
-            _run_all(experiment.kind, left, path, jobs, workers, finished)
+            _run_all(experiment.kind, left, path, jobs, workers, cards, finished)
         except RunFailed as failure:
             folder.write_failure("".join(traceback.format_exception(failure)))
             raise
@@ -108,11 +111,18 @@ def run_cell(kind: str, cell: Cell, path: Path, workers: int) -> Record:
     started = time.perf_counter()
     found = KIND_RUNNERS[kind](cell.config, workers=workers)
     write_findings(path, cell, found)
+    release_memory()
     return record_of(cell, found, seconds=time.perf_counter() - started)
 
 
 def _run_all(
-    kind: str, cells: list[Cell], path: Path, jobs: int, workers: int, finished: Callable[[Cell, Record], None]
+    kind: str,
+    cells: list[Cell],
+    path: Path,
+    jobs: int,
+    workers: int,
+    cards: Sequence[str],
+    finished: Callable[[Cell, Record], None],
 ) -> None:
     if jobs == 1:
         for cell in cells:
@@ -125,9 +135,13 @@ def _run_all(
     # a fresh interpreter: a forked one would inherit PyTorch's threads in whatever state they are
     context = multiprocessing.get_context("spawn")
     failed: tuple[Cell, Exception] | None = None
+    places = context.SimpleQueue()
+    for number in range(jobs):
+        places.put(place_of(number, jobs, cards=cards))
+    given = (imports.folders(), places)
     with (
         _stopped_like_ctrl_c(),
-        ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(imports.folders(),)) as executor,
+        ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=given) as executor,
     ):
         running: dict[Future[Record], Cell] = {}
         try:
@@ -169,9 +183,11 @@ def _stopped_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _begin(folders: Sequence[Path]) -> None:
-    """Begin a worker, which finds the user's modules where the process that started it does."""
+def _begin(folders: Sequence[Path], places: Any) -> None:
+    """Begin a worker, which finds the user's modules where the process that started it does, on a card of its own."""
     _end_with_parent()
+    # before this process uses CUDA, which reads them then
+    os.environ.update(places.get())
     for folder in folders:
         imports.look_in(folder)
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedpfn.devices import VISIBLE, gpu_names, release_memory
+
 if TYPE_CHECKING:
     from experiments.resources import Resources
 
@@ -27,8 +29,10 @@ class Host:
 
         whole_lines()
         find_users_modules()
+        # a lane of a machine of our own is told its cards
+        cards = gpu_names(resources.gpus) if VISIBLE in surroundings else []
         # before this process imports PyTorch, as they do
-        self.workers = start_workers(resources) if workers else None
+        self.workers = start_workers(resources, cards=cards) if workers else None
         self.nodes, self.parent = resources.supernodes, os.getppid()
         import strategies.server_app  # noqa: F401
 
@@ -55,6 +59,7 @@ class Host:
         finally:
             # the data of one run should not lie next to those of the next
             gc.collect()
+            release_memory()
         return None
 
     def ready(self) -> None:

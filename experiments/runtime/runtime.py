@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from experiments.runtime.cluster import local_ray, ray_cluster
 from experiments.runtime.machines import say_if_busy
 from experiments.runtime.phases import COMMAND, ENDED, RAY, ROUNDS, SERVER
-from fedpfn.devices import available_cpus, gpu_count
+from fedpfn.devices import available_cpus, gpu_count, gpu_names
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -37,7 +37,7 @@ def started(resources: Resources, *, workdir: Path, ray_address: str = "") -> It
     with joined(cpus=cpus, gpus=resources.gpus, workdir=workdir, ray_address=ray_address) as look_after:
         if ray_address:
             say_if_busy([resources])
-        workers = start_workers(resources)
+        workers = start_workers(resources, cards=() if ray_address else gpu_names(resources.gpus))
         workers.look_after = look_after
         workers.phases.end(COMMAND, begun)
         workers.phases.end(RAY)
@@ -59,11 +59,12 @@ def joined(
     return local_ray(cpus=cpus, gpus=gpu_count() if gpus is None else gpus, workdir=workdir)
 
 
-def start_workers(resources: Resources) -> Workers:
-    """Start the workers of a run on the Ray that this process is connected to."""
+def start_workers(resources: Resources, *, cards: Sequence[str] = ()) -> Workers:
+    """Start the workers of a run on the Ray that this process is connected to, on ``cards`` or where Ray has GPUs."""
     from experiments.runtime.workers import Workers
 
-    return Workers(CLIENT_APP, resources.actors, cpus=resources.cpus_per_actor, gpus=resources.gpus_per_actor)
+    cpus, gpus = resources.cpus_per_actor, resources.gpus_per_actor
+    return Workers(CLIENT_APP, resources.actors, cpus=cpus, gpus=gpus, cards=cards)
 
 
 def run_on(

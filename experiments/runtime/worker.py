@@ -5,6 +5,7 @@ its app while the driver is busy with its own imports.
 """
 
 import importlib
+import os
 import platform
 import time
 import traceback
@@ -31,11 +32,15 @@ def find_users_modules() -> None:
 
 
 class Worker:
-    """The actor; ``client_app`` is a reference ``module:name``, imported at once."""
+    """The actor; ``client_app`` is a reference ``module:name``, imported at once.
 
-    def __init__(self, client_app: str) -> None:
+    ``surroundings`` are environment variables, set before PyTorch is imported.
+    """
+
+    def __init__(self, client_app: str, surroundings: Mapping[str, str] | None = None) -> None:
         from fedpfn import garbage
 
+        os.environ.update(surroundings or {})
         with garbage.put_off():
             self.app = self._begin(client_app)
         self.run_config: dict[str, Any] = {}

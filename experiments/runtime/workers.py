@@ -1,6 +1,6 @@
 """The actors of a runtime: started before all else, kept warm from run to run, replaced where they die."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -8,6 +8,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from experiments.resources import place_of
 from experiments.runtime.phases import WORKERS, Phases
 from experiments.runtime.worker import Worker
 
@@ -20,19 +21,25 @@ _WITHOUT_DATA = 3
 class Workers:
     """``count`` actors that have the ClientApp at ``client_app`` (``module:name``), with ``cpus`` and ``gpus`` each.
 
+    Ray gives them shares of GPUs, and fills one card before it takes the next. On a machine of our own ``cards`` are
+    the names of its GPUs, as ``CUDA_VISIBLE_DEVICES`` spells them: they are dealt out in turn, and Ray is not asked.
+
     ``look_after`` is called while they are waited for, and raises ``RuntimeDied`` where they will not answer any more.
     """
 
-    def __init__(self, client_app: str, count: int, *, cpus: float = 1, gpus: float = 0) -> None:
-        resources: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
+    def __init__(
+        self, client_app: str, count: int, *, cpus: float = 1, gpus: float = 0, cards: Sequence[str] = ()
+    ) -> None:
+        resources: dict[str, Any] = {"num_cpus": cpus, "num_gpus": 0 if cards else gpus}
         # spread over the machines of a cluster
         self._make: Any = ray.remote(Worker).options(**resources, max_restarts=0, scheduling_strategy="SPREAD")
         self._client_app = client_app
+        self._surroundings = [place_of(number, count, cards=cards, share=gpus) for number in range(count)]
         self._prepared: tuple[Any, ...] = ({}, "", "")
         self.phases = Phases()
         self.look_after: Callable[[], None] = lambda: None
         self._ready: list[ray.ObjectRef[float | None]] = []
-        self.actors: list[Actor] = [self._new() for _ in range(count)]
+        self.actors: list[Actor] = [self._new(number) for number in range(count)]
 
     def prepare(self, run_config: Mapping[str, Any], log: str, warm_up: str) -> None:
         """Give the actors, and those that will replace them, the config of the messages to come."""
@@ -73,7 +80,8 @@ class Workers:
     def replace(self, actor: Actor) -> Actor:
         """End an actor and return the new one in its place."""
         ray.kill(actor)
-        new, number = self._new(), self.actors.index(actor)
+        number = self.actors.index(actor)
+        new = self._new(number)
         self._ready[number : number + 1] = [new.prepare.remote(*self._prepared)]
         self.actors[number] = new
         return new
@@ -84,8 +92,8 @@ class Workers:
             ray.kill(actor)
         self.actors = []
 
-    def _new(self) -> Actor:
-        actor: Actor = self._make.remote(self._client_app)
+    def _new(self, number: int) -> Actor:
+        actor: Actor = self._make.remote(self._client_app, self._surroundings[number])
         return actor
 
 

@@ -23,10 +23,11 @@ from experiments.sweep.costs import Finished
 from experiments.sweep.display import Display, counts, ending, plan_table
 from experiments.sweep.file import read_sweep
 from experiments.sweep.folders import cell_folder, check_identity, write_sweep
-from experiments.sweep.lanes import Lane, LaneInProcess, divide, visible_gpus
+from experiments.sweep.lanes import Lane, LaneInProcess, divide
 from experiments.sweep.runner import Runner, run_cells
 from experiments.sweep.selection import choose
 from experiments.sweep.states import State, append_event, cell_state, is_skipped, mark_skipped
+from fedpfn.devices import gpu_names
 from fedpfn.runs import LOG, read_json, read_rounds
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.runs.identity import used_keys
@@ -165,7 +166,7 @@ def _lanes(
     )
     machines = machines_of(ray_address, gpus=on_gpu)
     count = sum(machine.gpus for machine in machines)
-    gpus = [str(number) for number in range(count)] if ray_address else visible_gpus(count)
+    gpus = [str(number) for number in range(count)] if ray_address else gpu_names(count)
     clients = max(max(1, int(c.config.federation.fraction * c.config.federation.clients + 0.5)) for c in cells)
     lanes: list[Runner] = []
     for number, share in enumerate(divide(jobs, cpus=sum(machine.cpus for machine in machines), gpus=gpus)):

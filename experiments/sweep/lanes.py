@@ -4,7 +4,6 @@ Lanes are actors on one Ray, each with workers of its own. What a lane starts fo
 next; one that died, or was stopped, is made anew. ``isolated`` makes it anew each time.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from experiments.resources import Resources
 from experiments.runtime.failure import RunFailed, failed, one_line
 from experiments.runtime.host import Host
 from experiments.runtime.in_process import run_in_process
-from fedpfn.devices import CPUS
+from fedpfn.devices import CPUS, GPU_SHARE, VISIBLE
 from fedpfn.runs import LOG
 from fedpfn.runs.config import RunConfig
 
@@ -38,14 +37,18 @@ _LOOK_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Share:
-    """What a lane may use of the machine: a number of CPUs, and the GPUs it can see, by name."""
+    """What a lane may use of the machine: a number of CPUs, and the GPUs it can see, by name.
+
+    ``of_gpu`` is its share of a GPU that other lanes see, too, and else 1.
+    """
 
     cpus: int
     gpus: tuple[str, ...]
+    of_gpu: float = 1.0
 
     def surroundings(self) -> dict[str, str]:
         """Return the environment variables that tell its processes."""
-        return {CPUS: str(self.cpus), "CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
+        return {CPUS: str(self.cpus), VISIBLE: ",".join(self.gpus), GPU_SHARE: f"{self.of_gpu:.6g}"}
 
 
 def divide(jobs: int, *, cpus: int, gpus: Sequence[str]) -> list[Share]:
@@ -61,17 +64,15 @@ def divide(jobs: int, *, cpus: int, gpus: Sequence[str]) -> list[Share]:
     if not 1 <= jobs <= cpus:
         raise ValueError(f"--jobs must be from 1 to the number of CPUs, which is {cpus}; got {jobs}")
     lanes = range(jobs)
-    own = [tuple(gpus[lane::jobs]) for lane in lanes]
+    own = [tuple(gpus[lane::jobs]) or ((gpus[lane % len(gpus)],) if gpus else ()) for lane in lanes]
     return [
-        Share(cpus // jobs + (lane < cpus % jobs), own[lane] or ((gpus[lane % len(gpus)],) if gpus else ()))
+        Share(
+            cpus // jobs + (lane < cpus % jobs),
+            own[lane],
+            1 / own.count(own[lane]) if own[lane] else 1.0,
+        )
         for lane in lanes
     ]
-
-
-def visible_gpus(count: int) -> list[str]:
-    """Return the names of the ``count`` GPUs that PyTorch sees, as the environment spells them."""
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return named[:count] if named else [str(number) for number in range(count)]
 
 
 class Lane:

@@ -6,7 +6,8 @@ need K products, where plain evaluation computes one at each inner point of each
 not pay, a model whose products overflow, and BatchNorm's ``reset``.
 
 Examples are taken in chunks that fit a cache, as many chunks at once as the products of all models fit a budget. Chunks
-do not depend on the number of workers, and sums run over them in order, in float64.
+do not depend on the number of workers, and sums run over them in order, in float64. A GPU runs several points of a path
+in one call, as many as fit the memory that is free there.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +16,10 @@ from functools import partial
 from itertools import combinations
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fedpfn.devices import float32_products, gpu_share
 from fedpfn.evaluation import Evaluation, evaluate, mean_of
 from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import (
@@ -38,7 +41,9 @@ from fedpfn.own_data import Data, as_examples
 from fedpfn.parallel import ModelPool
 from fedpfn.progress import Progress, Steps
 
-BUDGET = 256 * 1024**2  # bytes of products held at once, and of a stack of models on a GPU
+BUDGET = 256 * 1024**2  # bytes of products held at once on a CPU
+FREE_PART = 0.4  # of a GPU's free memory: for products, and as much again for a stack of models
+FEWEST_POINTS = 4  # of a stack: with fewer of them the launches of kernels cost more than what they compute
 CHUNK = 2 * 1024**2  # bytes of the largest feature map of a chunk of examples on a CPU: what stays in its caches
 FEWEST, MOST = 16, 1000  # examples of a chunk
 # products that interpolating an entry is reckoned at, on the careful side: on a CPU a Linear of fan-in 4 and 200 units
@@ -59,7 +64,7 @@ def measure_paths(
     batches: Iterable[Tensor] = (),
     plain: bool = False,
     stacked: bool | None = None,
-    budget: int = BUDGET,
+    budget: int | None = None,
     progress: Progress | None = None,
 ) -> PairwiseBarriers:
     """Measure what ``measure_pairs`` measures for the pool's model, up to rounding, in less time.
@@ -83,7 +88,7 @@ def measure_paths(
     stacked
         Run several points of a path in one call by ``vmap``, where the model can be run so; by default on a GPU.
     budget
-        Bytes of products held at once.
+        Bytes of products held at once, and of a stack of models; by default 256 MiB, on a GPU by its free memory.
     progress
         Called with the evaluations that are done and their number; what is run in one go ends in one call.
 
@@ -139,12 +144,17 @@ def measure_paths(
     split = None
     if pairs and len(examples) and not plain and not resets:
         (i, j), few = pairs[0], examples.span(0, PROBE_EXAMPLES)
-        split = split_model(pool.model, few.inputs, fitted[i], fitted[j])
+        # TF32 would make two ways to the same logits look like two models
+        with float32_products():
+            split = split_model(pool.model, few.inputs, fitted[i], fitted[j])
     if split is None or not pays(split, models=len(used), paths=len(sources), inner=len(inner)):
         return measure_plainly(pairs)
-    sizes = _sizes(split, examples, fitted[i], stacked, models=len(used), budget=budget)
-    if sizes.stack and not takes_stacks(split, few, fitted[i], fitted[j]):
-        sizes = replace(sizes, stack=0)
+    budget = free_budget(examples.device) if budget is None else budget
+    sizes = _sizes(split, examples, fitted[i], stacked, models=len(used), points=len(inner), budget=budget)
+    if sizes.stack:
+        with float32_products():
+            takes = takes_stacks(split, few, fitted[i], fitted[j])
+        sizes = sizes if takes else replace(sizes, stack=0)
     chosen = {model: fitted[model] for model in used}
     loss, scores, overflown = path_sums(pool, split, chosen, sources, examples, inner, repair, sizes, done)
 
@@ -179,11 +189,42 @@ def _sizes(
     stacked: bool | None,
     *,
     models: int,
+    points: int,
     budget: int,
 ) -> Sizes:
     on_gpu = examples.device.type == "cuda"
     held = max(1, budget // (models * split.product_bytes))
     chunk = min(held, MOST if on_gpu else max(FEWEST, min(MOST, CHUNK // split.widest_bytes)))
-    point = sum(tensor.nbytes for tensor in state.values()) + LIVE * split.widest_bytes * chunk
     stacks = on_gpu if stacked is None else stacked
-    return Sizes(chunk, held // chunk * chunk, max(1, budget // point) if stacks else 0)
+    if not stacks:
+        return Sizes(chunk, held // chunk * chunk, 0)
+    weights, an_example = sum(tensor.nbytes for tensor in state.values()), LIVE * split.widest_bytes
+    # rather fewer examples than fewer points
+    most = (budget // FEWEST_POINTS - weights) // an_example
+    chunk = min(chunk, max(FEWEST, most))
+    fitting = max(FEWEST_POINTS, budget // (weights + an_example * chunk))
+    return Sizes(chunk, held // chunk * chunk, even_stack(points, fitting))
+
+
+def even_stack(points: int, most: int) -> int:
+    """Return the size of as few stacks of at most ``most`` points as there can be, all of about one size.
+
+    >>> even_stack(23, 20), even_stack(23, 23), even_stack(23, 4)
+    (12, 23, 4)
+    """
+    return -(-points // -(-points // most))
+
+
+def free_budget(device: torch.device) -> int:
+    """Return the bytes that products, or a stack of models, may take on ``device``.
+
+    On a GPU by what is free there, rounded down to a power of two: what chunks and stacks are made, and with them the
+    last digits, is not to depend on a few megabytes more or less.
+    """
+    if device.type != "cuda":
+        return BUDGET
+    free, total = torch.cuda.mem_get_info(device)
+    # what PyTorch keeps for later is free for it, and who shares the GPU has its part
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    allowed = min(free, total * gpu_share() - torch.cuda.memory_allocated(device))
+    return 1 << max(int(FREE_PART * allowed), 1).bit_length() - 1

@@ -87,6 +87,7 @@ def path_sums(
     paths = [_Path(remaining[i], remaining[j], remaining[end], inner, repair) for i, j, end in sources]
     loss = torch.zeros((len(paths), len(inner)), dtype=torch.float64, device=examples.device)
     scores = torch.zeros_like(loss)
+    alphas = torch.as_tensor(inner, device=examples.device)
     overflown: set[int] = set()
 
     blocks = -(-len(examples) // sizes.block)
@@ -98,13 +99,13 @@ def path_sums(
         batches = list(_batches(split, block, sizes.chunk))
         found = pool.map(partial(_products, splits, batches), states.values())
         products = dict(zip(states, found, strict=True))
-        overflown.update(model for model, own in products.items() if not all(map(_is_finite, own)))
+        overflown.update(_overflown(products))
         work = [
             (path, products[i], products[j], loss[row], scores[row])
             for row, (path, (i, j, _)) in enumerate(zip(paths, sources, strict=True))
             if not overflown & {i, j}
         ]
-        pool.map(partial(_add_path, splits, batches, examples.task, sizes.stack, count), work)
+        pool.map(partial(_add_path, splits, batches, examples.task, sizes.stack, alphas, count), work)
 
     # a call a block, so that the products of one are gone before those of the next are there
     for start in range(0, len(examples), sizes.block):
@@ -130,6 +131,7 @@ def _add_path(
     batches: Sequence[_Batch],
     task: Task,
     stack: int,
+    alphas: Tensor,
     count: Callable[[int], None],
     work: tuple[_Path, Sequence[Tensor], Sequence[Tensor], Tensor, Tensor],
 ) -> None:
@@ -149,14 +151,13 @@ def _add_path(
         return
     for at in range(0, len(path.inner), stack):
         some = slice(at, at + stack)
-        alphas = torch.as_tensor(path.inner[some], device=loss.device)
-        stacked = path.stack(alphas)
+        stacked = path.stack(alphas[some])
         for batch, one, other in zip(batches, first, second, strict=True):
-            products = _lerp_stack(other, one, alphas)
+            products = _lerp_stack(other, one, alphas[some])
             sums = split.stacked_scores(stacked, products, batch.inputs, batch.labels, task)
             loss[some] += sums[0]
             scores[some] += sums[1]
-        count(len(alphas))
+        count(len(alphas[some]))
 
 
 def _lerp_stack(second: Tensor, first: Tensor, alphas: Tensor) -> Tensor:
@@ -165,5 +166,9 @@ def _lerp_stack(second: Tensor, first: Tensor, alphas: Tensor) -> Tensor:
     return torch.lerp(second[None], first[None], weights)
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+def _overflown(products: Mapping[int, Sequence[Tensor]]) -> set[int]:
+    """Return the models that have a product which is not finite, with one transfer for all."""
+    models = [model for model, own in products.items() for _ in own]
+    flags = [torch.isfinite(product).all() for own in products.values() for product in own]
+    finite = torch.stack(flags).tolist() if flags else []
+    return {model for model, is_finite in zip(models, finite, strict=True) if not is_finite}

@@ -464,6 +464,12 @@ class RunConfig:
     seed: int = key(0, "seed of every draw of the run, below 2**63", least=0)
     rounds: int = key(20, "communication rounds T", least=1)
     device: str = key("auto", "where clients train and the server evaluates", choices=("auto", "cpu", "cuda"))
+    deterministic: bool = key(
+        False,
+        "on a GPU: compute with algorithms alone that repeat themselves to the bit, and refuse layers that have none",
+        used=(unless("device", "cpu"),),
+        since=2,
+    )
     measures: str = key("", "further measures of each round, comma-separated: package.module:measure", since=2)
     federation: Federation = field(default_factory=Federation)
     data: Data = field(default_factory=Data)

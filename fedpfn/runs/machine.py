@@ -24,7 +24,7 @@ def environment(device: str) -> dict[str, Any]:
             versions[package] = "not installed"
     return {
         "device": device,
-        "accelerator": torch.cuda.get_device_name() if device.startswith("cuda") else "none",
+        "accelerator": torch.cuda.get_device_name(device) if device.startswith("cuda") else "none",
         "cpus": available_cpus(),
         "python": platform.python_version(),
         "platform": platform.platform(),
