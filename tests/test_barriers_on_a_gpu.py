@@ -79,7 +79,7 @@ def test_a_stack_has_four_points_at_least(pretended: None, monkeypatch: pytest.M
     seen: list[path_sums.Sizes] = []
 
     def note(*given: Any) -> Any:
-        seen.append(given[-1])
+        seen.append(given[-2])
         raise InterruptedError
 
     monkeypatch.setattr(path_evaluation, "path_sums", note)
