@@ -8,7 +8,6 @@ there, and can be read without knowing the sweep, is in ``states``.
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -32,9 +31,8 @@ def cell_folder(out: Path, cell: Cell) -> Path:
 
 def check_identity(folder: Path, cell: Cell) -> None:
     """Raise ``ValueError`` where a cell's folder holds another experiment: a folder was renamed, or a config edited."""
-    # a run keeps the device that it ran on, which was perhaps not named
-    there = used_keys(replace(read_run(folder).config, device=cell.config.device))
-    here = used_keys(cell.config)
+    there, here = used_keys(read_run(folder).config), used_keys(cell.config)
+    there["device"] = here["device"]
     if there != here:
         differing = ", ".join(sorted(name for name in there | here if there.get(name) != here.get(name)))
         raise ValueError(f"{folder} is named as cell {cell.address}, but its config.yaml differs in {differing}")

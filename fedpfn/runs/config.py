@@ -467,7 +467,6 @@ class RunConfig:
     deterministic: bool = key(
         False,
         "on a GPU: compute with algorithms alone that repeat themselves to the bit, and refuse layers that have none",
-        used=(unless("device", "cpu"),),
         since=2,
     )
     measures: str = key("", "further measures of each round, comma-separated: package.module:measure", since=2)
