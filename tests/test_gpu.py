@@ -102,10 +102,10 @@ def test_a_deterministic_run_on_a_gpu_is_the_run_on_a_gpu(switches: None, tmp_pa
     assert one == pytest.approx(other, rel=1e-4)
 
 
-def test_the_same_config_on_a_cpu_is_the_same_run() -> None:
-    on, off = (RunConfig.parse({"device": "cpu", "deterministic": value}) for value in (True, False))
-    assert used_keys(on) == used_keys(off)
-    assert used_keys(RunConfig.parse({"device": "cuda", "deterministic": True}))["deterministic"] is True
+def test_whether_a_run_is_deterministic_tells_it_from_others_whatever_its_device() -> None:
+    for device in ("cpu", "cuda"):
+        on, off = (used_keys(RunConfig.parse({"device": device, "deterministic": value})) for value in (True, False))
+        assert {name for name in on if on[name] != off[name]} == {"deterministic"}
 
 
 def test_what_deterministic_refuses_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
