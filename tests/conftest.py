@@ -4,6 +4,7 @@ With ``--pretend-cuda`` they run on CPU tensors that say that they lie on a GPU 
 """
 
 import signal
+import sys
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -66,3 +67,11 @@ def torch_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_count_of_cards_stays() -> Iterator[None]:
+    """Have PyTorch count the cards anew after each test: it keeps the number that a test made it see."""
+    yield
+    if "torch" in sys.modules and hasattr(torch.cuda, "_cached_device_count"):
+        torch.cuda._cached_device_count = None
