@@ -4,7 +4,6 @@ With ``--pretend-cuda`` they run on CPU tensors that say that they lie on a GPU 
 """
 
 import signal
-import sys
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -70,8 +69,8 @@ def torch_threads() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_count_of_cards_stays() -> Iterator[None]:
-    """Have PyTorch count the cards anew after each test: it keeps the number that a test made it see."""
+def nothing_pretended_stays() -> Iterator[None]:
+    """Fail a test that leaves a GPU behind which there is not."""
+    before = torch.cuda.device_count, torch.cuda.is_available, torch.cuda.set_device
     yield
-    if "torch" in sys.modules and hasattr(torch.cuda, "_cached_device_count"):
-        torch.cuda._cached_device_count = None
+    assert (torch.cuda.device_count, torch.cuda.is_available, torch.cuda.set_device) == before

@@ -68,9 +68,10 @@ def test_the_server_takes_the_card_with_the_fewest_workers(monkeypatch: pytest.M
     if reason := why_not():
         pytest.skip(reason)
     taken: list[Any] = []
-    with pretend_cuda():
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-        monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    # what is patched inside goes first: after the block it would bring the pretended functions back
+    with pretend_cuda(), monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "device_count", lambda: 4)
+        patch.setattr(torch.cuda, "set_device", taken.append)
         assert resolve_device("cuda", who="a worker") == torch.device("cuda", 0)
         assert resolve_device("cuda", who="the server", last=True) == torch.device("cuda", 3)
     assert taken == [torch.device("cuda", 0), torch.device("cuda", 3)]
@@ -83,10 +84,10 @@ def test_who_shares_a_card_takes_no_more_than_its_part_of_the_memory(monkeypatch
     if reason := why_not():
         pytest.skip(reason)
     limits: list[float] = []
-    with pretend_cuda():
-        monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda part, device: limits.append(part))
+    with pretend_cuda(), monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda part, device: limits.append(part))
         resolve_device("cuda", who="the only one")
-        monkeypatch.setenv(GPU_SHARE, "0.25")
+        patch.setenv(GPU_SHARE, "0.25")
         resolve_device("cuda", who="one of four")
     assert limits == [pytest.approx(0.225)]
 

@@ -395,7 +395,7 @@ def digits() -> Examples:
 @cache
 def trained_on_digits(seed: int, *, norm: bool = False) -> tuple[nn.Sequential, State]:
     torch.set_num_threads(1)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         if norm:
             conv = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)]
