@@ -56,11 +56,11 @@ class Bench:
         if absent := [str(path) for path in self.paths if not path.is_file()]:
             raise ValueError(f"no checkpoint {', '.join(absent)}")
         named = {name.replace("_", "."): value for name, value in given.items() if value}
-        beside = [_settings_beside(path) for path in self.paths]
-        for path, other in zip(self.paths[1:], beside[1:], strict=True):
-            if other and beside[0] and _model_of(other) != _model_of(beside[0]):
+        recorded = [_recorded_settings(path) for path in self.paths]
+        for path, other in zip(self.paths[1:], recorded[1:], strict=True):
+            if other and recorded[0] and _model_of(other) != _model_of(recorded[0]):
                 raise ValueError(f"{path} and {self.paths[0]} are of runs with different models or data")
-        known = next((found for found in beside if found), {})
+        known = next((settings for settings in recorded if settings), {})
         typed = named | dict(flatten(parse_overrides(settings, LabConfig)))
         if not trust:
             _refuse_code(known, typed)
@@ -103,7 +103,7 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     return [Path(word) for word in words if word not in settings], settings
 
 
-def _settings_beside(path: Path) -> dict[str, Any]:
+def _recorded_settings(path: Path) -> dict[str, Any]:
     """Return model, data, seed and barrier policy of the run or the cell whose folder a checkpoint lies in; nothing
     without one."""
     path = path.resolve()

@@ -28,7 +28,7 @@ def reproduce(
     """Run the papers' tables and figures in their quick forms, and write one page: published next to measured.
 
     The page says for each claim in which direction it went here, over how many seeds, with a 95 % interval, and what
-    was not run and why. The quick forms take an hour or two on two cores, most of it for CIFAR-10. What contradicts a
+    was not run and why. The quick forms are made for a few cores; those of CIFAR-10 take longest. What contradicts a
     paper is printed like what agrees with it.
     """
     from experiments.reproduce.page import write_page

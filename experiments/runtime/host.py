@@ -29,7 +29,7 @@ class Host:
 
         whole_lines()
         find_users_modules()
-        # a lane of a machine of our own is told its cards
+        # on this machine, a lane is told which GPUs to use
         cards = gpu_names(resources.gpus) if VISIBLE in surroundings else []
         # before this process imports PyTorch, as they do
         self.workers = start_workers(resources, cards=cards) if workers else None

@@ -98,8 +98,7 @@ def read_sweep(path: Path, words: Iterable[str] = (), *, workdir: Path, quick: b
     """Return the sweep of a file; ``key=value`` words win over its base, relative data roots start at ``workdir``.
 
     With ``quick``, the sections of its short form take the place of the file's; settings of both bases hold. Raises
-    ``ConfigError`` with every fault that keys and values show one by one; those that only whole configs show are told
-    by ``cells.expand``.
+    ``ConfigError`` with every fault of single keys and values; ``cells.expand`` reports those of whole configs.
     """
     try:
         tree = read_yaml(path)

@@ -1,8 +1,8 @@
 """Checkpoints of one architecture: read, and held against each other and a model before anything is measured.
 
 Which files there are, and how they are read without running code, is in ``models.state_files``. What a checkpoint of a
-federated run holds beside a state (integer buffers, parameters that never train) is left out; what is missing, differs
-in shape or type, or is not finite is refused.
+federated run holds besides the state (integer buffers, parameters that never train) is left out; what is missing,
+differs in shape or type, or is not finite is refused.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

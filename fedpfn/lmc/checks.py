@@ -16,13 +16,13 @@ StateLike = Mapping[str, Tensor] | nn.Module
 
 
 def require_several(states: object) -> None:
-    """Raise ``TypeError`` where one state or module stands in place of a list of them."""
+    """Raise ``TypeError`` where a single state or module is given instead of a list."""
     if isinstance(states, Mapping | nn.Module):
         raise TypeError(f"states must be a list of states or modules, got a single {type(states).__name__}")
 
 
 def fitting_states(model: nn.Module, states: Sequence[StateLike]) -> list[Mapping[str, Tensor]]:
-    """Return ``fitting_state`` of each; raises ``TypeError`` where one state stands in place of several."""
+    """Return ``fitting_state`` of each; raises ``TypeError`` for a single state instead of a list."""
     require_several(states)
     return [fitting_state(model, state, name=f"state {at}") for at, state in enumerate(states)]
 

@@ -1,5 +1,6 @@
 """Results as tables: what ``print``, a REPL, a notebook and rich show of them in place of their arrays."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,12 @@ ROWS = 20  # pairs that are shown; the arrays hold them all
 _WIDTH = 110
 
 
-class Shown:
+class Shown(ABC):
     """A result that is shown as the table that its ``__rich__`` returns."""
 
+    @abstractmethod
     def __rich__(self) -> Table:
         """Return the result as a table."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         console = Console(width=_WIDTH, color_system=None)

@@ -1,4 +1,4 @@
-"""Which of the models we know a state dict may belong to, told by the names and shapes of its tensors.
+"""Which of the models we know a state dict may belong to, judging by the names and shapes of its tensors.
 
 For messages alone: what is measured is never guessed. Nothing is allocated, networks are made on PyTorch's meta device.
 """

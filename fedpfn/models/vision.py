@@ -74,8 +74,8 @@ def torchvision_model(
         except Exception as error:  # its own checks, and those of its layers, raise anything
             if not args:
                 raise
-            told = " ".join(f"model.args.{key}={value}" for key, value in args.items())
-            raise ValueError(f"{name!r} cannot be made with {told}: {error!r}") from error
+            typed = " ".join(f"model.args.{key}={value}" for key, value in args.items())
+            raise ValueError(f"{name!r} cannot be made with {typed}: {error!r}") from error
     _replace_batch_norm(model, norm)
     return model
 
