@@ -10,11 +10,10 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_lab_cli import done, refused
 from torch import nn
 from torchvision.models import resnet18
-from typer.testing import CliRunner, Result
 
-from experiments.cli import app
 from experiments.lab.compare import draw_paths
 from fedpfn.examples import Examples
 from fedpfn.lmc import pairwise_barriers
@@ -83,22 +82,6 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 OWN = ("--model", f"{NAME}:Net", "model.args.width=5", "barrier.points=3")
 ARRAYS = ("--data", f"{NAME}:arrays")
-
-
-def lmc(*words: object) -> Result:
-    return CliRunner().invoke(app, ["lmc", *map(str, words)], env={"COLUMNS": "160"})
-
-
-def done(*words: object) -> str:
-    result = lmc(*words)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.output
-
-
-def refused(*words: object) -> str:
-    result = lmc(*words)
-    assert result.exit_code != 0 and isinstance(result.exception, ValueError), result.output
-    return str(result.exception)
 
 
 def test_a_model_and_data_of_ones_own_are_measured(folder: Path, tmp_path: Path) -> None:
