@@ -1,6 +1,7 @@
 """How far a run has come, from the lines of its rounds: what they took, what is left, and one line that says so."""
 
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +23,7 @@ ScoreKey = Literal["accuracy", "error"]
 
 
 class RoundsFile:
-    """The complete lines of a run's ``rounds.jsonl``, of which only what is new is read.
+    """The complete lines of a run's ``rounds.jsonl``, of which only what is new is read. Any thread may read them.
 
     A line that is no round's raises ``ValueError`` with its number.
     """
@@ -31,9 +32,15 @@ class RoundsFile:
         self.path = folder / "rounds.jsonl"
         self._records: list[dict[str, Any]] = []
         self._offset, self._inode = 0, -1
+        self._lock = threading.Lock()
 
     def read(self) -> list[dict[str, Any]]:
         """Return all rounds on record; none where there is no file."""
+        with self._lock:
+            self._read_new()
+            return list(self._records)
+
+    def _read_new(self) -> None:
         try:
             with self.path.open("rb") as file:
                 about = os.fstat(file.fileno())
@@ -44,12 +51,12 @@ class RoundsFile:
                 lines = file.read().split(b"\n")[:-1]
         except FileNotFoundError:
             self._records, self._offset, self._inode = [], 0, -1
-            return self._records
-        self._offset += sum(len(line) + 1 for line in lines)
+            return
         first = len(self._records)
-        self._records += [parse_round(line, first + at, self.path) for at, line in enumerate(lines)]
-        require_rounds(self._records[first:], self.path, _READ, first=first)
-        return self._records
+        records = [parse_round(line, first + at, self.path) for at, line in enumerate(lines)]
+        require_rounds(records, self.path, _READ, first=first)
+        self._records += records
+        self._offset += sum(len(line) + 1 for line in lines)
 
 
 def round_seconds(record: Mapping[str, Any]) -> float:

@@ -1,7 +1,8 @@
 """Permutations of hidden units: by hand, specifications against hand-written ones, and what must not be specified."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -215,14 +216,24 @@ def narrow_vgg() -> nn.Module:
 ALL = [*BUILT_IN, *OWN, *MODULES]
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a generator of one's own: how wide a start is drawn stays in the weights, and dead units with it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def member(name: str, seed: int = 0) -> tuple[nn.Module, tuple[int, ...]]:
     if name in BUILT_IN:
         return built_in(name, seed)
     if name in MODULES:
         shape, build_it, _ = MODULES[name]
-        return randomised(build_it(), seed), shape
+        with seeded(seed):
+            return randomised(build_it(), seed), shape
     shape, make = OWN[name]
-    return net(seed, *make()), shape
+    with seeded(seed):
+        return net(seed, *make()), shape
 
 
 @pytest.mark.parametrize("name", MODULES)

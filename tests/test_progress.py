@@ -1,6 +1,10 @@
 """How far a run has come: what is read of a growing record, what a round took, what is said and how often."""
 
 import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -46,6 +50,23 @@ def test_a_record_is_read_as_it_grows_and_anew_where_it_was_written_anew(tmp_pat
     assert rounds.read() == longer
     (tmp_path / "rounds.jsonl").unlink()
     assert rounds.read() == []
+
+
+def test_threads_that_read_at_once_each_see_every_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a lane of a sweep reads when its cell ends, while the display does
+    rounds, together = RoundsFile(tmp_path), threading.Barrier(2, timeout=1.0)
+
+    def slowly(number: int, fstat: Any = os.fstat) -> os.stat_result:
+        # the first thread waits in vain where the other is kept out
+        with suppress(threading.BrokenBarrierError):
+            together.wait()
+        return fstat(number)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr("experiments.progress.os.fstat", slowly)
+    write(tmp_path, record(0))
+    with ThreadPoolExecutor(2) as threads:
+        found = [threads.submit(rounds.read) for _ in range(2)]
+    assert [one.result() for one in found] == [[record(0)]] * 2
 
 
 def test_time_is_left_for_the_rounds_that_are_not_on_record() -> None:
