@@ -245,7 +245,18 @@ def test_figures_are_asked_for_and_said(sweep: Path, tmp_path: Path, calls: dict
 
 def test_the_page_is_asked_for_with_all_that_was_said(sweep: Path, tmp_path: Path, calls: dict[str, Any]) -> None:
     path = tmp_path / "new" / "report.html"
-    words = ("--title", "T", "--target", 0.5, "--baseline", "strategy.name=fedavg", "--where", "seed=0")
+    words = (
+        "--title",
+        "T",
+        "--target",
+        0.5,
+        "--baseline",
+        "strategy.name=fedavg",
+        "--where",
+        "seed=0",
+        "--across",
+        "mask.ratio",
+    )
     assert f"wrote {path}" in done(sweep, "--html", path, *words)
     study, runs, where, told = calls["page"]
     assert (len(study.groups), len(runs), where) == (3, 3, path) and "figures" not in calls
@@ -254,6 +265,7 @@ def test_the_page_is_asked_for_with_all_that_was_said(sweep: Path, tmp_path: Pat
         "question": "How does accuracy move with alpha?",
         "target": 0.5,
         "baseline": {"strategy.name": "fedavg"},
+        "across": ["mask.ratio"],
         "trust": False,
     }
 
@@ -287,6 +299,7 @@ def test_the_question_is_the_sweeps_and_each_is_asked_once(sweep: Path, tmp_path
         (["--where", "train.steps=3"], "--where train.steps=3 leaves none of 6 runs"),
         (["--where", "server.lr=1"], "--where: unknown key 'server.lr'; did you mean 'train.lr'?"),
         (["--where", "strategy.args.eta=1"], "--where: no run uses strategy.args.eta"),
+        (["--across", "train.lr"], "--across goes with --baseline"),
         (["--baseline", "mask.ratio=2"], "--baseline: mask.ratio must be at most 1, got 2.0"),
         (["--baseline", "seed=1"], "a baseline has no seed: differences are paired over seeds"),
         (

@@ -120,6 +120,25 @@ def told(study: Study, **words: Scalar) -> tuple[dict[str, str | None], tuple[st
     }, tuple(notes)
 
 
+def test_a_baseline_may_have_a_rate_of_its_own() -> None:
+    rates = {"fedavg": 0.1, "fedpfn": 0.3}
+    study = make_study([
+        a_run(strategy_name=name, train_lr=rate, train_epochs=epochs)
+        for name, rate in rates.items()
+        for epochs in (1, 5)
+    ])  # fmt: skip
+    assert find_baselines(study, {"strategy.name": "fedavg"})[0] == [None] * 4
+    places, notes = find_baselines(study, {"strategy.name": "fedavg"}, ["train.lr"])
+    groups = study.groups
+    found = {(g.keys["train.epochs"], g.keys["strategy.name"]): p for g, p in zip(groups, places, strict=True)}
+    assert notes == [] and found[1, "fedavg"] is None and found[5, "fedavg"] is None
+    for epochs in (1, 5):
+        assert groups[found[epochs, "fedpfn"]].keys["train.epochs"] == epochs  # type: ignore[index]
+        assert groups[found[epochs, "fedpfn"]].keys["strategy.name"] == "fedavg"  # type: ignore[index]
+    with pytest.raises(ValueError, match=r"^groups do not differ in mask.ratio; they do in "):
+        find_baselines(study, {"strategy.name": "fedavg"}, ["mask.ratio"])
+
+
 def test_a_baseline_agrees_in_all_but_its_words_and_what_it_does_not_use() -> None:
     found, notes = told(make_study(sweep()), strategy_name="fedavg")
     assert notes == () and found == {

@@ -31,6 +31,13 @@ Baseline = Annotated[
         metavar="KEY=VALUE", help="compare with the groups that have this value, seed by seed; may be repeated"
     ),
 ]
+Across = Annotated[
+    str,
+    typer.Option(
+        metavar="KEYS",
+        help="keys in which a baseline may differ, comma-separated, such as a learning rate tuned for each algorithm",
+    ),
+]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="one row per group, at full precision")]
 Markdown = Annotated[Path | None, typer.Option(metavar="FILE", help="the tables as Markdown")]
 Latex = Annotated[Path | None, typer.Option(metavar="FILE", help="the tables as LaTeX (booktabs, graphicx)")]
@@ -47,6 +54,7 @@ def report(
     where: Where = None,
     target: Target = None,
     baseline: Baseline = None,
+    across: Across = "",
     csv: Csv = None,
     markdown: Markdown = None,
     latex: Latex = None,
@@ -73,13 +81,16 @@ def report(
 
     _check_places([csv, markdown, latex, rounds_csv, html], figures)
     chosen, words = read_words(where or [], option="--where"), baseline_words(baseline or [])
+    free = _names(across)
+    if free and not words:
+        raise ValueError("--across goes with --baseline")
     imports.look_in(Path.cwd())
     broken: dict[Path, str] = {}
     runs = find_runs(folders, broken=broken.__setitem__)
     question = find_question(folders, broken=broken.__setitem__)
     runs = select_runs(runs, chosen) if runs else []
-    study = make_study(runs, [name.strip() for name in by.split(",") if name.strip()] or None, broken=broken)
-    found = make_report(study, target=target, baseline=words)
+    study = make_study(runs, _names(by) or None, broken=broken)
+    found = make_report(study, target=target, baseline=words, across=free)
     named = title or ", ".join(dict.fromkeys(folder.resolve().name for folder in folders))
 
     texts: list[tuple[Path | None, Callable[[], str]]] = [
@@ -107,8 +118,14 @@ def report(
         from experiments.report.page import write_page
 
         html.parent.mkdir(parents=True, exist_ok=True)
-        page = write_page(study, runs, html, title=title, question=question, target=target, baseline=words, trust=trust)
+        page = write_page(
+            study, runs, html, title=title, question=question, target=target, baseline=words, across=free, trust=trust
+        )
         _say(f"wrote {page}")
+
+
+def _names(keys: str) -> list[str]:
+    return [name.strip() for name in keys.split(",") if name.strip()]
 
 
 def _check_places(files: Sequence[Path | None], folder: Path | None) -> None:

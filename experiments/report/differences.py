@@ -5,7 +5,7 @@ difference of two means. The interval of the mean difference d over n pairs is S
 with s the sample standard deviation of the differences; it is for one comparison, not corrected for their number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, stdev
@@ -51,15 +51,20 @@ def difference(group: Average, baseline: Average) -> Difference:
     return Difference({seed: group.by_seed[seed] - baseline.by_seed[seed] for seed in shared})
 
 
-def find_baselines(study: Study, words: Mapping[str, Scalar]) -> tuple[list[int | None], list[str]]:
+def find_baselines(
+    study: Study, words: Mapping[str, Scalar], across: Collection[str] = ()
+) -> tuple[list[int | None], list[str]]:
     """Return for each group of ``study`` the place of its baseline among the groups, and notes on those that have none.
 
     Baselines are the groups with the values of ``words``; they have none themselves. A group's is the one that agrees
-    with it in all columns that are not in ``words``, where a key that either of them does not use agrees with anything.
-    Raises ``ValueError``, one line, for the seed as a word and for a group with several baselines.
+    with it in all columns that are neither in ``words`` nor in ``across``, such as a learning rate that was tuned for
+    each algorithm; a key that either of them does not use agrees with anything. Raises ``ValueError``, one line, for
+    the seed as a word, a key of ``across`` that is no column, and a group with several baselines.
     """
     if SEED in words:
         raise ValueError(f"a baseline has no {SEED}: differences are paired over seeds")
+    if strange := [name for name in across if name not in study.by]:
+        raise ValueError(f"groups do not differ in {', '.join(strange)}; they do in {', '.join(study.by)}")
     told = " ".join(f"{name}={show_value(value)}" for name, value in words.items())
     groups = study.groups
     baselines = [place for place, group in enumerate(groups) if _has(group, words)]
@@ -71,7 +76,7 @@ def find_baselines(study: Study, words: Mapping[str, Scalar]) -> tuple[list[int 
     alone, apart = [], []
     for place, group in enumerate(groups):
         compared = place not in baselines
-        fitting = [other for other in baselines if compared and _agree(group, groups[other], words)]
+        fitting = [other for other in baselines if compared and _agree(group, groups[other], {*words, *across})]
         if len(fitting) > 1:
             raise ValueError(_ambiguous(group, [groups[other] for other in fitting], told))
         found.append(fitting[0] if fitting else None)
@@ -89,11 +94,11 @@ def _has(group: Group, words: Mapping[str, Scalar]) -> bool:
     return all(keys.get(name) == value for name, value in words.items())
 
 
-def _agree(group: Group, other: Group, words: Mapping[str, Scalar]) -> bool:
+def _agree(group: Group, other: Group, free: Collection[str]) -> bool:
     return all(
         value is None or other.keys[name] is None or value == other.keys[name]
         for name, value in group.keys.items()
-        if name not in words
+        if name not in free
     )
 
 

@@ -6,7 +6,7 @@ The same runs give the same bytes.
 """
 
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -67,15 +67,17 @@ def write_page(
     question: str | None = None,
     target: float | None = None,
     baseline: Mapping[str, Any] | Sequence[str] | None = None,
+    across: Collection[str] = (),
     trust: bool = False,
 ) -> Path:
     """Write the report of ``study`` with all of ``runs``, complete or not, as the page ``path``, and return it.
 
-    ``baseline`` are keys with their values, or the same as ``key=value`` words. With ``trust`` schedules of the runs'
-    own are asked for what they freeze. Raises ``ValueError`` where a group has several baselines.
+    ``baseline`` are keys with their values, or the same as ``key=value`` words; a group and its baseline may differ in
+    the keys ``across``. With ``trust`` schedules of the runs' own are asked for what they freeze. Raises ``ValueError``
+    where a group has several baselines.
     """
     words = baseline if isinstance(baseline, Mapping) else read_baseline(baseline or ())
-    report = make_report(study, target=target, baseline=words)
+    report = make_report(study, target=target, baseline=words, across=across)
     entries = run_entries(study, runs)
     not_drawn: list[str] = []
     page = _environment().get_template("page.html.j2").render(

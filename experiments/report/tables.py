@@ -4,7 +4,7 @@ A ``Report`` holds the numbers, once; ``results_tables`` and ``difference_tables
 sort. Terminal, Markdown, LaTeX, CSV and the page write these down, and compute nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,13 +38,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """All numbers of a report. ``baseline`` holds the words that differences are taken to, empty where none are."""
+    """All numbers of a report. ``baseline`` holds the words that differences are taken to, empty where none are;
+    a group and its baseline may differ in ``across``.
+    """
 
     study: Study
     measures: tuple[Measure, ...]
     rows: tuple[Row, ...]
     target: float | None
     baseline: dict[str, Scalar]
+    across: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -76,15 +79,22 @@ class Table:
     fixed: int
 
 
-def make_report(study: Study, *, target: float | None = None, baseline: Mapping[str, Scalar] | None = None) -> Report:
+def make_report(
+    study: Study,
+    *,
+    target: float | None = None,
+    baseline: Mapping[str, Scalar] | None = None,
+    across: Collection[str] = (),
+) -> Report:
     """Average every measure over every group, and take differences to ``baseline`` where it is given.
 
-    Raises ``ValueError`` where a group has several baselines.
+    A group and its baseline may differ in the keys ``across``. Raises ``ValueError`` where a group has several
+    baselines.
     """
     runs = [run for group in study.groups for run in group.runs]
     scored, score_notes = score_words(runs)
     wanted = (*measures(target, budget=equal_bytes(runs), **scored), *further_measures(runs))
-    baselines, notes = find_baselines(study, baseline) if baseline else ([None] * len(study.groups), [])
+    baselines, notes = find_baselines(study, baseline, across) if baseline else ([None] * len(study.groups), [])
     averages = [{measure.key: average(group, measure) for measure in wanted} for group in study.groups]
     rows = []
     for group, found, place in zip(study.groups, averages, baselines, strict=True):
@@ -100,6 +110,7 @@ def make_report(study: Study, *, target: float | None = None, baseline: Mapping[
         tuple(rows),
         target,
         dict(baseline or {}),
+        tuple(across),
         (*limit_notes(runs), *score_notes, *study.notes, *notes, *lost),
     )
 
@@ -142,7 +153,8 @@ def difference_tables(report: Report, *, chief: bool = False) -> list[Table]:
 
 def baseline_words(report: Report) -> str:
     """Return the baseline as it was asked for."""
-    return " ".join(f"{name}={show_value(value)}" for name, value in report.baseline.items())
+    words = " ".join(f"{name}={show_value(value)}" for name, value in report.baseline.items())
+    return f"{words}, with its own {', '.join(report.across)}" if report.across else words
 
 
 def legend(report: Report, *, differences: bool = False) -> list[str]:
