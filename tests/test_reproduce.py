@@ -1,17 +1,25 @@
 """``fedpfn reproduce``: what is run, what is not and why, and directions that only an interval decides."""
 
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from test_lab_report import BETTER, a_run, record
+from test_sweep_run import toy_sweep
 from typer.testing import CliRunner
 
 from experiments.cli import app
+from experiments.lab.experiment import CONF
+from experiments.lab.report import short
 from experiments.report.differences import Difference
-from experiments.reproduce.page import DIFFERENT, OPEN, SAME, contrasts, direction
-from experiments.reproduce.studies import choose, data_words, federated_files
+from experiments.report.measures import final_accuracy
+from experiments.reproduce.directions import DIFFERENT, OPEN, SAME, direction
+from experiments.reproduce.federated import federated_section
+from experiments.reproduce.page import contrasts
+from experiments.reproduce.studies import FEDERATED, Study, choose, data_words
 from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep
+from fedpfn.runs import find_runs
 from fedpfn.runs.config import ConfigError
 
 
@@ -56,8 +64,37 @@ def test_data_sets_lie_under_their_names_or_in_the_root_itself(tmp_path: Path) -
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_the_federated_tables_can_run_in_both_forms(tmp_path: Path, quick: bool) -> None:
-    for file in federated_files():
-        assert expand(read_sweep(file, workdir=tmp_path, quick=quick))
+    for name in FEDERATED:
+        assert expand(read_sweep(CONF / f"{name}.yaml", workdir=tmp_path, quick=quick))
+
+
+def test_every_federated_table_of_the_papers_is_a_study() -> None:
+    tables = {f"paper/{file.stem}" for file in CONF.glob("paper/federated_*.yaml")} - {"paper/federated_rates"}
+    assert tables == {name for name in FEDERATED if name.startswith("paper/")}
+
+
+def test_a_federated_table_has_its_groups_differences_and_the_papers_claims(tmp_path: Path) -> None:
+    assert toy_sweep(tmp_path)
+    study = Study("paper/toy", "A toy", "", {"strategy.name": "fedavg"}, ("train.lr",))
+    text, directions, state = federated_section(study, tmp_path / "out")
+    assert state.startswith("6 of 6 cells, ")
+    rows = [line.split(" | ") for line in text.splitlines() if "FedAvg → FedPFN" in line]
+    # of either ratio its accuracy and its barrier
+    assert [(case.strip("| "), measure, published, seeds) for case, measure, _, published, _, seeds, *_ in rows] == [
+        (f"ratio {ratio}", measure, wanted, "2")
+        for ratio in (0.2, 0.6)
+        for measure, wanted in (("final accuracy", "higher"), ("mean accuracy barrier", "lower"))
+    ]
+    assert directions.total() == 4 and directions.keys() <= {SAME, DIFFERENT, OPEN}
+    final = {
+        (run.config.strategy.name, run.config.mask.ratio, run.config.seed): final_accuracy(run)
+        for run in find_runs(tmp_path / "out")
+    }
+    means = [fmean(final[name, 0.2, seed] for seed in (0, 1)) for name in ("fedavg", "fedpfn")]  # type: ignore[misc]
+    assert rows[0][4] == f"{short(means[0])} → {short(means[1])}"
+    # each algorithm in a row, with nothing but the page's measures
+    (head,) = [line for line in text.splitlines() if line.startswith("| strategy")][:1]
+    assert "final accuracy" in head and "max accuracy barrier" not in head
 
 
 def test_a_contrast_is_told_with_both_figures_its_interval_and_its_direction() -> None:
@@ -89,6 +126,8 @@ def test_the_page_tells_what_ran_and_what_did_not_and_a_second_call_runs_nothing
     assert "| paper/table4_imdb | – | – | – | data set 'imdb' is not in" in page
     assert "| paper/theorem32 | – | – | – | 18 cells, " in page
     assert "![" in page and all((out / name).is_file() for name in _pictures(page))
+    # the page and its pictures can be kept together, without the runs
+    assert all(name.startswith("results/theorem32-") for name in _pictures(page))
 
     monkeypatch.setattr("experiments.lab.run.run_cell", lambda *_: pytest.fail("it was on record"))
     assert CliRunner().invoke(app, words).exit_code == 1

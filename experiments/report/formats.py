@@ -115,7 +115,7 @@ def _notes(report: Report) -> list[str]:
 
 
 def _sections(tables: Iterable[Table]) -> list[str]:
-    return [text for table in tables for text in (f"## {_plain(table.title)}", _markdown(table))]
+    return [text for table in tables for text in (f"## {_plain(table.title)}", markdown_table(table))]
 
 
 def _exact(value: Value) -> str:
@@ -135,7 +135,9 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_<>|#])", r"\\\1", text)
 
 
-def _markdown(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """Return a table as Markdown, numbers to the right; a cell whose interval leaves out 0 is bold."""
+
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"
 

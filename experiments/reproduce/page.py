@@ -1,11 +1,11 @@
 """One page of what was measured: published next to here, how many seeds, the interval, the direction.
 
-A claim is a published contrast of two training methods: the sign of the second one's figure less the first one's. Here
-it is the mean over seeds of the paired differences, with Student's interval. A direction is *the same* or *different*
-where the interval leaves out 0, and *open* where it does not or where there is one seed.
+A claim is a published contrast of two methods: the sign of the second one's figure less the first one's. Here it is the
+mean over seeds of the paired differences, with Student's interval; ``directions`` decides. Pictures lie next to the
+page, in ``results/``, so that both can be kept and sent together.
 """
 
-import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
@@ -33,17 +33,17 @@ from experiments.lab.report import (
 )  # fmt: skip
 from experiments.lab.report import Table as LabTable
 from experiments.report.differences import Difference
-from experiments.report.formats import markdown_text
-from experiments.report.study import make_study
-from experiments.report.tables import make_report
+from experiments.reproduce.directions import DIFFERENT, HEADER, OPEN, SAME, direction, spread
+from experiments.reproduce.federated import federated_section
 from experiments.reproduce.studies import Study
-from fedpfn.runs import find_runs, write_whole
+from fedpfn.runs import write_whole
 from fedpfn.runs.machine import environment
 
-SAME, DIFFERENT, OPEN = "same", "**different**", "open"
-_HEADER = ("case", "measure", "methods", "published", "here", "seeds", "difference, 95 % interval", "direction")
 _SUMMARY = ("table or figure", "same direction", "different", "open", "state")
 _ALONE = ("case", "measure", "published", "here, 95 % interval", "seeds")
+
+
+PICTURES = "results"
 
 
 def write_page(
@@ -58,7 +58,8 @@ def write_page(
         if not (folder / "records.jsonl").is_file() and not (folder / "sweep.yaml").is_file():
             summary.append((study.name, "–", "–", "–", why or "not run"))
             continue
-        text, directions, state = _federated(study, folder) if study.federated else _laboratory(folder)
+        of = laboratory_section if study.baseline is None else federated_section
+        text, directions, state = of(study, folder)
         sections.append(f"## {study.title}\n\n`{study.name}`\n\n{text}")
         counts = [str(directions[name]) if directions else "–" for name in (SAME, DIFFERENT, OPEN)]
         summary.append((study.name, *counts, why or state))
@@ -75,10 +76,11 @@ def write_page(
 
 
 _READING = (
-    "*Same*, *different* and *open* count the published contrasts between two training methods: with the second "
-    "method, does a figure move here in the direction in which it moved in the paper? It is open where the 95 % "
-    "interval of the paired difference over seeds (Student's) holds 0, or where there is one seed. Absolute figures "
-    "may differ: the papers publish neither optimisers nor lengths of training."
+    "*Same*, *different* and *open* count the published contrasts between two methods: with the second one, does a "
+    "figure move here in the direction in which it moved in the paper? It is open where the 95 % interval of the "
+    "paired difference over seeds (Student's) holds 0, or where there is one seed. Absolute figures may differ: the "
+    "papers publish neither optimisers nor lengths of training. Of federated tables the claims are those of "
+    "arXiv 2402.01342 about FedPFN and FedPNU next to FedAvg: higher accuracy, lower barriers, fewer units that move."
 )
 
 
@@ -100,22 +102,32 @@ def _about(form: str) -> str:
     )
 
 
-def _laboratory(folder: Path) -> tuple[str, Counter[str], str]:
+def laboratory_section(study: Study, folder: Path) -> tuple[str, Counter[str], str]:
+    """Return the text of an experiment of the laboratory, how its claims went, and how far it has come."""
     run = read_lab(folder)
     rows = list(contrasts(run))
     directions = Counter(row[-1] for row in rows)
     parts = [run.experiment.question] if run.experiment.question else []
     parts += [f"- {line}" for line in settings_lines(run)]
     if rows:
-        parts.append(LabTable(_HEADER, tuple(rows)).markdown())
+        parts.append(LabTable(HEADER, tuple(rows)).markdown())
     elif run.experiment.published:
         parts.append(LabTable(_ALONE, tuple(_single(run))).markdown())
     else:
         parts.append(results_table(run).markdown())
-    parts += [f"![{name}]({folder.name}/figures/{name}.png)" for name in draw_figures(run)]
+    parts += [_kept(folder / "figures" / f"{name}.png", study) for name in draw_figures(run)]
     seconds = sum(record["seconds"] for record in run.records)
     state = f"{len(run.records)} cells, {seconds / 60:.0f} min" + ("" if run.complete else ", not complete")
     return "\n\n".join(parts), directions, state
+
+
+def _kept(picture: Path, study: Study) -> str:
+    """Copy a picture to the others of the page, and return the line that shows it there."""
+    pictures = picture.parents[2] / PICTURES
+    pictures.mkdir(exist_ok=True)
+    name = f"{study.folder}-{picture.name}"
+    shutil.copyfile(picture, pictures / name)
+    return f"![{study.title}]({PICTURES}/{name})"
 
 
 def contrasts(run: LabRun) -> Iterator[tuple[str, ...]]:
@@ -133,7 +145,7 @@ def contrasts(run: LabRun) -> Iterator[tuple[str, ...]]:
                 yield (
                     _case(address), measure.replace("_", " "), f"{methods[0]} → {method}",
                     " → ".join(map(_number, published)) if any(published) else "–",
-                    f"{short(here[0].mean)} → {short(here[1].mean)}", str(found.n), _spread(found),
+                    f"{short(here[0].mean)} → {short(here[1].mean)}", str(found.n), spread(found),
                     direction(published, found),
                 )  # fmt: skip
 
@@ -144,18 +156,6 @@ def _difference(first: Figure, second: Figure) -> Difference:
     return Difference({seed: value for seed, value in pairs.items() if isfinite(value)})
 
 
-def direction(published: Sequence[float | None], found: Difference) -> str:
-    """Say how a measured difference goes with the published figures of two methods; nothing where one is missing."""
-    if published[0] is None or published[1] is None:
-        return ""
-    if found.mean is None or found.interval is None or published[0] == published[1]:
-        return OPEN
-    low, high = found.interval
-    if low <= 0 <= high:
-        return OPEN
-    return SAME if (found.mean > 0) == (published[1] > published[0]) else DIFFERENT
-
-
 def _single(run: LabRun) -> Iterator[tuple[str, ...]]:
     """Yield a row for each group and measure of an experiment without methods to compare."""
     for address in groups(run):
@@ -163,31 +163,12 @@ def _single(run: LabRun) -> Iterator[tuple[str, ...]]:
             if (figure := figure_of(run, measure, **dict(address))) is not None:
                 published = _number(published_of(run, measure, **dict(address)))
                 finite = {seed: value for seed, value in figure.by_seed.items() if isfinite(value)}
-                yield _case(address), measure.replace("_", " "), published, _spread(Difference(finite)), str(figure.n)
+                yield _case(address), measure.replace("_", " "), published, spread(Difference(finite)), str(figure.n)
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else short(value)
 
 
-def _spread(found: Difference) -> str:
-    if found.mean is None:
-        return "not finite"
-    if found.interval is None:
-        return short(found.mean)
-    low, high = found.interval
-    return f"{short(found.mean)} [{short(low, like=found.mean)}, {short(high, like=found.mean)}]"
-
-
 def _case(address: Address) -> str:
     return ", ".join(word for word in map(spoken_part, address) if word)
-
-
-def _federated(study: Study, folder: Path) -> tuple[str, Counter[str], str]:
-    runs = find_runs([folder])
-    report = make_report(make_study(runs), baseline={"strategy.name": "fedavg"})
-    text = markdown_text(report, title=study.title)
-    # its own headings go below this page's
-    body = "\n".join(f"#{line}" if line.startswith("#") else line for line in text.splitlines()[2:])
-    asked = len(json.loads((folder / "cells.json").read_text())["cells"])
-    return body, Counter(), f"{sum(run.summary is not None for run in runs)} of {asked} cells"

@@ -10,18 +10,24 @@ from experiments.lab.experiment import CONF, packaged_experiments, read_experime
 from experiments.lab.run import run_experiment
 from experiments.runtime.failure import RunFailed
 from experiments.sweep.cli import sweep
-from fedpfn.runs import read_yaml
+from experiments.sweep.file import read_sweep
 from fedpfn.runs.config import ConfigError
+from fedpfn.runs.keys import Scalar
 
 
 @dataclass(frozen=True)
 class Study:
-    """A file that comes with the package: its name there, its title, its data set, and whether it is a sweep."""
+    """A file that comes with the package: its name there, its title and its data set.
+
+    A federated one is a sweep, and has a ``baseline`` that its groups are compared with, from which they may differ in
+    the keys ``across``; an experiment of the laboratory has none.
+    """
 
     name: str
     title: str
     data: str
-    federated: bool
+    baseline: dict[str, Scalar] | None = None
+    across: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -34,19 +40,33 @@ class Study:
         return CONF / f"{self.name}.yaml"
 
 
+_FEDAVG: dict[str, Scalar] = {"strategy.name": "fedavg"}
+# of each algorithm its own: learning rate, and the Flower strategy that averages
+_OWN = ("train.lr", "strategy.base", "mask.ratio")
+FEDERATED: dict[str, tuple[dict[str, Scalar], tuple[str, ...]]] = {
+    "paper/federated_mnist_mlp": (_FEDAVG, _OWN),
+    "paper/federated_mnist_cnn": (_FEDAVG, _OWN),
+    "paper/federated_cifar10_cnn": (_FEDAVG, _OWN),
+    "paper/federated_cifar10_resnet20": (_FEDAVG, _OWN),
+    "sweeps/mnist": (_FEDAVG, ()),
+    "sweeps/privacy_mnist": ({"mask.ratio": 0.0}, ()),
+    "sweeps/precision_mnist": ({"transport.precision": "float32"}, ("transport.error-feedback",)),
+    "sweeps/matching_mnist": (_FEDAVG, ()),
+}
+
+
 def choose(parts: Iterable[str]) -> list[Study]:
     """Return the studies whose names contain one of ``parts``; all where there are none.
 
     Raises ``ConfigError`` for a part that no name contains.
     """
     found = [
-        Study(name, str(tree.get("title", name)), str(tree.get("base", {}).get("data", {}).get("name", "")), False)
+        Study(name, str(tree.get("title", name)), str(tree.get("base", {}).get("data", {}).get("name", "")))
         for name, tree in packaged_experiments()
     ]
-    for file in federated_files():
-        tree = read_yaml(file)
-        data = read_yaml(file.parent / str(tree["config"]))["data"]["name"]
-        found.append(Study(f"paper/{file.stem}", str(tree["question"]), str(data), True))
+    for name, (baseline, across) in FEDERATED.items():
+        asked = read_sweep(CONF / f"{name}.yaml", workdir=Path.cwd())
+        found.append(Study(name, asked.question, str(asked.base["data.name"]), baseline, across))
     wanted = list(parts)
     if strange := [part for part in wanted if not any(part in study.name for study in found)]:
         raise ConfigError(
@@ -55,16 +75,11 @@ def choose(parts: Iterable[str]) -> list[Study]:
     return [study for study in found if not wanted or any(part in study.name for part in wanted)]
 
 
-def federated_files() -> list[Path]:
-    """Return the federated tables that come with the package, without the searches for their learning rates."""
-    return [file for file in sorted(CONF.glob("paper/federated_*.yaml")) if not file.stem.endswith("_rates")]
-
-
 def run_study(study: Study, folder: Path, console: Console, *, root: Path | None, quick: bool, jobs: int) -> str:
     """Run what ``folder`` does not hold yet, and return why it could not all be run; empty where it could."""
     words = data_words(root, study.data) if root is not None and study.data else []
     try:
-        if study.federated:
+        if study.baseline is not None:
             done = sweep(
                 study.file, words, console, workdir=Path.cwd(), quick=quick, out=folder, jobs=jobs, in_process=True
             )

@@ -1,0 +1,35 @@
+"""Whether a measured difference goes the way that a paper says, which only its interval decides.
+
+A direction is *the same* or *different* where the 95 % interval of the paired difference leaves out 0, and *open* where
+it does not or where there is one seed.
+"""
+
+from collections.abc import Sequence
+
+from experiments.lab.report import short
+from experiments.report.differences import Difference
+
+SAME, DIFFERENT, OPEN = "same", "**different**", "open"
+HEADER = ("case", "measure", "methods", "published", "here", "seeds", "difference, 95 % interval", "direction")
+
+
+def direction(published: Sequence[float | None], found: Difference) -> str:
+    """Say how a measured difference goes with the published figures of two methods; nothing where one is missing."""
+    if published[0] is None or published[1] is None:
+        return ""
+    if found.mean is None or found.interval is None or published[0] == published[1]:
+        return OPEN
+    low, high = found.interval
+    if low <= 0 <= high:
+        return OPEN
+    return SAME if (found.mean > 0) == (published[1] > published[0]) else DIFFERENT
+
+
+def spread(found: Difference) -> str:
+    """Return a mean difference with its interval, where it has one."""
+    if found.mean is None:
+        return "not finite"
+    if found.interval is None:
+        return short(found.mean)
+    low, high = found.interval
+    return f"{short(found.mean)} [{short(low, like=found.mean)}, {short(high, like=found.mean)}]"

@@ -1,0 +1,83 @@
+"""A federated table on the page: its groups, their differences to the baseline, and what the paper claims of them."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.lab.report import Table, short
+from experiments.report.formats import markdown_table
+from experiments.report.measures import Measure
+from experiments.report.study import make_study
+from experiments.report.tables import Report, Row, difference_tables, fixed_words, legend, make_report, results_tables
+from experiments.reproduce.directions import HEADER, direction, spread
+from experiments.reproduce.studies import Study
+from fedpfn.runs import find_runs
+
+# what the page has of all that is measured
+_SHOWN = (
+    "final_accuracy", "client_accuracy.worst", "accuracy_at_equal_bytes", "mean_accuracy_barrier",
+    "client_to_global.accuracy_mean", "drift.norm_mean", "units_moved.share", "bytes_up",
+)  # fmt: skip
+# where arXiv 2402.01342 has FedPFN and FedPNU next to FedAvg
+_CLAIMS = {"final_accuracy": "higher", "mean_accuracy_barrier": "lower", "units_moved.share": "lower"}
+_ALGORITHMS = {"fedpfn": "FedPFN", "fedpnu": "FedPNU"}
+
+
+def federated_section(study: Study, folder: Path) -> tuple[str, Counter[str], str]:
+    """Return the text of a sweep, how its claims went, and how far it has come."""
+    runs = find_runs([folder])
+    made = make_study(runs)
+    across = [name for name in study.across if name in made.by]
+    report = _shown(make_report(made, baseline=study.baseline, across=across))
+    rows = list(claims(report))
+    parts = [f"- {fixed_words(made)}", *(f"- {line}" for line in report.notes)]
+    parts = ["\n".join(parts), *map(markdown_table, results_tables(report)), " ".join(legend(report))]
+    if differences := difference_tables(report):
+        parts += [f"Differences to {_spoken(study)}:", *map(markdown_table, differences)]
+        parts += [" ".join([*legend(report, differences=True), "Bold: the interval leaves out 0."])]
+    if rows:
+        parts.append(Table(HEADER, tuple(rows)).markdown())
+    listed = json.loads((folder / "cells.json").read_text())["cells"]
+    done = sum(run.summary is not None for run in runs)
+    minutes = sum(run.summary["seconds"] for run in runs if run.summary is not None) / 60
+    return "\n\n".join(parts), Counter(row[-1] for row in rows), f"{done} of {len(listed)} cells, {minutes:.0f} min"
+
+
+def claims(report: Report) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each measure of each group that the paper says something of, against its baseline."""
+    for row in report.rows:
+        config = row.group.runs[0].config.strategy
+        if config.name not in _ALGORITHMS or config.base != "fedavg" or row.baseline is None:
+            continue
+        if row.baseline.runs[0].config.strategy.name != "fedavg":
+            continue
+        name = _ALGORITHMS[config.name] + (f" ({config.variant})" if "strategy.variant" in report.study.by else "")
+        for measure in report.measures:
+            if measure.key in _CLAIMS and row.differences[measure.key].n:
+                yield _claim(row, measure, name)
+
+
+def _claim(row: Row, measure: Measure, name: str) -> tuple[str, ...]:
+    assert row.baseline is not None
+    found, published = row.differences[measure.key], _CLAIMS[measure.key]
+    here = row.averages[measure.key]
+    theirs = [here.by_seed[seed] - change for seed, change in found.by_seed.items()]
+    ours = [here.by_seed[seed] for seed in found.by_seed]
+    return (
+        row.group.label(without=("strategy.name", "strategy.variant", "strategy.base")), measure.head,
+        f"FedAvg → {name}", published, f"{short(sum(theirs) / found.n)} → {short(sum(ours) / found.n)}", str(found.n),
+        spread(found), direction((0.0, 1.0) if published == "higher" else (1.0, 0.0), found),
+    )  # fmt: skip
+
+
+def _shown(report: Report) -> Report:
+    """Return the report with the page's measures alone, in one table."""
+    known = {measure.key: measure for measure in report.measures}
+    return replace(report, measures=tuple(replace(known[key], part="") for key in _SHOWN if key in known))
+
+
+def _spoken(study: Study) -> str:
+    words = " ".join(f"{name}={value}" for name, value in (study.baseline or {}).items())
+    return f"`{words}`"
