@@ -282,10 +282,10 @@ def test_restarts_find_what_one_search_does_not() -> None:
 
 
 @pytest.mark.slow
-def test_of_a_hundred_planted_permutations_restarts_find_nine_in_ten() -> None:
-    # 17 and 95 where it was measured; other processors round otherwise
+def test_of_a_hundred_planted_permutations_restarts_find_95() -> None:
+    # 17 and 99 where it was measured; other processors round otherwise
     assert times_found(range(100), restarts=0) <= 30
-    assert times_found(range(100), restarts=10) >= 90
+    assert times_found(range(100), restarts=20) >= 95
 
 
 def test_more_restarts_are_never_worse_and_a_function_of_the_seed() -> None:
@@ -661,6 +661,20 @@ def test_every_method_returns_permutations_and_the_state_they_make(method: str) 
     assert same_state(found.state, apply_permutations(spec, found.permutations, second))
     assert same_state(first, kept[0]) and same_state(second, kept[1])
     assert same_state(read_state(model), kept[0]) and model.training
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_tells_how_far_it_is_and_ends_at_its_total(method: str) -> None:
+    model, shape = architecture("mlp", 0)
+    first, second, told = read_state(model), read_state(architecture("mlp", 1)[0]), []
+    options: dict[str, dict[str, Any]] = {
+        "weight": {"restarts": 2}, "activation": {"batch_size": 10}, "ste": {"steps": 3}, "annealing": {"steps": 3},
+    }  # fmt: skip
+    match(
+        method, model, first, second, inputs_of(shape, 24), **options[method],
+        progress=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize("method", METHODS)

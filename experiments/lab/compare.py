@@ -93,7 +93,9 @@ def match_pair(bench: Bench, console: Console, *, method: str, out: Path, **opti
         raise ValueError(f"{out} exists; checkpoints are never overwritten, name another file")
     examples = sample(bench.material.train, bench.config.match.examples, bench.config.seed, "match")
     options = match_options(bench.config, method) | options
-    found = match(method, bench.model, first, second, examples, seed=bench.config.seed, **options)
+    with progress_bar(f"{method} matching") as progress:
+        options |= {"progress": progress}
+        found = match(method, bench.model, first, second, examples, seed=bench.config.seed, **options)
     rows = []
     for name, state in (("before", second), ("after", found.state)):
         with progress_bar(f"path {name}") as progress:

@@ -24,6 +24,7 @@ from fedpfn.lmc.matching.permutations import (
 )
 from fedpfn.lmc.matching.weight_matching import Matching, solve_assignment
 from fedpfn.params import State, write_state
+from fedpfn.progress import Progress, Steps
 
 
 def activation_matching(
@@ -35,13 +36,14 @@ def activation_matching(
     *,
     batch_size: int = 500,
     movable: Mapping[str, Tensor] | None = None,
+    progress: Progress | None = None,
 ) -> Matching:
     """Return the matching of ``second`` to ``first`` by their features on ``examples``, in one sweep.
 
     ``model`` gives the architecture and is not changed. ``objective`` is sum over the permutations of tr(P^T C) at the
-    identity and at the result. ``movable`` says which units may move, as in weight matching. Raises ``ValueError`` for
-    states that are not the spec's or not finite, features that are not, a permutation whose features the spec does not
-    name, and no examples.
+    identity and at the result. ``movable`` says which units may move, as in weight matching. ``progress(done, total)``
+    is called after each batch. Raises ``ValueError`` for states that are not the spec's or not finite, features that
+    are not, a permutation whose features the spec does not name, and no examples.
 
     >>> from fedpfn.lmc.matching.specs import spec_for
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
@@ -53,7 +55,7 @@ def activation_matching(
     ({'0': tensor([1, 0])}, (0.0, 2.5))
     """
     require_pair(spec, first, second)
-    gains = feature_products(spec, model, first, second, examples, batch_size=batch_size)
+    gains = feature_products(spec, model, first, second, examples, batch_size=batch_size, progress=progress)
     identity = identity_permutations(spec)
     permutations = {
         name: solve_assignment(gains[name], identity[name], movable=None if movable is None else movable[name])
@@ -75,6 +77,7 @@ def feature_products(
     examples: Examples,
     *,
     batch_size: int = 500,
+    progress: Progress | None = None,
 ) -> State:
     """Return C = E[h_A h_B^T] (n, n) of every permutation, h taken in evaluation mode, summed in float64.
 
@@ -90,7 +93,9 @@ def feature_products(
     sums: State = {}
     counts = dict.fromkeys(spec.sizes, 0)
     with _recorded(ours, spec) as ours_seen, _recorded(theirs, spec) as theirs_seen:
-        for start in range(0, len(examples), batch_size):
+        starts = range(0, len(examples), batch_size)
+        done = Steps(progress, len(starts))
+        for start in starts:
             inputs, _ = examples.batch(slice(start, start + batch_size))
             ours(inputs)
             theirs(inputs)
@@ -98,6 +103,7 @@ def feature_products(
                 product = ours_seen[name] @ theirs_seen[name].T
                 sums[name] = sums[name] + product if name in sums else product
                 counts[name] += ours_seen[name].shape[1]
+            done()
     for name, total in sums.items():
         if not bool(torch.isfinite(total).all()):
             raise ValueError(f"{name}: the features hold NaN or infinity, which nothing can be matched to")

@@ -23,6 +23,7 @@ from fedpfn.lmc.matching.permutations import (
     require_pair,
 )
 from fedpfn.lmc.matching.weight_matching import Matching
+from fedpfn.progress import Progress, Steps
 from fedpfn.seeding import numpy_generator
 
 
@@ -38,13 +39,15 @@ def simulated_annealing(
     hottest: float = 1e-3,
     coldest: float = 1e-5,
     start: Mapping[str, Tensor] | None = None,
+    progress: Progress | None = None,
 ) -> Matching:
     """Return the matching of ``second`` to ``first`` of the lowest energy met in ``steps`` moves from ``start``.
 
     ``objective`` is the energy where the walk stands, before the first and after each move, each a sweep; the least of
     them belongs to the result. A permutation does not change its network's accuracy, so the ends are evaluated once.
-    BatchNorm's statistics are estimated anew at both ends and at every midpoint. ``model`` is not changed. Raises
-    ``ValueError`` for states that cannot be matched, labels that have no accuracy, and options out of range.
+    BatchNorm's statistics are estimated anew at both ends and at every midpoint. ``model`` is not changed.
+    ``progress(done, steps)`` is called after each move. Raises ``ValueError`` for states that cannot be matched, labels
+    that have no accuracy, and options out of range.
     """
     if steps < 0 or not 0 < coldest <= hottest:
         raise ValueError(f"expected steps >= 0 and 0 < coldest <= hottest; got {steps}, {coldest}, {hottest}")
@@ -62,6 +65,7 @@ def simulated_annealing(
     generator = numpy_generator(seed, "annealing")
     best = current = identity_permutations(spec) if start is None else dict(start)
     energies = [energy(current)]
+    done = Steps(progress, steps)
     for step in range(steps):
         temperature = hottest * (coldest / hottest) ** (step / max(1, steps - 1))
         moved = _swapped(current, generator)
@@ -72,6 +76,7 @@ def simulated_annealing(
             best = moved
         current = moved if accepted else current
         energies.append(reached if accepted else energies[-1])
+        done()
     return Matching(best, apply_permutations(spec, best, second), steps, tuple(energies))
 
 

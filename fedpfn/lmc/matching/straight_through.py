@@ -21,6 +21,7 @@ from fedpfn.lmc.matching.permutations import PermutationSpec
 from fedpfn.lmc.matching.weight_matching import Matching, weight_matching
 from fedpfn.losses import batch_loss
 from fedpfn.params import State, first_non_finite, lerp
+from fedpfn.progress import Progress, Steps
 from fedpfn.seeding import derive, numpy_generator
 from fedpfn.training import Loss, NonFiniteError, batch_order
 
@@ -36,15 +37,16 @@ def straight_through(
     steps: int = 100,
     lr: float = 1.0,
     batch_size: int = 128,
+    progress: Progress | None = None,
 ) -> Matching:
     """Return the matching of ``second`` to ``first`` with the lowest midpoint loss met in ``steps`` gradient steps.
 
     ``objective`` is the loss of the midpoint on all ``examples`` before the first and after each step, each a sweep;
-    the least of them belongs to the result. BatchNorm normalises by the batch in a step, and by re-estimated
-    statistics where the loss is compared. Each matching starts at the last one. ``model`` is not changed. No unit
-    changes place before the latent has moved by about a weight's size: on MLPs rates of 1 to 10 did, 0.1 hardly.
-    Raises ``ValueError`` for states that cannot be matched and options out of range, and ``NonFiniteError``, naming
-    the step, for a gradient that is not finite.
+    the least of them belongs to the result. BatchNorm normalises by the batch in a step, and by re-estimated statistics
+    where the loss is compared. Each matching starts at the last one. ``model`` is not changed. No unit changes place
+    before the latent has moved by about a weight's size: on MLPs rates of 1 to 10 did, 0.1 hardly.
+    ``progress(done, steps)`` is called after each step. Raises ``ValueError`` for states that cannot be matched and
+    options out of range, and ``NonFiniteError``, naming the step, for a gradient that is not finite.
     """
     if steps < 0 or batch_size < 1 or not lr > 0:
         raise ValueError(f"expected steps >= 0, batch_size >= 1 and lr > 0; got {steps}, {batch_size}, {lr}")
@@ -55,6 +57,7 @@ def straight_through(
     scratch = _normalising_by_batch(model)
     least = 2 if has_batch_norm(model) else 1
     batches = batch_order(len(examples), batch_size, numpy_generator(seed, "straight-through", "batches"), least=least)
+    done = Steps(progress, steps)
     for step in range(1, steps + 1):
         inputs, labels = examples.batch(torch.from_numpy(next(batches)).to(examples.device))
         middle = lerp(first, tried.state, 0.5)
@@ -69,6 +72,7 @@ def straight_through(
         losses.append(evaluate_midpoint(tried.state).loss if tried.sweeps else losses[-1])
         if losses[-1] < min(losses[:-1]):
             best = tried
+        done()
     return Matching(best.permutations, best.state, steps, tuple(losses))
 
 

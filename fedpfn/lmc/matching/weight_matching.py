@@ -27,6 +27,7 @@ from fedpfn.lmc.matching.permutations import (
     require_permutations,
 )
 from fedpfn.params import State
+from fedpfn.progress import Progress, Steps
 from fedpfn.seeding import numpy_generator
 
 _TOLERANCE = 1e-12  # of |theta_A| |theta_B|, the objective's bound: a smaller gain is rounding
@@ -56,6 +57,7 @@ def weight_matching(
     start: Mapping[str, Tensor] | None = None,
     movable: Mapping[str, Tensor] | None = None,
     restarts: int = 0,
+    progress: Progress | None = None,
 ) -> Matching:
     """Return the matching of ``second`` to ``first`` by weights, from the permutations ``start`` (identity) on.
 
@@ -66,8 +68,9 @@ def weight_matching(
     ``start`` puts them. The search climbs to a point that no single permutation betters, which may be one of many:
     ``restarts`` more searches begin elsewhere, the first one at ``outside_in``'s guess, each of the others where the
     best one ended, with about half of the permutations guessed anew from the rest. The search with the highest
-    objective counts, and no more begin once the models are one network. Raises ``ValueError`` for states that are not
-    the spec's, differ in dtype or device, or are not finite, and for restarts where some units may not move.
+    objective counts, and no more begin once the models are one network. ``progress(done, total)`` is called after each
+    search. Raises ``ValueError`` for states that are not the spec's, differ in dtype or device, or are not finite, and
+    for restarts where some units may not move.
 
     >>> from fedpfn.lmc.matching.permutations import Axis
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})
@@ -86,7 +89,9 @@ def weight_matching(
     if restarts and movable is not None:
         raise ValueError("restarts begin at guesses that move every unit; with movable there can be none")
     generator = numpy_generator(seed, "weight-matching")
+    done = Steps(progress, 1 + restarts)
     best, best_objective = _climb(spec, here, there, given, generator, max_sweeps, movable)
+    done()
     for number in range(1, restarts + 1):
         if best_objective[-1] >= (1 - _TOLERANCE) * _bound(here, there):
             break
@@ -95,6 +100,8 @@ def weight_matching(
         tried, objective = _climb(spec, here, there, begin, generator, max_sweeps, None)
         if objective[-1] > best_objective[-1]:
             best, best_objective = tried, objective
+        done()
+    done.finish()
     return Matching(best, apply_permutations(spec, best, second), len(best_objective) - 1, tuple(best_objective))
 
 
