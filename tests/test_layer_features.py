@@ -12,7 +12,18 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.layerwise import Layer, batches, capture, find_layers, read_features, stitch, stitching_errors
+from fedpfn.lmc.layerwise import (
+    Layer,
+    batches,
+    capture,
+    find_layers,
+    layer_cosines,
+    layer_report,
+    measurable_layers,
+    read_features,
+    stitch,
+    stitching_errors,
+)
 from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.models import build
 from fedpfn.models.bias_free import strip_biases
@@ -196,6 +207,71 @@ def test_of_several_activations_behind_a_layer_the_first_counts() -> None:
 
     layers = find_layers(PreActivated(), torch.ones(1, 4))
     assert places(layers) == [("stem", 1, "inner", 0), ("branch", 2, "outer", 0), ("head", 3, "", 0)]
+
+
+# activations called as functions
+
+
+class Plain(nn.Module):
+    """A CNN with modules, in the order in which a forward with functions registers its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 4, 3)
+        self.fc1, self.fc2 = nn.Linear(16, 6), nn.Linear(6, 3)
+        self.act1, self.act2, self.act3, self.pool = nn.ReLU(), nn.LeakyReLU(0.2), nn.GELU(approximate="tanh"), 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.max_pool2d(self.act1(self.conv1(x)), self.pool)
+        x = self.act2(self.conv2(x)).flatten(1)
+        return self.fc2(self.act3(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+class WithFunctions(Plain):
+    """The same network, written as most are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.max_pool2d(functional.relu(self.conv1(x)), self.pool)
+        x = functional.leaky_relu(self.conv2(x), 0.2, inplace=True).view(x.size(0), -1)
+        x = functional.dropout(self.fc1(x), 0.5, training=self.training)
+        return self.fc2(functional.gelu(x, approximate="tanh"))  # type: ignore[no-any-return]
+
+
+def test_activations_called_as_functions_are_measured_as_modules_are() -> None:
+    plain, other = seeded(0, Plain), seeded(0, WithFunctions)
+    states = [read_state(seeded(seed, Plain)) for seed in (0, 1)]
+    examples = Examples(draw(8, 1, 10, 10), torch.arange(8) % 3)
+    other.train()
+    found, layers = measurable_layers(other, examples.inputs[:1])
+    assert found is not other and other.training and read_state(other).keys() == read_state(found).keys()
+    assert [(one.name, one.depth, one.activated, one.below) for one in layers] == [
+        (one.name, one.depth, one.activated, one.below) for one in find_layers(plain, examples.inputs[:1])
+    ]
+    assert [one.activated for one in layers] == [True, True, True, False]
+    assert measurable_layers(plain, examples.inputs[:1])[0] is plain
+    reports = [layer_report(model, *states, examples).rows() for model in (plain, other)]
+    assert [row.pop("features") for row in reports[0]] == ["act1", "act2", "act3", "output"]
+    assert [row.pop("features") for row in reports[1]] == [
+        "relu_in_forward_0", "leaky_relu_in_forward_1", "gelu_in_forward_2", "output",
+    ]  # fmt: skip
+    # as text, in which what the last layer lacks is equal, too
+    assert repr(reports[0]) == repr(reports[1])
+    cosines = [layer_cosines(model, states, [(0, 1)], examples) for model in (plain, other)]
+    assert repr(cosines[0]) == repr(cosines[1])
+
+
+def test_what_cannot_be_rewritten_stays_refused() -> None:
+    class Branching(WithFunctions):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if x.sum() > 0 else -x)
+
+    for model, message in (
+        (Branching(), "calls gelu, leaky_relu, relu as a function"),
+        (Functional(nn.PReLU()), "calls prelu as a function or in a module"),
+        (nn.Sequential(nn.Flatten(), nn.ReLU()), "no layer to measure"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measurable_layers(model, torch.ones(1, 1, 10, 10) if isinstance(model, Plain) else torch.ones(1, 4))
 
 
 # what is refused

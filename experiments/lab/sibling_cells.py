@@ -26,7 +26,7 @@ from experiments.lab.settings import (
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.lmc import PairwiseBarriers, measure_connectivity, repair_for
-from fedpfn.lmc.layerwise import calibrated_barrier, find_layers, layer_report
+from fedpfn.lmc.layerwise import calibrated_barrier, layer_report, measurable_layers
 from fedpfn.lmc.matching import match, merge_many, spec_for
 from fedpfn.lmc.pairwise import InputBatches
 from fedpfn.lmc.plane import landscape, plane_through
@@ -65,7 +65,7 @@ def _require_measurable(config: LabConfig, material: Material) -> None:
     if config.match.methods:
         spec_for(model, material.test.batch(slice(0, 1))[0])
     if config.measure.layers:
-        find_layers(model, material.test.batch(slice(0, 2))[0])
+        measurable_layers(model, material.test.batch(slice(0, 2))[0])
 
 
 def train(config: LabConfig, material: Material) -> tuple[nn.Module, Siblings]:

@@ -15,6 +15,7 @@ from fedpfn.lmc.layerwise.connectivity import LayerCosines, layer_cosines, linea
 from fedpfn.lmc.layerwise.discovery import ACTIVATIONS, Layer, find_layers
 from fedpfn.lmc.layerwise.error_bound import path_error_bound
 from fedpfn.lmc.layerwise.features import Captured, Pass, batches, capture, read_features
+from fedpfn.lmc.layerwise.functional import measurable_layers
 from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.lmc.layerwise.orthogonality import OrthogonalitySums
 from fedpfn.lmc.layerwise.ranks import ActivationGram, stable_rank, weight_singular_values, weight_stable_rank
@@ -52,6 +53,7 @@ __all__ = [
     "layer_cosines",
     "layer_report",
     "linear_cka",
+    "measurable_layers",
     "linear_agreement",
     "path_error_bound",
     "read_features",

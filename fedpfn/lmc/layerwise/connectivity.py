@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Pair, Repair, repaired_end
 from fedpfn.lmc.layerwise.comparison import ExampleMean, cosine_gap, flat
-from fedpfn.lmc.layerwise.discovery import find_layers
+from fedpfn.lmc.layerwise.discovery import Layer
 from fedpfn.lmc.layerwise.features import batches, read_features, require_states
+from fedpfn.lmc.layerwise.functional import measurable_layers
 from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.params import State, lerp
 
@@ -85,7 +86,7 @@ def layer_cosines(
     held for all states, so that small batches are the fast ones on a CPU. ``repair(state, first)`` returns the state to
     measure in place of an interpolated one, and of each end with itself, as in ``barrier``; under the BatchNorm policy
     ``none`` the points between have the first model's statistics. Raises ``ValueError`` for a state that is not the
-    model's or not finite, a pair that is not there, and what ``find_layers`` refuses.
+    model's or not finite, a pair that is not there, and what ``measurable_layers`` refuses.
 
     >>> from fedpfn.params import read_state
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -102,7 +103,9 @@ def layer_cosines(
     states = [repaired_end(state, repair) if at in used else state for at, state in enumerate(states)]
     # without a repair, mixing anew for each batch is cheap and holds no more than one
     ready = [repair(lerp(states[i], states[j], alpha), states[i]) for i, j in pairs] if repair else []
-    layers = find_layers(model, examples.batch(slice(0, 1))[0], state=states[0]) if states else ()
+    layers: tuple[Layer, ...] = ()
+    if states:
+        model, layers = measurable_layers(model, examples.batch(slice(0, 1))[0], state=states[0])
     llfc = [[ExampleMean() for _ in layers] for _ in pairs]
     baseline = [[ExampleMean() for _ in layers] for _ in pairs]
     with evaluating(model):

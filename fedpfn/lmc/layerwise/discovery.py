@@ -6,8 +6,8 @@ and the sum at the end of a residual block, so that the last convolution of a bl
 block's output as features. A layer that reaches the model's output first has that output (the logits) as features; one
 that reaches neither (a linear bottleneck) has its own output.
 
-An activation called as a function shows itself to no hook: such a model is refused rather than measured wrongly.
-Reading the features is left to ``features``.
+An activation called as a function shows itself to no hook: such a model is refused rather than measured wrongly, and
+``functional`` makes modules of such calls where it can. Reading the features is left to ``features``.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,21 @@ from torch.overrides import TorchFunctionMode
 
 from fedpfn.lmc.layerwise.modes import evaluating
 
+
+class FunctionActivation(nn.Module):
+    """An activation given as a function of a tensor, with its other arguments."""
+
+    def __init__(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.function, self.args, self.kwargs = function, args, kwargs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the function's value."""
+        return self.function(x, *self.args, **self.kwargs)
+
+
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
+    FunctionActivation,
     *(nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
     *(nn.Softsign, nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Hardswish, nn.Hardsigmoid, nn.Threshold),
 )

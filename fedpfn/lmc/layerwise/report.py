@@ -19,9 +19,10 @@ from fedpfn.lmc.layerwise.cka import CKASums
 from fedpfn.lmc.layerwise.commutativity import Commutativity, CommutativitySums, cross_products
 from fedpfn.lmc.layerwise.comparison import ExampleMean, cosine_gap
 from fedpfn.lmc.layerwise.connectivity import linear_agreement
-from fedpfn.lmc.layerwise.discovery import Layer, find_layers
+from fedpfn.lmc.layerwise.discovery import Layer
 from fedpfn.lmc.layerwise.error_bound import path_error_bound
 from fedpfn.lmc.layerwise.features import Captured, batches, capture, require_states
+from fedpfn.lmc.layerwise.functional import measurable_layers
 from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.lmc.layerwise.orthogonality import OrthogonalitySums
 from fedpfn.lmc.layerwise.ranks import ActivationGram, weight_stable_rank
@@ -131,7 +132,7 @@ def layer_report(
     the points between have the first model's statistics. ``stitching`` costs two evaluations per layer, ``ranks`` the
     singular values of every weight; without them their columns are NaN. ``progress(done, total)`` is called after every
     batch, after every layer stitched and after every layer summed up. Raises ``ValueError`` for a state that is not the
-    model's or not finite, no alphas or one outside [0, 1], no examples, and what ``find_layers`` refuses.
+    model's or not finite, no alphas or one outside [0, 1], no examples, and what ``measurable_layers`` refuses.
 
     >>> from fedpfn.params import read_state
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
@@ -144,7 +145,7 @@ def layer_report(
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
         raise ValueError(f"alphas have to be one or more values within [0, 1]; got {list(alphas)}")
     first, second = repaired_end(first, repair), repaired_end(second, repair)
-    layers = find_layers(model, examples.batch(slice(0, 1))[0], state=first)
+    model, layers = measurable_layers(model, examples.batch(slice(0, 1))[0], state=first)
     mixed = [lerp(first, second, alpha) for alpha in alphas]
     if repair is not None:
         mixed = [state if a in (0, 1) else repair(state, first) for a, state in zip(alphas, mixed, strict=True)]

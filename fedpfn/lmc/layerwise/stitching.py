@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
-from fedpfn.lmc.layerwise.discovery import Layer, find_layers
+from fedpfn.lmc.layerwise.discovery import Layer
 from fedpfn.lmc.layerwise.features import require_states
+from fedpfn.lmc.layerwise.functional import measurable_layers
 from fedpfn.params import State
 
 
@@ -44,7 +45,7 @@ def stitching_errors(
     """Evaluate the stitch of ``lower`` below and ``upper`` above every layer, or those of ``layers``.
 
     At the last layer nothing of ``upper`` is left. Raises ``ValueError`` for a state that is not the model's or not
-    finite, and what ``find_layers`` refuses.
+    finite, and what ``measurable_layers`` refuses.
 
     >>> import torch
     >>> from fedpfn.params import read_state
@@ -55,7 +56,7 @@ def stitching_errors(
     """
     require_states(model, [lower, upper])
     if layers is None:
-        layers = find_layers(model, examples.batch(slice(0, 1))[0], state=lower)
+        model, layers = measurable_layers(model, examples.batch(slice(0, 1))[0], state=lower)
     found = [evaluate(model, examples, state=stitch(layer, lower, upper), batch_size=batch_size) for layer in layers]
     return Stitching(
         layers=tuple(layer.name for layer in layers),
