@@ -8,8 +8,8 @@ Linear Mode Connectivity", definition 4.1), bias-free: f_l(w(a)) = a^l f_l(w1) +
 
 Both are measured by 1 - cos of the two sides and by a coefficient, ``<f_l(w(a)), t> / |t|²`` with t the right-hand
 side. At a = 1/2 the right-hand sides are parallel, t_LEWC = 2^-(l-1) t_LLFC: the cosine cannot tell the two apart, and
-the coefficients differ by exactly 2^(l-1). A net with LLFC at c = 1 has coefficients 1 (LLFC) and 2^(l-1) (LEWC); one with
-LEWC has 2^-(l-1) (LLFC) and 1 (LEWC). Behind shortcuts, l is the ``depth`` of ``discovery.Layer``.
+the coefficients differ by exactly 2^(l-1). A net with LLFC at c = 1 has coefficients 1 (LLFC) and 2^(l-1) (LEWC); one
+with LEWC has 2^-(l-1) (LLFC) and 1 (LEWC). Behind shortcuts, l is the ``depth`` of ``discovery.Layer``.
 """
 
 from collections.abc import Mapping, Sequence
