@@ -90,6 +90,7 @@ def in_turn(
 
 
 cohort_mod = CohortMod()
+"""The mod for a ClientApp that is called once per client of a cohort: ``ClientApp(mods=[cohort_mod])``."""
 
 
 class UnreadableStateError(RuntimeError):

@@ -52,7 +52,7 @@ class Masking:
         How the ratio moves over the run's ``rounds``: ``constant``, or ``linear`` or ``cosine`` towards
         ``final_ratio``, which both need ``rounds``.
     warmup_rounds
-        Number of number of first rounds that train without a mask.
+        Number of first rounds that train without a mask.
     granularity, draw, include, exclude
         As in ``MaskRecipe``.
     blocks

@@ -1,4 +1,4 @@
-"""Images of one's own in torchvision's ``ImageFolder`` layout: ROOT/train/<class>/... and ROOT/test/<class>/...
+"""Images of one's own in torchvision's ``ImageFolder`` layout: ``ROOT/train/<class>/...``, ``ROOT/test/<class>/...``
 
 ``val`` is taken where there is no ``test``. Classes are numbered by their sorted names, and images come in
 torchvision's order; unlike there, names that begin with a dot are left out (notebooks' checkpoints, macOS's ``._``

@@ -1,8 +1,12 @@
-"""The examples in docstrings say what the code does."""
+"""Docstrings: their examples say what the code does, and their text can be shown by a browser."""
 
+import ast
 import doctest
 import importlib
+import inspect
 import pkgutil
+import re
+from itertools import pairwise
 
 import pytest
 
@@ -19,6 +23,28 @@ MODULES = sorted(
     # the benchmark's peers are imported in environments of their own
     if not module.name.endswith("_driver")
 )
+
+
+def outside_code(docstring: str) -> str:
+    """Return what a page of the API reference shows as text: without literals, indented formulae and examples."""
+    lines = re.sub(r"``.+?``", "", docstring, flags=re.DOTALL).splitlines()
+    formulae, kept = False, []
+    for before, line in pairwise(["", *lines]):
+        formulae = line.startswith("    ") and (not before.strip() or formulae)
+        if not formulae and not line.startswith((">>>", "...")):
+            kept.append(line)
+    return "\n".join(kept)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("experiments.")])
+def test_the_docstrings_of_a_module_survive_a_browser(name: str) -> None:
+    """``<u, v>`` is a tag to it, and shown as nothing."""
+    tree = ast.parse(inspect.getsource(importlib.import_module(name)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            docstring = ast.get_docstring(node) or ""
+            assert not re.search(r"<[a-zA-Z/!]", outside_code(docstring)), docstring
+            assert docstring.count("``") % 2 == 0, docstring
 
 
 def test_there_are_modules_to_look_through() -> None:

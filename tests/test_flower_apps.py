@@ -144,12 +144,12 @@ def test_the_quickstart_trains_under_every_strategy(tmp_path: Path, strategy: st
     assert in_process(tmp_path, nodes=5, strategy=strategy)
 
 
-SECTION = (ROOT / "README.md").read_text().split("\n## In a Flower app of your own\n")[1].split("\n## ")[0]
+GUIDE = (ROOT / "strategies" / "FLOWER.md").read_text()
 TASK = "from quickstart.task import Net, load_data\nfrom quickstart.task import train as train_fn\n"
 
 
 def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", SECTION, flags=re.DOTALL)
+    return re.findall(rf"```{kind}\n(.*?)```", GUIDE, flags=re.DOTALL)
 
 
 def side(diff: str, *, new: bool) -> str:
@@ -158,7 +158,7 @@ def side(diff: str, *, new: bool) -> str:
     return "\n".join(line[1:] for line in lines) + "\n"
 
 
-def run_readme(server: str, client: str, *, nodes: int) -> list[tuple[State, int]]:
+def run_guide(server: str, client: str, *, nodes: int) -> list[tuple[State, int]]:
     """Run the two apps and return what each training message held and the size of the reply to it."""
     torch.manual_seed(0)
     seen: list[tuple[State, int]] = []
@@ -190,10 +190,10 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("task", None)
 
 
-def test_the_readmes_diff_makes_a_flower_app_train_under_a_mask(task: None) -> None:
+def test_the_guides_diff_makes_a_flower_app_train_under_a_mask(task: None) -> None:
     server, client = blocks("diff")
-    old = run_readme(side(server, new=False), side(client, new=False), nodes=2)
-    new = run_readme(side(server, new=True), side(client, new=True), nodes=2)
+    old = run_guide(side(server, new=False), side(client, new=False), nodes=2)
+    new = run_guide(side(server, new=True), side(client, new=True), nodes=2)
     assert len(old) == len(new) == 2 * 3
     assert new[-1][1] < 0.75 * old[-1][1]
 
@@ -203,21 +203,21 @@ def test_the_readmes_diff_makes_a_flower_app_train_under_a_mask(task: None) -> N
 
     assert unmoved(old) < 0.2 and unmoved(new) > 0.38
     # either half alone runs as well: a plain server with the new client, and the mask around a plain client
-    assert run_readme(side(server, new=False), side(client, new=True), nodes=2)
-    assert run_readme(side(server, new=True), side(client, new=False), nodes=2)
+    assert run_guide(side(server, new=False), side(client, new=True), nodes=2)
+    assert run_guide(side(server, new=True), side(client, new=False), nodes=2)
 
 
-def test_the_readmes_parts_work_together(task: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_guides_parts_work_together(task: None, capsys: pytest.CaptureFixture[str]) -> None:
     (server,), client = blocks("python"), side(blocks("diff")[1], new=True)
     client = client.replace("import freeze, packing_mod", "import cohort_mod, freeze, packing_mod")
     client = client.replace("mods=[packing_mod]", "mods=[cohort_mod, packing_mod]")
     printed = []
     for nodes in (1, 3):
-        run_readme(server, client, nodes=nodes)
+        run_guide(server, client, nodes=nodes)
         printed.append(capsys.readouterr().out.strip().splitlines()[-1])
     assert "drift" in printed[0] and printed[0] == printed[1]
-    parts = re.findall(r"^\| `(\w+)\(", SECTION, flags=re.MULTILINE)
-    assert len(parts) == 5 and all(hasattr(strategies, part) for part in parts)
+    parts = re.findall(r"^\| `(\w+)\(", GUIDE, flags=re.MULTILINE)
+    assert len(parts) == 7 and all(hasattr(strategies, part) for part in parts)
 
 
 def simulate(home: Path, configs: list[Mapping[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """What experiments/LABORATORY.md shows works as written: its code and its commands, in order, in one folder."""
 
+import importlib.util
 import os
 import re
 import runpy
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import fedpfn.lmc
 from experiments.cli import app
 from fedpfn.lmc.fusion import METHODS
 
@@ -50,7 +52,7 @@ def own_commands() -> list[str]:
 
 
 def test_the_guide_is_short_and_names_every_method_and_command() -> None:
-    assert len(GUIDE.splitlines()) <= 150
+    assert len(GUIDE.splitlines()) <= 190
     assert re.findall(r"^\| `([\w-]+)` \|", GUIDE, flags=re.MULTILINE) == list(METHODS)
     named = {command.split()[2] for command in COMMANDS if command.startswith("fedpfn lmc")}
     assert named == {"evaluate", "barrier", "match", "layers", "curve", "fuse"}
@@ -64,10 +66,17 @@ def test_the_commands_run_in_order_and_write_what_they_name(folder: Path) -> Non
 
 
 def test_the_python_of_the_guide_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = next(block for kind, block in BLOCKS if kind == "python" and "pairwise" in block)
+    checkpoints, siblings = (block for kind, block in BLOCKS if kind == "python" and "pairwise" in block)
     names: dict[str, Any] = {}
-    exec(code, names)
+    exec(checkpoints, names)
     assert capsys.readouterr().out.count("accuracy barrier") == 2
+    exec(siblings, names)
+    assert len(names["siblings"].states) == 3 and capsys.readouterr().out
+
+
+def test_what_the_guide_names_in_python_exists() -> None:
+    for dotted in re.findall(r"`fedpfn\.lmc\.(\w+)", GUIDE):
+        assert importlib.util.find_spec(f"fedpfn.lmc.{dotted}") or hasattr(fedpfn.lmc, dotted), dotted
 
 
 @pytest.mark.skipif(shutil.which("mergekit-pytorch") is None, reason="mergekit-pytorch is not on the PATH")

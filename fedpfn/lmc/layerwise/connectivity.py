@@ -6,10 +6,10 @@ c f_l(w(a)) = a f_l(w1) + (1 - a) f_l(w2) for some c > 0.
 LEWC (layerwise exponentially weighted connectivity; "Do We Really Need Permutations? Impact of Width Expansion on
 Linear Mode Connectivity", definition 4.1), bias-free: f_l(w(a)) = a^l f_l(w1) + (1 - a)^l f_l(w2), l from 1.
 
-Both are measured by 1 - cos of the two sides and by a coefficient, <f_l(w(a)), t> / |t|² with t the right-hand side.
-At a = 1/2 the right-hand sides are parallel, t_LEWC = 2^-(l-1) t_LLFC: the cosine cannot tell the two apart, and the
-coefficients differ by exactly 2^(l-1). A net with LLFC at c = 1 has coefficients 1 (LLFC) and 2^(l-1) (LEWC); one with
-LEWC has 2^-(l-1) (LLFC) and 1 (LEWC). Behind shortcuts, l is the ``depth`` of ``discovery.Layer``.
+Both are measured by 1 - cos of the two sides and by a coefficient, ``<f_l(w(a)), t> / |t|²`` with t the right-hand
+side. At a = 1/2 the right-hand sides are parallel, t_LEWC = 2^-(l-1) t_LLFC: the cosine cannot tell the two apart, and
+the coefficients differ by exactly 2^(l-1). A net with LLFC at c = 1 has coefficients 1 (LLFC) and 2^(l-1) (LEWC); one
+with LEWC has 2^-(l-1) (LLFC) and 1 (LEWC). Behind shortcuts, l is the ``depth`` of ``discovery.Layer``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class LayerCosines:
 def linear_agreement(
     mixed: Tensor, first: Tensor, second: Tensor, alpha: float, *, depth: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Return 1 - cos(f, t) and <f, t> / |t|² of each example, both (N,) in float64, for
+    """Return 1 - cos(f, t) and ``<f, t> / |t|²`` of each example, both (N,) in float64, for
     t = alpha^depth f1 + (1 - alpha)^depth f2: LLFC at ``depth`` = 1, LEWC at the layer's own depth.
 
     ``mixed`` (N, ...) are the features f at w(alpha). Both are NaN where f or t is zero.

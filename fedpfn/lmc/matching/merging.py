@@ -29,7 +29,7 @@ from fedpfn.seeding import derive, numpy_generator
 class Merging:
     """Models brought together: ``state``, the mean of ``states`` = pi_i(theta_i), by the ``permutations`` pi_i.
 
-    ``objective`` is sum over pairs of <pi_i(theta_i), pi_j(theta_j)> over the weights, in float64: of the models as
+    ``objective`` is sum over pairs of ``<pi_i(theta_i), pi_j(theta_j)>`` over the weights, in float64: of the models as
     given, after the first pass, and after each of the ``rounds`` in which a model moved.
     """
 
@@ -104,7 +104,7 @@ def _total(states: Sequence[State]) -> State:
 
 
 def _agreement(spec: PermutationSpec, states: Sequence[State]) -> float:
-    """Return sum over pairs i < j of <theta_i, theta_j> over the weights."""
+    """Return sum over pairs i < j of ``<theta_i, theta_j>`` over the weights."""
     pairs = combinations(states, 2)
     weights = spec.axes.keys() - spec.statistics
     return sum((float((one[name] * other[name]).sum()) for one, other in pairs for name in sorted(weights)), 0.0)

@@ -1,6 +1,6 @@
 """Matching by a straight-through estimator: the permutation that makes the loss between two models small.
 
-A latent model B~ starts at A. In every step B is matched to it by weights, pi = argmax <B~, pi(B)>; the loss of the
+A latent model B~ starts at A. In every step B is matched to it by weights, pi = argmax ``<B~, pi(B)>``; the loss of the
 midpoint (A + pi(B)) / 2 is taken on a batch; and the gradient passes through the matching as if it were the identity,
 B~ <- B~ - eta grad L / 2 (Git Re-Basin, Ainsworth et al. 2023, section 3.3). Its first permutation is that of weight
 matching.

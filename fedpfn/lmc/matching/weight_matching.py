@@ -1,7 +1,7 @@
 """Weight matching: the permutation of one model's units that brings its weights closest to another's.
 
-Maximise <theta_A, pi(theta_B)> over pi, which minimises ||theta_A - pi(theta_B)|| (Git Re-Basin, Ainsworth et al. 2023,
-section 3.2 and algorithm 1). With all permutations but one fixed the objective is linear in that one: a linear
+Maximise ``<theta_A, pi(theta_B)>`` over pi, which minimises ||theta_A - pi(theta_B)|| (Git Re-Basin, Ainsworth et al.
+2023, section 3.2 and algorithm 1). With all permutations but one fixed the objective is linear in that one: a linear
 assignment problem. Visiting them in turn climbs to a point where no single one can be bettered. No data are needed.
 """
 
@@ -63,7 +63,7 @@ def weight_matching(
 
     A sweep solves every permutation once, in an order drawn from ``seed``. The search ends after a sweep without gain;
     that one only confirms and is not counted, so that a net with one hidden layer takes one sweep, and two nets that
-    are best as they are take none. ``objective`` is <theta_A, pi(theta_B)> over the weights, in float64; it never
+    are best as they are take none. ``objective`` is ``<theta_A, pi(theta_B)>`` over the weights, in float64; it never
     falls. ``movable`` says of each permutation's units, by boolean tensors, which may move; the others stay where
     ``start`` puts them. The search climbs to a point that no single permutation betters, which may be one of many:
     ``restarts`` more searches begin elsewhere, the first one at ``outside_in``'s guess, each of the others where the
@@ -184,9 +184,9 @@ def assignment_cost(
     permutations: Mapping[str, Tensor],
     name: str,
 ) -> Tensor:
-    """Return C (n, n), C[i, j] = the part of <theta_A, pi(theta_B)> won by putting B's unit j at place i of ``name``.
+    """Return C (n, n), C[i, j] = the part of ``<theta_A, pi(theta_B)>`` won by B's unit j at place i of ``name``.
 
-    The sum over all axes of the permutation of <A's slice i, B's slice j>, the other axes of B permuted as in
+    The sum over all axes of the permutation of ``<A's slice i, B's slice j>``, the other axes of B permuted as in
     ``permutations``. ``first`` and ``second`` hold the tensors that count.
     """
     size = spec.sizes[name]
