@@ -97,7 +97,7 @@ def _about(form: str) -> str:
     machine = environment("cpu")
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("fedpfn", "flwr", "torch", "numpy"))
     return (
-        f"The {form} forms. {machine['cpus']} CPU cores, {machine['platform']}, Python {machine['python']}, "
+        f"The {form} forms. {machine['cpus']} CPU cores, {machine['platform'].partition('-')[0]}, Python {machine['python']}, "
         f"{versions}, revision {machine['git-revision']}."
     )
 
