@@ -96,9 +96,10 @@ def _shown(summary: Sequence[tuple[str, ...]]) -> Table:
 def _about(form: str) -> str:
     machine = environment("cpu")
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("fedpfn", "flwr", "torch", "numpy"))
+    system = machine["platform"].partition("-")[0]
     return (
-        f"The {form} forms. {machine['cpus']} CPU cores, {machine['platform'].partition('-')[0]}, Python {machine['python']}, "
-        f"{versions}, revision {machine['git-revision']}."
+        f"The {form} forms. {machine['cpus']} CPU cores, {system}, Python {machine['python']}, {versions}, "
+        f"revision {machine['git-revision']}."
     )
 
 
