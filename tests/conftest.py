@@ -21,6 +21,7 @@ torch.set_num_threads(1)
 # started in the background by a shell, as by `nohup`, it would be ignored by this process and by all that tests start
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+SIGTERM = signal.getsignal(signal.SIGTERM)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,6 +60,15 @@ def float32_on_a_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
     cudnn.benchmark, cudnn.deterministic = before[:2]
     torch.use_deterministic_algorithms(before[2])
+
+
+@pytest.fixture(autouse=True)
+def sigterm() -> None:
+    """Begin each test without Ray's answer to SIGTERM.
+
+    ``ray.init`` leaves a handler that Python names and the system has not: the signal ends this process at once.
+    """
+    signal.signal(signal.SIGTERM, SIGTERM)
 
 
 @pytest.fixture(autouse=True)
