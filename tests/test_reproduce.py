@@ -19,8 +19,8 @@ from experiments.reproduce.page import contrasts
 from experiments.reproduce.studies import FEDERATED, Study, choose, data_words
 from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep
-from fedpfn.runs import find_runs
-from fedpfn.runs.config import ConfigError
+from fedpfn.runs import RunFolder, find_runs
+from fedpfn.runs.config import ConfigError, RunConfig
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,18 @@ def test_the_page_tells_what_ran_and_what_did_not_and_a_second_call_runs_nothing
     monkeypatch.setattr("experiments.lab.run.run_cell", lambda *_: pytest.fail("it was on record"))
     assert CliRunner().invoke(app, words).exit_code == 1
     assert CliRunner().invoke(app, [*words, "--page"]).exit_code == 0
+
+
+def test_a_page_is_written_while_the_first_cell_of_a_sweep_still_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "privacy_mnist"
+    run = RunFolder(folder / "cells" / "fedavg-0123456789ab")
+    run.write_config(RunConfig(), device="cpu")
+    run.append_round({"round": 0, "accuracy": 0.1})
+    run.close()
+    (folder / "sweep.yaml").write_text("question: How?")
+    done = CliRunner().invoke(app, ["reproduce", "privacy", "--out", str(tmp_path / "out"), "--page"])
+    assert done.exit_code == 0, done.output
+    assert "| sweeps/privacy_mnist | – | – | – | not run |" in (tmp_path / "out" / "RESULTS.md").read_text()
 
 
 def _pictures(page: str) -> list[str]:

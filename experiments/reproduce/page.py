@@ -55,7 +55,8 @@ def write_page(
     for study in studies:
         folder = out / study.folder
         why = missing.get(study.name, "")
-        if not (folder / "records.jsonl").is_file() and not (folder / "sweep.yaml").is_file():
+        # of a sweep a cell that is done, since nothing can be averaged before
+        if not any([*folder.glob("records.jsonl"), *folder.glob("cells/*/summary.json")]):
             summary.append((study.name, "–", "–", "–", why or "not run"))
             continue
         of = laboratory_section if study.baseline is None else federated_section
