@@ -11,6 +11,7 @@ import torch
 from hypothesis import settings
 from pretend_cuda import pretend_cuda, why_not
 
+from experiments.runtime.in_process import assume_identity
 from fedpfn.devices import float32_products
 
 # no deadline: a shared machine is slow at times; the same examples in each run: a red test stays red
@@ -22,6 +23,8 @@ torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 SIGTERM = signal.getsignal(signal.SIGTERM)
+# messages can be made in this process, whichever test is the first to
+assume_identity()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
