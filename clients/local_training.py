@@ -155,13 +155,13 @@ def hinted() -> Iterator[None]:
 
 def job_of(task: Task, workspace: Workspace, client: int) -> Job:
     """Return what a client trains on in this round, and its number of steps per phase."""
-    settings, smallest = task.config.train, workspace.smallest_batch
+    settings, smallest = task.config.train, workspace.min_batch
     examples = workspace.train.take(workspace.parts[client])
     steps = count_steps(
-        len(examples), batch_size=settings.batch_size, epochs=settings.epochs, steps=settings.steps, least=smallest
+        len(examples), batch_size=settings.batch_size, epochs=settings.epochs, steps=settings.steps, min_batch=smallest
     )
     generator = numpy_generator(task.config.seed, "batches", task.server_round, client)
-    batches = batch_order(len(examples), settings.batch_size, generator, least=smallest)
+    batches = batch_order(len(examples), settings.batch_size, generator, min_batch=smallest)
     return Job(
         examples,
         batches,

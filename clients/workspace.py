@@ -40,7 +40,7 @@ class Workspace:
     """A process's data on its device, the clients' indices into it, and one model that clients take turns with.
 
     ``state`` are the model's live tensors that travel. ``as_built`` is the rest of its state dict as the seed made it
-    (integer buffers, parameters that need no gradient), which is put back before each client. ``smallest_batch`` is the
+    (integer buffers, parameters that need no gradient), which is put back before each client. ``min_batch`` is the
     number of examples that a batch must have. ``loss_of`` makes the loss of a client from its labels; ``own_loss`` is
     the name of one that is not the task's.
     """
@@ -50,7 +50,7 @@ class Workspace:
     model: nn.Module
     state: State
     as_built: dict[str, Tensor]
-    smallest_batch: int
+    min_batch: int
     device: torch.device
     loss_of: Callable[[Tensor], Loss]
     own_loss: str = ""
@@ -138,7 +138,7 @@ def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Hol
     train = Examples.from_arrays(split.inputs, split.labels, mean=facts.mean, std=facts.std, device=device, task=task)
     outputs = task.outputs(facts.classes)
     model = models.build(input_shape=facts.shape, num_classes=outputs, **model_arguments(config))
-    model = models.lay_out(model.to(device))
+    model = models.to_preferred_memory_format(model.to(device))
     state = trainable(model) | float_buffers(model)
     as_built = {name: deepcopy(value) for name, value in model.state_dict().items() if name not in state}
     return Workspace(
@@ -147,7 +147,7 @@ def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Hol
         model,
         state,
         as_built,
-        smallest_batch=2 if has_batch_norm(model) else 1,
+        min_batch=2 if has_batch_norm(model) else 1,
         device=device,
         loss_of=loss_of(config, task),
         own_loss="" if config.train.loss == "auto" else config.train.loss,

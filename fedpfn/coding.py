@@ -53,8 +53,8 @@ def fit_scales(name: str, tensor: Tensor) -> bool:
     """
     if not name.startswith(SCALES):
         return True
-    most = float(tensor.detach().double().square().sum()) * LEVELS**2 * BLOCK
-    return most < torch.finfo(torch.float32).max
+    limit = float(tensor.detach().double().square().sum()) * LEVELS**2 * BLOCK
+    return limit < torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,7 +79,7 @@ def float32_products() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
-def resolve_device(asked: str, *, who: str, last: bool = False, deterministic: bool = False) -> "torch.device":
+def resolve_device(requested: str, *, who: str, last: bool = False, deterministic: bool = False) -> "torch.device":
     """Return the device for ``auto``, ``cpu`` or ``cuda``, set up for repeatable float32 arithmetic.
 
     Of several GPUs that is the first one, or with ``last`` the last: workers are dealt out from the first one on, so
@@ -93,13 +93,13 @@ def resolve_device(asked: str, *, who: str, last: bool = False, deterministic: b
     import torch
 
     visible = torch.cuda.is_available()
-    if asked == "cuda" and not visible:
+    if requested == "cuda" and not visible:
         devices = os.environ.get("CUDA_VISIBLE_DEVICES")
         raise RuntimeError(
             f"device=cuda, but {who} sees no GPU (CUDA_VISIBLE_DEVICES is {devices!r}): give clients a share of one "
             "with `fedpfn run --gpus-per-actor 1` or Flower's client-resources-num-gpus, or set device=cpu"
         )
-    if asked == "cpu" or not visible:
+    if requested == "cpu" or not visible:
         return torch.device("cpu")
     # cuBLAS reads it when it is first used; without it sums may come in any order
     os.environ.setdefault(CUBLAS, CUBLAS_FIXED[0])
@@ -123,8 +123,8 @@ def why_refused(error: BaseException) -> str | None:
     'deterministic=true refuses upsample_bilinear2d_backward, which has no form that repeats itself to the bit on a GPU'
     >>> why_refused(RuntimeError("shapes do not match"))
     """
-    name, found, _ = str(error).partition(" does not have a deterministic implementation")
-    if not found or not isinstance(error, RuntimeError):
+    name, operation, _ = str(error).partition(" does not have a deterministic implementation")
+    if not operation or not isinstance(error, RuntimeError):
         return None
     return f"deterministic=true refuses {name}, which has no form that repeats itself to the bit on a GPU"
 

@@ -119,18 +119,18 @@ def load(reference: str) -> Any:
     """
     if match := _FILE_REFERENCE.fullmatch(reference):
         path, module_name, attributes = _find_file(match[1], reference), match[1], match[2]
-        found: Any = _import(lambda: _import_file(path), module_name, reference)
+        target: Any = _import(lambda: _import_file(path), module_name, reference)
     elif _REFERENCE.fullmatch(reference):
         module_name, _, attributes = reference.partition(":")
-        found = _import(lambda: importlib.import_module(module_name), module_name, reference)
-        _refuse_hidden(module_name, reference, found)
+        target = _import(lambda: importlib.import_module(module_name), module_name, reference)
+        _refuse_hidden(module_name, reference, target)
     else:
         raise ValueError(f"{reference!r} is not an import string; {EXPECTED}")
     for attribute in attributes.split("."):
-        if not hasattr(found, attribute):
+        if not hasattr(target, attribute):
             raise ValueError(f"module {module_name!r} has no {attributes!r} (requested by {reference!r})")
-        found = getattr(found, attribute)
-    return found
+        target = getattr(target, attribute)
+    return target
 
 
 def _import(import_it: Callable[[], ModuleType], module_name: str, reference: str) -> ModuleType:

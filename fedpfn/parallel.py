@@ -83,9 +83,9 @@ class ModelPool:
         own: list[list[Tensor] | None] = [None if marks is None else [] for _ in chunks]
 
         def run(job: tuple[Examples, list[Tensor] | None]) -> Evaluation:
-            found = evaluate(self.model, job[0], state=state, batch_size=chunk, marks=job[1])
+            evaluation = evaluate(self.model, job[0], state=state, batch_size=chunk, marks=job[1])
             done(1 / len(chunks))
-            return found
+            return evaluation
 
         parts = self.map(run, list(zip(chunks, own, strict=True)))
         if marks is not None:

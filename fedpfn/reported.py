@@ -11,30 +11,32 @@ from typing import Any
 from fedpfn.protocol import NUM_EXAMPLES, PHASE_STEPS, SECONDS, TEST_ACCURACY, TEST_EXAMPLES, TRAIN_LOSS
 
 
-def fault_of_metrics(metrics: Mapping[str, Any], *, most: int | None = None, phases: int | None = None) -> str | None:
+def fault_of_metrics(
+    metrics: Mapping[str, Any], *, max_examples: int | None = None, phases: int | None = None
+) -> str | None:
     """Return why a client's metrics cannot be, or None.
 
     Parameters
     ----------
     metrics
         What it reports, by name. What is not there is not looked at.
-    most
+    max_examples
         The number of examples that the client has, where it is known: it trains on no more of them.
     phases
         The number of phases of the round's plan, where it has one.
 
     Examples
     --------
-    >>> fault_of_metrics({"num-examples": 30, "train-loss": 0.4}, most=40)
-    >>> fault_of_metrics({"num-examples": 30}, most=20)
+    >>> fault_of_metrics({"num-examples": 30, "train-loss": 0.4}, max_examples=40)
+    >>> fault_of_metrics({"num-examples": 30}, max_examples=20)
     'num-examples is 30, but the client has 20'
     """
     for name, value in metrics.items():
         check = _CHECKS.get(name)
         if check is not None and not check(value):
             return f"{name} must be {_WORDS[name]}, got {value!r}"
-    if most is not None and (examples := metrics.get(NUM_EXAMPLES)) is not None and examples > most:
-        return f"{NUM_EXAMPLES} is {examples}, but the client has {most}"
+    if max_examples is not None and (examples := metrics.get(NUM_EXAMPLES)) is not None and examples > max_examples:
+        return f"{NUM_EXAMPLES} is {examples}, but the client has {max_examples}"
     if phases is not None and (steps := metrics.get(PHASE_STEPS)) is not None and len(steps) != phases:
         return f"{PHASE_STEPS} has {len(steps)} entries for the {phases} phases of the plan"
     return None

@@ -73,16 +73,16 @@ def divided(clients: Sequence[int], together: int) -> list[Sequence[int]]:
     return [clients[start : start + size] for start in range(0, len(clients), size)]
 
 
-def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], most: Mapping[int, int]) -> Totals:
+def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], max_examples: Mapping[int, int]) -> Totals:
     """Make those clients fail whose replies cannot be used, and return the total of the sums that can.
 
-    ``checks`` are those of each client's message, ``most`` the numbers of examples of clients where they are known. A
-    sum that a client is in whose reply is refused, or that cannot be itself, is none: its clients fail with it.
+    ``checks`` holds the checks of each client's message, ``max_examples`` each client's number of examples where it is
+    known. A sum that includes a refused reply, or that is itself unusable, is dropped, and all of its clients fail.
     """
     summed = [part.summed for part in parts]
     for part in parts:
         for client, reply in part.replies.items():
-            if reply.failure is None and (fault := checks[client].fault(reply, most=most.get(client))):
+            if reply.failure is None and (fault := checks[client].fault(reply, max_examples=max_examples.get(client))):
                 part.fail(client, fault)
     odd = odd_ones(
         {

@@ -317,7 +317,7 @@ def resume_faults(config: RunConfig, path: Path) -> list[str]:
     """Say why ``config`` is not the one to go on with in the run folder ``path``; it may have more rounds."""
     try:
         run = read_run(path)
-        checkpoint = last_checkpoint(path, most=len(run.rounds) - 1)
+        checkpoint = last_checkpoint(path, up_to=len(run.rounds) - 1)
     except ValueError as error:
         return [str(error)]
     there, here = used_keys(run.config), used_keys(config)

@@ -69,12 +69,14 @@ class ReplyChecks:
             counts[tensor.dtype] += active.count(name, tensor)
         return {PACKED + _name(dtype): (dtype, (count,)) for dtype, count in counts.items()}
 
-    def fault(self, reply: ClientReply, *, most: int | None) -> str | None:
-        """Return why a reply cannot be used, or None; its client has at most ``most`` examples, where that is known."""
+    def fault(self, reply: ClientReply, *, max_examples: int | None) -> str | None:
+        """Return why a reply cannot be used, or None; ``max_examples`` is how many the client has, if known."""
         metrics = [record for record in reply.content.values() if isinstance(record, MetricRecord)]
         for record in metrics:
             # others than those it trains on may be those it tests on
-            if fault := fault_of_metrics(record, most=most if self.trains else None, phases=self._phases):
+            if fault := fault_of_metrics(
+                record, max_examples=max_examples if self.trains else None, phases=self._phases
+            ):
                 return fault
         worker = reply.content.get(WORKER)
         if isinstance(worker, ConfigRecord) and type(worker.get(PROCESS, 0)) is not int:

@@ -198,8 +198,8 @@ def measure_pairs(
     >>> import torch
     >>> def parabola(state):
     ...     return Evaluation(loss=1 - float(state["w"]) ** 2, accuracy=float(state["w"]) ** 2, examples=1)
-    >>> found = measure_pairs([{"w": torch.tensor(-1.0)}, {"w": torch.tensor(1.0)}], parabola, points=3)
-    >>> found.loss_barriers, found.accuracy_barriers
+    >>> result = measure_pairs([{"w": torch.tensor(-1.0)}, {"w": torch.tensor(1.0)}], parabola, points=3)
+    >>> result.loss_barriers, result.accuracy_barriers
     (array([1.]), array([1.]))
     """
     alphas = grid(points)

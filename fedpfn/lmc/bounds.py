@@ -190,9 +190,9 @@ def measure(setting: TwoLayerSetting, *, trials: int = 1000, points: int = 9, se
         raise ValueError(f"trials must be 1 or more; got {trials}")
     alphas = grid(points)
     paths: list[PathDifference] = []
-    most = max(1, _ENTRIES_AT_ONCE // (setting.hidden * setting.inputs))
-    for start in range(0, trials, most):
-        numbers = range(start, min(start + most, trials))
+    chunk = max(1, _ENTRIES_AT_ONCE // (setting.hidden * setting.inputs))
+    for start in range(0, trials, chunk):
+        numbers = range(start, min(start + chunk, trials))
         pairs = [draw_pair(setting, numpy_generator(seed, "two-layer", number)) for number in numbers]
         first, second = (_stack([pair[side] for pair in pairs]) for side in (0, 1))
         paths.append(difference_along_path(first, second, alphas, radius=setting.radius))

@@ -36,10 +36,10 @@ class Task:
         for part, labels in (("train", self.train.labels), ("test", self.test.labels)):
             if not len(labels) or labels.is_floating_point():
                 raise ValueError(f"the {part} examples of a task need integer labels; got {len(labels)} {labels.dtype}")
-            least, most = int(labels.min()), int(labels.max())
-            if not 0 <= least <= most < self.num_classes:
+            lowest, highest = int(labels.min()), int(labels.max())
+            if not 0 <= lowest <= highest < self.num_classes:
                 raise ValueError(
-                    f"{part} labels of a task with {self.num_classes} classes lie below that; got {least} to {most}"
+                    f"{part} labels of a task with {self.num_classes} classes lie below that; got {lowest} to {highest}"
                 )
 
 
@@ -144,8 +144,10 @@ def split_state(state: Mapping[str, Tensor], head: str) -> tuple[State, State]:
     patterns = split_patterns(head)
     chosen = {name for name in state if any(fnmatchcase(name, pattern) for pattern in patterns)}
     if not 0 < len(chosen) < len(state):
-        found = "all" if chosen else "none"
-        raise ValueError(f"head={head!r} has to name some of the model's tensors; it matches {found} of {list(state)}")
+        matched = "all" if chosen else "none"
+        raise ValueError(
+            f"head={head!r} has to name some of the model's tensors; it matches {matched} of {list(state)}"
+        )
     return (
         {name: tensor for name, tensor in state.items() if name not in chosen},
         {name: tensor for name, tensor in state.items() if name in chosen},

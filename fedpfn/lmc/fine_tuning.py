@@ -80,9 +80,9 @@ def fine_tune(
     """
     scratch = deepcopy(model).to(examples.device)
     write_state(scratch, start)
-    least = 2 if has_batch_norm(scratch) else 1
+    min_batch = 2 if has_batch_norm(scratch) else 1
     steps = count_steps(
-        len(examples), batch_size=recipe.batch_size, epochs=recipe.epochs, steps=recipe.steps, least=least
+        len(examples), batch_size=recipe.batch_size, epochs=recipe.epochs, steps=recipe.steps, min_batch=min_batch
     )
     generator = numpy_generator(seed, *stream, "batches")
     trained = None if mask is None else build_mask(mask, trainable(scratch))
@@ -90,7 +90,7 @@ def fine_tune(
         train(
             scratch,
             examples,
-            batch_order(len(examples), recipe.batch_size, generator, least=least),
+            batch_order(len(examples), recipe.batch_size, generator, min_batch=min_batch),
             [(trained, steps)],
             optimizer=make_optimizer(
                 recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay

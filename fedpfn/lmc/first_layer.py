@@ -181,8 +181,8 @@ def takes_stacks(
         for state, product in zip(states, products, strict=True)
     ]
     stack = {name: torch.stack([state[name] for state in states]) for name in states[0]}
-    found = _without_errors(lambda: split.stacked_scores(stack, torch.stack(products), inputs, labels, few.task)[0])
-    return found is not None and torch.allclose(found, torch.stack(expected), rtol=TOLERANCE)
+    scores = _without_errors(lambda: split.stacked_scores(stack, torch.stack(products), inputs, labels, few.task)[0])
+    return scores is not None and torch.allclose(scores, torch.stack(expected), rtol=TOLERANCE)
 
 
 def _without_errors(step: Callable[[], Result]) -> Result | None:
@@ -282,9 +282,9 @@ def _is_faithful(
             return False
     mixed = lerp(first, second, PROBE_ALPHA)
     product = torch.lerp(cut.product(second, entering), cut.product(first, entering), PROBE_ALPHA)
-    found = cut.logits(cut.remaining(mixed), product, inputs)
+    logits = cut.logits(cut.remaining(mixed), product, inputs)
     whole = deepcopy(model).eval()
     # in two parts, since chunks must not matter: a norm over the batch, for one, is not the same in another batch
     expected = torch.cat([functional_call(whole, mixed, (part,)) for part in inputs.chunk(2)])
-    error = (found - expected).abs().max()
-    return found.shape == expected.shape and bool(error <= TOLERANCE * expected.abs().max())
+    error = (logits - expected).abs().max()
+    return logits.shape == expected.shape and bool(error <= TOLERANCE * expected.abs().max())

@@ -86,8 +86,8 @@ def pairwise_barriers(
     >>> examples = Examples(torch.randn(64, 4), torch.randint(0, 3, (64,)))
     >>> model = build("mlp", (4,), 3, seed=0, width=8)
     >>> states = [read_state(build("mlp", (4,), 3, seed=seed, width=8)) for seed in range(3)]
-    >>> found = pairwise_barriers(model, states, examples, points=5)
-    >>> found.pairs.tolist(), found.matrix("loss", 3).shape
+    >>> report = pairwise_barriers(model, states, examples, points=5)
+    >>> report.pairs.tolist(), report.matrix("loss", 3).shape
     ([[0, 1], [0, 2], [1, 2]], (3, 3))
     """
     examples = as_examples(examples, model=model)

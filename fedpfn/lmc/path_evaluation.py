@@ -124,18 +124,18 @@ def measure_paths(
     done = Steps(progress, len(sources) * len(inner) + (len(used) if ends is None else 0))
 
     def measure_end(model: int) -> Evaluation:
-        found = measure(repaired_end(fitted[model], repair))
+        measured = measure(repaired_end(fitted[model], repair))
         done()
-        return found
+        return measured
 
     if ends is None:
         known = dict(zip(used, pool.map(measure_end, used), strict=True))
         ends = [known.get(model, Evaluation(float("nan"), float("nan"), 0)) for model in range(len(fitted))]
 
     def measure_inner(state: Mapping[str, Tensor]) -> Evaluation:
-        found = measure(state)
+        measured = measure(state)
         done()
-        return found
+        return measured
 
     def measure_plainly(some: Sequence[Pair]) -> PairwiseBarriers:
         settings: dict[str, Any] = {"points": points, "repair": repair, "both_ways": both_ways}
@@ -200,19 +200,19 @@ def _sizes(
         return Sizes(chunk, held // chunk * chunk, 0)
     weights, an_example = sum(tensor.nbytes for tensor in state.values()), LIVE * split.widest_bytes
     # rather fewer examples than fewer points
-    most = (budget // FEWEST_POINTS - weights) // an_example
-    chunk = min(chunk, max(FEWEST, most))
+    capacity = (budget // FEWEST_POINTS - weights) // an_example
+    chunk = min(chunk, max(FEWEST, capacity))
     fitting = max(FEWEST_POINTS, budget // (weights + an_example * chunk))
     return Sizes(chunk, held // chunk * chunk, even_stack(points, fitting))
 
 
-def even_stack(points: int, most: int) -> int:
-    """Return the size of as few stacks of at most ``most`` points as there can be, all of about one size.
+def even_stack(points: int, maximum: int) -> int:
+    """Return the size of as few stacks of at most ``maximum`` points as there can be, all of about one size.
 
     >>> even_stack(23, 20), even_stack(23, 23), even_stack(23, 4)
     (12, 23, 4)
     """
-    return -(-points // -(-points // most))
+    return -(-points // -(-points // maximum))
 
 
 def free_budget(device: torch.device) -> int:

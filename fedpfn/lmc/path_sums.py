@@ -97,8 +97,8 @@ def path_sums(
 
     def add(block: Examples) -> None:
         batches = list(_batches(split, block, sizes.chunk))
-        found = pool.map(partial(_products, splits, batches), states.values())
-        products = dict(zip(states, found, strict=True))
+        results = pool.map(partial(_products, splits, batches), states.values())
+        products = dict(zip(states, results, strict=True))
         overflown.update(_overflown(products))
         work = [
             (path, products[i], products[j], loss[row], scores[row])

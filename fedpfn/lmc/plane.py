@@ -91,8 +91,8 @@ def landscape(
     space = margin * (high - low)
     xs, ys = (np.linspace(low[i] - space[i], high[i] + space[i], points) for i in (0, 1))
     grid = [(float(x), float(y)) for y in ys for x in xs]
-    found = list(run_all(lambda point: evaluate(plane.at(*point)), grid))
-    loss, accuracy = ([getattr(e, kind) for e in found] for kind in ("loss", "accuracy"))
+    evaluations = list(run_all(lambda point: evaluate(plane.at(*point)), grid))
+    loss, accuracy = ([getattr(e, kind) for e in evaluations] for kind in ("loss", "accuracy"))
     shape = (points, points)
     return Landscape(xs, ys, np.array(loss).reshape(shape), np.array(accuracy).reshape(shape), plane.corners)
 

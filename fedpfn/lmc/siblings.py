@@ -61,10 +61,10 @@ def train_siblings(
     >>> from fedpfn.models import build
     >>> from fedpfn.training import make_optimizer
     >>> examples = Examples(torch.randn(64, 4), torch.randint(0, 3, (64,)))
-    >>> found = train_siblings(build("mlp", (4,), 3, seed=0, width=8), examples, models=2, steps=5, batch_size=16,
+    >>> siblings = train_siblings(build("mlp", (4,), 3, seed=0, width=8), examples, models=2, steps=5, batch_size=16,
     ...                        optimizer=make_optimizer("sgd", lr=0.1), method="tna-pfn", mask=MaskRecipe(0, ratio=0.4))
-    >>> frozen = ~found.mask["linear1.weight"]
-    >>> bool((found.states[0]["linear1.weight"] == found.states[1]["linear1.weight"])[frozen].all())
+    >>> frozen = ~siblings.mask["linear1.weight"]
+    >>> bool((siblings.states[0]["linear1.weight"] == siblings.states[1]["linear1.weight"])[frozen].all())
     True
     """
     _check(method, mask, models, steps, spawn_after)
@@ -74,8 +74,8 @@ def train_siblings(
         prune(trunk, held)
 
     def run(copy: nn.Module, stream: int | str, first: int, last: int) -> float:
-        least = 2 if has_batch_norm(copy) else 1
-        batches = batch_order(len(examples), batch_size, numpy_generator(seed, "order", stream), least=least)
+        min_batch = 2 if has_batch_norm(copy) else 1
+        batches = batch_order(len(examples), batch_size, numpy_generator(seed, "order", stream), min_batch=min_batch)
         factor = None if lr_factor is None else lambda step: lr_factor(step + first)
         with torch_seed(seed, "sibling", stream):
             return train(copy, examples, batches, [(held, last - first)], optimizer=optimizer, lr_factor=factor).loss
@@ -115,8 +115,8 @@ def semi_train(
     chosen, rest = disjoint(len(examples), share, seed=seed)
     part = examples.take(chosen)
     steps = max(1, round(epochs * -(-len(part) // batch_size)))
-    least = 2 if has_batch_norm(model) else 1
-    batches = batch_order(len(part), batch_size, numpy_generator(seed, "order", "semi-trained"), least=least)
+    min_batch = 2 if has_batch_norm(model) else 1
+    batches = batch_order(len(part), batch_size, numpy_generator(seed, "order", "semi-trained"), min_batch=min_batch)
     with torch_seed(seed, "sibling", "semi-trained"):
         train(model, part, batches, [(None, steps)], optimizer=optimizer)
     return examples.take(rest)

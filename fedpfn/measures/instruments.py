@@ -293,8 +293,8 @@ class Instruments:
 
     @cached_property
     def _test_sample(self) -> Examples:
-        total, most = len(self.test), self.evaluate_max_examples
-        return self.test.take(sample(total, most, self.seed, "evaluate")) if 0 < most < total else self.test
+        total, maximum = len(self.test), self.evaluate_max_examples
+        return self.test.take(sample(total, maximum, self.seed, "evaluate")) if 0 < maximum < total else self.test
 
     def once(self, round: Round, name: str, compute: Callable[[], Result]) -> Result:
         """Return what ``compute`` returns, computed once per round under that name."""
@@ -344,12 +344,12 @@ def _has_classes(examples: Examples) -> bool:
     return examples.task.has_accuracy and examples.task.labels != "values"
 
 
-def sample(total: int, most: int, seed: int, *purpose: int | str) -> NDArray[np.int64]:
-    """Return ``most`` of ``total`` positions, ascending; all of them where ``most`` is 0 or not below ``total``.
+def sample(total: int, maximum: int, seed: int, *purpose: int | str) -> NDArray[np.int64]:
+    """Return ``maximum`` of ``total`` positions, ascending; all of them where ``maximum`` is 0 or not below ``total``.
 
     >>> sample(3, 0, 1, "barrier").tolist(), len(sample(100, 5, 1, "barrier"))
     ([0, 1, 2], 5)
     """
-    if not most or most >= total:
+    if not maximum or maximum >= total:
         return np.arange(total)
-    return np.sort(numpy_generator(seed, *purpose).choice(total, size=most, replace=False))
+    return np.sort(numpy_generator(seed, *purpose).choice(total, size=maximum, replace=False))

@@ -216,8 +216,8 @@ _TO_GLOBAL, _TO_ROUND = Instruments.client_to_global, Instruments.round_to_round
 _PHASES = _mask(lambda round: len(round.plan))
 
 BUILT_IN: tuple[Measure, ...] = (
-    Measure("accuracy", "accuracy", SHARE, "higher", _of(_EVALUATION, lambda found: found.accuracy)),
-    Measure("loss", "loss", NATS, "lower", _of(_EVALUATION, lambda found: found.loss)),
+    Measure("accuracy", "accuracy", SHARE, "higher", _of(_EVALUATION, lambda evaluation: evaluation.accuracy)),
+    Measure("loss", "loss", NATS, "lower", _of(_EVALUATION, lambda evaluation: evaluation.loss)),
     Measure("train_loss", "training loss", NATS, "lower", _train_loss, "always"),
     Measure("mask.ratio", "mask ratio", SHARE, "none", _mask(_ratio), "always"),
     Measure("mask.frozen", "frozen, mean over steps", SHARE, "none", _mask(_frozen), "always"),
@@ -235,9 +235,9 @@ BUILT_IN: tuple[Measure, ...] = (
     Measure("barrier.points", "points", "", "none", _of(_pairwise, lambda barriers: len(barriers.alphas)), "barriers"),
     Measure("barrier.layers", "layers", "", "none", _layers, "barriers"),
     Measure("fusion.accuracy", "accuracy of the clients' mean", SHARE, "higher",
-            _of(_CONNECTIVITY, lambda found: found.fused.accuracy), "barriers"),
+            _of(_CONNECTIVITY, lambda report: report.fused.accuracy), "barriers"),
     Measure("fusion.barrier", "fusion barrier", SHARE, "lower",
-            _of(_CONNECTIVITY, lambda found: found.fusion_barrier), "barriers"),
+            _of(_CONNECTIVITY, lambda report: report.fusion_barrier), "barriers"),
     Measure("client_to_global.accuracy_mean", "client-to-global accuracy barrier", SHARE, "lower",
             _barriers(_TO_GLOBAL, "accuracy", "mean"), "barriers"),
     Measure("client_to_global.accuracy_max", "max client-to-global accuracy barrier", SHARE, "lower",
@@ -295,7 +295,7 @@ def _in_unit(measure: Measure, task: Task) -> Measure:
 def _errors(task: Task) -> Iterator[Measure]:
     """Yield the measures of an error: of the global model, of paths between models, of the clients' mean."""
     name, unit = task.score_name, task.score_unit
-    yield Measure("error", name, unit, "lower", _of(_EVALUATION, lambda found: found.error))
+    yield Measure("error", name, unit, "lower", _of(_EVALUATION, lambda evaluation: evaluation.error))
     paths: tuple[tuple[str, str, Callable[..., PairwiseBarriers | None]], ...] = (
         ("barrier", f"{name} barrier", _pairwise),
         ("client_to_global", f"client-to-global {name} barrier", _TO_GLOBAL),
@@ -307,7 +307,7 @@ def _errors(task: Task) -> Iterator[Measure]:
             continue
         yield Measure(f"{table}.error_mean", label, unit, "lower", _barriers(of, "error", "mean"), "barriers")
         yield Measure(f"{table}.error_max", f"max {label}", unit, "lower", _barriers(of, "error", "max"), "barriers")
-    fused = _of(_CONNECTIVITY, lambda found: found.fused.error)
+    fused = _of(_CONNECTIVITY, lambda report: report.fused.error)
     yield Measure("fusion.error", f"{name} of the clients' mean", unit, "lower", fused, "barriers")
 
 

@@ -98,8 +98,8 @@ def build(
             ):
                 _require_room(name, partial(MODELS[name], input_shape, num_classes, **settings))
             model = MODELS[name](input_shape, num_classes, **settings)
-        elif found := vision.find(name):
-            model = vision.torchvision_model(found, num_classes, norm=norm, pretrained=pretrained, args=args)
+        elif constructor := vision.find(name):
+            model = vision.torchvision_model(constructor, num_classes, norm=norm, pretrained=pretrained, args=args)
         else:
             model = call_factory(name, input_shape, num_classes, args or {})
     return _checked(name, model)
@@ -122,9 +122,9 @@ def find_faults(
     faults: list[str] = []
     if norm not in NORMS:
         faults.append(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
-    if not _is_whole(hidden, least=0):
+    if not _is_whole(hidden, minimum=0):
         faults.append(f"hidden must be a whole number, 0 or more; got {hidden!r}")
-    if not _is_whole(width, least=1):
+    if not _is_whole(width, minimum=1):
         faults.append(f"width must be a whole number, 1 or more; got {width!r}")
     if not (_is_real(width_multiplier) and math.isfinite(width_multiplier) and width_multiplier > 0):
         faults.append(f"width_multiplier must be a positive number; got {width_multiplier!r}")
@@ -195,8 +195,10 @@ def _require_room(name: str, make: Callable[[], nn.Module]) -> None:
     except (RuntimeError, OverflowError):
         size = None
     if size is None or size > memory:
-        told = "more than can be counted" if size is None else f"{size / 1e9:,.0f} GB"
-        raise ValueError(f"model {name!r} of these settings takes {told}, and this machine has {memory / 1e9:,.0f} GB")
+        size_text = "more than can be counted" if size is None else f"{size / 1e9:,.0f} GB"
+        raise ValueError(
+            f"model {name!r} of these settings takes {size_text}, and this machine has {memory / 1e9:,.0f} GB"
+        )
 
 
 def _checked(name: str, model: Any) -> nn.Module:
@@ -210,8 +212,8 @@ def _checked(name: str, model: Any) -> nn.Module:
     return model.cpu()
 
 
-def _is_whole(value: object, *, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_whole(value: object, *, minimum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 def _is_real(value: object) -> bool:

@@ -31,12 +31,12 @@ def run_checks(trial: Trial) -> list[Finding]:
     findings: list[Finding] = []
     for name, check in CHECKS:
         try:
-            found = check(trial)
+            result = check(trial)
         except Exception as error:
             advice = _advice(trial) if name == "forward" else ""
-            found = [Finding("fault", name, f"fails: {error_line(error)}{advice}")]
-        findings += found
-        if name == "forward" and any(finding.level == "fault" for finding in found):
+            result = [Finding("fault", name, f"fails: {error_line(error)}{advice}")]
+        findings += result
+        if name == "forward" and any(finding.level == "fault" for finding in result):
             break  # the rest would fail for the same reason
     return findings
 

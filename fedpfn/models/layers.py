@@ -17,8 +17,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
     >>> [group_norm(channels).num_groups for channels in (1, 6, 16, 64, 512)]
     [1, 1, 4, 16, 32]
     """
-    most = max(1, min(32, channels // 4))
-    return nn.GroupNorm(max(groups for groups in range(1, most + 1) if channels % groups == 0), channels)
+    limit = max(1, min(32, channels // 4))
+    return nn.GroupNorm(max(groups for groups in range(1, limit + 1) if channels % groups == 0), channels)
 
 
 def layer_norm(channels: int) -> nn.GroupNorm:

@@ -12,7 +12,7 @@ from torch import nn
 _NARROW = 64
 
 
-def lay_out(model: nn.Module) -> nn.Module:
+def to_preferred_memory_format(model: nn.Module) -> nn.Module:
     """Return ``model``, changed in place: channels last if it lies on a CPU and has only narrow 2-d convolutions."""
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     narrow = all(max(module.in_channels, module.out_channels) <= _NARROW for module in convolutions)

@@ -57,22 +57,24 @@ def read_state_file(path: Path, *, known: Collection[str] = ()) -> StateFile:
         In one line: for a file that is absent, cannot be read, needs code to be read, or holds no state dict.
     """
     if path.suffix == ".safetensors":
-        found: Any = _safetensors(path)
+        content: Any = _safetensors(path)
     else:
-        found = _pickled(path)
+        content = _pickled(path)
     notes = []
     inside = []
-    while isinstance(found, Mapping) and (key := next((k for k in NESTED if isinstance(found.get(k), Mapping)), None)):
+    while isinstance(content, Mapping) and (
+        key := next((k for k in NESTED if isinstance(content.get(k), Mapping)), None)
+    ):
         inside.append(key)
-        found = found[key]
+        content = content[key]
     if inside:
         notes.append(f"taken from its {'.'.join(inside)!r}")
-    if not isinstance(found, Mapping) or not found or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    if not isinstance(content, Mapping) or not content or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):  # fmt: skip
-        keys = f" with keys {listed(map(str, found))}" if isinstance(found, Mapping) else ""
-        raise ValueError(f"{path} holds no state dict from names to tensors, but a {type(found).__name__}{keys}")
-    tensors, removed = _plain_names(dict(found), known)
+        keys = f" with keys {listed(map(str, content))}" if isinstance(content, Mapping) else ""
+        raise ValueError(f"{path} holds no state dict from names to tensors, but a {type(content).__name__}{keys}")
+    tensors, removed = _plain_names(dict(content), known)
     notes += [f"{prefix!r} removed from its names" for prefix in removed]
     return StateFile({name: tensor.detach() for name, tensor in tensors.items()}, tuple(notes))
 

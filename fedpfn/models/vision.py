@@ -44,10 +44,10 @@ def find(name: str) -> str | None:
     """
     if not is_reference(name):
         return name if name in names() else None
-    found = load(name)
-    if not str(getattr(found, "__module__", "")).startswith("torchvision.models"):
+    constructor = load(name)
+    if not str(getattr(constructor, "__module__", "")).startswith("torchvision.models"):
         return None
-    plain = getattr(found, "__name__", "")
+    plain = getattr(constructor, "__name__", "")
     return plain if plain in names() else None
 
 

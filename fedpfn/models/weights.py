@@ -29,14 +29,14 @@ def load_weights(model: nn.Module, path: Path | str, *, head: str | None = None)
     """
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     patterns = _last_layer(model) if head is None else split_patterns(head)
-    found = read_state_file(Path(path), known=own).tensors
-    out = {name for name in own.keys() | found.keys() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    weights = read_state_file(Path(path), known=own).tensors
+    out = {name for name in own.keys() | weights.keys() if any(fnmatchcase(name, pattern) for pattern in patterns)}
     if patterns and not out & own.keys():
         raise ValueError(f"head={head!r} matches none of the model's tensors: {listed(own)}")
     identities = {path for path, module in model.named_modules() if isinstance(module, nn.Identity)}
-    out |= {name for name in found if name.rpartition(".")[0] in identities}
+    out |= {name for name in weights if name.rpartition(".")[0] in identities}
     wanted = {name: tensor for name, tensor in own.items() if name not in out}
-    offered = {name: tensor for name, tensor in found.items() if name not in out}
+    offered = {name: tensor for name, tensor in weights.items() if name not in out}
     if faults := _faults(wanted, offered):
         raise ValueError(f"{path} does not fit the model: {'; '.join(faults)}")
     with torch.no_grad():

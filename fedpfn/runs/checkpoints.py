@@ -111,23 +111,23 @@ def remove_checkpoints(folder: Path) -> None:
         checkpoint_path(folder, server_round).unlink()
 
 
-def last_checkpoint(folder: Path, *, most: int) -> Checkpoint | None:
-    """Return the checkpoint of the latest round up to ``most`` that can be read whole, or None.
+def last_checkpoint(folder: Path, *, up_to: int) -> Checkpoint | None:
+    """Return the checkpoint of the latest round up to ``up_to`` that can be read whole, or None.
 
     A file that a dying disk cut short is passed over for the one before it: that is why two are kept. One that is whole
     and not what was written raises ``ValueError``.
     """
     final = _read_final(folder)
     for server_round in reversed(checkpoint_rounds(folder)):
-        if final is not None and server_round <= final.server_round <= most:
+        if final is not None and server_round <= final.server_round <= up_to:
             return _verified(final, _final(folder))
-        if server_round <= most:
-            path, found = checkpoint_path(folder, server_round), None
+        if server_round <= up_to:
+            path, checkpoint = checkpoint_path(folder, server_round), None
             with suppress(SafetensorError, OSError, ValueError):
-                found = _read(path, server_round)
-            if found is not None:
-                return _verified(found, path)
-    return _verified(final, _final(folder)) if final is not None and final.server_round <= most else None
+                checkpoint = _read(path, server_round)
+            if checkpoint is not None:
+                return _verified(checkpoint, path)
+    return _verified(final, _final(folder)) if final is not None and final.server_round <= up_to else None
 
 
 def settings_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -135,13 +135,13 @@ def settings_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any] | None:
     return json.loads(checkpoint.about[SETTINGS]) if SETTINGS in checkpoint.about else None
 
 
-def require_same_kind(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def require_same_kind(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
     """Raise ``ValueError`` where names, shapes or dtypes of a checkpoint's tensors are not those of the model."""
-    if own.keys() != found.keys():
-        names = ", ".join(sorted(own.keys() ^ found.keys())[:3])
+    if own.keys() != other.keys():
+        names = ", ".join(sorted(own.keys() ^ other.keys())[:3])
         raise ValueError(f"cannot resume: the checkpoint and the model do not have the same tensors, such as {names}")
     for name, tensor in own.items():
-        kinds = [f"{one.dtype} of shape {tuple(one.shape)}" for one in (found[name], tensor)]
+        kinds = [f"{one.dtype} of shape {tuple(one.shape)}" for one in (other[name], tensor)]
         if kinds[0] != kinds[1]:
             raise ValueError(f"cannot resume: {name} is {kinds[0]} in the checkpoint, and {kinds[1]} in the model")
 

@@ -71,7 +71,7 @@ class RunFolder:
         if summary is not None and STOPPED in summary:
             raise ValueError(f"{self.path} ended by its own rule, as a run of {rounds} rounds would")
         lines = read_rounds(self.path)
-        checkpoint = last_checkpoint(self.path, most=len(lines) - 1)
+        checkpoint = last_checkpoint(self.path, up_to=len(lines) - 1)
         if summary is not None and checkpoint is None:
             raise ValueError(f"{self.path} holds no checkpoint to go on from")
         kept = checkpoint.server_round + 1 if checkpoint else 0

@@ -193,7 +193,7 @@ def is_plain(text: str) -> bool:
     return "${" not in text and text != "???" and not _UNPLAIN.search(text)
 
 
-def shown(value: Any, most: int = 200) -> str:
+def shown(value: Any, max_length: int = 200) -> str:
     """Return a value as a message shows it, on one line and cut short where it is long.
 
     >>> shown("a" * 9, 6), shown({"a": [1]})
@@ -203,7 +203,7 @@ def shown(value: Any, most: int = 200) -> str:
         text = repr(value)
     except ValueError:  # a whole number of more digits than Python writes
         text = f"something of type {type(value).__name__} that is too long to be shown"
-    return text if len(text) <= most else f"{text[:most]}..."
+    return text if len(text) <= max_length else f"{text[:max_length]}..."
 
 
 def kept(spec: KeySpec, value: Any) -> Any:

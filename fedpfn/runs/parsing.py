@@ -152,13 +152,13 @@ def parse_layers(
 
 def argument_fault(name: str, value: Any) -> str | None:
     """Say that ``name``, such as ``model.args.width``, cannot be an argument or ``value`` not its value."""
-    told = name if name.isprintable() else shown(name)
+    label = name if name.isprintable() else shown(name)
     try:
         argument_name(name.partition(".args.")[2])
     except ValueError as error:
-        return f"{told}: {error}"
+        return f"{label}: {error}"
     if type(value) not in (bool, int, float, str) or (type(value) is float and not math.isfinite(value)):
-        return f"{told} must be a finite number, true or false, or text, got {shown(value)} ({type(value).__name__})"
+        return f"{label} must be a finite number, true or false, or text, got {shown(value)} ({type(value).__name__})"
     if isinstance(value, str) and not is_plain(value):
-        return f"{told} must be plain text, without '${{', got {shown(value)}"
+        return f"{label} must be plain text, without '${{', got {shown(value)}"
     return None

@@ -119,16 +119,16 @@ def find_runs(
     to ``broken`` with why; without it, ``ValueError`` is raised. So it is for a path that does not exist or has no run
     below it.
     """
-    found: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
     for path in [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]:
         if not path.is_dir():
             raise ValueError(f"{path} is not a folder")
         here = sorted({file.parent.resolve() for name in _TRACES for file in path.rglob(name) if is_run(file.parent)})
         if not here:
             raise ValueError(f"no run folder at or below {path}")
-        found |= dict.fromkeys(here)
+        folders |= dict.fromkeys(here)
     runs = []
-    for path in sorted(found):
+    for path in sorted(folders):
         try:
             run = read_run(path)
             if not run.rounds and run.failure is None:

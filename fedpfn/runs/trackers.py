@@ -73,15 +73,15 @@ def measures(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     >>> measures({"accuracy": 0.5, "clients": [3, 8], "fusion": {"barrier": -0.1}, "mask": None})
     {'accuracy': 0.5, 'clients': 2.0, 'fusion/barrier': -0.1}
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name, value in finite(record).items():
         if isinstance(value, Mapping):
-            found |= measures(value, f"{prefix}{name}/")
+            values |= measures(value, f"{prefix}{name}/")
         elif isinstance(value, list) and name in _COUNTED:
-            found[prefix + name] = float(len(value))
+            values[prefix + name] = float(len(value))
         elif isinstance(value, int | float):
-            found[prefix + name] = float(value)
-    return found
+            values[prefix + name] = float(value)
+    return values
 
 
 class Tracker(ABC):

@@ -25,7 +25,7 @@ from fedpfn.params import first_non_finite, trainable
 from fedpfn.tasks import CLASSIFICATION
 from fedpfn.training.chain import chain_of
 from fedpfn.training.local_algorithm import Begun, Loss, correct, reach_of
-from fedpfn.training.optimizers import MakeOptimizer, fused, leaves_still_entries
+from fedpfn.training.optimizers import MakeOptimizer, fused, keeps_entries_without_gradient
 
 
 class NonFiniteError(FloatingPointError):
@@ -88,7 +88,7 @@ def train(
     reach: list[float] = []
     for mask, steps in phases:
         stepper = optimizer(live) if plain else fused(optimizer, live, adopt=chain is not None)
-        anchored = plain or not leaves_still_entries(stepper)
+        anchored = plain or not keeps_entries_without_gradient(stepper)
         freeze = Freeze(parameters, mask, anchored=anchored)
         gradients = _Gradients(backward, parameters, algorithm, freeze if mask is not None else None)
         own_rates = [group["lr"] for group in stepper.param_groups]

@@ -76,8 +76,8 @@ def optimizer_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
     try:
         _checked(name, call_with(factory, {"lr": 0.1}, args, [nn.Parameter(torch.zeros(2, 2))]))
     except Exception as error:
-        told = str(error) if isinstance(error, TypeError | ValueError) else repr(error)
-        return [f"train.optimizer {name!r} cannot be made: {told}"]
+        message = str(error) if isinstance(error, TypeError | ValueError) else repr(error)
+        return [f"train.optimizer {name!r} cannot be made: {message}"]
     return []
 
 
@@ -122,15 +122,15 @@ def fuse(optimizer: torch.optim.Optimizer) -> None:
     ``capturable``, ...) and one of another class are left as they are.
     """
     for group in optimizer.param_groups:
-        told = (
+        configured = (
             any(group.get(flag) for flag in ("foreach", "capturable", "differentiable")) or group.get("fused") is False
         )
         fitting = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in group["params"])
-        if type(optimizer) in _KNOWN and not told and fitting:
+        if type(optimizer) in _KNOWN and not configured and fitting:
             group["fused"] = True
 
 
-def leaves_still_entries(optimizer: torch.optim.Optimizer | FusedSGD) -> bool:
+def keeps_entries_without_gradient(optimizer: torch.optim.Optimizer | FusedSGD) -> bool:
     """Tell whether an entry whose gradient was +0 at every step stays as it is, to the bit.
 
     So it is with SGD, Adam and AdamW without weight decay: moments stay 0, and w - 0 is w, for -0 and NaN as well.

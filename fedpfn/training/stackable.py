@@ -80,21 +80,21 @@ def _try(model: nn.Module, examples: Examples) -> str | None:
     stack = {name: torch.stack([state[name].detach() for state in own]).requires_grad_() for name in parameters}
     index = torch.tensor([[0, 1, 2], [2, 3, 2]], device=labels.device)
     weights = torch.tensor([[1 / 3] * 3, [1 / 2, 1 / 2, 0]], device=labels.device, dtype=torch.float64)
-    found = stacked_losses(model, stack, inputs[index], labels[index], weights, examples.task.loss)
-    if not _close(found.detach(), torch.stack(losses)):
+    stacked = stacked_losses(model, stack, inputs[index], labels[index], weights, examples.task.loss)
+    if not _close(stacked.detach(), torch.stack(losses)):
         return "its losses in a stack are not those of one client after the other"
-    if not _close(_gradient(found.sum(), stack, rows=2), torch.stack(gradients)):
+    if not _close(_gradient(stacked.sum(), stack, rows=2), torch.stack(gradients)):
         return "its gradients in a stack are not those of one client after the other"
     return None
 
 
 def _gradient(loss: Tensor, state: State, *, rows: int = 0) -> Tensor:
     """Return the gradient as one vector, or one a row; zeros for a parameter that takes no part."""
-    found = torch.autograd.grad(loss, list(state.values()), allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(loss, list(state.values()), allow_unused=True, materialize_grads=True)
     shape = (rows, -1) if rows else (-1,)
-    return torch.cat([gradient.reshape(shape) for gradient in found], dim=-1)
+    return torch.cat([gradient.reshape(shape) for gradient in gradients], dim=-1)
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
+def _close(actual: Tensor, expected: Tensor) -> bool:
     # not finite on either side is not close
-    return bool((found - expected).norm() <= _LARGEST_ERROR * expected.norm())
+    return bool((actual - expected).norm() <= _LARGEST_ERROR * expected.norm())

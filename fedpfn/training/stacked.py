@@ -29,7 +29,7 @@ from fedpfn.losses import BatchLoss, batch_loss
 from fedpfn.params import State, trainable
 from fedpfn.training.kernel import NonFiniteError, Trained
 from fedpfn.training.local_algorithm import UNCORRECTED, Begun, Correction, correct, reach_of
-from fedpfn.training.optimizers import MakeOptimizer, fuse, leaves_still_entries
+from fedpfn.training.optimizers import MakeOptimizer, fuse, keeps_entries_without_gradient
 from fedpfn.training.stacked_steps import Job, Schedule, batches_of, lay_out, lr_factors
 
 _ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -76,12 +76,12 @@ def train_stacked(
     try:
         for first in range(0, len(order), rows):
             chosen = order[first : first + rows]
-            found = _train_stack(
+            results = _train_stack(
                 model, [jobs[number] for number in chosen], ready,
                 optimizer=optimizer, batch_size=batch_size, rows=rows, clip_norm=clip_norm,
                 algorithms=[algorithms[number] for number in chosen] if algorithms else (),
             )  # fmt: skip
-            outcomes.update(zip(chosen, found, strict=True))
+            outcomes.update(zip(chosen, results, strict=True))
     finally:
         for module, mode in modes:
             module.training = mode
@@ -132,7 +132,7 @@ def _train_stack(
         if type(stepper) not in _ELEMENTWISE:
             raise ValueError(f"clients can be stacked under SGD, Adam and AdamW, not under {type(stepper).__name__}")
         fuse(stepper)
-        restore_each_step = factors is not None or not leaves_still_entries(stepper)
+        restore_each_step = factors is not None or not keeps_entries_without_gradient(stepper)
         done = _rows(stack, lasts, 0)
         for step in range(1, max(lasts) + 1):
             number = len(losses)

@@ -67,10 +67,10 @@ def fisher_mean(
         require_fit(states[0], state)
     factors = [1.0] * len(states) if weights is None else list(weights)
     entries = [tensor for own in information for tensor in own.values()]
-    least = floor * float(sum(tensor.double().sum() for tensor in entries)) / max(1, sum(t.numel() for t in entries))
+    lowest = floor * float(sum(tensor.double().sum() for tensor in entries)) / max(1, sum(t.numel() for t in entries))
     mean = mean_state(states, factors)
     for name in information[0]:
-        own = torch.stack([p * (f[name].double() + (least or 1.0)) for p, f in zip(factors, information, strict=True)])
+        own = torch.stack([p * (f[name].double() + (lowest or 1.0)) for p, f in zip(factors, information, strict=True)])
         first = states[0][name]
         # around the first: an entry that all share comes out to the bit
         offsets = torch.stack([state[name].double() - first.double() for state in states])
@@ -106,10 +106,10 @@ def fisher_information(
             else:
                 terms = [(1.0, examples.task.loss(outputs, labels, reduction="sum"))]
             for number, (share, term) in enumerate(terms, start=1):
-                found = torch.autograd.grad(
+                gradients = torch.autograd.grad(
                     term, list(own.values()), retain_graph=number < len(terms), allow_unused=True
                 )
-                for name, gradient in zip(own, found, strict=True):
+                for name, gradient in zip(own, gradients, strict=True):
                     if gradient is not None:
                         total[name].add_(gradient.double().square(), alpha=share)
             done(1 / len(examples))

@@ -65,9 +65,9 @@ def _greedy(models: _Models) -> Fused:
     assert examples is not None
 
     def evaluate(state: Tensors) -> Evaluation:
-        found = models.pool.evaluate(state, examples)
+        evaluation = models.pool.evaluate(state, examples)
         models.done(0.5)
-        return found
+        return evaluation
 
     soup = greedy_soup(models.states, evaluate, repair=models.repair)
     return Fused(soup.state, (f"members: {', '.join(str(member + 1) for member in soup.members)}",))
@@ -157,11 +157,11 @@ def fuse(
     data = None if examples is None else as_examples(examples, model=model).decoded()
     with temporary_pool(model) as pool:
         done = Steps(progress, len(fitting))
-        found = METHODS[method](_Models(pool, fitting, start, data, repair, done), **options)
+        fused = METHODS[method](_Models(pool, fitting, start, data, repair, done), **options)
         done.finish()
         if repair is None or method == "greedy":
-            return found
-        return Fused(repair(found.state, fitting[0]), found.notes)
+            return fused
+        return Fused(repair(fused.state, fitting[0]), fused.notes)
 
 
 def method_faults(method: str, options: Mapping[str, Any], *, has_base: bool, has_data: bool) -> None:

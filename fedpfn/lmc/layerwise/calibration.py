@@ -82,9 +82,11 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     from scipy.optimize import minimize_scalar
 
     bound = math.log(SPREAD)
-    found = minimize_scalar(loss_at, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-9, "maxiter": 200})
+    minimum = minimize_scalar(
+        loss_at, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-9, "maxiter": 200}
+    )
     # the ends first: on a plateau an end is as good, and says what is the matter
-    candidates = [(loss_at(end), end) for end in (bound, -bound)] + [(float(found.fun), float(found.x))]
+    candidates = [(loss_at(end), end) for end in (bound, -bound)] + [(float(minimum.fun), float(minimum.x))]
     loss, best = min(candidates, key=lambda candidate: candidate[0])
     return Temperature(math.exp(best) / spread, loss, abs(best) == bound)
 

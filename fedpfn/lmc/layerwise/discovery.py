@@ -99,16 +99,16 @@ def find_layers(model: nn.Module, inputs: Tensor, *, state: Mapping[str, Tensor]
     last.depth = max((calls[position].depth for position in direct), default=0)
 
     names = {id(leaf): name for name, leaf in leaves.items()}
-    found: list[Layer] = []
+    layers: list[Layer] = []
     for position, call in enumerate(calls):
         if not call.is_layer:
             continue
         site = consumers[position][0] if consumers[position] else last if position in direct else call
         below = _weights_behind(site.leaving, names)
-        found.append(
+        layers.append(
             Layer(
                 name=call.name,
-                index=len(found) + 1,
+                index=len(layers) + 1,
                 depth=site.depth,
                 site=site.name,
                 call=site.number,
@@ -117,7 +117,7 @@ def find_layers(model: nn.Module, inputs: Tensor, *, state: Mapping[str, Tensor]
                 below=frozenset(below | _buffers_with(below, model, run.order, site.name)),
             )
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 class _DryRun(TorchFunctionMode):
@@ -199,21 +199,21 @@ def _behind(node: Any, stop: Callable[[Any], bool]) -> Iterable[Any]:
 
 
 def _marks_behind(node: Any, marks: Mapping[Any, int]) -> set[int]:
-    return {marks[found] for found in _behind(node, marks.__contains__) if found in marks}
+    return {marks[key] for key in _behind(node, marks.__contains__) if key in marks}
 
 
 def _weights_behind(node: Any, names: Mapping[int, str]) -> set[str]:
-    variables = (getattr(found, "variable", None) for found in _behind(node, lambda _: False))
+    variables = (getattr(behind, "variable", None) for behind in _behind(node, lambda _: False))
     return {names[id(variable)] for variable in variables if id(variable) in names}
 
 
 def _buffers_with(below: set[str], model: nn.Module, order: list[str], site: str) -> set[str]:
     """Return the buffers that go with ``below``: those beside a weight in it or, beside none, of modules run before."""
     before = set(order[: order.index(site)]) if site else set(order)
-    found: set[str] = set()
+    names: set[str] = set()
     for name, _ in model.named_buffers():
         owner = name.rpartition(".")[0]
         beside = {f"{owner}.{own}".lstrip(".") for own, _ in model.get_submodule(owner).named_parameters(recurse=False)}
         if beside & below if beside else owner in before:
-            found.add(name)
-    return found
+            names.add(name)
+    return names

@@ -49,8 +49,8 @@ def capture(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, state: Ma
     Raises ``ValueError`` for outputs that are not finite.
     """
     places = [_places(layer) for layer in layers]
-    found = _record(model, {key for keys in places for key in keys}, inputs, state)
-    return Pass(found["", 0, "out"], tuple(Captured(*(found[key] for key in keys)) for keys in places))
+    captured = _record(model, {key for keys in places for key in keys}, inputs, state)
+    return Pass(captured["", 0, "out"], tuple(Captured(*(captured[key] for key in keys)) for keys in places))
 
 
 def read_features(
@@ -67,8 +67,8 @@ def read_features(
     [tensor([[3., 0.]]), tensor([[3.]])]
     """
     keys: list[Key] = [(layer.site, layer.call, "out") for layer in layers]
-    found = _record(model, set(keys), inputs, state)
-    return [found[key] for key in keys]
+    features = _record(model, set(keys), inputs, state)
+    return [features[key] for key in keys]
 
 
 def batches(examples: Examples, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -103,19 +103,19 @@ def _places(layer: Layer) -> tuple[Key, Key, Key, Key]:
 
 @torch.no_grad()
 def _record(model: nn.Module, wanted: set[Key], inputs: Tensor, state: Mapping[str, Tensor]) -> dict[Key, Tensor]:
-    found: dict[Key, Tensor] = {}
+    recorded: dict[Key, Tensor] = {}
     with ExitStack() as hooks:
         for name in {key[0] for key in wanted}:
-            for handle in _hook(name, model.get_submodule(name), wanted, found):
+            for handle in _hook(name, model.get_submodule(name), wanted, recorded):
                 hooks.callback(handle.remove)
-        found["", 0, "out"] = functional_call(model, dict(state), (inputs,))
-    if not bool(torch.isfinite(found["", 0, "out"]).all()):
+        recorded["", 0, "out"] = functional_call(model, dict(state), (inputs,))
+    if not bool(torch.isfinite(recorded["", 0, "out"]).all()):
         # later a NaN would pass for a dead example
         raise ValueError("the model's outputs at one of the states are NaN or infinite: no features can be compared")
-    return found
+    return recorded
 
 
-def _hook(name: str, module: nn.Module, wanted: set[Key], found: dict[Key, Tensor]) -> Iterator[Any]:
+def _hook(name: str, module: nn.Module, wanted: set[Key], recorded: dict[Key, Tensor]) -> Iterator[Any]:
     calls: Counter[str] = Counter()
 
     def keep(what: str, tensor: Tensor) -> None:
@@ -123,13 +123,13 @@ def _hook(name: str, module: nn.Module, wanted: set[Key], found: dict[Key, Tenso
         calls[what] += 1
         if key in wanted:
             # a copy: what follows may work in place
-            found[key] = tensor.detach().clone()
+            recorded[key] = tensor.detach().clone()
 
     def start(module: nn.Module, args: Any, kwargs: Any) -> None:
         keep("in", (*args, *kwargs.values())[0])
         if (name, 0, "weight") in wanted:
             # read here, where it is the state's: also one that is tied, or parametrised
-            found[name, 0, "weight"] = module.weight.detach()  # type: ignore[operator]
+            recorded[name, 0, "weight"] = module.weight.detach()  # type: ignore[operator]
 
     def stop(module: nn.Module, args: Any, output: Tensor) -> None:
         keep("out", output)

@@ -56,9 +56,11 @@ def stitching_errors(
     require_states(model, [lower, upper])
     if layers is None:
         layers = find_layers(model, examples.batch(slice(0, 1))[0], state=lower)
-    found = [evaluate(model, examples, state=stitch(layer, lower, upper), batch_size=batch_size) for layer in layers]
+    evaluations = [
+        evaluate(model, examples, state=stitch(layer, lower, upper), batch_size=batch_size) for layer in layers
+    ]
     return Stitching(
         layers=tuple(layer.name for layer in layers),
-        error=tuple(1 - evaluation.accuracy for evaluation in found),
-        loss=tuple(evaluation.loss for evaluation in found),
+        error=tuple(1 - evaluation.accuracy for evaluation in evaluations),
+        loss=tuple(evaluation.loss for evaluation in evaluations),
     )

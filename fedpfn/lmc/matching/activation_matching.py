@@ -50,8 +50,8 @@ def activation_matching(
     >>> first = {"0.weight": torch.tensor([[1.0], [-1.0]]), "2.weight": torch.tensor([[1.0, 2.0]])}
     >>> second = {"0.weight": torch.tensor([[-1.0], [1.0]]), "2.weight": torch.tensor([[2.0, 1.0]])}
     >>> examples = Examples(torch.tensor([[1.0], [-2.0]]), torch.tensor([0, 0]))
-    >>> found = activation_matching(spec_for(model), model, first, second, examples)
-    >>> found.permutations, found.objective
+    >>> matching = activation_matching(spec_for(model), model, first, second, examples)
+    >>> matching.permutations, matching.objective
     ({'0': tensor([1, 0])}, (0.0, 2.5))
     """
     require_pair(spec, first, second)

@@ -58,8 +58,8 @@ def merge_many(
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})
     >>> first = {"in.weight": torch.tensor([[1.0], [2.0]]), "out.weight": torch.tensor([[3.0, 4.0]])}
     >>> second = {"in.weight": torch.tensor([[2.0], [1.0]]), "out.weight": torch.tensor([[4.0, 3.0]])}
-    >>> found = merge_many(spec, [first, second, first])
-    >>> found.state["out.weight"], found.objective, found.rounds
+    >>> merging = merge_many(spec, [first, second, first])
+    >>> merging.state["out.weight"], merging.objective, merging.rounds
     (tensor([[3., 4.]]), (86.0, 90.0), 0)
     """
     if len(states) < 2:
@@ -73,7 +73,7 @@ def merge_many(
     objective = [_agreement(spec, moved)]
 
     def improve(place: int, others: Sequence[State], *path: int | str) -> bool:
-        found = weight_matching(
+        match = weight_matching(
             spec,
             _total(others),
             wide[place],
@@ -81,8 +81,8 @@ def merge_many(
             max_sweeps=max_sweeps,
             start=permutations[place],
         )
-        moved[place], permutations[place] = found.state, found.permutations
-        return found.sweeps > 0
+        moved[place], permutations[place] = match.state, match.permutations
+        return match.sweeps > 0
 
     for place in range(1, len(states)):
         improve(place, moved[:place], "pass")

@@ -41,21 +41,21 @@ def origins(traced: Trace) -> dict[Units, Origin]:
         for units in (part for dim in dims for part, _ in resolve(dim) if part is not None):
             tensors.setdefault(units, name)
     sights = _sights(traced)
-    found: dict[Units, Origin] = {}
+    named: dict[Units, Origin] = {}
     for units, tensor in tensors.items():
-        found[units] = _origin(sights.get(units, []), traced, tensor, taken={origin.name for origin in found.values()})
-    return dict(sorted(found.items(), key=lambda pair: pair[1].started))
+        named[units] = _origin(sights.get(units, []), traced, tensor, taken={origin.name for origin in named.values()})
+    return dict(sorted(named.items(), key=lambda pair: pair[1].started))
 
 
 def _sights(traced: Trace) -> dict[Units, list[_Sight]]:
-    found: dict[Units, list[_Sight]] = {}
+    sights: dict[Units, list[_Sight]] = {}
     for at, step in enumerate(traced.steps):
         rows = [resolve(dim) for dim in step.dims]
         for units in dict.fromkeys(part for row in rows for part, _ in row if part is not None):
             axis = next((axis for axis, row in enumerate(rows) if len(row) == 1 and row[0][0] is units), None)
             made = step.kind == "layer" and any(part is units for part, _ in rows[step.axis])
-            found.setdefault(units, []).append(_Sight(at, step, axis, made))
-    return found
+            sights.setdefault(units, []).append(_Sight(at, step, axis, made))
+    return sights
 
 
 def _origin(sights: Sequence[_Sight], traced: Trace, tensor: str, *, taken: set[str]) -> Origin:

@@ -55,8 +55,10 @@ def straight_through(
     losses = [evaluate_midpoint(tried.state).loss]
     latent = dict(first)
     scratch = _normalising_by_batch(model)
-    least = 2 if has_batch_norm(model) else 1
-    batches = batch_order(len(examples), batch_size, numpy_generator(seed, "straight-through", "batches"), least=least)
+    min_batch = 2 if has_batch_norm(model) else 1
+    batches = batch_order(
+        len(examples), batch_size, numpy_generator(seed, "straight-through", "batches"), min_batch=min_batch
+    )
     done = Steps(progress, steps)
     for step in range(1, steps + 1):
         inputs, labels = examples.batch(torch.from_numpy(next(batches)).to(examples.device))

@@ -74,8 +74,8 @@ def fix(dim: Dim, reason: str) -> None:
 def why_fixed(dim: Dim) -> str:
     """Return the reason for which units of ``dim`` are fixed, or "" where none is."""
     for units, _ in dim:
-        if units is not None and units.value is not None and (found := units.reason or why_fixed(units.value)):
-            return found
+        if units is not None and units.value is not None and (reason := units.reason or why_fixed(units.value)):
+            return reason
     return ""
 
 
@@ -102,9 +102,9 @@ def _tie_heads(left: list[Part], right: list[Part]) -> bool:
     """Tie the first parts and drop what is equal of both rows; False where they cannot be tied."""
     (ours, block), (theirs, size) = left[0], right[0]
     if ours is None and theirs is None:
-        least = min(block, size)
+        shorter = min(block, size)
         for row, part in ((left, block), (right, size)):
-            row[:1] = [(None, part - least)] if part > least else []
+            row[:1] = [(None, part - shorter)] if part > shorter else []
         return True
     if ours is theirs and block == size:
         del left[0], right[0]

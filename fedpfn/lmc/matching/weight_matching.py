@@ -76,8 +76,8 @@ def weight_matching(
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})
     >>> first = {"in.weight": torch.tensor([[1.0], [2.0]]), "out.weight": torch.tensor([[3.0, 4.0]])}
     >>> second = {"in.weight": torch.tensor([[2.0], [1.0]]), "out.weight": torch.tensor([[4.0, 3.0]])}
-    >>> found = weight_matching(spec, first, second)
-    >>> found.permutations, found.sweeps, found.objective
+    >>> matching = weight_matching(spec, first, second)
+    >>> matching.permutations, matching.sweeps, matching.objective
     ({'in': tensor([1, 0])}, 1, (28.0, 30.0))
     """
     require_pair(spec, first, second)
@@ -128,12 +128,12 @@ def outside_in(
 
 
 def _settled(spec: PermutationSpec, state: Mapping[str, Tensor], name: str, open_ones: set[str]) -> State:
-    found: State = {}
+    settled: State = {}
     for tensor, value in state.items():
         acting = {axis.permutation for place in spec.axes[tensor] for axis in axes_in(place)}
         if name in acting and not acting & open_ones:
-            found[tensor] = value
-    return found
+            settled[tensor] = value
+    return settled
 
 
 def _some(permutations: Permutations, generator: np.random.Generator) -> Permutations:
@@ -152,7 +152,7 @@ def _climb(
 ) -> tuple[Permutations, list[float]]:
     """Sweep from ``start`` until nothing is gained; return where that ends, and the objective before and after each."""
     permutations = dict(start)
-    least = _TOLERANCE * _bound(here, there)
+    tolerance = _TOLERANCE * _bound(here, there)
     names = list(spec.sizes)
     objective = [_objective(spec, here, there, permutations)]
     for _ in range(max_sweeps):
@@ -161,7 +161,7 @@ def _climb(
             better = solve_assignment(
                 assignment_cost(spec, here, there, permutations, name),
                 permutations[name],
-                least,
+                tolerance,
                 None if movable is None else movable[name],
             )
             gained |= better is not permutations[name]
@@ -210,8 +210,8 @@ def assignment_cost(
     return cost if isinstance(cost, Tensor) else torch.zeros(size, size, dtype=torch.float64)
 
 
-def solve_assignment(gains: Tensor, current: Tensor, least: float = 0.0, movable: Tensor | None = None) -> Tensor:
-    """Return p that maximises sum_i gains[i, p[i]], or ``current`` itself where that wins no more than ``least``.
+def solve_assignment(gains: Tensor, current: Tensor, tolerance: float = 0.0, movable: Tensor | None = None) -> Tensor:
+    """Return p that maximises sum_i gains[i, p[i]], or ``current`` itself where that wins no more than ``tolerance``.
 
     Where some units alone are ``movable`` (n,), p is as ``current`` at the places of the others.
     """
@@ -221,14 +221,14 @@ def solve_assignment(gains: Tensor, current: Tensor, least: float = 0.0, movable
         if not len(places):
             return current
         here = torch.arange(len(places))
-        found = solve_assignment(gains[places][:, units], here, least)
-        return current if found is here else current.scatter(0, places, units[found])
+        order = solve_assignment(gains[places][:, units], here, tolerance)
+        return current if order is here else current.scatter(0, places, units[order])
     # not with the module: every process of a run imports it, and few need SciPy
     from scipy.optimize import linear_sum_assignment
 
     matrix = gains.cpu().numpy()
     rows, columns = linear_sum_assignment(matrix, maximize=True)
-    if matrix[rows, columns].sum() - matrix[rows, current.numpy()].sum() <= least:
+    if matrix[rows, columns].sum() - matrix[rows, current.numpy()].sum() <= tolerance:
         return current
     return torch.from_numpy(columns)
 
