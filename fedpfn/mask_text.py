@@ -1,4 +1,4 @@
-"""A mask bit by bit, as text: for one that no recipe gives, since it was chosen by looking at data."""
+"""A mask bit by bit, as text: for masks that no recipe describes, because they were chosen from data."""
 
 import base64
 import zlib
@@ -19,7 +19,7 @@ def bits_of(text: str, size: int) -> NDArray[np.bool_]:
     num_bytes = -(-size // 8)
     try:
         reader = zlib.decompressobj()
-        # no more than what is expected, whatever the text claims
+        # read no more than expected, whatever the text claims
         data = reader.decompress(base64.b64decode(text, validate=True), num_bytes + 1)
     except (ValueError, zlib.error) as error:
         raise ValueError(f"the text is not a mask: {error}") from error

@@ -1,7 +1,7 @@
-"""What a client reports of its training, checked: numbers that cannot be are refused before anybody believes them.
+"""Checks of the metrics that a client reports: impossible numbers are refused before they are used.
 
-Both ends look: a worker before it adds a client to a sum, which would be of no use once one client in it is refused,
-and the server, which trusts no worker. Names are those of ``protocol``; what else a client reports is its own affair.
+Both ends check: a worker before it adds a client to a sum, which would be useless if one client in it were refused, and
+the server, which trusts no worker. Names are those of ``protocol``; other metrics are not checked.
 """
 
 import math
@@ -14,12 +14,12 @@ from fedpfn.protocol import NUM_EXAMPLES, PHASE_STEPS, SECONDS, TEST_ACCURACY, T
 def fault_of_metrics(
     metrics: Mapping[str, Any], *, max_examples: int | None = None, phases: int | None = None
 ) -> str | None:
-    """Return why a client's metrics cannot be, or None.
+    """Return why a client's metrics are impossible, or None.
 
     Parameters
     ----------
     metrics
-        What it reports, by name. What is not there is not looked at.
+        What it reports, by name. Missing metrics are not checked.
     max_examples
         The number of examples that the client has, where it is known: it trains on no more of them.
     phases
@@ -43,13 +43,13 @@ def fault_of_metrics(
 
 
 def fault_of_weight(name: str, weight: Any) -> str | None:
-    """Return why a client's metric ``name`` cannot be its weight in a mean, or None."""
+    """Return why a client's metric ``name`` cannot serve as its weight in a mean, or None."""
     return None if _is_number(weight) and weight > 0 else f"{name} must be a finite number above 0, got {weight!r}"
 
 
 def _is_number(value: Any) -> bool:
     kind = type(value)
-    # integers of any length are among them, and some have no float
+    # integers can be of any length, and some do not fit into a float
     return (kind is float and math.isfinite(value)) or (kind is int and -_LARGEST < value < _LARGEST)
 
 

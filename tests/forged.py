@@ -234,7 +234,7 @@ FORGERIES: dict[str, Forgery] = {
     "no array file": Forgery(raw(b"no such file"), ITSELF, "last.bias cannot be read"),
     "no bytes": Forgery(raw(b""), ITSELF, "last.bias cannot be read"),
     "a file cut short": Forgery(raw(npy(np.zeros(3, np.float32))[:-4]), ITSELF, "last.bias cannot be read"),
-    "a pickled array": Forgery(raw(npy(np.array([{}, {}]), pickled=True)), ITSELF, "expected to be of numbers"),
+    "a pickled array": Forgery(raw(npy(np.array([{}, {}]), pickled=True)), ITSELF, "expected an array of numbers"),
     "a head that asks for the world": Forgery(raw(head((10**13,))), ITSELF, "last.bias cannot be read"),
     "the same by columns": Forgery(raw(head((10**7, 10**6), by_columns=True)), ITSELF, "last.bias cannot be read"),
     "a negative shape": Forgery(raw(head((-1,))), ITSELF, r"no array has shape \(-1,\)"),

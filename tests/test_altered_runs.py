@@ -168,8 +168,8 @@ def test_a_key_that_no_result_depends_on_may_be_edited(cut: Path) -> None:
     ("change", "told"),
     [
         (lambda lines: [lines[0], lines[1][:20] + b"\n", lines[2]], "line 2: not JSON"),
-        (lambda lines: [lines[0], lines[0], *lines[1:]], "line 2: round 0 stands where round 1 is expected"),
-        (lambda lines: [lines[0], lines[2]], "line 2: round 2 stands where round 1 is expected"),
+        (lambda lines: [lines[0], lines[0], *lines[1:]], "line 2: expected round 1, got round 0"),
+        (lambda lines: [lines[0], lines[2]], "line 2: expected round 1, got round 2"),
     ],
 )
 def test_a_broken_line_among_the_rounds_is_named(cut: Path, change: Callable[..., list[bytes]], told: str) -> None:

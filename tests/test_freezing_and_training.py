@@ -500,7 +500,7 @@ def test_no_batch_is_smaller_than_least(size: int, batch_size: int, least: int) 
         (10, {"batch_size": 4, "epochs": 2}, 6),
         (10, {"batch_size": 4, "epochs": 2, "steps": 5}, 5),
         (9, {"batch_size": 4, "epochs": 2}, 6),
-        (9, {"batch_size": 4, "epochs": 2, "least": 2}, 4),
+        (9, {"batch_size": 4, "epochs": 2, "min_batch": 2}, 4),
         (3, {"batch_size": 100, "epochs": 1}, 1),
         (10, {"batch_size": 4, "epochs": 1.0}, 3),
         (10, {"batch_size": 4, "epochs": 0.5}, 2),
@@ -509,7 +509,7 @@ def test_no_batch_is_smaller_than_least(size: int, batch_size: int, least: int) 
         (10, {"batch_size": 4, "epochs": 0.001}, 1),
         (10, {"batch_size": 4, "epochs": 1e-300}, 1),
         (30, {"batch_size": 1, "epochs": 0.1}, 3),
-        (9, {"batch_size": 4, "epochs": 0.75, "least": 2}, 2),
+        (9, {"batch_size": 4, "epochs": 0.75, "min_batch": 2}, 2),
         (10, {"batch_size": 4, "epochs": 0.5, "steps": 5}, 5),
     ],
 )

@@ -39,7 +39,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class BezierCurve:
-    """The curve from ``second`` (alpha = 0) to ``first`` (alpha = 1) that ``bend`` draws towards itself."""
+    """The curve from ``second`` (alpha = 0) to ``first`` (alpha = 1) with the control point ``bend``."""
 
     first: Tensors
     second: Tensors
@@ -89,11 +89,11 @@ def train_curve(
     recipe
         Optimiser, batch size and length of the training.
     seed
-        Of the batch order, of t and of dropout.
+        Seed of the batch order, of t and of dropout.
     lr_factor
-        The learning rate's factor from the share of the steps done.
+        Factor of the learning rate, a function of the share of the steps done.
     progress
-        Called with the steps done and their number.
+        Called with the number of steps done and the total.
 
     Returns
     -------
@@ -103,9 +103,9 @@ def train_curve(
     Raises
     ------
     TypeError
-        For states and data of another kind.
+        For states or data of the wrong type.
     ValueError
-        For states that are not the model's, and examples that make no batch.
+        For states that are not the model's, and too few examples for a batch.
     NonFiniteError
         Where training diverges.
     """
@@ -184,7 +184,7 @@ def measure_curves(
 
 
 def length(curve: BezierCurve, *, points: int = 101) -> float:
-    """Return the length of a curve in weight space, as that of the polygon through ``points`` of it."""
+    """Return the length of a curve in weight space, approximated by the polygon through ``points`` of its points."""
     states = [curve.at(float(alpha)) for alpha in np.linspace(0, 1, points)]
     return sum(_distance(one, other) for one, other in pairwise(states))
 

@@ -1,8 +1,8 @@
 """The plane through three models, and loss and accuracy over it (arXiv 2402.01342, figure 3).
 
 Coordinates are lengths in weight space: w(x, y) = w1 + x u + y v with u = (w2 - w1) / |w2 - w1| and v the unit vector
-of what w3 - w1 has beside u, so that distances in the picture are distances between models. Norms are over trainable
-parameters and float buffers alike, integer buffers are the first's; drawing is left to others.
+of the part of w3 - w1 orthogonal to u, so that distances in the picture are distances between models. Norms are over
+trainable parameters and float buffers alike, integer buffers are the first's; drawing is left to others.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

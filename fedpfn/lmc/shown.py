@@ -1,4 +1,4 @@
-"""Results as tables: what ``print``, a REPL, a notebook and rich show of them in place of their arrays."""
+"""Results as tables: what ``print``, a REPL, a notebook and rich show instead of their arrays."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _WIDTH = 110
 
 
 class Shown(ABC):
-    """A result that is shown as the table that its ``__rich__`` returns."""
+    """A result that is displayed as the table that its ``__rich__`` returns."""
 
     @abstractmethod
     def __rich__(self) -> Table:

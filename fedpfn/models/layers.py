@@ -1,7 +1,8 @@
 """What the built-in image networks have in common: the shape check, widths, the choice of norm, He's initialisation.
 
-Normalisation is a choice of the experiment here and not of the architecture: averaging models trained apart is what
-BatchNorm disturbs, so each network takes ``norm`` as ``none`` (the default), ``group``, ``layer`` or ``batch``.
+Normalisation is a choice of the experiment here and not of the architecture: BatchNorm interferes with averaging models
+that were trained separately, so each network takes ``norm`` as ``none`` (the default), ``group``, ``layer`` or
+``batch``.
 """
 
 from collections.abc import Callable

@@ -18,6 +18,6 @@ def to_preferred_memory_format(model: nn.Module) -> nn.Module:
     narrow = all(max(module.in_channels, module.out_channels) <= _NARROW for module in convolutions)
     if convolutions and narrow and all(module.weight.device.type == "cpu" for module in convolutions):
         for module in convolutions:
-            # also one of a single channel, whose order of entries is either, must say which in its strides
+            # a single channel is in both orders at once, so its strides must be set too
             module.to(memory_format=torch.channels_last)
     return model

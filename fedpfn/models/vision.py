@@ -1,9 +1,9 @@
-"""torchvision's classifiers under their torchvision names, with a head of the right size and the norm asked for.
+"""torchvision's classifiers under their torchvision names, with a head of the right size and the requested norm.
 
 ``norm`` means here what it means for the built-in networks: ``none`` replaces every BatchNorm by the identity (P1's
 pretrained ResNet18 is made that way), ``group`` and ``layer`` by GroupNorm, ``batch`` leaves the network as torchvision
-ships it. Other norms (LayerNorm in the transformers) stay. torchvision takes seconds to import, so nothing here does
-before it is needed.
+ships it. Other norms (LayerNorm in the transformers) stay. torchvision takes seconds to import, so it is imported only
+when needed.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """The run config: the only schema of the project, its defaults, and the checks that need nothing but the values.
 
 Keys are dotted and kebab-case outside (``partition.min-size`` in TOML, on the command line and on the wire), snake_case
-inside. ``RunConfig.parse`` merges layers of them and names every fault in one ``ConfigError``. Whether a data set lies
-where it should, or a model builds, is asked by those who load and build.
+inside. ``RunConfig.parse`` merges layers of them and names every fault in one ``ConfigError``. Whether the data exist
+and the model builds is checked where they are loaded and built.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,7 +34,7 @@ from fedpfn.runs.parsing import Reading, argument_fault, read_layers
 # a part of the user's own, by import string
 OWN = "*:*"
 _LR_SCHEDULES = ("constant", "cosine", "step", "linear")
-# for whoever reports a loss that is not finite
+# advice for messages about a loss that is not finite
 DIVERGENCE_HINT = (
     "training diverged: try train.lr=0.01, train.momentum=0 or a bound on the gradient, train.clip-norm=1; a small "
     "partition.alpha makes it likelier"
@@ -78,7 +78,7 @@ class Data:
         "package.module:loader",
     )
     args: str = key("", _ARGS.format("your own loader", "data.args.size=300"), since=2)
-    # it says which data there are, and not just where, for a folder of images and for the user's own loader
+    # for a folder of images and for the user's own loader it determines which data there are, not only where
     root: str = key("", "folder that holds the data (absolute)", in_result=when("data.name", "image-folder", OWN))
     download: bool = key(False, "let torchvision download what is missing", in_result=False)
     image_size: int = key(0, "side to which an image folder is cropped and resized; 0 = as it is", least=0)
@@ -485,7 +485,7 @@ class RunConfig:
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
-        """Put in the mask ratio that is the algorithm's own."""
+        """Fill in the algorithm's default mask ratio."""
         if self.mask.ratio == BY_ALGORITHM:
             own = Mask.final_ratio if self.strategy.name in _MASKING else 0.0
             object.__setattr__(self, "mask", replace(self.mask, ratio=own))
@@ -508,7 +508,7 @@ class RunConfig:
     def read(
         cls, *layers: Mapping[str, Any], faults: Iterable[str] = (), unknown: Iterable[str] = ()
     ) -> "Reading[RunConfig]":
-        """Merge as ``parse`` does, and return what there is in spite of faults, for whoever can find more of them."""
+        """Merge as ``parse`` does, and return the result despite faults, so that callers can look for more."""
         flat_layers, old_faults = modernise(layers)
         if old_faults:
             unknown = {*unknown, "strategy.base", "strategy.args"}
@@ -532,7 +532,7 @@ def is_key(name: str) -> bool:
 
 
 def key_faults(name: str, value: Any) -> list[str]:
-    """Return what is wrong with a key of a run and its value, as far as the two show it."""
+    """Return what is wrong with a key of a run and its value, as far as it shows from these two alone."""
     if args_key(name, KEYS) is not None:
         fault = argument_fault(name, value)
     elif not is_key(name):
@@ -577,8 +577,8 @@ def parse_overrides(words: Iterable[str], schema: type = RunConfig) -> dict[str,
 def read_overrides(words: Iterable[str], schema: type = RunConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """Read ``key=value`` words as typed on a command line; return the values, and what is wrong with other words.
 
-    A value of a text key is taken as it stands, less quotes around it; others are read as what the key is: ``1e-3``,
-    ``true``, ``5``. What cannot be read so stays text, for the type check to name with its key.
+    The value of a text key is taken as it stands, without surrounding quotes; others are read by the key's type:
+    ``1e-3``, ``true``, ``5``. A value that cannot be read stays text, and the type check reports it with its key.
     """
     kinds = {spec.name: spec.type for spec in key_specs(schema)}
     values: dict[str, Any] = {}
@@ -618,7 +618,7 @@ def _read_word(text: str, kind: type | None) -> Scalar:
     return text
 
 
-# What is wrong with keys that are each right but do not go together. One idea per check: a faulty key ends all that
+# What is wrong with keys that are each valid but do not go together. One idea per check: a faulty key ends all that
 # reads it
 
 
@@ -645,7 +645,7 @@ def _warmup_faults(config: RunConfig) -> Iterator[str]:
 def _variant_faults(config: RunConfig) -> Iterator[str]:
     across = config.strategy.name == "fedpnu" and config.strategy.variant == "across-rounds"
     if across and config.mask.schedule not in (Mask.schedule, "complement"):
-        yield f"strategy.variant=across-rounds is mask.schedule=complement, which {config.mask.schedule!r} is not"
+        yield f"strategy.variant=across-rounds implies mask.schedule=complement, but it is {config.mask.schedule!r}"
 
 
 def _ratio_faults(config: RunConfig) -> Iterator[str]:

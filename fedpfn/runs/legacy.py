@@ -1,4 +1,4 @@
-"""Configs of version 1: its five ``strategy.server-*`` keys and the ``strategy.base`` that took their place.
+"""Configs of version 1: its five ``strategy.server-*`` keys and the ``strategy.base`` that replaced them.
 
 Old run folders and YAML files stay readable (``modernise``), and a config that version 1 could express keeps its
 address (``as_version_1``), so that the cells of an old sweep are found again.
@@ -41,7 +41,7 @@ _FLOWER: dict[tuple[str, str], float] = {("fedavgm", "server_momentum"): 0.0}
 def modernise(layers: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return ``layers``, flattened, with the keys of version 1 translated, and the faults of these keys.
 
-    The old keys are read over all layers together, since a word may change one of them that a file has set. Without a
+    The old keys are read from all layers together, since the command line may change one that a file has set. Without a
     server optimiser they had no effect and are dropped.
     """
     flat = [dict(flatten(layer)) for layer in layers]
@@ -58,8 +58,8 @@ def modernise(layers: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]]
     new = [name for layer in kept for name in layer if name.startswith(("strategy.base", "strategy.args"))]
     if new:
         return kept, [
-            f"strategy.server-optimizer={optimizer} is version 1's spelling of strategy.base, and {new[0]} is set as "
-            "well; set only one of the two"
+            f"strategy.server-optimizer={optimizer} is version 1's spelling of strategy.base, but {new[0]} is also "
+            "set; set only one of the two"
         ]
     base, arguments = _BASES[optimizer]
     # 0 stood for Flower's default, which is now the absence of the argument

@@ -1,4 +1,4 @@
-"""Which examples a local step takes, and how many steps a client takes: numbers and a generator in, indices out."""
+"""Which examples a local step uses, and how many steps a client takes: numbers and a generator in, indices out."""
 
 import math
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
-"""Who makes the units of a permutation, what they are called after it, and where a hook sees what they compute.
+"""Which layer makes the units of a permutation, which name they get from it, and where a hook can read their features.
 
-The units of a stream are made by several layers, which add to it. Its features are what is there after the last of
-them: past the norm, past the sum, after the first activation, as some module returns it or, where the activation is no
-module, as the next one reads it.
+The units of a stream are made by several layers, which add to it. Its features are its values after the last of them:
+past the norm, past the sum, after the first activation, as some module returns them or, where the activation is not a
+module, as the next module receives them.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from fedpfn.lmc.matching.tracing import Step, Trace
 
 @dataclass(frozen=True)
 class Origin:
-    """A permutation's name, where its features are (None where no module shows them), and the step before which the
+    """A permutation's name, the place of its features (None if no module shows them), and the step before which the
     module that it is named after starts."""
 
     name: str
@@ -26,7 +26,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class _Sight:
-    """A step at which the units are there: ``axis`` holds nothing but them, None where they lie among others."""
+    """A step at which the units occur: ``axis`` holds only them; None where they lie among others."""
 
     at: int
     step: Step
@@ -75,7 +75,7 @@ def _origin(sights: Sequence[_Sight], traced: Trace, tensor: str, *, taken: set[
 
 
 def _common_module(names: Sequence[str]) -> str:
-    """Return the innermost module that all of these are in."""
+    """Return the innermost module that contains all of these."""
     paths = [name.split(".")[:-1] for name in names]
     common = list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
     return ".".join(parts[0] for parts in common)
