@@ -7,7 +7,7 @@ from fedpfn.runs.keys import key_specs
 
 
 def keys_table(schema: type, matching: str = "") -> Table:
-    """Return every key with its default, what it may be and what it is for.
+    """Return every key with its default, its allowed values and its purpose.
 
     With ``matching`` only the keys that have it in their name or description. Raises ``ValueError`` where none has.
     """

@@ -144,7 +144,7 @@ def test_a_run_goes_on_with_its_own_config_or_more_rounds(cut: Path) -> None:
         ("lr: 0.1", "lr: 0.2", "train.lr=0.2, not 0.1"),
         ("name: fedpfn", "name: fedavg", "strategy.name=fedavg, not fedpfn"),
         ("seed: 0", "seed: 1", "seed=1, not 0"),
-        ("rounds: 3", "rounds: 2", "a run is not made shorter"),
+        ("rounds: 3", "rounds: 2", "a run cannot be shortened"),
         ("ratio-shape: constant", "ratio-shape: linear", "mask.ratio-shape=linear, not constant"),
     ],
 )

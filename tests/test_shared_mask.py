@@ -182,7 +182,7 @@ def test_fedpnu_across_rounds_trains_the_complement_in_the_next_round() -> None:
 
 
 def test_a_plan_next_to_arguments_of_a_mask_is_refused() -> None:
-    with pytest.raises(ValueError, match="leaves nothing for mask_ratio to set"):
+    with pytest.raises(ValueError, match="with your own plan, mask_ratio would have no effect"):
         SharedMask(FedAvg(), lambda server_round: (), mask_ratio=0.5)
 
 

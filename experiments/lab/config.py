@@ -160,7 +160,7 @@ class LabConfig:
 
 
 def parse_numbers(text: str) -> list[float]:
-    """Return the numbers of a comma-separated list. Raises ``ValueError`` where there is none or one is no number."""
+    """Return the numbers of a comma-separated list. Raises ``ValueError`` if it is empty or holds anything else."""
     numbers = [float(word) for word in text.split(",") if word.strip()]
     if not numbers:
         raise ValueError(f"a list of numbers is empty: {text!r}")
