@@ -46,9 +46,9 @@ def unless(name: str, *patterns: str) -> When:
 
 
 _LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
-    "least": ("at least", operator.ge),
+    "minimum": ("at least", operator.ge),
     "above": ("above", operator.gt),
-    "most": ("at most", operator.le),
+    "maximum": ("at most", operator.le),
     "below": ("below", operator.lt),
 }
 
@@ -57,9 +57,9 @@ def key(
     default: Scalar,
     about: str,
     *,
-    least: float | None = None,
+    minimum: float | None = None,
     above: float | None = None,
-    most: float | None = None,
+    maximum: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] = (),
     own: bool = False,
@@ -76,7 +76,7 @@ def key(
     ``since`` is the version of the schema that introduced it. A key with ``fraction`` accepted only whole numbers in
     earlier versions: a whole number is still kept as an int (1 and not 1.0), so that files and addresses do not change.
     """
-    limits = {"least": least, "above": above, "most": most, "below": below}
+    limits = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
     about_use = {"used": used, "in_result": in_result, "since": since, "fraction": fraction}
     return field(default=default, metadata={"about": about, "choices": choices, "own": own, **limits, **about_use})
 
@@ -122,7 +122,7 @@ def key_specs(schema: Any, prefix: str = "", used: tuple[When, ...] = ()) -> lis
         if is_dataclass(kind):
             specs += key_specs(kind, f"{name}.", entry.metadata.get("used", ()))
         else:
-            limits = {bound: entry.metadata[bound] for bound in ("least", "above", "most", "below")}
+            limits = {bound: entry.metadata[bound] for bound in ("minimum", "above", "maximum", "below")}
             limits = {bound: limit for bound, limit in limits.items() if limit is not None}
             default: Any = entry.default
             meta = entry.metadata

@@ -15,9 +15,9 @@ from fedpfn.runs.keys import KeySpec, Scalar, flatten, key, key_specs, type_faul
 @dataclass(frozen=True)
 class _Server:
     server_optimizer: str = key("none", "the server's optimiser", choices=("none", "avgm", "adam", "adagrad", "yogi"))
-    server_lr: float = key(0.0, "server learning rate; 0 = Flower's default", least=0)
-    server_momentum: float = key(0.9, "momentum of avgm; beta 1 of adam and yogi", least=0, below=1)
-    server_beta2: float = key(0.99, "second-moment decay of adam and yogi", least=0, below=1)
+    server_lr: float = key(0.0, "server learning rate; 0 = Flower's default", minimum=0)
+    server_momentum: float = key(0.9, "momentum of avgm; beta 1 of adam and yogi", minimum=0, below=1)
+    server_beta2: float = key(0.99, "second-moment decay of adam and yogi", minimum=0, below=1)
     server_tau: float = key(1e-3, "adaptivity of adam, adagrad and yogi", above=0)
 
 
