@@ -75,11 +75,11 @@ def _load_split(folder: Path, classes: Sequence[str], request: Request) -> Split
     files: list[SourceFile] = []
     sizes = []
     for name in classes:
-        found = _files_of_class(folder, name)
-        if not found:
+        of_class = _files_of_class(folder, name)
+        if not of_class:
             raise DataError(f"class folder {folder / name} holds no image ({', '.join(SUFFIXES)})")
-        files += found
-        sizes.append(len(found))
+        files += of_class
+        sizes.append(len(of_class))
     images = load_images(folder, files, image_size=request.image_size, cache_dir=request.cache_dir)
     return Split(images, np.repeat(np.arange(len(classes), dtype=np.int64), sizes))
 

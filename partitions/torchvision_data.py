@@ -72,7 +72,7 @@ class TorchvisionData:
         return [name for name in self.files if not (root / self.folder / name).is_file()]
 
     def _download(self, root: Path) -> None:
-        """Fetch into a folder beside the target, then move the files one by one.
+        """Download into a folder next to the target, then move the files one by one.
 
         So that another process that downloads at the same moment, or a broken connection, never leaves half a file.
         """

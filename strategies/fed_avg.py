@@ -120,8 +120,8 @@ class FedAvg(flower.FedAvg):
 def _largest(grid: Grid | None) -> float:
     """Return the largest number of examples of a client, where a grid knows it."""
     while grid is not None:
-        if (most := max(getattr(grid, "sizes", ()), default=1)) > 1:
-            return float(most)
+        if (largest := max(getattr(grid, "sizes", ()), default=1)) > 1:
+            return float(largest)
         grid = getattr(grid, "grid", None)
     return LARGEST
 

@@ -379,7 +379,7 @@ def test_a_convolution_is_the_linear_layer_on_unfolded_input() -> None:
 
 
 def test_only_linear_and_convolutional_weights_are_applied() -> None:
-    with pytest.raises(ValueError, match="not by LayerNorm"):
+    with pytest.raises(ValueError, match="got LayerNorm"):
         apply_weight(nn.LayerNorm(2), torch.ones(2), torch.ones(1, 2))
 
 

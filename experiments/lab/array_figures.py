@@ -133,8 +133,8 @@ def layers(run: LabRun, entry: dict[str, Any]) -> Figure | None:
 
     A panel is a measure, or the measures of an inner list of ``y``, told apart by line style.
     """
-    told = [entry["y"]] if isinstance(entry["y"], str) else entry["y"]
-    shown = [flattened(item) for item in told]
+    items = [entry["y"]] if isinstance(entry["y"], str) else entry["y"]
+    shown = [flattened(item) for item in items]
     networks: dict[tuple[str, ...], dict[Address, list[Rows]]] = {}
     for place in families(run):
         for table in [found for record in records_at(run, place) if (found := record["rows"].get("layers"))]:

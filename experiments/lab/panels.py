@@ -56,8 +56,8 @@ def records_at(run: LabRun, address: Address) -> list[Record]:
 
 def axis_values(run: LabRun, axis: str) -> list[Any]:
     """Return the values of a grid axis that are on record, numbers in ascending order."""
-    found = {record["axes"][axis] for record in run.records}
-    values = [value for value in run.experiment.grid[axis] if value in found]
+    distinct = {record["axes"][axis] for record in run.records}
+    values = [value for value in run.experiment.grid[axis] if value in distinct]
     return sorted(values) if all(isinstance(value, int | float) for value in values) else values
 
 

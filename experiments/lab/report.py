@@ -1,4 +1,4 @@
-"""An experiment's records as tables: published beside measured, with n and spread, and where the direction differs.
+"""An experiment's records as tables: published next to measured, with n and spread, and where the direction differs.
 
 A group is a case with values of the axes; its figures are means over seeds with sample standard deviations. Columns
 are the training methods where the experiment compares them.
@@ -113,7 +113,7 @@ def measures_of(run: LabRun) -> list[str]:
 
 
 def results_table(run: LabRun) -> Table:
-    """Return the results: one row per group and measure, one column per method, published figures beside measured ones.
+    """Return the results: one row per group and measure, one column per method, published next to measured ones.
 
     Where there is one method and nothing published, a group is one row, with a column a measure.
     """

@@ -44,8 +44,8 @@ def baseline_words(words: Iterable[str]) -> dict[str, Scalar]:
 def select_runs(runs: Sequence[Run], where: Mapping[str, Sequence[Scalar]]) -> list[Run]:
     """Return the runs that have one of the values of each key; a key that a run does not use leaves it in.
 
-    So ``mask.ratio=0.2`` keeps FedAvg, which has none, beside FedPFN at 0.2. Raises ``ValueError``, one line, for a key
-    that no run uses and where nothing is left.
+    So ``mask.ratio=0.2`` keeps FedAvg, which has none, as well as FedPFN at 0.2. Raises ``ValueError``, one line, for a
+    key that no run uses and where nothing is left.
     """
     used = [used_keys(run.config) for run in runs]
     if idle := [name for name in where if not any(name in keys for keys in used)]:

@@ -29,7 +29,7 @@ class Host:
 
         whole_lines()
         find_users_modules()
-        # on this machine, a lane is told which GPUs to use
+        # on this machine a lane is given its GPUs
         cards = gpu_names(resources.gpus) if VISIBLE in environment else []
         # before this process imports PyTorch, as they do
         self.workers = start_workers(resources, cards=cards) if workers else None

@@ -33,7 +33,7 @@ MOST_ROUNDS, MOST_TENSORS = 40, 24
 _ROWS = 144
 # entries that are drawn at most; of a large model, fewer rounds are shown
 _BUDGET = 40_000_000
-# what torch's normalisation layers keep beside their parameters
+# what torch's normalisation layers keep in addition to their parameters
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 TRAINED, SECOND, FIRST, FROZEN = "trained in all steps", "frozen in phase 2", "frozen in phase 1", "frozen in all steps"
