@@ -1,4 +1,4 @@
-"""The client halves of the parts, for ClientApps of any making: ``freeze`` and Flower mods."""
+"""The client halves of the parts, for any ClientApp: ``freeze`` and Flower mods."""
 
 from clients.cohort_mod import CohortMod, cohort_mod
 from clients.freezing import Frozen, freeze

@@ -1,4 +1,4 @@
-"""A client's reply in a cohort as plain tables: Flower's records cost more to make than a tiny client trains.
+"""A client's reply in a cohort as plain tables: making Flower's records takes longer than a tiny client's training.
 
 Flower checks every key and value of a record, and a cohort's reply holds none of its clients' records
 (``clients.cohort_replies``). So a cohort handler may yield an ``Answer`` where it would make a ``Message``.
@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 @dataclass(frozen=True)
 class Answer:
-    """The records of a reply, by kind and key, with what Flower's records of that kind may hold."""
+    """The records of a reply, by kind and key, with the values that Flower's records of that kind may hold."""
 
     arrays: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

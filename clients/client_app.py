@@ -1,7 +1,7 @@
 """The application's ClientApp: a TRAIN message becomes a task, the task an update, the update a reply.
 
-On a SuperNode of its own a client is called by Flower; in a cohort by ``cohort_mod``, one after the other, or several
-at once where the config asks for stacks.
+On its own SuperNode a client is called by Flower; in a cohort by ``cohort_mod``, one after the other, or several at
+once if the config sets stacks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ from partitions import FederatedData
 
 
 class SetUpError(RuntimeError):
-    """Data or model could not be made ready in this process."""
+    """Data or model could not be set up in this process."""
 
     stage = "set-up of data and model"
 
@@ -50,8 +50,8 @@ def train_cohort(
 ) -> Iterator[Message | Answer | BaseException]:
     """Train the clients of a cohort, ``train.stack`` at a time where the model allows it.
 
-    A stack has the time of its clients together and fails as a whole where it takes longer, since nobody can see which
-    of them keeps it.
+    A stack has the combined time of its clients and fails as a whole if it takes longer, since it is unknown which of
+    them is slow.
     """
     if not messages:
         return
@@ -104,7 +104,7 @@ def _train_in_turn(messages: Sequence[Message], contexts: Sequence[Context]) -> 
     seconds, ends_process = limits_of(contexts[0])
     for message, context in zip(messages, contexts, strict=True):
         try:
-            # clients without records of their own are sent one and the same content
+            # clients without their own records share one content
             if task is None or message.content is not content:
                 task, content = read_task(message), message.content
             with time_limit(seconds, ends_process=ends_process):
@@ -137,7 +137,7 @@ def _trained(task: Task, message: Message, context: Context) -> Update:
 
 @app.query(SALIENCY)
 def saliency(message: Message, context: Context) -> Message:
-    """Say how much each entry of the global model matters to a client's data."""
+    """Reply with the saliency of each entry of the global model for a client's data."""
     task = read_task(message)
     with cpu_threads(task.config.train.threads):
         return reply_with_saliency(
@@ -147,7 +147,7 @@ def saliency(message: Message, context: Context) -> Message:
 
 @app.query(HOLDING)
 def holding(message: Message, context: Context) -> Message:
-    """Say which clients this node holds, and how many examples they train on; its data are read for that."""
+    """Reply with the clients that this node holds and their numbers of examples, for which its data are read."""
     config = config_of(message)
     parts = _set_up(config, message, context).parts
     held = holding_of(message, context).clients(config.federation.clients)
@@ -180,5 +180,5 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 
 def warm_up(run_config: Mapping[str, Scalar], data: FederatedData | None = None) -> None:
-    """Make data and model of a run ready in this process before its first message; its data are read if not given."""
+    """Set up data and model of a run in this process before its first message; the data are read if not given."""
     workspace(RunConfig.parse(run_config), data)

@@ -1,9 +1,9 @@
 """A cohort on its worker: the ClientApp called once per client, and one reply for all of them.
 
 The client's half of ``strategies.CohortGrid``. Each call looks to the ClientApp like that of a SuperNode of its own:
-``partition-id`` and ``num-partitions`` in the node config are the client's (a node's own are there under other names),
-records have the names that the strategy gave them, and ``context.state`` is the client's, whichever worker it meets in
-the next round. Records that all clients share are the same objects in every call and must not be changed.
+``partition-id`` and ``num-partitions`` in the node config are the client's (a node's own have other names), records
+have the names that the strategy gave them, and ``context.state`` is the client's, whichever worker it gets in the next
+round. Records that all clients share are the same objects in every call and must not be changed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,13 +41,13 @@ CohortHandler = Callable[
 
 
 class CohortMod:
-    """A Flower mod that takes cohorts apart; messages that carry none pass it as they are.
+    """A Flower mod that takes cohorts apart; other messages pass unchanged.
 
     Parameters
     ----------
     handler
-        Called with all clients of a cohort, where they are better trained together than in turn. By default the
-        ClientApp is called once per client.
+        Called with all clients of a cohort, to train them together rather than in turn. By default the ClientApp is
+        called once per client.
     """
 
     def __init__(self, handler: CohortHandler | None = None) -> None:
@@ -94,7 +94,7 @@ cohort_mod = CohortMod()
 
 
 class UnreadableStateError(RuntimeError):
-    """What a client kept between rounds cannot be read."""
+    """The state that a client kept between rounds cannot be read."""
 
     stage = "reading what it kept"
 
@@ -104,7 +104,7 @@ def _in_place(
     answers: Iterable[Message | Answer | BaseException],
     unread: Mapping[int, BaseException],
 ) -> Iterator[Message | Answer | BaseException]:
-    """Yield the answers of those clients that were asked, and the errors of those that could not be, in their order."""
+    """Yield the answers of the clients that were called, and the errors of those that could not be, in their order."""
     rest = iter(answers)
     for client in clients:
         yield unread[client] if client in unread else next(rest)
@@ -113,7 +113,7 @@ def _in_place(
 def _take_apart(
     message: Message, context: Context, files: KeptStates | None
 ) -> tuple[list[int], list[Message], list[Context], dict[int, BaseException]]:
-    """Return a cohort's clients with the message and the context of each, and why some cannot be asked."""
+    """Return a cohort's clients with the message and the context of each, and why some cannot be called."""
     about = message.content.config_records[COHORT]
     clients, total = cast(list[int], about[CLIENTS]), cast(int, about[NUM_CLIENTS])
     shared: dict[str, Any] = {}
@@ -133,7 +133,7 @@ def _take_apart(
         state = {key: record for key, record in own[client].items() if key.startswith(STATE)}
         records = {key: record for key, record in own[client].items() if key not in state}
         one = copy(message)
-        # one object for all clients without records of their own, as in Flower's own messages
+        # one object for all clients without their own records, as in Flower's own messages
         one.content = RecordDict({**shared, **records}) if records else everyones
         messages.append(one)
         node_config = {**about_node, PARTITION: client, PARTITIONS: total, **limit}

@@ -1,7 +1,7 @@
 """The replies of a cohort's clients written as one: what ``strategies.cohort_replies`` takes apart.
 
 Arrays of the same name and shape follow each other in one array of all clients, and everything else is one JSON text:
-a record per client and kind would cost Flower more than a tiny client trains.
+a record per client and kind would take Flower longer than a tiny client's training.
 """
 
 import json
@@ -35,7 +35,7 @@ class Stacks:
         self._alone: dict[str, Array] = {}
 
     def add(self, client: int, key: str, name: str, array: Array, parts: Parts | None) -> int | str:
-        """Take an array; return the number of its stack, or the name of one that travels alone, which has no parts."""
+        """Add an array; return the number of its stack, or the name of one that travels alone, which has no parts."""
         if parts is None:
             alone = array_key(client, key, name)
             self._alone[alone] = array
@@ -74,8 +74,8 @@ def write_replies(
 ) -> RecordDict:
     """Return the content of a worker's reply: the answers of ``clients`` and the states that they keep.
 
-    Answers are taken as they come; the arrays of those that ``total`` takes go into it and are let go of. States are
-    written into ``files`` where there are any.
+    Answers are processed as they come; the arrays of those that ``total`` accepts are added to it and released. States
+    are written into ``files`` if given.
     """
     stacks = Stacks()
     reports = []
@@ -118,7 +118,7 @@ class _Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException, at: str = _TRAINING) -> "_Failure":
-        """Return what an exception says that came ``at`` a stage, and what one with a stage of its own came from."""
+        """Return the failure of an exception raised ``at`` a stage, or the cause of one that has its own stage."""
         stage = getattr(error, "stage", "")
         cause = error.__cause__ if stage and error.__cause__ else error
         text = "".join(traceback.format_exception(error))
@@ -126,7 +126,7 @@ class _Failure(NamedTuple):
 
 
 def _read(given: Message | Answer | BaseException) -> Answer | _Failure:
-    """Return what a client answered, or how it failed."""
+    """Return a client's answer, or how it failed."""
     if isinstance(given, BaseException):
         return _Failure.of(given)
     if isinstance(given, Message):
@@ -145,7 +145,7 @@ def _report(client: int, answer: Answer, state: RecordDict, stacks: Stacks, *, s
     if summed:
         (report["summed"],) = answer.arrays
         answer = replace(answer, arrays={})
-    # all that can go wrong comes first: a stack is the others' as well
+    # everything that can fail comes first, since a stack is shared with other clients
     ready: list[tuple[str, dict[str, tuple[Array, Parts | None]]]] = []
     for prefix, own in (("", answer), (STATE, Answer.of(state))):
         for key, arrays in own.arrays.items():

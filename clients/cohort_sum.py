@@ -1,6 +1,6 @@
 """The clients of a cohort summed up as they finish, so that their worker keeps and sends one sum and not their models.
 
-A sum is what the strategy asks for (``fedpfn.averaging``) in rounds in which nobody asks for the clients' models.
+The strategy requests sums (``fedpfn.averaging``) in rounds in which no part needs the clients' models.
 """
 
 from collections.abc import Mapping
@@ -31,21 +31,21 @@ class CohortSum:
 
     @classmethod
     def asked_for(cls, sent: RecordDict) -> "CohortSum | None":
-        """Return the sum that the strategy asks for in what it sends, or None."""
-        asked = SUM_BY in sent.config_records.get(CONFIG, {}) and len(sent.array_records) == 1
-        return cls(sent) if asked else None
+        """Return the sum that the strategy requests in ``sent``, or None."""
+        requested = SUM_BY in sent.config_records.get(CONFIG, {}) and len(sent.array_records) == 1
+        return cls(sent) if requested else None
 
     def take(self, answer: Answer) -> tuple[bool, float | None]:
         """Add a client's reply; return whether that was possible, and the norm of its update where it has one.
 
-        What cannot be added travels by itself: a reply that the sum does not hold, and any that the server has to see
-        to say what is wrong with it.
+        A reply that cannot be added travels separately: one that does not fit the sum, and any that the server must see
+        to report what is wrong with it.
         """
         if len(answer.arrays) != 1 or len(answer.metrics) != 1:
             return False, None
         (arrays,), (metrics,) = answer.arrays.values(), answer.metrics.values()
         weight = metrics.get(self._config[SUM_BY])
-        # a sum of which one client is refused is of no use for the others
+        # a sum is useless for its other clients if one of them is refused
         if weight is None or fault_of_weight(self._config[SUM_BY], weight) or fault_of_metrics(metrics):
             return False, None
         if is_coded(arrays) is not (PRECISION in self._config):
@@ -55,7 +55,7 @@ class CohortSum:
             state = self._coding.decode(own)
         except (ValueError, TypeError):
             return False, None
-        # under a mask whole arrays may hold frozen entries that have moved: the server looks at each
+        # under a mask whole arrays may hold frozen entries that have moved: the server checks each
         if is_packed(state) is not (PLAN in self._config):
             return False, None
         if self._sum is None:

@@ -1,10 +1,10 @@
-"""Train under the round's mask in a training loop of one's own, with any PyTorch optimiser.
+"""Train under the round's mask in your own training loop, with any PyTorch optimiser.
 
 ``freeze`` hooks the optimiser: before a step the gradients of frozen entries are set to 0, so that they stay out of
 its moments (a norm that the loop clips before the step still counts them); after it frozen entries get their value of
 w_t back, to the bit, whatever weight decay or momentum did to them. Where a plan has several phases (FedPNU) the masks
-change by themselves after their share of the steps, and the optimiser's moments start afresh: momentum gathered by
-entries that freeze must not act across the switch.
+change automatically after their share of the steps, and the optimiser's moments start afresh: momentum accumulated by
+entries that freeze must not carry over.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _hooked: "WeakKeyDictionary[torch.optim.Optimizer, Frozen]" = WeakKeyDictionary(
 
 
 class Frozen:
-    """The hooks of one round on one optimiser; ``remove`` takes them off, as does leaving a ``with`` block.
+    """The hooks of one round on one optimiser; ``remove`` removes them, as does leaving a ``with`` block.
 
     ``steps`` counts the optimiser's steps so far, ``phase`` is the index of the current phase of the plan.
     """
@@ -48,7 +48,7 @@ class Frozen:
         ]
 
     def remove(self) -> None:
-        """Take the hooks off the optimiser; what was frozen stays as it is."""
+        """Remove the hooks from the optimiser; frozen entries keep their values."""
         for hook in self._hooks:
             hook.remove()
 
@@ -90,7 +90,7 @@ class Frozen:
 
 
 def freeze(model: nn.Module, optimizer: torch.optim.Optimizer, message: Message, *, steps: int | None = None) -> Frozen:
-    """Hold what the round freezes, for every step that ``optimizer`` takes from now on.
+    """Hold the entries that the round freezes, for every step that ``optimizer`` takes from now on.
 
     Call it after the message's arrays were loaded into ``model`` and before the first step. A message without a plan,
     from a server without a shared mask, freezes nothing.
@@ -110,7 +110,7 @@ def freeze(model: nn.Module, optimizer: torch.optim.Optimizer, message: Message,
     Returns
     -------
     Frozen
-        The hooks, to be removed where the optimiser outlives the round.
+        The hooks; remove them if the optimiser outlives the round.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def freeze(model: nn.Module, optimizer: torch.optim.Optimizer, message: Message,
     """
     if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):
         needs = "a closure" if isinstance(optimizer, torch.optim.LBFGS) else "sparse gradients"
-        raise TypeError(f"{type(optimizer).__name__} needs {needs}, which a mask cannot be put on; choose another one")
+        raise TypeError(f"{type(optimizer).__name__} needs {needs}, which cannot be masked; choose another optimiser")
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
     plan = decode_plan(cast(str, config[PLAN])) if PLAN in config else UNMASKED
     if (earlier := _hooked.pop(optimizer, None)) is not None:
@@ -156,7 +156,7 @@ def _masked_parameters(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
 
 
 def _require_loaded(parameters: dict[str, Tensor], message: Message) -> None:
-    """Raise ``ValueError`` where the parameters are not what the message holds: they would be anchored elsewhere."""
+    """Raise ``ValueError`` if the parameters differ from the message's: they would be anchored at other values."""
     for record in message.content.array_records.values():
         for name, parameter in parameters.items():
             if name in record and not torch.equal(parameter.detach().cpu(), decode(record[name])):

@@ -1,4 +1,4 @@
-"""A GPU's memory that ran out: what the failed client held is given back, so that the next one finds it free."""
+"""When a GPU runs out of memory: what the failed client held is released, so that the next client has it."""
 
 import traceback
 
@@ -8,9 +8,9 @@ from fedpfn.devices import release_memory
 
 
 def give_back(error: BaseException) -> None:
-    """Let go of what a training held that ran out of memory; what came out of it for other reasons is left as it is.
+    """Release the memory of a training that ran out of it; other errors are unchanged.
 
-    The error stays, with the lines of its traceback: not what the variables of its functions held.
+    The error keeps the lines of its traceback, but not the variables of its functions.
     """
     if not isinstance(error, torch.OutOfMemoryError):
         return

@@ -1,8 +1,8 @@
 """Which clients a node holds: node i of n, by its node config, holds clients i, i + n, i + 2n, ...
 
 A SuperNode's part is given by ``--node-config "partition-id=0 num-partitions=2"``, Flower's convention. It answers
-the server's question with what it holds, and trains nobody else. Its data are its share of a data set that all nodes
-can read, or, by a loader that reads parts, those that only it has (``partitions.user_loader``).
+the server's query with the clients that it holds, and trains no others. Its data are its share of a data set that all
+nodes can read or, with a loader that reads parts, data that only it has (``partitions.user_loader``).
 """
 
 import json
@@ -29,7 +29,7 @@ from fedpfn.protocol import (
 
 @dataclass(frozen=True)
 class Facts:
-    """What a node goes by that sees no data but its own: the shape of an input, the number of classes, the channels."""
+    """What a node needs if it sees only its own data: the shape of an input, the number of classes, the channels."""
 
     shape: tuple[int, ...]
     classes: int
@@ -45,9 +45,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Holding:
-    """Part ``partition`` of the clients, dealt out to ``partitions`` nodes in turn.
+    """Part ``partition`` of the clients, assigned to ``partitions`` nodes in turn.
 
-    ``facts`` are given where the node reads data of its own.
+    ``facts`` are given if the node reads its own data.
 
     >>> list(Holding(1, 3).clients(8)), 4 in Holding(1, 3)
     ([1, 4, 7], True)
@@ -73,9 +73,9 @@ class Holding:
 
 
 def holding_of(message: Message, context: Context) -> Holding:
-    """Return what the node of a context holds, by its config and what the server says.
+    """Return what the node of a context holds, from its config and the server's message.
 
-    Raises ``ValueError`` for a node whose config does not say it.
+    Raises ``ValueError`` for a node whose config does not define it.
     """
     config = context.node_config
     names = (NODE_PARTITION, NODE_PARTITIONS) if NODE_PARTITION in config else (PARTITION, PARTITIONS)

@@ -1,4 +1,4 @@
-"""``context.state`` of a cohort's clients in files, where the server says so, instead of in messages."""
+"""``context.state`` of a cohort's clients in files instead of messages, if the server requests it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ class KeptStates:
         return cls(about) if STATES_IN in about else None
 
     def read(self, client: int) -> RecordDict:
-        """Return what a client kept. Raises ``OSError`` where the files are not seen from this machine."""
+        """Return what a client kept. Raises ``OSError`` if the files are not visible from this machine."""
         if not (number := self._numbers[client]):
             return RecordDict()
         kept = read_kept(self.folder, client, number)
@@ -60,8 +60,8 @@ class KeptStates:
             write_kept(self.folder, client, self.number, Kept(tensors, others))
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"what clients keep between rounds lies in {self.folder}, which this machine does not see: let "
-                "output.dir lie where all machines see it"
+                f"clients keep their state between rounds in {self.folder}, which this machine cannot see: put "
+                "output.dir where all machines can see it"
             ) from error
         for key in list(state):
             del state[key]

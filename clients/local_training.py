@@ -1,8 +1,8 @@
 """One client's round: global state and plan in, packed update and measures out.
 
-The mathematics is ``fedpfn``'s; this module puts a client's own data, batch order and learning rate to it. Every draw
-is a function of (seed, round, client), so that it does not matter which process trains whom, or after whom. Training
-several clients at once is ``stacked_training``'s.
+The mathematics is in ``fedpfn``; this module adds a client's own data, batch order and learning rate. Every draw is a
+function of (seed, round, client), so that it does not matter which process trains which client, or in which order.
+``stacked_training`` trains several clients at once.
 """
 
 import time
@@ -79,7 +79,7 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
 
 
 def private_update(task: Task, client: int, packed: State, before: State, finished: Finished) -> State:
-    """Return a client's update clipped, with its own noise where the task asks for it.
+    """Return a client's clipped update, with its own noise if the task requires it.
 
     Raises ``ValueError`` for an algorithm that shares more than the model, which nothing bounds.
     """
@@ -94,7 +94,7 @@ def private_update(task: Task, client: int, packed: State, before: State, finish
 
 
 def tested_on_own(workspace: Workspace, client: int, state: State | None = None) -> Evaluation | None:
-    """Return the evaluation of a trained model on the examples that its client held out; None where none does.
+    """Return the evaluation of a trained model on the examples that its client held out; None if there are none.
 
     The model is the workspace's, with ``state`` in place of its own tensors where given.
     """
@@ -113,7 +113,7 @@ def saliency_of(task: Task, workspace: Workspace, client: int) -> tuple[State, i
 
 
 def begun(task: Task, workspace: Workspace, job: Job, kept: Mapping[str, Tensor]) -> Begun | None:
-    """Return the client's half of the run's algorithm at the start of a round; None where it only descends."""
+    """Return the client's half of the run's algorithm at the start of a round; None for plain descent."""
     mu, algorithm = task.config.train.proximal_mu, local_algorithm_of(task.config)
     if algorithm is None and not mu:
         return None
@@ -142,7 +142,7 @@ def finish(algorithm: Begun, parameters: Mapping[str, Tensor], masks: PlanMasks,
 
 @contextmanager
 def hinted() -> Iterator[None]:
-    """Add to the error of a diverging client, or of one whose layers ``deterministic`` refuses, what to try."""
+    """Add advice to the error of a diverging client, or of one whose layers ``deterministic`` refuses."""
     try:
         yield
     except NonFiniteError as error:
@@ -155,13 +155,13 @@ def hinted() -> Iterator[None]:
 
 def job_of(task: Task, workspace: Workspace, client: int) -> Job:
     """Return what a client trains on in this round, and its number of steps per phase."""
-    settings, smallest = task.config.train, workspace.smallest_batch
+    settings, smallest = task.config.train, workspace.min_batch
     examples = workspace.train.take(workspace.parts[client])
     steps = count_steps(
-        len(examples), batch_size=settings.batch_size, epochs=settings.epochs, steps=settings.steps, least=smallest
+        len(examples), batch_size=settings.batch_size, epochs=settings.epochs, steps=settings.steps, min_batch=smallest
     )
     generator = numpy_generator(task.config.seed, "batches", task.server_round, client)
-    batches = batch_order(len(examples), settings.batch_size, generator, least=smallest)
+    batches = batch_order(len(examples), settings.batch_size, generator, min_batch=smallest)
     return Job(
         examples,
         batches,
@@ -172,13 +172,13 @@ def job_of(task: Task, workspace: Workspace, client: int) -> Job:
 
 
 def load(workspace: Workspace, state: State) -> None:
-    """Put the model where a client starts: the global state, and what does not travel as it was built."""
+    """Set the model to a client's start: the global state, and the initial values of what does not travel."""
     if workspace.as_built:
         workspace.model.load_state_dict(workspace.as_built, strict=False)
     write_tensors(workspace.state, state)
 
 
 def _decoded(examples: Examples, *, drawn: int) -> Examples:
-    """Return the examples decoded at once where each will be seen and they fit; else batches are, one by one."""
+    """Return the examples decoded at once if all are used and they fit; otherwise batches are decoded one by one."""
     small = examples.inputs.numel() <= _DECODED_ENTRIES
     return examples.decoded() if small and drawn >= len(examples) else examples

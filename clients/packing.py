@@ -1,7 +1,7 @@
 """A Flower mod that sends back only what the round trained: the active entries, as one vector per dtype.
 
 The server half, ``strategies.SharedMask``, fills in the rest from the state that it sent. With a mask ratio of 0.4 a
-reply is 40 % smaller. Messages and replies without a plan pass as they are.
+reply is 40 % smaller. Messages and replies without a plan pass unchanged.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def packing_mod(message: Message, context: Context, call_next: ClientAppCallable
     """Pack the arrays of the reply to a message with a mask plan.
 
     Raises ``ValueError`` for a reply whose arrays are not those of the message, and for one in which frozen entries
-    have moved: leaving them out would undo in silence what the client did.
+    have moved: leaving them out would silently undo what the client did.
     """
     reply = call_next(message, context)
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})

@@ -1,6 +1,6 @@
-"""Private updates, the client's half of ``strategies.Private``: clipped, with noise where clients are to add it.
+"""Private updates, the client's half of ``strategies.Private``: clipped, with noise if clients must add it.
 
-``private_mod`` does it for a ClientApp of any making; the application's own client calls ``make_private``.
+``private_mod`` does it for any ClientApp; the application's own client calls ``make_private``.
 """
 
 from collections.abc import Mapping
@@ -21,9 +21,12 @@ from fedpfn.schedules import decode_plan
 
 
 def make_private(
-    packed: Mapping[str, Tensor], before: Mapping[str, Tensor], asked: Mapping[str, Any], generator: np.random.Generator
+    packed: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    generator: np.random.Generator,
 ) -> State:
-    """Return what a client may send: its active entries, clipped and with noise as the config record asks for it.
+    """Return what a client may send: its active entries, clipped and with noise as the config record specifies.
 
     Parameters
     ----------
@@ -36,41 +39,41 @@ def make_private(
     generator
         Draws the client's noise.
     """
-    norm, noise = float(asked[CLIP_NORM]), float(asked.get(CLIENT_NOISE, 0.0))
+    norm, noise = float(config[CLIP_NORM]), float(config.get(CLIENT_NOISE, 0.0))
     clipped = clip_update(packed, before, norm)
     return add_noise(clipped, noise * norm, generator) if noise else clipped
 
 
 def private_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """A Flower mod that clips the update in a reply, and adds noise from the operating system where asked to.
+    """A Flower mod that clips the update in a reply, and adds noise from the operating system if requested.
 
-    It goes before ``packing_mod`` where both are used. Messages that ask for nothing pass as they are. Raises
+    It goes before ``packing_mod`` if both are used. Messages without a request pass unchanged. Raises
     ``ValueError`` for a reply that holds more than one array record, or other arrays than the message.
     """
     reply = call_next(message, context)
-    asked: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
-    if CLIP_NORM not in asked or reply.has_error():
+    config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
+    if CLIP_NORM not in config or reply.has_error():
         return reply
     (sent,), records = message.content.array_records.values(), reply.content.array_records
     if len(records) != 1 or len(reply.content.metric_records) != 1:
         raise ValueError("a private reply holds one array record and one metric record: nothing else may leave")
     (key, own), (metrics,) = next(iter(records.items())), reply.content.metric_records.values()
     before = {name: decode(array) for name, array in sent.items()}
-    active = _active(asked, before)
+    active = _active(config, before)
     arrays = {name: decode(array) for name, array in own.items()}
     whole = not is_packed(arrays)
     if whole and arrays.keys() != before.keys():
         raise ValueError(f"the reply's arrays are not the message's: {sorted(arrays.keys() ^ before.keys())}")
     packed = pack({name: arrays[name] for name in before}, active) if whole else arrays
-    private = make_private(packed, pack(before, active), asked, np.random.default_rng())
+    private = make_private(packed, pack(before, active), config, np.random.default_rng())
     result = unpack(private, active, before) if whole else private
     metrics[WEIGHT] = 1.0
     reply.content = RecordDict({**reply.content, key: ArrayRecord({n: encode(t) for n, t in result.items()})})
     return reply
 
 
-def _active(asked: Mapping[str, Any], before: Mapping[str, torch.Tensor]) -> Positions:
-    if PLAN not in asked:
+def _active(config: Mapping[str, Any], before: Mapping[str, torch.Tensor]) -> Positions:
+    if PLAN not in config:
         return Positions({})
-    shapes = tuple((name, tuple(before[name].shape)) for name in cast(list[str], asked[PARAMETERS]))
-    return plan_positions(decode_plan(cast(str, asked[PLAN])), shapes)
+    shapes = tuple((name, tuple(before[name].shape)) for name in cast(list[str], config[PARAMETERS]))
+    return plan_positions(decode_plan(cast(str, config[PLAN])), shapes)

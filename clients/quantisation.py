@@ -1,8 +1,8 @@
 """Updates in fewer bits, the client's half of ``strategies.Quantised``: coded, with what is lost kept for the next one.
 
-``quantising_mod`` does it for a ClientApp of any making; the application's own client calls ``quantised``. What a
-client keeps is a tensor per parameter in ``context.state``. Entries that a round does not train keep what they have
-until a round that trains them.
+``quantising_mod`` does it for any ClientApp; the application's own client calls ``quantised``. A client keeps one
+tensor per parameter in ``context.state``. Entries that a round does not train keep their remainder until a round that
+trains them.
 """
 
 from collections.abc import Mapping
@@ -26,19 +26,19 @@ from fedpfn.seeding import numpy_generator
 def quantised(
     arrays: Mapping[str, Tensor], coding: Coding, kept: Mapping[str, Tensor], client: int
 ) -> tuple[State, State]:
-    """Return what a client sends for its arrays, and what it is to keep of them.
+    """Return what a client sends for its arrays, and what it must keep of them.
 
     Parameters
     ----------
     arrays
         Its arrays, whole or packed, on the CPU.
     coding
-        The round, as the client was sent it.
+        The round, as it was sent to the client.
     kept
         What it kept of its earlier updates, by parameter; empty at first.
     client
-        Its id: what it draws is a function of the seed in the record, the round and this, or the operating system's
-        where the record has no seed.
+        Its id: its draws are a function of the seed in the record, the round and this id, or the operating system's if
+        the record has no seed.
 
     Returns
     -------
@@ -77,10 +77,10 @@ def quantised(
 
 
 def quantising_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """A Flower mod that sends the update in a reply in the bits that the message asks for.
+    """A Flower mod that sends the update in a reply at the precision that the message requests.
 
-    It goes before ``private_mod`` and ``packing_mod`` where they are used. Messages that ask for nothing pass as they
-    are. Raises ``ValueError`` for a reply that holds more than one array record, or other arrays than the message.
+    It goes before ``private_mod`` and ``packing_mod`` if they are used. Messages without a request pass unchanged.
+    Raises ``ValueError`` for a reply that holds more than one array record, or other arrays than the message.
     """
     reply = call_next(message, context)
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})

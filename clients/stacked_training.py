@@ -1,8 +1,8 @@
 """Clients trained at once, ``train.stack`` at a time, where the model can be stacked.
 
-For small models on a GPU, which one client at a time leaves idle. On a CPU it is slower. A client's result depends in
-its last digits on its place in the stack; stacks are made of neighbouring clients of the round, which the server keeps
-together on one worker, so that it does not depend on the number of workers.
+For small models on a GPU, which one client at a time would leave idle; on a CPU it is slower. The last digits of a
+client's result depend on its place in the stack; stacks consist of neighbouring clients of the round, which the server
+keeps together on one worker, so that results do not depend on the number of workers.
 """
 
 import time
@@ -29,8 +29,8 @@ def train_stack(
     """Train ``clients``, ``rows`` of them together; return each one's update or what it failed with.
 
     ``rows`` is ``train.stack`` by default. ``kept`` is what each client's algorithm kept from its last round. A
-    client's seconds are its share of the stack's by its steps. A stack for which a GPU's memory does not do is trained
-    in halves, down to single clients.
+    client's seconds are its share of the stack's, by its steps. A stack that does not fit into a GPU's memory is
+    trained in halves, down to single clients.
     """
     rows = rows or task.config.train.stack
     kept = kept or [{}] * len(clients)

@@ -25,10 +25,10 @@ NOTHING_ELSE = Finished()
 
 @dataclass(frozen=True)
 class Task:
-    """What a TRAIN message asks of one client: to train from ``state`` by ``plan``, in the run of ``config``.
+    """What a TRAIN message requests of one client: to train from ``state`` by ``plan``, in the run of ``config``.
 
-    ``shared`` is what the algorithm's server half sends along, ``private`` how the update is to be made private, where
-    it is (``clients.privacy``), ``coding`` how it is to be sent in fewer bits (``clients.quantisation``).
+    ``shared`` is what the algorithm's server half sends along, ``private`` how to make the update private, if at all
+    (``clients.privacy``), ``coding`` how to send it in fewer bits, if at all (``clients.quantisation``).
     """
 
     config: RunConfig
@@ -42,9 +42,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Update:
-    """What a client has to send back.
+    """What a client sends back.
 
-    ``packed`` are its active entries, one vector per dtype, or what stands for them in fewer bits; ``phase_steps`` the
+    ``packed`` are its active entries, one vector per dtype, or their code in fewer bits; ``phase_steps`` the
     local steps that it took in each phase of the plan; ``loss`` their mean over the examples; ``seconds`` the time of
     its training. ``finished`` is what the algorithm leaves behind, what it shares packed as the model is; ``tested``,
     where clients hold examples out, the evaluation of the trained model on the client's own; ``private`` that the
@@ -118,7 +118,7 @@ def answer_with(update: Update) -> Answer:
         metrics[protocol.TEST_EXAMPLES] = update.tested.examples
         metrics[protocol.TEST_ACCURACY] = update.tested.accuracy
     if update.finished.metrics:
-        # somebody else's, checked by Flower
+        # from another ClientApp, checked by Flower
         metrics |= dict(MetricRecord(dict(update.finished.metrics)))
     return Answer(arrays, {protocol.METRICS: metrics}, {protocol.WORKER: {protocol.DEVICE: update.device}})
 
@@ -149,7 +149,7 @@ def kept_by(context: Context) -> State:
 
 
 def in_fewer_bits(update: Update, task: Task, context: Context) -> Update:
-    """Return an update as it is to be sent; what that loses of it is kept where the task asks for it."""
+    """Return an update in the form to send; what is lost is kept if the task requires it."""
     if task.coding is None:
         return update
     coded, lost = quantised(update.packed, task.coding, residual_of(context), client_of(context))
@@ -158,7 +158,7 @@ def in_fewer_bits(update: Update, task: Task, context: Context) -> Update:
 
 
 def keep(update: Update, context: Context) -> None:
-    """Keep what the algorithm's client is to have in its next round."""
+    """Keep what the algorithm's client needs in its next round."""
     if update.finished.own:
         context.state[protocol.ALGORITHM] = _record(_arrays(update.finished.own))
 

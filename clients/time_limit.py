@@ -1,10 +1,10 @@
-"""How long a client may train: interrupted in Python; where native code does not come back, its process is ended.
+"""How long a client may train: it is interrupted in Python; if native code does not return, its process is ended.
 
 The time of a client begins when its own training does, so that what a process imports and loads for all of its clients
 counts for none of them. Python code is interrupted by a timer's signal, which also ends waits such as ``time.sleep``:
 only in a process's main thread, where Ray calls actors, and on platforms that have such timers. Native code that does
-not return to Python sees no signal. Whoever may end the process, since it will be replaced, has it ended by
-``faulthandler`` some seconds later, from a thread that needs nothing of Python's, with the traceback in the log.
+not return to Python sees no signal. A process that may be ended, since it will be replaced, is ended some seconds later
+by ``faulthandler``, from a thread that does not need the interpreter, with the traceback in the log.
 """
 
 import faulthandler
@@ -23,7 +23,7 @@ _AGAIN_SECONDS = 0.1
 
 
 class ClientTimeoutError(BaseException):
-    """A client trained for too long. No ``Exception``, which a training loop may catch and go on."""
+    """A client trained for too long. Not an ``Exception``, which a training loop might catch and ignore."""
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def time_limit(seconds: float, *, ends_process: bool = False) -> Iterator[None]:
 
     def interrupt(_signal: int, frame: FrameType | None) -> None:
         if _imports(frame):
-            # a module that is half imported stays so, for all clients to come
+            # a half-imported module would stay so for all later clients
             signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
             return
         raise ClientTimeoutError(f"it trained for longer than client-timeout, {seconds:g} s, and was interrupted")
@@ -70,7 +70,7 @@ def limits_of(context: Context) -> tuple[float, bool]:
 
 
 def is_clients_own(error: BaseException, context: Context) -> bool:
-    """Tell whether what came out of a client's training is its failure, whatever the class.
+    """Return whether an exception from a client's training is its failure, whatever the class.
 
     In a worker process that includes ``KeyboardInterrupt``; in the user's own process it may be the user's Ctrl-C.
     """

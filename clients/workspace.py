@@ -1,7 +1,7 @@
 """What a process keeps for the clients of a run: the only module-level state of the project.
 
 A worker loads this module once and lives for the whole run, so that data set, partition and model are made once per
-process and not once per message, and a round's masks once per process and not once per client.
+process rather than once per message, and a round's masks once per process rather than once per client.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class Workspace:
     """A process's data on its device, the clients' indices into it, and one model that clients take turns with.
 
     ``state`` are the model's live tensors that travel. ``as_built`` is the rest of its state dict as the seed made it
-    (integer buffers, parameters that need no gradient), which is put back before each client. ``smallest_batch`` is the
+    (integer buffers, parameters that need no gradient), which is put back before each client. ``min_batch`` is the
     number of examples that a batch must have. ``loss_of`` makes the loss of a client from its labels; ``own_loss`` is
     the name of one that is not the task's.
     """
@@ -50,7 +50,7 @@ class Workspace:
     model: nn.Module
     state: State
     as_built: dict[str, Tensor]
-    smallest_batch: int
+    min_batch: int
     device: torch.device
     loss_of: Callable[[Tensor], Loss]
     own_loss: str = ""
@@ -60,7 +60,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class PlanMasks:
-    """A round plan made ready for a model: one mask per phase, and which entries travel back."""
+    """A round plan prepared for a model: one mask per phase, and which entries travel back."""
 
     phases: tuple[BitMask | None, ...]
     active: Positions
@@ -103,7 +103,7 @@ def workspace(
     """
     if not _kept or not _serves(*_kept[0][:2], config, holding):
         _kept.clear()
-        # what they keep holds on to the workspace, and so to its data
+        # their results keep the workspace, and so its data, alive
         plan_masks.cache_clear()
         why_not_stackable.cache_clear()
         garbage.release()
@@ -123,13 +123,13 @@ def _serves(kept: RunConfig, kept_holding: Holding | None, config: RunConfig, ho
 
 def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Holding | None) -> Workspace:
     device = resolve_device(config.device, who="this client's process", deterministic=config.deterministic)
-    # never a download here: the server fetched what was allowed to be fetched before it sent anything
+    # never download here: the server has already downloaded what it may
     if holding is not None and holding.facts is not None:
         data, facts = _own_part(config, holding), holding.facts
     else:
         data = data or partitions.load_federated(**data_arguments(config))
         dataset = data.dataset
-        # normalised as everywhere, whichever examples stay
+        # normalised in the same way whichever examples are kept
         facts = Facts(dataset.input_shape, dataset.num_classes, dataset.mean, dataset.std)
         if holding is not None:
             data = data.only(holding.clients(len(data.parts)))
@@ -138,7 +138,7 @@ def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Hol
     train = Examples.from_arrays(split.inputs, split.labels, mean=facts.mean, std=facts.std, device=device, task=task)
     outputs = task.outputs(facts.classes)
     model = models.build(input_shape=facts.shape, num_classes=outputs, **model_arguments(config))
-    model = models.lay_out(model.to(device))
+    model = models.to_preferred_memory_format(model.to(device))
     state = trainable(model) | float_buffers(model)
     as_built = {name: deepcopy(value) for name, value in model.state_dict().items() if name not in state}
     return Workspace(
@@ -147,7 +147,7 @@ def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Hol
         model,
         state,
         as_built,
-        smallest_batch=2 if has_batch_norm(model) else 1,
+        min_batch=2 if has_batch_norm(model) else 1,
         device=device,
         loss_of=loss_of(config, task),
         own_loss="" if config.train.loss == "auto" else config.train.loss,
@@ -157,14 +157,14 @@ def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Hol
 
 
 def _own_part(config: RunConfig, holding: Holding) -> partitions.FederatedData:
-    """Read the node's part of the data and deal it out to the clients that it holds.
+    """Read the node's part of the data and assign it to the clients that it holds.
 
     Raises ``ValueError`` for data that have not the shape and classes of the server's, and for a node without clients.
     """
     facts, total = holding.facts, config.federation.clients
     clients = holding.clients(total)
     if not clients:
-        raise ValueError(f"of {total} clients none is in part {holding.partition} of {holding.partitions}")
+        raise ValueError(f"none of {total} clients is in part {holding.partition} of {holding.partitions}")
     data = partitions.load_federated(
         **data_arguments(config)
         | {

@@ -104,11 +104,11 @@ def run(
     if resume:
         from experiments.run import read_resumed_config
 
-        asked = read_resumed_config(resume, words or [])
+        requested = read_resumed_config(resume, words or [])
     else:
-        asked = read_run_config(words or [], file=config, workdir=here)
+        requested = read_run_config(words or [], file=config, workdir=here)
     resources = plan_for(
-        asked, supernodes=supernodes, actors=actors, gpus_per_actor=gpus_per_actor, ray_address=ray_address
+        requested, supernodes=supernodes, actors=actors, gpus_per_actor=gpus_per_actor, ray_address=ray_address
     )
     runtime = nullcontext() if in_process else started(resources, workdir=here, ray_address=ray_address)
     with interruptible(), runtime as workers:
@@ -117,9 +117,9 @@ def run(
         from experiments.show import summary_table
         from fedpfn.runs import LOG, read_run
 
-        for line in [] if resume else unused_settings(asked, words or [], file=config):
+        for line in [] if resume else unused_settings(requested, words or [], file=config):
             errors.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-        folder = run_config(prepare(asked, workdir=here), console, resources, workers)
+        folder = run_config(prepare(requested, workdir=here), console, resources, workers)
         console.print(summary_table(read_run(folder)))
         console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
     if verbose and workers is not None:
@@ -159,7 +159,7 @@ def sweep(
         list[str] | None, typer.Option(metavar="CELL", help="skip a cell no longer; runs nothing")
     ] = None,
 ) -> None:
-    """Run every cell of a sweep: a grid over any keys, for all seeds, each cell a run with a folder of its own.
+    """Run every cell of a sweep: a grid over any keys, for all seeds, each cell a run with its own folder.
 
     FILE has `base` (settings of all cells), `grid` (lists of values; every combination), `include`, `exclude`, `seeds`,
     `question` and `quick` (sections of a short form). Cells that are done are never run again; one that was interrupted

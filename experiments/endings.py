@@ -1,4 +1,4 @@
-"""What is said last of a run that did not complete: where it is, where the user's own code failed, how to go on.
+"""The last messages of a run that did not complete: where it is, where the user's own code failed, how to resume.
 
 The lines are notes of the exception that ends the run, so that they come after all else that is said on the way out.
 """
@@ -54,7 +54,7 @@ def own_line(text: str) -> str | None:
 
 
 def log_tail(log: Path) -> str:
-    """Return the end of a log, empty where there is none."""
+    """Return the end of a log, empty if there is none."""
     if not log.is_file():
         return ""
     with log.open("rb") as file:

@@ -22,7 +22,7 @@ from fedpfn.algorithms import TITLES
 from fedpfn.runs import Run, write_whole
 from fedpfn.runs.arguments import is_masked
 
-# Okabe and Ito's palette: told apart by the colour-blind, and in grey by their line styles
+# Okabe and Ito's palette: distinguishable for the colour-blind, and in grey by their line styles
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
@@ -44,11 +44,11 @@ def rounds_figure(run: Run) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write ``figure`` as a picture and let go of it."""
+    """Write ``figure`` as a picture and release it."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     plt.close(figure)
-    # in the place of what is there: a link in a folder from elsewhere may lead anywhere
+    # replaces what is there: a link in a folder from elsewhere may lead anywhere
     write_whole(path, buffer.getvalue())
     return path
 
@@ -73,8 +73,8 @@ def _draw_score(axes: Axes, run: Run, score: Score) -> None:
             label="plain mean of the client models",
         )
         ends = f"client_{score.key}"
-        found = ((record["round"], _arrays(run, record).get(ends)) for record in fused)
-        alone = [(number, array.mean()) for number, array in found if array is not None]
+        pairs = ((record["round"], _arrays(run, record).get(ends)) for record in fused)
+        alone = [(number, array.mean()) for number, array in pairs if array is not None]
         if alone:
             axes.plot(*zip(*alone, strict=True), color=ORANGE, linestyle=":", label="mean client model")
     axes.set_ylabel(f"{score.name}{unit_words(score)}")

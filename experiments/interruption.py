@@ -24,7 +24,7 @@ def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
 
     What comes within ten seconds of an interruption is ignored; what comes during an import waits for its end. With
     ``to_the_end`` an interrupted process ends with this block, without what Python does last: that crashes over modules
-    whose import was interrupted all the same.
+    whose import was interrupted nevertheless.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -7,14 +7,14 @@ from fedpfn.runs.keys import key_specs
 
 
 def keys_table(schema: type, matching: str = "") -> Table:
-    """Return every key with its default, what it may be and what it is for.
+    """Return every key with its default, its allowed values and its purpose.
 
     With ``matching`` only the keys that have it in their name or description. Raises ``ValueError`` where none has.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("key", "default", "about"):
         table.add_column(name, overflow="fold")
-    words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
+    words = {"minimum": "at least", "above": "above", "maximum": "at most", "below": "below"}
     for spec in key_specs(schema):
         limits = [f"{words[bound]} {limit:g}" for bound, limit in spec.limits.items()]
         choices = [*spec.choices, "package.module:name"] if spec.own else spec.choices

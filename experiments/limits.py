@@ -15,7 +15,7 @@ MOST_CELLS = 50_000
 
 
 def limit_words(config: RunConfig) -> list[str]:
-    """Return what limits of examples did to a run, a line each; none for those that leave out nothing.
+    """Return what limits of examples did to a run, one line each; none for those that leave out nothing.
 
     >>> limit_words(RunConfig.parse({"data.name": "mnist", "evaluate.max-examples": 1000, "barrier.every": 0}))
     ['evaluated on 1,000 of 10,000 test examples; the last round on all']
@@ -26,9 +26,9 @@ def limit_words(config: RunConfig) -> list[str]:
     if trained := _share(train, data.train_examples):
         lines.append(f"trained on {trained} training examples")
     last = _share(test, data.test_examples)
-    most = _share(test, data.test_examples, config.evaluate.max_examples)
-    if most and most != last:
-        lines.append(f"evaluated on {most} test examples; the last round on {last or 'all'}")
+    examples = _share(test, data.test_examples, config.evaluate.max_examples)
+    if examples and examples != last:
+        lines.append(f"evaluated on {examples} test examples; the last round on {last or 'all'}")
     elif last:
         lines.append(f"evaluated on {last} test examples")
     if config.barrier.every:
@@ -59,5 +59,5 @@ def _share(total: int | None, *limits: int) -> str | None:
 
 
 def rough(count: int) -> str:
-    """Return a count as one reads it, and the size of one that nobody does."""
+    """Return a count as people read it, or only the magnitude of a very large one."""
     return f"{count:,}" if count < 10**15 else f"more than 10^{len(str(min(count, 10**4000))) - 1}"

@@ -16,7 +16,7 @@ def plans_of(plan: RoundPlans, rounds: int) -> list[Plan]:
 
 
 def rounds_table(config: RunConfig, plans: Sequence[Plan], parameters: Mapping[str, Tensor]) -> Table:
-    """Return a row a phase: its share of the local steps, what it freezes, and how much of that was frozen before."""
+    """Return one row per phase: its share of the local steps, what it freezes, and how much of it was frozen before."""
     title = f"{config.strategy.name}, mask.schedule={config.mask.schedule}, mask.ratio={config.mask.ratio:g}"
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in (
@@ -48,7 +48,7 @@ def rounds_table(config: RunConfig, plans: Sequence[Plan], parameters: Mapping[s
 
 
 def tensors_table(plans: Sequence[Plan], parameters: Mapping[str, Tensor]) -> Table:
-    """Return a row a tensor with the entries that each round's first phase freezes."""
+    """Return one row per tensor with the entries that each round's first phase freezes."""
     table = Table(
         title="frozen entries of the first phase", title_justify="left", box=None, header_style="bold", pad_edge=False
     )

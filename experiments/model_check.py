@@ -28,38 +28,38 @@ def check(name: str, words: Iterable[str], console: Console, *, workdir: Path) -
     if faults := find_faults(config, try_model=False):
         raise ConfigError(faults)
     dataset = load_data(config).dataset
-    found = inspect(config, dataset)
+    inspection = inspect(config, dataset)
     shape = "×".join(map(str, dataset.input_shape))
     console.print(f"{name} on {dataset.name}: inputs {shape}, {output_size(config, dataset)} outputs", highlight=False)
-    console.print(f"{found.trainable:,} trainable of {found.total:,} parameters\n", highlight=False)
-    console.print(_findings_table(found))
+    console.print(f"{inspection.trainable:,} trainable of {inspection.total:,} parameters\n", highlight=False)
+    console.print(_findings_table(inspection))
     console.print()
-    console.print(_tensors_table(found, config))
+    console.print(_tensors_table(inspection, config))
     console.print()
-    console.print(Text("can be federated", "green") if found.ok else Text("cannot be federated as it is", "red"))
-    return found.ok
+    console.print(Text("can be federated", "green") if inspection.ok else Text("cannot be federated as it is", "red"))
+    return inspection.ok
 
 
-def _findings_table(found: Inspection) -> Table:
+def _findings_table(inspection: Inspection) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
-    for finding in found.findings:
+    for finding in inspection.findings:
         table.add_row(_MARKS[finding.level], finding.check, finding.message)
     return table
 
 
-def _tensors_table(found: Inspection, config: RunConfig) -> Table:
-    """Return a row a tensor: its part in the federation, and how much the first masked round freezes of it."""
+def _tensors_table(inspection: Inspection, config: RunConfig) -> Table:
+    """Return one row per tensor: its part in the federation, and how much the first masked round freezes of it."""
     title = f"what a mask of ratio {config.mask.ratio:g} freezes, granularity {config.mask.granularity}"
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for column in ("tensor", "shape", "part"):
         table.add_column(column)
     for column in ("entries", "frozen"):
         table.add_column(column, justify="right")
-    trained = tuple((tensor.name, tensor.shape) for tensor in found.tensors if tensor.trainable)
+    trained = tuple((tensor.name, tensor.shape) for tensor in inspection.tensors if tensor.trainable)
     masking = replace(masking_of(config), schedule=config.mask.schedule)
     plan = plan_rounds(masking)(config.mask.warmup_rounds + 1)
     masks = mask_arrays(plan[0].mask, trained)
-    for tensor in found.tensors:
+    for tensor in inspection.tensors:
         frozen = f"{int((~masks[tensor.name]).sum()):,}" if tensor.trainable else "–"
         shape = "×".join(map(str, tensor.shape)) or "scalar"
         table.add_row(tensor.name, shape, tensor.role, f"{tensor.numel:,}", frozen)

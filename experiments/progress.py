@@ -1,4 +1,4 @@
-"""How far a run has come, from the lines of its rounds: what they took, what is left, and one line that says so."""
+"""The progress of a run, from the lines of its rounds: the time they took, the time left, and a line of text."""
 
 import os
 import threading

@@ -27,11 +27,11 @@ def further_quantities(runs: Iterable[Run]) -> list[Quantity]:
     """Return what the further numbers are: the built-in ones, then all that any of ``runs`` has on record."""
     runs = list(runs)
     built_in = (one for one in BUILT_IN if one.name.partition(".")[0] not in _HAVE_COLUMNS)
-    found: dict[str, Quantity] = {one.name: _in_words_of(runs, one) for one in built_in}
+    by_name: dict[str, Quantity] = {one.name: _in_words_of(runs, one) for one in built_in}
     for run in runs:
         for name in dict.fromkeys(name for record in run.rounds for name in further_numbers(record)):
-            found.setdefault(name, describe(name, run.measures))
-    return list(found.values())
+            by_name.setdefault(name, describe(name, run.measures))
+    return list(by_name.values())
 
 
 def _in_words_of(runs: Sequence[Run], built_in: Quantity) -> Quantity:
@@ -67,7 +67,7 @@ def further_numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def is_evaluated(record: Mapping[str, Any]) -> bool:
-    """Tell whether the global model was evaluated in a round; a loss or an accuracy alone may be no finite number."""
+    """Return whether the global model was evaluated in a round; a loss or an accuracy alone may be no finite number."""
     return record["accuracy"] is not None or record.get("loss", 0.0) is not None
 
 

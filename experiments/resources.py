@@ -2,7 +2,7 @@
 
 SuperNodes carry cohorts of clients, actors do the work: one process each, for the length of the run. Ray shows an actor
 the GPU that it has a share of; hence the share is always written out. An actor lies on one machine, and its share on
-one card. Which machines there are is asked by the caller.
+one card. The caller determines which machines there are.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def plan_resources(
     gpus_per_actor: float | None,
     machines: Sequence[Machine],
 ) -> Resources:
-    """Fill in what was left open (None) and refuse what the machines cannot give.
+    """Fill in what was left open (None) and refuse what the machines cannot provide.
 
     On ``cpu``: an actor per core. On ``cuda``: an actor per GPU, or as many as shares of ``gpus_per_actor`` fit; the
     cores are divided among them. By default no more actors than clients in a round, and a SuperNode per actor. On a
@@ -57,12 +57,12 @@ def plan_resources(
     Resources(supernodes=4, actors=4, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0)
     """
     cpus, gpus = sum(machine.cpus for machine in machines), sum(machine.gpus for machine in machines)
-    asked = {"clients per round": clients_per_round, "CPUs": cpus, "SuperNodes": supernodes, "actors": actors}
-    for name, count in asked.items():
+    requested = {"clients per round": clients_per_round, "CPUs": cpus, "SuperNodes": supernodes, "actors": actors}
+    for name, count in requested.items():
         if count is not None and count < 1:
             raise ValueError(f"the number of {name} must be at least 1, not {count}")
     if actors is not None and actors > cpus:
-        raise ValueError(f"{actors} actors were asked for, but there are {cpus} CPUs and an actor needs one to itself")
+        raise ValueError(f"{actors} actors were requested, but there are {cpus} CPUs and each actor needs its own")
 
     if device == "cpu":
         if gpus_per_actor:
@@ -90,7 +90,7 @@ def _gpu_rooms(share: float, *, actors: int | None, machines: Sequence[Machine])
     """Return how many actors with a share of a GPU each machine holds."""
     gpus = sum(machine.gpus for machine in machines)
     if gpus < 1:
-        raise ValueError("device cuda was asked for, but no GPU is visible; set device to cpu, or check nvidia-smi")
+        raise ValueError("device cuda was requested, but no GPU is visible; set device to cpu, or check nvidia-smi")
     if share <= 0:
         raise ValueError(f"an actor on device cuda needs a share of a GPU above 0, not {share:g}: Ray hides CUDA at 0")
     if share > 1:

@@ -31,12 +31,12 @@ from fedpfn.runs.lock import claimed
 from strategies.preflight import find_faults, resume_faults
 from strategies.server_app import run_path
 
-# seconds to wait for whoever writes a run that is to be resumed: it may be about to end
+# seconds to wait for the process that writes a run to be resumed: it may be about to end
 _PATIENCE = 20.0
 
 
 def unused_settings(config: RunConfig, words: Iterable[str], *, file: Path | None) -> list[str]:
-    """Return a line for each setting of ``words`` or ``file`` that the chosen parts do not use."""
+    """Return one line for each setting of ``words`` or ``file`` that the chosen parts do not use."""
     return config_warnings(config, given_keys(read_config(file) if file else {}, parse_overrides(words)))
 
 
@@ -95,7 +95,7 @@ def run_config(config: RunConfig, console: Console, resources: Resources, worker
 def _run_claimed(
     config: RunConfig, folder: Path, console: Console, resources: Resources, workers: Workers | None
 ) -> None:
-    """Run in a folder that nobody else writes, and say in it and in what ends the run how it ended."""
+    """Run in a folder that no other process writes, and record there, and in the error, how the run ended."""
     try:
         # it may have been filled since the config was checked
         if not config.output.resume and (fault := folder_fault(folder)):

@@ -1,4 +1,4 @@
-"""From the words of a command line to a run config and the workers that it gets, before anything heavy is imported."""
+"""From the command line to a run config and its workers, before anything heavy is imported."""
 
 from collections.abc import Iterable
 from dataclasses import replace

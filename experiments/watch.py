@@ -40,7 +40,7 @@ class View(Protocol):
         """Read what is new, and return whether it has ended."""
 
     def render(self, *, height: int | None = None) -> RenderableType:
-        """Return what it looks like, in so many lines where these are limited."""
+        """Return how it is displayed, within the given number of lines if that is limited."""
 
     def line(self) -> str:
         """Return the same in one line."""
@@ -70,7 +70,7 @@ def watch(folder: Path, console: Console, *, once: bool = False, sleep: Callable
 
 
 def view_of(folder: Path) -> View:
-    """Return what is to be watched in ``folder``. Raises ``ValueError`` where there is nothing."""
+    """Return what can be watched in ``folder``. Raises ``ValueError`` if there is nothing."""
     if is_run(folder):
         return RunView(folder)
     if (folder / EVENTS).is_file() or any(map(is_run, folder.glob("*"))):

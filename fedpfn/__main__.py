@@ -1,6 +1,6 @@
 """``python -m fedpfn``: the command ``fedpfn``.
 
-It is found through its entry point: this package lies below the command line and does not import it.
+The command is found through its entry point, since this package lies below the command line and must not import it.
 """
 
 import os
@@ -16,6 +16,6 @@ if __name__ == "__main__":
     try:
         next(iter(entry_points(group="console_scripts", name="fedpfn"))).load()()
     except KeyboardInterrupt:
-        # while the command line was imported; later it says so itself
+        # interrupted while the command line was being imported; after that the command line reports it
         print("stopped", file=sys.stderr)
         sys.exit(130)

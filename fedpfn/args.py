@@ -1,8 +1,9 @@
-"""Arguments of parts, ``model.args`` and its like: one text in a config, a table of names and values in use.
+"""Arguments of custom parts, such as ``model.args``: one string in a config, a table of names and values in use.
 
-A part named by import string has settings that no schema knows. They are given as keys of their own
-(``model.args.width=64``) or as one text (``model.args="width=64 depth=3"``), which is what ``flwr run -c`` can carry,
-and kept as the canonical text: names sorted, each value as it reads back. Whether a part takes them is for ``parts``.
+A part named by import string has settings that the schema does not know. They are given as separate keys
+(``model.args.width=64``) or as one string (``model.args="width=64 depth=3"``), which is what ``flwr run -c`` can carry,
+and stored in canonical form: names sorted, each value as it reads back. Whether a part accepts them is checked in
+``parts``.
 """
 
 import math
@@ -23,8 +24,8 @@ _BARE = re.compile(r"""[^\s,'"\\]+""")
 def args_of(text: str) -> dict[str, Scalar]:
     """Return the arguments in ``text``, ``name=value`` separated by spaces or commas, sorted by name.
 
-    A value is a whole number, a number, ``true`` or ``false``, or text; quotes make it text. Raises ``ValueError`` in
-    one line for anything else and for a name that is given twice.
+    A value is an integer, a number, ``true`` or ``false``, or text; quotes make it text. Raises ``ValueError``, with a
+    one-line message, for anything else and for a name that is given twice.
 
     >>> args_of("width=64, rate=0.5 name='two words'")
     {'name': 'two words', 'rate': 0.5, 'width': 64}

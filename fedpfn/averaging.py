@@ -1,13 +1,13 @@
-"""The mean of clients' arrays with the same bits in whatever order, and on however many machines, it is summed.
+"""The mean of clients' arrays, bit-identical in whatever order and on however many machines it is summed.
 
 Floating-point sums depend on their order. Here each client's weighted update is first rounded to a grid that is known
-before anybody trains, and what lies on one grid is summed in 64-bit integers without an error: for K clients with
+before training starts, and values on one grid are summed exactly in 64-bit integers: for K clients with
 weights n_i and arrays x_i that started from w,
 
     s = sum_i round(2^-e n_i (x_i - w)),    mean = w + 2^e s / sum_i n_i,
 
 evaluated in float64 and rounded once to the arrays' dtype. The exponent e of a tensor is the smallest that leaves room
-for K updates of its size. A client with a larger one does not fit and is added by itself, in float64.
+for K updates of its size. A client with a larger update does not fit and is added separately, in float64.
 
 The error of an entry before that last rounding is below
 
@@ -46,19 +46,19 @@ LARGEST = 2**14
 
 # a client may move an entry by 8 times the tensor's largest one before it no longer fits
 _HEADROOM = 3
-# that of a tensor of entries near zero is taken for this size, so that it may grow
+# the lowest E: a tensor whose entries are all near zero counts as this large, so that it may grow
 _LEAST = -8
-# added to a float64 below 2^51 it leaves the nearest integer in the lowest bits: faster than to convert to integers
+# added to a float64 below 2^51, it leaves the nearest integer in the lowest bits, which is faster than a conversion
 _TO_INTEGER = 1.5 * 2.0**52
 _AS_BITS = int(np.float64(_TO_INTEGER).view(np.int64))
-# entries that are worked on at a time: a few such blocks in float64 fit into a core's cache
+# entries processed at a time: a few such blocks in float64 fit into a core's cache
 _BLOCK = 2**15
 
 
 def grid_exponents(before: Mapping[str, Tensor], clients: int, largest: float = LARGEST) -> dict[str, int]:
     """Return e of each tensor of a state, for ``clients`` clients with weights up to about ``largest``.
 
-    A tensor of zeros, which says nothing about its size, is taken for one of ones.
+    A tensor of zeros, whose size is unknown, is treated as a tensor of ones.
 
     >>> grid_exponents({"w": torch.tensor([0.5, -0.75]), "b": torch.zeros(2)}, clients=16, largest=64)
     {'w': -42, 'b': -41}
@@ -69,7 +69,7 @@ def grid_exponents(before: Mapping[str, Tensor], clients: int, largest: float = 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some neighbouring entries of the vector: where they lie there, and in which array from where on."""
+    """Neighbouring entries of the vector: their positions there, their array, and where in that array they start."""
 
     entries: slice
     array: int
@@ -94,10 +94,10 @@ class _Block:
 
 
 class Updates:
-    """What clients moved, x - w, in float64: one client's at a time, its arrays flattened into one vector.
+    """Clients' updates, x - w, in float64: one client's at a time, its arrays flattened into one vector.
 
-    Work goes block by block: what is done to a block finds it in a core's own cache, and no vector of a client's is
-    held as a whole.
+    Work proceeds block by block, so that a block stays in a core's own cache and no client's whole vector is held in
+    memory.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class Updates:
         self._counted: dict[frozenset[str], list[float | Tensor]] = {}
 
     def fit(self, arrays: Mapping[str, Tensor]) -> bool:
-        """Tell whether arrays have the names, shapes and dtypes of ``before``."""
+        """Return whether arrays have the names, shapes and dtypes of ``before``."""
         return arrays.keys() == self.before.keys() and all(
             arrays[name].shape == tensor.shape and arrays[name].dtype == tensor.dtype
             for name, tensor in self.before.items()
@@ -142,7 +142,7 @@ class Updates:
 
     @torch.no_grad()
     def start(self, block: _Block) -> Tensor:
-        """Return where a block started from, in float64, valid until the next is asked for."""
+        """Return the values that a block started from, in float64, valid until the next call."""
         return self._from[: block.size].copy_(self._start[block.array][block.own])
 
     @torch.no_grad()
@@ -197,7 +197,7 @@ class Sum:
         self.updates = updates
         scales = {name: 2.0**-exponent for name, exponent in exponents.items()}
         self._scales = [block.spread(scales) for block in updates.blocks]
-        # the largest of a block's scales: what no entry of a short update can come to is not looked for
+        # the largest of a block's scales: a short update whose entries cannot exceed the limit is not searched for some
         self._largest = [max((scales[name] for name, _ in block.tensors), default=0.0) for block in updates.blocks]
         self._limit = 2.0 ** _bits(clients)
         self._total = np.zeros(updates.size, dtype=np.int64)
@@ -209,7 +209,7 @@ class Sum:
     ) -> tuple[bool, float]:
         """Add a client's update; return whether it fits, and its norm over the tensors ``names``, all by default.
 
-        One that is too large does not fit, nor one that holds NaN or infinity: it leaves the sum as it is.
+        An update that is too large, or that holds NaN or infinity, does not fit and leaves the sum unchanged.
         """
         updates, fits, squares = self.updates, True, []
         counted = updates.counted(names)
@@ -247,7 +247,7 @@ class Sum:
         return self.updates.split(torch.from_numpy(self._total))
 
     def _settle(self) -> None:
-        """Take off what the integers were read with; all of it modulo 2^64."""
+        """Subtract the offset that the integers were read with, modulo 2^64."""
         extra, self._count = (self._count * _AS_BITS + 2**63) % 2**64 - 2**63, 0
         if extra:
             np.subtract(self._total, np.int64(extra), out=self._total)
@@ -310,7 +310,7 @@ def packed_updates(before: State, active: Positions) -> Updates:
 
 
 def write_totals(total: Sum) -> State:
-    """Return a sum's integers under names that tell what was summed: ``summed:float32:fc.weight``."""
+    """Return a sum's integers under names that say what was summed: ``summed:float32:fc.weight``."""
     kinds = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in total.updates.before.items()}
     return {f"{SUMMED}{kinds[name]}:{name}": integers for name, integers in total.totals().items()}
 
@@ -330,7 +330,7 @@ def summed_name(name: str) -> str:
 
 
 def is_summed(names: Collection[str]) -> bool:
-    """Tell whether arrays with these names are a sum of clients' arrays instead of one client's.
+    """Return whether arrays with these names are a sum of clients' arrays rather than one client's.
 
     >>> is_summed(["summed:float32:fc.weight"]), is_summed(["fc.weight"])
     (True, False)
@@ -362,7 +362,7 @@ def _square(update: Tensor, counted: float | Tensor) -> float:
 
 
 def _as_integers(scaled: Tensor) -> NDArray[np.int64]:
-    """Return numbers below 2^51, rounded, as integers that are all too large by ``_AS_BITS``; writes to ``scaled``."""
+    """Return numbers below 2^51, rounded, as integers offset by ``_AS_BITS``; overwrites ``scaled``."""
     integers: NDArray[np.int64] = scaled.add_(_TO_INTEGER).view(torch.int64).numpy()
     return integers
 
@@ -374,15 +374,15 @@ def _exponent(tensor: Tensor) -> int:
 
 
 def largest_total(count: int, clients: int) -> int:
-    """Return the largest integer that ``count`` clients come to in a sum of at most ``clients``."""
+    """Return the largest integer that ``count`` clients can reach in a sum of at most ``clients``."""
     return count << _bits(clients)
 
 
 def _bits(clients: int) -> int:
-    """Return how many bits an integer may have of which ``clients`` are summed, and which float64 holds."""
+    """Return how many bits each integer may have so that ``clients`` of them can be summed and float64 holds them."""
     return min(51, 62 - _log2(clients))
 
 
 def _log2(number: float) -> int:
-    """Return the least k with 2^k >= number."""
+    """Return the smallest k with 2^k >= number."""
     return math.ceil(math.log2(max(number, 1.0)))

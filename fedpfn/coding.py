@@ -1,13 +1,14 @@
-"""Replies in fewer bits on the wire: which arrays stand for a client's, and how they are read (``quantisation``).
+"""Replies in fewer bits on the wire: which arrays represent a client's, and how they are decoded (``quantisation``).
 
 For an array ``a`` that travels in fewer bits, ``coded:a`` holds the values of its update, flat, and ``scales:a`` the
-scales of int8. Arrays may be whole or packed. Server and workers read the round's config record alike, so that what a
-worker sums up is what the server would have decoded, to the bit. Running statistics are never rounded: a variance could
-become negative.
+scales of int8. Arrays may be whole or packed. Server and workers read the same config record of the round, so that what
+a worker sums up is bit-identical to what the server would have decoded. Running statistics are never rounded: a
+variance could become negative.
 
-Where updates are private with the server's noise (``fedpfn.privacy``), they are clipped once more as they are decoded:
-rounding, and what error feedback adds, could make one longer than the bound that the noise is for. What a client
-already added noise to may be rounded as one likes, and so may what is left of it: neither looks at its data again.
+Where the server adds the noise that makes updates private (``fedpfn.privacy``), they are clipped again when decoded:
+rounding, and what error feedback adds, could make one longer than the bound that the noise is calibrated to. An update
+to which the client already added noise may be rounded freely, and so may its remainder: that is post-processing, which
+does not look at the data again.
 """
 
 from collections.abc import Collection, Mapping
@@ -32,7 +33,7 @@ Kinds = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 def is_coded(names: Collection[str]) -> bool:
-    """Tell whether arrays with these names are a reply in fewer bits.
+    """Return whether arrays with these names are a reply in fewer bits.
 
     >>> is_coded(["coded:packed:float32", "scales:packed:float32"]), is_coded(["packed:float32"])
     (True, False)
@@ -46,20 +47,22 @@ def decoded_name(name: str) -> str:
 
 
 def fit_scales(name: str, tensor: Tensor) -> bool:
-    """Tell whether the squares of all that scales can stand for add up to a finite float32; True for other arrays.
+    """Return whether the squares of the largest values that scales can represent sum to a finite float32.
+
+    True for arrays that are not scales.
 
     >>> fit_scales("scales:w", torch.tensor([1e-3])), fit_scales("scales:w", torch.tensor([1e19]))
     (True, False)
     """
     if not name.startswith(SCALES):
         return True
-    most = float(tensor.detach().double().square().sum()) * LEVELS**2 * BLOCK
-    return most < torch.finfo(torch.float32).max
+    limit = float(tensor.detach().double().square().sum()) * LEVELS**2 * BLOCK
+    return limit < torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, eq=False)
 class Coding:
-    """How a round's replies are read: by the state that its clients started from, and by its config record.
+    """How a round's replies are decoded: from the state that its clients started from and its config record.
 
     >>> coding = Coding({"w": torch.zeros(3)}, {PRECISION: "int8"})
     >>> coding.decode({"coded:w": torch.tensor([2, -127, 0], dtype=torch.int8), "scales:w": torch.tensor([0.5])})
@@ -71,12 +74,12 @@ class Coding:
 
     @property
     def precision(self) -> str:
-        """In how many bits clients reply."""
+        """The number of bits in which clients reply."""
         return str(self.config.get(PRECISION, "float32"))
 
     @cached_property
     def positions(self) -> Positions:
-        """Where the entries lie that the round trains; all of them without a plan."""
+        """The positions of the entries that the round trains; all of them without a plan."""
         if PLAN not in self.config:
             return Positions({})
         shapes = tuple((name, tuple(self.before[name].shape)) for name in self.config.get(PARAMETERS, self.before))
@@ -108,11 +111,13 @@ class Coding:
         rounded = pack({name: torch.empty(0, dtype=self.before[name].dtype) for name in self.rounded}, Positions({}))
         kept = [n for n, t in self.before.items() if n not in self.rounded and is_quantised(t.dtype, self.precision)]
         if kept:
-            raise ValueError(f"{kept[0]} is no parameter, and is not rounded: send whole arrays, without packing_mod")
+            raise ValueError(
+                f"{kept[0]} is not a parameter and must not be rounded: send whole arrays, without packing_mod"
+            )
         return list(rounded)
 
     def on_the_wire(self, kinds: Kinds) -> Kinds:
-        """Return the arrays that stand on the wire for arrays, whole or packed, of these kinds."""
+        """Return the arrays that represent arrays of these kinds, whole or packed, on the wire."""
         coded: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         rounded = set(self.in_fewer_bits(kinds))
         for name, (dtype, shape) in kinds.items():
@@ -126,9 +131,9 @@ class Coding:
         return coded
 
     def decode(self, arrays: Mapping[str, Tensor]) -> State:
-        """Return a client's arrays as they count: as received, and where the server's noise asks for it, clipped.
+        """Return a client's arrays as they enter the mean: decoded, and clipped where the server adds noise.
 
-        Arrays that are not coded are returned as they are. Raises ``ValueError`` for arrays that do not stand for
+        Arrays that are not coded are returned as they are. Raises ``ValueError`` for arrays that do not represent
         those that were sent.
         """
         if not is_coded(arrays):
@@ -143,7 +148,7 @@ class Coding:
         start = self.start([decoded_name(name) for name in arrays])
         kinds = self.on_the_wire({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in start.items()})
         if unlike := sorted(arrays.keys() ^ kinds.keys()):
-            raise ValueError(f"its arrays in fewer bits are not those asked for: {unlike}")
+            raise ValueError(f"its arrays in fewer bits are not those requested: {unlike}")
         for name, kind in kinds.items():
             if (own := (arrays[name].dtype, tuple(arrays[name].shape))) != kind:
                 raise ValueError(f"{name} is {own[0]} of shape {own[1]}, not {kind[0]} of {kind[1]}")

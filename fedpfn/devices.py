@@ -1,4 +1,4 @@
-"""Where tensors live, decided in one place and loudly: a GPU that was asked for and is not there is an error."""
+"""The device that tensors live on, decided in one place; a GPU that was requested and is missing is an error."""
 
 import os
 import sys
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-# a run among others on one machine is told its share of the CPUs by this
+# sets the share of the CPUs for a run that shares the machine with others
 CPUS = "FEDPFN_CPUS"
-# and a process among others on one GPU its share of that by this
+# sets the share of a GPU for a process that shares it with others
 GPU_SHARE = "FEDPFN_GPU_SHARE"
-# CUDA's name for the GPUs that a process is to see
+# CUDA's name for the GPUs visible to a process
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-# how much memory cuBLAS works in: with these, as cuBLAS documents them, its sums come in one order
+# cuBLAS's workspace: with this documented value its sums are taken in a fixed order
 CUBLAS, CUBLAS_FIXED = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
-# of a shared GPU's memory: the rest is for what CUDA itself keeps per process, and for the server
+# share of a shared GPU's memory for PyTorch: the rest is for CUDA's own memory per process, and for the server
 _DIVIDED = 0.9
-# of NVIDIA's GPUs: on Linux, and on Linux inside Windows
+# device files of NVIDIA's GPUs: on Linux, and on Linux inside Windows
 _DRIVERS = ("/proc/driver/nvidia", "/dev/dxg")
 
 
@@ -51,9 +51,9 @@ def gpu_share() -> float:
 
 
 def use_float32() -> None:
-    """Let CUDA multiply float32 as float32, and take algorithms of convolutions that repeat themselves.
+    """Let CUDA multiply float32 as float32, and use deterministic convolution algorithms.
 
-    By default convolutions are computed in TF32, with ten bits after the point.
+    By default convolutions are computed in TF32, with a 10-bit mantissa.
     """
     import torch
 
@@ -65,7 +65,7 @@ def use_float32() -> None:
 
 @contextmanager
 def float32_products() -> Iterator[None]:
-    """Have float32 computed as float32 in a block, whatever else is set: for what compares by rounding."""
+    """Compute float32 as float32 within a block, whatever else is set: for comparisons within rounding."""
     import torch
 
     kinds: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
@@ -79,29 +79,29 @@ def float32_products() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
-def resolve_device(asked: str, *, who: str, last: bool = False, deterministic: bool = False) -> "torch.device":
+def resolve_device(requested: str, *, who: str, last: bool = False, deterministic: bool = False) -> "torch.device":
     """Return the device for ``auto``, ``cpu`` or ``cuda``, set up for repeatable float32 arithmetic.
 
-    Of several GPUs that is the first one, or with ``last`` the last: workers are dealt out from the first one on, so
-    that nobody has fewer to share with than a server there. Where ``FEDPFN_GPU_SHARE`` says that the GPU is shared,
-    PyTorch takes no more than that of its memory. With ``deterministic`` a GPU computes with algorithms alone that
-    repeat themselves to the bit, and PyTorch raises where an operator has none (``why_refused``).
+    Of several GPUs that is the first one, or with ``last`` the last: workers are assigned from the first GPU on, so
+    the last one has the fewest, and a server there shares it with as few as possible. Where ``FEDPFN_GPU_SHARE`` says
+    that the GPU is shared, PyTorch takes no more than that share of its memory. With ``deterministic`` a GPU uses only
+    algorithms that are bit-for-bit repeatable, and PyTorch raises where an operator has none (``why_refused``).
 
-    Raises ``RuntimeError`` if CUDA was asked for and none is visible; ``who`` says to whom.
+    Raises ``RuntimeError`` if CUDA was requested and no GPU is visible; ``who`` names the process in the message.
     """
-    # not with the module: how many CPUs there are is asked before PyTorch is needed
+    # imported here: counting CPUs must not need PyTorch
     import torch
 
     visible = torch.cuda.is_available()
-    if asked == "cuda" and not visible:
+    if requested == "cuda" and not visible:
         devices = os.environ.get("CUDA_VISIBLE_DEVICES")
         raise RuntimeError(
             f"device=cuda, but {who} sees no GPU (CUDA_VISIBLE_DEVICES is {devices!r}): give clients a share of one "
             "with `fedpfn run --gpus-per-actor 1` or Flower's client-resources-num-gpus, or set device=cpu"
         )
-    if asked == "cpu" or not visible:
+    if requested == "cpu" or not visible:
         return torch.device("cpu")
-    # cuBLAS reads it when it is first used; without it sums may come in any order
+    # cuBLAS reads it on first use; without it sums may be taken in any order
     os.environ.setdefault(CUBLAS, CUBLAS_FIXED[0])
     use_float32()
     if deterministic != torch.are_deterministic_algorithms_enabled():
@@ -109,7 +109,7 @@ def resolve_device(asked: str, *, who: str, last: bool = False, deterministic: b
         # nothing is read before it is written here, and filling takes time
         torch.utils.deterministic.fill_uninitialized_memory = not deterministic  # type: ignore[attr-defined]
     device = torch.device("cuda", torch.cuda.device_count() - 1 if last else 0)
-    # the current one, whose generator is meant where none is named
+    # the current device, whose generator is used where none is named
     torch.cuda.set_device(device)
     if (share := gpu_share()) < 1:
         torch.cuda.set_per_process_memory_fraction(_DIVIDED * share, device)
@@ -117,20 +117,20 @@ def resolve_device(asked: str, *, who: str, last: bool = False, deterministic: b
 
 
 def why_refused(error: BaseException) -> str | None:
-    """Say what ``deterministic`` refuses, by name, where an error of PyTorch's comes from that; else None.
+    """Return which operator ``deterministic`` refuses if that is why PyTorch raised ``error``, else None.
 
     >>> why_refused(RuntimeError("upsample_bilinear2d_backward does not have a deterministic implementation, but ..."))
     'deterministic=true refuses upsample_bilinear2d_backward, which has no form that repeats itself to the bit on a GPU'
     >>> why_refused(RuntimeError("shapes do not match"))
     """
-    name, found, _ = str(error).partition(" does not have a deterministic implementation")
-    if not found or not isinstance(error, RuntimeError):
+    name, operation, _ = str(error).partition(" does not have a deterministic implementation")
+    if not operation or not isinstance(error, RuntimeError):
         return None
     return f"deterministic=true refuses {name}, which has no form that repeats itself to the bit on a GPU"
 
 
 def release_memory() -> None:
-    """Give back the memory of a GPU that PyTorch keeps for later, where it uses one: to whoever comes next."""
+    """Release GPU memory that PyTorch has cached, where it uses a GPU, for the process that comes next."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -1,6 +1,6 @@
 """Loss and score of a model, over all examples and class by class: means over examples, not means of batch means.
 
-Which loss and which score is said by the examples' task (``tasks``).
+The examples' task (``tasks``) determines the loss and the score.
 """
 
 import math
@@ -21,8 +21,8 @@ from fedpfn.tasks import Task, task_of
 class Evaluation:
     """Mean loss and mean score over ``examples`` examples.
 
-    The score is the ``accuracy`` where it is a share of right answers, and None the ``error``; or the score is the
-    error, as in a regression, and NaN the accuracy.
+    Where the score is a share of right answers it is the ``accuracy``, and ``error`` is None; where it is an error, as
+    in a regression, it is the ``error``, and ``accuracy`` is NaN.
     """
 
     loss: float
@@ -45,9 +45,9 @@ def evaluate(
     Where ``marks`` is given, each batch adds to it the scores of its examples, as the task has them: of classes which
     were answered right, (batch,) booleans.
 
-    The model keeps its weights and its modes; a state that is not the model's raises ``ValueError``. Sums are taken in
-    float64 on the device; logits with a NaN among them are a wrong answer. A non-finite loss is returned as it is: it
-    is a measurement.
+    The model's weights and modes are unchanged; a state that is not the model's raises ``ValueError``. Sums are taken
+    in float64 on the device; logits that contain NaN count as a wrong answer. A non-finite loss is returned as it is:
+    it is a measurement.
     """
     loss = torch.zeros((), dtype=torch.float64, device=examples.device)
     scores = torch.zeros_like(loss)
@@ -109,7 +109,9 @@ def class_accuracy(
     [0.5, 0.0, nan]
     """
     if not examples.task.has_accuracy or examples.task.labels == "values":
-        raise ValueError(f"a {examples.task.name} has no classes and no accuracy")
+        raise ValueError(
+            f"accuracy per class needs class labels; a {examples.task.name} has neither classes nor an accuracy"
+        )
     multi_hot = examples.task.labels == "multi-hot"
     if not multi_hot and len(examples):
         low, high = int(examples.labels.min()), int(examples.labels.max())
@@ -143,8 +145,8 @@ def shares_by_class(marks: Tensor, examples: Examples, num_classes: int) -> list
 def score(logits: Tensor, labels: Tensor, task: Task | None = None) -> tuple[Tensor, Tensor]:
     """Return the sums over a batch of its examples' losses and scores, on its device; losses are float64.
 
-    The scores of a classification are its right answers, counted in int64; other sums are float64. Logits with a NaN
-    among them are a wrong answer, and the loss is NaN. The task is by default the labels' own.
+    The scores of a classification are its right answers, counted in int64; other sums are float64. Logits that contain
+    NaN count as a wrong answer, and the loss is NaN. The default task is the one that goes with the labels.
     """
     task = task or task_of(labels)
     loss, scores = task.loss(logits.double(), labels, reduction="sum"), task.score(logits, labels)

@@ -1,7 +1,7 @@
-"""Labelled examples as tensors on one device, decoded to what a model eats one batch at a time.
+"""Labelled examples as tensors on one device, decoded into a model's inputs one batch at a time.
 
 Images stay uint8 in memory and are normalised on the device: x = (u / 255 - mean) / std, channel by channel. Features
-(float) and tokens (integers) pass as they are.
+(float) and tokens (integers) pass through unchanged.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from fedpfn.tasks import Task, task_of
 class Examples:
     """Inputs (N, ...) with labels (N,) or (N, k), and the channel statistics that normalise images; else empty.
 
-    ``task`` says what is trained and measured on them: by default what goes with the form of the labels.
+    ``task`` is what is trained and measured on them; the default follows from the form of the labels.
     """
 
     inputs: Tensor
@@ -34,7 +34,7 @@ class Examples:
         if self.task is None:
             object.__setattr__(self, "task", task_of(self.labels))
         if self.inputs.dtype == torch.uint8 and (not self.mean or len(self.mean) != len(self.std)):
-            raise ValueError("images (uint8) need the mean and std of their channels, to be normalised")
+            raise ValueError("images (uint8) need the mean and std of their channels to be normalised")
 
     @classmethod
     def from_arrays(
@@ -68,7 +68,7 @@ class Examples:
         return replace(self, inputs=self.inputs[start:stop], labels=self.labels[start:stop])
 
     def decoded(self) -> "Examples":
-        """Return the same examples with their inputs as models eat them: for few that are read many times."""
+        """Return the same examples with decoded inputs, for a small set that is read many times."""
         inputs, labels = self.batch(slice(None))
         return Examples(inputs, labels, task=self.task)
 
@@ -88,7 +88,7 @@ class Examples:
 
 @lru_cache(maxsize=16)
 def _per_channel(values: tuple[float, ...], dimensions: int, device: torch.device) -> Tensor:
-    """Return statistics in a shape that goes with images, made once for all batches."""
+    """Return statistics in a shape that broadcasts over images, made once for all batches."""
     return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, *([1] * (dimensions - 2)))
 
 

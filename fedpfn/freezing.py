@@ -4,9 +4,9 @@ w <- w - eta (m * g), with g the optimiser's update direction (arXiv 2402.01342,
 enough: weight decay, momentum and Adam's moments still move an entry. So the gradient is masked, which keeps frozen
 entries out of moments and of the gradient's norm, and after the step every frozen entry gets its anchored value back.
 
-Both are done on the bits: m is kept as an integer as wide as an entry, all ones where it trains, so that g & m is g or
-+0 whatever g is (0 * inf would be NaN), and (w & m) | (anchor & ~m) is w or the anchor. A processor does this at the
-speed of its memory; choosing by a random boolean mask took 30 times as long.
+Both operate on the bits: m is kept as an integer as wide as an entry, all ones where it trains, so that g & m is g or
++0 whatever g is (0 * inf would be NaN), and (w & m) | (anchor & ~m) is w or the anchor. A processor does this at memory
+speed; selecting by a random boolean mask took 30 times as long.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class BitMask:
-    """A mask made ready for ``Freeze``: integers shaped as the parameters that have frozen entries, -1 where trained.
+    """A mask prepared for ``Freeze``: integers shaped as the parameters that have frozen entries, -1 where trained.
 
     Made once for all clients that train under the mask.
     """
@@ -29,11 +29,11 @@ class BitMask:
 
     @classmethod
     def of(cls, mask: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> "BitMask":
-        """Return ``mask``, booleans by name, for parameters of these dtypes. Whole parameters are left out."""
+        """Prepare ``mask``, booleans by name, for parameters of these dtypes; omits parameters that train whole."""
         words: dict[str, Tensor] = {}
         if not parameters:
             return cls(words)
-        # one transfer for all: a GPU would wait for each
+        # one transfer for all, since a GPU would wait for each
         whole = torch.stack([mask[name].all() for name in parameters]).tolist()
         for (name, parameter), trained in zip(parameters.items(), whole, strict=True):
             if not trained:
@@ -48,8 +48,8 @@ class BitMask:
 class Freeze:
     """The frozen entries of some live parameters, anchored at the values they have now.
 
-    ``mask`` maps names to booleans, True = trained, or is the same made ready; None freezes nothing. Where an optimiser
-    leaves entries without a gradient alone, anchors are not needed: ``anchored=False`` spares them.
+    ``mask`` maps names to booleans, True = trained, or is the same mask prepared; None freezes nothing. Where an
+    optimiser keeps entries without a gradient as they are, anchors are not needed: ``anchored=False`` omits them.
     """
 
     def __init__(

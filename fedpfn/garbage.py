@@ -1,7 +1,7 @@
-"""When Python's garbage collector goes through what a process imports: half a million objects that stay to its end.
+"""When Python's garbage collector scans what a process imports: half a million objects that live until it ends.
 
-Going through them again and again while they are imported takes a sixth of that time, in every round of many small
-clients more than these clients train, and a last time at the end most of a second.
+Scanning them repeatedly during the import takes a sixth of the import's time; scanning them in every round of many
+small clients takes longer than these clients train; and a last scan at the end takes most of a second.
 """
 
 import gc
@@ -20,11 +20,11 @@ def put_off() -> Iterator[None]:
 
 
 def settle() -> None:
-    """Collect from here on, but nothing that is there by now."""
+    """Collect from here on, but nothing that exists already."""
     gc.freeze()
     gc.enable()
 
 
 def release() -> None:
-    """Let what was settled be collected where nobody holds it any more."""
+    """Let settled objects be collected again once nothing refers to them."""
     gc.unfreeze()

@@ -1,8 +1,8 @@
-"""Custom parts by reference: ``"package.module:name"``, or ``"path/to/file.py:name"`` for a file of any name anywhere.
+"""Custom parts by reference: ``"package.module:name"``, or ``"path/to/file.py:name"`` for any Python file.
 
-A module is looked for in the Python environment first and in the user's folder last, so that a user's ``random.py``
-hides nothing. A user's module that an installed one of the same name hides is therefore never found by its module name:
-``load`` says so and names the way out, the file's path. Each way a reference can be wrong has a message of its own.
+A module is looked up in the Python environment first and in the user's folder last, so that a user's ``random.py``
+hides nothing. An installed module therefore hides a user's module of the same name: ``load`` reports this and suggests
+the file's path instead. Each way in which a reference can be wrong has its own message.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ _loading = threading.RLock()
 class _UsersFolders:
     """Finds modules in the user's folders.
 
-    It is asked last of all finders. A folder at the end of ``sys.path`` would come before packages that are installed
-    in editable mode, which have a finder of their own behind that of ``sys.path``.
+    It is the last of all finders. A folder at the end of ``sys.path`` would take precedence over packages installed in
+    editable mode, whose own finder comes after that of ``sys.path``.
     """
 
     @staticmethod
@@ -49,19 +49,19 @@ def look_in(folder: Path) -> None:
 
 
 def folders() -> tuple[Path, ...]:
-    """Return the folders that were given to ``look_in``, for a process that is to find what this one does."""
+    """Return the folders that were given to ``look_in``, for a process that must find the same modules."""
     return tuple(_folders)
 
 
 def is_reference(text: str) -> bool:
-    """Tell whether ``text`` names an object by reference rather than a built-in by alias."""
+    """Return whether ``text`` names an object by reference rather than a built-in by alias."""
     return ":" in text
 
 
 def absolute_reference(text: str, folder: Path) -> str:
     """Return ``text`` with the path of a file reference made absolute from ``folder``, anything else as it is.
 
-    Processes of a run start in folders of their own, where a relative path leads elsewhere.
+    Processes of a run start in their own folders, where a relative path would resolve differently.
 
     >>> absolute_reference("nets/models.py:Net", Path("/home/me"))
     '/home/me/nets/models.py:Net'
@@ -74,7 +74,7 @@ def absolute_reference(text: str, folder: Path) -> str:
 
 
 def near_reference(text: str) -> str | None:
-    """Return the reference that ``text`` was probably meant to be where it lacks the colon, None where it is no such.
+    """Return the reference that ``text`` probably stands for if only its colon is missing, else None.
 
     >>> near_reference("my_cnn.py"), near_reference("json.JSONDecoder"), near_reference("fedavgg")
     ('my_cnn.py:Name', 'json:JSONDecoder', None)
@@ -92,7 +92,7 @@ def near_reference(text: str) -> str | None:
 
 
 def colon_hint(text: str) -> str | None:
-    """Return how a reference without its colon is to be written, in words; None where ``text`` is no such.
+    """Return advice on how to write a reference whose colon is missing; None where ``text`` is not one.
 
     >>> colon_hint("my_cnn.MyCNN"), colon_hint("mlp")
     ("write it as 'my_cnn:MyCNN', with a colon before the name", None)
@@ -111,26 +111,26 @@ def resolve(name: str) -> Any:
 def load(reference: str) -> Any:
     """Return the object that ``"package.module:name"`` or ``"path/to/file.py:name"`` names.
 
-    A relative path starts from the folders given to ``look_in``, or from the working directory where there is none. A
-    file is executed once per process, under a module name of its own.
+    A relative path is resolved against the folders given to ``look_in``, or else the working directory. A file is
+    executed once per process, under a unique module name.
 
-    Raises ``ValueError`` in one line: for a malformed reference, a module or file that is not found, a module that an
-    installed one hides, a module that fails while it is imported (with its own error), and a name that it lacks.
+    Raises ``ValueError``, with a one-line message, for a malformed reference, a module or file that is not found, a
+    module that an installed one hides, a module that fails on import (with its own error), and a name it lacks.
     """
     if match := _FILE_REFERENCE.fullmatch(reference):
         path, module_name, attributes = _find_file(match[1], reference), match[1], match[2]
-        found: Any = _import(lambda: _import_file(path), module_name, reference)
+        target: Any = _import(lambda: _import_file(path), module_name, reference)
     elif _REFERENCE.fullmatch(reference):
         module_name, _, attributes = reference.partition(":")
-        found = _import(lambda: importlib.import_module(module_name), module_name, reference)
-        _refuse_hidden(module_name, reference, found)
+        target = _import(lambda: importlib.import_module(module_name), module_name, reference)
+        _refuse_hidden(module_name, reference, target)
     else:
         raise ValueError(f"{reference!r} is not an import string; {EXPECTED}")
     for attribute in attributes.split("."):
-        if not hasattr(found, attribute):
+        if not hasattr(target, attribute):
             raise ValueError(f"module {module_name!r} has no {attributes!r} (requested by {reference!r})")
-        found = getattr(found, attribute)
-    return found
+        target = getattr(target, attribute)
+    return target
 
 
 def _import(import_it: Callable[[], ModuleType], module_name: str, reference: str) -> ModuleType:
@@ -160,12 +160,12 @@ def _find_file(path: str, reference: str) -> Path:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Execute a file as a module, once per process; its name tells files of the same stem apart."""
+    """Execute a file as a module, once per process, under a name that distinguishes files with the same stem."""
     name = f"{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     with _loading:
         if name in sys.modules:
             return sys.modules[name]
-        # as for a script: what lies next to it can be imported
+        # as for a script: modules in its folder can be imported
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
         spec = importlib.util.spec_from_file_location(name, path)

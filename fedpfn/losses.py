@@ -3,7 +3,7 @@
 With logits z (N, C) and classes y (N,), cross-entropy -log softmax(z)_y, in nats. With outputs and targets (N,) or
 (N, k), the squared error, mean over the k values, in the labels' unit squared. With logits z (N, L) and labels y (N, L)
 of 0 and 1, the binary cross-entropy -y log s(z) - (1 - y) log(1 - s(z)), s the logistic function, mean over the L
-labels, in nats. What a loss is part of, with the score and the size of a model's outputs, is a ``tasks.Task``.
+labels, in nats. A ``tasks.Task`` combines a loss with a score and the size of a model's outputs.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def batch_loss(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean"
 
 
 def form_of(labels: Tensor) -> LabelForm:
-    """Return what labels are by their type and shape: floats are values, and rows of integers or booleans multi-hot.
+    """Return the form of labels, from their dtype and shape: floats are values, rows of integers or booleans multi-hot.
 
     Rows of floats are values too, even of 0 and 1: a batch of targets may happen to hold nothing else.
     """
@@ -45,7 +45,7 @@ def form_of(labels: Tensor) -> LabelForm:
 
 
 def is_regression(labels: Tensor) -> bool:
-    """Tell whether the labels are real values, for which there is no accuracy."""
+    """Return whether the labels are real values, for which there is no accuracy."""
     return form_of(labels) == "values"
 
 
@@ -104,5 +104,5 @@ def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
 def targets_like(outputs: Tensor, labels: Tensor) -> Tensor:
     """Return labels in the shape of outputs. Raises ``ValueError`` where they differ in size."""
     if outputs.numel() != labels.numel() or len(outputs) != len(labels):
-        raise ValueError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(labels.shape)}")
+        raise ValueError(f"outputs of shape {tuple(outputs.shape)} do not match targets of shape {tuple(labels.shape)}")
     return labels.view(outputs.shape)

@@ -1,4 +1,4 @@
-"""A mask bit by bit, as text: for one that no recipe gives, since it was chosen by looking at data."""
+"""A mask bit by bit, as text: for masks that no recipe describes, because they were chosen from data."""
 
 import base64
 import zlib
@@ -16,13 +16,13 @@ def mask_text(mask: Mapping[str, NDArray[np.bool_]]) -> str:
 
 def bits_of(text: str, size: int) -> NDArray[np.bool_]:
     """Return the ``size`` entries of a mask that ``mask_text`` wrote. Raises ``ValueError`` for any other text."""
-    most = -(-size // 8)
+    num_bytes = -(-size // 8)
     try:
         reader = zlib.decompressobj()
-        # no more than what is expected, whatever the text claims
-        data = reader.decompress(base64.b64decode(text, validate=True), most + 1)
+        # read no more than expected, whatever the text claims
+        data = reader.decompress(base64.b64decode(text, validate=True), num_bytes + 1)
     except (ValueError, zlib.error) as error:
         raise ValueError(f"the text is not a mask: {error}") from error
-    if len(data) != most:
+    if len(data) != num_bytes:
         raise ValueError(f"the text is not a mask of {size} entries")
     return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=size).astype(bool)

@@ -28,10 +28,10 @@ _HIGH = np.uint64((2**64 - 1) ^ (2**_KEY_BITS - 1))
 
 @dataclass(frozen=True)
 class MaskRecipe:
-    """Everything a mask is a function of, but the parameters' names and shapes.
+    """Everything that determines a mask, except the parameters' names and shapes.
 
     Each unit (an entry, or a neuron) of a tensor gets a random position in [0, 1); the units in the window
-    [start, start + ratio), taken round the circle, are frozen, or with ``inverted`` all others. Hence one recipe and
+    [start, start + ratio), wrapped around at 1, are frozen, or with ``inverted`` all others. Hence one recipe and
     its inverse cover every unit once, and recipes with one seed whose starts lie at least ``ratio`` apart freeze
     disjoint units.
 
@@ -65,7 +65,7 @@ class MaskRecipe:
         return replace(self, inverted=not self.inverted)
 
     def touches(self, name: str) -> bool:
-        """Tell whether the mask may freeze entries of the parameter ``name``."""
+        """Return whether the mask may freeze entries of the parameter ``name``."""
         return _matches(name, self.include) and not _matches(name, self.exclude)
 
 
@@ -112,7 +112,7 @@ def _chosen(recipe: MaskRecipe, shapes: Shapes) -> dict[str, NDArray[np.bool_]]:
 
 
 def union(masks: Iterator[Mask] | list[Mask]) -> Mask:
-    """Return the entries trained by any of ``masks``: those that a client has to send back."""
+    """Return the entries trained by any of ``masks``: those that a client must send back."""
     first, *others = masks
     joined = {name: trained.clone() for name, trained in first.items()}
     for mask in others:
@@ -170,7 +170,7 @@ def _indices(size: int) -> NDArray[np.uint64]:
 
 
 def _rank(position: float, size: int) -> int:
-    # both ends are rounded, not the length, so that windows that meet do not overlap; the inner rounding makes
+    # both ends are rounded, not the length, so that adjacent windows do not overlap; the inner rounding makes
     # 1/3 + 1/3 and 2/3 one position
     return int(np.floor(round(position * size, 6) + 0.5))
 

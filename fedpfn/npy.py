@@ -1,7 +1,7 @@
 """Tensors as the bytes of NumPy's file format and back, with one copy on the way out and none on the way in.
 
-What ``numpy.save`` writes and ``numpy.load`` reads, to the byte; these copy twice and once. A round moves every
-client's model through here.
+The bytes are those that ``numpy.save`` writes and ``numpy.load`` reads, which copy twice and once. Every client's model
+passes through here in every round.
 """
 
 import io
@@ -43,7 +43,7 @@ def _head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 
 def from_npy(data: bytes) -> Tensor:
-    """Return the tensor in ``data``, which it shares where it can and which is not to be written to.
+    """Return the tensor in ``data``, whose memory it shares where it can and which must not be written to.
 
     Arrays laid out column by column, or in a newer version of the format, are copied. Raises ``ValueError`` for what is
     not such a file, or one that holds fewer entries than it says.
@@ -51,7 +51,7 @@ def from_npy(data: bytes) -> Tensor:
     shape, by_columns, dtype, start = _read_head(data[: _head_size(data)])
     # before anything of that size is made
     if math.prod(shape) * dtype.itemsize > len(data) - start:
-        raise ValueError(f"an array of shape {shape} is announced, and {len(data) - start:,} bytes follow")
+        raise ValueError(f"the header announces an array of shape {shape}, but {len(data) - start:,} bytes follow")
     if by_columns:
         return torch.from_numpy(np.ascontiguousarray(np.load(io.BytesIO(data), allow_pickle=False)))
     entries = np.frombuffer(data, dtype=dtype, offset=start, count=math.prod(shape))
@@ -87,7 +87,7 @@ def stack_npy(head: bytes, bodies: Sequence[memoryview]) -> bytes:
 
 
 class Unwritten:
-    """Mixin for Flower's ``Array``: a tensor, written as bytes only where somebody asks for them."""
+    """Mixin for Flower's ``Array``: a tensor, converted to bytes only when they are read."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -123,13 +123,13 @@ def _read_head(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     except (SyntaxError, TokenError, RecursionError, MemoryError, TypeError) as error:
         raise ValueError(f"not the head of an array: {error}") from error
     if dtype.kind not in "biufc":
-        raise ValueError(f"arrays are expected to be of numbers, not of {dtype}")
+        raise ValueError(f"expected an array of numbers, got dtype {dtype}")
     if min(shape, default=0) < 0:
         raise ValueError(f"no array has shape {shape}")
     return shape, by_columns, dtype, file.tell()
 
 
 with warnings.catch_warnings():
-    # PyTorch says once per process that such a tensor cannot be written to, which is how it is meant
+    # PyTorch warns once per process that such a tensor is not writable, which is intended
     warnings.simplefilter("ignore")
     torch.from_numpy(np.frombuffer(b"\0", dtype=np.uint8))

@@ -1,6 +1,6 @@
 """Examples from what people have: tensors or arrays, a PyTorch ``Dataset``, a ``DataLoader``.
 
-They become ``Examples`` on the device of the model that is to eat them: floating-point inputs in its dtype, classes as
+They become ``Examples`` on the device of the model that will use them: floating-point inputs in its dtype, classes as
 int64, values as float32. Images in uint8 need the statistics that normalise them, which only ``Examples`` holds.
 """
 
@@ -74,9 +74,9 @@ def as_examples(data: object, *, model: nn.Module | None = None, name: str = "ex
 
 
 def pair_of(data: object) -> tuple[Tensor, Tensor] | None:
-    """Return the inputs and labels of ``data``, as in ``as_examples``, as they are; None for another kind of thing.
+    """Return the inputs and labels of ``data``, as in ``as_examples``, unchanged; None for any other type.
 
-    Raises ``TypeError`` for a data set or loader whose items are no pairs.
+    Raises ``TypeError`` for a data set or loader whose items are not pairs.
     """
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         return data.tensors[0], data.tensors[1]
@@ -110,11 +110,11 @@ def _joined(batches: Iterable[Any]) -> tuple[Tensor, Tensor]:
         if not (
             isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
         ):
-            raise TypeError(f"data must come as pairs (inputs, labels); a batch of these came as {_kind(batch)}")
+            raise TypeError(f"data must be pairs (inputs, labels); a batch of these is {_kind(batch)}")
         inputs.append(batch[0])
         labels.append(batch[1])
     if not inputs:
-        raise ValueError("data hold no example")
+        raise ValueError("the data hold no examples")
     return torch.cat(inputs), torch.cat(labels)
 
 

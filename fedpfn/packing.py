@@ -1,7 +1,7 @@
-"""How a state travels: its active entries as one vector a dtype, and back on top of the state they belong to.
+"""How a state travels: its active entries as one vector per dtype, later put back into the state they belong to.
 
-The entries are named by their positions, found once a round for all clients: taking by position runs at the speed of
-memory, choosing by a random boolean mask took 10 to 20 times as long.
+Entries are given by their positions, computed once per round for all clients: indexing by position runs at memory
+speed; selecting by a random boolean mask took 10 to 20 times as long.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,12 +16,12 @@ from fedpfn.masks import Shapes, mask_arrays
 from fedpfn.params import State
 from fedpfn.schedules import Plan
 
-# the names of packed vectors begin so, followed by their dtype; no parameter's name holds a colon
+# prefix of the names of packed vectors, followed by their dtype; no parameter's name contains a colon
 PACKED = "packed:"
 
 
 def is_packed(arrays: Iterable[str]) -> bool:
-    """Tell whether arrays with these names are packed vectors rather than whole tensors.
+    """Return whether arrays with these names are packed vectors rather than whole tensors.
 
     >>> is_packed(pack({"w": torch.zeros(2)}, Positions({}))), is_packed({"w": torch.zeros(2)})
     (True, False)
@@ -57,7 +57,7 @@ def plan_positions(plan: Plan, shapes: Shapes) -> Positions:
 
 
 def pack(state: Mapping[str, Tensor], active: Positions) -> dict[str, Tensor]:
-    """Return the active entries as one new vector a dtype, in the order of ``state``.
+    """Return the active entries as one new vector per dtype, in the order of ``state``.
 
     >>> state = {"w": torch.tensor([1.0, 2.0, 3.0]), "mean": torch.tensor([4.0])}
     >>> pack(state, Positions.where({"w": torch.tensor([True, False, True])}))
@@ -84,7 +84,7 @@ def pack(state: Mapping[str, Tensor], active: Positions) -> dict[str, Tensor]:
 
 
 def unpack(packed: Mapping[str, Tensor], active: Positions, base: Mapping[str, Tensor]) -> State:
-    """Return the inverse of ``pack``: ``base`` with its active entries replaced, its inactive ones to the bit.
+    """Undo ``pack``: return ``base`` with its active entries replaced and its inactive ones unchanged, to the bit.
 
     Raises ``ValueError`` if the vectors' lengths are not those of the active entries.
     """
@@ -103,7 +103,7 @@ def unpack(packed: Mapping[str, Tensor], active: Positions, base: Mapping[str, T
             state[name] = entries.clone().view(tensor.shape)
         else:
             flat = tensor.detach().flatten()
-            # flatten copies only what is not one run of memory
+            # flatten copies only tensors that are not contiguous
             flat = flat.clone() if flat.data_ptr() == tensor.data_ptr() else flat
             state[name] = flat.scatter_(0, positions, entries).view(tensor.shape)
     for dtype, size in taken.items():

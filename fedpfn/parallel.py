@@ -1,4 +1,4 @@
-"""Many evaluations side by side on a CPU: one thread and one copy of the model a worker.
+"""Many evaluations in parallel on a CPU: one thread and one copy of the model per worker.
 
 Splitting a single small operation over cores costs more than it saves, and its sums depend on the number of cores.
 Splitting the list of evaluations does neither. On a GPU the items run one after the other in the calling thread.
@@ -25,9 +25,9 @@ Thing = TypeVar("Thing")
 
 
 class ModelPool:
-    """Workers that each hold a copy of ``model``: what a model is called with swaps its tensors, so none is shared.
+    """Workers that each hold a copy of ``model``: calls swap a model's tensors, so it cannot be shared.
 
-    There is one worker on a GPU, whatever is asked for. Making a pool sets PyTorch to one CPU thread here too.
+    On a GPU there is one worker, whatever is requested. Making a pool sets PyTorch to one CPU thread there too.
     """
 
     def __init__(self, model: nn.Module, *, workers: int) -> None:
@@ -48,8 +48,8 @@ class ModelPool:
     def replicate(self, thing: Thing) -> Callable[[], Thing]:
         """Return a function that gives each worker its own copy of ``thing``; the calling thread ``thing`` itself.
 
-        The copies are made here and not by the workers, which may start late: a copy of a model that is just being
-        called with other tensors would lack its own.
+        The copies are made here and not by the workers, which may start late: a copy of a model that is being called
+        with other tensors at that moment would lack its own.
         """
         copies = [] if self._executor is None else [deepcopy(thing) for _ in range(self.workers)]
         return lambda: copies[self._local.number] if hasattr(self._local, "number") else thing
@@ -72,8 +72,8 @@ class ModelPool:
     ) -> Evaluation:
         """Evaluate ``state`` in chunks of ``examples``, put together in order; ``marks`` as for ``evaluate``.
 
-        ``done`` is called with the share of the examples that each chunk is. On a GPU the sums of all chunks stay there
-        until the end, since it would wait for each.
+        ``done`` is called after each chunk with its share of the examples. On a GPU the sums of all chunks stay there
+        until the end, since it would wait for each transfer.
         """
         if examples.device.type != "cpu":
             whole = evaluate(self.model, examples, state=state, batch_size=chunk, marks=marks)
@@ -83,9 +83,9 @@ class ModelPool:
         own: list[list[Tensor] | None] = [None if marks is None else [] for _ in chunks]
 
         def run(job: tuple[Examples, list[Tensor] | None]) -> Evaluation:
-            found = evaluate(self.model, job[0], state=state, batch_size=chunk, marks=job[1])
+            evaluation = evaluate(self.model, job[0], state=state, batch_size=chunk, marks=job[1])
             done(1 / len(chunks))
-            return found
+            return evaluation
 
         parts = self.map(run, list(zip(chunks, own, strict=True)))
         if marks is not None:
@@ -117,7 +117,7 @@ class ModelPool:
 
 @contextmanager
 def temporary_pool(model: nn.Module, *, workers: int | None = None) -> Iterator[ModelPool]:
-    """Yield a pool that ends with the block; PyTorch then has its CPU threads back. By default one worker per core.
+    """Yield a pool that ends with the block, restoring PyTorch's CPU threads. By default one worker per core.
 
     >>> with temporary_pool(nn.Linear(2, 2), workers=1) as pool:
     ...     pool.map(abs, [-1, 2])

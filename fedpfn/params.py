@@ -2,7 +2,7 @@
 
 A state holds what federation moves: trainable parameters and floating-point buffers (BatchNorm's running statistics),
 in the model's own order. Integer buffers (counters) and parameters with ``requires_grad=False`` stay as built: the
-first are never averaged, the second never change. How a state is packed for the wire is said in ``packing``.
+former are never averaged, the latter never change. ``packing`` packs a state for the wire.
 """
 
 import hashlib
@@ -57,8 +57,8 @@ def require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
 def lerp(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float) -> State:
     """Return w(alpha) = alpha w1 + (1 - alpha) w2 (arXiv 2402.01342, eq. 1).
 
-    Exact at both ends, and where the entries are equal: what is frozen stays put along the path. Integer buffers, which
-    a whole ``state_dict()`` has, are the first's between the ends.
+    Exact at both ends, and where the entries are equal: frozen entries do not change along the path. Integer buffers,
+    which a whole ``state_dict()`` has, are the first's between the ends.
     """
     if alpha in (0, 1):
         return dict(first if alpha else second)
@@ -75,7 +75,9 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
     """
     total = float(sum(weights))
     if not tensors or len(tensors) != len(weights) or not 0 < total < math.inf or min(weights) < 0:
-        raise ValueError("a weighted mean needs tensors, a weight of 0 or more for each, and a positive sum of weights")
+        raise ValueError(
+            "a weighted mean needs tensors, each with a weight of 0 or more, and a positive sum of weights"
+        )
     # from the first one and not from 0, since 0 + -0.0 is 0.0
     mean = tensors[0].to(torch.float64) * (weights[0] / total)
     for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
@@ -86,7 +88,7 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
 def mean_state(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | None = None) -> State:
     """Return the (weighted) mean of states, entry by entry; integer buffers are the first state's."""
     if not states:
-        raise ValueError("there is no mean of no states")
+        raise ValueError("a mean needs at least one state; got none")
     weights = [1.0] * len(states) if weights is None else weights
     return {
         name: weighted_mean([state[name] for state in states], weights) if tensor.is_floating_point() else tensor
@@ -107,9 +109,9 @@ def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
 
 
 def fit_to_use(rows: Tensor) -> list[bool]:
-    """Tell of each row whether all of its numbers can be computed with: finite, and so are the squares and their sum.
+    """Return for each row whether its numbers can be computed with: they, their squares and the sum are finite.
 
-    A float32 of 1e30 is finite, but no loss, gradient or norm of a model that holds it is.
+    A float32 of 1e30 is finite, but no loss, gradient or norm of a model that contains it is.
 
     >>> fit_to_use(torch.tensor([[1.0, 2.0], [1.0, torch.nan], [1e30, 0.0]]))
     [True, False, False]
@@ -125,7 +127,7 @@ def fit_to_use(rows: Tensor) -> list[bool]:
 
 
 def why_unfit(tensor: Tensor) -> str:
-    """Say of numbers that are not fit for use what is wrong with them."""
+    """Return what is wrong with numbers that cannot be computed with."""
     if not bool(torch.isfinite(tensor).all()):
         return "holds NaN or infinity"
     return f"holds numbers too large to compute with, up to {tensor.abs().max().item():.3g}"
@@ -141,6 +143,6 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _finite(tensor: Tensor) -> bool:
-    # NaN and infinity carry over to a sum, so that a finite one clears all entries in one pass; one that overflowed,
-    # and one of few bits that does so soon, is looked at entry by entry
+    # NaN and infinity propagate to a sum, so that a finite sum clears all entries in one pass; a sum that overflows, as
+    # one in few bits soon does, is followed by a check of every entry
     return math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())

@@ -1,7 +1,7 @@
-"""Parts of the user's own: do their arguments fit their signature, and the call that passes them.
+"""The user's own parts: whether their arguments fit their signature, and the call that passes them.
 
 A part (model factory, data loader, partition scheme, strategy, mask schedule, optimiser) is called with what the
-framework provides and with the user's own arguments, by name. Where the text of these is read: ``fedpfn.args``.
+framework provides and with the user's own arguments, by name. ``fedpfn.args`` reads these arguments from text.
 """
 
 import inspect
@@ -35,8 +35,8 @@ def signature_faults(
     part_name : str
         How the part is named in messages, for example ``"my_models:Net"``.
     part : callable
-        A function, a class or an object that can be called. One without a signature, as some written in C, accepts
-        every argument.
+        A function, a class or a callable object. One without a signature, like some written in C, accepts every
+        argument.
     args : mapping
         The user's arguments.
     provided : collection of str
@@ -47,7 +47,7 @@ def signature_faults(
         Number of leading parameters that the framework passes by position.
     forwards : bool
         Whether a class that takes ``**kwargs`` is known to pass them on to its bases, so that a name which none of them
-        takes is a fault. It may as well use them itself: only a call that failed can tell.
+        takes is a fault. It may instead use them itself: only a failed call can show which.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def named(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any
 
 def converted(part: Callable[..., Any], args: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Return ``args`` with whole numbers made floats where ``part`` takes floats and no whole numbers."""
-    # a signature takes longer to read than a small model's step
+    # reading a signature takes longer than a small model's step
     parameters = (_parameters(part) if args else None) or {}
     return {
         name: float(value)
@@ -156,9 +156,9 @@ def _parameters(part: Callable[..., Any]) -> dict[str, inspect.Parameter] | None
 
 
 def _constructors(kind: type) -> list[dict[str, inspect.Parameter]]:
-    """Return the parameters of the constructors that arguments of ``kind`` can come to, its own first.
+    """Return the parameters of the constructors that arguments of ``kind`` can reach, its own first.
 
-    Each takes ``**kwargs``, which it may pass on to the next, but the last.
+    Each but the last takes ``**kwargs``, which it may pass on to the next.
     """
     chain: list[dict[str, inspect.Parameter]] = []
     for base in kind.__mro__:

@@ -5,7 +5,7 @@ K clients that started from w send x_i. Their updates are clipped to a norm C an
     d_i = (x_i - w) min(1, C / |x_i - w|),    w_{t+1} = w + (sum_i d_i + z C g) / K,    g ~ N(0, I) where m = 1, else 0,
 
 with the round's mask m and noise multiplier z (McMahan et al. 2018, "Learning differentially private recurrent language
-models"). All clients count the same: a weight by examples would be a fact about a client.
+models"). All clients count the same: weights by numbers of examples would reveal something about a client.
 
 **Proposition.** Let the mask m be drawn independently of the data, known to everybody, and let x_i = w where m = 0.
 Then, whatever the share rho of zeros in m: (1) clipping the active entries alone is clipping the whole update; (2) the
@@ -37,7 +37,7 @@ from torch import Tensor
 
 from fedpfn.params import State
 
-# noise multipliers among which one is looked for
+# range of noise multipliers that is searched
 _LEAST, _MOST = 2.0**-6, 2.0**20
 
 
@@ -98,7 +98,7 @@ def epsilon(
     delta
         Probability with which the bound may fail.
     amplified
-        Whether it is secret who was drawn, which makes a release of few clients cheaper.
+        Whether the drawn clients are kept secret, which makes a release of few clients cheaper.
 
     Returns
     -------
@@ -157,7 +157,7 @@ def noise_for(target: float, *, rounds: int, size: int, population: int, delta: 
     def spent(z: float) -> float:
         return epsilon([size] * rounds, population=population, noise_multiplier=z, delta=delta, amplified=secret)
 
-    # what needs no sampling is found at once, and bounds what does
+    # the multiplier without sampling follows directly, and bounds the one with it
     secret, high = False, _LEAST
     while spent(high) > target:
         high *= 2

@@ -1,4 +1,4 @@
-"""How far a long measurement has come: a callback ``progress(done, total)``, and a bar that is one.
+"""The progress of a long measurement: a callback ``progress(done, total)``, and a progress bar that is one.
 
 Functions that take ``progress=`` call it from whichever thread ends a step, one call at a time.
 """
@@ -27,18 +27,18 @@ class Steps:
             return
         with self._lock:
             self._done = min(self._total, self._done + count)
-            # parts of steps add up to whole ones but for rounding
+            # parts of steps add up to whole ones up to rounding
             self._progress(int(self._done + 1e-6), self._total)
 
     def finish(self) -> None:
-        """Report what is left as done: steps that turned out not to be needed."""
+        """Report the remaining steps as done: they turned out not to be needed."""
         if self._done < self._total:
             self(self._total - self._done)
 
 
 @contextmanager
 def progress_bar(text: str, console: "Console | None" = None) -> Iterator[Progress]:
-    """Yield a callback that draws a bar, on standard error by default, and on a terminal alone.
+    """Yield a callback that draws a bar, on standard error by default, and only on a terminal.
 
     >>> with progress_bar("barriers") as progress:
     ...     progress(1, 2)

@@ -1,4 +1,4 @@
-"""Names that both ends of the wire must spell alike: records and their keys. Plain strings.
+"""Names that both ends of the wire must share: records and their keys. Plain strings.
 
 A TRAIN message carries the global state (``ARRAYS``) and a config record (``CONFIG``), under Flower's usual keys. A
 shared mask adds the round's plan and the names of the parameters that it covers to the config record; the application
@@ -12,7 +12,7 @@ METRICS = "metrics"
 # what an algorithm's two halves send each other besides the model, and what its client keeps
 ALGORITHM = "algorithm"
 
-# what a client keeps of its updates that their few bits lost
+# what a client keeps of its updates that was lost to quantisation
 RESIDUAL = "residual"
 
 # the question for what matters to a client's data
@@ -23,7 +23,7 @@ HOLDING = "holding"
 HELD_CLIENTS = "held-clients"
 HELD_SIZES = "held-sizes"
 
-# what a node's own config says of its data, by Flower's convention; in a cohort the first two are the client's, and
+# what a node's own config says about its data, by Flower's convention; in a cohort the first two are the client's, and
 # the node's own are named by the others
 PARTITION = "partition-id"
 PARTITIONS = "num-partitions"
@@ -43,7 +43,7 @@ CLIENT_NOISE = "privacy-client-noise"
 PRECISION = "transport-precision"
 ERROR_FEEDBACK = "transport-error-feedback"
 ROUNDING_SEED = "transport-seed"
-# what the server knows of data that lie on the nodes, as JSON: the shape of an input, the number of classes, and the
+# what the server knows about data that lie on the nodes, as JSON: the shape of an input, the number of classes, and the
 # channels' mean and std; where nodes read data of their own
 DATA_FACTS = "data-facts"
 SHAPE, CLASSES, MEAN, STD = "shape", "classes", "mean", "std"
@@ -55,7 +55,7 @@ SUM_CLIENTS = "sum-clients"
 
 # keys of a reply's metric record
 NUM_EXAMPLES = "num-examples"
-# 1 for each client whose examples must not count
+# 1 for each client, where numbers of examples must not count
 WEIGHT = "weight"
 TRAIN_LOSS = "train-loss"
 SECONDS = "seconds"
@@ -83,10 +83,10 @@ STATE = "state:"
 STATES_IN = "states-in"
 STATES_READ = "states-read"
 STATES_WRITE = "states-write"
-# for how many seconds a client may train, and whether a cohort was lost before, so that it is not to be tried again
+# how many seconds a client may train, and whether a cohort was lost before and must not be tried again
 CLIENT_TIMEOUT = "client-timeout"
 LAST_TRY = "last-try"
-# in a node's config: its process may be ended, since there will be another
+# in a node's config: its process may be ended, since it will be replaced
 REPLACEABLE = "replaceable"
 OWN = "client/"
 
@@ -97,7 +97,7 @@ def own_key(client: int, key: str) -> str:
 
 
 def is_reserved(key: str) -> bool:
-    """Tell whether a cohort needs the name ``key`` for a record of its own, so that no strategy may send one.
+    """Return whether a cohort reserves ``key`` for its own record, so that no strategy may send one of that name.
 
     >>> is_reserved("client/1/arrays"), is_reserved("clients")
     (True, False)

@@ -1,7 +1,7 @@
 """A client's update in fewer bits: 8-bit integers by stochastic rounding, or float16, with error feedback.
 
-Quantised is the change u = x - w, not the weights: a step is then a small part of the change, whatever the weights'
-size. Entries are cut into blocks of B neighbours with a scale each:
+The change u = x - w is quantised, not the weights: a step is then a small part of the change, whatever the weights'
+size. Entries are cut into blocks of B neighbours, each with its own scale:
 
     s = max |u| / 127,    q = floor(u / s + r),  r ~ U[0, 1),    Q(u) = s q.
 
@@ -9,9 +9,9 @@ For each entry E[Q(u)] = u and |Q(u) - u| < s (QSGD, Alistarh et al. 2017): erro
 rounds to the nearest instead, by up to 2^-11 of an entry.
 
 With error feedback (Seide et al. 2014; EF-SGD, Karimireddy et al. 2019) a client adds to its next update what the last
-one lost, e <- (u + e) - Q(u + e), so that no part of its updates is lost for good: what it has sent and what it keeps
-add up to what it trained. What the server receives is w + Q(u + e) in the arrays' own dtype, and e is what is missing
-there, rounding included.
+one lost, e <- (u + e) - Q(u + e), so that no part of its updates is lost permanently: what it has sent and what it
+keeps add up to what it trained. The server receives w + Q(u + e) in the arrays' own dtype, and e is the difference,
+rounding included.
 """
 
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class Code(NamedTuple):
 
 
 def is_quantised(dtype: torch.dtype, precision: str) -> bool:
-    """Tell whether arrays of a dtype travel in fewer bits: floating-point ones wider than the precision.
+    """Return whether arrays of a dtype travel in fewer bits: floating-point ones wider than the precision.
 
     >>> is_quantised(torch.float32, "int8"), is_quantised(torch.int64, "int8"), is_quantised(torch.float16, "float16")
     (True, False, False)
@@ -66,7 +66,7 @@ def quantise(update: Tensor, precision: str, generator: np.random.Generator) -> 
     -------
     Code
         int8 values in [-127, 127] with float32 scales, or float16 values. NaN and infinity make the scale of their
-        block NaN or infinite, or stay in float16, so that whoever decodes sees them.
+        block NaN or infinite, or remain in float16, so that the decoder sees them.
 
     Examples
     --------

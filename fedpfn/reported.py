@@ -1,7 +1,7 @@
-"""What a client reports of its training, checked: numbers that cannot be are refused before anybody believes them.
+"""Checks of the metrics that a client reports: impossible numbers are refused before they are used.
 
-Both ends look: a worker before it adds a client to a sum, which would be of no use once one client in it is refused,
-and the server, which trusts no worker. Names are those of ``protocol``; what else a client reports is its own affair.
+Both ends check: a worker before it adds a client to a sum, which would be useless if one client in it were refused, and
+the server, which trusts no worker. Names are those of ``protocol``; other metrics are not checked.
 """
 
 import math
@@ -11,43 +11,45 @@ from typing import Any
 from fedpfn.protocol import NUM_EXAMPLES, PHASE_STEPS, SECONDS, TEST_ACCURACY, TEST_EXAMPLES, TRAIN_LOSS
 
 
-def fault_of_metrics(metrics: Mapping[str, Any], *, most: int | None = None, phases: int | None = None) -> str | None:
-    """Return why a client's metrics cannot be, or None.
+def fault_of_metrics(
+    metrics: Mapping[str, Any], *, max_examples: int | None = None, phases: int | None = None
+) -> str | None:
+    """Return why a client's metrics are impossible, or None.
 
     Parameters
     ----------
     metrics
-        What it reports, by name. What is not there is not looked at.
-    most
+        What it reports, by name. Missing metrics are not checked.
+    max_examples
         The number of examples that the client has, where it is known: it trains on no more of them.
     phases
         The number of phases of the round's plan, where it has one.
 
     Examples
     --------
-    >>> fault_of_metrics({"num-examples": 30, "train-loss": 0.4}, most=40)
-    >>> fault_of_metrics({"num-examples": 30}, most=20)
+    >>> fault_of_metrics({"num-examples": 30, "train-loss": 0.4}, max_examples=40)
+    >>> fault_of_metrics({"num-examples": 30}, max_examples=20)
     'num-examples is 30, but the client has 20'
     """
     for name, value in metrics.items():
         check = _CHECKS.get(name)
         if check is not None and not check(value):
             return f"{name} must be {_WORDS[name]}, got {value!r}"
-    if most is not None and (examples := metrics.get(NUM_EXAMPLES)) is not None and examples > most:
-        return f"{NUM_EXAMPLES} is {examples}, but the client has {most}"
+    if max_examples is not None and (examples := metrics.get(NUM_EXAMPLES)) is not None and examples > max_examples:
+        return f"{NUM_EXAMPLES} is {examples}, but the client has {max_examples}"
     if phases is not None and (steps := metrics.get(PHASE_STEPS)) is not None and len(steps) != phases:
         return f"{PHASE_STEPS} has {len(steps)} entries for the {phases} phases of the plan"
     return None
 
 
 def fault_of_weight(name: str, weight: Any) -> str | None:
-    """Return why a client's metric ``name`` cannot be its weight in a mean, or None."""
+    """Return why a client's metric ``name`` cannot serve as its weight in a mean, or None."""
     return None if _is_number(weight) and weight > 0 else f"{name} must be a finite number above 0, got {weight!r}"
 
 
 def _is_number(value: Any) -> bool:
     kind = type(value)
-    # integers of any length are among them, and some have no float
+    # integers can be of any length, and some do not fit into a float
     return (kind is float and math.isfinite(value)) or (kind is int and -_LARGEST < value < _LARGEST)
 
 

@@ -1,8 +1,8 @@
-"""One round of a federation as a value: what was sent, what came back, what became of it.
+"""One round of a federation as a value: what was sent, what came back, and the result.
 
-A ``Round`` holds w_t, the round's plan, the clients' answers as they travelled (packed or whole) and w_{t+1}. It knows
-neither Flower nor the strategy that made it, so that measures (``fedpfn.measures``) and the recorder work around any
-of them. Who builds one is ``strategies.observed``.
+A ``Round`` holds w_t, the round's plan, the clients' replies as they travelled (packed or whole) and w_{t+1}. It knows
+neither Flower nor the strategy that made it, so that measures (``fedpfn.measures``) and the recorder work with any of
+them. ``strategies.observed`` builds rounds.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from fedpfn.schedules import UNMASKED, Plan
 
 @dataclass(frozen=True)
 class Failure:
-    """A client that did not contribute to a round: where it failed, how, and the traceback where there is one."""
+    """A client that did not contribute to a round: where and how it failed, and the traceback if there is one."""
 
     client: int
     stage: str
@@ -34,9 +34,9 @@ class Contribution:
     """What one client sent back.
 
     ``arrays`` are its arrays as they travelled: whole tensors by name, or the packed active entries
-    (``packing.is_packed``). ``examples`` weighs it. ``metrics`` are all numbers it reported under their names on the
-    wire, among them, from this project's own client, ``train-loss``, ``seconds`` and ``phase-steps`` (a list with the
-    number of local steps of each phase of the plan).
+    (``packing.is_packed``). ``examples`` is its weight. ``metrics`` are all numbers it reported under their names on
+    the wire, among them, from this project's own client, ``train-loss``, ``seconds`` and ``phase-steps`` (a list with
+    the number of local steps of each phase of the plan).
     """
 
     client: int
@@ -60,13 +60,13 @@ class Round:
     parameters
         Names of the entries of the state that masks apply to; the others (buffers) always travel whole.
     contributions
-        The clients' answers, by ascending client id.
+        The clients' replies, by ascending client id.
     failures
-        The clients that were asked and did not contribute.
+        The clients that were selected and did not contribute.
     devices
-        Where clients trained, where they said so.
+        Where clients trained, where they reported it.
     bytes_down, bytes_up
-        Bytes of the arrays that the clients were sent and sent back, each client counted by itself.
+        Bytes of the arrays that the clients were sent and sent back, each client counted separately.
     wire_bytes
         Bytes of arrays that travelled: less than both together where a cohort is sent the global state once.
     seconds
@@ -109,7 +109,7 @@ class Round:
         return Positions.where(self.active)
 
     def updates(self) -> Updates:
-        """Return what measures the updates of the contributions, as they travelled: all packed, or whole."""
+        """Return the ``Updates`` for the contributions as they travelled: all packed, or whole."""
         if all(is_packed(contribution.arrays) for contribution in self.contributions):
             return packed_updates(self.before, self._positions)
         return Updates(self.before)
@@ -122,7 +122,7 @@ class Round:
         if not contribution.arrays:
             raise ValueError(
                 f"the model of client {contribution.client} in round {self.server_round} stayed on its worker, which "
-                "was asked for the sum of its clients alone: a measure that needs models must not say it does not"
+                "was asked only for the sum of its clients: a measure that needs models must not set needs_models=False"
             )
         device = next(iter(self.before.values())).device
         arrays = {name: tensor.to(device) for name, tensor in contribution.arrays.items()}

@@ -20,7 +20,7 @@ def snip(
 ) -> State:
     """Return |w * g| of every trainable parameter, g the gradient of the mean loss over ``examples``.
 
-    The model is in training mode, as it will be; its gradients are overwritten.
+    The model is in training mode, as it will be when trained; its gradients are overwritten.
     """
     model.train()
     parameters = trainable(model)

@@ -49,7 +49,7 @@ class Masking:
         ``per-round``, ``fixed``, ``complement``, ``cyclic``, or an import string ``package.module:schedule``; ``args``
         are the keyword arguments of the latter.
     ratio_shape, final_ratio, rounds
-        How the ratio moves over the run's ``rounds``: ``constant``, or ``linear`` or ``cosine`` towards
+        How the ratio changes over the run's ``rounds``: ``constant``, or ``linear`` or ``cosine`` towards
         ``final_ratio``, which both need ``rounds``.
     warmup_rounds
         Number of first rounds that train without a mask.
@@ -87,7 +87,7 @@ class Masking:
         for name in arguments:
             if name not in MaskArguments.__annotations__:
                 raise TypeError(
-                    f"unknown argument {name!r} of a mask; there are {', '.join(MaskArguments.__annotations__)}"
+                    f"unknown argument {name!r} of a mask; expected one of {', '.join(MaskArguments.__annotations__)}"
                 )
         return cls(**{name.removeprefix("mask_"): value for name, value in arguments.items()})  # type: ignore[arg-type]
 
@@ -117,7 +117,7 @@ class Masking:
 
 
 class MaskArguments(TypedDict, total=False):
-    """The attributes of ``Masking`` as flat arguments of a strategy; what is left out has its default there."""
+    """The attributes of ``Masking`` as flat arguments of a strategy; omitted ones have their default there."""
 
     mask_ratio: float
     mask_schedule: str
@@ -135,7 +135,7 @@ class MaskArguments(TypedDict, total=False):
 
 
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[MaskArguments, dict[str, Any]]:
-    """Return those of ``arguments`` that are a mask's, misspelt ones too, and the others.
+    """Return those of ``arguments`` that belong to a mask, including misspelt ones, and the others.
 
     >>> split_arguments({"mask_ratio": 0.4, "fraction_train": 0.5})
     ({'mask_ratio': 0.4}, {'fraction_train': 0.5})
@@ -161,7 +161,7 @@ def fixed(masking: Masking) -> PlanStep:
 def complement(masking: Masking) -> PlanStep:
     """Draw a fresh mask in the first, third, ... masked round and train its complement in the round after.
 
-    Both rounds of a pair have the ratio of its first, so that they cover every entry once while the ratio moves.
+    Both rounds of a pair have the ratio of its first, so that they cover every entry once while the ratio changes.
     """
 
     def step(server_round: int, plan: Plan) -> Plan:
@@ -231,7 +231,7 @@ def make_schedule(masking: Masking) -> PlanStep:
     """Return the schedule that ``masking`` names. Raises ``ValueError`` for an unknown one or a bad import string."""
     name = masking.schedule
     if imports.is_reference(name):
-        # a schedule with a state of its own is a class, or an object: each run gets its own, as it was at first
+        # a schedule with state is a class or an object: each run gets its own, in its initial state
         schedule = deepcopy(imports.load(name))
         if isinstance(schedule, type):
             schedule = call_with(schedule, {}, masking.args)
@@ -268,7 +268,7 @@ def plan_rounds(masking: Masking, algorithm: PlanStep = fed_pfn) -> RoundPlans:
 
 
 def phase_steps(shares: tuple[float, ...], steps: int) -> tuple[int, ...]:
-    """Split ``steps`` by ``shares``: each phase ends at its cumulated share, rounded, so that all steps are used.
+    """Split ``steps`` by ``shares``: each phase ends at its cumulative share, rounded, so that all steps are used.
 
     >>> phase_steps((0.5, 0.5), 5)
     (3, 2)
@@ -282,7 +282,7 @@ def encode_plan(plan: Plan) -> str:
     """Write a plan as the JSON text in which it travels."""
     phases = [asdict(phase) for phase in plan]
     for phase in phases:
-        # a drawn mask is written as it always was
+        # a drawn mask is written as in earlier versions
         if phase["mask"] is not None and not phase["mask"]["chosen"]:
             del phase["mask"]["chosen"]
     return json.dumps(phases)

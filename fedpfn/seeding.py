@@ -43,7 +43,7 @@ def torch_seed(seed: int, *path: Path) -> Iterator[None]:
 
     For what offers no generator argument: initialisers of ``torch.nn`` and dropout.
     """
-    # what fork_rng and manual_seed do, less their search for every kind of device, which takes as long as a small step
+    # like fork_rng and manual_seed, without their search for every kind of device, which takes as long as a small step
     seeded = derive(seed, *path)
     before = torch.default_generator.get_state()
     # a GPU's generator is kept only where one is in use: asking for it would start CUDA

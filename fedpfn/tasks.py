@@ -3,12 +3,12 @@
 A score is one number per example, averaged over them. It is either a share of right answers, higher better, such as
 accuracy, or an error in some unit, lower better. Shares are recorded as ``accuracy`` and have the barriers of arXiv
 2402.01342, eq. 2, which are relative to the ends; errors are recorded as ``error`` and have barriers like those of the
-loss (eq. 1), in their own unit: a ratio of errors has no upper bound and explodes where the ends are good.
+loss (eq. 1), in their own unit: a ratio of errors has no upper bound and explodes if the ends are good.
 
-A regression is scored by its mean absolute error. R² would be the loss once more, divided by a constant; the absolute
-error is a mean over examples, in the unit of the target, and outliers weigh less in it. Labels of which several may
-hold are scored by the mean share of labels that were predicted right, z > 0 standing for 1; the share of examples with
-all of them right jumps where a single label does, and is left to a task of the user's own.
+A regression is scored by its mean absolute error. R² would be the loss again, divided by a constant; the absolute error
+is a mean over examples, in the unit of the target, and outliers weigh less in it. Labels of which several may hold are
+scored by the mean share of labels predicted correctly, z > 0 standing for 1; the share of examples with all labels
+correct jumps whenever a single label changes, and is left to a user's own task.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,7 @@ class Task:
     Raises
     ------
     ValueError
-        For a score that is better the higher and not a share.
+        For a score with ``better="higher"`` that is not a share.
 
     Examples
     --------
@@ -91,8 +91,8 @@ class Task:
     def __post_init__(self) -> None:
         if self.better == "higher" and self.score_unit != "share":
             raise ValueError(
-                f"task {self.name!r}: a score that is better the higher must be a share within [0, 1], unit 'share'; "
-                f"got the unit {self.score_unit!r} (an error is better the lower)"
+                f"task {self.name!r}: a score with better='higher' must be a share within [0, 1], unit 'share'; "
+                f"got the unit {self.score_unit!r} (an error has better='lower')"
             )
 
     @property

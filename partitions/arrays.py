@@ -18,7 +18,7 @@ _IMAGES_AT_ONCE = 2**22  # bytes that np.bincount widens to 8 each at a time: 32
 
 
 class DataError(ValueError):
-    """Data that are absent or not as expected: what was looked for, where, and how to get it, in one line."""
+    """Data that are absent or not as expected; the message says what was expected, where, and how to get it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +60,14 @@ class Dataset:
 
     @property
     def kind(self) -> Kind:
-        """What an input is, told by its type: uint8 is an image, int64 a row of tokens, float32 features."""
+        """The kind of an input, by its dtype: uint8 is an image, int64 a row of tokens, float32 features."""
         if self.train.inputs.dtype == np.uint8:
             return "images"
         return "tokens" if self.train.inputs.dtype == np.int64 else "features"
 
     @property
     def labels(self) -> LabelForm:
-        """What the labels are."""
+        """The form of the labels."""
         return form_of(self.train.labels)
 
     @property

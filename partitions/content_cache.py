@@ -1,9 +1,9 @@
-"""Files of a data set known by their content, and a folder to keep on disk what was made of them.
+"""Files of a data set identified by their content, and a folder that caches what was made from them.
 
 Content is a digest over relative paths and bytes, so a changed, added or renamed file is new content, and a copy of the
 folder is the same. Digesting reads every byte; a fingerprint over (path, size, mtime), which costs one ``stat`` a file,
-maps to the digest, so that later starts read none. Every file is written under a name of its own and then moved into
-place, so processes may race. What is kept, and under which name, is left to ``image_cache`` and ``imdb``.
+maps to the digest, so that later starts read none. Every file is written under a unique name and then moved into place,
+so processes may race. ``image_cache`` and ``imdb`` decide what is kept, and under which name.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Data sets by name: a literal table of the built-in ones, one call that loads, one that looks for faults beforehand.
 
-What a data set is lies in ``arrays``; how each is read lies in ``digits``, ``diabetes``, ``torchvision_data``,
-``image_folder``, ``imdb`` and, for a callable of the user's, ``user_loader``.
+``arrays`` defines a data set; each is read in ``digits``, ``diabetes``, ``torchvision_data``, ``image_folder``,
+``imdb`` and, for a user's callable, ``user_loader``.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ Loader = Callable[..., Any]
 
 
 class _Source(Protocol):
-    """What a built-in data set has: a module with these two functions will do."""
+    """What a built-in data set provides: any module with these two functions."""
 
     def load(self, request: Request, /) -> Dataset: ...
 
@@ -54,7 +54,7 @@ DATASETS: dict[str, _Source] = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a built-in data set before it is read.
+    """What is known about a built-in data set before it is read.
 
     ``num_classes`` as in ``Dataset``; ``strata`` is the number of classes by which schemes deal the examples out.
     """
@@ -92,7 +92,7 @@ FACTS: dict[str, Facts] = {
 
 
 def facts_of(name: str, labels: RequestedForm = "") -> Facts | None:
-    """Return what is known of a data set whose labels are taken in a form; None where it cannot be had so.
+    """Return what is known about a data set with its labels in a form; None if they cannot take that form.
 
     >>> facts_of("digits", "values").num_classes, facts_of("diabetes", "classes")
     (1, None)
@@ -145,7 +145,7 @@ def find_faults(
     args: Mapping[str, Any] | None = None,
     labels: RequestedForm = "",
 ) -> list[str]:
-    """Return what would keep ``load`` from working, a line each, told from names and folders alone: nothing is read."""
+    """Return what would keep ``load`` from working, one line each, from names and folders alone: nothing is read."""
     if isinstance(name, str) and name not in DATASETS:
         near = get_close_matches(name.lower(), DATASETS, n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""

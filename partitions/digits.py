@@ -15,7 +15,7 @@ from partitions.arrays import DataError, Dataset, Request, Split
 def load(request: Request) -> Dataset:
     """Return the digits as uint8 images (N, 1, 8, 8): 1,438 to train on, 359 to test on.
 
-    Pixels 0..16 become round(255 x / 16). The split is a constant of the data set, no run's seed moves it: of each
+    Pixels 0..16 become round(255 x / 16). The split is a constant of the data set, independent of any seed: of each
     class, in the order of the file, every fifth example from the third on is for testing, which is round(n / 5) of n.
     """
     table = np.loadtxt(packaged_file("digits.csv.gz"), delimiter=",")

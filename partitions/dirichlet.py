@@ -1,10 +1,10 @@
 """Label-skewed partitions by Dirichlet draws: by class, by class with balanced sizes, by client.
 
-Small ``alpha`` is more skew, ``alpha`` to infinity approaches ``iid``. Two meanings of it are about: here it is always
-the *symmetric* one, the concentration that each class (or client) has by itself. Hsu et al. multiply a prior over the C
-classes that sums to 1 by one number; theirs is C times ours (their 1.0 on ten classes is our 0.1).
+Small ``alpha`` is more skew, ``alpha`` to infinity approaches ``iid``. Two conventions are in use: here it is always
+the *symmetric* one, the concentration of each class (or client). Hsu et al. multiply a prior over the C classes that
+sums to 1 by one number; theirs is C times ours (their 1.0 on ten classes is our 0.1).
 
-A class's indices are shuffled before they are dealt: the order of a file says something about its examples.
+A class's indices are shuffled before they are assigned: the order of a file may correlate with its examples.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""Settings of a partition that no draw can meet, each told in one line by the name it has in a configuration.
+"""Settings of a partition that no draw can satisfy, each reported in one line by its name in a configuration.
 
-Every function returns a list of faults, empty where all is well: the schemes refuse them, ``schemes.find_faults``
-gathers them before anything is drawn.
+Every function returns a list of faults, empty if there are none: the schemes refuse them, ``schemes.find_faults``
+collects them before anything is drawn.
 """
 
 import math
@@ -9,13 +9,13 @@ from collections.abc import Iterable
 
 
 class PartitionError(ValueError):
-    """A partition that cannot be made as asked: what was asked for, what is possible, what to change, in one line."""
+    """A partition that is impossible; the message says what was requested, what is possible, what to change."""
 
 
 def refuse(faults: Iterable[str]) -> None:
     """Raise ``PartitionError`` with all the faults at once, if there are any."""
-    if told := "; ".join(faults):
-        raise PartitionError(told)
+    if message := "; ".join(faults):
+        raise PartitionError(message)
 
 
 def size_faults(clients: int, num_examples: int | None, *, min_size: int = 0) -> list[str]:

@@ -1,4 +1,4 @@
-"""A data set and the clients' shares of it: what both ends of a federation load, in one way."""
+"""A data set and the clients' shares of it, loaded in the same way at both ends of a federation."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace

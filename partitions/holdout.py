@@ -1,4 +1,4 @@
-"""Each client's examples split in two: a part to train on, and a part of its own to test on.
+"""Each client's examples split in two: a part to train on, and a part to test on.
 
 The split is by client, so that a client's test examples follow its own distribution of labels, not that of the whole.
 """

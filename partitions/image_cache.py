@@ -66,7 +66,7 @@ def _decode_all(target: Path, files: Sequence[SourceFile], *, split: Path, image
     shape = image_decoding.decode(split / files[0].relative, image_size=image_size).shape
     needed = len(files) * int(np.prod(shape))
     if (free := shutil.disk_usage(target.parent).free) < needed:
-        # RequestedForm before, because a full disk behind a memory map ends the process without an exception.
+        # Checked before, because a full disk behind a memory map ends the process without an exception.
         raise OSError(f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB free")
     _log.info("decoding %d images of %s (%.0f MiB), once", len(files), split, needed / 2**20)
     with in_place_of(target) as part:

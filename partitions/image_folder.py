@@ -1,8 +1,8 @@
-"""Images of one's own in torchvision's ``ImageFolder`` layout: ``ROOT/train/<class>/...``, ``ROOT/test/<class>/...``
+"""The user's own images in torchvision's ``ImageFolder`` layout: ``ROOT/train/<class>/...``, ``ROOT/test/<class>/...``
 
-``val`` is taken where there is no ``test``. Classes are numbered by their sorted names, and images come in
-torchvision's order; unlike there, names that begin with a dot are left out (notebooks' checkpoints, macOS's ``._``
-files). Decoding is left to ``image_decoding``, and doing it only once to ``image_cache``.
+``val`` is used if there is no ``test``. Classes are numbered by their sorted names, and images come in torchvision's
+order; unlike there, names that begin with a dot are left out (notebooks' checkpoints, macOS's ``._`` files).
+``image_decoding`` decodes the images, and ``image_cache`` does so only once.
 """
 
 import os
@@ -40,7 +40,7 @@ def load(request: Request) -> Dataset:
 
 
 def find_faults(request: Request) -> list[str]:
-    """Say what the folders lack, without looking into the classes."""
+    """Return what the folders lack, without reading the classes."""
     if not request.root:
         return [f"data.root is empty; 'image-folder' needs it: {_LAYOUT}, ROOT being data.root"]
     root = Path(request.root).expanduser()
@@ -75,11 +75,11 @@ def _load_split(folder: Path, classes: Sequence[str], request: Request) -> Split
     files: list[SourceFile] = []
     sizes = []
     for name in classes:
-        found = _files_of_class(folder, name)
-        if not found:
+        of_class = _files_of_class(folder, name)
+        if not of_class:
             raise DataError(f"class folder {folder / name} holds no image ({', '.join(SUFFIXES)})")
-        files += found
-        sizes.append(len(found))
+        files += of_class
+        sizes.append(len(of_class))
     images = load_images(folder, files, image_size=request.image_size, cache_dir=request.cache_dir)
     return Split(images, np.repeat(np.arange(len(classes), dtype=np.int64), sizes))
 

@@ -2,7 +2,7 @@
 
 Words come from a tokeniser here, tokens from the words of the training split: 0 is padding, 1 any other word, 2 and on
 the most frequent words, falling count and then alphabet deciding. Arrays are kept on disk by the files'
-content (``content_cache``). The unlabelled reviews that lie beside are not read.
+content (``content_cache``). The unlabelled reviews next to them are not read.
 """
 
 import logging
@@ -39,7 +39,7 @@ def load(request: Request) -> Dataset:
     """
     root = Path(request.root).expanduser() / _FOLDER
     listed = {(split, name): _files(root, split, name) for split in ("train", "test") for name in _CLASSES}
-    files = [file for found in listed.values() for file in found]
+    files = [file for paths in listed.values() for file in paths]
     cache = (request.cache_dir or default_folder()) / "imdb"
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def load(request: Request) -> Dataset:
 
 
 def find_faults(request: Request) -> list[str]:
-    """Say which folder is missing, and how to get the reviews: they are not downloaded here."""
+    """Return which folder is missing, and how to get the reviews: they are not downloaded here."""
     looked_for = f"'imdb' is looked for in <data.root>/{_FOLDER}/train/pos, train/neg, test/pos and test/neg"
     remedy = (
         f"unpack aclImdb_v1.tar.gz (https://ai.stanford.edu/~amaas/data/sentiment) and set data.root to the folder "
@@ -101,7 +101,7 @@ def build_vocabulary(reviews: Iterable[Iterable[str]], *, size: int = VOCABULARY
 def encode(words: Iterable[str], vocabulary: Mapping[str, int], *, length: int = LENGTH) -> NDArray[np.int64]:
     """Return the last ``length`` words as tokens, padded in front.
 
-    The end is kept because that is where a review says its verdict; and the last step of a row is always a word.
+    The end is kept because that is where a review states its verdict; and the last step of a row is always a word.
 
     >>> encode(["an", "odd", "film"], {"film": 2}, length=5).tolist()
     [0, 0, 1, 1, 2]
@@ -117,14 +117,14 @@ _Listed = Mapping[tuple[str, str], list[SourceFile]]
 
 def _files(root: Path, split: str, name: str) -> list[SourceFile]:
     folder = f"{split}/{name}"
-    found = sorted(
+    files = sorted(
         (entry.name, entry.stat())
         for entry in os.scandir(root / folder)
         if entry.name.endswith(".txt") and not entry.name.startswith(".") and entry.is_file()
     )
-    if not found:
+    if not files:
         raise DataError(f"folder {root / folder} holds no review (.txt)")
-    return [SourceFile(f"{folder}/{file}", facts.st_size, facts.st_mtime_ns) for file, facts in found]
+    return [SourceFile(f"{folder}/{file}", facts.st_size, facts.st_mtime_ns) for file, facts in files]
 
 
 def _labels(listed: _Listed, split: str) -> NDArray[np.int64]:

@@ -1,11 +1,11 @@
-"""Labels by their form: classes, values, or multi-hot rows; and the strata by which a partition scheme deals them out.
+"""Labels by their form: classes, values, or multi-hot rows; and the strata that a partition scheme assigns.
 
 Classes are int64 (N,), numbered from 0. Values are float32 (N,) or (N, k), the target of a regression. Multi-hot rows
 are uint8 (N, L) of 0 and 1, several labels of which may hold at once.
 
 A scheme that skews clients by label needs classes. For multi-hot rows these are the combinations of labels that occur;
 for a target (N,) they are the ten bins between its deciles in the training split. A target of several values has no
-such order: it can be dealt out by ``iid``, or by a scheme of the user's own.
+such order: it can be partitioned by ``iid``, or by a user's own scheme.
 """
 
 from typing import Any, Literal
@@ -67,7 +67,7 @@ def count_of(train: NDArray[Any], test: NDArray[Any]) -> int:
 
 
 def in_form(dataset: Dataset, form: RequestedForm) -> Dataset:
-    """Return the data set with its labels in a form; it is itself where they are. Raises ``DataError``."""
+    """Return the data set with its labels in a form; unchanged if they already are. Raises ``DataError``."""
     if not form or form == dataset.labels:
         return dataset
     train, test = (
@@ -99,7 +99,7 @@ def strata_of(labels: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def has_several_values(labels: NDArray[Any]) -> bool:
-    """Tell whether labels are targets of several values, which have no order."""
+    """Return whether labels are targets of several values, which have no order."""
     return form_of(labels) == "values" and labels.ndim == 2 and labels.shape[1] > 1
 
 

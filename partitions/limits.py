@@ -1,4 +1,4 @@
-"""A small try: part of a data set, drawn once, before it is partitioned."""
+"""A small trial: part of a data set, drawn once, before it is partitioned."""
 
 from dataclasses import replace
 
@@ -11,8 +11,8 @@ def limit(dataset: Dataset, *, rng: np.random.Generator, train: int = 0, test: i
     """Return ``dataset`` with at most ``train`` training and ``test`` test examples, in their order; 0 keeps all.
 
     The two splits are drawn from separately and never mixed. With generators of one seed a smaller choice is part of a
-    larger one, and the choice of test examples does not depend on how many are trained on. The number of classes stays
-    what it was, whichever of them are drawn.
+    larger one, and the choice of test examples does not depend on how many are trained on. The number of classes does
+    not change, whichever of them are drawn.
     """
     train_rng, test_rng = rng.spawn(2)
     return replace(dataset, train=_draw(dataset.train, train, train_rng), test=_draw(dataset.test, test, test_rng))

@@ -1,8 +1,8 @@
 """Partition schemes by name: a literal table, one call that draws, one that looks for faults before any draw.
 
-A scheme is a pure function (labels, clients, rng, *, settings of its own) -> one array of indices a client. The
-settings it takes are its keyword-only parameters: ``partition`` passes those and no others, and to a user's scheme the
-user's own arguments. The schemes themselves lie in ``dirichlet``, ``iid`` and ``shards``.
+A scheme is a pure function (labels, clients, rng, *, its settings) -> one array of indices per client. The settings it
+takes are its keyword-only parameters: ``partition`` passes those and no others, and to a user's scheme the user's own
+arguments. The schemes themselves are in ``dirichlet``, ``iid`` and ``shards``.
 """
 
 import inspect
@@ -47,9 +47,9 @@ def partition(
 ) -> list[Indices]:
     """Return each client's indices into ``labels``, ascending int64, by a built-in scheme's name or a user's function.
 
-    ``args`` are the user's arguments for a scheme of their own.
+    ``args`` are the user's arguments for their own scheme.
 
-    ``min_size`` holds whatever the scheme: those that take it redraw, of the others it is asked afterwards. Raises
+    ``min_size`` applies to every scheme: those that take it redraw, the others are checked afterwards. Raises
     ``PartitionError`` for an unknown scheme, impossible settings, a smallest client below ``min_size``, and a user's
     scheme that returns anything but one array of indices for each client.
     """
@@ -91,9 +91,9 @@ def find_faults(
     classes_per_client: int,
     args: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return the settings that no draw can meet, a line each; of the scheme's settings only those that it takes.
+    """Return the settings that no draw can satisfy, one line each; of the scheme's settings only those that it takes.
 
-    ``num_examples`` and ``num_classes`` are None where the data are not known yet: what needs them is then not asked.
+    ``num_examples`` and ``num_classes`` are None if the data are not known yet: what needs them is then not checked.
     """
     if isinstance(scheme, str) and scheme not in SCHEMES:
         near = get_close_matches(scheme.lower(), SCHEMES, n=1)

@@ -1,6 +1,6 @@
 """Partitions that give a client few classes: slices of the examples sorted by label, or a set number of classes.
 
-Classes' indices are shuffled first, so that which examples of a class a client holds does not follow the file.
+Classes' indices are shuffled first, so that a client's examples of a class do not depend on the order of the file.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ def pathological(
 ) -> list[Indices]:
     """Give each client exactly ``classes_per_client`` classes, and split each class evenly among the clients it has.
 
-    Classes have as many owners as one another, or one more or less; which ones have more is drawn. Every example of a
+    The numbers of owners of classes differ by at most one; which classes have more is drawn. Every example of a
     class with an owner is used once; where K · ``classes_per_client`` is below the number of classes, the classes
     without an owner stay unused. Sizes follow the classes'. Raises ``PartitionError`` for impossible settings, and
     where a class has fewer examples than owners.

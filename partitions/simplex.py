@@ -1,4 +1,4 @@
-"""Dirichlet draws that stay right at any concentration, 1e-300 as well as 1e300.
+"""Dirichlet draws that are correct at any concentration, 1e-300 as well as 1e300.
 
 p_i = g_i / Σ g_j with g_i ~ Gamma(a_i, 1). At small a the g_i underflow to 0 and the quotient is NaN, so only
 logarithms are kept: log g = log g' + log(U) / a with g' ~ Gamma(a + 1, 1), U uniform (Marsaglia and Tsang 2000,

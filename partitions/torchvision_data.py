@@ -1,7 +1,7 @@
 """MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 as arrays, downloaded by torchvision and laid out as it lays them.
 
-Official train and test splits, never merged. Images of one's own are left to ``image_folder``, file formats
-to ``published_files``.
+Official train and test splits, never merged. ``image_folder`` reads the user's own images, ``published_files`` the file
+formats.
 """
 
 import tempfile
@@ -50,7 +50,7 @@ class TorchvisionData:
         return Dataset(self.name, self._split(root, train=True), self._split(root, train=False), self.num_classes)
 
     def find_faults(self, request: Request) -> list[str]:
-        """Say which files are missing, without opening any; a data set that may be downloaded needs only a root."""
+        """Return which files are missing, without opening any; a data set that may be downloaded needs only a root."""
         if not request.root:
             return [
                 f"data.root is empty; {self.name!r} is looked for in <data.root>/{self.folder}: set data.root to the "
@@ -72,7 +72,7 @@ class TorchvisionData:
         return [name for name in self.files if not (root / self.folder / name).is_file()]
 
     def _download(self, root: Path) -> None:
-        """Fetch into a folder beside the target, then move the files one by one.
+        """Download into a folder next to the target, then move the files one by one.
 
         So that another process that downloads at the same moment, or a broken connection, never leaves half a file.
         """

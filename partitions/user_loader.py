@@ -1,4 +1,4 @@
-"""A user's own data: call the loader, check what it returns, bring it to the types that a data set has.
+"""A user's own data: call the loader, check its result, convert it to the types of a data set.
 
 A loader gets ``root=`` where its signature takes that, and the user's arguments for it. One that takes
 ``partition_id=`` and ``num_partitions=`` gets them on a node that holds a part of the data, and returns that part. It
@@ -34,9 +34,9 @@ def load(
     labels: RequestedForm = "",
     part: tuple[int, int] | None = None,
 ) -> Dataset:
-    """Return the data set that ``loader`` gives, called with ``root=`` where its signature takes that, and ``args``.
+    """Return the data set from ``loader``, called with ``root=`` if its signature takes that, and ``args``.
 
-    ``part`` is the number of the part to be read, and how many there are, for a loader that ``reads_parts``.
+    ``part`` is the number of the part to read, and the number of parts, for a loader that ``reads_parts``.
     The number of classes is the largest label of both splits + 1. ``labels`` is the form that they are taken in, by
     default what their type and shape show (``partitions.labels``). Raises ``DataError`` for a loader that fails, splits
     that are empty, not of one kind and shape or not of one length with their labels, features that are not finite, and
@@ -45,16 +45,16 @@ def load(
     name = f"{getattr(loader, '__module__', '')}:{getattr(loader, '__qualname__', type(loader).__name__)}"
     try:
         given = {"root": root} if _takes(loader, "root") else {}
-        found = loader(**given, **(dict(zip(PART, part, strict=True)) if part else {}), **(args or {}))
+        loaded = loader(**given, **(dict(zip(PART, part, strict=True)) if part else {}), **(args or {}))
     except Exception as error:
         raise DataError(f"loader {name} failed: {error!r}") from error
     try:
-        pairs = [(inputs, labels) for inputs, labels in found]
+        pairs = [(inputs, labels) for inputs, labels in loaded]
     except (TypeError, ValueError):
         pairs = []
     if len(pairs) != 2:
         raise DataError(
-            f"loader {name} returned {_describe(found)}; expected "
+            f"loader {name} returned {_describe(loaded)}; expected "
             "((train_inputs, train_labels), (test_inputs, test_labels))"
         )
     train, test = (
@@ -82,14 +82,14 @@ def load(
 
 
 def reads_parts(loader: Any) -> bool:
-    """Tell whether a loader takes the number of a node's part of the data, and how many parts there are."""
+    """Return whether a loader takes the number of a node's part of the data, and the number of parts."""
     return callable(loader) and all(_takes(loader, name, or_any=False) for name in PART)
 
 
 def _takes(loader: Callable[..., Any], name: str, *, or_any: bool = True) -> bool:
     try:
         parameters = inspect.signature(loader).parameters.values()
-    except (TypeError, ValueError):  # some callables written in C tell no signature
+    except (TypeError, ValueError):  # some callables written in C have no signature
         return False
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return any(
@@ -137,7 +137,7 @@ def _inputs(array: NDArray[Any], where: str) -> NDArray[Any]:
 
 
 def _images(array: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
-    """Return the images as (N, C, H, W); an array that could be read in two ways is refused rather than guessed."""
+    """Return the images as (N, C, H, W); an ambiguous array is refused rather than guessed."""
     if array.ndim == 3:
         return np.ascontiguousarray(array[:, None])
     if array.ndim != 4:

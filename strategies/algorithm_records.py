@@ -1,7 +1,7 @@
-"""What an algorithm's two halves send each other besides the model, in an array record of its own.
+"""What an algorithm's two halves send each other besides the model, in a separate array record.
 
-Downwards it holds tensors for every client, named as the server's half calls them; upwards a client's changes of
-tensors that are shaped as the parameters, packed by the round's plan as the model is.
+Downwards it holds tensors for every client, under the names that the server's half gives them; upwards a client's
+changes of tensors shaped like the parameters, packed by the round's plan as the model is.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,9 +30,9 @@ def send_along(messages: Iterable[Message], tensors: Mapping[str, Tensor]) -> li
 
 
 def parameter_names(before: Mapping[str, Tensor], about: Mapping[str, Any]) -> list[str]:
-    """Return the names of the parameters among the arrays of a round, by what its config record says.
+    """Return the names of the parameters among the arrays of a round, as its config record lists them.
 
-    Without a shared mask nobody says it: all floating-point arrays are then taken for parameters.
+    Without a shared mask there is no such list: all floating-point arrays then count as parameters.
     """
     return list(about.get(PARAMETERS) or (name for name, tensor in before.items() if tensor.is_floating_point()))
 

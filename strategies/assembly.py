@@ -50,7 +50,7 @@ def load_data(config: RunConfig) -> partitions.FederatedData:
     """
     arguments = data_arguments(config)
     if lies_on_nodes(config):
-        # the server's own examples are nobody's to train on
+        # no client trains on the server's own examples
         arguments |= {"clients": 1, "shares": arguments["shares"] | {"scheme": "iid", "min_size": 0}}
     try:
         data = partitions.load_federated(**arguments, download=config.data.download)
@@ -67,12 +67,12 @@ def load_data(config: RunConfig) -> partitions.FederatedData:
 
 
 def lies_on_nodes(config: RunConfig) -> bool:
-    """Tell whether each node reads data that only it has: with pinned clients and a loader that reads parts."""
+    """Return whether each node reads data that only it has: with pinned clients and a loader that reads parts."""
     return config.federation.pinned and partitions.reads_parts(imports.resolve(config.data.name))
 
 
 def run_record(config: RunConfig, dataset: partitions.Dataset) -> ConfigRecord:
-    """Return what every message says of the run: its config, and the facts of data that nodes read alone."""
+    """Return what every message says about the run: its config, and the facts of data that only nodes read."""
     record = ConfigRecord({RUN_CONFIG: json.dumps(config.flat())})
     if lies_on_nodes(config):
         facts = {SHAPE: dataset.input_shape, CLASSES: dataset.num_classes, MEAN: dataset.mean, STD: dataset.std}
@@ -94,12 +94,12 @@ def settled_holdings(config: RunConfig, data: partitions.FederatedData, grid: Gr
 
 def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
     """Return the initial model, on the CPU. Raises ``ConfigError`` for one that cannot be federated."""
-    found = inspect(config, dataset)
-    for finding in found.findings:
+    inspection = inspect(config, dataset)
+    for finding in inspection.findings:
         if finding.level == "warning":
             log(WARNING, "model %s: %s", config.model.name, finding.message)
-    if not found.ok:
-        faults = [finding.message for finding in found.findings if finding.level == "fault"]
+    if not inspection.ok:
+        faults = [finding.message for finding in inspection.findings if finding.level == "fault"]
         raise ConfigError(f"model {config.model.name}: {fault}" for fault in faults)
     if faults := image_faults(config.train.augment, dataset.kind, dataset.input_shape):
         raise ConfigError(faults)
@@ -121,7 +121,7 @@ def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
 
 
 def inspect(config: RunConfig, dataset: partitions.Dataset) -> models.Inspection:
-    """Return what there is to know about the config's model on this data set before it is federated."""
+    """Inspect the config's model on this data set before it is federated."""
     return models.inspect_model(
         _builder(config, dataset),
         dataset.input_shape,
@@ -132,7 +132,7 @@ def inspect(config: RunConfig, dataset: partitions.Dataset) -> models.Inspection
 
 
 def output_size(config: RunConfig, dataset: partitions.Dataset) -> int:
-    """Return the number of the model's outputs: what the run's task makes of the labels."""
+    """Return the number of the model's outputs, which the run's task derives from the labels."""
     return task_of(config, dataset.labels).outputs(dataset.num_classes)
 
 
@@ -146,7 +146,7 @@ def _builder(config: RunConfig, dataset: partitions.Dataset) -> Callable[[], nn.
 
 
 def _layer_faults(config: RunConfig, dataset: partitions.Dataset, model: nn.Module) -> list[str]:
-    """Say why the model's layers cannot be measured, where they are to be."""
+    """Return why the model's layers cannot be measured, if they are to be measured."""
     if not config.barrier.layers:
         return []
     try:
@@ -163,7 +163,7 @@ def _made_up(dataset: partitions.Dataset) -> Tensor:
 
 
 def _unit_faults(config: RunConfig, dataset: partitions.Dataset, model: nn.Module) -> list[str]:
-    """Say why the model's hidden units cannot be told apart, where they are to be."""
+    """Return why the model's hidden units cannot be identified, if they are to be matched."""
     key = "strategy.match" if config.strategy.match != "none" else "evaluate.units-moved"
     if config.strategy.match == "none" and not config.evaluate.units_moved:
         return []
@@ -184,7 +184,7 @@ def make_strategy(
 ) -> SeededSampling:
     """Return the Flower strategy that the config names, under its mask, with clients drawn from its seed.
 
-    ``around`` may put something around the mask.
+    ``around`` may wrap the masked strategy.
     """
     settings = config.strategy
     masked = make_masked(
@@ -201,7 +201,7 @@ def make_strategy(
 
 
 def matched(config: RunConfig, model: nn.Module, data: partitions.FederatedData, strategy: Strategy) -> Strategy:
-    """Have clients' models matched before ``strategy`` averages them, where the config asks for it."""
+    """Match clients' models before ``strategy`` averages them, if the config requests it."""
     settings, dataset, examples = config.strategy, data.dataset, None
     if settings.match == "none":
         return strategy
@@ -224,7 +224,7 @@ def matched(config: RunConfig, model: nn.Module, data: partitions.FederatedData,
 
 
 def _in_fewer_bits(config: RunConfig, strategy: Strategy) -> Strategy:
-    """Have clients send updates in fewer bits where the config asks for it."""
+    """Make clients send updates in fewer bits if the config requests it."""
     transport = config.transport
     if transport.precision == "float32":
         return strategy
@@ -232,7 +232,7 @@ def _in_fewer_bits(config: RunConfig, strategy: Strategy) -> Strategy:
 
 
 def _private(config: RunConfig, sizes: Sequence[int], strategy: Strategy) -> Strategy:
-    """Put privacy around a strategy where the config asks for it."""
+    """Wrap a strategy in ``Private`` if the config requests it."""
     privacy = config.privacy
     if not privacy.clip_norm:
         return strategy
@@ -246,12 +246,12 @@ def _private(config: RunConfig, sizes: Sequence[int], strategy: Strategy) -> Str
             privacy.epsilon, rounds=config.rounds, size=size, population=population, delta=privacy.delta,
             amplified=not local,
         )  # fmt: skip
-        log(INFO, "Privacy: epsilon %g over %d rounds asks for a noise multiplier of %.4g", privacy.epsilon,
+        log(INFO, "Privacy: epsilon %g over %d rounds needs a noise multiplier of %.4g", privacy.epsilon,
             config.rounds, noise)  # fmt: skip
     if not noise:
         log(WARNING, "Privacy: updates are clipped, but without noise nothing is private: set privacy.epsilon")
     if privacy.delta * sum(size > 0 for size in sizes) >= 1:
-        log(WARNING, "Privacy: privacy.delta=%g allows to publish a client's data; it should be well below 1 / clients",
+        log(WARNING, "Privacy: privacy.delta=%g allows publishing a client's data; it should be well below 1 / clients",
             privacy.delta)  # fmt: skip
     return Private(
         strategy,
@@ -264,7 +264,7 @@ def _private(config: RunConfig, sizes: Sequence[int], strategy: Strategy) -> Str
 
 
 def plans_of(strategy: SeededSampling) -> RoundPlans:
-    """Return the plans that a strategy made here goes by: those of a mask that looks at data are known to it alone."""
+    """Return the plans that a strategy made here uses; only the strategy itself knows a mask chosen from data."""
     inner: Strategy = strategy
     while not isinstance(inner, SharedMask):
         assert isinstance(inner, Wrapper)

@@ -1,6 +1,6 @@
 """The Flower strategy that a run's server makes: the algorithm's own half, or its base by name or import string.
 
-A run decides itself who trains (``federation.fraction``), so that the strategy takes every client that was drawn.
+The run decides which clients train (``federation.fraction``), so that the strategy takes every client that was drawn.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ BASES: dict[str, type[Strategy]] = {
     "qfedavg": flower.QFedAvg,
 }
 
-# the servers' halves of algorithms that aggregate in a way of their own; other algorithms have a base
+# the servers' halves of algorithms with their own aggregation; other algorithms have a base
 SERVERS: dict[str, type[Strategy]] = {"scaffold": Scaffold, "feddyn": FedDyn, "fednova": FedNova, "fedexp": FedExP}
 
 # masks that take arguments of the algorithm's
@@ -60,7 +60,7 @@ def make_masked(
 ) -> SharedMask:
     """Return the strategy of an algorithm and a base under the masks of ``plan``. Raises as ``make_base``.
 
-    ``inside`` may put something around the strategy that the masks then go around.
+    ``inside`` may wrap the strategy before the masks do.
     """
     own = _for_mask(algorithm, args)
     others = {name: value for name, value in args.items() if name not in own}
@@ -78,7 +78,7 @@ def make_base(algorithm: str, base: str, args: Mapping[str, Scalar]) -> Strategy
 
 
 def base_faults(algorithm: str, base: str, args: Mapping[str, Scalar]) -> list[str]:
-    """Say why an algorithm or its base cannot be had, does not take its arguments, or cannot be under a mask."""
+    """Return why an algorithm or its base is unavailable, refuses its arguments, or cannot be used under a mask."""
     try:
         client = local_algorithm_class(algorithm)
     except ValueError as error:
@@ -87,7 +87,7 @@ def base_faults(algorithm: str, base: str, args: Mapping[str, Scalar]) -> list[s
     faults = _mask_faults(algorithm, own_mask)
     args = {name: value for name, value in args.items() if name not in own_mask}
     if client is not None and _own_server(algorithm, client) is not None and base != _DEFAULT:
-        return [f"strategy.base={base}: {algorithm} aggregates in its own way; leave strategy.base out"]
+        return [f"strategy.base={base}: {algorithm} has its own aggregation; leave strategy.base out"]
     part = repr(base) if imports.is_reference(base) else f"strategy.base={base}"
     if client is not None:
         part = algorithm if base == _DEFAULT else f"{algorithm} with {part}"
@@ -98,7 +98,7 @@ def base_faults(algorithm: str, base: str, args: Mapping[str, Scalar]) -> list[s
         if not (faults := [*faults, *check(), *_client_faults(algorithm, client, args)]):
             SharedMask(make_base(algorithm, base, args))
     except TypeError as error:
-        # one of the bases was handed an argument that it does not take
+        # one of the bases got an argument that it does not take
         return check(forwards=True) or [f"strategy.base: {error}"]
     except Exception as error:  # a strategy may refuse its arguments with anything
         return [f"strategy.base: {error}"]
@@ -106,7 +106,7 @@ def base_faults(algorithm: str, base: str, args: Mapping[str, Scalar]) -> list[s
 
 
 def server_class(algorithm: str, base: str) -> type[Strategy]:
-    """Return the class of the strategy that ``make_base`` makes. Raises ``ValueError`` for what is none."""
+    """Return the class of the strategy that ``make_base`` makes. Raises ``ValueError`` if it is not a strategy."""
     return _class_of(algorithm, base)
 
 

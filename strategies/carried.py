@@ -16,7 +16,7 @@ from torch import Tensor
 from fedpfn.params import State
 from strategies.records import decode, encode
 
-# the global state itself, which a checkpoint holds anyway and the strategy is handed in every round
+# the global state itself, which a checkpoint holds anyway and the strategy receives in every round
 _GLOBAL = frozenset({"current_arrays"})
 
 
@@ -34,7 +34,7 @@ def innermost(strategy: Strategy) -> Strategy:
 def carried_state(strategy: Strategy) -> State:
     """Return what strategies carry, the innermost by ``attribute#kind/name``; empty before its first step.
 
-    A wrapper with a ``state_dict`` adds to it, behind the name of its class.
+    A wrapper with a ``state_dict`` adds to it, with the name of its class as prefix.
     """
     around = {
         f"{type(wrapper).__name__}{_WRAPPER}{name}": tensor
@@ -46,11 +46,11 @@ def carried_state(strategy: Strategy) -> State:
 
 def _wrappers(strategy: Strategy) -> list[Any]:
     """Return the strategies around the innermost one that carry something of their own."""
-    found = []
+    wrappers = []
     while isinstance(inner := getattr(strategy, "strategy", None), Strategy):
-        found += [strategy] if hasattr(strategy, "state_dict") else []
+        wrappers += [strategy] if hasattr(strategy, "state_dict") else []
         strategy = inner
-    return found
+    return wrappers
 
 
 def _carried_inside(inner: Any) -> State:
@@ -75,7 +75,7 @@ def _carried_inside(inner: Any) -> State:
 
 
 def restore_state(strategy: Strategy, state: Mapping[str, Tensor]) -> None:
-    """Give strategies back what ``carried_state`` returned."""
+    """Restore what ``carried_state`` returned to the strategies."""
     for wrapper in _wrappers(strategy):
         prefix = f"{type(wrapper).__name__}{_WRAPPER}"
         wrapper.load_state_dict({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})

@@ -1,11 +1,11 @@
 """Clients as nodes: a grid that shows a strategy K simulated clients and reaches them through a few workers.
 
-A strategy that runs on this grid sees ``sizes`` clients with ids 0, 1, ... and nothing else. Its messages are dealt out
-to the nodes behind, one message per worker, in which records that all clients share travel once; ``clients.cohort_mod``
-calls the ClientApp once per client there. Replies come back by ascending client id, whichever node they came from, so
-that sums, medians and distances are the same to the bit for any number of nodes.
+A strategy that runs on this grid sees ``sizes`` clients with ids 0, 1, ... and nothing else. Its messages are
+distributed to the nodes behind it, one message per worker, in which records that all clients share travel once;
+``clients.cohort_mod`` calls the ClientApp once per client there. Replies come back by ascending client id, whichever
+node they came from, so that sums, medians and distances are bit-identical for any number of nodes.
 
-What can go wrong with a client is dealt with here, for any strategy: replies are checked before anybody sees them
+Failures of clients are handled here, for any strategy: replies are checked before they are used
 (``reply_checks``), clients of a worker that died are tried again (``cohort_parts``), failures are counted against
 ``tolerate`` and ``quorum``.
 """
@@ -49,14 +49,14 @@ from strategies.replies import error_reply
 from strategies.reply_checks import ReplyChecks
 from strategies.totals import Totals
 
-# what Ray raises for an actor that is not there any more
+# what Ray raises for an actor that no longer exists
 _DEATHS = ("ActorDiedError", "ActorUnavailableError", "OutOfMemoryError", "RayActorError", "WorkerCrashedError")
 
 
 class RoundFailedError(RuntimeError):
-    """More clients failed in a round than may.
+    """More clients failed in a round than allowed.
 
-    ``limit`` names the argument of ``CohortGrid`` that was broken, ``tolerate`` or ``quorum``; ``allowed`` says how.
+    ``limit`` names the argument of ``CohortGrid`` that was exceeded, ``tolerate`` or ``quorum``; ``allowed`` says how.
     """
 
     def __init__(self, server_round: int, failures: Sequence[Failure], limit: str, allowed: str) -> None:
@@ -69,14 +69,14 @@ class RoundFailedError(RuntimeError):
 
 
 class WorkerLostError(RuntimeError):
-    """A worker of Flower's simulation died: it would go on being given messages, and lose them, round by round."""
+    """A worker of Flower's simulation died: it would keep getting messages, and losing them, in every round."""
 
     def __init__(self, server_round: int, clients: Sequence[int], reason: str) -> None:
         self.server_round, self.clients, self.reason = server_round, list(clients), reason
         names = ", ".join(map(str, clients))
         super().__init__(
             f"a worker of Flower's simulation died in round {server_round} with clients {names}: {reason}; Flower "
-            "keeps it among its workers, so that clients would be missing from all rounds to come"
+            "keeps it among its workers, so that clients would be missing from all later rounds"
         )
 
 
@@ -88,12 +88,12 @@ class CohortGrid(GridView):
     grid
         Any Flower grid. Its ClientApp has ``clients.cohort_mod`` as its first mod.
     sizes
-        Number of examples of each client, by which work is dealt out evenly, and more than which none may say that it
-        trained on; a client of size 0 is never shown. Or the number of clients, where their sizes are not known.
+        Number of examples of each client: work is distributed evenly by it, and no client may report to have trained on
+        more; a client of size 0 is never shown. Or the number of clients, if their sizes are not known.
     tolerate
         Number of clients of a round that may fail before ``RoundFailedError`` ends the run.
     quorum
-        Share of a round's clients that must reply all the same.
+        Minimum share of a round's clients that must reply nevertheless.
     together
         Neighbouring clients of a round, by id, that always share a worker: for ClientApps that train so many at once.
     wait_seconds
@@ -101,21 +101,21 @@ class CohortGrid(GridView):
     client_timeout
         For how many seconds a client may train before it has failed, 0 for any time (``clients.time_limit``).
     sums
-        Tells whether workers may sum up their clients' arrays in a round, by its number, for a strategy that asks for
-        no more than the mean (``strategies.FedAvg``). Replies then share one record of summed arrays, with the same
-        result to the bit, and no client's model leaves its worker. By default they never do.
+        Returns whether workers may sum up their clients' arrays in a round, by its number, for a strategy that needs
+        only the mean (``strategies.FedAvg``). Replies then share one record of summed arrays, with a bit-identical
+        result, and no client's model leaves its worker. By default they never do.
     states
-        Files for what clients keep in ``context.state``, in a folder that all workers see. By default it travels in
+        Files for what clients keep in ``context.state``, in a folder visible to all workers. By default it travels in
         messages and is held here, in memory.
     holdings
-        Which clients each node holds, where it is not all the same who trains whom. A client of no node fails.
+        Which clients each node holds, if not every node can train every client. A client that no node holds fails.
 
     Attributes
     ----------
     wire_bytes
         Bytes of arrays that were sent to and received from workers so far.
     update_norms
-        Norms of the updates of the last round's clients, of those whose arrays were summed up.
+        Norms of the updates of those clients of the last round whose arrays were summed up.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class CohortGrid(GridView):
         self.client_timeout = client_timeout
         self.tolerate, self.quorum, self.together, self.wait_seconds = tolerate, quorum, together, wait_seconds
         self.sums, self.states, self.holdings = sums, states, holdings
-        # the round, how many exchanges there were in it, and the number of the states that the last one wrote
+        # the round, the number of exchanges in it, and the number of the states that the last one wrote
         self._exchange, self._version = (0, 0), 0
         self.wire_bytes = 0
         self.update_norms: dict[int, float] = {}
@@ -159,9 +159,9 @@ class CohortGrid(GridView):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages to clients and return their replies by ascending client id, those of failed clients as errors.
 
-        Raises ``RoundFailedError`` if more clients failed than may, ``WorkerLostError`` if a worker of Flower's own
-        simulation died, whatever may fail, and, before anything is sent, ``ValueError`` for a
-        message to a client that does not exist, for two to one client, and for a record under a reserved name.
+        Raises ``RoundFailedError`` if more clients failed than allowed, ``WorkerLostError`` if a worker of Flower's own
+        simulation died, however many failures are allowed, and, before anything is sent, ``ValueError`` for a message
+        to a client that does not exist, for two messages to one client, and for a record with a reserved name.
         """
         replies: list[Message] = []
         by_type = sorted(messages, key=lambda message: message.metadata.message_type)
@@ -216,9 +216,9 @@ class CohortGrid(GridView):
     def _until_all_replied(
         self, cohorts: Mapping[int, Sequence[int]], messages: Mapping[int, Message], timeout: float | None
     ) -> list[Part]:
-        """Return the parts of a round, those of workers that died after their clients were tried again.
+        """Return the parts of a round; clients of workers that died are tried again.
 
-        For that there is as much time as for the round.
+        The retries have as much time as the round.
         """
         parts = self._ask(cohorts, messages, timeout)
         waiting: list[Sequence[int]] = []
@@ -226,7 +226,7 @@ class CohortGrid(GridView):
         while True:
             for part in parts:
                 if part.lost and self.holdings is not None:
-                    # nobody else can train them
+                    # no other node can train them
                     replied.append(Part(part.clients, failed(part.clients, part.lost)))
                     continue
                 if part.lost and len(part.clients) > 1:
@@ -237,7 +237,7 @@ class CohortGrid(GridView):
                     ended.append(part.give_up())
                 replied.append(part)
             if len(ended) > self.tolerate:
-                # the others need not be tried: nobody will see their replies
+                # the others need not be tried: their replies would not be used
                 raise RoundFailedError(_round_of(messages), ended, *self._tolerated)
             if not waiting:
                 return replied
@@ -281,7 +281,7 @@ class CohortGrid(GridView):
         first = next(iter(messages.values()))
         # Flower's strategies give all messages one content
         contents = {id(message.content): message.content for message in messages.values()}
-        # what is one object in all of them travels once
+        # a record that is the same object in all of them travels once
         shared = {
             key: record
             for key, record in first.content.items()
@@ -336,7 +336,7 @@ class CohortGrid(GridView):
         if len(failures) > self.tolerate:
             raise RoundFailedError(server_round, failures, *self._tolerated)
         if failures and answered < max(1, self.quorum * len(messages)):
-            allowed = f"{answered} of {len(messages)} clients answered, fewer than quorum={self.quorum:g} asks for"
+            allowed = f"{answered} of {len(messages)} clients answered, fewer than quorum={self.quorum:g} requires"
             raise RoundFailedError(server_round, failures, "quorum", allowed)
         return replies
 
@@ -354,10 +354,10 @@ class CohortGrid(GridView):
 
 
 def assign(clients: Iterable[int], sizes: Sequence[int], *, nodes: int, together: int = 1) -> list[list[int]]:
-    """Deal clients out to at most ``nodes`` cohorts of even work, in blocks of ``together`` neighbours; none is empty.
+    """Divide clients into at most ``nodes`` cohorts of even work, in blocks of ``together`` neighbours; none is empty.
 
-    Longest first onto the least loaded. Blocks are made of the ids in ascending order, so that they do not depend on
-    the number of nodes.
+    The longest block goes first, to the least loaded cohort. Blocks are made of the ids in ascending order, so that
+    they do not depend on the number of nodes.
 
     >>> assign([0, 1, 2, 3], [50, 10, 30, 20], nodes=2)
     [[0, 1], [2, 3]]
@@ -377,7 +377,7 @@ def assign(clients: Iterable[int], sizes: Sequence[int], *, nodes: int, together
 
 
 def _died_in_flowers_pool(reason: str | None) -> bool:
-    """Tell whether an error of Flower's simulation says that one of its actors died, which it keeps all the same."""
+    """Return whether an error of Flower's simulation says that one of its actors died, which it nevertheless keeps."""
     return any((reason or "").startswith(f"<class 'ray.exceptions.{name}'>") for name in _DEATHS)
 
 
@@ -388,7 +388,7 @@ def _short(reason: str | None) -> str:
 
 
 def _sender(reply: Message, sent: Sequence[Message]) -> int:
-    """Return the node that a reply is for: where a node is gone, the SuperLink answers in its place and in its name."""
+    """Return the node that a reply stands for: if a node is gone, the SuperLink answers in its name."""
     answered = reply.metadata.reply_to_message_id
     by_id = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
     return by_id.get(answered, reply.metadata.src_node_id) if answered else reply.metadata.src_node_id

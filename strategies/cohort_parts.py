@@ -21,7 +21,7 @@ CHECKING, TRAINING = "checking its reply", "local training"
 
 @dataclass
 class Part:
-    """The replies of a cohort's clients by id, and the sum of those that are in one; or why its worker is lost."""
+    """The replies of a cohort's clients by id, and the sum of those that were summed; or why its worker is lost."""
 
     clients: Sequence[int]
     replies: dict[int, ClientReply]
@@ -38,7 +38,7 @@ class Part:
 
     @property
     def summed(self) -> list[int]:
-        """The clients that are in the sum, by what the worker says."""
+        """The clients that are in the sum, according to the worker."""
         return [client for client, reply in self.replies.items() if reply.summed]
 
     def fail(self, client: int, reason: str, *, stage: str = CHECKING) -> Failure:
@@ -48,7 +48,7 @@ class Part:
         return failure
 
     def give_up(self) -> Failure:
-        """Make the client fail that ended its worker, alone as it was, and return its failure."""
+        """Make the client fail that trained alone when its worker died, and return its failure."""
         (client,) = self.clients
         return self.fail(client, f"it trained alone, and {self.lost}", stage=TRAINING)
 
@@ -59,12 +59,12 @@ def silent(clients: Sequence[int], timeout: float | None) -> Part:
 
 
 def divided(clients: Sequence[int], together: int) -> list[Sequence[int]]:
-    """Return the cohorts into which one is divided whose worker died, which was tried again as a whole before.
+    """Return the cohorts into which a cohort is divided whose worker died twice.
 
-    At once into the smallest, since every death costs the start of a process, and small messages next to nothing: with
-    one such client of n, three workers die and no client trains more than three times, where halving the cohort again
-    and again would take log2(n) more deaths. Clients that train together, side by side in one stack, stay together for
-    the sake of the last bits, unless theirs is the stack whose worker died.
+    Immediately into the smallest, since every death costs the start of a process, while small messages cost next to
+    nothing: with one such client of n, three workers die and no client trains more than three times, whereas repeated
+    halving would take log2(n) more deaths. Clients that train together in one stack stay together, to keep the last
+    bits, unless the worker died with just this stack.
 
     >>> divided([0, 1, 2], together=1), divided([0, 1, 2, 5, 8], together=2), divided([2, 5], together=2)
     ([[0], [1], [2]], [[0, 1], [2, 5], [8]], [[2], [5]])
@@ -73,16 +73,16 @@ def divided(clients: Sequence[int], together: int) -> list[Sequence[int]]:
     return [clients[start : start + size] for start in range(0, len(clients), size)]
 
 
-def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], most: Mapping[int, int]) -> Totals:
+def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], max_examples: Mapping[int, int]) -> Totals:
     """Make those clients fail whose replies cannot be used, and return the total of the sums that can.
 
-    ``checks`` are those of each client's message, ``most`` the numbers of examples of clients where they are known. A
-    sum that a client is in whose reply is refused, or that cannot be itself, is none: its clients fail with it.
+    ``checks`` holds the checks of each client's message, ``max_examples`` each client's number of examples where it is
+    known. A sum that includes a refused reply, or that is itself unusable, is dropped, and all of its clients fail.
     """
     summed = [part.summed for part in parts]
     for part in parts:
         for client, reply in part.replies.items():
-            if reply.failure is None and (fault := checks[client].fault(reply, most=most.get(client))):
+            if reply.failure is None and (fault := checks[client].fault(reply, max_examples=max_examples.get(client))):
                 part.fail(client, fault)
     odd = odd_ones(
         {
@@ -102,14 +102,14 @@ def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], most: Mappin
 
 
 def _sum_stands(part: Part, members: Sequence[int], checks: Mapping[int, ReplyChecks]) -> bool:
-    """Make the clients of a sum fail that is none; return whether there is one that stands."""
+    """Make the clients of an invalid sum fail; return whether there is a valid sum."""
     refused = [client for client in members if part.replies[client].failure is not None]
     fault = checks[part.clients[0]].fault_of_sum(part.sum, len(members))
     if fault is None and refused:
         fault = f"client {refused[0]} is in the same sum as it, and its reply is refused"
     if fault is None:
         return bool(members)
-    # a sum without clients is a fault of all
+    # a sum without clients is the fault of all of them
     for client in members or part.clients:
         if part.replies[client].failure is None:
             part.fail(client, fault)

@@ -1,8 +1,8 @@
 """A worker's reply, as ``clients.cohort_replies`` writes it, taken apart into those of its clients.
 
-Nothing in it is believed: what does not parse, or does not answer for the clients that the worker was sent, is a
-failure of those whom it concerns, and of all of the worker's clients where that cannot be seen. Whether a client's own
-reply can be used is asked in ``reply_checks``.
+Nothing in it is trusted: what does not parse, or does not answer for the clients that the worker was sent, is a failure
+of the clients concerned, and of all of the worker's clients if it is unclear which. ``reply_checks`` decides whether a
+client's own reply can be used.
 """
 
 import json
@@ -45,7 +45,7 @@ class ClientReply:
 class CheckedArray(TensorArray):
     """An array whose numbers were looked at together with those of other clients (``fedpfn.params.fit_to_use``)."""
 
-    # by this name an object of Flower's is known on the wire
+    # the name under which an object of Flower's is known on the wire
     __qualname__ = "Array"
 
     def __init__(self, tensor: Tensor, *, fit: bool) -> None:
@@ -62,7 +62,7 @@ def read_replies(reply: Message, clients: Sequence[int]) -> dict[int, ClientRepl
     try:
         return _read(reply.content, clients)
     except Exception as error:
-        # written by whoever is at the other end: there is no list of what can be wrong with it
+        # untrusted input: anything may be wrong with it
         return failed(clients, f"its worker's reply cannot be read: {type(error).__name__}: {error}")
 
 
@@ -76,35 +76,37 @@ def _read(content: RecordDict, clients: Sequence[int]) -> dict[int, ClientReply]
         raise ValueError(f"it has records {unknown} that belong to no client")
     about = content.config_records[COHORT]
     arrays = content.array_records.get(ARRAYS, ArrayRecord())
-    # the rows of a stack, in the order in which the clients put theirs there
+    # the rows of a stack, in the order in which the clients added theirs
     stacks = {name: _rows(decode(array)) for name, array in arrays.items() if name.isdecimal()}
     process = about[PROCESS]
     if type(process) is not int:
         raise ValueError(f"{PROCESS} must be a whole number, got {process!r}")
     replies: dict[int, ClientReply] = {}
-    told = Counter[int]()
+    counts = Counter[int]()
     for client, report in json.loads(cast(str, about[REPLIES])):
-        told[client] += 1
+        counts[client] += 1
         replies[client] = _read_one(client, report, arrays, stacks, process)
     for name, rows in stacks.items():
         if next(rows, None) is not None:
             raise ValueError(f"stack {name} has more rows than clients that have one there")
-    return _of_these(clients, replies, told)
+    return _of_these(clients, replies, counts)
 
 
-def _of_these(clients: Sequence[int], replies: Mapping[int, ClientReply], told: Counter[int]) -> dict[int, ClientReply]:
-    """Return the replies of those that the worker was sent, each once; the others' are no replies."""
-    if told.keys() == set(clients) and told.total() == len(clients):
+def _of_these(
+    clients: Sequence[int], replies: Mapping[int, ClientReply], counts: Counter[int]
+) -> dict[int, ClientReply]:
+    """Return the replies of the clients that the worker was sent, each once; other replies do not count."""
+    if counts.keys() == set(clients) and counts.total() == len(clients):
         return dict(replies)
-    strays, absent = sorted(told.keys() - set(clients)), [client for client in clients if client not in told]
-    twice = [client for client in clients if told[client] > 1]
+    strays, absent = sorted(counts.keys() - set(clients)), [client for client in clients if client not in counts]
+    twice = [client for client in clients if counts[client] > 1]
     odd = [f"client {stray}, whom it was not sent" for stray in strays] + [f"client {c} twice or more" for c in twice]
-    # where it sums up, who was not sent to it, or was twice, may be in the sum
+    # where it sums up, clients that it was not sent, or was sent twice, may be in the sum
     if odd and (not absent or any(reply.summed for reply in replies.values())):
         return failed(clients, f"its worker answered for {', '.join(odd)}")
     instead = f", and answered for {', '.join(odd)}" if odd else ""
     return {
-        **{client: reply for client, reply in replies.items() if told[client] == 1 and client in clients},
+        **{client: reply for client, reply in replies.items() if counts[client] == 1 and client in clients},
         **failed(twice, "its worker answered for it twice or more"),
         **failed(absent, f"its worker left it out{instead}"),
     }
@@ -144,7 +146,7 @@ def _read_one(
         if not (isinstance(summed, str) and isinstance(norm, float | None) and isinstance(kept, bool)):
             raise TypeError(f"summed, norm and kept are {summed!r}, {norm!r} and {kept!r}")
     except Exception as error:
-        # its rows are taken: the others' replies can be read
+        # its rows are consumed, so that the others' replies can be read
         return failed([client], f"its reply cannot be read: {type(error).__name__}: {error}")[client]
     return ClientReply(content, state, summed=summed, norm=norm, kept=kept)
 

@@ -1,4 +1,4 @@
-"""FedAvg with clients of equal weight, that knows how many there are: what SCAFFOLD and FedDyn start from."""
+"""FedAvg with clients of equal weight and a known number of clients: the basis of SCAFFOLD and FedDyn."""
 
 from collections.abc import Iterable
 
@@ -24,7 +24,7 @@ class EqualClients(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Address the messages, and count the clients that there are."""
+        """Address the messages, and count all clients."""
         self.clients = len(everybody(grid))
         return super().configure_train(server_round, arrays, config, grid)
 

@@ -1,11 +1,12 @@
-"""Federated averaging (McMahan et al. 2017) to the last bit: Flower's FedAvg with a mean that knows no order.
+"""Federated averaging (McMahan et al. 2017) to the last bit: Flower's FedAvg with an order-independent mean.
 
 w_{t+1} = sum_i p_i w_i with p_i = n_i / sum n. Flower sums in the arrays' own dtype and in the order in which replies
-come: in float32 the mean of equal tensors then differs from them in the last digit, and two runs differ. Here updates
-are summed on a grid without an error (``fedpfn.averaging``), which keeps an entry where no client moved it, and lets
-workers sum up their own clients: messages state the grid, and replies are clients or sums of clients, to one result.
+arrive: in float32 the mean of equal tensors then differs from them in the last digit, and two runs differ. Here updates
+are summed exactly on a grid (``fedpfn.averaging``), which leaves an entry unchanged if no client moved it, and lets
+workers sum up their own clients: messages state the grid, and replies are clients or sums of clients, with the same
+result.
 
-Flower's server optimisers average and then step; put in front of this class, they step from this mean.
+Flower's server optimisers average and then step; as mixins in front of this class, they step from this mean.
 """
 
 import math
@@ -34,7 +35,7 @@ class FedAvg(flower.FedAvg):
     """
 
     elementwise = True
-    # what becomes of the mean before anything is done with it
+    # applied to the mean before anything else
     after_mean: Callable[[State], State] = staticmethod(lambda mean: mean)
     _sent: tuple[ArrayRecord, Mapping[str, Any]] | None = None
 
@@ -52,7 +53,7 @@ class FedAvg(flower.FedAvg):
         if SUMMABLE.issuperset(tensor.dtype for tensor in before.values()):
             exponents = grid_exponents(before, len(messages), _largest(grid))
             about[SUM_EXPONENTS], about[SUM_CLIENTS] = list(exponents.values()), len(messages)
-            # a subclass with an aggregation of its own may look at each client
+            # a subclass with its own aggregation may need each client
             if self.elementwise and type(self).aggregate_train is FedAvg.aggregate_train:
                 about[SUM_BY] = self.weighted_by_key
         return messages
@@ -84,7 +85,7 @@ class FedAvg(flower.FedAvg):
 
     @property
     def sent(self) -> tuple[State, Mapping[str, Any]]:
-        """What the clients of this round started from, and the config record that they were sent."""
+        """The state that the clients of this round started from, and the config record that they were sent."""
         if self._sent is None:
             raise RuntimeError("there is no round before configure_train")
         return from_record(self._sent[0]), self._sent[1]
@@ -119,8 +120,8 @@ class FedAvg(flower.FedAvg):
 def _largest(grid: Grid | None) -> float:
     """Return the largest number of examples of a client, where a grid knows it."""
     while grid is not None:
-        if (most := max(getattr(grid, "sizes", ()), default=1)) > 1:
-            return float(most)
+        if (largest := max(getattr(grid, "sizes", ()), default=1)) > 1:
+            return float(largest)
         grid = getattr(grid, "grid", None)
     return LARGEST
 

@@ -4,7 +4,8 @@ From the clients of a round, S of N:
 
     h <- h - (alpha / N) sum_{i in S} (w_i - w_t),    w_{t+1} = mean_S w_i - h / alpha,
 
-every client counting equally. Under a mask h stays where nothing moved, and ``SharedMask`` undoes -h / alpha there. The
+every client counting equally. Under a mask h does not change where nothing moved, and ``SharedMask`` undoes -h / alpha
+there. The
 client's half is ``fedpfn.algorithms.fed_dyn``.
 """
 
@@ -65,5 +66,5 @@ class FedDyn(EqualClients):
         return dict(self.h)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with the h of a checkpoint."""
+        """Restore h from a checkpoint."""
         self.h = dict(state)

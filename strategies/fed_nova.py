@@ -1,10 +1,11 @@
-"""FedNova (Wang et al. 2020, arXiv 2007.07481), server's half: updates normalised by how far a client could go.
+"""FedNova (Wang et al. 2020, arXiv 2007.07481), server's half: updates normalised by how far a client's steps could
+move it.
 
 With p_i = n_i / sum n and a_i the client's normaliser,
 
     d_i = (w_t - w_i) / a_i,    w_{t+1} = w_t - (sum_i p_i a_i) sum_i p_i d_i.
 
-a_i times the learning rate comes with the reply (``fedpfn.algorithms.fed_nova``), which factor cancels. Under a shared
+a_i times the learning rate comes with the reply (``fedpfn.algorithms.fed_nova``); that factor cancels. Under a shared
 mask the formula holds entry by entry. FedPNU has one a_i per phase: an entry takes the sum over the phases that train
 it, and a client that took no step in them has no d_i there and is left out. Where all clients reach equally far this is
 FedAvg, to the bit.
@@ -88,11 +89,11 @@ def _reach(reach: Sequence[float], trained: Sequence[Tensor]) -> Tensor:
 
 
 def _reaches(replies: Sequence[Message], server_round: int, *, phases: int) -> list[list[float]]:
-    found = []
+    reaches = []
     for reply in replies:
         reach = only_metrics(reply.content).get(REACH)
         if not isinstance(reach, list) or len(reach) != phases or not all(0 <= value < torch.inf for value in reach):
             reason = f"FedNova needs its {REACH}, one number of 0 or more for each of {phases} phases; got {reach!r}"
             raise ReplyError(reply.metadata.src_node_id, server_round, reason)
-        found.append([float(value) for value in reach])
-    return found
+        reaches.append([float(value) for value in reach])
+    return reaches

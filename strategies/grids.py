@@ -1,4 +1,4 @@
-"""A Flower grid seen through another: what a grid that adds one thing to a grid leaves as it is."""
+"""Wrappers of a Flower grid: a base class that delegates everything, and grids that change one thing."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from flwr.supercore.run import Run
 
 
 class GridView(Grid):
-    """Passes everything on to ``grid``; subclasses change what they are about."""
+    """Delegates everything to ``grid``; subclasses override what they change."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -47,14 +47,14 @@ class GridView(Grid):
 
 
 def everybody(grid: Grid) -> list[int]:
-    """Return the ids of all nodes, of which a round may show a strategy only those that were drawn."""
+    """Return the ids of all nodes, of which a round may show a strategy only the drawn ones."""
     while isinstance(grid, Population):
         grid = grid.grid
     return list(grid.get_node_ids())
 
 
 class Population(GridView):
-    """A grid in which only ``nodes`` can be seen: who is to be drawn from in a round."""
+    """A grid in which only ``nodes`` are visible: those to draw from in a round."""
 
     def __init__(self, grid: Grid, nodes: Sequence[int]) -> None:
         super().__init__(grid)
@@ -66,10 +66,10 @@ class Population(GridView):
 
 
 class PolledGrid(GridView):
-    """A grid that looks for replies every ``seconds``: Flower's own to a SuperLink does so every 3 seconds.
+    """A grid that polls for replies every ``seconds``: Flower's own grid to a SuperLink polls every 3 seconds.
 
-    Replies are yielded as they come. What happens to a node in between two looks goes unnoticed: a SuperNode that stops
-    and starts again within 3 seconds has lost its message, for which Flower's grid then waits in vain.
+    Replies are yielded as they arrive. Events between two polls go unnoticed: a SuperNode that stops and starts again
+    within 3 seconds has lost its message, for which Flower's grid then waits in vain.
     """
 
     def __init__(self, grid: Grid, seconds: float = 0.25) -> None:
@@ -80,7 +80,7 @@ class PolledGrid(GridView):
         """Send messages and yield the replies; nodes that have not replied after ``timeout`` seconds are left out."""
         sent = list(messages)
         self.grid.push_messages(sent)
-        # one that the SuperLink did not take is among them: it says so in the place of a reply
+        # including messages that the SuperLink did not accept: it reports this instead of a reply
         waiting = {message.metadata.message_id for message in sent}
         deadline = None if timeout is None else time.monotonic() + timeout
         while waiting and (deadline is None or time.monotonic() < deadline):

@@ -1,6 +1,6 @@
-"""Which node holds which clients, where nodes have data of their own: each is asked once, and again after it failed.
+"""Which node holds which clients, if nodes have their own data: each is queried once, and again after a failure.
 
-The server's half of ``clients.holding``. A node that comes back under another id takes over what it holds.
+The server's half of ``clients.holding``. A node that comes back with another id takes over the clients that it holds.
 """
 
 import time
@@ -16,7 +16,7 @@ from fedpfn.protocol import CONFIG, HELD_CLIENTS, HELD_SIZES, HOLDING
 
 
 class HoldingError(RuntimeError):
-    """The nodes do not hold what the run needs: a line for each fault, before anything is trained."""
+    """The nodes do not hold the clients that the run needs: one line per fault, before anything is trained."""
 
 
 class Holdings:
@@ -27,8 +27,8 @@ class Holdings:
     grid
         The nodes, whose ClientApp answers ``query.holding``.
     sizes
-        Number of examples of each client, as the server reckons it: a node that counts others has other data. None
-        where only the nodes know; ``settle`` learns it then.
+        Number of examples of each client, as the server counts them: a node with different counts has different data.
+        None if only the nodes know; ``settle`` then gets it from them.
     clients
         Number of clients.
     config
@@ -91,7 +91,7 @@ class Holdings:
         """Return the cohort of each node that holds some of ``clients``, by node; clients of no node are left out."""
         nodes = sorted(self.grid.get_node_ids())
         self._ask(nodes)
-        # the latest answer counts: a node that came back under another id may still be taken for connected
+        # the latest answer counts: a node that came back with another id may still be listed as connected
         holder = {client: node for node, held in self._held.items() if node in nodes for client in held}
         cohorts: dict[int, list[int]] = {}
         for client in sorted(clients):
@@ -100,7 +100,7 @@ class Holdings:
         return cohorts
 
     def forget(self, node: int) -> None:
-        """Ask a node again before it gets its next message: it may have been started anew, for other data."""
+        """Query a node again before its next message: it may have been restarted with other data."""
         self._held.pop(node, None)
 
     def _ask(self, nodes: Collection[int]) -> None:
@@ -125,7 +125,7 @@ class Holdings:
             differing = [client for client, size in zip(clients, sizes, strict=True) if not self._agrees(client, size)]
             if differing:
                 self._faults[node] = (
-                    f"it counts other examples than the server for clients {_numbers(differing)}: its data differ"
+                    f"it counts other examples than the server for clients {_numbers(differing)}: it has different data"
                 )
                 continue
             self._held[node] = frozenset(clients)

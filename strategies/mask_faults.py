@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a run's mask before it starts: its schedule, its ratio, its patterns."""
+"""Faults of a run's mask that can be found before it starts: in its schedule, its ratio, its patterns."""
 
 import fnmatch
 from collections.abc import Iterable, Iterator
@@ -14,16 +14,16 @@ from fedpfn.schedules import Masking, make_schedule
 
 
 def schedule_faults(config: RunConfig) -> Iterator[str]:
-    """Say why the mask schedule cannot be had, or does not take its arguments."""
+    """Yield why the mask schedule is unavailable or refuses its arguments."""
     if not is_masked(config):
         return
     name, args = config.mask.schedule, args_of(config.mask.args)
     if config.strategy.name == "ssfl":
-        # it would be passed over in silence
+        # it would be ignored silently
         if config.mask.granularity != "weight":
-            yield "strategy.name=ssfl freezes single entries: mask.granularity=neuron cannot be had with it"
+            yield "strategy.name=ssfl freezes single entries and cannot be used with mask.granularity=neuron"
         if name not in ("per-round", "fixed"):
-            yield f"strategy.name=ssfl keeps the mask that it chose: mask.schedule={name} cannot be had with it"
+            yield f"strategy.name=ssfl keeps the mask that it chose and cannot be used with mask.schedule={name}"
     if imports.is_reference(name):
         try:
             schedule = imports.load(name)
@@ -38,7 +38,7 @@ def schedule_faults(config: RunConfig) -> Iterator[str]:
     if (hint := imports.colon_hint(name)) is not None:
         yield f"mask.schedule: {hint}"
         return
-    yield from (f"mask.args.{given} is for a schedule of your own; {name!r} takes none" for given in args)
+    yield from (f"mask.args.{given} is for your own schedule; {name!r} takes no arguments" for given in args)
     try:
         make_schedule(Masking(schedule=name))
     except ValueError as error:
@@ -46,7 +46,7 @@ def schedule_faults(config: RunConfig) -> Iterator[str]:
 
 
 def frozen_faults(config: RunConfig) -> Iterator[str]:
-    """Say in which round the mask freezes every parameter; with patterns that leave some out, that may be meant."""
+    """Yield the round in which the mask freezes every parameter; with patterns that leave some out it is allowed."""
     mask = config.mask
     if not is_masked(config) or imports.is_reference(mask.schedule):
         return
@@ -64,12 +64,12 @@ def frozen_faults(config: RunConfig) -> Iterator[str]:
 
 
 def cycle_faults(config: RunConfig) -> Iterator[str]:
-    """Say which share of the network no round of a cycle trains; FedPNU trains the complement as well."""
+    """Yield the share of the network that no round of a cycle trains; FedPNU trains the complement as well."""
     if not is_masked(config) or config.strategy.name == "fedpnu" or config.mask.schedule != "cyclic":
         return
     mask, masking, first = config.mask, masking_of(config), config.mask.warmup_rounds + 1
     smallest: dict[float, float] = {}
-    # a run shorter than a cycle is a try of it
+    # a run shorter than a cycle is a trial
     for server_round in range(first, max(config.rounds + 1, first + mask.blocks)):
         start = (server_round - 1) % mask.blocks / mask.blocks
         ratio = masking.ratio_at(server_round)
@@ -85,7 +85,7 @@ def cycle_faults(config: RunConfig) -> Iterator[str]:
 
 
 def pattern_faults(config: RunConfig, parameters: list[str]) -> list[str]:
-    """Return which patterns of the mask match none of ``parameters``: a typo would freeze something else in silence."""
+    """Return which patterns of the mask match none of ``parameters``: a typo would silently freeze something else."""
     if not is_masked(config):
         return []
     return [

@@ -1,4 +1,4 @@
-"""One round under a mask: where its frozen entries lie, whole states from packed ones, replies checked against it."""
+"""One round under a mask: the positions of its frozen entries, whole states from packed ones, checks of replies."""
 
 from collections.abc import Mapping
 from copy import copy
@@ -26,7 +26,7 @@ class MaskedRound:
 
     @cached_property
     def positions(self) -> Positions:
-        """Where the entries lie that any phase of the plan trains."""
+        """The positions of the entries that any phase of the plan trains."""
         return plan_positions(self.plan, tuple((name, tuple(self.before[name].shape)) for name in self.parameters))
 
     def whole(self, arrays: Mapping[str, Tensor]) -> State:
@@ -42,7 +42,7 @@ class MaskedRound:
         return unpack(pack({name: tensor.to(before.dtype)}, one), one, {name: before})[name]
 
     def moves_frozen(self, state: Mapping[str, Tensor]) -> bool:
-        """Tell whether a client's whole state differs from w_t where the plan freezes."""
+        """Return whether a client's whole state differs from w_t where the plan freezes."""
         return any(
             self.positions.of.get(name) is not None and not torch.equal(self.restored(name, state[name]), state[name])
             for name in self.parameters
@@ -50,7 +50,7 @@ class MaskedRound:
 
 
 def whole_reply(masked: MaskedRound, reply: Message, server_round: int) -> Message:
-    """Return a reply with whole arrays in place of packed ones; the reply itself stays as it came.
+    """Return a reply with whole arrays in place of packed ones; the reply itself is not changed.
 
     Raises ``ReplyError`` for arrays that do not fit what was sent.
     """

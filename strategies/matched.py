@@ -1,9 +1,9 @@
-"""Client models matched before they are averaged: units of each renumbered to meet a model that all are compared with.
+"""Client models matched before they are averaged: the units of each are renumbered to match a common target.
 
-Averaging takes it that unit 7 of one client is unit 7 of another's. Matching after training (Git Re-Basin, Ainsworth et
-al. 2023; ``fedpfn.lmc.matching``) looks for the numbering in which a client's model is closest to the target, by its
-weights or by what its units compute on examples, and the strategy inside averages the renumbered models. Under a mask
-only units without frozen entries may move (``fedpfn.lmc.matching.in_rounds``), so that it goes outside of the mask:
+Averaging assumes that unit 7 of one client corresponds to unit 7 of another. Matching after training (Git Re-Basin,
+Ainsworth et al. 2023; ``fedpfn.lmc.matching``) finds the numbering in which a client's model is closest to the target,
+by its weights or by what its units compute on examples, and the inner strategy averages the renumbered models. Under a
+mask only units without frozen entries may move (``fedpfn.lmc.matching.in_rounds``), so this goes outside the mask:
 ``Matched(SharedMask(FedAvg()), model)``. It sees every client's model, so that workers must not sum them up.
 """
 
@@ -42,24 +42,24 @@ class Matched(Wrapper):
     strategy
         Any Flower strategy that averages arrays.
     model
-        The clients' model, which says which units there are (``spec_for``); its weights are of no account.
+        The clients' model, which determines the units (``spec_for``); its weights do not matter.
     method
         ``weights`` compares weights, ``activations`` what units compute on ``examples``.
     to
         What models are matched to: ``global``, the model that the round started from, or ``mean``, that of the clients
         matched so far, in the order of their ids, the first to the global model.
     examples
-        Examples for ``activations``; their labels are not looked at.
+        Examples for ``activations``; their labels are not used.
     inputs
-        Something in the shape of what the model reads, for a forward pass that shows its units; without it, one is made
-        up (``spec_for``).
+        An input of the model, for the forward pass that finds its units; only its shape matters, and by default one is
+        made up (``spec_for``).
     seed
         Seed of the order in which weight matching visits layers.
 
     Raises
     ------
     ValueError
-        For a model whose units cannot be named, an unknown method or target, and ``activations`` without examples.
+        For a model whose units cannot be identified, an unknown method or target, and ``activations`` without examples.
 
     Examples
     --------
@@ -81,7 +81,7 @@ class Matched(Wrapper):
         seed: int = 0,
     ) -> None:
         if method not in METHODS or to not in TARGETS:
-            raise ValueError(f"method is one of {METHODS} and to one of {TARGETS}, got {method!r} and {to!r}")
+            raise ValueError(f"method must be one of {METHODS} and to one of {TARGETS}, got {method!r} and {to!r}")
         if method == "activations" and (examples is None or not len(examples)):
             raise ValueError("activations are compared on examples; got none")
         super().__init__(strategy)
@@ -97,7 +97,7 @@ class Matched(Wrapper):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Let the strategy address its messages and take note of the model and the mask that clients start from."""
+        """Let the strategy address its messages, and remember the model and the mask that clients start from."""
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
         self._round = None
         if messages:
@@ -110,7 +110,7 @@ class Matched(Wrapper):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Match the replies' models, let the strategy aggregate them, and add to its metrics how many units moved.
 
-        Raises ``ReplyError`` for a reply that is no model of its own, or holds arrays that matching does not renumber.
+        Raises ``ReplyError`` for a reply without its own model, or with arrays that matching does not renumber.
         """
         valid, failed = split(replies)
         if self._round is None or not valid:
@@ -158,8 +158,10 @@ class Matched(Wrapper):
             # on the device where the model and the examples are
             device = next(self._model.parameters()).device
             first, second = ({name: tensor.to(device) for name, tensor in one.items()} for one in (target, state))
-            found = activation_matching(self.spec, self._model, first, second, self._examples, movable=movable)
-            return Matching(found.permutations, {n: t.cpu() for n, t in found.state.items()}, 1, found.objective)
+            matching = activation_matching(self.spec, self._model, first, second, self._examples, movable=movable)
+            return Matching(
+                matching.permutations, {n: t.cpu() for n, t in matching.state.items()}, 1, matching.objective
+            )
 
         return match
 

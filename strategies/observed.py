@@ -1,4 +1,4 @@
-"""Rounds as values, around any Flower strategy: what each round sent, received and made of it goes to observers.
+"""Rounds as values, around any Flower strategy: what each round sent, received and produced goes to observers.
 
 An observer is a function of a ``Round``. It is called after every aggregation, and once before the first round with the
 initial model as round 0, and may return numbers for Flower's own result of the run.
@@ -58,7 +58,7 @@ class _Received:
 
 
 class _EndedError(Exception):
-    """The way out of Flower's loop before its last round."""
+    """Leaves Flower's loop before its last round."""
 
 
 class Observed(Strategy):
@@ -71,12 +71,12 @@ class Observed(Strategy):
     observers
         Functions of a ``fedpfn.rounds.Round``; numbers that they return are in Flower's result.
     device
-        Where the states of rounds are to lie.
+        Device of the states of rounds.
     rounds_done
-        Rounds that an earlier process ran. Flower counts from 1 in every ``start``; the strategy and the observers
-        see ``rounds_done`` more, and the initial model is not shown again.
+        Rounds that an earlier process ran. Flower counts from 1 in every ``start``; for the strategy and the observers
+        rounds are numbered ``rounds_done`` higher, and the initial model is not shown again.
     ended
-        Asked once the observers have seen a round: whether the run ends with it, before the last one.
+        Called after the observers have seen a round; returns whether the run ends with it, before the last one.
 
     Examples
     --------
@@ -97,7 +97,7 @@ class Observed(Strategy):
         self.device, self.rounds_done, self.ended = torch.device(device), rounds_done, ended
         self._sent: _Sent | None = None
         self._received: _Received | None = None
-        # what Flower gathers too, and loses where its loop is left
+        # Flower collects these too, but loses them when its loop is left early
         self._result = Result()
 
     def summary(self) -> None:
@@ -142,7 +142,7 @@ class Observed(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Let the strategy address its messages and take note of them."""
+        """Let the strategy address its messages, and remember them."""
         wire = getattr(grid, "wire_bytes", None)
         messages = list(self.strategy.configure_train(server_round + self.rounds_done, arrays, config, grid))
         self._received = None
@@ -156,17 +156,17 @@ class Observed(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Take note of the replies and let the strategy aggregate them."""
+        """Remember the replies and let the strategy aggregate them."""
         received_at, replies, sent = time.perf_counter(), list(replies), self._sent
         if sent is None:
             raise RuntimeError("aggregate_train comes after configure_train")
         number = server_round + self.rounds_done
         bytes_up = _bytes_of(split(replies)[0], sent.coding)
         if sent.coding is not None:
-            # what is measured are models, in however few bits they came
+            # models are measured decoded, in however few bits they arrived
             replies = decoded(replies, sent.coding, number)
         valid, failed = split(replies)
-        # read before the strategy has them: some take the arrays out of a reply as they go
+        # read before the strategy gets them: some strategies remove the arrays from replies
         contributions = sorted((_contribution(reply, number) for reply in valid), key=lambda c: c.client)
         workers = {reply.metadata.src_node_id: _worker(reply) for reply in valid}
         now = getattr(sent.grid, "wire_bytes", None)
@@ -230,7 +230,7 @@ class Observed(Strategy):
 
 
 def _summed_drift(sent: _Sent, contributions: Sequence[Contribution], replies: Sequence[Message]) -> Drift | None:
-    """Return the drift in a round whose clients were summed up; None where the norm of one is not known."""
+    """Return the drift in a round whose clients were summed up; None if any norm is unknown."""
     norms = getattr(sent.grid, "update_norms", {})
     records = [only_arrays(reply.content)[1] for reply in replies]
     sums = {id(record): record for record in records if is_summed(record)}
@@ -275,7 +275,7 @@ def _bytes_of(messages: Iterable[Message], coding: Coding | None = None) -> int:
 
 
 def _summed_bytes(record: ArrayRecord, coding: Coding | None) -> int:
-    """Return the bytes that one client's arrays take that are in a sum, in as many bits as they come."""
+    """Return the bytes that the arrays of one client in a sum would take, at the precision of the messages."""
     kinds: Kinds = {
         summed_name(name): (getattr(torch, name.split(":")[1]), tuple(array.shape)) for name, array in record.items()
     }
@@ -290,7 +290,7 @@ def _worker(reply: Message) -> Mapping[str, Any]:
 
 
 def _busiest(contributions: Iterable[Contribution], workers: Mapping[int, Mapping[str, Any]]) -> float:
-    """Return the training seconds of the busiest process: processes work side by side. 0 where nobody says."""
+    """Return the training seconds of the busiest process, since processes work in parallel; 0 if not reported."""
     seconds: dict[int, float] = {}
     for contribution in contributions:
         process = int(workers[contribution.client].get(PROCESS, contribution.client))

@@ -1,8 +1,8 @@
-"""What can be known to be wrong before anything starts: all faults of a config beyond its own values, at once.
+"""All faults of a config that can be found before anything starts, beyond those of its values, at once.
 
-Asks those who know: data sets and partitions (``partitions``), models, masks and import strings (``fedpfn``), Flower's
-strategies, the run folder. No data are read. The model is built and tried on inputs of the right shape where the data
-set's shape is known beforehand; for other data ``model_faults`` does the same once they are loaded.
+It checks data sets and partitions (``partitions``), models, masks and import strings (``fedpfn``), Flower's strategies,
+and the run folder. No data are read. The model is built and tried on inputs of the right shape if the data set's shape
+is known beforehand; for other data ``model_faults`` does the same once they are loaded.
 """
 
 import os
@@ -35,15 +35,15 @@ from strategies.bases import base_faults, server_class
 from strategies.mask_faults import cycle_faults, frozen_faults, pattern_faults, schedule_faults
 from strategies.private import privacy_fault
 
-# algorithms with arrays besides the model, or kept from round to round, whose entries belong to a client's own units
+# algorithms with further arrays, sent or kept, whose entries belong to a client's own units
 _BY_UNIT = ("scaffold", "feddyn", "moon")
 
 
 def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: bool = True) -> list[str]:
     """Return every fault of ``config`` that can be found without reading data, one line each.
 
-    What depends on one of the keys ``unknown``, whose values are faulty, is not asked. Without ``try_model`` the model
-    is not built, for a caller that shows what building it brings to light.
+    Nothing is checked that depends on one of the ``unknown`` keys, whose values are faulty. Without ``try_model`` the
+    model is not built, for a caller that reports the findings of building it itself.
     """
     checks: tuple[Check[RunConfig], ...] = (
         _data_faults,
@@ -68,7 +68,7 @@ def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: 
 
 
 def all_faults(reading: Reading[RunConfig]) -> list[str]:
-    """Return the faults of keys and values that were found in reading a config, and all that can be found besides."""
+    """Return the faults of keys and values found while reading a config, and all others that can be found."""
     return [*reading.faults, *find_faults(reading.config, unknown=reading.unknown)]
 
 
@@ -107,7 +107,7 @@ def _own_faults(name: str, args: dict[str, Scalar], provided: Iterable[str], *, 
 
 
 def _labels(config: RunConfig) -> Any:
-    """Return the form of labels that the run's task asks for; empty where it takes what there is, or is faulty."""
+    """Return the form of labels that the run's task requires; empty if it follows the data, or is faulty."""
     with suppress(ValueError):
         task = resolve_task(config.data.task)
         return "" if task is None else task.labels
@@ -158,7 +158,7 @@ def _task(config: RunConfig) -> Task | None:
 
 
 def _facts(config: RunConfig) -> datasets.Facts | None:
-    """Return what is known of the data set before it is read, with its labels as the task takes them."""
+    """Return what is known about the data set before it is read, with labels in the form that the task takes."""
     task = _task(config)
     return None if task is None else datasets.facts_of(config.data.name, task.labels)
 
@@ -178,7 +178,7 @@ def _partition_faults(config: RunConfig) -> Iterator[str]:
     yield from schemes.find_faults(
         clients=config.federation.clients,
         num_examples=None if facts is None else min(facts.train_examples, limit or facts.train_examples),
-        # a small try may miss a class
+        # a small trial may miss a class
         num_classes=None if facts is None or limit else facts.strata,
         **scheme_settings(config),
     )
@@ -201,14 +201,14 @@ def _privacy_faults(config: RunConfig) -> Iterator[str]:
     privacy = config.privacy
     if not privacy.clip_norm:
         if privacy.noise_multiplier or privacy.epsilon:
-            yield "noise needs a bound on what it hides: set privacy.clip-norm, e.g. to the norm of a usual update"
+            yield "noise needs a bound on the updates: set privacy.clip-norm, e.g. to the norm of a typical update"
         return
     if privacy.noise_multiplier and privacy.epsilon:
         yield "privacy.epsilon sets the noise multiplier; give it or privacy.noise-multiplier"
     if find_spec("dp_accounting") is None:
         yield 'privacy needs the package dp-accounting: pip install "fedpfn[dp]"'
     if config.strategy.name == "ssfl":
-        yield "privacy: the saliency that strategy.name=ssfl asks clients for is not private"
+        yield "privacy: the saliency that clients send with strategy.name=ssfl is not private"
         return
     if "weighted_by_key" in args_of(config.strategy.args):
         yield "privacy: all clients count the same; leave strategy.args.weighted_by_key out"
@@ -246,10 +246,10 @@ def _algorithm_faults(config: RunConfig) -> Iterator[str]:
 
 
 def label_faults(config: RunConfig, task: Task | None) -> list[str]:
-    """Return why a task's labels cannot be trained on as ``config`` says; where it is not known, as far as it shows."""
+    """Return why ``config`` cannot train on a task's labels; what depends on an unknown task is not checked."""
     faults = loss_faults(config.train.loss, task)
     if config.stop.target and task is not None and not task.has_accuracy:
-        faults.append(f"stop.target is an accuracy, which a {task.name} has none of; use stop.patience")
+        faults.append(f"stop.target is an accuracy, and a {task.name} has none; use stop.patience")
     with suppress(ValueError):
         kind = local_algorithm_class(config.strategy.name)
         if task is not None and task.labels != "classes" and kind is not None and kind.needs_classes:
@@ -314,10 +314,10 @@ def _output_faults(config: RunConfig) -> list[str]:
 
 
 def resume_faults(config: RunConfig, path: Path) -> list[str]:
-    """Say why ``config`` is not the one to go on with in the run folder ``path``; it may have more rounds."""
+    """Return why the run folder ``path`` cannot be resumed with ``config``, which may have more rounds."""
     try:
         run = read_run(path)
-        checkpoint = last_checkpoint(path, most=len(run.rounds) - 1)
+        checkpoint = last_checkpoint(path, up_to=len(run.rounds) - 1)
     except ValueError as error:
         return [str(error)]
     there, here = used_keys(run.config), used_keys(config)
@@ -330,7 +330,7 @@ def resume_faults(config: RunConfig, path: Path) -> list[str]:
             "would a run of more rounds; start one without that rule to train for longer"
         ]
     if config.output.keep_best and not run.config.output.keep_best:
-        return [f"{path} has not kept its best model so far; set output.keep-best=false to go on with it"]
+        return [f"{path} has not kept its best model so far; set output.keep-best=false to resume it"]
     if config.rounds > run.config.rounds:
         if _moves("mask.ratio-shape", here):
             return [
@@ -344,21 +344,21 @@ def resume_faults(config: RunConfig, path: Path) -> list[str]:
                 f"{run.config.rounds} has other rates"
             ]
         if run.summary is not None and checkpoint is None:
-            return [f"{path} cannot be extended: it holds no checkpoint to go on from"]
+            return [f"{path} cannot be extended: it holds no checkpoint to resume from"]
         del there["rounds"], here["rounds"]
     elif run.summary is not None:
         return [f"{path} is complete: there is nothing to resume; more rounds than {run.config.rounds} extend it"]
-    # it was settled for the machine the run started on
+    # it was resolved for the machine on which the run started
     there["device"] = here["device"] = config.device
     differing = [name for name in there | here if there.get(name) != here.get(name)]
     return [
-        f"{path} is another run: it has {name}={there.get(name)}, and {here.get(name)} was asked for"
+        f"{path} is another run: it has {name}={there.get(name)}, but {here.get(name)} was requested"
         for name in differing
     ]
 
 
 def _edited_since(run: Run, checkpoint: Checkpoint) -> list[str]:
-    """Say where a run's config is no longer the one that its checkpoint was made with; it may have more rounds."""
+    """Return where a run's config differs from the one that its checkpoint was made with; it may have more rounds."""
     made = settings_of_checkpoint(checkpoint)
     if made is None:
         return []
@@ -366,7 +366,7 @@ def _edited_since(run: Run, checkpoint: Checkpoint) -> list[str]:
     file = run.path / "config.yaml"
     before, after = made.get("rounds", 0), now["rounds"]
     if after < before:
-        return [f"{file} has rounds={after}, and its checkpoint is of a run of {before}: a run is not made shorter"]
+        return [f"{file} has rounds={after}, but its checkpoint is of a run of {before}: a run cannot be shortened"]
     # a key of a later version had its default
     differing = [
         f"{name}={now.get(name, default)}, not {made.get(name, default)}"
@@ -379,10 +379,10 @@ def _edited_since(run: Run, checkpoint: Checkpoint) -> list[str]:
         differing.append(f"rounds={after}, not {before}, on which {' and '.join(moving)} depends")
     if not differing:
         return []
-    told = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
-    return [f"{file} is not what the checkpoint of round {checkpoint.server_round} was made with: it has {told}"]
+    changes = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
+    return [f"{file} is not what the checkpoint of round {checkpoint.server_round} was made with: it has {changes}"]
 
 
 def _moves(name: str, used: Mapping[str, Scalar]) -> bool:
-    """Whether a schedule moves over all rounds of a run, so that one of more rounds has other values."""
+    """Whether a schedule depends on the run's total number of rounds, so that extending the run changes its values."""
     return used.get(name, "constant") not in (("constant",) if name == "mask.ratio-shape" else ("constant", "step"))

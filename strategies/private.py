@@ -1,9 +1,10 @@
 """Client-level differential privacy around a strategy that takes the mean of clients' arrays.
 
-Clients are told to clip their updates (``clients.privacy``) and count the same; Gaussian noise falls on what the round
-trains, in the mean here (central) or in each update there (local). Definitions, proposition and accounting:
-``fedpfn.privacy``. A server optimiser steps from the noisy mean, which costs no more privacy, and ``SharedMask`` goes
-around: ``SharedMask(Private(FedAdam(), clip_norm=1.0, noise_multiplier=1.0), mask_ratio=0.4)``.
+Clients are instructed to clip their updates (``clients.privacy``) and count the same; Gaussian noise is added to the
+entries that the round trains, in the mean on the server (central) or in each update on the client (local). Definitions,
+proposition and accounting: ``fedpfn.privacy``. A server optimiser steps from the noisy mean, at no further cost in
+privacy, and ``SharedMask`` goes around it:
+``SharedMask(Private(FedAdam(), clip_norm=1.0, noise_multiplier=1.0), mask_ratio=0.4)``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -47,10 +48,10 @@ class Private(Wrapper):
     delta
         Probability with which the bound may fail, for the epsilon that is reported.
     local
-        Whether each client adds noise of its own, so that the server need not be trusted either.
+        Whether each client adds its own noise, so that the server need not be trusted either.
     seed
-        Seed of the noise, for simulations that can be repeated: whoever knows it can take the noise off again. None
-        draws from the operating system.
+        Seed of the noise, for repeatable simulations: anyone who knows it can remove the noise. None draws from the
+        operating system.
 
     Raises
     ------
@@ -115,7 +116,7 @@ class Private(Wrapper):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Tell the clients how to clip their updates, and what noise to add."""
+        """Send the clients the norm to clip their updates to, and the noise to add."""
         noise = self.noise_multiplier if self.local else 0.0
         about = {CLIP_NORM: self.clip_norm, CLIENT_NOISE: noise}
         messages = list(self.strategy.configure_train(server_round, arrays, ConfigRecord({**config, **about}), grid))
@@ -132,7 +133,7 @@ class Private(Wrapper):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Let the strategy aggregate the replies, with noise in their mean, and add ``epsilon`` to the metrics.
 
-        Raises ``ReplyError`` for a client that gives itself another weight than the others have.
+        Raises ``ReplyError`` for a client whose weight differs from the others'.
         """
         replies = list(replies)
         valid, _ = split(replies)
@@ -158,7 +159,7 @@ class Private(Wrapper):
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what had been released."""
+        """Restore what had been released, from a checkpoint."""
         self._drawn = state["drawn"].tolist()
         self._taken_part = dict(state["taken_part"].tolist())
 
@@ -178,10 +179,10 @@ class Private(Wrapper):
 
 
 def privacy_fault(strategy: Any) -> str | None:
-    """Say why a strategy (or its class) cannot be made private, or None."""
+    """Return why a strategy (or its class) cannot be made private, or None."""
     kind = strategy if isinstance(strategy, type) else type(strategy)
     if kind in _MEANS:
         return None
-    # others look at clients one by one, or at numbers of theirs, where there is no noise
+    # others use clients one by one, or metrics of theirs, which have no noise
     names = ", ".join(mean.__name__ for mean in _MEANS)
     return f"{kind.__name__} cannot be private: noise goes into the plain mean of updates, which {names} take"

@@ -1,7 +1,7 @@
-"""Updates in fewer bits around any Flower strategy: clients are told how to send theirs, and replies are decoded.
+"""Updates in fewer bits around any Flower strategy: clients are instructed how to send theirs, and replies are decoded.
 
 The formulae are ``fedpfn.quantisation``'s, the arrays on the wire ``fedpfn.coding``'s, the clients' half
-``clients.quantisation``. What the strategy inside gets are replies as if they had come in full. It is outside of a
+``clients.quantisation``. The inner strategy gets replies as if they had come in full. It goes outside a
 mask: ``Quantised(SharedMask(FedAdam(), mask_ratio=0.4), precision="int8")``. The server sends its model in full.
 """
 
@@ -23,7 +23,7 @@ from strategies.wrapper import Wrapper
 
 
 class Quantised(Wrapper):
-    """Have clients send their updates in fewer bits.
+    """Make clients send their updates in fewer bits.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ class Quantised(Wrapper):
     precision
         ``int8`` or ``float16``; ``float32`` changes nothing.
     error_feedback
-        Whether clients add what rounding lost to their next update, for which they keep a tensor per parameter.
+        Whether clients add what rounding lost to their next update; they keep one tensor per parameter for this.
     seed
-        Seed of the rounding, for simulations that can be repeated. None draws from the operating system.
+        Seed of the rounding, for repeatable simulations. None draws from the operating system.
 
     Raises
     ------
@@ -58,14 +58,14 @@ class Quantised(Wrapper):
         self._coding: Coding | None = None
 
     def summary(self) -> None:
-        """Log in how many bits updates travel, then the wrapped strategy's own settings."""
+        """Log the precision of updates, then the wrapped strategy's own settings."""
         log(INFO, "\t├──> Quantised: precision=%s, error_feedback=%s", self.precision, self.error_feedback)
         self.strategy.summary()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Tell the clients how to send their updates."""
+        """Send the clients the precision for their updates."""
         if self.precision == "float32":
             return self.strategy.configure_train(server_round, arrays, config, grid)
         about = ConfigRecord({**config, PRECISION: self.precision, ERROR_FEEDBACK: self.error_feedback,
@@ -94,9 +94,9 @@ def coding_of(messages: Sequence[Message]) -> Coding | None:
 
 
 def decoded(replies: Sequence[Message], coding: Coding, server_round: int) -> list[Message]:
-    """Return replies with the arrays that theirs stand for; those that hold such already, and failures, as they are.
+    """Return replies with decoded arrays; those that came in full, and failures, are unchanged.
 
-    Raises ``ReplyError`` for arrays that do not stand for those that were sent.
+    Raises ``ReplyError`` for arrays that do not represent those that were sent.
     """
     valid, failed = split(replies)
     whole = []

@@ -1,4 +1,4 @@
-"""Flower's array records as states of tensors and back, with as few copies as can be."""
+"""Flower's array records as states of tensors and back, with as few copies as possible."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +12,13 @@ from fedpfn.params import State
 
 
 class TensorArray(Unwritten, Array):  # type: ignore[override]
-    """A tensor as one of Flower's arrays, written as bytes only where somebody asks for them."""
+    """A tensor as one of Flower's arrays, converted to bytes only when they are read."""
 
-    # by this name an object of Flower's is known on the wire
+    # the name under which an object of Flower's is known on the wire
     __qualname__ = "Array"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Leave a process as an array like any other."""
+        """Pickle as an ordinary array."""
         return Array, (self.dtype, self.shape, self.stype, self.data)
 
 

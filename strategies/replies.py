@@ -1,6 +1,6 @@
-"""Clients' replies: the records that strategies look for in one, and how one says that its client failed.
+"""Clients' replies: the records that strategies expect in one, and how one reports that its client failed.
 
-Used by every part that reads replies, so that a bad one is refused in the same words under any strategy: with the
+Used by every part that reads replies, so that a bad one is refused with the same message under any strategy: with the
 client, the round and the reason.
 """
 
@@ -11,9 +11,9 @@ from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from fedpfn.protocol import ALGORITHM
 from fedpfn.rounds import Failure
 
-# Flower numbers its own errors from 0 to 6 and up; what a client's code raised is this project's to number
+# Flower numbers its own errors from 0; this code marks what a client's code raised
 FAILED = 200
-# the worker died that had a message, whose grid has a new one in its place
+# the worker with a message died, and its grid has replaced it
 LOST = 201
 _SEPARATOR = "\n"
 
@@ -27,7 +27,7 @@ class ReplyError(ValueError):
 
 
 def only_arrays(content: RecordDict) -> tuple[str, ArrayRecord]:
-    """Return the key and the record of the only array record, the algorithm's own aside.
+    """Return the key and the record of the only array record, apart from the algorithm's own.
 
     Raises ``ValueError`` for none or several.
     """
@@ -47,7 +47,7 @@ def only_metrics(content: RecordDict) -> MetricRecord:
 
 
 def error_reply(failure: Failure, message: Message) -> Message:
-    """Return Flower's error reply to ``message`` that says what ``failure`` says."""
+    """Return Flower's error reply to ``message`` that carries ``failure``."""
     reason = _SEPARATOR.join([f"{failure.stage}: {failure.error}", *filter(None, [failure.traceback])])
     return Message(Error(code=FAILED, reason=reason), reply_to=message)
 

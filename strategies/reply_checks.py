@@ -1,10 +1,10 @@
-"""What a client's reply in a cohort must hold before a strategy sees it, by what it was sent and what is known of it.
+"""What a client's reply in a cohort must hold before a strategy sees it, given what it was sent and its data.
 
 A reply to a TRAIN message that carries one array record holds one array record and one metric record. Its arrays are
-those that were sent, with their dtypes and shapes, or the active entries of the round's plan, packed, or what stands
-for either in fewer bits; their numbers can be computed with. Its metrics are such as can be (``fedpfn.reported``). Its
-records are those of the round's other clients. A strategy that sends several array records knows what it wants back: of
-its replies only the metrics are looked at.
+those that were sent, with their dtypes and shapes, or the active entries of the round's plan, packed, or either of them
+coded in fewer bits; their numbers can be computed with. Its metrics are possible values (``fedpfn.reported``). Its
+records are those of the round's other clients. A strategy that sends several array records knows what it expects back:
+only the metrics of its replies are checked.
 """
 
 import math
@@ -30,7 +30,7 @@ from strategies.replies import only_arrays
 
 
 class ReplyChecks:
-    """The checks of the replies to ``message``, and of the sums of workers, where they are to ``sum``.
+    """The checks of the replies to ``message``, and of workers' sums if they are to ``sum``.
 
     A round has one for each content that it sends.
     """
@@ -43,7 +43,7 @@ class ReplyChecks:
         if self.trains:
             records = [r for key, r in message.content.array_records.items() if key != ALGORITHM]
             self._sent = records[0] if len(records) == 1 else None
-        # whether a reply is to be like those of the round's other clients
+        # whether a reply must have the same records as those of the round's other clients
         self.compares = self._sent is not None
         self._weight = cast("str | None", self._config.get(SUM_BY)) if self.trains else None
 
@@ -69,12 +69,14 @@ class ReplyChecks:
             counts[tensor.dtype] += active.count(name, tensor)
         return {PACKED + _name(dtype): (dtype, (count,)) for dtype, count in counts.items()}
 
-    def fault(self, reply: ClientReply, *, most: int | None) -> str | None:
-        """Return why a reply cannot be used, or None; its client has at most ``most`` examples, where that is known."""
+    def fault(self, reply: ClientReply, *, max_examples: int | None) -> str | None:
+        """Return why a reply cannot be used, or None; ``max_examples`` is how many the client has, if known."""
         metrics = [record for record in reply.content.values() if isinstance(record, MetricRecord)]
         for record in metrics:
-            # others than those it trains on may be those it tests on
-            if fault := fault_of_metrics(record, most=most if self.trains else None, phases=self._phases):
+            # the examples that it is tested on may be others than it trains on
+            if fault := fault_of_metrics(
+                record, max_examples=max_examples if self.trains else None, phases=self._phases
+            ):
                 return fault
         worker = reply.content.get(WORKER)
         if isinstance(worker, ConfigRecord) and type(worker.get(PROCESS, 0)) is not int:
@@ -114,7 +116,7 @@ class ReplyChecks:
         if PRECISION in self._config:
             if not is_coded(tensors):
                 bits = self._config[PRECISION]
-                return f"its arrays come in full, and were asked for in {bits}: does the ClientApp have quantising_mod?"
+                return f"its arrays come in full, but {bits} was requested: does the ClientApp have quantising_mod?"
             try:
                 kinds = Coding(self._before, self._config).on_the_wire(kinds)
             except ValueError as error:
@@ -126,7 +128,7 @@ class ReplyChecks:
         if not (record or clients):
             return None
         if not self.sums or self._weight is None or self._sent is None:
-            return "it sums up clients, and was not asked to"
+            return "it sums up clients, but no sum was requested"
         if not record:
             return f"its sum has 0 arrays and {clients} clients"
         try:
@@ -146,9 +148,9 @@ class ReplyChecks:
 
 
 def odd_ones(replies: Mapping[int, ClientReply]) -> dict[int, str]:
-    """Return the clients whose replies are not made up as those of most, with how they differ.
+    """Return the clients whose replies differ in structure from the majority's, with how they differ.
 
-    Where two kinds of reply are equally frequent, that of the client with the lowest id is the one to go by.
+    If two kinds of reply are equally frequent, that of the client with the lowest id is the reference.
     """
     made = {client: _form(reply) for client, reply in replies.items()}
     if len(set(made.values())) < 2:
@@ -175,7 +177,7 @@ def _form(reply: ClientReply) -> tuple[str, ...]:
 
 
 def _difference(form: frozenset[str], usual: frozenset[str]) -> str:
-    return f"it is not made up as the others are: missing {sorted(usual - form)}, unknown {sorted(form - usual)}"
+    return f"its structure differs from the others': missing {sorted(usual - form)}, unknown {sorted(form - usual)}"
 
 
 def _differs(tensors: Mapping[str, Tensor], expected: Kinds) -> str | None:

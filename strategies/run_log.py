@@ -1,4 +1,4 @@
-"""The log of a run that Flower's own runtime runs, in the run folder next to what was measured."""
+"""The log of a run in Flower's own runtime, kept in the run folder next to the results."""
 
 import logging
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _LOGGER = logging.getLogger("flwr")
 
 @contextmanager
 def keeping_log(path: Path) -> Iterator[None]:
-    """Write what Flower and this project log into a file as well, and how the block ended."""
+    """Write the logs of Flower and this project, and how the block ended, into a file as well."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
     _LOGGER.addHandler(handler)

@@ -1,8 +1,7 @@
 """Client sampling as a function of (seed, round), for any Flower strategy.
 
-Flower's strategies sample with Python's global generator, which makes every run another one. Here the generator is
-seeded for the moment of sampling and then put back, or the round's clients are drawn beforehand and the strategy sees
-nobody else.
+Flower's strategies sample with Python's global generator, so that no two runs are alike. Here the generator is seeded
+for the sampling and then restored, or the round's clients are drawn beforehand and the strategy sees only those.
 """
 
 import random

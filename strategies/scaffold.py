@@ -70,7 +70,7 @@ class Scaffold(EqualClients):
         return dict(self.variate)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with the c of a checkpoint."""
+        """Restore c from a checkpoint."""
         self.variate = dict(state)
 
 

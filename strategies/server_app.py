@@ -71,10 +71,10 @@ def main(grid: Grid, context: Context) -> None:
 def run(grid: Grid, config: RunConfig, *, keep_log: bool = False) -> Path:
     """Run ``config`` over ``grid`` and return the run folder, complete.
 
-    With ``output.resume`` a run that is there already goes on from its last checkpoint, or from its start where it had
-    none yet, to the bits it would have had. With ``keep_log`` what is logged is kept in the folder, for a caller that
-    does not gather it anyway. Raises ``ConfigError`` before anything is written for a config that cannot be run, and
-    whatever stops the run later, after saying so in the run folder.
+    With ``output.resume`` an existing run continues from its last checkpoint, or from its start if it had none yet,
+    with bit-identical results. With ``keep_log`` the log is kept in the folder, for a caller that does not collect it
+    itself. Raises ``ConfigError`` before anything is written for a config that cannot be run, and whatever stops the
+    run later, after recording it in the run folder.
     """
     if faults := find_faults(config):
         raise ConfigError(faults)
@@ -97,7 +97,7 @@ def _open_folder(config: RunConfig, *, device: str) -> tuple[RunFolder, Checkpoi
     if config.output.resume and is_run(path):
         folder, checkpoint = RunFolder.reopen(path, device=device, rounds=config.rounds)
         unchecked = checkpoint is not None and DIGEST not in checkpoint.about
-        why = " (an earlier version wrote its checkpoint, without a digest to check it by)" if unchecked else ""
+        why = " (its checkpoint is by an earlier version, without a digest to verify it)" if unchecked else ""
         log(INFO, "Run folder: %s, resumed after round %d%s", path, checkpoint.server_round if checkpoint else 0, why)
         return folder, checkpoint
     folder = RunFolder(path)
@@ -117,7 +117,7 @@ def _federate(
     model: nn.Module,
     device: torch.device,
 ) -> None:
-    """Train, measure and record round after round, and say in the folder how it ended."""
+    """Train, measure and record every round, and record in the folder how the run ended."""
     dataset, sizes = data.dataset, data.sizes if holdings is None else holdings.sizes
     task = task_of(config, dataset.labels)
     if task != CLASSIFICATION:
@@ -126,7 +126,7 @@ def _federate(
     if data.held_out:
         about["holdout"] = config.partition.holdout
     if lies_on_nodes(config):
-        # which classes they are of is the nodes' own business
+        # only the nodes know their classes
         folder.write_partition({"clients": len(sizes), "examples": sum(sizes), "sizes": sizes, "seed": config.seed})
     else:
         folder.write_partition(data.manifest(**about, seed=config.seed))
@@ -142,7 +142,7 @@ def _federate(
             require_same_kind(model.state_dict(), checkpoint.model)
             model.load_state_dict(checkpoint.model)
             restore_state(strategy, checkpoint.server_optimizer)
-            # a schedule may carry a state that only it knows of, and is brought back to it by being asked once more
+            # a schedule may carry hidden state, which is restored by calling it again for every round
             recorder.resume(checkpoint, [plans_of(strategy)(number) for number in range(1, done + 1)])
         recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
         garbage.settle()
@@ -155,7 +155,7 @@ def _federate(
             quorum=federation.quorum,
             together=together,
             client_timeout=federation.client_timeout,
-            # matching looks at every client's model
+            # matching needs every client's model
             sums=recorder.may_sum if config.strategy.match == "none" else lambda server_round: False,
             states=states,
             holdings=holdings,
@@ -195,7 +195,7 @@ def _federate(
 
 @contextmanager
 def naming_keys() -> Iterator[None]:
-    """Let a failed round name the key of the config that set the limit, since nobody here wrote the argument."""
+    """Make a failed round name the config key that set the limit, since users do not see the argument."""
     keys = {"tolerate": "federation.tolerate-failures", "quorum": "federation.quorum"}
     try:
         yield
@@ -204,12 +204,12 @@ def naming_keys() -> Iterator[None]:
         named = RoundFailedError(error.server_round, error.failures, error.limit, allowed)
         raise named.with_traceback(error.__traceback__) from None
     except WorkerLostError as error:
-        error.add_note("fedpfn run replaces workers that die; output.resume=true goes on from the last checkpoint")
+        error.add_note("fedpfn run replaces workers that die; output.resume=true resumes from the last checkpoint")
         raise
 
 
 def warn_of_cpu_clients(ended: Round) -> None:
-    """Log where clients train on the CPU and the server on a GPU: Ray hides it from actors without a share."""
+    """Warn if clients train on the CPU and the server on a GPU: Ray hides the GPU from actors without a share."""
     on_gpu = next(iter(ended.after.values())).is_cuda
     if on_gpu and ended.server_round == 1 and "cpu" in ended.devices:
         log(WARNING, "the clients see no GPU and train on the CPU: give actors a share, or set device=cuda")
@@ -222,7 +222,7 @@ def make_recorder(
     data: partitions.FederatedData,
     strategy_state: Callable[[], Mapping[str, Tensor]],
 ) -> Recorder:
-    """Return what measures and records the run's rounds."""
+    """Return the recorder, which measures and records the run's rounds."""
     device, barrier, output = next(model.parameters()).device, config.barrier, config.output
     dataset, held_out = data.dataset, None
     task = task_of(config, dataset.labels)
@@ -270,7 +270,7 @@ def make_recorder(
 
 
 def poll_often(grid: Grid, seconds: float = 0.01) -> Grid:
-    """Return a grid that looks for answers often: Flower's look every 0.1 s in a simulation, every 3 s otherwise."""
+    """Return a grid that polls often: Flower's poll every 0.1 s in a simulation, every 3 s otherwise."""
     if hasattr(grid, "pull_interval"):
         grid.pull_interval = seconds
     # a SuperLink may be on another machine
@@ -278,14 +278,14 @@ def poll_often(grid: Grid, seconds: float = 0.01) -> Grid:
 
 
 def run_path(config: RunConfig) -> Path:
-    """Return the run folder: the one asked for, or a new and empty one made under ``runs/``."""
+    """Return the run folder: the one requested, or a new empty one under ``runs/``."""
     if config.output.dir:
         return Path(config.output.dir).absolute()
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     base = Path("runs").absolute() / f"{stamp}_{config.strategy.name}_{config.data.name.replace(':', '.')}"
     for number in count():
         path = base.with_name(f"{base.name}_{number}") if number else base
-        # made here and now, so that two runs of one second do not share it
+        # created immediately, so that two runs started in the same second do not share it
         with suppress(FileExistsError):
             path.mkdir(parents=True)
             break

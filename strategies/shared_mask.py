@@ -6,7 +6,7 @@ every entry that no phase trained gets its value of w_t back, to the bit, whatev
 leave such entries out of their replies (``clients.packing_mod``); they are filled in here.
 
 A server optimiser sees a zero update where an entry is frozen: its momentum of that entry decays as in any round
-without a gradient, and what it would move there is undone. When the entry thaws, what is left of the momentum acts.
+without a gradient, and its step there is undone. When the entry thaws, the remaining momentum acts.
 """
 
 from collections.abc import Collection, Iterable
@@ -45,19 +45,19 @@ _REFUSED: dict[type, str] = {
 
 
 class SharedMask(Wrapper):
-    """Let the clients of ``strategy`` train in one random subspace per round.
+    """Make the clients of ``strategy`` train in one random subspace per round.
 
     Parameters
     ----------
     strategy
         Any Flower strategy that averages arrays: FedAvg, FedAdam, FedMedian, Krum, one of your own.
     plan
-        Function from the number of a round to its plan; by default made of the arguments below.
+        Function from the number of a round to its plan; by default made from the arguments below.
     parameters
         Names of the arrays that are parameters. By default all floating-point arrays but the running statistics of
         PyTorch's normalisation layers; name them where a model has other buffers, or shares a tensor between two names.
     **mask
-        How masks are drawn, as in ``fedpfn.schedules.Masking``; what is left out has its default there. ``mask_ratio``:
+        How masks are drawn, as in ``fedpfn.schedules.Masking``, with the defaults there. ``mask_ratio``:
         share of frozen entries. ``mask_schedule``: ``per-round``, ``fixed``, ``complement``, ``cyclic`` (which takes
         ``mask_blocks``) or an import string (with ``mask_args``). ``mask_granularity``, ``mask_draw``,
         ``mask_include``, ``mask_exclude``: what is frozen as one, how it is drawn, and in which parameters.
@@ -67,7 +67,7 @@ class SharedMask(Wrapper):
     Raises
     ------
     ValueError
-        For a strategy that a mask makes no sense for, and for arguments of a mask next to a ``plan``.
+        For a strategy that cannot be masked, and for arguments of a mask together with a ``plan``.
     TypeError
         For an unknown argument.
 
@@ -95,7 +95,7 @@ class SharedMask(Wrapper):
         if isinstance(strategy, SharedMask):
             raise ValueError("a shared mask around a shared mask: wrap the inner strategy once")
         if plan is not None and mask:
-            raise ValueError(f"a plan of your own leaves nothing for {', '.join(mask)} to set; give one or the other")
+            raise ValueError(f"with your own plan, {', '.join(mask)} would have no effect; give one or the other")
         plan = plan or plan_rounds(Masking.from_arguments(**mask), self.algorithm)
         super().__init__(strategy)
         self.plan = plan
@@ -104,14 +104,14 @@ class SharedMask(Wrapper):
 
     def summary(self) -> None:
         """Log what is wrapped, then the wrapped strategy's own settings."""
-        # not a plan: a schedule may count how often it is asked for one
+        # not a plan: a schedule may count its calls
         log(INFO, "\t├──> %s around %s", type(self).__name__, type(self.strategy).__name__)
         self.strategy.summary()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Add the round's plan to the config record and let the strategy address its messages."""
+        """Add the round's plan to the config record, and let the strategy address its messages."""
         before = from_record(arrays)
         masked = MaskedRound(self.plan(server_round), self._names(before), before)
         self._round = masked
@@ -138,7 +138,7 @@ class SharedMask(Wrapper):
         if valid and all(packed.values()) and getattr(self.strategy, "elementwise", False):
             first, *others = map(_shapes, distinct.values())
             if any(other != first for other in others):
-                # names the one that does not fit the plan
+                # raises an error that names the one that does not fit the plan
                 for reply in valid:
                     whole_reply(masked, reply, server_round)
             # the mean of packed entries is the packed entries of the mean: nothing is unpacked but the result
@@ -153,7 +153,7 @@ class SharedMask(Wrapper):
         if movers:
             log(WARNING, "clients %s moved frozen entries, which are put back: do they call clients.freeze?", movers)
         buffers = self._mean_of_buffers(masked, whole)
-        # a copy: some strategies take the arrays out of a reply as they go
+        # a copy: some strategies remove the arrays from replies
         kept = [copy(reply) for reply in whole]
         for reply in kept:
             key, record = only_arrays(reply.content)
@@ -161,7 +161,7 @@ class SharedMask(Wrapper):
         arrays, metrics = self.strategy.aggregate_train(server_round, [*whole, *failed])
         if arrays is not None:
             _refuse_non_finite(arrays, kept, server_round)
-            # in place: FedAvgM keeps the record that it returns as its idea of the global state
+            # in place: FedAvgM keeps the record that it returns as the global state
             for name in list(arrays):
                 arrays[name] = encode(buffers.get(name, masked.restored(name, decode(arrays[name]))))
         return arrays, metrics
@@ -208,7 +208,7 @@ def _shapes(record: ArrayRecord) -> dict[str, tuple[int, ...]]:
 
 
 def _refuse_non_finite(result: ArrayRecord, replies: Iterable[Message], server_round: int) -> None:
-    """Name the client whose NaN or infinity reached the result; a strategy's own is not a client's fault."""
+    """Raise for the client whose NaN or infinity reached the result; a strategy's own is not a client's fault."""
     if first_non_finite(from_record(result)) is None:
         return
     for reply in replies:

@@ -1,6 +1,6 @@
-"""SSFL (openreview kUZ6LhUB26): all clients train one sparse subspace, chosen by what matters to their data.
+"""SSFL (openreview kUZ6LhUB26): all clients train one sparse subspace, chosen by the saliency of their data.
 
-Before the first masked round every client is asked for the SNIP saliency |w * dL/dw| of its data at w_t. The share
+Before the first masked round every client computes the SNIP saliency |w * dL/dw| of its data at w_t. The share
 ``mask.ratio`` of all entries with the smallest mean saliency, weighted by examples, is frozen for the rest of the run;
 the paper prunes these entries to 0, which ``prune`` does. Rounds before (``mask.warmup-rounds``) are dense. It is a
 mask schedule that looks at data, so that the mask travels bit by bit instead of as a recipe.
@@ -37,7 +37,7 @@ class SSFL(SharedMask):
     strategy
         The strategy under the mask.
     plan
-        Function from a round to its plan, of which the masks' ratio and what they touch is taken.
+        Function from a round to its plan, which gives the masks' ratio and the parameters they apply to.
     parameters
         As in ``SharedMask``.
     prune
@@ -65,7 +65,7 @@ class SSFL(SharedMask):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Choose the mask where this is the first round that has one, then go on as any shared mask does."""
+        """Choose the mask in the first round that has one, then proceed as any shared mask does."""
         first = not self._chosen and any(phase.mask is not None for phase in self._drawn(server_round))
         if first:
             self._choose(server_round, arrays, config, grid)
@@ -81,9 +81,9 @@ class SSFL(SharedMask):
         messages = [Message(content, dst_node_id=node, message_type=f"query.{SALIENCY}") for node in everybody(grid)]
         valid, failed = split(grid.send_and_receive(messages))
         for failure in map(failure_of, failed):
-            log(WARNING, "client %d has no say in the mask: %s", failure.client, failure.error)
+            log(WARNING, "client %d does not count in the choice of the mask: %s", failure.client, failure.error)
         if not valid:
-            raise RuntimeError(f"no client answered what matters to its data: {failure_of(failed[0]).error}")
+            raise RuntimeError(f"no client sent its saliency: {failure_of(failed[0]).error}")
         total: State = {name: torch.zeros(before[name].shape, dtype=torch.float64) for name in names}
         examples = 0.0
         for reply in sorted(valid, key=lambda reply: reply.metadata.src_node_id):
@@ -115,12 +115,12 @@ class SSFL(SharedMask):
         return {"chosen": torch.tensor(list(self._chosen.encode()), dtype=torch.uint8)} if self._chosen else {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with the mask of a checkpoint."""
+        """Restore the mask from a checkpoint."""
         self._chosen = bytes(state["chosen"].tolist()).decode() if "chosen" in state else ""
 
 
 def _read(reply: Message, total: Mapping[str, Tensor], server_round: int) -> tuple[State, float]:
-    """Return a client's saliency and its number of examples. Raises ``ReplyError`` for what is neither."""
+    """Return a client's saliency and its number of examples. Raises ``ReplyError`` if either is invalid."""
     client = reply.metadata.src_node_id
     try:
         saliency = from_record(only_arrays(reply.content)[1])

@@ -1,4 +1,4 @@
-"""The sums of a round's workers added up: one record for all clients that are in them."""
+"""The total of the sums of a round's workers: one record for all of their clients."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from strategies.records import TensorArray, from_record
 
 
 class Totals:
-    """A sum of sums, which shares their memory where there is one alone. Each was checked (``reply_checks``)."""
+    """A sum of sums, each already checked (``reply_checks``); with only one, it shares its memory."""
 
     def __init__(self) -> None:
         self.record = ArrayRecord()
@@ -17,7 +17,7 @@ class Totals:
     def add(self, sums: ArrayRecord) -> None:
         """Add a worker's sum, of the same arrays as those before."""
         if not self.record:
-            # read where it lies, in memory that is not to be written to
+            # read in place, from memory that must not be written to
             self.record.update({name: TensorArray(total) for name, total in from_record(sums).items()})
             return
         others = from_record(sums)

@@ -1,4 +1,4 @@
-"""A Flower strategy around another one: what a wrapper that adds one thing leaves as it is."""
+"""A Flower strategy around another one: the base class of wrappers, which delegates everything."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from flwr.serverapp.strategy import Strategy
 
 
 class Wrapper(Strategy):
-    """Leaves everything to ``strategy``; subclasses change what they are about."""
+    """Delegates everything to ``strategy``; subclasses override what they change."""
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy

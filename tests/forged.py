@@ -214,7 +214,7 @@ FORGERIES: dict[str, Forgery] = {
     "negative seconds": Forgery(metric("seconds", -1e9), ITSELF, "seconds must be a finite number, 0 or more"),
     "seconds without end": Forgery(metric("seconds", float("inf")), ITSELF, "seconds must be a finite number"),
     "negative steps": Forgery(metric("phase-steps", [-1]), ITSELF, "phase-steps must be a list of whole numbers"),
-    "a metric of its own": Forgery(metric("mine", 1), ITSELF, r"not made up as the others are: .*metrics/mine"),
+    "a metric of its own": Forgery(metric("mine", 1), ITSELF, r"its structure differs .*metrics/mine"),
     "lists of another length": Forgery(metric("list", [1, 2]), ITSELF, "metrics/list 2"),
     # its arrays
     "another shape": Forgery(bias([0, 0, 0, 0]), ITSELF, r"has shape \(4,\), but was sent as \(3,\)"),
@@ -234,7 +234,7 @@ FORGERIES: dict[str, Forgery] = {
     "no array file": Forgery(raw(b"no such file"), ITSELF, "last.bias cannot be read"),
     "no bytes": Forgery(raw(b""), ITSELF, "last.bias cannot be read"),
     "a file cut short": Forgery(raw(npy(np.zeros(3, np.float32))[:-4]), ITSELF, "last.bias cannot be read"),
-    "a pickled array": Forgery(raw(npy(np.array([{}, {}]), pickled=True)), ITSELF, "expected to be of numbers"),
+    "a pickled array": Forgery(raw(npy(np.array([{}, {}]), pickled=True)), ITSELF, "expected an array of numbers"),
     "a head that asks for the world": Forgery(raw(head((10**13,))), ITSELF, "last.bias cannot be read"),
     "the same by columns": Forgery(raw(head((10**7, 10**6), by_columns=True)), ITSELF, "last.bias cannot be read"),
     "a negative shape": Forgery(raw(head((-1,))), ITSELF, r"no array has shape \(-1,\)"),
@@ -249,7 +249,7 @@ FORGERIES: dict[str, Forgery] = {
         report(lambda own: own["metrics"].append(own["metrics"][0])), ITSELF, "two records are called 'metrics'"
     ),
     "a config record of its own": Forgery(
-        report(lambda own: own["configs"].append(["mine", {}])), ITSELF, "not made up as the others are: .*config mine"
+        report(lambda own: own["configs"].append(["mine", {}])), ITSELF, "its structure differs .*config mine"
     ),
     "a process in words": Forgery(
         report(lambda own: own["configs"].append(["worker", {"process": "x"}])), ITSELF, "its process is 'x'"
@@ -308,6 +308,6 @@ FORGED_SUMS: dict[str, Forgery] = {
     "no norm": Forgery(report(lambda own: own.pop("norm")), ITS_WORKER, "in the same sum|norm of its update is None"),
     "a client of another worker": Forgery(number(0), ITS_WORKER, "answered for client 0, whom it was not sent"),
     "another record": Forgery(
-        report(lambda own: own.__setitem__("summed", "other")), ITS_WORKER, "in the same sum|not made up as the others"
+        report(lambda own: own.__setitem__("summed", "other")), ITS_WORKER, "in the same sum|its structure differs"
     ),
 }  # fmt: skip

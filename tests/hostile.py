@@ -278,7 +278,7 @@ def checks(places: Places) -> dict[str, tuple[Callable[[Any], None], st.SearchSt
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         with refused_at_worst("checkpoint"):
-            found = last_checkpoint(root / "altered", most=9)
+            found = last_checkpoint(root / "altered", up_to=9)
             # one that is accepted is the one that was written, or of a version that wrote no digest
             assert found is None or "digest" not in found.about or found.about["digest"] == found.digest
 

@@ -209,7 +209,7 @@ def test_an_algorithm_and_its_base_share_the_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"strategy.name": "scaffold", "strategy.base": "fedadam"}, "aggregates in its own way"),
+        ({"strategy.name": "scaffold", "strategy.base": "fedadam"}, "has its own aggregation"),
         ({"strategy.name": "scaffold", "train.optimizer": "adam"}, "needs train.optimizer=sgd"),
         ({"strategy.name": "fedsam", "strategy.args.rho": -1.0}, "rho must be 0 or more"),
         ({"strategy.name": "fedsam", "strategy.args.roh": 0.1}, "takes no argument 'roh'"),

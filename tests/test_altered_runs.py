@@ -44,11 +44,11 @@ def same(first: Tensors, second: Tensors) -> bool:
 def test_a_checkpoint_comes_back_with_its_digest(tmp_path: Path) -> None:
     made = a_checkpoint()
     write_checkpoint(tmp_path, made, keep=2)
-    found = last_checkpoint(tmp_path, most=9)
+    found = last_checkpoint(tmp_path, up_to=9)
     assert found is not None and same(found.model, made.model) and same(found.server_optimizer, made.server_optimizer)
     assert found.about[DIGEST] == made.digest == found.digest
     write_final(tmp_path, a_checkpoint(3))
-    final = last_checkpoint(tmp_path, most=9)
+    final = last_checkpoint(tmp_path, up_to=9)
     assert final is not None and final.server_round == 3 and same(final.model, made.model)
 
 
@@ -76,7 +76,7 @@ def test_what_was_altered_is_refused_in_one_line(tmp_path: Path, change: Callabl
     path = write_checkpoint(tmp_path, a_checkpoint(), keep=2)
     rewrite(path, change)
     with pytest.raises(ValueError, match="is not what was written") as caught:
-        last_checkpoint(tmp_path, most=9)
+        last_checkpoint(tmp_path, up_to=9)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -85,21 +85,21 @@ def test_so_is_what_a_complete_run_is_extended_from(tmp_path: Path, change: Call
     write_final(tmp_path, a_checkpoint())
     rewrite(tmp_path / "checkpoints" / "final-server.safetensors", change)
     with pytest.raises(ValueError, match="is not what was written"):
-        last_checkpoint(tmp_path, most=9)
+        last_checkpoint(tmp_path, up_to=9)
 
 
 def test_one_that_is_cut_short_is_passed_over_and_an_old_one_is_read(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, a_checkpoint(1), keep=2)
     path = write_checkpoint(tmp_path, a_checkpoint(2), keep=2)
     path.write_bytes(path.read_bytes()[:-3])
-    found = last_checkpoint(tmp_path, most=9)
+    found = last_checkpoint(tmp_path, up_to=9)
     assert found is not None and found.server_round == 1
     path.unlink()
     rewrite(
         tmp_path / "checkpoints" / "round-0001.safetensors",
         lambda tensors, about: [about.pop(DIGEST), about.pop(SETTINGS)],
     )
-    old = last_checkpoint(tmp_path, most=9)
+    old = last_checkpoint(tmp_path, up_to=9)
     assert old is not None and settings_of_checkpoint(old) is None
 
 
@@ -144,7 +144,7 @@ def test_a_run_goes_on_with_its_own_config_or_more_rounds(cut: Path) -> None:
         ("lr: 0.1", "lr: 0.2", "train.lr=0.2, not 0.1"),
         ("name: fedpfn", "name: fedavg", "strategy.name=fedavg, not fedpfn"),
         ("seed: 0", "seed: 1", "seed=1, not 0"),
-        ("rounds: 3", "rounds: 2", "a run is not made shorter"),
+        ("rounds: 3", "rounds: 2", "a run cannot be shortened"),
         ("ratio-shape: constant", "ratio-shape: linear", "mask.ratio-shape=linear, not constant"),
     ],
 )
@@ -168,8 +168,8 @@ def test_a_key_that_no_result_depends_on_may_be_edited(cut: Path) -> None:
     ("change", "told"),
     [
         (lambda lines: [lines[0], lines[1][:20] + b"\n", lines[2]], "line 2: not JSON"),
-        (lambda lines: [lines[0], lines[0], *lines[1:]], "line 2: round 0 stands where round 1 is expected"),
-        (lambda lines: [lines[0], lines[2]], "line 2: round 2 stands where round 1 is expected"),
+        (lambda lines: [lines[0], lines[0], *lines[1:]], "line 2: expected round 1, got round 0"),
+        (lambda lines: [lines[0], lines[2]], "line 2: expected round 1, got round 2"),
     ],
 )
 def test_a_broken_line_among_the_rounds_is_named(cut: Path, change: Callable[..., list[bytes]], told: str) -> None:

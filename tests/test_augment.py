@@ -234,7 +234,9 @@ def test_what_is_not_an_image_is_refused() -> None:
     crop = Augmenter(AUGMENTATIONS["crop"], 0, ())
     with pytest.raises(ValueError, match=r"needs images, uint8 \(N, C, H, W\); got torch.float32 \(2, 4\)"):
         crop(0, torch.zeros(2, 4))
-    with pytest.raises(ValueError, match=r"must return images as it gets them, .*\(2, 3, 6, 5\); got .*\(2, 3, 6, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"must keep the images' shape and dtype, .*\(2, 3, 6, 5\); got .*\(2, 3, 6, 3\)"
+    ):
         Augmenter(halved, 0, ())(0, images_of(2))
 
 
@@ -270,9 +272,9 @@ def test_bits_depend_neither_on_the_number_of_nodes_nor_on_a_resumption(tmp_path
         ("crop-flop", "did you mean 'crop-flip'"),
         ("no_such_module:x", "no module named 'no_such_module'"),
         ("math:pi", "is of type float, not a function"),
-        (f"{__name__}:halved", "must return images as it gets them"),
-        (f"{__name__}:as_floats", "must return images as it gets them"),
-        (f"{__name__}:from_elsewhere", "draws from elsewhere than its generator"),
+        (f"{__name__}:halved", "must keep the images' shape and dtype"),
+        (f"{__name__}:as_floats", "must keep the images' shape and dtype"),
+        (f"{__name__}:from_elsewhere", "does not draw from its generator alone"),
         (f"{__name__}:broken", "fails on two images (1, 8, 8): RuntimeError: no such luck"),
     ],
 )

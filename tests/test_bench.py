@@ -101,10 +101,10 @@ def answer_of(client: Any, config: RunConfig, arrays: ArrayRecord, partition_id:
         run_id=0, node_id=1, node_config={"partition-id": partition_id, "num-partitions": 4}, state=RecordDict(),
         run_config={},
     )  # fmt: skip
-    asked = contest.Asked(client.__name__, config.flat(), nodes=4, actors=1, gpus=0, scratch="")
+    job = contest.Job(client.__name__, config.flat(), nodes=4, actors=1, gpus=0, scratch="")
     contest.run_config.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in asked.surroundings().items():
+        for name, value in job.environment().items():
             patch.setenv(name, value)
         return cast(Message, client.app(message, context))
 

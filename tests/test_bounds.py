@@ -273,8 +273,8 @@ def test_sizes_are_proportional_to_deviations_and_radius():
 @pytest.mark.parametrize(
     ("setting", "word"),
     [
-        ({"hidden": 0}, "hidden is a size"),
-        ({"inputs": 0}, "inputs is a size"),
+        ({"hidden": 0}, "hidden must be a size"),
+        ({"inputs": 0}, "inputs must be a size"),
         ({"hidden_ratio": -0.1}, "hidden_ratio is the share"),
         ({"output_ratio": 1.1}, "output_ratio is the share"),
         ({"output_ratio": math.nan}, "output_ratio is the share"),

@@ -153,7 +153,7 @@ def test_impossible_resources_are_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     status, _, errors = call(capsys, monkeypatch, "run", "--actors", "10000")
-    assert status == 1 and "10000 actors were asked for" in errors
+    assert status == 1 and "10000 actors were requested" in errors
     assert not (folder / "runs").exists()
 
 

@@ -477,7 +477,7 @@ def test_failures_are_held_against_tolerance_and_quorum(
         assert str(raised.value).endswith(f"; at most {tolerate} may fail (tolerate={tolerate})")
     else:
         answered = 4 - len(failing)
-        assert f"{answered} of 4 clients answered, fewer than quorum={quorum:g} asks for" in str(raised.value)
+        assert f"{answered} of 4 clients answered, fewer than quorum={quorum:g} requires" in str(raised.value)
 
 
 def test_a_tolerated_failure_leaves_the_average_of_the_others() -> None:

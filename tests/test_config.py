@@ -56,8 +56,8 @@ def a_value(spec: KeySpec) -> st.SearchStrategy[Any]:
         return st.dictionaries(NAMES, SCALARS, max_size=3).map(args_text)
     if spec.type is str:
         return st.text(TEXT, max_size=8)
-    least, above = spec.limits.get("least"), spec.limits.get("above")
-    most, below = spec.limits.get("most"), spec.limits.get("below")
+    least, above = spec.limits.get("minimum"), spec.limits.get("above")
+    most, below = spec.limits.get("maximum"), spec.limits.get("below")
     if spec.type is int:
         assert least is not None and above is None and below is None
         return st.integers(int(least), 2**62 if most is None else int(most))
@@ -196,17 +196,17 @@ def test_the_limits_of_a_key_hold_at_their_edge(spec: KeySpec, bound: str, limit
     inside: float
     outside: float
     if spec.type is int:
-        inside, outside = {"least": (int(limit), int(limit) - 1), "most": (int(limit), int(limit) + 1)}[bound]
+        inside, outside = {"minimum": (int(limit), int(limit) - 1), "maximum": (int(limit), int(limit) + 1)}[bound]
     else:
         down, up = math.nextafter(limit, -math.inf), math.nextafter(limit, math.inf)
         inside, outside = {
-            "least": (limit, down), "above": (up, limit), "most": (limit, up), "below": (down, limit),
+            "minimum": (limit, down), "above": (up, limit), "maximum": (limit, up), "below": (down, limit),
         }[bound]  # fmt: skip
     # what else has to be so for the edge to be reached
     beside = {"mask.ratio-shape": "linear"}
     assert RunConfig.parse(beside, {spec.name: inside}).flat()[spec.name] == inside
     (fault,) = faults_of(beside, {spec.name: outside})
-    words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
+    words = {"minimum": "at least", "above": "above", "maximum": "at most", "below": "below"}
     assert fault.startswith(f"{spec.name} must be {words[bound]} {limit:g}, got ")
 
 

@@ -128,7 +128,7 @@ def test_the_mean_can_be_weighted(examples: Examples) -> None:
 def test_one_model_is_its_own_mean_and_no_model_is_refused(examples: Examples) -> None:
     result = measured(states_of(1), examples)
     assert result.fused == result.ends[0] and result.fusion_barrier == 0 and len(result.barriers.pairs) == 0
-    with pytest.raises(ValueError, match="no states"):
+    with pytest.raises(ValueError, match="at least one state"):
         measured([], examples)
 
 

@@ -93,7 +93,7 @@ def test_class_accuracies_average_to_the_accuracy(batch_size: int) -> None:
 
 
 def test_class_accuracy_refuses_regressions_labels_out_of_range_and_other_states() -> None:
-    with pytest.raises(ValueError, match="a regression has no classes"):
+    with pytest.raises(ValueError, match="a regression has neither classes"):
         class_accuracy(nn.Identity(), Examples(torch.ones(2, 1), torch.ones(2)), num_classes=2)
     with pytest.raises(ValueError, match="from 0 to 1, got some from 0 to 2"):
         class_accuracy(mlp(), Examples(torch.ones(2, 4), torch.tensor([0, 2])), num_classes=2)

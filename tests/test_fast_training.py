@@ -14,7 +14,7 @@ from fedpfn.masks import MaskRecipe, build_mask
 from fedpfn.models import build
 from fedpfn.params import State, read_state, trainable
 from fedpfn.training import batch_order, make_optimizer, train
-from fedpfn.training.optimizers import fuse, leaves_still_entries
+from fedpfn.training.optimizers import fuse, keeps_entries_without_gradient
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "lr": 0.01},
@@ -147,14 +147,14 @@ def test_an_optimizer_that_is_said_to_leave_still_entries_does(optimizer: str, p
         parameter.grad = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0])
         stepper.step()
     still = torch.equal(bits(parameter)[:4], bits(start)[:4])
-    assert still == leaves_still_entries(stepper) == ("weight_decay" not in settings)
+    assert still == keeps_entries_without_gradient(stepper) == ("weight_decay" not in settings)
     assert parameter[4] < 1
 
 
 def test_an_optimizer_of_another_class_is_trusted_with_nothing() -> None:
     stepper = torch.optim.RMSprop([nn.Parameter(torch.ones(2))], lr=0.1)
     fuse(stepper)
-    assert "fused" not in stepper.param_groups[0] and not leaves_still_entries(stepper)
+    assert "fused" not in stepper.param_groups[0] and not keeps_entries_without_gradient(stepper)
 
 
 def test_an_optimizer_that_was_told_how_is_left_alone() -> None:

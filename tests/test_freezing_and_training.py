@@ -482,14 +482,14 @@ def test_epochs_are_shuffled_anew() -> None:
 def test_no_batch_is_smaller_than_least(size: int, batch_size: int, least: int) -> None:
     lengths = [min(batch_size, size - start) for start in range(0, size, batch_size)]
     kept = [length for length in lengths if length >= least]
-    batches = batch_order(size, batch_size, np.random.default_rng(0), least=least)
+    batches = batch_order(size, batch_size, np.random.default_rng(0), min_batch=least)
     if not kept:
         with pytest.raises(ValueError, match=f"{size} examples in batches of {batch_size} give no batch"):
             next(batches)
         with pytest.raises(ValueError, match="no batch"):
-            count_steps(size, batch_size=batch_size, epochs=1, least=least)
+            count_steps(size, batch_size=batch_size, epochs=1, min_batch=least)
         return
-    assert count_steps(size, batch_size=batch_size, epochs=3, least=least) == 3 * len(kept)
+    assert count_steps(size, batch_size=batch_size, epochs=3, min_batch=least) == 3 * len(kept)
     assert [len(batch) for batch in islice(batches, 2 * len(kept))] == 2 * kept
 
 
@@ -500,7 +500,7 @@ def test_no_batch_is_smaller_than_least(size: int, batch_size: int, least: int) 
         (10, {"batch_size": 4, "epochs": 2}, 6),
         (10, {"batch_size": 4, "epochs": 2, "steps": 5}, 5),
         (9, {"batch_size": 4, "epochs": 2}, 6),
-        (9, {"batch_size": 4, "epochs": 2, "least": 2}, 4),
+        (9, {"batch_size": 4, "epochs": 2, "min_batch": 2}, 4),
         (3, {"batch_size": 100, "epochs": 1}, 1),
         (10, {"batch_size": 4, "epochs": 1.0}, 3),
         (10, {"batch_size": 4, "epochs": 0.5}, 2),
@@ -509,7 +509,7 @@ def test_no_batch_is_smaller_than_least(size: int, batch_size: int, least: int) 
         (10, {"batch_size": 4, "epochs": 0.001}, 1),
         (10, {"batch_size": 4, "epochs": 1e-300}, 1),
         (30, {"batch_size": 1, "epochs": 0.1}, 3),
-        (9, {"batch_size": 4, "epochs": 0.75, "least": 2}, 2),
+        (9, {"batch_size": 4, "epochs": 0.75, "min_batch": 2}, 2),
         (10, {"batch_size": 4, "epochs": 0.5, "steps": 5}, 5),
     ],
 )
@@ -521,7 +521,7 @@ def test_a_client_without_examples_is_an_error_and_one_too_few_for_batch_norm_sa
     with pytest.raises(ValueError, match="0 examples"):
         next(order(0, 4))
     with pytest.raises(ValueError, match="BatchNorm cannot train on one example"):
-        count_steps(1, batch_size=4, epochs=1, least=2)
+        count_steps(1, batch_size=4, epochs=1, min_batch=2)
 
 
 def test_a_copy_of_a_model_trains_to_the_same_bits() -> None:

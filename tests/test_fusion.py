@@ -546,7 +546,10 @@ def test_running_statistics_are_averaged_with_the_base_and_held_by_a_probe() -> 
     [
         ({"tasks": []}, "got 0 tasks, 2 rounds"),
         ({"rounds": 0}, "got 3 tasks, 0 rounds"),
-        ({"head": "fc.*"}, r"head='fc.\*' has to name some of the model's tensors; it matches none of \['body"),
+        (
+            {"head": "fc.*"},
+            r"head='fc.\*' must match some, but not all, of the model's tensors; it matches none: \['body",
+        ),
         ({"head": ""}, "matches none"),
         ({"head": "*"}, "matches all"),
         ({"head": "head.bias"}, r"the base does not fit the model of task 1: head.weight: the model has \(3, 8\)"),
@@ -567,7 +570,7 @@ def test_a_probe_refuses_a_base_of_another_model() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.tensor([0, 3]), "test labels of a task with 3 classes lie below that; got 0 to 3"),
+        (torch.tensor([0, 3]), r"test labels of a task with 3 classes must lie within \[0, 2\]; got 0 to 3"),
         (torch.tensor([-1, 0]), "got -1 to 0"),
         (torch.tensor([0.5, 1.0]), "need integer labels; got 2 torch.float32"),
         (torch.tensor([], dtype=torch.int64), "got 0 torch.int64"),

@@ -149,7 +149,7 @@ def test_a_wrong_number_of_channels_comes_with_advice() -> None:
     source = partial(build, "resnet18", (1, 32, 32), 10, seed=0)
     message = found(inspect(source, shape=(1, 32, 32), classes=10), "forward", "fault")
     assert "takes 3 channels, the data have 1" in message
-    assert "factory of your own" in message
+    assert "your own factory" in message
 
 
 def test_images_too_small_for_the_model_come_with_advice() -> None:

@@ -379,7 +379,7 @@ def test_a_convolution_is_the_linear_layer_on_unfolded_input() -> None:
 
 
 def test_only_linear_and_convolutional_weights_are_applied() -> None:
-    with pytest.raises(ValueError, match="not by LayerNorm"):
+    with pytest.raises(ValueError, match="got LayerNorm"):
         apply_weight(nn.LayerNorm(2), torch.ones(2), torch.ones(1, 2))
 
 
@@ -886,9 +886,9 @@ def test_models_examples_alphas_and_pairs_that_cannot_be_measured_are_refused() 
     bare = nn.Sequential(nn.LayerNorm(4))
     for call, message in (
         (lambda: layer_report(bare, read_state(bare), read_state(bare), examples), "no layer to measure"),
-        (lambda: layer_report(model, state, state, examples, alphas=()), "alphas have to be"),
-        (lambda: layer_report(model, state, state, examples, alphas=(0.5, 2)), "alphas have to be"),
-        (lambda: layer_cosines(model, [state, state], [(0, 1)], examples, alpha=-0.5), "alpha has to lie"),
+        (lambda: layer_report(model, state, state, examples, alphas=()), "alphas must be"),
+        (lambda: layer_report(model, state, state, examples, alphas=(0.5, 2)), "alphas must be"),
+        (lambda: layer_cosines(model, [state, state], [(0, 1)], examples, alpha=-0.5), "alpha must lie"),
         (lambda: layer_cosines(model, [state, state], [(0, 2)], examples), r"names two of the 2 states .*\(0, 2\)"),
         (lambda: layer_report(model, state, state, examples, batch_size=0), "batches of 1 or more"),
         (lambda: calibrated_barrier(model, state, state, examples, held_out=examples, points=4), "odd number"),

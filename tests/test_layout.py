@@ -10,7 +10,7 @@ from torch import nn
 from fedpfn.examples import Examples
 from fedpfn.freezing import BitMask
 from fedpfn.masks import MaskRecipe, build_mask
-from fedpfn.models import build, lay_out
+from fedpfn.models import build, to_preferred_memory_format
 from fedpfn.packing import Positions, pack
 from fedpfn.params import read_state, trainable
 from fedpfn.training import batch_order, make_optimizer, train
@@ -36,18 +36,18 @@ def last(model: nn.Module) -> list[bool]:
     ],
 )
 def test_only_models_of_narrow_convolutions_get_channels_last(name: str, keys: dict[str, Any], expected: bool) -> None:
-    found = last(lay_out(build(name, (3, 32, 32), 10, seed=0, **keys)))
+    found = last(to_preferred_memory_format(build(name, (3, 32, 32), 10, seed=0, **keys)))
     assert found and set(found) == {expected}
 
 
 def test_a_first_layer_of_one_channel_hands_channels_last_on() -> None:
-    model = lay_out(build("cnn", (1, 28, 28), 10, seed=0))
+    model = to_preferred_memory_format(build("cnn", (1, 28, 28), 10, seed=0))
     output = model[0](torch.randn(2, 1, 28, 28))  # type: ignore[index]
     assert output.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_model_without_convolutions_is_left_alone() -> None:
-    model = lay_out(build("mlp", (4,), 3, seed=0))
+    model = to_preferred_memory_format(build("mlp", (4,), 3, seed=0))
     assert all(parameter.is_contiguous() for parameter in model.parameters())
 
 
@@ -60,7 +60,7 @@ def test_training_ends_where_it_ends_with_channels_first(ratio: float | None) ->
     ends = []
     for laid_out in (False, True):
         model = build("cnn", (3, 18, 18), 3, seed=3, width_multiplier=0.5)
-        model = lay_out(model) if laid_out else model
+        model = to_preferred_memory_format(model) if laid_out else model
         assert any(last(model)) == laid_out
         before, mask = read_state(model), None
         if ratio is not None:

@@ -19,20 +19,20 @@ def test_where_there_is_no_log_there_is_none(tmp_path: Path) -> None:
 
 def test_a_log_that_is_not_long_is_whole(tmp_path: Path) -> None:
     lines = b"0123456789\n" * 3
-    assert read_log(a_log(tmp_path, lines), most=33) == LogText(lines.decode(), "", 0, 33)
+    assert read_log(a_log(tmp_path, lines), max_bytes=33) == LogText(lines.decode(), "", 0, 33)
     assert read_log(a_log(tmp_path, b"")) == LogText("", "", 0, 0)
     assert MOST == 100_000
 
 
 def test_a_long_log_is_cut_between_lines_and_says_by_how_much(tmp_path: Path) -> None:
     lines = [f"line {number:04d}\n" for number in range(1000)]
-    found = read_log(a_log(tmp_path, "".join(lines).encode()), most=100)
+    found = read_log(a_log(tmp_path, "".join(lines).encode()), max_bytes=100)
     # of the last 60 bytes the first line is left out: it may be half of one
     assert found == LogText("".join(lines[:4]), "".join(lines[-5:]), 10_000 - 90, 10_000)
 
 
 def test_a_line_without_end_is_cut_where_it_must_be(tmp_path: Path) -> None:
-    found = read_log(a_log(tmp_path, b"a" * 500 + b"z" * 500), most=100)
+    found = read_log(a_log(tmp_path, b"a" * 500 + b"z" * 500), max_bytes=100)
     assert found == LogText("a" * 40, "z" * 60, 900, 1000)
 
 

@@ -30,7 +30,7 @@ def test_a_column_of_outputs_meets_a_row_of_targets_one_by_one() -> None:
 
 @pytest.mark.parametrize("outputs", [torch.zeros(3, 2), torch.zeros(1, 3), torch.zeros(4)])
 def test_outputs_of_another_size_are_refused_and_not_broadcast(outputs: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="do not fit targets of shape \\(3,\\)"):
+    with pytest.raises(ValueError, match="do not match targets of shape \\(3,\\)"):
         batch_loss(outputs, torch.zeros(3))
 
 

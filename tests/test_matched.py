@@ -132,7 +132,7 @@ def test_under_a_mask_of_weights_matching_leaves_replies_as_they_are() -> None:
 def test_sums_unknown_methods_and_models_without_units_are_refused() -> None:
     with pytest.raises(ValueError, match="let CohortGrid sum nothing"):
         started(Matched(FedAvg(), apps.net()), renumbered=False, sums=True)
-    for settings, words in (({"method": "ste"}, "method is one of"), ({"method": "activations"}, "got none")):
+    for settings, words in (({"method": "ste"}, "method must be one of"), ({"method": "activations"}, "got none")):
         with pytest.raises(ValueError, match=words):
             Matched(FedAvg(), apps.net(), **settings)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no units of the model can be permuted"):

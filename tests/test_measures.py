@@ -308,7 +308,7 @@ def test_what_costs_too_much_is_left_out() -> None:
         ("acuracy", "did you mean 'accuracy'"),
         ("sharpness", "no measure 'sharpness'"),
         ("-barrier.pairs", "cannot be left out"),
-        ("test_measures:loss", "has a 'loss' already"),
+        ("test_measures:loss", "already has a key 'loss'"),
         ("test_measures:norms,test_measures.sub:norms", "no module"),
         ("test_measures:math", "not a function"),
         ("test_measures:upward", "higher, lower, none, got 'up'"),

@@ -360,7 +360,7 @@ def test_factories_get_what_their_signature_takes(factory: str) -> None:
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("returns_text", "came out as str, not as an nn.Module"),
+        ("returns_text", "is of type str; expected an nn.Module"),
         ("raises", r"fails when called with \(\): RuntimeError\('out\\nof luck'\)"),
         ("without_parameters", "no trainable parameter"),
         ("frozen", "no trainable parameter"),
@@ -377,7 +377,7 @@ def test_factories_that_make_no_usable_model_are_refused_in_one_line(factory: st
     ("reference", "message"),
     [
         (f"{__name__}:asks_for_more", "needs depth, which has no default; set model.args.depth"),
-        (f"{__name__}:ready_made", "already made"),
+        (f"{__name__}:ready_made", "ready-made"),
         (f"{__name__}:not_callable", "is of type int"),
         (f"{__name__}:absent", "has no 'absent'"),
         ("no_such_module:f", "no module named"),

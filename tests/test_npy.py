@@ -55,7 +55,7 @@ def test_other_layouts_are_copied_and_what_is_no_such_file_is_refused() -> None:
     data = to_npy(torch.arange(10.0))
     with pytest.raises(ValueError, match="magic"):
         from_npy(b"no numpy at all")
-    with pytest.raises(ValueError, match="is announced"):
+    with pytest.raises(ValueError, match="announces"):
         from_npy(data[:-4])
     by_columns = io.BytesIO()
     np.save(by_columns, np.asfortranarray(np.arange(6.0).reshape(2, 3)))

@@ -136,7 +136,7 @@ def test_data_of_another_kind_are_refused_in_one_sentence(states: list[State], e
 
 def test_items_that_are_no_pairs_and_lengths_that_differ_are_named(states: list[State]) -> None:
     loader = DataLoader([{"x": torch.ones(4), "y": 1}], batch_size=1)
-    with pytest.raises(TypeError, match=r"pairs \(inputs, labels\); a batch of these came as a dict"):
+    with pytest.raises(TypeError, match=r"pairs \(inputs, labels\); a batch of these is a dict"):
         pairwise_barriers(network(0), states, loader)
     with pytest.raises(ValueError, match=r"inputs of shape \(2, 4\) with labels of shape \(3,\)"):
         pairwise_barriers(network(0), states, (torch.ones(2, 4), torch.zeros(3)))

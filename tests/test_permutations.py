@@ -584,7 +584,7 @@ def test_a_layer_used_twice_has_one_permutation_before_and_after_it() -> None:
 def test_the_models_own_failure_is_told() -> None:
     with pytest.raises(ValueError, match=r"on inputs of shape \(1, 5\) the model raises RuntimeError"):
         spec_for(nn.Linear(4, 2), torch.zeros(3, 5))
-    with pytest.raises(ValueError, match="GRU starts with no layer whose inputs could be made up; give `inputs`"):
+    with pytest.raises(ValueError, match="no inputs can be made up for the first layer of GRU; pass `inputs`"):
         spec_for(nn.GRU(3, 4))
 
 
@@ -637,10 +637,10 @@ def test_what_does_not_fit_is_named() -> None:
 def test_a_specification_checks_itself() -> None:
     with pytest.raises(ValueError, match="w: no size is given for permutation 'p'"):
         PermutationSpec({"w": (Axis("p"),)}, {})
-    with pytest.raises(ValueError, match="w: a permutation acts on one axis of a tensor, here 'p' on two"):
+    with pytest.raises(ValueError, match="w: a permutation may act on one axis of a tensor only, but 'p' acts on two"):
         PermutationSpec({"w": (Axis("p"), Axis("p"))}, {"p": 2})
     spec = PermutationSpec({"w": (Axis("p"),)}, {"p": 2})
-    with pytest.raises(ValueError, match="'m' is no tensor or permutation"):
+    with pytest.raises(ValueError, match="'m' is not a tensor or permutation"):
         replace(spec, statistics=frozenset({"m"}))
-    with pytest.raises(ValueError, match="'q' is no tensor or permutation"):
+    with pytest.raises(ValueError, match="'q' is not a tensor or permutation"):
         replace(spec, features={"q": Features("relu")})

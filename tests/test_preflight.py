@@ -105,7 +105,7 @@ def test_what_fits_is_no_fault(words: str) -> None:
         ("federation.clients=2000", "is more than the 1438 training examples"),
         ("data.train-examples=100 federation.clients=200", "is more than the 100 training examples"),
         ("partition.scheme=pathological partition.classes-per-client=11", "more than the 10 classes"),
-        ("mask.args.period=3", "mask.args.period is for a schedule of your own"),
+        ("mask.args.period=3", "mask.args.period is for your own schedule"),
         (f"mask.schedule={HERE}:Schedule", "needs period, which has no default; set mask.args.period"),
         (f"mask.schedule={HERE}:own_schedule mask.args.plan=3", "cannot be set"),
         ("mask.include=nothing*", "mask.include has 'nothing*', which matches no parameter"),

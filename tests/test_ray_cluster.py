@@ -98,7 +98,7 @@ def test_a_run_sends_modules_and_data_to_machines_that_lack_them(address: str, f
 @pytest.mark.slow
 def test_what_a_cluster_cannot_give_is_refused_before_anything_starts(address: str, folder: Path) -> None:
     done = fedpfn(folder, "run", *SETTINGS, "--actors", "3", "--ray-address", address)
-    assert done.returncode == 1 and "3 actors were asked for, but there are 2 CPUs" in done.stderr
+    assert done.returncode == 1 and "3 actors were requested, but there are 2 CPUs" in done.stderr
     done = fedpfn(folder, "run", *SETTINGS, "--ray-address", "127.0.0.1:1")
     assert done.returncode == 1 and done.stderr.startswith("there is no Ray cluster at '127.0.0.1:1'")
 

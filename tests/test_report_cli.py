@@ -83,13 +83,13 @@ def test_the_question_and_the_tables_are_printed(sweep: Path) -> None:
     # 0.3 and 0.5, 0.3 and 0.6: the mean of 0.40 and 0.45
     assert any(line.startswith("fedavg        –  2  0.4250 ± 0.0354  0.5500 ± 0.0707") for line in lines)
     assert any(line.startswith("fedpfn      0.6  2  ") for line in lines)
-    assert not any(line.startswith("wrote") or "was not asked for" in line for line in lines)
+    assert not any(line.startswith("wrote") or "was not requested" in line for line in lines)
 
 
 def test_keys_are_named_with_commas_and_what_is_not_named_is_kept_apart(sweep: Path) -> None:
     text = done(sweep, "--by", "mask.ratio, strategy.name")
-    assert "ratio  strategy  n" in text and "was not asked for" not in text
-    assert "mask.ratio differs and was not asked for" in done(sweep, "--by", "strategy.name")
+    assert "ratio  strategy  n" in text and "was not requested" not in text
+    assert "mask.ratio differs and was not requested" in done(sweep, "--by", "strategy.name")
 
 
 def test_a_target_and_a_baseline_are_reported(sweep: Path) -> None:
@@ -308,7 +308,7 @@ def test_the_question_is_the_sweeps_and_each_is_asked_once(sweep: Path, tmp_path
         ),
         (
             ["--baseline", "strategy.name=fedpfn"],
-            "2 groups are a baseline strategy.name=fedpfn of strategy fedavg; "
+            "2 groups match the baseline strategy.name=fedpfn of strategy fedavg; "
             "add to the baseline mask.ratio=0.2 or 0.6",
         ),
     ],

@@ -176,7 +176,7 @@ def test_several_baselines_of_a_group_are_refused_with_the_key_to_add() -> None:
     with pytest.raises(ValueError) as caught:
         told(make_study(sweep()), strategy_name="fedpfn")
     assert str(caught.value) == (
-        "2 groups are a baseline strategy.name=fedpfn of alpha 0.1, strategy fedavg; "
+        "2 groups match the baseline strategy.name=fedpfn of alpha 0.1, strategy fedavg; "
         "add to the baseline mask.ratio=0.2 or 0.6"
     )
 

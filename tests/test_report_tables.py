@@ -365,7 +365,7 @@ def test_markdown_holds_tables_and_notes() -> None:
     for told in ("sample standard deviation", "n = 1–3 seeds", "95% confidence interval", "Bold: the interval"):
         assert told in text
     notes = lines[lines.index("## Notes") :]
-    assert "- partition.alpha differs and was not asked for: its values are kept apart" in notes
+    assert "- partition.alpha differs and was not requested: its values stay in separate groups" in notes
     assert "- no baseline with strategy.name=fedavg for strategy fedpnu, alpha 2" in notes
     assert notes[-1].startswith("- fixed: rounds=1 federation.clients=10") and text.endswith("\n")
     assert "- final accuracy: mean of the last 5 rounds" in notes
@@ -492,7 +492,7 @@ def test_the_terminal_shows_question_tables_and_notes() -> None:
 def test_the_terminal_prints_the_notes() -> None:
     runs = pair(fedavg=(0.5,), fedpnu=(0.7,))
     runs.append(a_run(0.9, strategy_name="fedavg", seed=1, partition_alpha=2.0))
-    note = "- partition.alpha differs and was not asked for: its values are kept apart"
+    note = "- partition.alpha differs and was not requested: its values stay in separate groups"
     assert note in printed(report_of(runs, by=["strategy.name"]))
 
 

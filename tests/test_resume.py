@@ -261,7 +261,7 @@ def test_another_config_does_not_go_on_with_a_run(tmp_path: Path, monkeypatch: p
     cut_run(config(tmp_path, rounds=ROUNDS), monkeypatch, after=2)
     other = config(tmp_path, rounds=ROUNDS, train__lr=0.5, output__resume=True, mask__ratio=0.5)
     (first, second) = find_faults(other)
-    assert "train.lr=0.1, and 0.5 was asked for" in second and "mask.ratio=0.4, and 0.5" in first
+    assert "train.lr=0.1, but 0.5 was requested" in second and "mask.ratio=0.4, and 0.5" in first
     # what the result does not depend on may differ
     assert not find_faults(config(tmp_path, rounds=ROUNDS, output__resume=True, output__keep_checkpoints=7))
     assert find_faults(RunConfig.parse({"output.resume": True})) == [
@@ -362,9 +362,9 @@ def test_a_complete_run_of_version_01_is_extended_from_its_checkpoints(tmp_path:
     path = run_in_process(rounds, nodes=2)
     (path / "checkpoints" / "final-server.safetensors").unlink()
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    with pytest.raises(ConfigError, match="cannot be extended: it holds no checkpoint to go on from"):
+    with pytest.raises(ConfigError, match="cannot be extended: it holds no checkpoint to resume from"):
         resumed(replace(rounds, rounds=ROUNDS))
-    with pytest.raises(ValueError, match="holds no checkpoint to go on from"):
+    with pytest.raises(ValueError, match="holds no checkpoint to resume from"):
         RunFolder.reopen(path, device="cpu", rounds=ROUNDS)
     record_end(path, "stopped by the user", stopped=True)
     assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}

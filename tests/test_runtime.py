@@ -86,7 +86,7 @@ def test_what_was_asked_for_is_kept() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"actors": 5}, "5 actors were asked for, but there are 4 CPUs"),
+        ({"actors": 5}, "5 actors were requested, but there are 4 CPUs"),
         ({"actors": 0}, "actors must be at least 1"),
         ({"supernodes": 0}, "SuperNodes must be at least 1"),
         ({"clients_per_round": 0}, "clients per round must be at least 1"),
@@ -138,15 +138,15 @@ def test_output_goes_to_the_log_from_wherever_it_comes_and_back_again(tmp_path: 
 
 def test_a_log_that_grows_without_end_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    shorten(log, most=8000)
+    shorten(log, max_bytes=8000)
     with log.open("ab", buffering=0) as writer:
         for line in range(100):
             writer.write(b"line %d\n" % line)
-        shorten(log, most=8000)
+        shorten(log, max_bytes=8000)
         assert log.stat().st_size == sum(len(f"line {line}\n") for line in range(100))
         for line in range(100, 3000):
             writer.write(b"line %d\n" % line)
-            shorten(log, most=8000)
+            shorten(log, max_bytes=8000)
         # whoever had it open goes on at its end
         writer.write(b"the last\n")
     assert log.stat().st_size <= 8000 + len("the last\n")

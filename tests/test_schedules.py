@@ -211,7 +211,7 @@ def test_fedpnu_across_rounds_is_the_complement_schedule() -> None:
 
 
 def test_fedpnu_across_rounds_refuses_another_schedule() -> None:
-    with pytest.raises(ConfigError, match=r"across-rounds is mask\.schedule=complement, which 'fixed' is not"):
+    with pytest.raises(ConfigError, match=r"across-rounds implies mask\.schedule=complement, but it is 'fixed'"):
         RunConfig.parse({"mask.schedule": "fixed", "strategy.name": "fedpnu", "strategy.variant": "across-rounds"})
 
 

@@ -164,7 +164,7 @@ def test_every_masked_strategy_takes_the_arguments_of_a_mask(make: Any) -> None:
     assert mask.seed != make(mask_schedule="cyclic", seed=4).plan(3)[0].mask.seed
     moving = make(mask_ratio=0.2, mask_ratio_shape="linear", mask_final_ratio=0.6, rounds=3)
     assert [moving.plan(number)[0].mask.ratio for number in (1, 2, 3)] == pytest.approx([0.2, 0.4, 0.6])
-    with pytest.raises(TypeError, match="unknown argument 'mask_raito' of a mask; there are mask_ratio, "):
+    with pytest.raises(TypeError, match="unknown argument 'mask_raito' of a mask; expected one of mask_ratio, "):
         make(mask_raito=0.2)
 
 
@@ -182,7 +182,7 @@ def test_fedpnu_across_rounds_trains_the_complement_in_the_next_round() -> None:
 
 
 def test_a_plan_next_to_arguments_of_a_mask_is_refused() -> None:
-    with pytest.raises(ValueError, match="leaves nothing for mask_ratio to set"):
+    with pytest.raises(ValueError, match="with your own plan, mask_ratio would have no effect"):
         SharedMask(FedAvg(), lambda server_round: (), mask_ratio=0.5)
 
 

@@ -305,7 +305,7 @@ def test_a_weight_that_is_not_finite_at_the_end_is_named() -> None:
         ([[0]], "a job of 2 steps has batches for 1"),
         ([[0], []], f"1 to {BATCH} examples; a job has one of 0"),
         ([[0], [0] * 9], f"1 to {BATCH} examples; a job has one of 9"),
-        ([[0], [1, 5]], r"a job of 5 examples has a batch that asks for others: \[1, 5\]"),
+        ([[0], [1, 5]], r"a job of 5 examples has a batch with indices out of range: \[1, 5\]"),
     ],
 )
 def test_batches_that_do_not_fit_are_errors(batches: list[list[int]], message: str) -> None:
@@ -319,7 +319,7 @@ def test_batches_that_do_not_fit_are_errors(batches: list[list[int]], message: s
 
 def test_phases_without_steps_and_optimizers_that_mix_entries_are_errors() -> None:
     model, jobs = model_of("mlp"), jobs_of(SHAPES["mlp"])
-    with pytest.raises(ValueError, match="each job its steps in each of the 1 phases"):
+    with pytest.raises(ValueError, match="each job its steps for each of the 1 phases"):
         stacked(model, jobs, [None], optimizer=make_optimizer("sgd", lr=0.1))
     with pytest.raises(ValueError, match="under SGD, Adam and AdamW, not under RMSprop"):
         stacked(model, jobs, [None, None], optimizer=lambda parameters: torch.optim.RMSprop(parameters, lr=0.1))
@@ -461,7 +461,7 @@ def less_the_mean(x: Tensor) -> Tensor:
     ("model", "reason"),
     [
         (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), "BatchNorm1d 1 makes the examples of a batch depend"),
-        (nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 3)), "Dropout 0 draws other numbers"),
+        (nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 3)), "Dropout 0 draws different numbers"),
         (Positions(), "the buffer positions may change in training"),
         (Counting(torch.tanh), "the buffer calls changes in training"),
         (Calling(drop_some), "a trial in a stack failed: RuntimeError: "),

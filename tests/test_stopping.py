@@ -212,7 +212,7 @@ def test_a_run_that_ended_early_is_not_extended_since_a_longer_one_ends_there_to
             read_resumed_config(found.path, words)
     with pytest.raises(ConfigError, match="so would a run of more rounds"):
         run_in_process(config(tmp_path, output__resume=True, **PATIENT | {"rounds": 30}), nodes=1)
-    with pytest.raises(ValueError, match="ended by its own rule, as a run of 30 rounds would"):
+    with pytest.raises(ValueError, match="stopped early by its own rule, and a run of 30 rounds would"):
         RunFolder.reopen(found.path, device="cpu", rounds=30)
     assert (found.path / "rounds.jsonl").read_bytes() == before
     longer = run(tmp_path, "longer", **PATIENT | {"rounds": 30})

@@ -99,7 +99,7 @@ def test_a_key_that_was_not_asked_for_and_differs_keeps_groups_apart_and_is_said
     runs = [a_run(partition_alpha=alpha, strategy_name=name) for alpha in (0.1, 1.0) for name in ("fedavg", "fedpnu")]
     study = make_study(runs, ["strategy.name"])
     assert study.by == ("strategy.name", "partition.alpha") and len(study.groups) == 4
-    assert study.notes == ("partition.alpha differs and was not asked for: its values are kept apart",)
+    assert study.notes == ("partition.alpha differs and was not requested: its values stay in separate groups",)
 
 
 def test_a_key_that_follows_from_those_asked_for_is_no_column_but_is_said() -> None:
@@ -107,7 +107,7 @@ def test_a_key_that_follows_from_those_asked_for_is_no_column_but_is_said() -> N
     runs = [a_run(strategy_name=name, train_lr=lr, seed=seed) for name, lr in rates.items() for seed in (0, 1)]
     study = make_study(runs, ["strategy.name"])
     assert study.by == ("strategy.name",) and "train.lr" not in study.fixed
-    assert study.notes == ("train.lr was not asked for and differs from group to group, though not within one",)
+    assert study.notes == ("train.lr was not requested and differs between groups, but not within any",)
     assert make_study(runs).by == ("strategy.name", "train.lr") and make_study(runs).notes == ()
 
 

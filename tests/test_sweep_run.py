@@ -343,7 +343,7 @@ def test_the_machine_is_divided_among_the_jobs() -> None:
 
 
 def test_a_share_is_told_to_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in Share(1, ("3",), 0.5).surroundings().items():
+    for name, value in Share(1, ("3",), 0.5).environment().items():
         monkeypatch.setenv(name, value)
     assert available_cpus() == 1 and gpu_names(1) == ["3"] and gpu_share() == 0.5
     monkeypatch.setenv("FEDPFN_CPUS", "4096")

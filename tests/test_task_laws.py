@@ -125,7 +125,7 @@ def test_sum_and_mean_are_those_of_the_examples(task: Task) -> None:
 
 @pytest.mark.parametrize("task", [REGRESSION, MULTILABEL])
 def test_outputs_of_another_size_are_refused(task: Task) -> None:
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="do not match"):
         task.loss(normal(40, 2), some(task).labels)
 
 

@@ -79,11 +79,11 @@ def measure(case: Measurement, *, device: str) -> dict[str, Any]:
         "ours": lambda: pairwise_barriers(model, states, examples, points=case.points),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    found: dict[str, PairwiseBarriers] = {}
+    results: dict[str, PairwiseBarriers] = {}
     for _ in range(case.repeats):
         for name, way in ways.items():
             began = time.perf_counter()
-            found[name] = way()
+            results[name] = way()
             seconds[name].append(time.perf_counter() - began)
     return {
         "case": asdict(case),
@@ -91,7 +91,7 @@ def measure(case: Measurement, *, device: str) -> dict[str, Any]:
         "seconds": seconds,
         "limit": case.evaluations * _forward_limit(model, examples),
         "largest-difference": {
-            kind: float(np.abs(getattr(found["ours"], kind) - getattr(found["plain"], kind)).max())
+            kind: float(np.abs(getattr(results["ours"], kind) - getattr(results["plain"], kind)).max())
             for kind in ("loss", "loss_barriers", "accuracy", "accuracy_barriers")
         },
     }
@@ -136,20 +136,20 @@ def _forward_limit(model: nn.Module, examples: Examples, *, batch: int = 1000) -
 
 def _products(model: nn.Module, inputs: Tensor) -> list[tuple[int, int, int]]:
     """Return (rows an example, fan-in, outputs) of every Linear and Conv2d, as the model is run on ``inputs``."""
-    found: list[tuple[int, int, int]] = []
+    products: list[tuple[int, int, int]] = []
 
     def note(module: nn.Module, _: Any, output: Tensor) -> None:
         weight = module.weight
         assert isinstance(weight, Tensor)
         rows = output[0].numel() // len(weight)
-        found.append((rows, weight[0].numel(), len(weight)))
+        products.append((rows, weight[0].numel(), len(weight)))
 
     hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     with torch.no_grad():
         model(inputs)
     for hook in hooks:
         hook.remove()
-    return found
+    return products
 
 
 def _seconds(left: Tensor, right: Tensor, *, repeats: int = 5) -> float:

@@ -1,4 +1,4 @@
-"""``fedpfn bench``: run what was asked for, contestants in turns, and keep all that was measured in one JSON file."""
+"""``fedpfn bench``: run the requested parts, contestants in turn, and keep all measurements in one JSON file."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from experiments.runtime.failure import RunFailed
 from fedpfn.devices import available_cpus
 from fedpfn.runs import environment
 
-# what can be asked for besides the workloads
+# what can be requested besides the workloads
 PARTS = {
     "d": "barriers between all pairs",
     "server": "the server's part in a round",
@@ -39,12 +39,12 @@ Entrants = Mapping[str, Callable[[Workload], Timing]]
 
 
 def letters(size: str) -> list[str]:
-    """Return all that can be asked for at ``size``."""
+    """Return all parts that can be requested at ``size``."""
     return [*workloads(size), *PARTS]
 
 
 def bench(
-    asked: Iterable[str],
+    requested: Iterable[str],
     console: Console,
     *,
     size: str,
@@ -56,7 +56,7 @@ def bench(
     peers: Sequence[Peer] = (),
     environments: Path,
 ) -> Result:
-    """Run the parts ``asked`` for, write ``file`` after each, and return what is in it.
+    """Run the ``requested`` parts, write ``file`` after each, and return what is in it.
 
     The ``peers`` join the training workloads; those that cannot be installed in ``environments`` are left out.
     """
@@ -85,7 +85,7 @@ def bench(
         "bare": lambda workload: Timing(bare_seconds(workload, device=device), [], None),
     }
     known = workloads(size)
-    for part in asked:
+    for part in requested:
         if part in known:
             console.print(f"({part}) {known[part].describe()}", highlight=False)
             _contest(result["training"], known[part], entrants, repeats, console)

@@ -1,6 +1,6 @@
-"""What the Flower contestants share: how their rounds are timed and where they read what is asked of them.
+"""What the Flower contestants share: how their rounds are timed and where they read their job.
 
-What is asked is JSON in the environment of all processes of a run: Flower's ``run_simulation`` takes no run config.
+The job is JSON in the environment of all processes of a run: Flower's ``run_simulation`` takes no run config.
 
 A round's time is the server's, from the end of one evaluation to the start of the next, as ``seconds.round`` is in a
 run folder: drawing clients, sending, training, answering and averaging are in it, evaluation is not.
@@ -25,12 +25,12 @@ from fedpfn.examples import Examples
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 
-_ASKED = "FEDPFN_BENCH"
+_JOB = "FEDPFN_BENCH"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a Flower contestant is to do: the module of its ``client``, a flat run config, its share of the machine.
+class Job:
+    """A Flower contestant's job: the module of its ``client``, a flat run config, its share of the machine.
 
     Ray's files go to ``scratch``.
     """
@@ -42,18 +42,18 @@ class Asked:
     gpus: int
     scratch: str
 
-    def surroundings(self) -> dict[str, str]:
-        """Return the environment variable that tells the processes of a run."""
-        return {_ASKED: json.dumps(asdict(self))}
+    def environment(self) -> dict[str, str]:
+        """Return the environment variable that passes the job to the processes of a run."""
+        return {_JOB: json.dumps(asdict(self))}
 
 
-def asked() -> Asked:
-    """Return what the environment of this process asks for."""
-    return Asked(**json.loads(os.environ[_ASKED]))
+def read_job() -> Job:
+    """Return the job in the environment of this process."""
+    return Job(**json.loads(os.environ[_JOB]))
 
 
 def stopwatch(folder: Path, model: nn.Module, test: Examples) -> Callable[[int, ArrayRecord], MetricRecord]:
-    """Return an ``evaluate_fn`` that writes a line a round: its number, its seconds, the global model's accuracy."""
+    """Return an ``evaluate_fn`` that writes one line per round: number, seconds, the global model's accuracy."""
     ended = time.perf_counter()
 
     def stop(server_round: int, arrays: ArrayRecord) -> MetricRecord:
@@ -78,8 +78,8 @@ def read_rounds(folder: Path) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=1)
 def run_config() -> RunConfig:
-    """Return the run config that is asked for, checked once a process."""
-    return RunConfig.parse(asked().config)
+    """Return the job's run config, checked once per process."""
+    return RunConfig.parse(read_job().config)
 
 
 def one_thread() -> None:

@@ -1,4 +1,4 @@
-"""The ways to do a workload's rounds, each run for real in processes of its own, on a Ray of its own.
+"""The ways to run a workload's rounds, each run for real in its own processes, on its own Ray.
 
 All of them get the same number of actors, one CPU thread each (or a share of the GPU). *stock* and *cached* are Flower
 apps of this package on Flower's simulation runtime as it is; *ours* is the command ``fedpfn run``, with a SuperNode for
@@ -86,8 +86,8 @@ def run(contestant: Contestant, workload: Workload, *, device: str, actors: int,
         nodes = contestant.nodes(workload, actors)
         if contestant.client:
             config = RunConfig.parse(settings).flat()
-            asked = contest.Asked(contestant.client, config, nodes=nodes, actors=actors, gpus=gpus, scratch=scratch)
-            log = _module(["experiments.bench.flower_run"], asked.surroundings(), Path(scratch))
+            job = contest.Job(contestant.client, config, nodes=nodes, actors=actors, gpus=gpus, scratch=scratch)
+            log = _module(["experiments.bench.flower_run"], job.environment(), Path(scratch))
             rounds = contest.read_rounds(folder)[workload.warm_up :]
             if len(rounds) != workload.rounds:
                 # Flower drops clients that fail and calls the run complete
@@ -103,9 +103,9 @@ def run(contestant: Contestant, workload: Workload, *, device: str, actors: int,
         return Timing([s["round"] for s in seconds], [s["train"] for s in seconds], rounds[-1]["accuracy"])
 
 
-def _module(words: Sequence[str], surroundings: Mapping[str, str], scratch: Path) -> str:
-    """Run ``python -m WORDS`` as one of fedpfn's own processes, on a Ray of its own; otherwise as ``call``."""
-    environment = os.environ | surroundings | {
+def _module(words: Sequence[str], settings: Mapping[str, str], scratch: Path) -> str:
+    """Run ``python -m WORDS`` as one of fedpfn's own processes, on its own Ray; otherwise like ``call``."""
+    environment = os.environ | settings | {
         "PYTHONPATH": os.pathsep.join(import_path(scratch)),
         "FLWR_TELEMETRY_ENABLED": "0",
         # left to itself Ray joins a cluster that is there
@@ -116,7 +116,7 @@ def _module(words: Sequence[str], surroundings: Mapping[str, str], scratch: Path
 
 
 def call(line: Sequence[str], environment: Mapping[str, str], scratch: Path) -> str:
-    """Run a command in ``scratch`` and return what it said. Raises ``RunFailed`` with its last words if it fails."""
+    """Run a command in ``scratch`` and return its output. Raises ``RunFailed`` with its last line if it fails."""
     log = scratch / "log.txt"
     with interruptible(), log.open("wb") as file:
         process = subprocess.Popen(
@@ -129,7 +129,7 @@ def call(line: Sequence[str], environment: Mapping[str, str], scratch: Path) -> 
             raise
     said = log.read_text(encoding="utf-8", errors="replace")
     if code:
-        raise RunFailed(last_words(said) or f"it ended with exit code {code}, and not a word")
+        raise RunFailed(last_words(said) or f"it ended with exit code {code} and no output")
     return said
 
 
@@ -143,6 +143,6 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def last_words(said: str) -> str:
-    """Return the last line that says something."""
+    """Return the last line that is not empty."""
     lines = [one_line(line) for line in said.splitlines()]
     return next((line for line in reversed(lines) if line and line not in _WRAPPERS), "")

@@ -1,6 +1,6 @@
 """One run of a Flower contestant, in a process of its own: ``python -m experiments.bench.flower_run``.
 
-Flower's own simulation as it is, on a Ray of its own. What is asked for comes as JSON in the environment, since
+Flower's own simulation as it is, on its own Ray. The job comes as JSON in the environment, since
 ``run_simulation`` takes no run config; Ray's workers inherit it.
 """
 
@@ -14,18 +14,18 @@ from experiments.resources import even_share
 
 def main() -> None:
     """Run the simulation that the environment describes; times go to ``output.dir``."""
-    asked = contest.asked()
+    job = contest.read_job()
     run_simulation(
         flower_server.app,
-        importlib.import_module(asked.client).app,
-        num_supernodes=asked.nodes,
+        importlib.import_module(job.client).app,
+        num_supernodes=job.nodes,
         backend_config={
-            "client_resources": {"num_cpus": 1, "num_gpus": even_share(asked.actors, asked.gpus)},
+            "client_resources": {"num_cpus": 1, "num_gpus": even_share(job.actors, job.gpus)},
             "init_args": {
-                "num_cpus": asked.actors,
-                "num_gpus": asked.gpus,
+                "num_cpus": job.actors,
+                "num_gpus": job.gpus,
                 "include_dashboard": False,
-                "_temp_dir": asked.scratch,
+                "_temp_dir": job.scratch,
             },
         },
     )

@@ -23,12 +23,12 @@ from fedpfn.runs import LOG, read_rounds
 
 _EVERY_SECONDS = 0.5
 _SETTINGS = ("model.hidden=1", "model.width=32", "barrier.every=10", "barrier.max-pairs=5")
-# who holds memory, by a word of the command line; the rest is Ray's own processes
+# processes that hold memory, by a word of their command line; the rest are Ray's own
 _WHO = {"workers": "ray::Worker", "server": "-m fedpfn"}
 
 
 def measure(rounds: int, *, actors: int) -> dict[str, Any]:
-    """Run ``rounds`` rounds on the digits and return what was seen. Raises ``RunFailed`` where they do not complete."""
+    """Run ``rounds`` rounds on the digits and return the measurements. Raises ``RunFailed`` if they do not complete."""
     with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
         folder, log = Path(scratch) / "run", Path(scratch) / "log.txt"
         words = [f"rounds={rounds}", "device=cpu", *_SETTINGS, f"output.dir={folder}"]

@@ -63,23 +63,23 @@ def measure(case: ServerCase) -> dict[str, Any]:
     workers = _Workers(state, parameters)
     grid = CohortGrid(workers, [10] * case.clients)
     arrays = to_record(state)
-    asked, merged = [], []
+    configured, merged = [], []
     for server_round in range(1, case.repeats + 2):
         workers.round_begins(build_mask(plan(server_round)[0].mask, {name: state[name] for name in parameters}))
         began = time.perf_counter()
         messages = list(strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
-        asked.append(time.perf_counter() - began)
+        configured.append(time.perf_counter() - began)
         result, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages))
-        merged.append(time.perf_counter() - began - asked[-1] - workers.seconds)
+        merged.append(time.perf_counter() - began - configured[-1] - workers.seconds)
         assert result is not None
         arrays = result
     megabytes = case.clients * sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 1e6
-    seconds = median(asked[1:]) + median(merged[1:])
+    seconds = median(configured[1:]) + median(merged[1:])
     return {
         "title": case.title,
         "clients": case.clients,
         "megabytes": megabytes,
-        "configure": median(asked[1:]),
+        "configure": median(configured[1:]),
         "aggregate": median(merged[1:]),
         "seconds-per-100-MB": seconds / megabytes * 100,
     }

@@ -1,6 +1,6 @@
 """What all tables of a benchmark are made of: the table itself, medians turn by turn, ratios and how they are written.
 
-A contestant's seconds a round are the median over the rounds of a run; a ratio divides two runs of one turn, and a
+A contestant's seconds per round are the median over the rounds of a run; a ratio divides two runs of one turn, and a
 table shows the median over the turns with the least and the greatest.
 """
 
@@ -56,14 +56,16 @@ def of(result: Result, part: str, **wanted: Any) -> list[Result]:
 
 def seconds_text(values: Iterable[float]) -> str:
     """Return the median of some seconds."""
-    found = list(values)
-    return f"{median(found):.3f}" if found else "–"
+    numbers = list(values)
+    return f"{median(numbers):.3f}" if numbers else "–"
 
 
-def ratio_text(found: list[float], *, least: float | None = None, most: float | None = None, digits: int = 2) -> str:
-    """Say a ratio, its spread where there are several, and what was aimed for."""
-    if not found:
+def ratio_text(
+    ratios: list[float], *, minimum: float | None = None, maximum: float | None = None, digits: int = 2
+) -> str:
+    """Return a ratio as text, with its spread if there are several, and the target."""
+    if not ratios:
         return "–"
-    spread = f" [{min(found):.{digits}f}, {max(found):.{digits}f}]" if len(found) > 1 else ""
-    aim = f" (≥ {least:g})" if least else f" (≤ {most:g})" if most else ""
-    return f"{median(found):.{digits}f}{spread}{aim}"
+    spread = f" [{min(ratios):.{digits}f}, {max(ratios):.{digits}f}]" if len(ratios) > 1 else ""
+    aim = f" (≥ {minimum:g})" if minimum else f" (≤ {maximum:g})" if maximum else ""
+    return f"{median(ratios):.{digits}f}{spread}{aim}"

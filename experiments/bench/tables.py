@@ -23,7 +23,7 @@ def markdown(result: Result) -> str:
 
 
 def machine(result: Result) -> str:
-    """Say what it was measured on and with, in a paragraph."""
+    """Return a paragraph on the machine and the versions."""
     about = result["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     accelerator = "" if about["accelerator"] == "none" else f", {about['accelerator']}"
@@ -56,7 +56,7 @@ def _tables(result: Result) -> Iterator[Table]:
 def _barriers(result: Result, device: str) -> Table:
     rows = []
     for entry in result["barriers"]:
-        case, seconds = entry["case"], {name: median(found) for name, found in entry["seconds"].items()}
+        case, seconds = entry["case"], {name: median(times) for name, times in entry["seconds"].items()}
         pairs = [
             above / below for above, below in zip(entry["seconds"]["plain"], entry["seconds"]["ours"], strict=True)
         ]
@@ -66,7 +66,7 @@ def _barriers(result: Result, device: str) -> Table:
                 str(entry["evaluations"]),
                 f"{seconds['plain']:.2f}",
                 f"{seconds['ours']:.2f}",
-                ratio_text(pairs, least=_BARRIER_AIMS[device].get(case["title"])),
+                ratio_text(pairs, minimum=_BARRIER_AIMS[device].get(case["title"])),
                 f"{entry['limit']:.2f}",
                 f"{entry['limit'] / seconds['ours']:.0%}",
                 f"{entry['largest-difference']['loss']:.1e}",

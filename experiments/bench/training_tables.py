@@ -1,4 +1,4 @@
-"""The tables of the training workloads: seconds a round, ratios to fedpfn, accuracy, and local training.
+"""The tables of the training workloads: seconds per round, ratios to fedpfn, accuracy, and local training.
 
 A row is a contestant, a column a workload.
 """
@@ -24,7 +24,7 @@ _MASK_AIM = 1.03
 
 
 def training_tables(result: Result) -> Iterator[Table]:
-    """Yield a table of seconds a round, of ratios, of accuracies and of local training."""
+    """Yield a table of seconds per round, of ratios, of accuracies and of local training."""
     aims = _AIMS[str(result["environment"]["device"])]
     without = [f"Without {name}, which was not installed: {why}." for name, why in result["not-installed"].items()]
 
@@ -34,11 +34,13 @@ def training_tables(result: Result) -> Iterator[Table]:
 
     def times_ours(letter: str, name: str) -> str:
         ours = turns(_entries(result, letter, "ours"))
-        return ratio_text(ratios(turns(_entries(result, letter, name)), ours), least=aims.get((letter, name)))
+        return ratio_text(ratios(turns(_entries(result, letter, name)), ours), minimum=aims.get((letter, name)))
 
     def accuracy(letter: str, name: str) -> str:
-        found = [entry["accuracy"] for entry in _entries(result, letter, name) if entry.get("accuracy") is not None]
-        return f"{found[-1]:.3f}" if found else "–"
+        accuracies = [
+            entry["accuracy"] for entry in _entries(result, letter, name) if entry.get("accuracy") is not None
+        ]
+        return f"{accuracies[-1]:.3f}" if accuracies else "–"
 
     yield _table("Seconds a round: the median turn (the fastest)", result, seconds, without)
     yield _table("Times as long as ours, cohorts", result, times_ours, [])
@@ -72,9 +74,9 @@ def _local(result: Result) -> Table:
                 letter,
                 seconds_text(bare.values()),
                 seconds_text(busy.values()),
-                ratio_text(ratios(bare, busy), least=0.9 if letter == "a" else None),
-                ratio_text(ratios(masked, train), most=_MASK_AIM, digits=3),
-                ratio_text(ratios(fedpfn, ours), most=_MASK_AIM, digits=3),
+                ratio_text(ratios(bare, busy), minimum=0.9 if letter == "a" else None),
+                ratio_text(ratios(masked, train), maximum=_MASK_AIM, digits=3),
+                ratio_text(ratios(fedpfn, ours), maximum=_MASK_AIM, digits=3),
             ]
         )
     return Table(

@@ -106,12 +106,12 @@ _QUICK: dict[str, Any] = {
 
 def workloads(size: str) -> dict[str, Workload]:
     """Return the workloads of ``size``, one of ``SIZES``, by letter; of ``quick`` there is (c) alone."""
-    found = {workload.letter: workload for workload in _FULL}
+    by_letter = {workload.letter: workload for workload in _FULL}
     if size == "reduced":
-        return {letter: replace(workload, **_REDUCED.get(letter, {})) for letter, workload in found.items()}
+        return {letter: replace(workload, **_REDUCED.get(letter, {})) for letter, workload in by_letter.items()}
     if size == "quick":
-        return {"c": replace(found["c"], **_QUICK)}
-    return found
+        return {"c": replace(by_letter["c"], **_QUICK)}
+    return by_letter
 
 
 def over_clients(size: str) -> list[Workload]:

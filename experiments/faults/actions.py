@@ -103,7 +103,7 @@ class Freeze:
     deadly = False
 
     def __call__(self, run: Disturbed) -> None:
-        """Stop it and let it go on."""
+        """Stop it and let it continue."""
         processes = run.family.named(self.to)
         for process in processes:
             process.suspend()

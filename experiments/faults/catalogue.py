@@ -101,11 +101,11 @@ PLACES = [
     *(Fault(f"run folder named {name}", "places", ALONE, place=Place(name))
       for name in ("foo[/bar]", ":x: [red]a", "ünï çödé $HOME 'x'")),
     Fault("run folder named foo[/bar]", "places", RAY, place=Place("foo[/bar]")),
-    Fault("TMPDIR does not exist", "places", RAY, place=Place(surroundings={"TMPDIR": "{tmp}/absent"})),
+    Fault("TMPDIR does not exist", "places", RAY, place=Place(environment={"TMPDIR": "{tmp}/absent"})),
     Fault("TMPDIR is full", "places", RAY, Fill(), START, EITHER,
-          place=Place(disk_kb=64, surroundings={"TMPDIR": "{space}"})),
+          place=Place(disk_kb=64, environment={"TMPDIR": "{space}"})),
     Fault("TMPDIR of 200 kB", "places", RAY, ending=EITHER,
-          place=Place(disk_kb=200, surroundings={"TMPDIR": "{space}"})),
+          place=Place(disk_kb=200, environment={"TMPDIR": "{space}"})),
     *(Fault(f"standard output {name}", "places", runtime, place=Place(shell=f"set -o pipefail; {shell}"),
             quick=runtime is ALONE and "head" in shell)
       for runtime in (ALONE, RAY)

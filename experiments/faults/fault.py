@@ -18,7 +18,7 @@ class Runtime(StrEnum):
 
 
 class Ending(StrEnum):
-    """How a disturbed run has to end. Whatever ends early has to go on to the bits of an undisturbed run."""
+    """How a disturbed run must end. One that ends early must resume to the same bits as an undisturbed run."""
 
     COMPLETES = "completes"
     STOPS = "stops with a reason"
@@ -56,7 +56,7 @@ class Place:
         nothing can be written where it is ``read_only``.
     shell
         A line of the shell with ``{command}`` in it, and ``{out}`` for the folder; the command itself where empty.
-    surroundings
+    environment
         Environment variables; ``{tmp}`` is the injection's own folder for temporary files.
     alteration
         Name of a change to the command's process (``experiments.faults.altered``).
@@ -66,7 +66,7 @@ class Place:
     disk_kb: int = 0
     read_only: bool = False
     shell: str = ""
-    surroundings: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     alteration: str = ""
 
 

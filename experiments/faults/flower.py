@@ -22,7 +22,7 @@ def command(root: Path, words: Iterable[str]) -> list[str]:
     return [str(Path(sys.executable).with_name("flwr")), "run", str(root), "--stream", "-c", typed]
 
 
-def surroundings(home: Path) -> dict[str, str]:
+def environment(home: Path) -> dict[str, str]:
     """Return the environment in which Flower keeps to ``home``, installs nothing and asks nobody."""
     home.mkdir(exist_ok=True)
     return {

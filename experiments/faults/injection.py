@@ -1,4 +1,4 @@
-"""One injection: start the run, let the fault happen, wait for the end, look at what is there, go on to the end."""
+"""One injection: start the run, let the fault happen, wait for the end, check the folder, resume to completion."""
 
 import re
 import subprocess
@@ -56,7 +56,7 @@ def _wait(process: "subprocess.Popen[bytes]") -> int | None:
 
 
 def _look(stage: Stage, outcome: Outcome) -> None:
-    """Note what the command said and what it left, all that there is to be seen before anything is mended."""
+    """Record the command's output and what it left behind, before anything is repaired."""
     outcome.said = stage.said("stdout") + stage.said("stderr")
     lines = [line for line in (stage.said("stderr") or stage.said("stdout")).splitlines() if line.strip()]
     outcome.last = next((line for line in lines if not _is_note(line)), "").strip()[:300]
@@ -79,7 +79,7 @@ def _is_note(line: str) -> bool:
 
 
 def _second(stage: Stage, outcome: Outcome) -> None:
-    """Wait for a second run, which has to be refused where the first was not."""
+    """Wait for a second run, which must be refused if the first was not."""
     if stage.second is None:
         return
     status, said = _wait(stage.second), stage.said("second-stderr")
@@ -108,8 +108,8 @@ def _go_on(stage: Stage, outcome: Outcome, expected: Digests) -> None:
             outcome.faults.append(f"it did not go on: {error}")
             outcome.same = False
             return
-    found = digests(stage.cells)
-    outcome.same = found == expected
+    results = digests(stage.cells)
+    outcome.same = results == expected
 
 
 def _run_again(stage: Stage) -> str:
@@ -131,5 +131,5 @@ def _run_again(stage: Stage) -> str:
 
 def digests(cells: list[Path]) -> Digests:
     """Return the digests of the weights of complete runs: by the cell's name, or one that has none."""
-    found = {cell.name if len(cells) == CELLS else "": read_json(cell / "summary.json") for cell in cells}
-    return {name: summary["weights_sha256"] for name, summary in found.items() if summary is not None}
+    summaries = {cell.name if len(cells) == CELLS else "": read_json(cell / "summary.json") for cell in cells}
+    return {name: summary["weights_sha256"] for name, summary in summaries.items() if summary is not None}

@@ -1,4 +1,4 @@
-"""What became of a disturbed run, and whether that is as it has to be."""
+"""The outcome of a disturbed run, and whether it is as expected."""
 
 import re
 from dataclasses import dataclass, field
@@ -6,13 +6,13 @@ from typing import Any
 
 from experiments.faults.fault import Ending, Fault, Runtime
 
-# seconds in which the processes of a killed command have to be gone
+# seconds within which the processes of a killed command must be gone
 PATIENCE = 12.0
 
 
 @dataclass
 class Outcome:
-    """One injection: what was seen, and in ``faults`` what should not have been.
+    """One injection: the observations, and in ``faults`` those that should not have occurred.
 
     ``seconds`` are those from the fault to the end of the command, ``rounds`` those on record then, and ``same`` says
     whether the end, or going on, gave the weights of an undisturbed run.

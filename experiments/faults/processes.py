@@ -36,22 +36,22 @@ class Family:
         Raises ``LookupError`` where there is none.
         """
         if name == "command":
-            found = [process for process in self.live() if _is_command(process)][:1]
+            matches = [process for process in self.live() if _is_command(process)][:1]
         else:
             plural = name.endswith("s") and name[:-1] in _NAMES
             pattern = re.compile(_NAMES[name[:-1] if plural else name])
-            found = [process for process in self.live() if pattern.search(_line(process))]
-            found = found if plural else found[:1]
-        if not found:
+            matches = [process for process in self.live() if pattern.search(_line(process))]
+            matches = matches if plural else matches[:1]
+        if not matches:
             raise LookupError(f"there is no {name} to be disturbed")
-        return found
+        return matches
 
     def left(self, patience: float) -> list[str]:
         """Return the command lines of those that still run after ``patience`` seconds."""
         deadline = time.monotonic() + patience
-        while (found := self.live()) and time.monotonic() < deadline:
+        while (remaining := self.live()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        return [_line(process)[:80] for process in found]
+        return [_line(process)[:80] for process in remaining]
 
     def end(self) -> None:
         """Kill all that is left."""

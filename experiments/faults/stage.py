@@ -1,4 +1,4 @@
-"""A run in processes and folders of its own, which a fault then disturbs."""
+"""A run in its own processes and folders, which a fault then disturbs."""
 
 import os
 import shlex
@@ -103,13 +103,13 @@ class Stage:
             # bash, and not exec: the shell has to see the command's own status
             line = ["bash", "-c", place.shell.format(command=shlex.join(line), out=shlex.quote(str(self.out)))]
         places = {"tmp": self.temporary, "space": self.space}
-        surroundings = {name: value.format(**places) for name, value in place.surroundings.items()}
+        own = {name: value.format(**places) for name, value in place.environment.items()}
         environment = os.environ | {MARK: self.mark, "TMPDIR": str(self.temporary), "PYTHONPATH": str(ROOT)}
         if self.fault.runtime is Runtime.FLOWER:
-            environment |= flower.surroundings(self.temporary / "home")
+            environment |= flower.environment(self.temporary / "home")
         with (self.folder / f"{prefix}stdout").open("wb") as out, (self.folder / f"{prefix}stderr").open("wb") as err:
             return subprocess.Popen(
-                line, cwd=self.folder, env=environment | {"COLUMNS": "200"} | surroundings, stdin=subprocess.DEVNULL,
+                line, cwd=self.folder, env=environment | {"COLUMNS": "200"} | own, stdin=subprocess.DEVNULL,
                 stdout=out, stderr=err, start_new_session=True,
             )  # fmt: skip
 
@@ -164,7 +164,7 @@ class Stage:
         return mine + sorted(_orphans(_shared_memory() - self.shm_before))
 
     def close(self) -> None:
-        """End all of it, and remove what is not wanted any more."""
+        """End all processes, and remove what is no longer needed."""
         self.family.end()
         if self.second is not None and self.second.poll() is None:
             self.second.kill()

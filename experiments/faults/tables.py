@@ -21,14 +21,14 @@ def rows(results: Iterable[dict[str, Any]]) -> list[tuple[str, Row]]:
     for one in results:
         moment = one["moment"] if not one["moment"].startswith("start + ") else "after the start"
         together.setdefault((one["group"], one["runtime"], one["name"], moment), []).append(one)
-    return [(f"{group}: {runtime}", _row(name, moment, found))
-            for (group, runtime, name, moment), found in together.items()]  # fmt: skip
+    return [(f"{group}: {runtime}", _row(name, moment, records))
+            for (group, runtime, name, moment), records in together.items()]  # fmt: skip
 
 
-def _row(name: str, moment: str, found: Sequence[dict[str, Any]]) -> Row:
-    tried = [one for one in found if not one["skipped"]]
+def _row(name: str, moment: str, records: Sequence[dict[str, Any]]) -> Row:
+    tried = [one for one in records if not one["skipped"]]
     if not tried:
-        return name, moment, "0", "–", f"skipped: {found[0]['skipped']}", "", "", ""
+        return name, moment, "0", "–", f"skipped: {records[0]['skipped']}", "", "", ""
     ends = sorted({_ending(one) for one in tried})
     same = [one for one in tried if one["same"] is not None]
     resumed = sum(one["resumed"] for one in same)
@@ -73,19 +73,19 @@ def overview(results: Iterable[dict[str, Any]]) -> list[str]:
     for one in results:
         if not one["skipped"]:
             groups.setdefault(one["group"], []).append(one)
-    counts = {group: _counts(found) for group, found in groups.items()}
+    counts = {group: _counts(records) for group, records in groups.items()}
     total = [sum(numbers) for numbers in zip(*counts.values(), strict=True)]
     for group, (tried, ok, alone, resumed, same, compared) in [*counts.items(), ("all", total)]:
         lines.append(f"| {group} | {tried} | {ok} | {alone} | {resumed} | {same} of {compared} |")
     return lines
 
 
-def _counts(found: Sequence[dict[str, Any]]) -> list[int]:
-    compared = [one for one in found if one["same"] is not None]
+def _counts(records: Sequence[dict[str, Any]]) -> list[int]:
+    compared = [one for one in records if one["same"] is not None]
     resumed = sum(one["resumed"] for one in compared)
     same = sum(one["same"] for one in compared)
-    ok = sum(one["ok"] for one in found)
-    return [len(found), ok, len(compared) - resumed, resumed, same, len(compared)]
+    ok = sum(one["ok"] for one in records)
+    return [len(records), ok, len(compared) - resumed, resumed, same, len(compared)]
 
 
 def markdown(results: Sequence[dict[str, Any]], about: str) -> str:
@@ -107,7 +107,7 @@ def markdown(results: Sequence[dict[str, Any]], about: str) -> str:
 
 
 def summary(results: Sequence[dict[str, Any]]) -> str:
-    """Return in one line how many were as they have to be."""
+    """Return in one line how many were as expected."""
     tried = [one for one in results if not one["skipped"]]
     skipped = len(results) - len(tried)
     line = f"{len(tried)} injections, {sum(one['ok'] for one in tried)} ended as they have to"

@@ -1,1 +1,1 @@
-"""The laboratory's bench: experiments as files, cells run and recorded, tables and figures; no Flower, no Ray."""
+"""The laboratory: experiments as files, cells run and recorded, tables and figures; no Flower, no Ray."""

@@ -1,4 +1,5 @@
-"""Pictures of what a cell keeps beside its measures: curves along paths, planes through three models, layers in depth.
+"""Pictures of the arrays that a cell keeps in addition to its measures: curves along paths, planes through three
+models, layers in depth.
 
 Cells without such arrays or rows, as those still to run, are left out; where none has any there is no picture.
 """
@@ -76,7 +77,7 @@ def _draw_paths(axes: Axes, lines: dict[str, list[Arrays]], kind: str, methods: 
         axes.set_visible(True)
         number = methods.index(method)
         colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
-        alphas, paths = arrays[0]["alphas"], np.concatenate([found[kind] for found in arrays])
+        alphas, paths = arrays[0]["alphas"], np.concatenate([table[kind] for table in arrays])
         axes.plot(alphas, paths.T, color=colour, alpha=float(np.clip(1.5 / len(paths), 0.15, 0.5)), linewidth=0.7)
         axes.plot(alphas, mean_and_spread(paths)[0], color=colour, linestyle=style, label=method)
         axes.set(xlabel="α, the first model's weight", ylabel=_unit(arrays, kind))
@@ -85,15 +86,16 @@ def _draw_paths(axes: Axes, lines: dict[str, list[Arrays]], kind: str, methods: 
 def plane(run: LabRun, entry: dict[str, Any]) -> Figure | None:
     """Draw the landscape over the plane through three models, for the first seed that has one, a panel a group.
 
-    The worst tenth of the points, and what is not finite, is of one colour: a loss far off would leave the rest none.
+    The worst tenth of the points, and those that are not finite, share one colour: a far higher loss would leave no
+    contrast for the rest.
     """
     kind = entry.get("value", "loss")
-    found = [(record, run.arrays(record)) for record in run.records]
-    found = [(record, arrays) for record, arrays in found if _some_finite([arrays], f"plane_{kind}")]
-    found = [(record, arrays) for record, arrays in found if record["seed"] == found[0][0]["seed"]]
-    if not found:
+    planes = [(record, run.arrays(record)) for record in run.records]
+    planes = [(record, arrays) for record, arrays in planes if _some_finite([arrays], f"plane_{kind}")]
+    planes = [(record, arrays) for record, arrays in planes if record["seed"] == planes[0][0]["seed"]]
+    if not planes:
         return None
-    shown = [arrays for _, arrays in found]
+    shown = [arrays for _, arrays in planes]
     values = np.concatenate([arrays[f"plane_{kind}"].ravel() for arrays in shown])
     values = values[np.isfinite(values)]
     better_low = kind == "loss"
@@ -103,7 +105,7 @@ def plane(run: LabRun, entry: dict[str, Any]) -> Figure | None:
     xs, ys = (np.concatenate([arrays[f"plane_{name}"] for arrays in shown]) for name in ("xs", "ys"))
     height = 3.4 * float(np.clip(np.ptp(ys) / np.ptp(xs), 0.5, 1.5)) + 0.8
     figure, all_axes = panels(len(shown), width=4.2, height=height)
-    for axes, (record, arrays) in zip(all_axes, found, strict=True):
+    for axes, (record, arrays) in zip(all_axes, planes, strict=True):
         field = arrays[f"plane_{kind}"]
         image = axes.contourf(
             arrays["plane_xs"],
@@ -123,16 +125,16 @@ def plane(run: LabRun, entry: dict[str, Any]) -> Figure | None:
     # a contour's own ticks lie at its levels, and round ones beyond the ends would be drawn on the ends
     ticks = [tick for tick in MaxNLocator(7).tick_values(low, high) if low <= tick <= high]
     figure.colorbar(image, ax=all_axes, label=_unit(shown, kind, prefix="plane_"), ticks=ticks)
-    return finish(figure, run, f"n = 1 seed (number {found[0][0]['seed']})", legend=False)
+    return finish(figure, run, f"n = 1 seed (number {planes[0][0]['seed']})", legend=False)
 
 
 def layers(run: LabRun, entry: dict[str, Any]) -> Figure | None:
-    """Draw layerwise measures against the layers, a row of panels a network and a line a group.
+    """Draw layerwise measures against the layers, one row of panels per network, one line per group.
 
     A panel is a measure, or the measures of an inner list of ``y``, told apart by line style.
     """
-    told = [entry["y"]] if isinstance(entry["y"], str) else entry["y"]
-    shown = [flattened(item) for item in told]
+    items = [entry["y"]] if isinstance(entry["y"], str) else entry["y"]
+    shown = [flattened(item) for item in items]
     networks: dict[tuple[str, ...], dict[Address, list[Rows]]] = {}
     for place in families(run):
         for table in [found for record in records_at(run, place) if (found := record["rows"].get("layers"))]:
@@ -174,11 +176,11 @@ def _name_measures(axes: Axes, measures: list[str]) -> None:
 
 
 def _some_finite(arrays: list[Arrays], name: str) -> bool:
-    return any(name in found and bool(np.isfinite(found[name]).any()) for found in arrays)
+    return any(name in table and bool(np.isfinite(table[name]).any()) for table in arrays)
 
 
 def _unit(arrays: list[Arrays], kind: str, *, prefix: str = "") -> str:
-    """Say what a kind is measured in: a loss without any accuracy is a regression's."""
+    """Return the unit of a kind: a loss without any accuracy is a regression's."""
     return UNITS[kind] if _some_finite(arrays, f"{prefix}accuracy") else "squared error"
 
 

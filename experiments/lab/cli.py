@@ -67,9 +67,9 @@ def run(
     from experiments.lab.experiment import read_experiment
     from experiments.lab.run import check, run_experiment
 
-    found, cells = read_experiment(experiment, words or [], quick=quick, cases=case or [])
+    parsed, cells = read_experiment(experiment, words or [], quick=quick, cases=case or [])
     if dry_run:
-        check(found, cells)
+        check(parsed, cells)
         table = Table(box=None, header_style="bold", pad_edge=False)
         for name in ("cell", "case", "axes", "seed"):
             table.add_column(name)
@@ -79,8 +79,8 @@ def run(
         console.print(table, highlight=False)
         return
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder = (out or Path("runs") / "lmc" / f"{stamp}_{found.name}").resolve()
-    run_experiment(found, cells, folder, console, jobs=jobs)
+    folder = (out or Path("runs") / "lmc" / f"{stamp}_{parsed.name}").resolve()
+    run_experiment(parsed, cells, folder, console, jobs=jobs)
     _show(folder)
 
 
@@ -114,11 +114,13 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="write the values into this JSON file")] = None,
 ) -> None:
     """Measure loss and score of each checkpoint on the test examples of a data set."""
-    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.evaluate import show_evaluations
 
-    bench = Bench(checkpoints, least=1, most=None, model_name=model, data_name=data, data_root=root, trust=trust)
-    show_evaluations(bench, console, out=out)
+    checkpoint_set = CheckpointSet(
+        checkpoints, minimum=1, maximum=None, model_name=model, data_name=data, data_root=root, trust=trust
+    )
+    show_evaluations(checkpoint_set, console, out=out)
 
 
 @app.command(epilog=EPILOG)
@@ -131,12 +133,14 @@ def barrier(
     out: Annotated[Path | None, typer.Option(help="draw the curves into this file (.png, .svg)")] = None,
 ) -> None:
     """Measure loss and accuracy barriers between any checkpoints of one model, a federated run's clients included."""
-    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.compare import require_picture, show_barriers
 
     require_picture(out)
-    bench = Bench(checkpoints, least=2, most=None, model_name=model, data_name=data, data_root=root, trust=trust)
-    show_barriers(bench, console, picture=out)
+    checkpoint_set = CheckpointSet(
+        checkpoints, minimum=2, maximum=None, model_name=model, data_name=data, data_root=root, trust=trust
+    )
+    show_barriers(checkpoint_set, console, picture=out)
 
 
 @app.command(epilog=EPILOG)
@@ -154,14 +158,16 @@ def match(
     trust: Trust = False,
 ) -> None:
     """Permute the second checkpoint's units to match the first's, and report what that does to the path."""
-    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.compare import match_pair
 
-    bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root, trust=trust)
+    checkpoint_set = CheckpointSet(
+        checkpoints, minimum=2, maximum=2, model_name=model, data_name=data, data_root=root, trust=trust
+    )
     options = {} if steps is None else {"steps": steps}
     if method == "weight":
         options["restarts"] = restarts
-    match_pair(bench, console, method=method, out=out, **options)
+    match_pair(checkpoint_set, console, method=method, out=out, **options)
 
 
 @app.command(epilog=EPILOG)
@@ -176,12 +182,14 @@ def layers(
     trust: Trust = False,
 ) -> None:
     """Compare two checkpoints layer by layer: LLFC, LEWC, weak additivity, commutativity, stitching."""
-    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.compare import require_picture, show_layers
 
     require_picture(out)
-    bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root, trust=trust)
-    show_layers(bench, console, out=out)
+    checkpoint_set = CheckpointSet(
+        checkpoints, minimum=2, maximum=2, model_name=model, data_name=data, data_root=root, trust=trust
+    )
+    show_layers(checkpoint_set, console, out=out)
 
 
 @app.command(epilog=EPILOG)
@@ -200,14 +208,16 @@ def curve(
 
     `train.epochs`, `train.lr` and the other `train.*` settings are those of the curve's bend.
     """
-    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.compare import require_picture
     from experiments.lab.curve import require_bend, show_curve
 
     require_picture(out)
     require_bend(bend)
-    bench = Bench(checkpoints, least=2, most=2, model_name=model, data_name=data, data_root=root, trust=trust)
-    show_curve(bench, console, out=out, bend=bend)
+    checkpoint_set = CheckpointSet(
+        checkpoints, minimum=2, maximum=2, model_name=model, data_name=data, data_root=root, trust=trust
+    )
+    show_curve(checkpoint_set, console, out=out, bend=bend)
 
 
 @app.command(epilog=EPILOG)
@@ -233,14 +243,16 @@ def fuse(
     trust: Trust = False,
 ) -> None:
     """Fuse checkpoints into one, write it, and report loss and score next to those it was made of."""
-    from experiments.lab.checkpoint_bench import Bench
+    from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.fuse import fuse_checkpoints, require_method
 
     given = {"scale": scale, "density": density, "off_diagonal": off_diagonal}
     options = {name: value for name, value in given.items() if value is not None}
     require_method(method, options, base=base, out=out)
-    bench = Bench(checkpoints, least=2, most=None, model_name=model, data_name=data, data_root=root, trust=trust)
-    fuse_checkpoints(bench, console, method=method, base=base, out=out, examples=examples, **options)
+    checkpoint_set = CheckpointSet(
+        checkpoints, minimum=2, maximum=None, model_name=model, data_name=data, data_root=root, trust=trust
+    )
+    fuse_checkpoints(checkpoint_set, console, method=method, base=base, out=out, examples=examples, **options)
 
 
 @app.command()
@@ -262,21 +274,21 @@ def _show(folder: Path) -> None:
     from experiments.lab.report import markdown_report, results_table, settings_lines, verdicts
     from fedpfn.runs import write_whole
 
-    found = read_lab(folder)
-    results = results_table(found)
+    result = read_lab(folder)
+    results = results_table(result)
     table = Table(
-        title=Text(found.experiment.title), title_justify="left", box=None, header_style="bold", pad_edge=False
+        title=Text(result.experiment.title), title_justify="left", box=None, header_style="bold", pad_edge=False
     )
     for name in results.header:
         table.add_column(Text(name), overflow="fold")
     for row in results.rows:
         table.add_row(*map(Text, row))
     console.print(table, highlight=False)
-    for line in (*settings_lines(found), *verdicts(found)):
+    for line in (*settings_lines(result), *verdicts(result)):
         console.print(f"- {line}", highlight=False, soft_wrap=True, markup=False)
     # first without pictures: tables are not lost where one cannot be drawn
-    write_whole(folder / "report.md", markdown_report(found).encode())
-    write_whole(folder / "report.md", markdown_report(found, draw_figures(found)).encode())
-    if not found.complete:
-        console.print(f"not complete: {len(found.records)} cells so far", style="red", highlight=False)
+    write_whole(folder / "report.md", markdown_report(result).encode())
+    write_whole(folder / "report.md", markdown_report(result, draw_figures(result)).encode())
+    if not result.complete:
+        console.print(f"not complete: {len(result.records)} cells so far", style="red", highlight=False)
     console.print(f"folder: {folder}", soft_wrap=True, highlight=False, markup=False)

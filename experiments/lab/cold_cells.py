@@ -35,12 +35,12 @@ def run_cold(config: LabConfig, *, workers: int) -> Findings:
         mask=mask_of(config, build_model(config, material)) if masked else None,
         seed=config.seed,
     )
-    found = Findings()
+    findings = Findings()
     for name, accuracies in (("before", fused.before), ("after", fused.after)):
-        found.add(f"{name}_", first_round=accuracies[0].mean(), last_round=accuracies[-1].mean())
-        found.arrays[name] = accuracies
-    found.add("", lost_by_fusion=(fused.before[-1] - fused.after[-1]).mean())
-    return found
+        findings.add(f"{name}_", first_round=accuracies[0].mean(), last_round=accuracies[-1].mean())
+        findings.arrays[name] = accuracies
+    findings.add("", lost_by_fusion=(fused.before[-1] - fused.after[-1]).mean())
+    return findings
 
 
 def relabelled(examples: Examples, classes: list[int]) -> Examples:

@@ -1,6 +1,6 @@
-"""Checkpoints compared: each by itself, barriers between any of them, one matched to another, two layer by layer.
+"""Comparing checkpoints: barriers between any of them, one matched to another, two layer by layer.
 
-Which checkpoints, of which model and on which examples, is said by ``checkpoint_bench``.
+``checkpoint_set`` reads the checkpoints, their model and the examples.
 """
 
 import csv
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from rich.console import Console
 from rich.table import Table
 
-from experiments.lab.checkpoint_bench import Bench
+from experiments.lab.checkpoint_set import CheckpointSet
 from experiments.lab.figures import COLOURS, MARKERS
 from experiments.lab.report import short
 from experiments.lab.settings import match_options, sample
@@ -31,34 +31,34 @@ SHOWN = ("llfc_0.5", "baseline", "cka", "llfc_coefficient_0.5", "lewc_coefficien
 PICTURES = (".png", ".svg", ".pdf")
 
 
-def show_barriers(bench: Bench, console: Console, *, picture: Path | None) -> None:
-    """Print both barriers of every pair, and the fusion of all; draw the curves where asked to."""
-    settings = bench.config.barrier
-    with temporary_pool(bench.model) as pool, progress_bar("barriers") as progress:
+def show_barriers(checkpoints: CheckpointSet, console: Console, *, picture: Path | None) -> None:
+    """Print both barriers of every pair, and the fusion of all; draw the curves if requested."""
+    settings = checkpoints.config.barrier
+    with temporary_pool(checkpoints.model) as pool, progress_bar("barriers") as progress:
         measured = measure_connectivity(
             pool,
-            bench.states,
-            bench.test,
+            checkpoints.states,
+            checkpoints.test,
             points=settings.points,
             batch_norm=settings.batch_norm,
-            batches=InputBatches(bench.statistics),
+            batches=InputBatches(checkpoints.statistics),
             progress=progress,
         )
-    found, ends, kind = measured.barriers, measured.ends, bench.score
-    middle = len(found.alphas) // 2
-    scores, score_barriers = getattr(found, kind), getattr(found, f"{kind}_barriers")
+    barriers, ends, kind = measured.barriers, measured.ends, checkpoints.score
+    middle = len(barriers.alphas) // 2
+    scores, score_barriers = getattr(barriers, kind), getattr(barriers, f"{kind}_barriers")
     table = plain_table("pair", kind, f"{kind} at 1/2", f"{kind} barrier", "loss", "loss at 1/2", "loss barrier")
-    for row, (first, second) in enumerate(found.pairs):
+    for row, (first, second) in enumerate(barriers.pairs):
         table.add_row(
             f"{first + 1}–{second + 1}",
             f"{short(getattr(ends[first], kind))}, {short(getattr(ends[second], kind))}",
             short(scores[row, middle]),
             short(score_barriers[row]),
             f"{short(ends[first].loss)}, {short(ends[second].loss)}",
-            short(found.loss[row, middle]),
-            short(found.loss_barriers[row]),
+            short(barriers.loss[row, middle]),
+            short(barriers.loss_barriers[row]),
         )
-    bench.describe(console)
+    checkpoints.describe(console)
     console.print(table)
     console.print(
         f"mean of all {len(ends)}: {kind} {short(getattr(measured.fused, kind))}"
@@ -68,70 +68,75 @@ def show_barriers(bench: Bench, console: Console, *, picture: Path | None) -> No
     if picture:
         figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
         for axes, drawn in zip(panels, ("loss", kind), strict=True):
-            draw_paths(found, drawn, ax=axes)
-        if len(found.pairs) <= 10:
+            draw_paths(barriers, drawn, ax=axes)
+        if len(barriers.pairs) <= 10:
             panels[0].legend(title="pair", fontsize=8, frameon=False)
         save_figure(figure, picture, console)
 
 
-def draw_paths(found: PairwiseBarriers, kind: str, *, ax: Axes | None = None) -> Axes:
+def draw_paths(barriers: PairwiseBarriers, kind: str, *, ax: Axes | None = None) -> Axes:
     """Draw loss, accuracy or error along each path, on ``ax`` or on axes of its own, and return the axes."""
     axes = ax if ax is not None else plt.subplots(layout="constrained")[1]
-    for row, (first, second) in enumerate(found.pairs):
+    for row, (first, second) in enumerate(barriers.pairs):
         colour, marker = COLOURS[row % len(COLOURS)], MARKERS[row % len(MARKERS)]
         label = f"{first + 1}–{second + 1}"
-        axes.plot(found.alphas, getattr(found, kind)[row], color=colour, marker=marker, markersize=3, label=label)
+        axes.plot(barriers.alphas, getattr(barriers, kind)[row], color=colour, marker=marker, markersize=3, label=label)
     axes.set(xlabel="α, the first model's weight", ylabel=kind)
     axes.grid(alpha=0.3)
     return axes
 
 
-def match_pair(bench: Bench, console: Console, *, method: str, out: Path, **options: Any) -> None:
+def match_pair(checkpoints: CheckpointSet, console: Console, *, method: str, out: Path, **options: Any) -> None:
     """Match the second checkpoint to the first, write it, and say what that did to the path between them."""
-    first, second = bench.states
+    first, second = checkpoints.states
     if out.exists():
         raise ValueError(f"{out} exists; checkpoints are never overwritten, name another file")
-    examples = sample(bench.material.train, bench.config.match.examples, bench.config.seed, "match")
-    options = match_options(bench.config, method) | options
+    examples = sample(checkpoints.material.train, checkpoints.config.match.examples, checkpoints.config.seed, "match")
+    options = match_options(checkpoints.config, method) | options
     with progress_bar(f"{method} matching") as progress:
         options |= {"progress": progress}
-        found = match(method, bench.model, first, second, examples, seed=bench.config.seed, **options)
+        matching = match(method, checkpoints.model, first, second, examples, seed=checkpoints.config.seed, **options)
     rows = []
-    for name, state in (("before", second), ("after", found.state)):
+    for name, state in (("before", second), ("after", matching.state)):
         with progress_bar(f"path {name}") as progress:
             measured = pairwise_barriers(
-                bench.model,
+                checkpoints.model,
                 [first, state],
-                bench.test,
-                points=bench.config.barrier.points,
-                batch_norm=bench.config.barrier.batch_norm,
-                training=bench.statistics,
+                checkpoints.test,
+                points=checkpoints.config.barrier.points,
+                batch_norm=checkpoints.config.barrier.batch_norm,
+                training=checkpoints.statistics,
                 progress=progress,
             )
         middle = measured.accuracy[0, len(measured.alphas) // 2]
         rows.append((name, short(middle), short(measured.accuracy_barriers[0]), short(measured.loss_barriers[0])))
-    bench.describe(console)
+    checkpoints.describe(console)
     table = plain_table(f"{method} matching", "accuracy at 1/2", "accuracy barrier", "loss barrier")
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    write_checkpoint(out, found.state, {"matched-to": str(bench.paths[0]), "method": method})
-    console.print(f"{found.sweeps} sweeps; written to {out}", soft_wrap=True, highlight=False)
+    write_checkpoint(out, matching.state, {"matched-to": str(checkpoints.paths[0]), "method": method})
+    console.print(f"{matching.sweeps} sweeps; written to {out}", soft_wrap=True, highlight=False)
 
 
-def show_layers(bench: Bench, console: Console, *, out: Path) -> None:
+def show_layers(checkpoints: CheckpointSet, console: Console, *, out: Path) -> None:
     """Print the layerwise measures of two checkpoints, write all of them as CSV, and draw the main ones."""
-    examples = sample(bench.test, bench.config.measure.layer_examples, bench.config.seed, "layers")
+    examples = sample(checkpoints.test, checkpoints.config.measure.layer_examples, checkpoints.config.seed, "layers")
     with progress_bar("layers") as progress:
         report = layer_report(
-            bench.model, bench.states[0], bench.states[1], examples, repair=bench.repair, progress=progress
+            checkpoints.model,
+            checkpoints.states[0],
+            checkpoints.states[1],
+            examples,
+            repair=checkpoints.repair,
+            progress=progress,
         )
     rows = report.rows()
     table = plain_table("layer", *(name.replace("_", " ") for name in SHOWN), "stitched error")
     for row in rows:
         stitched = f"{short(row['stitched_error_first'])}, {short(row['stitched_error_second'])}"  # type: ignore[arg-type]
         table.add_row(str(row["layer"]), *(short(float(row[name])) for name in SHOWN), stitched)
-    bench.describe(console)
+    checkpoints.describe(console)
     console.print(table)
     first_error, second_error = report.end_errors
     console.print(
@@ -176,7 +181,7 @@ def require_new_checkpoint(path: Path) -> None:
     if path.exists():
         raise ValueError(f"{path} exists; checkpoints are never overwritten, name another file")
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path} must end in .safetensors, which is what is written")
+        raise ValueError(f"{path} must end in .safetensors, the format that is written")
 
 
 def plain_table(*columns: str) -> Table:

@@ -21,9 +21,9 @@ class Data(run.Data):
     name: str = key(
         "digits", "a data set as in `fedpfn run`, or quadratic, cubic (the regressions of arXiv 2402.01342)"
     )
-    train_examples: int = key(0, "training examples, drawn from the seed; 0 = all", least=0)
-    test_examples: int = key(0, "test examples, drawn from the seed; 0 = all", least=0)
-    held_out: int = key(0, "training examples set aside for calibration and greedy soups, never trained on", least=0)
+    train_examples: int = key(0, "training examples, drawn from the seed; 0 = all", minimum=0)
+    test_examples: int = key(0, "test examples, drawn from the seed; 0 = all", minimum=0)
+    held_out: int = key(0, "training examples set aside for calibration and greedy soups, never trained on", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,25 @@ class Start:
 @dataclass(frozen=True)
 class Train:
     method: str = key("vanilla", "how models are trained from the start", choices=METHODS)
-    models: int = key(2, "models trained from one start", least=1)
+    models: int = key(2, "models trained from one start", minimum=1)
     epochs: float = key(2.0, "epochs of each model; may be a fraction", above=0)
-    steps: int = key(0, "steps of each model; above 0 it replaces epochs", least=0)
-    batch_size: int = key(64, "examples per step", least=1)
+    steps: int = key(0, "steps of each model; above 0 it replaces epochs", minimum=0)
+    batch_size: int = key(64, "examples per step", minimum=1)
     optimizer: str = key("adam", "the optimiser", choices=("sgd", "adam", "adamw"))
     lr: float = key(0.003, "learning rate", above=0)
     lr_schedule: str = key(
         "constant", "how the learning rate moves over the steps", choices=("constant", "cosine", "linear")
     )
-    momentum: float = key(0.9, "momentum of sgd", least=0, below=1)
-    weight_decay: float = key(0.0, "L2 penalty of sgd and adam, decoupled decay of adamw", least=0)
+    momentum: float = key(0.9, "momentum of sgd", minimum=0, below=1)
+    weight_decay: float = key(0.0, "L2 penalty of sgd and adam, decoupled decay of adamw", minimum=0)
     spawn_share: float = key(
-        0.0, "share of the steps that the models take together before they separate", least=0, below=1
+        0.0, "share of the steps that the models take together before they separate", minimum=0, below=1
     )
 
 
 @dataclass(frozen=True)
 class Mask:
-    ratio: float = key(0.4, "share of frozen (or pruned) entries (zeros of the mask)", least=0, most=1)
+    ratio: float = key(0.4, "share of frozen (or pruned) entries (zeros of the mask)", minimum=0, maximum=1)
     granularity: str = key("weight", "what is frozen as a unit: an entry or a neuron", choices=("weight", "neuron"))
     draw: str = key("exact", "exact count per tensor, or independent draws", choices=("exact", "bernoulli"))
     layers: str = key("all", "the third of the layers that is masked", choices=("all", "first", "middle", "last"))
@@ -77,7 +77,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Barrier:
-    points: int = key(25, "points per path, both ends included", least=3)
+    points: int = key(25, "points per path, both ends included", minimum=3)
     batch_norm: str = key(
         "average", "running statistics on a path: interpolated, re-estimated, or the first end's own",
         choices=("average", "reset", "none"),
@@ -89,44 +89,44 @@ class Match:
     methods: str = key(
         "", "comma-separated: weight, activation, ste, annealing, merge (all models by weights); empty = none"
     )
-    max_sweeps: int = key(100, "largest number of sweeps of weight matching", least=1)
-    restarts: int = key(0, "further searches of weight matching, the best of which counts", least=0)
-    steps: int = key(100, "steps of the straight-through estimator, moves of annealing", least=1)
-    examples: int = key(2000, "training examples that activation matching, ste and annealing see; 0 = all", least=0)
+    max_sweeps: int = key(100, "largest number of sweeps of weight matching", minimum=1)
+    restarts: int = key(0, "further searches of weight matching, the best of which counts", minimum=0)
+    steps: int = key(100, "steps of the straight-through estimator, moves of annealing", minimum=1)
+    examples: int = key(2000, "training examples that activation matching, ste and annealing see; 0 = all", minimum=0)
 
 
 @dataclass(frozen=True)
 class Measure:
     layers: bool = key(False, "layerwise measures of the first pair: LLFC, LEWC, additivity, commutativity, ...")
-    layer_examples: int = key(2000, "test examples of the layerwise measures; 0 = all", least=0)
+    layer_examples: int = key(2000, "test examples of the layerwise measures; 0 = all", minimum=0)
     plane: bool = key(False, "loss and accuracy over the plane through the first three models")
-    plane_points: int = key(15, "points of the plane's grid along each side", least=2)
+    plane_points: int = key(15, "points of the plane's grid along each side", minimum=2)
     calibration: bool = key(False, "loss barrier after a temperature for each point, fitted on data.held-out examples")
 
 
 @dataclass(frozen=True)
 class Theorem:
-    hidden: int = key(256, "hidden units h of the two-layer nets", least=1)
-    inputs: int = key(32, "input dimension d", least=1)
+    hidden: int = key(256, "hidden units h of the two-layer nets", minimum=1)
+    inputs: int = key(32, "input dimension d", minimum=1)
     radius: float = key(1.0, "bound b on the norm of an input", above=0)
-    hidden_ratio: float = key(0.4, "share of the hidden layer's entries that both nets share", least=0, most=1)
-    output_ratio: float = key(0.0, "share of the output layer's entries that both nets share", least=0, most=1)
+    hidden_ratio: float = key(0.4, "share of the hidden layer's entries that both nets share", minimum=0, maximum=1)
+    output_ratio: float = key(0.0, "share of the output layer's entries that both nets share", minimum=0, maximum=1)
     delta: float = key(0.05, "probability with which a bound may fail", above=0, below=1)
-    trials: int = key(1000, "pairs of nets drawn", least=1)
-    points: int = key(9, "points per path, both ends included", least=3)
+    trials: int = key(1000, "pairs of nets drawn", minimum=1)
+    points: int = key(9, "points per path, both ends included", minimum=3)
 
 
 @dataclass(frozen=True)
 class Soup:
     lrs: str = key("0.003,0.001,0.0003", "learning rates of the fine-tuned members")
     epochs: str = key("1,2", "epochs of the fine-tuned members; with the rates, every combination is a member")
-    pretrain_epochs: int = key(3, "epochs of the pre-training on half of the classes", least=1)
+    pretrain_epochs: int = key(3, "epochs of the pre-training on half of the classes", minimum=1)
 
 
 @dataclass(frozen=True)
 class Cold:
-    rounds: int = key(4, "rounds of fine-tuning and averaging", least=1)
-    tasks: int = key(3, "contributors, each with classes of its own", least=2)
+    rounds: int = key(4, "rounds of fine-tuning and averaging", minimum=1)
+    tasks: int = key(3, "contributors, each with classes of its own", minimum=2)
     head: str = key("head.*", "comma-separated patterns of the parameters that stay with a task")
 
 
@@ -137,9 +137,9 @@ class Output:
 
 @dataclass(frozen=True)
 class LabConfig:
-    seed: int = key(0, "seed of every draw; an experiment of n seeds uses seed, ..., seed + n - 1", least=0)
+    seed: int = key(0, "seed of every draw; an experiment of n seeds uses seed, ..., seed + n - 1", minimum=0)
     device: str = key("auto", "where models train", choices=("auto", "cpu", "cuda"))
-    threads: int = key(1, "CPU threads of a cell; part of the result, since sums depend on it", least=1)
+    threads: int = key(1, "CPU threads of a cell; part of the result, since sums depend on it", minimum=1)
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     start: Start = field(default_factory=Start)
@@ -160,7 +160,7 @@ class LabConfig:
 
 
 def parse_numbers(text: str) -> list[float]:
-    """Return the numbers of a comma-separated list. Raises ``ValueError`` where there is none or one is no number."""
+    """Return the numbers of a comma-separated list. Raises ``ValueError`` if it is empty or holds anything else."""
     numbers = [float(word) for word in text.split(",") if word.strip()]
     if not numbers:
         raise ValueError(f"a list of numbers is empty: {text!r}")

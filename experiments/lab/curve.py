@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 
-from experiments.lab.checkpoint_bench import Bench
+from experiments.lab.checkpoint_set import CheckpointSet
 from experiments.lab.compare import plain_table, require_new_checkpoint, save_figure
 from experiments.lab.figures import COLOURS, MARKERS
 from experiments.lab.report import short
@@ -28,11 +28,11 @@ def require_bend(path: Path | None) -> None:
         require_new_checkpoint(path)
 
 
-def show_curve(bench: Bench, console: Console, *, out: Path, bend: Path | None) -> None:
+def show_curve(checkpoints: CheckpointSet, console: Console, *, out: Path, bend: Path | None) -> None:
     """Train the bend by the settings ``train.*``, print line and curve side by side, write values and picture."""
-    train, barrier = bench.config.train, bench.config.barrier
-    steps = steps_of(bench.config, len(bench.material.train))
-    factor = lr_factor_of(bench.config, steps)
+    train, barrier = checkpoints.config.train, checkpoints.config.barrier
+    steps = steps_of(checkpoints.config, len(checkpoints.material.train))
+    factor = lr_factor_of(checkpoints.config, steps)
     recipe = TrainingRecipe(
         lr=train.lr,
         steps=steps,
@@ -41,33 +41,33 @@ def show_curve(bench: Bench, console: Console, *, out: Path, bend: Path | None) 
         momentum=train.momentum if train.optimizer == "sgd" else 0.0,
         weight_decay=train.weight_decay,
     )
-    bench.describe(console)
-    first, second = bench.states
+    checkpoints.describe(console)
+    first, second = checkpoints.states
     with progress_bar("training the curve") as progress:
         curve = train_curve(
-            bench.model,
+            checkpoints.model,
             first,
             second,
-            bench.material.train,
+            checkpoints.material.train,
             recipe,
-            seed=bench.config.seed,
+            seed=checkpoints.config.seed,
             lr_factor=None if factor is None else lambda share: factor(round(share * steps)),
             progress=progress,
         )
     curves = (straight_line(curve.first, curve.second), curve)
     with progress_bar("measuring the curve") as progress:
-        found = measure_curves(
-            bench.model,
+        measured = measure_curves(
+            checkpoints.model,
             curves,
-            bench.test,
+            checkpoints.test,
             points=barrier.points,
             batch_norm=barrier.batch_norm,
-            training=bench.statistics,
+            training=checkpoints.statistics,
             progress=progress,
         )
-    score = bench.score
+    score = checkpoints.score
     table = plain_table("path", "length", f"{score} at 1/2", f"{score} barrier", "loss at 1/2", "loss barrier")
-    for name, path, values in zip(NAMES, curves, found, strict=True):
+    for name, path, values in zip(NAMES, curves, measured, strict=True):
         middle, scores = len(values.alphas) // 2, getattr(values, score)
         of_score = accuracy_barrier if score == "accuracy" else loss_barrier
         table.add_row(
@@ -80,31 +80,31 @@ def show_curve(bench: Bench, console: Console, *, out: Path, bend: Path | None) 
         )
     console.print(table)
     console.print(f"the bend was trained for {steps} steps of {train.optimizer}", highlight=False)
-    if has_batch_norm(bench.model) and barrier.batch_norm != "reset":
+    if has_batch_norm(checkpoints.model) and barrier.batch_norm != "reset":
         console.print("running statistics fit the curve only where they are estimated anew: barrier.batch-norm=reset")
-    _write(found, score, out.with_suffix(".csv"), console)
-    _draw(found, score, out, console)
+    _write(measured, score, out.with_suffix(".csv"), console)
+    _draw(measured, score, out, console)
     if bend is not None:
-        about = {"bend-between": ", ".join(map(str, bench.paths)), "steps": str(steps)}
+        about = {"bend-between": ", ".join(map(str, checkpoints.paths)), "steps": str(steps)}
         write_checkpoint(bend, curve.bend, about)
         console.print(f"bend: {bend}", soft_wrap=True, highlight=False)
 
 
-def _write(found: list[Curves], score: str, path: Path, console: Console) -> None:
+def _write(measured: list[Curves], score: str, path: Path, console: Console) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "alpha", "loss", score])
-        for name, values in zip(NAMES, found, strict=True):
+        for name, values in zip(NAMES, measured, strict=True):
             rows = np.stack([values.alphas, values.loss, getattr(values, score)], axis=1).tolist()
             writer.writerows([name, *row] for row in rows)
     console.print(f"table: {path}", soft_wrap=True, highlight=False)
 
 
-def _draw(found: list[Curves], score: str, path: Path, console: Console) -> None:
+def _draw(measured: list[Curves], score: str, path: Path, console: Console) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
     for axes, kind in zip(panels, ("loss", score), strict=True):
-        for number, (name, values) in enumerate(zip(NAMES, found, strict=True)):
+        for number, (name, values) in enumerate(zip(NAMES, measured, strict=True)):
             style = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 3, "label": name}
             axes.plot(values.alphas, getattr(values, kind), **style)
         axes.set(xlabel="α, 1 is the first model", ylabel=kind)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
-from experiments.lab.checkpoint_bench import Bench
+from experiments.lab.checkpoint_set import CheckpointSet
 from experiments.lab.compare import plain_table
 from experiments.lab.report import short
 from fedpfn.evaluation import Evaluation
@@ -17,37 +17,37 @@ from fedpfn.progress import Steps, progress_bar
 from fedpfn.runs import write_json
 
 
-def evaluate_states(bench: Bench, states: Sequence[Mapping[str, Tensor]]) -> list[Evaluation]:
+def evaluate_states(checkpoints: CheckpointSet, states: Sequence[Mapping[str, Tensor]]) -> list[Evaluation]:
     """Return loss and score of each state on the test examples, under the BatchNorm policy."""
-    with temporary_pool(bench.model) as pool, progress_bar("evaluating") as progress:
+    with temporary_pool(checkpoints.model) as pool, progress_bar("evaluating") as progress:
         done = Steps(progress, len(states))
-        return [pool.evaluate(repaired_end(state, bench.repair), bench.test, done=done) for state in states]
+        return [pool.evaluate(repaired_end(state, checkpoints.repair), checkpoints.test, done=done) for state in states]
 
 
-def show_evaluations(bench: Bench, console: Console, *, out: Path | None) -> None:
-    """Print loss and score of every checkpoint, and write them as JSON where asked to."""
-    found = evaluate_states(bench, bench.states)
-    bench.describe(console)
-    table = plain_table("checkpoint", "loss", bench.test.task.score_name)
-    for number, one in enumerate(found, start=1):
-        table.add_row(str(number), short(one.loss), short(getattr(one, bench.score)))
+def show_evaluations(checkpoints: CheckpointSet, console: Console, *, out: Path | None) -> None:
+    """Print loss and score of every checkpoint, and write them as JSON if requested."""
+    evaluations = evaluate_states(checkpoints, checkpoints.states)
+    checkpoints.describe(console)
+    table = plain_table("checkpoint", "loss", checkpoints.test.task.score_name)
+    for number, one in enumerate(evaluations, start=1):
+        table.add_row(str(number), short(one.loss), short(getattr(one, checkpoints.score)))
     console.print(table)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, evaluations_record(bench, found))
+        write_json(out, evaluations_record(checkpoints, evaluations))
         console.print(f"values: {out}", soft_wrap=True, highlight=False)
 
 
-def evaluations_record(bench: Bench, found: Sequence[Evaluation]) -> dict[str, Any]:
+def evaluations_record(checkpoints: CheckpointSet, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     """Return what is written: model, data, task, and path, loss and score of each checkpoint; null for NaN."""
     return {
-        "model": bench.config.model.name,
-        "data": bench.config.data.name,
-        "examples": len(bench.test),
-        "task": bench.test.task.name,
-        "batch-norm": bench.config.barrier.batch_norm,
+        "model": checkpoints.config.model.name,
+        "data": checkpoints.config.data.name,
+        "examples": len(checkpoints.test),
+        "task": checkpoints.test.task.name,
+        "batch-norm": checkpoints.config.barrier.batch_norm,
         "checkpoints": [
-            {"path": str(path), "loss": one.loss, bench.score: getattr(one, bench.score)}
-            for path, one in zip(bench.paths, found, strict=True)
+            {"path": str(path), "loss": one.loss, checkpoints.score: getattr(one, checkpoints.score)}
+            for path, one in zip(checkpoints.paths, evaluations, strict=True)
         ],
     }

@@ -88,15 +88,15 @@ def read_experiment(
     ``path`` may also be the name of one that comes with the package, such as ``paper/table3_mnist``. The word
     ``seeds=n`` sets the number of seeds; ``cases`` keeps those alone. Raises ``ConfigError`` naming every fault.
     """
-    found = find_experiment(path)
+    file = find_experiment(path)
     try:
-        tree = read_yaml(found)
+        tree = read_yaml(file)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
     words_of = dict(flatten(parse_overrides(words, LabConfig)))
-    experiment = _experiment(found, tree, quick=quick, seeds=words_of.pop("seeds", None))
+    experiment = _experiment(file, tree, quick=quick, seeds=words_of.pop("seeds", None))
     if absent := [case for case in cases if case not in experiment.cases]:
-        raise ConfigError([f"no case {case!r} in {found}; it has {', '.join(experiment.cases)}" for case in absent])
+        raise ConfigError([f"no case {case!r} in {file}; it has {', '.join(experiment.cases)}" for case in absent])
     if cases:
         experiment = replace(experiment, cases={case: experiment.cases[case] for case in cases})
     # an axis that a word names has that one value
@@ -216,7 +216,7 @@ def _experiment(path: Path, tree: Any, *, quick: bool, seeds: Any) -> Experiment
 
 
 def _entry_faults(path: Path, tree: dict[str, Any], grid: dict[str, Any]) -> list[str]:
-    """Say what is wrong with cases, measures, published figures and pictures, as far as their form shows it."""
+    """Return what is wrong with the form of cases, measures, published figures and pictures."""
     cases, measures = tree.get("cases", {"": {}}), tree.get("measures", [])
     faults = [
         f"{path}: case {name} must be a table of keys" for name, v in cases.items() if not isinstance(v or {}, dict)
@@ -251,7 +251,7 @@ def _entry_faults(path: Path, tree: dict[str, Any], grid: dict[str, Any]) -> lis
 
 
 def _are_names(value: Any) -> bool:
-    """Tell whether a value is a list of names, or of such lists."""
+    """Return whether a value is a list of names, or of such lists."""
     return isinstance(value, list) and all(isinstance(item, str) or _are_names(item) for item in value)
 
 
@@ -272,7 +272,9 @@ def _placed(config: LabConfig) -> LabConfig:
 
 
 def _key(kind: str, case: str, config: LabConfig) -> str:
-    # where data lie and on what they are computed does not make it another cell
-    told = {name: value for name, value in flat(config).items() if name not in ("data.root", "data.download", "device")}
-    text = json.dumps([kind, case, told], sort_keys=True)
+    # the location of the data and the device do not make it another cell
+    settings = {
+        name: value for name, value in flat(config).items() if name not in ("data.root", "data.download", "device")
+    }
+    text = json.dumps([kind, case, settings], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -38,7 +38,7 @@ __all__ = ["COLOURS", "FIGURES", "MARKERS", "draw_figures", "save"]
 THEOREM = {"z": "|z|", "z_prime": "|z′|", "z_second": "|z″|"}
 THEOREM_MEASURES = [f"{name}_{kind}" for name in THEOREM for kind in ("bound", "quantile")]
 
-Row = list[report.Figure | None]
+Row = list[report.SeedValues | None]
 Name = TypeVar("Name")
 
 
@@ -65,7 +65,7 @@ def draw_figures(run: LabRun) -> list[str]:
 
 
 def save(figure: Figure, stem: Path) -> None:
-    """Write a picture as PNG and SVG and let go of it."""
+    """Write a picture as PNG and SVG and release it."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".svg"):
         figure.savefig(stem.with_suffix(suffix), dpi=150, bbox_inches="tight")
@@ -106,7 +106,7 @@ def bars(run: LabRun, entry: dict[str, Any]) -> Figure | None:
 
 
 def lines(run: LabRun, entry: dict[str, Any]) -> Figure | None:
-    """Draw measures against an axis, a panel a measure and a line a group; ``log`` makes x logarithmic."""
+    """Draw measures against an axis, one panel per measure, one line per group; ``log`` makes x logarithmic."""
     x, values, places = entry["x"], axis_values(run, entry["x"]), families(run, entry["x"])
     tables = _found({name: [_along(run, name, place, x) for place in places] for name in flattened(entry["y"])})
     if not tables:
@@ -179,7 +179,7 @@ MEASURES = {"bars": "y", "lines": "y", "heat": "value", "layers": "y"}
 
 
 def _fault(run: LabRun, entry: dict[str, Any]) -> str | None:
-    """Say in one line what keeps an entry from being drawn, however much is on record."""
+    """Return in one line why an entry can never be drawn, whatever is on record, or None."""
     kind = entry.get("kind", "")
     if kind not in FIGURES:
         return f"kind must be one of {', '.join(FIGURES)}, got {kind!r}"

@@ -1,4 +1,4 @@
-"""What a cell finds: figures by measure, tables layer by layer, arrays for pictures, and models worth keeping."""
+"""The findings of a cell: numbers by measure, tables by layer, arrays for pictures, and models worth keeping."""
 
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat

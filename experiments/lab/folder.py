@@ -1,6 +1,6 @@
-"""The folder of an experiment: what it was, a record a cell as each finishes, arrays, models, report and figures.
+"""The folder of an experiment: what it was, one record per cell as each finishes, arrays, models, report and figures.
 
-``experiment.yaml`` (as resolved, with the environment), ``records.jsonl`` (a line a cell), ``arrays/<cell>.npz``,
+``experiment.yaml`` (as resolved, with the environment), ``records.jsonl`` (one line per cell), ``arrays/<cell>.npz``,
 ``models/<cell>/*.safetensors`` with their ``config.yaml`` where kept, ``report.md``, ``figures/``, ``failure.txt`` (the
 traceback of a failed cell), and ``summary.json``, whose presence means that every cell is there. The same experiment,
 or more of it, goes on where its folder stops; another one is refused.
@@ -70,7 +70,7 @@ class LabFolder:
         return {record["cell"] for record in read_records(self.path)}
 
     def append(self, record: Record) -> None:
-        """Add a cell's line and see it onto the disk."""
+        """Add a cell's line and sync it to disk."""
         file = self.path / "records.jsonl"
         _cut_torn_line(file)
         with file.open("ab") as stream:
@@ -79,11 +79,11 @@ class LabFolder:
             os.fsync(stream.fileno())
 
     def write_failure(self, text: str) -> None:
-        """Keep the traceback of a cell that failed, until the cells are all there."""
+        """Keep the traceback of a failed cell until all cells are complete."""
         write_whole(self.path / "failure.txt", text.encode())
 
     def close(self) -> None:
-        """Say that every cell is there, and how many seconds of computation they took."""
+        """Record that every cell is complete, and the seconds of computation they took."""
         (self.path / "failure.txt").unlink(missing_ok=True)
         seconds = sum(record["seconds"] for record in read_records(self.path))
         write_whole(self.path / "summary.json", json.dumps({"cells": len(self.keys), "seconds": seconds}).encode())
@@ -107,7 +107,7 @@ class LabRun:
         return read_arrays(file)
 
 
-def record_of(cell: Cell, found: Findings, *, seconds: float) -> Record:
+def record_of(cell: Cell, findings: Findings, *, seconds: float) -> Record:
     """Return the line of a finished cell."""
     return {
         "cell": cell.key,
@@ -116,27 +116,27 @@ def record_of(cell: Cell, found: Findings, *, seconds: float) -> Record:
         "seed": cell.seed,
         # what a cell was asked for beyond the defaults, so that its record can be read alone
         "config": {name: value for name, value in flat(cell.config).items() if value != DEFAULTS[name]},
-        "measures": {name: value for name, value in found.measures.items() if math.isfinite(value)},
-        "not_finite": {name: str(value) for name, value in found.measures.items() if not math.isfinite(value)},
-        "rows": found.rows,
+        "measures": {name: value for name, value in findings.measures.items() if math.isfinite(value)},
+        "not_finite": {name: str(value) for name, value in findings.measures.items() if not math.isfinite(value)},
+        "rows": findings.rows,
         "seconds": seconds,
     }
 
 
-def write_findings(path: Path, cell: Cell, found: Findings) -> None:
+def write_findings(path: Path, cell: Cell, findings: Findings) -> None:
     """Write a cell's arrays and models, each file whole or not at all."""
-    if found.arrays:
+    if findings.arrays:
         file = path / "arrays" / f"{cell.key}.npz"
         file.parent.mkdir(exist_ok=True)
         part = file.with_suffix(".part")
         with part.open("wb") as stream:
-            np.savez_compressed(stream, **found.arrays)  # type: ignore[arg-type]
+            np.savez_compressed(stream, **findings.arrays)  # type: ignore[arg-type]
         part.replace(file)
-    if found.states:
+    if findings.states:
         kept = path / "models" / cell.key / "config.yaml"
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_whole(kept, OmegaConf.to_yaml(OmegaConf.create(nest(flat(cell.config)))).encode())
-    for name, state in found.states.items():
+    for name, state in findings.states.items():
         about = {"case": cell.case, "seed": str(cell.seed), "model": cell.config.model.name}
         write_checkpoint(path / "models" / cell.key / f"{name}.safetensors", state, about)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.lab.checkpoint_bench import Bench
+from experiments.lab.checkpoint_set import CheckpointSet
 from experiments.lab.compare import plain_table, require_new_checkpoint
 from experiments.lab.evaluate import evaluate_states
 from experiments.lab.report import short
@@ -28,32 +28,39 @@ def require_method(method: str, options: Mapping[str, Any], *, base: Path | None
 
 
 def fuse_checkpoints(
-    bench: Bench, console: Console, *, method: str, base: Path | None, out: Path, examples: int | None, **options: Any
+    checkpoints: CheckpointSet,
+    console: Console,
+    *,
+    method: str,
+    base: Path | None,
+    out: Path,
+    examples: int | None,
+    **options: Any,
 ) -> None:
     """Fuse the checkpoints by ``method`` and write the result.
 
     Methods that need data see ``examples`` training examples, by default ``EXAMPLES``; the greedy soup held-out ones
     where ``data.held-out`` sets some aside.
     """
-    start = None if base is None else bench.read(base)
-    material, seed = bench.material, bench.config.seed
+    start = None if base is None else checkpoints.read(base)
+    material, seed = checkpoints.material, checkpoints.config.seed
     source = material.held_out if method == "greedy" and len(material.held_out) else material.train
     count = EXAMPLES.get(method, 0) if examples is None else examples
     data = sample(source, count, seed, "fuse") if method in NEED_DATA else None
     with progress_bar(f"fusing by {method}") as progress:
-        given: dict[str, Any] = {"base": start, "examples": data, "repair": bench.repair, "progress": progress}
-        fused = fuse(method, bench.model, bench.states, **given, **options)
-    shown = {str(number): state for number, state in enumerate(bench.states, start=1)}
+        given: dict[str, Any] = {"base": start, "examples": data, "repair": checkpoints.repair, "progress": progress}
+        fused = fuse(method, checkpoints.model, checkpoints.states, **given, **options)
+    shown = {str(number): state for number, state in enumerate(checkpoints.states, start=1)}
     shown |= ({"base": start} if start is not None else {}) | {method: fused.state}
-    found = evaluate_states(bench, list(shown.values()))
-    bench.describe(console)
-    table = plain_table("checkpoint", "loss", bench.test.task.score_name)
-    for name, one in zip(shown, found, strict=True):
-        table.add_row(name, short(one.loss), short(getattr(one, bench.score)))
+    evaluations = evaluate_states(checkpoints, list(shown.values()))
+    checkpoints.describe(console)
+    table = plain_table("checkpoint", "loss", checkpoints.test.task.score_name)
+    for name, one in zip(shown, evaluations, strict=True):
+        table.add_row(name, short(one.loss), short(getattr(one, checkpoints.score)))
     console.print(table)
     for note in fused.notes:
         console.print(note, highlight=False)
-    about = {"fused-by": method, "fused-from": ", ".join(map(str, bench.paths))}
+    about = {"fused-by": method, "fused-from": ", ".join(map(str, checkpoints.paths))}
     about |= {name.replace("_", "-"): str(value) for name, value in options.items()}
     write_checkpoint(out, fused.state, about | ({} if base is None else {"base": str(base)}))
     console.print(f"written to {out}", soft_wrap=True, highlight=False)

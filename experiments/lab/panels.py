@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from experiments.lab.folder import LabRun, Record
 from experiments.lab.report import Address, spoken_part
 
-# Okabe and Ito's palette: told apart by the colour-blind; markers and line styles tell them apart in grey
+# Okabe and Ito's palette: distinguishable for the colour-blind; markers and line styles tell them apart in grey
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX"
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
@@ -56,8 +56,8 @@ def records_at(run: LabRun, address: Address) -> list[Record]:
 
 def axis_values(run: LabRun, axis: str) -> list[Any]:
     """Return the values of a grid axis that are on record, numbers in ascending order."""
-    found = {record["axes"][axis] for record in run.records}
-    values = [value for value in run.experiment.grid[axis] if value in found]
+    distinct = {record["axes"][axis] for record in run.records}
+    values = [value for value in run.experiment.grid[axis] if value in distinct]
     return sorted(values) if all(isinstance(value, int | float) for value in values) else values
 
 
@@ -78,8 +78,8 @@ def flattened(value: Any) -> list[str]:
 
 def counted(numbers: Iterable[int], noun: str) -> str:
     """Return how many there are, as a range where the numbers differ: ``3 seeds``, ``1–3 seeds``."""
-    found = set(numbers)
-    low, high = min(found), max(found)
+    distinct = set(numbers)
+    low, high = min(distinct), max(distinct)
     return f"{low if low == high else f'{low}–{high}'} {noun}{'s' * (high > 1)}"
 
 
@@ -88,17 +88,17 @@ def panels(count: int, *, width: float, height: float = 3.5) -> tuple[Figure, li
     width = max(3.6, width)
     columns = max(1, min(count, int(PAGE / width)))
     rows = -(-count // columns)
-    figure, found = grid(rows, columns, width=width, height=height)
-    for axes in found.flat[count:]:
+    figure, all_axes = grid(rows, columns, width=width, height=height)
+    for axes in all_axes.flat[count:]:
         axes.set_visible(False)
-    return figure, list(found.flat[:count])
+    return figure, list(all_axes.flat[:count])
 
 
 def grid(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
     """Return a figure with panels in rows and columns, sizes in inches a panel."""
     size = (width * columns, height * rows)
-    figure, found = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    return figure, found
+    figure, all_axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    return figure, all_axes
 
 
 def finish(figure: Figure, run: LabRun, note: str, *, legend: bool = True) -> Figure:

@@ -1,4 +1,4 @@
-"""An experiment's records as tables: published beside measured, with n and spread, and where the direction differs.
+"""An experiment's records as tables: published next to measured, with n and spread, and where the direction differs.
 
 A group is a case with values of the axes; its figures are means over seeds with sample standard deviations. Columns
 are the training methods where the experiment compares them.
@@ -20,7 +20,7 @@ Address = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
-class Figure:
+class SeedValues:
     """A measure seed by seed; ``mean`` and sample ``deviation`` (None for one seed) are over the finite values."""
 
     by_seed: dict[int, float]
@@ -72,7 +72,7 @@ def short(number: float, *, like: float | None = None) -> str:
     return f"{number:.3f}" if 1e-3 <= size < 1000 or size == 0 else f"{number:.3g}"
 
 
-def figure_of(run: LabRun, measure: str, **address: Any) -> Figure | None:
+def figure_of(run: LabRun, measure: str, **address: Any) -> SeedValues | None:
     """Return a measure over the seeds of the records at ``address`` (case and axes), or None where it has none.
 
     Raises ``ValueError`` for an address that leaves room for two records of a seed.
@@ -87,7 +87,7 @@ def figure_of(run: LabRun, measure: str, **address: Any) -> Figure | None:
             if value is not None:
                 by_seed[record["seed"]] = value
     # a measure that is never a number, as the accuracy of a regression, is not one of these cells'
-    return None if all(isnan(value) for value in by_seed.values()) else Figure(by_seed)
+    return None if all(isnan(value) for value in by_seed.values()) else SeedValues(by_seed)
 
 
 def _value(record: Record, measure: str) -> float | None:
@@ -108,12 +108,12 @@ def published_of(run: LabRun, measure: str, **address: Any) -> float | None:
 
 def measures_of(run: LabRun) -> list[str]:
     """Return the measures to report: those the experiment names, else all that were found."""
-    found = dict.fromkeys(name for record in run.records for name in (*record["measures"], *record["not_finite"]))
-    return [name for name in run.experiment.measures if name in found] or list(found)
+    names = dict.fromkeys(name for record in run.records for name in (*record["measures"], *record["not_finite"]))
+    return [name for name in run.experiment.measures if name in names] or list(names)
 
 
 def results_table(run: LabRun) -> Table:
-    """Return the results: a row a group and measure with a column a method, published figures beside measured ones.
+    """Return the results: one row per group and measure, one column per method, published next to measured ones.
 
     Where there is one method and nothing published, a group is one row, with a column a measure.
     """
@@ -136,11 +136,13 @@ def _by_method(run: LabRun) -> Table:
     for address in groups(run):
         for measure in measures_of(run):
             places = [dict(address) | ({METHOD: method} if method else {}) for method in methods]
-            found = [figure_of(run, measure, **place) for place in places]
+            values = [figure_of(run, measure, **place) for place in places]
             known = [published_of(run, measure, **place) for place in places]
-            if any(found):
-                pairs = zip(known, found, strict=True)
-                cells = [_cell(value) for told, here in pairs for value in ((told, here) if beside else (here,))]
+            if any(values):
+                pairs = zip(known, values, strict=True)
+                cells = [
+                    _cell(value) for published, here in pairs for value in ((published, here) if beside else (here,))
+                ]
                 rows.append((*_address_cells(run, address), _spoken(measure), *cells))
     return Table(tuple(header), tuple(rows))
 
@@ -156,10 +158,10 @@ def _address_cells(run: LabRun, address: Address) -> list[str]:
     return [str(value) for name, value in address if name != "case" or any(run.experiment.cases)]
 
 
-def _cell(value: "Figure | float | None") -> str:
+def _cell(value: "SeedValues | float | None") -> str:
     if value is None:
         return "–"
-    return str(value) if isinstance(value, Figure) else short(value)
+    return str(value) if isinstance(value, SeedValues) else short(value)
 
 
 def _spoken(measure: str) -> str:
@@ -176,10 +178,10 @@ def verdicts(run: LabRun) -> list[str]:
         for method in methods[1:]:
             for measure in measures_of(run):
                 before, after = ({METHOD: m} | place for m in (methods[0], method))
-                told = [published_of(run, measure, **at) for at in (before, after)]
+                published = [published_of(run, measure, **at) for at in (before, after)]
                 here = [figure_of(run, measure, **at) for at in (before, after)]
-                if None not in told and None not in here:
-                    lines.append(f"{name}: {_verdict(measure, methods[0], method, told, here)}")  # type: ignore[arg-type]
+                if None not in published and None not in here:
+                    lines.append(f"{name}: {_verdict(measure, methods[0], method, published, here)}")  # type: ignore[arg-type]
         if methods and (none := _no_barrier(run, place, methods[0])):
             lines.append(f"{name}: {none}")
     return lines
@@ -238,15 +240,15 @@ def _no_tags(text: str) -> str:
     return text.replace("<", "&lt;")
 
 
-def _verdict(measure: str, first: str, second: str, told: list[float], here: list[Figure]) -> str:
+def _verdict(measure: str, first: str, second: str, published: list[float], here: list[SeedValues]) -> str:
     line = (
-        f"{measure}, {first} → {second}: published {short(told[0])} → {short(told[1])}, here {short(here[0].mean)} → "
-        f"{short(here[1].mean)}"
+        f"{measure}, {first} → {second}: published {short(published[0])} → {short(published[1])}, "
+        f"here {short(here[0].mean)} → {short(here[1].mean)}"
     )
     # seed by seed, since both methods of a seed share start and batches
     shared = sorted(here[0].by_seed.keys() & here[1].by_seed.keys())
     gains = [_gain(here[0].by_seed[seed], here[1].by_seed[seed]) for seed in shared]
-    sign = _sign(told[1] - told[0])
+    sign = _sign(published[1] - published[0])
     if not gains:
         return f"{line}: no seed has both"
     if not sign or not any(gains):
@@ -264,20 +266,20 @@ def _verdict(measure: str, first: str, second: str, told: list[float], here: lis
 
 
 def _gain(before: float, after: float) -> float:
-    """Return after - before; 0 where both are infinite alike, or one is no number."""
+    """Return after - before; 0 where both are infinite alike, or one is not a number."""
     gain = after - before
     return 0.0 if isnan(gain) else gain
 
 
 def _no_barrier(run: LabRun, place: dict[str, Any], method: str) -> str | None:
-    found = figure_of(run, "accuracy_barrier", **place, **{METHOD: method}) if method == "vanilla" else None
-    if found is None or not found.mean < NO_BARRIER:
+    barrier = figure_of(run, "accuracy_barrier", **place, **{METHOD: method}) if method == "vanilla" else None
+    if barrier is None or not barrier.mean < NO_BARRIER:
         return None
-    return f"no accuracy barrier between {method} models here ({short(found.mean)}): there is nothing to reduce"
+    return f"no accuracy barrier between {method} models here ({short(barrier.mean)}): there is nothing to reduce"
 
 
 def settings_lines(run: LabRun) -> list[str]:
-    """Say what was set beside the file's full form, so that nothing published is held against it in silence."""
+    """Return a note on settings that differ from the file's, so that published figures are not compared silently."""
     experiment = run.experiment
     words = [f"{name}={value}" for name, value in experiment.words.items() if name not in NEUTRAL]
     parts = (["the quick form"] if experiment.form == "quick" else []) + words

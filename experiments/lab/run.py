@@ -1,4 +1,4 @@
-"""``fedpfn lmc run``: the cells of an experiment side by side, each in a process of its own, recorded as they finish.
+"""``fedpfn lmc run``: the cells of an experiment in parallel, each in its own process, recorded as they finish.
 
 A cell is a function of its config, so that neither the number of processes nor the order changes a figure.
 """
@@ -109,10 +109,10 @@ def run_cell(kind: str, cell: Cell, path: Path, workers: int) -> Record:
     """Run a cell, write its arrays and models, and return its record."""
     torch.set_num_threads(cell.config.threads)
     started = time.perf_counter()
-    found = KIND_RUNNERS[kind](cell.config, workers=workers)
-    write_findings(path, cell, found)
+    findings = KIND_RUNNERS[kind](cell.config, workers=workers)
+    write_findings(path, cell, findings)
     release_memory()
-    return record_of(cell, found, seconds=time.perf_counter() - started)
+    return record_of(cell, findings, seconds=time.perf_counter() - started)
 
 
 def _run_all(
@@ -154,7 +154,7 @@ def _run_all(
                     finished(running[future], future.result())
                 except Exception as error:
                     failed = failed or (running[future], error)
-                    # not the executor's own cancelling, of which whoever waits for the futures is not told
+                    # not the executor's own cancelling, which does not notify those who wait for the futures
                     for other in running:
                         other.cancel()
         except KeyboardInterrupt:
@@ -184,7 +184,7 @@ def _stopped_like_ctrl_c() -> Iterator[None]:
 
 
 def _begin(folders: Sequence[Path], places: Any) -> None:
-    """Begin a worker, which finds the user's modules where the process that started it does, on a card of its own."""
+    """Set up a worker, which finds the user's modules where its parent process does, on its own GPU."""
     _end_with_parent()
     # before this process uses CUDA, which reads them then
     os.environ.update(places.get())

@@ -83,7 +83,7 @@ def load_material(config: LabConfig) -> Material:
 
 
 def find_faults(kind: str, config: LabConfig) -> list[str]:
-    """Return what would keep a cell from starting, a line each, told without loading or building anything."""
+    """Return what would keep a cell from starting, one line each, told without loading or building anything."""
     faults = []
     if config.device == "cuda" and not torch.cuda.is_available():
         faults.append("device=cuda, but PyTorch sees no GPU here; use device=cpu or device=auto")
@@ -113,7 +113,7 @@ def find_faults(kind: str, config: LabConfig) -> list[str]:
 
 
 def _unread(kind: str, config: LabConfig) -> list[str]:
-    """Name the keys that were set and that a kind does not read: a record must not say what a cell did not do."""
+    """Return the keys that were set but that a kind does not read: a record must not claim what a cell did not do."""
     defaults = flat(LabConfig())
     faults = [
         f"kind {kind} does not read {name}: leave it at {defaults[name]!r}, got {value!r}"
@@ -178,8 +178,8 @@ def mask_of(config: LabConfig, model: nn.Module) -> MaskRecipe:
         names = [name for name in group_patterns(model)[mask.layers] if recipe.touches(name)]
         recipe = mask_recipe(config.seed, mask.ratio, include=",".join(names), **choices)
     if config.mask.ratio and not any(recipe.touches(name) for name in trainable(model)):
-        told = f"mask.include={mask.include!r} without {mask.exclude!r} within mask.layers={mask.layers}"
-        raise ConfigError([f"{told} matches none of {', '.join(trainable(model))}"])
+        patterns = f"mask.include={mask.include!r} without {mask.exclude!r} within mask.layers={mask.layers}"
+        raise ConfigError([f"{patterns} matches none of {', '.join(trainable(model))}"])
     return recipe
 
 
@@ -224,20 +224,20 @@ def _as_arrays(loader: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(loader)
     def load(**settings: Any) -> Any:
-        found = loader(**settings)
-        if isinstance(found, Dataset | DataLoader):
+        loaded = loader(**settings)
+        if isinstance(loaded, Dataset | DataLoader):
             raise ValueError("it returned one data set; expected two, (train, test)")
-        if isinstance(found, tuple | list) and any(isinstance(part, Dataset | DataLoader) for part in found):
-            return tuple(pair_of(part) for part in found)
-        return found
+        if isinstance(loaded, tuple | list) and any(isinstance(part, Dataset | DataLoader) for part in loaded):
+            return tuple(pair_of(part) for part in loaded)
+        return loaded
 
     return load
 
 
-def sample(examples: Examples, most: int, seed: int, purpose: str) -> Examples:
-    """Return ``most`` examples drawn at random, in their order; all where ``most`` is 0. Never the first ones: they may
-    all be of one class."""
-    if not most or most >= len(examples):
+def sample(examples: Examples, maximum: int, seed: int, purpose: str) -> Examples:
+    """Return ``maximum`` examples drawn at random, in their order; all if ``maximum`` is 0. Not simply the first ones:
+    they may all be of one class."""
+    if not maximum or maximum >= len(examples):
         return examples
-    chosen = numpy_generator(seed, "subset", purpose).choice(len(examples), size=most, replace=False)
+    chosen = numpy_generator(seed, "subset", purpose).choice(len(examples), size=maximum, replace=False)
     return examples.take(np.sort(chosen))

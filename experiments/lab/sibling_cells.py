@@ -1,4 +1,4 @@
-"""The kind ``siblings``: train models from one start, then measure everything between them that was asked for.
+"""The kind ``siblings``: train models from one start, then take the requested measurements between them.
 
 Measures, accuracy as a share and loss in nats (or squared error): the models' averages; ``interpolated_*`` at w(1/2)
 and the two barriers, as means over pairs; ``fusion_*`` of the plain mean of all models (arXiv 2402.01342, table 3);
@@ -42,25 +42,25 @@ def run_siblings(config: LabConfig, *, workers: int) -> Findings:
     material = load_material(config)
     _require_measurable(config, material)
     model, siblings = train(config, material)
-    bench = Bench(config, material, model, siblings.states, workers)
-    found = Findings()
-    found.add("", train_loss=float(np.mean(siblings.losses)), frozen=frozen_share(siblings.mask or {}))
-    bench.measure_pairs(found, siblings.states)
+    measurements = Measurements(config, material, model, siblings.states, workers)
+    findings = Findings()
+    findings.add("", train_loss=float(np.mean(siblings.losses)), frozen=frozen_share(siblings.mask or {}))
+    measurements.measure_pairs(findings, siblings.states)
     for method in split_words(config.match.methods):
-        bench.measure_matched(found, method)
+        measurements.measure_matched(findings, method)
     if config.measure.layers:
-        bench.measure_layers(found)
+        measurements.measure_layers(findings)
     if config.measure.plane:
-        bench.measure_plane(found)
+        measurements.measure_plane(findings)
     if config.measure.calibration:
-        bench.measure_calibration(found)
+        measurements.measure_calibration(findings)
     if config.output.save_models:
-        found.states = {f"model-{index}": state for index, state in enumerate(siblings.states)}
-    return found
+        findings.states = {f"model-{index}": state for index, state in enumerate(siblings.states)}
+    return findings
 
 
 def _require_measurable(config: LabConfig, material: Material) -> None:
-    """Raise ``ValueError`` before training for a model that what is asked for cannot be measured on."""
+    """Raise ``ValueError`` before training if the requested measures cannot be taken on the model."""
     model = build_model(config, material)
     if config.match.methods:
         spec_for(model, material.test.batch(slice(0, 1))[0])
@@ -102,7 +102,7 @@ def _family(config: LabConfig, model: nn.Module, examples: Examples, models: int
     )
 
 
-class Bench:
+class Measurements:
     """The measurements of one cell, on its test examples."""
 
     def __init__(
@@ -113,7 +113,7 @@ class Bench:
         self.statistics = sample(material.train, STATISTICS_EXAMPLES, config.seed, "statistics")
         self.repair = repair_for(config.barrier.batch_norm, lambda: model, InputBatches(self.statistics))
 
-    def measure_pairs(self, found: Findings, states: tuple[State, ...], prefix: str = "") -> None:
+    def measure_pairs(self, findings: Findings, states: tuple[State, ...], prefix: str = "") -> None:
         """Measure ends, pairs and the mean of all."""
         with temporary_pool(self.model, workers=self.workers) as pool:
             measured = measure_connectivity(
@@ -125,7 +125,7 @@ class Bench:
                 batches=InputBatches(self.statistics),
             )
         pairs, ends = measured.barriers, measured.ends
-        found.add(
+        findings.add(
             prefix,
             average_accuracy=np.mean([end.accuracy for end in ends]),
             average_loss=np.mean([end.loss for end in ends]),
@@ -133,29 +133,29 @@ class Bench:
         if len(states) < 2:
             return
         middle = len(pairs.alphas) // 2
-        found.add(
+        findings.add(
             prefix,
             interpolated_accuracy=pairs.accuracy[:, middle].mean(),
             interpolated_loss=pairs.loss[:, middle].mean(),
             accuracy_barrier=pairs.accuracy_barriers.mean(),
             loss_barrier=pairs.loss_barriers.mean(),
         )
-        found.add(
+        findings.add(
             prefix,
             fusion_accuracy=measured.fused.accuracy,
             fusion_loss=measured.fused.loss,
             fusion_barrier=measured.fusion_barrier,
         )
-        found.arrays |= _curves(pairs, prefix)
+        findings.arrays |= _curves(pairs, prefix)
 
-    def measure_matched(self, found: Findings, method: str) -> None:
+    def measure_matched(self, findings: Findings, method: str) -> None:
         """Match every model to the first and measure again; ``sweeps`` and the like are means over them."""
         settings = self.config.match
         if method == "merge":
             spec = spec_for(self.model, self.test.batch(slice(0, 1))[0])
             merging = merge_many(spec, self.states, seed=self.config.seed, max_sweeps=settings.max_sweeps)
-            self.measure_pairs(found, merging.states, prefix="merge_")
-            found.add("merge_", rounds=merging.rounds)
+            self.measure_pairs(findings, merging.states, prefix="merge_")
+            findings.add("merge_", rounds=merging.rounds)
             return
         options = match_options(self.config, method)
         examples = sample(self.material.train, settings.examples, self.config.seed, "match")
@@ -163,17 +163,17 @@ class Bench:
         matched = [
             match(method, self.model, first, other, examples, seed=self.config.seed, **options) for other in others
         ]
-        self.measure_pairs(found, (first, *(one.state for one in matched)), prefix=f"{method}_")
+        self.measure_pairs(findings, (first, *(one.state for one in matched)), prefix=f"{method}_")
         if method == "weight":
-            found.add("weight_", sweeps=np.mean([one.sweeps for one in matched]))
+            findings.add("weight_", sweeps=np.mean([one.sweeps for one in matched]))
 
-    def measure_layers(self, found: Findings) -> None:
+    def measure_layers(self, findings: Findings) -> None:
         """Look inside the first pair, layer by layer."""
         examples = sample(self.test, self.config.measure.layer_examples, self.config.seed, "layers")
         report = layer_report(self.model, self.states[0], self.states[1], examples, repair=self.repair)
-        found.rows["layers"] = report.rows()
+        findings.rows["layers"] = report.rows()
 
-    def measure_plane(self, found: Findings) -> None:
+    def measure_plane(self, findings: Findings) -> None:
         """Look at the plane through the first three models."""
         policy, batches = self.config.barrier.batch_norm, InputBatches(self.statistics)
         with temporary_pool(self.model, workers=self.workers) as pool:
@@ -190,9 +190,9 @@ class Bench:
                 run_all=pool.map,
             )
         names = ("xs", "ys", "loss", "accuracy", "corners")
-        found.arrays |= {f"plane_{name}": getattr(seen, name) for name in names}
+        findings.arrays |= {f"plane_{name}": getattr(seen, name) for name in names}
 
-    def measure_calibration(self, found: Findings) -> None:
+    def measure_calibration(self, findings: Findings) -> None:
         """Measure the first pair's loss barrier with a temperature for each point, fitted on held-out examples."""
         calibrated = calibrated_barrier(
             self.model,
@@ -203,14 +203,14 @@ class Bench:
             points=self.config.barrier.points,
             repair=self.repair,
         )
-        found.add(
+        findings.add(
             "calibrated_",
             loss_barrier=calibrated.calibrated_barrier,
             raw_loss_barrier=calibrated.raw_barrier,
             beta=calibrated.betas[len(calibrated.betas) // 2],
         )
         names = {"raw_loss": calibrated.raw, "calibrated_loss": calibrated.calibrated, "betas": calibrated.betas}
-        found.arrays |= names
+        findings.arrays |= names
 
 
 def _curves(pairs: PairwiseBarriers, prefix: str) -> dict[str, np.ndarray]:

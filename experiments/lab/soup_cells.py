@@ -34,8 +34,8 @@ def run_soup(config: LabConfig, *, workers: int) -> Findings:
         mask=mask_of(config, model) if config.train.method == "tna-pfn" else None,
         seed=config.seed,
     )
-    found = Findings()
-    found.add(
+    findings = Findings()
+    findings.add(
         "",
         member_accuracy=np.mean(report.test),
         best_member_accuracy=report.test[report.best],
@@ -46,8 +46,8 @@ def run_soup(config: LabConfig, *, workers: int) -> Findings:
         held_out_uniform=report.uniform[0],
         held_out_greedy=report.greedy[0],
     )
-    found.arrays |= {"member_test": np.array(report.test), "member_held_out": np.array(report.held_out)}
-    return found
+    findings.arrays |= {"member_test": np.array(report.test), "member_held_out": np.array(report.held_out)}
+    return findings
 
 
 def half_of_the_classes(num_classes: int, seed: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The kind ``theorem``: the three bounds of arXiv 2402.01342's theorem 3.2 beside what random two-layer nets show.
+"""The kind ``theorem``: the three bounds of arXiv 2402.01342's theorem 3.2 compared with random two-layer nets.
 
 Quantiles are the (1 - delta) ones over the trials, the largest along the path, since a bound holds at any one alpha.
 """
@@ -22,11 +22,11 @@ def run_theorem(config: LabConfig, *, workers: int) -> Findings:
         output_ratio=theorem.output_ratio,
         radius=theorem.radius,
     )
-    found = Findings()
+    findings = Findings()
     measured = measure(setting, trials=theorem.trials, points=theorem.points, seed=config.seed)
     quantiles = measured.quantiles(theorem.delta)
     for name, bound, values in zip(NAMES, bounds(measured.setting, theorem.delta), quantiles, strict=True):
-        found.add(f"{name}_", bound=bound, quantile=values.max())
-    found.add("", within=measured.within(theorem.delta), delta=theorem.delta, trials=theorem.trials)
-    found.arrays |= {"alphas": measured.path.alphas, "quantiles": np.asarray(quantiles)}
-    return found
+        findings.add(f"{name}_", bound=bound, quantile=values.max())
+    findings.add("", within=measured.within(theorem.delta), delta=theorem.delta, trials=theorem.trials)
+    findings.arrays |= {"alphas": measured.path.alphas, "quantiles": np.asarray(quantiles)}
+    return findings

@@ -1,1 +1,1 @@
-"""From run folders to tables, figures and one page: what a question asked of many runs comes to."""
+"""From run folders to tables, figures and one page: many runs compared."""

@@ -37,6 +37,6 @@ class Average:
 
 def average(group: Group, measure: Measure) -> Average:
     """Return ``measure`` over the seeds of ``group``; seeds where it is missing or not finite are in no mean."""
-    found = {run.config.seed: value for run in group.runs if (value := measure.of(run)) is not None}
-    finite = {seed: float(value) for seed, value in found.items() if math.isfinite(value)}
-    return Average(finite, len(group.runs), not_finite=len(found) - len(finite))
+    by_seed = {run.config.seed: value for run in group.runs if (value := measure.of(run)) is not None}
+    finite = {seed: float(value) for seed, value in by_seed.items() if math.isfinite(value)}
+    return Average(finite, len(group.runs), not_finite=len(by_seed) - len(finite))

@@ -1,4 +1,4 @@
-"""``fedpfn report``: many runs in, tables in the terminal, and the files that were asked for."""
+"""``fedpfn report``: many runs in, tables in the terminal, and the requested files."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -90,13 +90,13 @@ def report(
     question = find_question(folders, broken=broken.__setitem__)
     runs = select_runs(runs, chosen) if runs else []
     study = make_study(runs, _names(by) or None, broken=broken)
-    found = make_report(study, target=target, baseline=words, across=free)
+    result = make_report(study, target=target, baseline=words, across=free)
     named = title or ", ".join(dict.fromkeys(folder.resolve().name for folder in folders))
 
     texts: list[tuple[Path | None, Callable[[], str]]] = [
-        (csv, lambda: csv_text(found)),
-        (markdown, lambda: markdown_text(found, title=named, question=question)),
-        (latex, lambda: latex_text(found, question=question)),
+        (csv, lambda: csv_text(result)),
+        (markdown, lambda: markdown_text(result, title=named, question=question)),
+        (latex, lambda: latex_text(result, question=question)),
         (rounds_csv, lambda: rounds_text(runs)),
     ]
     written = []
@@ -106,7 +106,7 @@ def report(
             write_whole(path, text().encode())
             written.append(path)
     # after the files, which a pipe that is closed early would cost
-    print_report(found, console, title=title or "", question=question)
+    print_report(result, console, title=title or "", question=question)
     for path in written:
         _say(f"wrote {path}")
     if figures is not None:

@@ -65,27 +65,27 @@ def find_baselines(
         raise ValueError(f"a baseline has no {SEED}: differences are paired over seeds")
     if strange := [name for name in across if name not in study.by]:
         raise ValueError(f"groups do not differ in {', '.join(strange)}; they do in {', '.join(study.by)}")
-    told = " ".join(f"{name}={show_value(value)}" for name, value in words.items())
+    description = " ".join(f"{name}={show_value(value)}" for name, value in words.items())
     groups = study.groups
     baselines = [place for place, group in enumerate(groups) if _has(group, words)]
     if not baselines:
-        return [None] * len(groups), [f"no group has {told}: no differences"]
+        return [None] * len(groups), [f"no group has {description}: no differences"]
     if len(baselines) == len(groups):
-        return [None] * len(groups), [f"every group has {told}: there is nothing to compare with it"]
-    found: list[int | None] = []
+        return [None] * len(groups), [f"every group has {description}: there is nothing to compare with it"]
+    indices: list[int | None] = []
     alone, apart = [], []
     for place, group in enumerate(groups):
         compared = place not in baselines
         fitting = [other for other in baselines if compared and _agree(group, groups[other], {*words, *across})]
         if len(fitting) > 1:
-            raise ValueError(_ambiguous(group, [groups[other] for other in fitting], told))
-        found.append(fitting[0] if fitting else None)
+            raise ValueError(_ambiguous(group, [groups[other] for other in fitting], description))
+        indices.append(fitting[0] if fitting else None)
         if compared and not fitting:
             alone.append(group.label())
         elif fitting and not set(group.seeds) & set(groups[fitting[0]].seeds):
             apart.append(group.label())
-    notes = [f"no baseline with {told} for {'; '.join(alone)}"] if alone else []
-    return found, notes + ([f"no seed shared with the baseline for {'; '.join(apart)}"] if apart else [])
+    notes = [f"no baseline with {description} for {'; '.join(alone)}"] if alone else []
+    return indices, notes + ([f"no seed shared with the baseline for {'; '.join(apart)}"] if apart else [])
 
 
 def _has(group: Group, words: Mapping[str, Scalar]) -> bool:
@@ -102,13 +102,16 @@ def _agree(group: Group, other: Group, free: Collection[str]) -> bool:
     )
 
 
-def _ambiguous(group: Group, fitting: Sequence[Group], told: str) -> str:
+def _ambiguous(group: Group, fitting: Sequence[Group], description: str) -> str:
     values: dict[str, list[Value]] = {
         name: list(dict.fromkeys(other.keys[name] for other in fitting)) for name in group.keys
     }
     choices = [
-        f"{name}={' or '.join(show_value(value) for value in found)}"
-        for name, found in values.items()
-        if len(found) > 1
+        f"{name}={' or '.join(show_value(value) for value in distinct)}"
+        for name, distinct in values.items()
+        if len(distinct) > 1
     ]
-    return f"{len(fitting)} groups are a baseline {told} of {group.label()}; add to the baseline {', '.join(choices)}"
+    return (
+        f"{len(fitting)} groups match the baseline {description} of {group.label()}; "
+        f"add to the baseline {', '.join(choices)}"
+    )

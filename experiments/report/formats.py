@@ -25,7 +25,7 @@ from experiments.report.tables import (
 from fedpfn.runs import Run
 from fedpfn.runs.tables import rounds_of
 
-# what a spreadsheet takes a cell for that begins with one of them
+# a spreadsheet treats a cell that begins with one of these as a formula
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 # characters of a table that is not too small to read where LaTeX scales it to the width of its text
 _LATEX_WIDTH = 105
@@ -56,8 +56,8 @@ def csv_text(report: Report) -> str:
     for row in report.rows:
         cells: list[Value] = [*row.group.keys.values(), len(row.group.runs), " ".join(map(str, row.group.seeds))]
         cells += [report.target] if report.target is not None else []
-        for found in row.averages.values():
-            cells += [found.mean, found.deviation, found.n]
+        for average in row.averages.values():
+            cells += [average.mean, average.deviation, average.n]
         if report.baseline:
             cells += [_words(row.baseline) if row.baseline else None]
             for key in keys:
@@ -87,7 +87,7 @@ def as_text(value: Any) -> Any:
 
 
 def markdown_text(report: Report, *, title: str, question: str = "") -> str:
-    """Return the tables as Markdown, with what a reader has to be told beneath."""
+    """Return the tables as Markdown, with notes for the reader beneath."""
     results, changes = results_tables(report), difference_tables(report)
     parts = [f"# {_plain(title)}", *([_plain(question)] if question else []), *_sections(results)]
     parts += [" ".join(legend(report)), *_sections(changes)]
@@ -101,12 +101,12 @@ def latex_text(report: Report, *, question: str = "") -> str:
     """Return the tables as LaTeX with booktabs, each a ``table`` of its own with a caption and notes beneath."""
     parts = ["\n".join([r"% needs \usepackage{booktabs,graphicx}", *(f"% {line}" for line in question.splitlines())])]
     seeds = f"Groups have {seeds_told(report.study.groups)}. Bold: the interval leaves out 0."
-    for tables, told in (
+    for tables, caption in (
         (results_tables(report), legend(report)),
         (difference_tables(report), [*legend(report, differences=True), seeds]),
     ):
         for piece in (piece for table in tables for piece in split_table(table, _LATEX_WIDTH)):
-            parts.append(_latex(piece, told, [*definitions(report, [piece]), *_notes(report)]))
+            parts.append(_latex(piece, caption, [*definitions(report, [piece]), *_notes(report)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -151,7 +151,7 @@ def markdown_table(table: Table) -> str:
     return "\n".join([*lines, *(line(map(text, row)) for row in table.rows)])
 
 
-def _latex(table: Table, told: Iterable[str], beneath: Iterable[str]) -> str:
+def _latex(table: Table, caption: Iterable[str], beneath: Iterable[str]) -> str:
     def text(cell: Cell) -> str:
         return rf"\textbf{{{_escaped(cell.text)}}}" if cell.verdict else _escaped(cell.text)
 
@@ -166,7 +166,7 @@ def _latex(table: Table, told: Iterable[str], beneath: Iterable[str]) -> str:
         [
             r"\begin{table}[t]",
             r"\centering\footnotesize\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{4pt}",
-            rf"\caption{{{_escaped(table.title)}. {_escaped(' '.join(told))}}}",
+            rf"\caption{{{_escaped(table.title)}. {_escaped(' '.join(caption))}}}",
             rf"\label{{tab:{slug}}}",
             # scaled down where it is wider than the text, and only there
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",

@@ -37,20 +37,20 @@ class LogText:
     size: int
 
 
-def read_log(path: Path, *, most: int = MOST) -> LogText | None:
-    """Read a log, None where there is none; of one with more than ``most`` bytes, whole lines from both ends.
+def read_log(path: Path, *, max_bytes: int = MOST) -> LogText | None:
+    """Read a log, None where there is none; of one with more than ``max_bytes`` bytes, whole lines from both ends.
 
-    A link that leads out of the folder is no log: what it leads to was not meant to be passed on.
+    A link that leads out of the folder is not read: its target was not meant to be published.
     """
     if not path.is_file() or not path.resolve().is_relative_to(path.parent.resolve()):
         return None
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        if size <= most:
+        if size <= max_bytes:
             return LogText(clean(file.read(size)), "", 0, size)
-        head = file.read(int(most * _HEAD_SHARE))
-        file.seek(-(most - len(head)), os.SEEK_END)
-        tail = file.read(most - len(head))
+        head = file.read(int(max_bytes * _HEAD_SHARE))
+        file.seek(-(max_bytes - len(head)), os.SEEK_END)
+        tail = file.read(max_bytes - len(head))
     # a line without end is cut where it must be
     head = head[: head.rfind(b"\n") + 1] or head
     tail = tail[tail.find(b"\n") + 1 :] or tail

@@ -178,7 +178,7 @@ def _mean_of(quantity: Quantity) -> Measure:
 
     def mean(run: Run) -> float | None:
         numbers = map(further_numbers, run.rounds)
-        return _mean([found[name] for found in numbers if name in found])
+        return _mean([record[name] for record in numbers if name in record])
 
     about = f"mean over measured rounds{unit_words(quantity)}"
     return Measure(name, quantity.label, about, quantity.unit, quantity.better, FURTHER, mean)
@@ -281,7 +281,7 @@ def mean_fusion_barrier(run: Run) -> float | None:
 
 
 def disagreements(run: Run) -> Iterator[str]:
-    """Say where the summary of a complete run is not what its rounds come to; a report goes by the rounds."""
+    """Return where the summary of a complete run differs from its rounds; a report uses the rounds."""
     summary = run.summary or {}
     trained = len(run.rounds) - 1
     if trained != summary.get(STOPPED, {}).get("round", run.config.rounds):
@@ -296,10 +296,10 @@ def disagreements(run: Run) -> Iterator[str]:
         "bytes_down": bytes_down,
     }
     for key, measure in checked.items():
-        said, found = summary.get(key), measure(run)
+        said, actual = summary.get(key), measure(run)
         # null stands for what was not measured, and for a mean that was not finite
-        if said is not None and (found is None or not math.isclose(said, found, rel_tol=1e-9, abs_tol=1e-12)):
-            yield f"the summary says {key} {said:g}, the rounds come to {'none' if found is None else f'{found:g}'}"
+        if said is not None and (actual is None or not math.isclose(said, actual, rel_tol=1e-9, abs_tol=1e-12)):
+            yield f"the summary says {key} {said:g}, the rounds come to {'none' if actual is None else f'{actual:g}'}"
 
 
 def _errors(run: Run) -> list[float]:

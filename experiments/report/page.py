@@ -1,7 +1,7 @@
 """A report as one HTML page: the question, the tables, the figures, and every run with its config and log.
 
 The page holds all it needs, pictures included, and asks no network for anything: its content security policy would not
-let it. What it looks like and what it does stand in ``page.html.j2``, ``page.css`` and ``page.js`` beside this module.
+let it. What it looks like and what it does stand in ``page.html.j2``, ``page.css`` and ``page.js`` next to this module.
 The same runs give the same bytes.
 """
 
@@ -73,7 +73,7 @@ def write_page(
     """Write the report of ``study`` with all of ``runs``, complete or not, as the page ``path``, and return it.
 
     ``baseline`` are keys with their values, or the same as ``key=value`` words; a group and its baseline may differ in
-    the keys ``across``. With ``trust`` schedules of the runs' own are asked for what they freeze. Raises ``ValueError``
+    the keys ``across``. With ``trust`` the runs' own schedules are called for what they freeze. Raises ``ValueError``
     where a group has several baselines.
     """
     words = baseline if isinstance(baseline, Mapping) else read_baseline(baseline or ())
@@ -174,7 +174,7 @@ def _title(study: Study) -> str:
 
 
 def _facts(report: Report, entries: Sequence[RunEntry]) -> list[tuple[str, str]]:
-    """Return what is said at the head of the page: how many runs of what kind, and what they are held against."""
+    """Return the introduction of the page: how many runs of which kind, and what they are compared with."""
     facts = [("Runs", str(len(entries))), ("Experiments", str(len(report.rows)))]
     seeds = sorted({seed for row in report.rows for seed in row.group.seeds})
     facts.append(("Seeds", ", ".join(map(str, seeds))))

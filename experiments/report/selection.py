@@ -30,22 +30,22 @@ def read_words(words: Iterable[str], *, option: str) -> dict[str, list[Scalar]]:
         values.setdefault(name, []).append(value)
     if faults:
         raise ValueError(f"{option}: {'; '.join(dict.fromkeys(faults))}")
-    return {name: list(dict.fromkeys(found)) for name, found in values.items()}
+    return {name: list(dict.fromkeys(choices)) for name, choices in values.items()}
 
 
 def baseline_words(words: Iterable[str]) -> dict[str, Scalar]:
     """Return what ``--baseline`` asks for. Raises ``ValueError``, one line, also for a key with two values."""
-    found = read_words(words, option="--baseline")
-    if several := [name for name, values in found.items() if len(values) > 1]:
+    choices = read_words(words, option="--baseline")
+    if several := [name for name, values in choices.items() if len(values) > 1]:
         raise ValueError(f"--baseline: {', '.join(several)} has more than one value")
-    return {name: values[0] for name, values in found.items()}
+    return {name: values[0] for name, values in choices.items()}
 
 
 def select_runs(runs: Sequence[Run], where: Mapping[str, Sequence[Scalar]]) -> list[Run]:
     """Return the runs that have one of the values of each key; a key that a run does not use leaves it in.
 
-    So ``mask.ratio=0.2`` keeps FedAvg, which has none, beside FedPFN at 0.2. Raises ``ValueError``, one line, for a key
-    that no run uses and where nothing is left.
+    So ``mask.ratio=0.2`` keeps FedAvg, which has none, as well as FedPFN at 0.2. Raises ``ValueError``, one line, for a
+    key that no run uses and where nothing is left.
     """
     used = [used_keys(run.config) for run in runs]
     if idle := [name for name in where if not any(name in keys for keys in used)]:
@@ -56,13 +56,13 @@ def select_runs(runs: Sequence[Run], where: Mapping[str, Sequence[Scalar]]) -> l
         if all(keys.get(name, values[0]) in values for name, values in where.items())
     ]
     if not kept:
-        asked = " ".join(f"{name}={show_value(value)}" for name, values in where.items() for value in values)
-        raise ValueError(f"--where {asked} leaves none of {len(runs)} runs")
+        description = " ".join(f"{name}={show_value(value)}" for name, values in where.items() for value in values)
+        raise ValueError(f"--where {description} leaves none of {len(runs)} runs")
     return kept
 
 
 def find_question(folders: Iterable[Path], *, broken: Callable[[Path, str], None] | None = None) -> str:
-    """Return the questions of the sweeps among ``folders``, each once, a line each; empty where there is none.
+    """Return the questions of the sweeps among ``folders``, each once, one line each; empty where there is none.
 
     A sweep's file that cannot be read is given to ``broken``, with why; without it, ``ValueError`` is raised.
     """

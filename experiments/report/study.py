@@ -18,7 +18,7 @@ from fedpfn.runs.keys import Scalar, args_key, unknown_key
 Value = Scalar | None
 
 SEED = "seed"
-# in what a run was done and not what was done: told in the notes where it differs, never a column unless asked for
+# how a run was done, not what was done: mentioned in the notes if it differs, never a column unless requested
 _CIRCUMSTANCES = ("device",)
 
 
@@ -43,7 +43,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Study:
-    """Groups in the order of their keys, the columns that tell them apart, and what a reader has to be told.
+    """Groups in the order of their keys, the columns that tell them apart, and notes for the reader.
 
     ``incomplete`` are runs that are not averaged because they did not complete; ``fixed`` the keys that are no column
     and have one value in all runs that use them.
@@ -69,18 +69,18 @@ def make_study(
     if not complete:
         why = "; ".join([f"none of {len(runs)} runs is complete: there is nothing to report", *left_out[:3]])
         raise ValueError(f"{why} and {len(left_out) - 3} more" if len(left_out) > 3 else why)
-    asked = None if by is None else list(dict.fromkeys(by))
-    if faults := [_key_fault(name) for name in asked or () if not is_key(name) or name == SEED]:
+    requested = None if by is None else list(dict.fromkeys(by))
+    if faults := [_key_fault(name) for name in requested or () if not is_key(name) or name == SEED]:
         raise ValueError(f"cannot report by {'; '.join(faults)}")
     used = [used_keys(run.config) for run in complete]
     present = in_order(name for keys in used for name in keys if name != SEED)
     differing = [name for name in present if _differs(name, used)]
     splitting = [name for name in differing if name not in _CIRCUMSTANCES]
-    if asked is None:
-        asked = splitting
-    unasked = [name for name in splitting if _differs_within(name, asked, used)]
-    columns = (*asked, *unasked)
-    notes = [f"{name} differs and was not asked for: its values are kept apart" for name in unasked]
+    if requested is None:
+        requested = splitting
+    further = [name for name in splitting if _differs_within(name, requested, used)]
+    columns = (*requested, *further)
+    notes = [f"{name} differs and was not requested: its values stay in separate groups" for name in further]
     notes += [_difference_told(name, splitting) for name in differing if name not in columns]
     groups, repeats = _groups(complete, used, columns)
     incomplete = tuple(run for run in runs if run.summary is None)
@@ -114,7 +114,7 @@ def short_name(key: str) -> str:
 
 
 def show_value(value: Value) -> str:
-    """Return a key's value as one reads it, so that other values read otherwise; a dash for a key that is not used."""
+    """Return a key's value as text, different for different values; a dash for a key that is not used."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -139,18 +139,18 @@ def _differs(name: str, used: Sequence[dict[str, Scalar]]) -> bool:
     return len({keys.get(name) for keys in used if name in keys or is_argument}) > 1
 
 
-def _differs_within(name: str, asked: Sequence[str], used: Sequence[dict[str, Scalar]]) -> bool:
-    """Whether ``name`` has several values among configs that agree in all that was asked for."""
+def _differs_within(name: str, requested: Sequence[str], used: Sequence[dict[str, Scalar]]) -> bool:
+    """Whether ``name`` has several values among configs that agree in all requested keys."""
     values: dict[tuple[Value, ...], set[Value]] = {}
     for keys in used:
-        values.setdefault(tuple(keys.get(key) for key in asked), set()).add(keys.get(name))
-    return any(len(found) > 1 for found in values.values())
+        values.setdefault(tuple(keys.get(key) for key in requested), set()).add(keys.get(name))
+    return any(len(distinct) > 1 for distinct in values.values())
 
 
 def _difference_told(name: str, splitting: Sequence[str]) -> str:
-    """Say what differs without being a column: a circumstance, or a key that follows from those asked for."""
+    """Return a note on what differs without being a column: a circumstance, or a key implied by the requested ones."""
     if name in splitting:
-        return f"{name} was not asked for and differs from group to group, though not within one"
+        return f"{name} was not requested and differs between groups, but not within any"
     return f"runs differ in {name}, which is not a key of the groups"
 
 
@@ -181,14 +181,16 @@ def _rank(value: Value) -> tuple[int, float, str]:
 
 
 def _environment_notes(runs: Sequence[Run]) -> list[str]:
-    """Say which of the things that a result may depend on beside its config are not the same for all runs."""
-    found: dict[str, set[str]] = {}
+    """Return which circumstances that a result may depend on besides its config differ between runs."""
+    by_name: dict[str, set[str]] = {}
     for run in runs:
         about = {**run.environment, **run.environment.get("versions", {})}
         for name in ("accelerator", "python", "git-revision", *run.environment.get("versions", {})):
             if name in about:
-                found.setdefault(name, set()).add(str(about[name]))
-    return [f"runs differ in {name}: {', '.join(sorted(values))}" for name, values in found.items() if len(values) > 1]
+                by_name.setdefault(name, set()).add(str(about[name]))
+    return [
+        f"runs differ in {name}: {', '.join(sorted(values))}" for name, values in by_name.items() if len(values) > 1
+    ]
 
 
 def _incomplete_notes(incomplete: Sequence[Run], *, of: int) -> list[str]:

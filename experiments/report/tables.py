@@ -1,4 +1,4 @@
-"""A study as tables: a row a group, a column a measure, with what a reader has to be told beneath.
+"""A study as tables: one row per group, one column per measure, with notes for the reader beneath.
 
 A ``Report`` holds the numbers, once; ``results_tables`` and ``difference_tables`` put them as cells that read well and
 sort. Terminal, Markdown, LaTeX, CSV and the page write these down, and compute nothing.
@@ -19,7 +19,7 @@ from fedpfn.runs.keys import Scalar
 
 Verdict = Literal["better", "worse"]
 
-# said of what is fixed even where it is the default
+# keys that are always listed, even at their default
 _ALWAYS_TOLD = ("rounds", "federation.clients", "data.name", "model.name")
 _DEFAULTS = RunConfig().flat()
 # a no-break space: no arrow stands alone
@@ -53,7 +53,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says, and the number or text it sorts by; ``verdict`` where an interval leaves out 0."""
+    """The text of a cell, and the number or text it sorts by; ``verdict`` if an interval excludes 0."""
 
     text: str
     value: Value = None
@@ -97,12 +97,12 @@ def make_report(
     baselines, notes = find_baselines(study, baseline, across) if baseline else ([None] * len(study.groups), [])
     averages = [{measure.key: average(group, measure) for measure in wanted} for group in study.groups]
     rows = []
-    for group, found, place in zip(study.groups, averages, baselines, strict=True):
+    for group, means, place in zip(study.groups, averages, baselines, strict=True):
         if place is None:
-            rows.append(Row(group, found, None, {}))
+            rows.append(Row(group, means, None, {}))
         else:
-            changes = {key: difference(found[key], theirs) for key, theirs in averages[place].items()}
-            rows.append(Row(group, found, study.groups[place], changes))
+            changes = {key: difference(means[key], theirs) for key, theirs in averages[place].items()}
+            rows.append(Row(group, means, study.groups[place], changes))
     lost = _lost_notes(wanted, averages)
     return Report(
         study,
@@ -152,7 +152,7 @@ def difference_tables(report: Report, *, chief: bool = False) -> list[Table]:
 
 
 def baseline_words(report: Report) -> str:
-    """Return the baseline as it was asked for."""
+    """Return the baseline as it was requested."""
     words = " ".join(f"{name}={show_value(value)}" for name, value in report.baseline.items())
     return f"{words}, with its own {', '.join(report.across)}" if report.across else words
 
@@ -176,7 +176,7 @@ def legend(report: Report, *, differences: bool = False) -> list[str]:
 
 
 def definitions(report: Report, tables: Iterable[Table] | None = None) -> list[str]:
-    """Return what the measures in ``tables`` are, a line each; by default, in those of the results."""
+    """Return what the measures in ``tables`` are, one line each; by default, in those of the results."""
     among = results_tables(report) if tables is None else tables
     shown = {column.key for table in among for column in table.columns}
     return [f"{measure.head}: {measure.about}" for measure in report.measures if measure.key in shown]
@@ -193,10 +193,10 @@ def fixed_words(study: Study) -> str:
 
 
 def seeds_told(groups: Iterable[Group]) -> str:
-    """Return how many seeds groups have, as a reader is told: ``n = 3 seeds``, ``n = 2–3 seeds``."""
+    """Return how many seeds groups have, as text: ``n = 3 seeds``, ``n = 2–3 seeds``."""
     counts = [len(group.runs) for group in groups]
-    least, most = min(counts), max(counts)
-    return f"n = {most} seed{'' if most == 1 else 's'}" if least == most else f"n = {least}–{most} seeds"
+    fewest, largest = min(counts), max(counts)
+    return f"n = {largest} seed{'' if largest == 1 else 's'}" if fewest == largest else f"n = {fewest}–{largest} seeds"
 
 
 def _key_columns(report: Report) -> list[Column]:
@@ -219,23 +219,23 @@ def _count(number: int) -> Cell:
     return Cell(str(number), number)
 
 
-def _average_cell(found: Average, measure: Measure) -> Cell:
-    seeds = "" if found.n == found.of else f" ({found.n}/{found.of})"
-    if found.mean is None:
-        return Cell(f"–{seeds}" if measure.missing == "not reached" or found.not_finite else "–")
-    return Cell(show_average(found.mean, found.deviation, measure.unit) + seeds, found.mean)
+def _average_cell(average: Average, measure: Measure) -> Cell:
+    seeds = "" if average.n == average.of else f" ({average.n}/{average.of})"
+    if average.mean is None:
+        return Cell(f"–{seeds}" if measure.missing == "not reached" or average.not_finite else "–")
+    return Cell(show_average(average.mean, average.deviation, measure.unit) + seeds, average.mean)
 
 
-def _change_cell(found: Difference, measure: Measure, *, of: int) -> Cell:
-    if found.mean is None:
+def _change_cell(difference: Difference, measure: Measure, *, of: int) -> Cell:
+    if difference.mean is None:
         return Cell("–")
     # where all pairs agree, an interval without width would claim more than so few of them can
-    interval = found.interval if found.interval and found.interval[0] < found.interval[1] else None
-    text = show_change(found.mean, interval, measure.unit)
+    interval = difference.interval if difference.interval and difference.interval[0] < difference.interval[1] else None
+    text = show_change(difference.mean, interval, measure.unit)
     verdict: Verdict | None = None
     if interval and measure.better != "none" and not interval[0] <= 0 <= interval[1]:
-        verdict = "better" if (found.mean > 0) == (measure.better == "higher") else "worse"
-    return Cell(text if found.n == of else f"{text} ({found.n}/{of})", found.mean, verdict)
+        verdict = "better" if (difference.mean > 0) == (measure.better == "higher") else "worse"
+    return Cell(text if difference.n == of else f"{text} ({difference.n}/{of})", difference.mean, verdict)
 
 
 def _parts(shown: Iterable[Measure]) -> dict[str, list[Measure]]:
@@ -247,8 +247,8 @@ def _parts(shown: Iterable[Measure]) -> dict[str, list[Measure]]:
 
 def _has_values(report: Report, measure: Measure) -> bool:
     """Whether a column is worth showing: a target that nobody reached is, a barrier that nobody measured is not."""
-    found = [row.averages[measure.key] for row in report.rows]
-    return measure.missing == "not reached" or any(one.n or one.not_finite for one in found)
+    averages = [row.averages[measure.key] for row in report.rows]
+    return measure.missing == "not reached" or any(one.n or one.not_finite for one in averages)
 
 
 def _lost_notes(wanted: Iterable[Measure], averages: Sequence[Mapping[str, Average]]) -> list[str]:

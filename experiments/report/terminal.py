@@ -1,4 +1,4 @@
-"""A report in the terminal: tables that fit its width, then what a reader has to be told."""
+"""A report in the terminal: tables that fit its width, then notes for the reader."""
 
 from collections.abc import Iterable
 

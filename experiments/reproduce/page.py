@@ -20,7 +20,7 @@ from experiments.lab.folder import LabRun, read_lab
 from experiments.lab.report import (
     METHOD,
     Address,
-    Figure,
+    SeedValues,
     figure_of,
     groups,
     measures_of,
@@ -152,7 +152,7 @@ def contrasts(run: LabRun) -> Iterator[tuple[str, ...]]:
                 )  # fmt: skip
 
 
-def _difference(first: Figure, second: Figure) -> Difference:
+def _difference(first: SeedValues, second: SeedValues) -> Difference:
     shared = sorted(first.by_seed.keys() & second.by_seed.keys())
     pairs = {seed: second.by_seed[seed] - first.by_seed[seed] for seed in shared}
     return Difference({seed: value for seed, value in pairs.items() if isfinite(value)})

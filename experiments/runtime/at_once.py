@@ -1,4 +1,4 @@
-"""What the grids of this package have in common: numbered nodes that are asked and answer in one call."""
+"""What the grids of this package have in common: numbered nodes that receive messages and answer in one call."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -127,7 +127,7 @@ def _copy_modules(workdir: Path, target: Path) -> None:
 
 
 def _answers(address: str) -> None:
-    """Raise ``ValueError`` where nobody listens at ``address``, which Ray would find out after minutes."""
+    """Raise ``ValueError`` if nothing listens at ``address``, which Ray would only find out after minutes."""
     host, _, port = address.rpartition(":")
     if not host or "//" in host or not port.isdecimal():
         # "auto", or a client's address: Ray's own to look at
@@ -139,12 +139,12 @@ def _answers(address: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return what has to be the same on all machines of a cluster for results to be the same."""
+    """Return what must be the same on all machines of a cluster for results to be the same."""
     return {"Python": platform.python_version(), **{name: version(name) for name in _ALIKE}}
 
 
 def _other_versions() -> list[str]:
-    """Return a line for each machine of the cluster whose versions are not those of this one."""
+    """Return one line for each machine of the cluster whose versions are not those of this one."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -184,6 +184,6 @@ def import_path(workdir: Path) -> list[str]:
 
 
 def _take_back_sigterm(handler: Any) -> None:
-    """Put back what Ray replaced by a handler of its own, which ends the process without a word."""
+    """Put back what Ray replaced by a handler of its own, which ends the process silently."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)

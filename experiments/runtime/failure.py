@@ -27,8 +27,8 @@ def notes(error: BaseException) -> list[str]:
     """Return the notes of ``error``, or of the interruption that it came of."""
     causes: BaseException | None = error
     while causes is not None:
-        if found := getattr(causes, "__notes__", []):
-            return list(found)
+        if own := getattr(causes, "__notes__", []):
+            return list(own)
         causes = causes.__cause__ or causes.__context__
     return []
 

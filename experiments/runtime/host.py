@@ -1,4 +1,4 @@
-"""The server's side of runs as an actor of its own: what a job of a sweep keeps warm from cell to cell.
+"""The server's side of runs as a separate actor: what a job of a sweep keeps warm from cell to cell.
 
 A cell runs here as it does in ``fedpfn run``, on workers of the host's own, so that cells side by side share neither a
 process nor a generator of random numbers, and each has its log.
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 class Host:
-    """The actor. ``surroundings`` are environment variables, set before PyTorch is imported.
+    """The actor. ``environment`` are environment variables, set before PyTorch is imported.
 
     Without ``workers`` clients train in the host's own process.
     """
 
-    def __init__(self, resources: "Resources", surroundings: Mapping[str, str], *, workers: bool = True) -> None:
-        os.environ.update(surroundings)
+    def __init__(self, resources: "Resources", environment: Mapping[str, str], *, workers: bool = True) -> None:
+        os.environ.update(environment)
         from experiments.runtime.output import whole_lines
         from experiments.runtime.runtime import start_workers
         from experiments.runtime.worker import find_users_modules
 
         whole_lines()
         find_users_modules()
-        # on this machine, a lane is told which GPUs to use
-        cards = gpu_names(resources.gpus) if VISIBLE in surroundings else []
+        # on this machine a lane is given its GPUs
+        cards = gpu_names(resources.gpus) if VISIBLE in environment else []
         # before this process imports PyTorch, as they do
         self.workers = start_workers(resources, cards=cards) if workers else None
         self.nodes, self.parent = resources.supernodes, os.getppid()
@@ -66,6 +66,6 @@ class Host:
         """Return when the host has started."""
 
     def _live(self) -> None:
-        """End this process where its Ray has gone: nobody waits for the cell, and another sweep may have begun it."""
+        """End this process if its Ray is gone: nothing waits for the cell, and another sweep may have begun it."""
         if os.getppid() != self.parent:
             os._exit(1)

@@ -36,7 +36,7 @@ def machines_of(ray_address: str, *, gpus: bool) -> list[Machine]:
 
 
 def say_if_busy(plans: Sequence[Resources], *, patience: float = _PATIENCE_SECONDS) -> None:
-    """Say what is waited for where others keep the cluster busy for longer than ``patience`` seconds.
+    """Report what a run is waiting for if others keep the cluster busy for longer than ``patience`` seconds.
 
     ``plans`` are those of all jobs. Ray starts the workers as soon as there is room for them.
     """

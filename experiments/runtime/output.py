@@ -24,7 +24,7 @@ def whole_lines() -> None:
 
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
-    """Send what this process says to the end of ``log``, whoever says it and through whatever library."""
+    """Send all output of this process to the end of ``log``, through whatever library it is written."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -43,27 +43,29 @@ def output_to(log: Path) -> Iterator[None]:
         os.close(target)
 
 
-def shorten(log: Path, *, most: int = _MOST_BYTES) -> None:
-    """Cut the middle out of a log of more than ``most`` bytes; its first eighth and last three eighths stay.
+def shorten(log: Path, *, max_bytes: int = _MOST_BYTES) -> None:
+    """Cut the middle out of a log of more than ``max_bytes`` bytes; its first eighth and last three eighths stay.
 
     The beginning says what was set up, the end why it stopped; a client that prints in every batch would fill the disk.
     Processes that write at its end go on to. What one of them writes in this very moment may be lost.
     """
     size = log.stat().st_size if log.exists() else 0
-    if size <= most:
+    if size <= max_bytes:
         return
-    head, tail = most // 8, 3 * most // 8
+    head, tail = max_bytes // 8, 3 * max_bytes // 8
     with log.open("r+b") as file:
         file.seek(size - tail)
         end = file.read()
         file.truncate(head)
     with log.open("ab", buffering=0) as file:
-        file.write(b"\n[... %d bytes left out: a log is kept below %d bytes ...]\n" % (size - tail - head, most) + end)
+        file.write(
+            b"\n[... %d bytes left out: a log is kept below %d bytes ...]\n" % (size - tail - head, max_bytes) + end
+        )
 
 
 @contextmanager
 def apart(console: Console) -> Iterator[Console]:
-    """Hand out a console that goes on where ``console`` shows things when this process's output goes elsewhere."""
+    """Yield a console that keeps writing where ``console`` does while this process's output goes elsewhere."""
     try:
         own = os.dup(console.file.fileno())
     except (OSError, ValueError, AttributeError):

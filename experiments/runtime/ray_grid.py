@@ -114,7 +114,7 @@ class RayGrid(AtOnceGrid):
         idle, starting, busy = list(self.workers.actors), list[Actor](), dict[Reference, _Job]()
         try:
             while waiting or busy:
-                # whoever asks Ray for something once its scheduler has gone is ended by it, without a word
+                # whoever asks Ray for something once its scheduler has gone is ended by it, silently
                 self.workers.look_after()
                 while waiting and idle:
                     job = _Job(idle.pop(), waiting.popleft(), time.monotonic())
@@ -209,12 +209,12 @@ class _Job:
 
 
 def _failed(call: _Call, reason: str, code: int) -> Parcel:
-    """Return the error reply to a message that nobody answered."""
+    """Return the error reply to an unanswered message."""
     return Parcel(Message(Error(code=code, reason=reason), reply_to=call.parcel.message))
 
 
 def _why_lost(job: _Job, error: RayError) -> str:
-    """Say how an actor came to its end, as far as it can be seen from here."""
+    """Return how an actor ended, as far as it can be determined from here."""
     if isinstance(error, OutOfMemoryError):
         used = str(error).partition(";")[0].strip()
         return f"its worker was ended by Ray's memory monitor, for want of memory: {used}"

@@ -111,7 +111,7 @@ def _look_after(node: Node) -> None:
 def looked_after(look_after: Callable[[], None]) -> Iterator[None]:
     """Raise what ``look_after`` raises also where the main thread does not call it: while it imports, or loads data.
 
-    Ray's own way is to end this process, after some seconds and without a word.
+    Ray's own way is to end this process, after some seconds and silently.
     """
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A temporary folder that its owner removes, or, where the owner was killed, whoever makes the next one."""
+"""A temporary folder that is removed by its owner or, if the owner was killed, by the process that makes the next."""
 
 import os
 import shutil

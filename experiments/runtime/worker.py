@@ -34,13 +34,13 @@ def find_users_modules() -> None:
 class Worker:
     """The actor; ``client_app`` is a reference ``module:name``, imported at once.
 
-    ``surroundings`` are environment variables, set before PyTorch is imported.
+    ``environment`` are environment variables, set before PyTorch is imported.
     """
 
-    def __init__(self, client_app: str, surroundings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, client_app: str, environment: Mapping[str, str] | None = None) -> None:
         from fedpfn import garbage
 
-        os.environ.update(surroundings or {})
+        os.environ.update(environment or {})
         with garbage.put_off():
             self.app = self._begin(client_app)
         self.run_config: dict[str, Any] = {}

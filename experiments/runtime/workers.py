@@ -34,7 +34,7 @@ class Workers:
         # spread over the machines of a cluster
         self._make: Any = ray.remote(Worker).options(**resources, max_restarts=0, scheduling_strategy="SPREAD")
         self._client_app = client_app
-        self._surroundings = [place_of(number, count, cards=cards, share=gpus) for number in range(count)]
+        self._environments = [place_of(number, count, cards=cards, share=gpus) for number in range(count)]
         self._prepared: tuple[Any, ...] = ({}, "", "")
         self.phases = Phases()
         self.look_after: Callable[[], None] = lambda: None
@@ -93,7 +93,7 @@ class Workers:
         self.actors = []
 
     def _new(self, number: int) -> Actor:
-        actor: Actor = self._make.remote(self._client_app, self._surroundings[number])
+        actor: Actor = self._make.remote(self._client_app, self._environments[number])
         return actor
 
 

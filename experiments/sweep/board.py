@@ -1,6 +1,6 @@
 """The state of a running sweep: what is queued, running, done and failed, shared by the lanes' threads and the display.
 
-Lanes ask it for the next cell and tell it how cells ended; whoever shows the sweep reads it. It knows nothing of how a
+Lanes take the next cell from it and report how cells ended; the display reads it. It knows nothing about how a
 cell is run.
 """
 
@@ -21,7 +21,7 @@ from fedpfn.runs.keys import Scalar
 
 
 class Stopped(BaseException):
-    """The sweep is to stop: raised in the lanes, to end what they run. Not an error: somebody asked for it."""
+    """The sweep must stop: raised in the lanes, to end what they run. Not an error: the user requested it."""
 
 
 class Skipped(BaseException):

@@ -54,22 +54,22 @@ def expand(sweep: SweepFile) -> list[Cell]:
     ``exclude`` that matches nothing, and where no cell is left.
     """
     imports.look_in(sweep.workdir)
-    found = [_combine(sweep.base, settings) for settings in _all_settings(sweep)]
-    asked = [(combination, seed) for combination in found for seed in sweep.seeds]
-    left = [pair for pair in asked if not any(_matches(entry, *pair) for entry in sweep.exclude)]
+    combinations = [_combine(sweep.base, settings) for settings in _all_settings(sweep)]
+    pairs = [(combination, seed) for combination in combinations for seed in sweep.seeds]
+    left = [pair for pair in pairs if not any(_matches(entry, *pair) for entry in sweep.exclude)]
     faults = [
         f"exclude {number} matches no cell"
         for number, entry in enumerate(sweep.exclude, start=1)
-        if not any(_matches(entry, *pair) for pair in asked)
+        if not any(_matches(entry, *pair) for pair in pairs)
     ]
     if not left:
         faults.append("exclude leaves no cell")
-    told = (
+    faulty = (
         (fault, _label(combination.settings, combination.settings, seed))
         for combination, seed in left
         for fault in combination.faults
     )
-    if faults := [*faults, *_grouped(told, total=len(left))]:
+    if faults := [*faults, *_grouped(faulty, total=len(left))]:
         raise ConfigError(faults)
     configs: dict[str, RunConfig] = {}
     for combination, seed in left:
@@ -90,7 +90,7 @@ def cell_faults(cells: Sequence[Cell]) -> list[str]:
 
 
 def cell_warnings(cells: Sequence[Cell]) -> list[str]:
-    """Return a line for each key that is set in some of ``cells``, and that none of those uses."""
+    """Return one line for each key that is set in some of ``cells``, and that none of those uses."""
     defaults = RunConfig().flat()
     reasons: dict[str, list[str]] = {}
     used: set[str] = set()
@@ -153,18 +153,18 @@ def _label(keys: Mapping[str, Scalar], names: Iterable[str], seed: int) -> str:
     shown = [(name, show_value(keys[name])) for name in names if name in keys]
     parts = [value if name == "strategy.name" else f"{short_name(name)}={value}" for name, value in shown]
     seeded = f"seed={seed}"
-    told = re.sub(r"[^A-Za-z0-9_.=+-]", "-", "_".join(parts))[: LONGEST_LABEL - len(seeded) - 1]
-    return f"{told}_{seeded}" if told else seeded
+    label = re.sub(r"[^A-Za-z0-9_.=+-]", "-", "_".join(parts))[: LONGEST_LABEL - len(seeded) - 1]
+    return f"{label}_{seeded}" if label else seeded
 
 
 def _keys(axes: Iterable[Axis]) -> list[str]:
     return [name for axis in axes for name in axis.keys]
 
 
-def _grouped(found: Iterable[tuple[str, str]], *, total: int) -> list[str]:
+def _grouped(faults: Iterable[tuple[str, str]], *, total: int) -> list[str]:
     """Return each fault once, with how many of ``total`` cells it is in, and the names of two of them."""
     cells: dict[str, list[str]] = {}
-    for fault, cell in found:
+    for fault, cell in faults:
         cells.setdefault(fault, []).append(cell)
     return [f"{fault}{_told(names, total)}" for fault, names in cells.items()]
 

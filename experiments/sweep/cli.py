@@ -59,8 +59,8 @@ def sweep(
     Every cell is checked before the first one starts: raises ``ConfigError`` with all faults, ``ValueError`` for jobs
     or resources that cannot be had, or a folder that is not what its name says.
     """
-    asked = read_sweep(file, words, workdir=workdir, quick=quick)
-    cells = expand(asked)
+    plan = read_sweep(file, words, workdir=workdir, quick=quick)
+    cells = expand(plan)
     out = (out or Path("sweeps") / file.stem).absolute()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out names the folder of the sweep")
@@ -79,15 +79,15 @@ def sweep(
     )  # fmt: skip
     for line in cell_warnings(cells):
         console.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    if asked.question:
-        console.print(asked.question, style="italic", highlight=False, markup=False)
+    if plan.question:
+        console.print(plan.question, style="italic", highlight=False, markup=False)
     if dry_run:
         rows = [(cell, states[cell.address], _rounds_on_record(out, cell)) for cell in cells]
         console.print(plan_table(rows, _finished(out, cells, states), jobs=jobs))
         return True
     todo = [cell for cell in cells if _is_to_run(states[cell.address], retry_failed=retry_failed)]
     tasks = [Task(cell, _ready(cell, out, workdir)) for cell in todo]
-    write_sweep(out, asked, cells, jobs=jobs)
+    write_sweep(out, plan, cells, jobs=jobs)
     console.print(f"{counts(list(states.values()))} · {out}", highlight=False, soft_wrap=True, markup=False)
     failed_before = [cell for cell in cells if states[cell.address] is State.FAILED and not retry_failed]
     board, begun = Board(tasks), time.monotonic()
@@ -120,7 +120,7 @@ def sweep(
 
 @contextmanager
 def _ending(out: Path) -> Iterator[None]:
-    """Say in the events that this process runs no more cells, for whoever watches."""
+    """Record in the events that this process runs no more cells, for watching processes."""
     try:
         yield
     except (KeyboardInterrupt, RunFailed) as stop:
@@ -194,5 +194,5 @@ def _rounds_on_record(out: Path, cell: Cell) -> int:
 
 def _finished(out: Path, cells: list[Cell], states: dict[str, State]) -> list[Finished]:
     done = [cell for cell in cells if states[cell.address] is State.DONE]
-    found = [(cell, read_json(cell_folder(out, cell) / "summary.json")) for cell in done]
-    return [Finished(used_keys(cell.config), summary["rounds"], summary["seconds"]) for cell, summary in found]
+    summaries = [(cell, read_json(cell_folder(out, cell) / "summary.json")) for cell in done]
+    return [Finished(used_keys(cell.config), summary["rounds"], summary["seconds"]) for cell, summary in summaries]

@@ -24,7 +24,7 @@ _OUTLOOK_SECONDS = 5.0
 
 
 def plan_table(cells: Sequence[tuple[Cell, State, int]], finished: Sequence[Finished], *, jobs: int) -> RenderableType:
-    """Return every cell with its state and rounds on record, and what is left to do in time, as far as can be told."""
+    """Return every cell with its state and rounds on record, and the time left, as far as it is known."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head in ("cell", "address", "state"):
         table.add_column(head, no_wrap=True)
@@ -49,8 +49,8 @@ def counts(states: Sequence[State]) -> str:
     >>> counts([State.DONE, State.LEFT, State.LEFT])
     '3 cells: 1 done, 2 left'
     """
-    told = [f"{states.count(state)} {state}" for state in reversed(State) if state in states]
-    return f"{len(states)} cell{'s' * (len(states) != 1)}: {', '.join(told)}"
+    parts = [f"{states.count(state)} {state}" for state in reversed(State) if state in states]
+    return f"{len(states)} cell{'s' * (len(states) != 1)}: {', '.join(parts)}"
 
 
 class Display:
@@ -164,7 +164,7 @@ class Display:
 
 
 def ending(board: Board, *, seconds: float) -> list[str]:
-    """Return what to say when a sweep has ended: what came of it, and what it cost beyond training."""
+    """Return the closing lines of a sweep: its results, and its cost beyond training."""
     lines = [f"{len(board.done)} cells ran in {duration(seconds)}"]
     others = ("failed", board.failed), ("skipped", board.skipped), ("stopped", board.stopped)
     for word, tasks in (*others, ("left to another", board.elsewhere)):

@@ -36,7 +36,7 @@ MOST_SEED = 2**63
 _TABLES = {name.partition(".")[0] for name in KEYS}
 # set for each cell by those who run it
 _OURS = ("output.dir", "output.resume")
-# may name a file of the user's own, path/to/file.py:name; measures several
+# may name a user's own file, path/to/file.py:name; measures several
 _REFERENCES = (
     "data.name", "partition.scheme", "model.name", "strategy.base", "mask.schedule", "train.optimizer",
     "train.schedule", "train.round-schedule", "train.augment", "measures", "data.task", "train.loss",
@@ -210,13 +210,13 @@ def _typed(place: _Place, words: Iterable[str]) -> dict[str, Scalar]:
 
 
 def _settings(place: _Place, table: Mapping[str, Any]) -> dict[str, Scalar]:
-    found: dict[str, Scalar] = {}
+    settings: dict[str, Scalar] = {}
     for name, value in flatten(table):
-        if name in found:
+        if name in settings:
             place.fault(f"{name} is given twice")
         if _is_key(place, name):
-            found[name] = _value(place, name, value)
-    return found
+            settings[name] = _value(place, name, value)
+    return settings
 
 
 def _axes(place: _Place, table: Mapping[str, Any], *, alone: bool = False, swept: bool = True) -> tuple[Axis, ...]:

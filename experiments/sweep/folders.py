@@ -24,7 +24,7 @@ SWEEP_FILE = "sweep.yaml"
 
 
 def cell_folder(out: Path, cell: Cell) -> Path:
-    """Return the folder of a cell: the one that is there, or the one it will get."""
+    """Return the folder of a cell: the existing one, or the one it will get."""
     there = sorted((out / "cells").glob(f"*-{cell.address}"))
     return there[0] if there else out / "cells" / f"{cell.label}-{cell.address}"
 
@@ -40,7 +40,7 @@ def check_identity(folder: Path, cell: Cell) -> None:
 
 @contextmanager
 def claim(out: Path, cell: Cell) -> Iterator[bool]:
-    """Take a cell for this process, and say whether it could be had; the lock ends with the process."""
+    """Claim a cell for this process, and return whether that succeeded; the lock ends with the process."""
     locks = out / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     lock = FileLock(locks / f"{cell.address}.lock", timeout=0)
@@ -62,7 +62,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def record_failure(folder: Path, config: RunConfig, reason: str, *, stopped: bool = False) -> None:
-    """Say in a cell's folder why it did not complete, where the run itself could not, or never began."""
+    """Record in a cell's folder why it did not complete, if the run itself could not, or never began."""
     if stopped and not is_run(folder):
         clear_leftovers(folder)
     elif is_run(folder):
@@ -75,7 +75,7 @@ def record_failure(folder: Path, config: RunConfig, reason: str, *, stopped: boo
 
 
 def write_sweep(out: Path, sweep: SweepFile, cells: Iterable[Cell], *, jobs: int) -> None:
-    """Keep what was asked for, in a form that can be run again, and the cells, for whoever watches from elsewhere."""
+    """Keep the sweep, in a form that can be run again, and its cells, for processes that watch from elsewhere."""
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / SWEEP_FILE, OmegaConf.to_yaml(OmegaConf.create(as_tree(sweep))).encode())
     listed = [

@@ -25,7 +25,7 @@ from fedpfn.runs.config import RunConfig
 
 
 class HostDied(RunFailed):
-    """The process ended in which a cell ran: killed from outside, or by what it ran."""
+    """The process in which a cell ran has ended: killed from outside, or by what it ran."""
 
 
 class NoRuntime(RunFailed):
@@ -46,7 +46,7 @@ class Share:
     gpus: tuple[str, ...]
     of_gpu: float = 1.0
 
-    def surroundings(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """Return the environment variables that tell its processes."""
         return {CPUS: str(self.cpus), VISIBLE: ",".join(self.gpus), GPU_SHARE: f"{self.of_gpu:.6g}"}
 
@@ -95,7 +95,7 @@ class Lane:
     ) -> None:
         self.resources, self.workdir = resources, workdir
         self.isolated, self.workers = isolated, workers
-        self.surroundings = share.surroundings() if machine is None else {CPUS: str(share.cpus)}
+        self.environment = share.environment() if machine is None else {CPUS: str(share.cpus)}
         self.machine = machine
         self.started: list[float] = []
         self.look_after: Callable[[], None] = lambda: None
@@ -141,7 +141,7 @@ class Lane:
         begun = time.monotonic()
         # the server's work is small next to the workers', which have the CPUs
         make: Any = ray.remote(Host).options(num_cpus=0, max_restarts=0, scheduling_strategy=self._place())
-        host: ActorHandle[Any] = make.remote(self.resources, self.surroundings, workers=self.workers)
+        host: ActorHandle[Any] = make.remote(self.resources, self.environment, workers=self.workers)
         self._host = host
         try:
             _wait(host.ready.remote(), watch)

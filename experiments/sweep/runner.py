@@ -42,7 +42,7 @@ class Runner(Protocol):
 def run_cells(
     board: Board, lanes: Sequence[Runner], *, out: Path, fail_fast: bool, show: Callable[[], None] = lambda: None
 ) -> None:
-    """Run what is on the board, a thread a lane, and return when nothing runs any more.
+    """Run what is on the board, one thread per lane, and return when nothing runs any more.
 
     ``show`` is called four times a second, in this thread. Ctrl-C and SIGTERM stop the lanes and are raised again as
     ``KeyboardInterrupt`` when all their processes have gone. Raises what no lane could help.

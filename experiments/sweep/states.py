@@ -44,7 +44,7 @@ def is_skipped(out: Path, address: str) -> bool:
 
 
 def mark_skipped(out: Path, address: str, *, skip: bool) -> None:
-    """Have a cell skipped from now on, or not any more; processes that run the sweep look several times a second."""
+    """Mark a cell as skipped, or no longer; processes that run the sweep check several times per second."""
     mark = out / _SKIPPED / address
     if skip:
         mark.parent.mkdir(parents=True, exist_ok=True)

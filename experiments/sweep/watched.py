@@ -1,4 +1,4 @@
-"""A sweep as whoever watches it sees it: which cells run, are done, failed, are skipped or wait, and what is left."""
+"""A sweep as seen by a watching process: which cells run, are done, failed, skipped or waiting, and the time left."""
 
 import re
 from collections.abc import Callable

@@ -31,7 +31,7 @@ class FedLC(LocalAlgorithm):
     def start(self, start: Start) -> Correction:
         """Count the client's classes. Raises ``ValueError`` where labels are not classes."""
         if start.labels.is_floating_point() or start.labels.dim() != 1:
-            raise ValueError("FedLC calibrates classes, and these labels are none")
+            raise ValueError("FedLC needs class labels; these labels are not classes")
         counts = torch.bincount(start.labels, minlength=start.num_classes).clamp(min=1)
         self.margins = self.tau * counts.float().pow(-0.25)
         return UNCORRECTED

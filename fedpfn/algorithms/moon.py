@@ -5,7 +5,7 @@ round, the loss of an example is that of its label plus
 
     mu * -log( e^(s(z, z_g) / tau) / (e^(s(z, z_g) / tau) + e^(s(z, z_p) / tau)) ),    s the cosine,
 
-where features are what the model's last linear layer is given. In its first round a client has no past, and its loss
+where features are the inputs of the model's last linear layer. In its first round a client has no past, and its loss
 is that of the labels. Only the gradient changes, so that it composes with a mask. With mu = 0 this is FedAvg.
 """
 
@@ -64,7 +64,7 @@ class Moon(LocalAlgorithm):
 def _head(model: nn.Module) -> nn.Linear:
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise ValueError("MOON compares what the last linear layer is given, and the model has no linear layer")
+        raise ValueError("MOON compares the inputs of the last linear layer, and the model has no linear layer")
     return layers[-1]
 
 
@@ -78,7 +78,7 @@ def _copy(model: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _with_features(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the model's outputs and, flattened, what its last linear layer was given."""
+    """Return the model's outputs and the flattened inputs of its last linear layer."""
     features: list[Tensor] = []
     hook = _head(model).register_forward_pre_hook(lambda module, given: features.append(given[0]))
     try:

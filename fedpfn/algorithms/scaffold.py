@@ -21,7 +21,7 @@ class Scaffold(LocalAlgorithm):
     needs_sgd = True
 
     def start(self, start: Start) -> Correction:
-        """Correct every gradient by c - c_i; both are 0 in the beginning."""
+        """Correct every gradient by c - c_i; both start at 0."""
         return Correction(
             offset={
                 name: start.shared[name] - start.own[name] if name in start.own else start.shared[name]

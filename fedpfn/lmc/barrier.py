@@ -2,15 +2,15 @@
 
 Path (arXiv 2402.01342): w(alpha) = alpha w1 + (1 - alpha) w2; alpha = 1 is the first model of a pair. Loss barrier
 (eq. 1), accuracy barrier (eq. 2), and the fusion of several models (table 3). A task whose score is an error instead of
-an accuracy (``tasks``) has an error barrier, that of eq. 1 with the error in the place of the loss. Measures curves
-through a function that evaluates a state, and leaves data, devices and what BatchNorm needs on a path (``batch_norm``)
-to its callers; ``pairwise`` is the call that takes a model and examples.
+an accuracy (``tasks``) has an error barrier: eq. 1 with the error in place of the loss. Curves are measured through a
+function that evaluates a state; data, devices and BatchNorm's statistics on a path (``batch_norm``) are left to the
+callers. ``pairwise`` takes a model and examples.
 
 Values that are not finite. A model whose outputs are NaN (weights that are NaN, or that overflow) has the loss NaN, and
-examples with such outputs count as wrong. Where it is an end, both barriers are NaN, and so is the fusion barrier of
-models with it among them: there is nothing to compare with. An infinite loss at an end leaves no chord either and makes
-the loss barrier NaN; the answers are given all the same, and the accuracy barrier is theirs. Between the ends a loss
-that is NaN or infinite makes the loss barrier NaN or infinite, and wrong answers make the accuracy barrier.
+examples with such outputs count as wrong. If it is an end, both barriers are NaN, and so is any fusion barrier that
+includes it: there is nothing to compare with. An infinite loss at an end leaves no chord either and makes the loss
+barrier NaN; the model still gives answers, so the accuracy barrier is defined. Between the ends a loss that is NaN or
+infinite makes the loss barrier NaN or infinite, and the accuracy barrier follows from the wrong answers.
 """
 
 import math
@@ -48,8 +48,8 @@ class PairwiseBarriers(Shown):
 
     ``pairs`` (P, 2) are positions in the list measured, ``loss`` and ``accuracy`` (P, points) the curves over
     ``alphas``, ``loss_barriers`` and ``accuracy_barriers`` (P,). Under the BatchNorm policy ``none`` an inner point has
-    the larger loss and the lower accuracy of the two that it has with the first and with the second model's statistics.
-    A task that is scored by an error has ``error`` and ``error_barriers``, and NaN for accuracies; other tasks have NaN
+    the larger loss and the lower accuracy of those measured with the first and with the second model's statistics. A
+    task that is scored by an error has ``error`` and ``error_barriers``, and NaN for accuracies; other tasks have NaN
     for errors.
     """
 
@@ -97,7 +97,7 @@ def loss_barrier(alphas: ArrayLike, losses: ArrayLike) -> float:
     if not np.isfinite(losses[[0, -1]]).all():
         return float("nan")
     chord = alphas * losses[-1] + (1 - alphas) * losses[0]
-    # the ends lie on the chord by definition; rounding must not say otherwise
+    # the ends lie on the chord by definition, whatever rounding gives
     excess = np.where((alphas == 0) | (alphas == 1), 0.0, losses - chord)
     return float(excess.max())
 
@@ -179,7 +179,7 @@ def measure_pairs(
     both_ways
         Measure an inner point with either model as ``end`` and keep the worse values, for a repair that depends on it.
     ends
-        Evaluations of ``states``, repaired, that are known already.
+        Known evaluations of the repaired ``states``, so that they are not measured again.
     run_all
         ``map``, or a parallel one.
 
@@ -198,8 +198,8 @@ def measure_pairs(
     >>> import torch
     >>> def parabola(state):
     ...     return Evaluation(loss=1 - float(state["w"]) ** 2, accuracy=float(state["w"]) ** 2, examples=1)
-    >>> found = measure_pairs([{"w": torch.tensor(-1.0)}, {"w": torch.tensor(1.0)}], parabola, points=3)
-    >>> found.loss_barriers, found.accuracy_barriers
+    >>> result = measure_pairs([{"w": torch.tensor(-1.0)}, {"w": torch.tensor(1.0)}], parabola, points=3)
+    >>> result.loss_barriers, result.accuracy_barriers
     (array([1.]), array([1.]))
     """
     alphas = grid(points)
@@ -224,7 +224,7 @@ def measure_pairs(
 
 
 def barriers_of(pairs: Sequence[Pair], alphas: Floats, curves: Sequence[Curves]) -> PairwiseBarriers:
-    """Return the barriers that the ``curves`` of ``pairs`` have, each over the grid ``alphas``."""
+    """Return the barriers of ``pairs`` from their ``curves`` over the grid ``alphas``."""
     points = len(alphas)
     return PairwiseBarriers(
         pairs=np.array(pairs, dtype=np.int64).reshape(-1, 2),
@@ -246,5 +246,5 @@ def curve_of(alphas: Floats, path: Sequence[Evaluation]) -> Curves:
 
 
 def _accuracy_barrier_of(curve: Curves) -> float:
-    # a loss that is NaN is that of a model without answers, whose accuracy of 0 is none to compare with
+    # a NaN loss means that the model gives no answers: its accuracy of 0 is no reference
     return math.nan if np.isnan(curve.loss[[0, -1]]).any() else accuracy_barrier(curve.alphas, curve.accuracy)

@@ -1,11 +1,11 @@
 """BatchNorm's running statistics at the points of a path, its ends included: the three policies of an LMC evaluation.
 
 ``average``: interpolated like weights; nothing is done at an end. ``reset`` (REPAIR, Jordan et al. 2023): estimated
-anew for every model that is evaluated, an end as much as an inner point, by one pass over training data with a
-cumulative mean; with the ends left as they were trained, a model would have a barrier with itself. ``none``: no
-statistics but those of the ends. An end has its own; between the ends either model's are as good as the other's, so
-that a point is measured with both (``barrier``) and the worse value counts: a barrier does not depend on which model is
-named first. Models without running statistics need none of it.
+anew for every model that is evaluated, ends and inner points alike, by one pass over training data with a cumulative
+mean; if the ends kept their trained statistics, a model would have a barrier with itself. ``none``: only the
+statistics of the ends. An end has its own; between the ends neither model's are preferable, so a point is measured with
+both (``barrier``) and the worse value counts: a barrier does not depend on which model is named first. Models without
+running statistics need no repair.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,19 +22,19 @@ POLICIES = ("average", "reset", "none")
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Tell whether the model holds a BatchNorm layer, whose training needs two examples a batch."""
+    """Return whether the model has a BatchNorm layer, whose training needs two examples per batch."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def repair_for(policy: str, model: Callable[[], nn.Module], batches: Iterable[Tensor]) -> Repair | None:
-    """Return what ``policy`` does to a state before it is evaluated, or None where that is nothing.
+    """Return the function that ``policy`` applies to a state before it is evaluated, or None if there is none.
 
     Parameters
     ----------
     policy
         ``average``, ``reset`` or ``none``.
     model
-        Returns the calling thread's model, which is not changed.
+        A function that returns the calling thread's model, which is not changed.
     batches
         Input batches of training data, iterated anew for each state; only ``reset`` reads them.
 
@@ -47,7 +47,7 @@ def repair_for(policy: str, model: Callable[[], nn.Module], batches: Iterable[Te
     Raises
     ------
     ValueError
-        For another policy; from the repair, for ``reset`` without a batch.
+        For an unknown policy; the repair raises it for ``reset`` without a batch.
     """
     if policy not in POLICIES:
         raise ValueError(f"the BatchNorm policy must be one of {', '.join(POLICIES)}, got {policy!r}")
@@ -70,8 +70,8 @@ def repair_for(policy: str, model: Callable[[], nn.Module], batches: Iterable[Te
 def estimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Estimate BatchNorm's running statistics anew as the plain mean over ``batches``.
 
-    What ``torch.optim.swa_utils.update_bn`` does, but only BatchNorm layers are in training mode: dropout would make
-    the statistics those of another network, and a draw. Raises ``ValueError`` for no batches, whose mean is none.
+    Like ``torch.optim.swa_utils.update_bn``, but only BatchNorm layers are in training mode: with dropout the
+    statistics would be random, and those of another network. Raises ``ValueError`` if there are no batches.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     modes = [(module, module.training) for module in model.modules()]

@@ -39,7 +39,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class BezierCurve:
-    """The curve from ``second`` (alpha = 0) to ``first`` (alpha = 1) that ``bend`` draws towards itself."""
+    """The curve from ``second`` (alpha = 0) to ``first`` (alpha = 1) with the control point ``bend``."""
 
     first: Tensors
     second: Tensors
@@ -89,11 +89,11 @@ def train_curve(
     recipe
         Optimiser, batch size and length of the training.
     seed
-        Of the batch order, of t and of dropout.
+        Seed of the batch order, of t and of dropout.
     lr_factor
-        The learning rate's factor from the share of the steps done.
+        Factor of the learning rate, a function of the share of the steps done.
     progress
-        Called with the steps done and their number.
+        Called with the number of steps done and the total.
 
     Returns
     -------
@@ -103,9 +103,9 @@ def train_curve(
     Raises
     ------
     TypeError
-        For states and data of another kind.
+        For states or data of the wrong type.
     ValueError
-        For states that are not the model's, and examples that make no batch.
+        For states that are not the model's, and too few examples for a batch.
     NonFiniteError
         Where training diverges.
     """
@@ -114,11 +114,13 @@ def train_curve(
     scratch = deepcopy(model).to(data.device).train()
     bend = {name: line.bend[name].to(data.device).clone().requires_grad_() for name in trainable(scratch)}
     ends = [{name: tensor.to(data.device) for name, tensor in end.items()} for end in (line.first, line.second)]
-    least = 2 if has_batch_norm(scratch) else 1
-    steps = count_steps(len(data), batch_size=recipe.batch_size, epochs=recipe.epochs, steps=recipe.steps, least=least)
+    min_batch = 2 if has_batch_norm(scratch) else 1
+    steps = count_steps(
+        len(data), batch_size=recipe.batch_size, epochs=recipe.epochs, steps=recipe.steps, min_batch=min_batch
+    )
     make = make_optimizer(recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     optimizer = make(list(bend.values()))
-    batches = batch_order(len(data), recipe.batch_size, numpy_generator(seed, "curve", "batches"), least=least)
+    batches = batch_order(len(data), recipe.batch_size, numpy_generator(seed, "curve", "batches"), min_batch=min_batch)
     places = numpy_generator(seed, "curve", "t").random(steps)
     done = Steps(progress, steps)
     with torch_seed(seed, "curve", "dropout"):
@@ -173,16 +175,16 @@ def measure_curves(
             else:
                 ends = (curve.first, curve.second) if batch_norm == "none" else (curve.first,)
                 points_there = [repair(state, end) for end in ends]
-            found = worst_of([pool.evaluate(point, data) for point in points_there])
+            evaluation = worst_of([pool.evaluate(point, data) for point in points_there])
             done()
-            return found
+            return evaluation
 
-        found = pool.map(measure, [(curve, float(alpha)) for curve in curves for alpha in alphas])
-    return [curve_of(alphas, found[at * points : (at + 1) * points]) for at in range(len(curves))]
+        evaluations = pool.map(measure, [(curve, float(alpha)) for curve in curves for alpha in alphas])
+    return [curve_of(alphas, evaluations[at * points : (at + 1) * points]) for at in range(len(curves))]
 
 
 def length(curve: BezierCurve, *, points: int = 101) -> float:
-    """Return the length of a curve in weight space, as that of the polygon through ``points`` of it."""
+    """Return the length of a curve in weight space, approximated by the polygon through ``points`` of its points."""
     states = [curve.at(float(alpha)) for alpha in np.linspace(0, 1, points)]
     return sum(_distance(one, other) for one, other in pairwise(states))
 

@@ -9,10 +9,10 @@ w(alpha) = alpha w1 + (1 - alpha) w2,
 and each of the bounds below holds with probability 1 - delta over the networks, at any one alpha.
 
 [inferred] z' and z'' are read as derivatives by alpha: z' of z itself, z'' as the mean over x of the second derivative
-of the integrand where it has one. Only so do the three bounds fit what is exact: z is 0 where only v differs (rho_U
+of the integrand where it has one. Only this reading agrees with the exact cases: z is 0 where only v differs (rho_U
 alone is in its bound); z' has terms from either layer (a sum of roots); the second derivative between the kinks of relu
 is 2 (v1 - v2)^T [1(U(alpha) x > 0) * (U1 - U2) x], 0 as soon as either layer is shared (the larger ratio). It leaves
-out what the kinks add to the second derivative of the mean: measured as ``kinks``, of which no bound speaks.
+out what the kinks add to the second derivative of the mean: that is measured as ``kinks`` and has no bound.
 
 The mean over x needs no sampling: that of relu(u^T x) over a ball is |u| times a constant (``mean_activation``).
 """
@@ -47,7 +47,7 @@ class TwoLayerSetting:
     def __post_init__(self) -> None:
         for name in ("hidden", "inputs"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is a size, 1 or more; got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be a size of 1 or more; got {getattr(self, name)!r}")
         for name in ("hidden_ratio", "output_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
@@ -79,7 +79,7 @@ class PathDifference:
 
 @dataclass(frozen=True)
 class Measured:
-    """``path`` (trials, A) measured on random networks of ``setting``, whose ratios are those really drawn."""
+    """``path`` (trials, A) measured on random networks of ``setting``, whose ratios are those actually drawn."""
 
     setting: TwoLayerSetting
     path: PathDifference
@@ -92,7 +92,7 @@ class Measured:
         return quantiles
 
     def within(self, delta: float) -> bool:
-        """Tell whether every quantile lies within its bound."""
+        """Return whether every quantile lies within its bound."""
         return bool((self.quantiles(delta) <= bounds(self.setting, delta)[:, None]).all())
 
 
@@ -119,7 +119,7 @@ def bound_z_second(setting: TwoLayerSetting, delta: float) -> float:
 
 
 def bounds(setting: TwoLayerSetting, delta: float) -> Floats:
-    """Return the bounds of |z|, |z'| and |z''|, (3,)."""
+    """Return the bounds on |z|, |z'| and |z''|, (3,)."""
     return np.array([bound(setting, delta) for bound in (bound_z, bound_z_prime, bound_z_second)])
 
 
@@ -133,7 +133,7 @@ def mean_activation(inputs: int, radius: float = 1.0) -> float:
     1.0
     """
     if inputs < 1 or not radius > 0:
-        raise ValueError(f"a ball of 1 dimension or more and a positive radius is expected; got {inputs} and {radius}")
+        raise ValueError(f"a ball needs 1 dimension or more and a positive radius; got {inputs} and {radius}")
     sphere = exp(lgamma(inputs / 2) - lgamma((inputs + 1) / 2)) / sqrt(pi)
     return radius * inputs / (inputs + 1) * sphere / 2
 
@@ -156,7 +156,7 @@ def difference_along_path(
         raise ValueError(f"a path runs over alphas within [0, 1]; got {alphas.tolist()}")
     shapes = [(network.hidden.shape, network.output.shape) for network in (first, second)]
     if shapes[0] != shapes[1] or first.hidden.shape[:-1] != first.output.shape:
-        raise ValueError(f"two networks of one shape, U (..., h, d) and v (..., h), are expected; got {shapes}")
+        raise ValueError(f"expected two networks of one shape, U (..., h, d) and v (..., h); got {shapes}")
     unit = mean_activation(first.hidden.shape[-1], radius)
     columns = np.array([_at(first, second, float(alpha)) for alpha in alphas]).reshape(
         len(alphas), 4, *first.output.shape[:-1]
@@ -190,9 +190,9 @@ def measure(setting: TwoLayerSetting, *, trials: int = 1000, points: int = 9, se
         raise ValueError(f"trials must be 1 or more; got {trials}")
     alphas = grid(points)
     paths: list[PathDifference] = []
-    most = max(1, _ENTRIES_AT_ONCE // (setting.hidden * setting.inputs))
-    for start in range(0, trials, most):
-        numbers = range(start, min(start + most, trials))
+    chunk = max(1, _ENTRIES_AT_ONCE // (setting.hidden * setting.inputs))
+    for start in range(0, trials, chunk):
+        numbers = range(start, min(start + chunk, trials))
         pairs = [draw_pair(setting, numpy_generator(seed, "two-layer", number)) for number in numbers]
         first, second = (_stack([pair[side] for pair in pairs]) for side in (0, 1))
         paths.append(difference_along_path(first, second, alphas, radius=setting.radius))

@@ -1,8 +1,8 @@
-"""Checkpoints of one architecture: read, and held against each other and a model before anything is measured.
+"""Checkpoints of one architecture: read, and compared with a model before anything is measured.
 
-Which files there are, and how they are read without running code, is in ``models.state_files``. What a checkpoint of a
-federated run holds besides the state (integer buffers, parameters that never train) is left out; what is missing,
-differs in shape or type, or is not finite is refused.
+The file formats, and how they are read without running code, are in ``models.state_files``. What a checkpoint of a
+federated run holds besides the state (integer buffers, parameters that never train) is left out; tensors that are
+missing, differ in shape or dtype, or are not finite are refused.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,18 +24,18 @@ def read_checkpoints(
 ) -> list[State]:
     """Return the states of ``model`` that the files hold, ``.safetensors`` or PyTorch's ``.pt``, ``.pth``, ``.bin``.
 
-    ``note`` is called with a line for each thing that was undone to get at a state: a training checkpoint around it,
-    prefixes of its names. Raises ``ValueError`` in one line for a file that cannot be read, names, shapes or types that
-    are not the model's, and weights that are not finite.
+    ``note`` is called with one line for each thing that was removed to get at a state: a training checkpoint around it,
+    prefixes of its names. Raises ``ValueError``, with a one-line message, for a file that cannot be read, names, shapes
+    or dtypes that are not the model's, and weights that are not finite.
     """
     own = trainable(model) | float_buffers(model)
     known = own.keys() | model.state_dict().keys()
     states = []
     for path in paths:
-        found = read_state_file(path, known=known)
-        for line in found.notes if note else ():
+        file = read_state_file(path, known=known)
+        for line in file.notes if note else ():
             note(f"{path}: {line}")  # type: ignore[misc]
-        states.append(_fitted(own, known, found.tensors, path))
+        states.append(_fitted(own, known, file.tensors, path))
     return states
 
 
@@ -48,26 +48,24 @@ def write_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str
         save_file(tensors, part, dict(about or {}))
 
 
-def _fitted(own: State, known: Collection[str], found: Mapping[str, Tensor], path: Path) -> State:
-    missing = [name for name in own if name not in found]
-    extra = [name for name in found if name not in known]
+def _fitted(own: State, known: Collection[str], tensors: Mapping[str, Tensor], path: Path) -> State:
+    missing = [name for name in own if name not in tensors]
+    extra = [name for name in tensors if name not in known]
     if missing or extra:
         parts = [f"missing {_listed(missing, own)}"] if missing else []
-        parts += [f"not in the model {_listed(extra, found)}"] if extra else []
+        parts += [f"not in the model {_listed(extra, tensors)}"] if extra else []
         if any(name.endswith(_STATISTICS) for name in extra) and not any(name.endswith(_STATISTICS) for name in known):
-            parts.append(
-                "it has BatchNorm's running statistics and the model has none, as it would by model.norm=batch"
-            )
-        raise ValueError(f"{path} is not of this model: {'; '.join(parts)}")
+            parts.append("it has BatchNorm's running statistics and the model has none; with model.norm=batch it would")
+        raise ValueError(f"{path} does not belong to this model: {'; '.join(parts)}")
     for name, tensor in own.items():
-        if found[name].shape != tensor.shape:
+        if tensors[name].shape != tensor.shape:
             raise ValueError(
-                f"{path}: {name} has shape {tuple(found[name].shape)}, the model's has {tuple(tensor.shape)}"
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model's has {tuple(tensor.shape)}"
             )
-        if found[name].dtype != tensor.dtype:
-            raise ValueError(f"{path}: {name} is {found[name].dtype}, the model's is {tensor.dtype}")
-    # copies, since the file may be mapped into memory, and whoever trains on may write it anew meanwhile
-    state = {name: found[name].to(tensor.device, copy=True).contiguous() for name, tensor in own.items()}
+        if tensors[name].dtype != tensor.dtype:
+            raise ValueError(f"{path}: {name} is {tensors[name].dtype}, the model's is {tensor.dtype}")
+    # copies, since the file may be memory-mapped and overwritten meanwhile by a run that continues
+    state = {name: tensors[name].to(tensor.device, copy=True).contiguous() for name, tensor in own.items()}
     if (wild := first_non_finite(state)) is not None:
         raise ValueError(f"{path}: {wild} holds NaN or infinity")
     return state

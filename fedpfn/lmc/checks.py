@@ -1,8 +1,8 @@
-"""What the measuring functions accept as a state of the model at hand; what they accept as data is in ``own_data``.
+"""What the measuring functions accept as a state of a model; what they accept as data is in ``own_data``.
 
-A state is the model's trainable parameters and floating-point buffers (``params``). A whole ``state_dict()``, or a
-module, is taken for one too: integer buffers (``num_batches_tracked``) are never interpolated, and parameters that do
-not train have to be the model's own, since every point of a path is evaluated with those.
+A state is the model's trainable parameters and floating-point buffers (``params``). A whole ``state_dict()`` or a
+module is accepted too: integer buffers (``num_batches_tracked``) are never interpolated, and parameters that do not
+train must equal the model's own, since every point of a path is evaluated with those.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,12 +42,12 @@ def fitting_state(model: nn.Module, state: StateLike, *, name: str = "the state"
     Returns
     -------
     Mapping[str, Tensor]
-        ``state`` itself where it holds nothing else, otherwise the tensors in it, in the model's order.
+        ``state`` itself where it holds nothing else, otherwise those of its tensors, in the model's order.
 
     Raises
     ------
     TypeError
-        For neither a mapping nor a module.
+        For anything but a mapping or a module.
     ValueError
         For names or shapes that are not the model's, and for a parameter that does not train and differs from the
         model's own.

@@ -1,9 +1,9 @@
-"""ColD fusion: many tasks improve one base by fine-tuning it apart and averaging it (Don-Yehiya et al. 2023).
+"""ColD fusion: many tasks improve one base by fine-tuning it separately and averaging it (Don-Yehiya et al. 2023).
 
-In round t contributor i fine-tunes the base w_t on its own data with a head of its own, giving w_i; the next base is
+In round t contributor i fine-tunes the base w_t on its own data with its own head, giving w_i; the next base is
 the plain average w_{t+1} = 1/n sum_i w_i. Data and heads never travel. With a mask (TNA-PFN, arXiv 2402.01342) all
-contributors of a round train the same subspace of the base: one fresh mask a round, heads in full.
-Our readings: a contributor keeps its head from round to round, and each one takes part in each round.
+contributors of a round train the same subspace of the base: one fresh mask per round, heads in full.
+Our readings: a contributor keeps its head from round to round, and every contributor takes part in every round.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,10 +36,11 @@ class Task:
         for part, labels in (("train", self.train.labels), ("test", self.test.labels)):
             if not len(labels) or labels.is_floating_point():
                 raise ValueError(f"the {part} examples of a task need integer labels; got {len(labels)} {labels.dtype}")
-            least, most = int(labels.min()), int(labels.max())
-            if not 0 <= least <= most < self.num_classes:
+            lowest, highest = int(labels.min()), int(labels.max())
+            if not 0 <= lowest <= highest < self.num_classes:
                 raise ValueError(
-                    f"{part} labels of a task with {self.num_classes} classes lie below that; got {least} to {most}"
+                    f"{part} labels of a task with {self.num_classes} classes must lie within "
+                    f"[0, {self.num_classes - 1}]; got {lowest} to {highest}"
                 )
 
 
@@ -71,7 +72,7 @@ def cold_fusion(
 
     ``make(num_classes)`` makes a model; parameters and buffers whose names match ``head``, comma-separated shell
     patterns, stay with the contributor, and all others are the base, which starts as ``base`` or as that of the first
-    task's model. The seed of ``mask`` is that of a stream of one mask a round; the head is never masked. Raises
+    task's model. The seed of ``mask`` is that of a stream with one mask per round; the head is never masked. Raises
     ``ValueError`` for no task or round, models whose bases differ, and patterns that leave no head or no base.
 
     >>> import torch
@@ -118,10 +119,11 @@ def probe(
     frozen: bool = True,
     seed: int,
 ) -> float:
-    """Return the test accuracy of ``base`` on a task, seen or not, below a fresh head trained on it.
+    """Return the test accuracy of ``base`` on a task, seen or not, with a fresh head trained on top of it.
 
-    With ``frozen`` the base is held as it is (linear probing), its running statistics too; without, it is fine-tuned
-    with the head. Fresh heads are a function of ``seed``: two bases probed with one seed start with the same head.
+    With ``frozen`` the base does not change (linear probing), nor do its running statistics; otherwise it is
+    fine-tuned with the head. Fresh heads are a function of ``seed``: two bases probed with one seed start with the same
+    head.
     """
     model = _make(make, task, seed)
     body, fresh = split_state(read_state(model), head)
@@ -144,8 +146,10 @@ def split_state(state: Mapping[str, Tensor], head: str) -> tuple[State, State]:
     patterns = split_patterns(head)
     chosen = {name for name in state if any(fnmatchcase(name, pattern) for pattern in patterns)}
     if not 0 < len(chosen) < len(state):
-        found = "all" if chosen else "none"
-        raise ValueError(f"head={head!r} has to name some of the model's tensors; it matches {found} of {list(state)}")
+        matched = "all" if chosen else "none"
+        raise ValueError(
+            f"head={head!r} must match some, but not all, of the model's tensors; it matches {matched}: {list(state)}"
+        )
     return (
         {name: tensor for name, tensor in state.items() if name not in chosen},
         {name: tensor for name, tensor in state.items() if name in chosen},
@@ -153,7 +157,7 @@ def split_state(state: Mapping[str, Tensor], head: str) -> tuple[State, State]:
 
 
 def _make(make: MakeModel, task: Task, seed: int) -> nn.Module:
-    # one stream for all: what no training moves (requires_grad=False) is alike in every base
+    # one stream for all, so that parameters that never train (requires_grad=False) are equal in every base
     with torch_seed(seed, "cold fusion", "model"):
         return make(task.num_classes).to(task.train.device)
 

@@ -1,10 +1,10 @@
-"""Linear connectivity of several models in one call: each by itself, every pair, and the mean of all.
+"""Linear connectivity of several models in one call: each model, every pair, and the mean of all.
 
-Barriers of pairs are ``path_evaluation``'s, defined in ``barrier`` (arXiv 2402.01342, eq. 1 and 2), the fusion barrier
-is that of table 3. One BatchNorm policy (``batch_norm``) holds for the ends, the paths and the mean alike. The
-federation's record, the laboratory and the comparison of checkpoints all measure through this module; which models and
-which examples, and how results are written down, is left to them. ``barriers_to`` measures paths to one common end:
-clients to the global model, or one round's model to the next one's.
+Barriers of pairs are measured by ``path_evaluation`` and defined in ``barrier`` (arXiv 2402.01342, eq. 1 and 2); the
+fusion barrier is that of table 3. One BatchNorm policy (``batch_norm``) holds for the ends, the paths and the mean
+alike. The federation's record, the laboratory and the comparison of checkpoints all measure through this module; they
+choose models and examples and write the results. ``barriers_to`` measures paths to one common end: clients to the
+global model, or one round's model to the next one's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,12 +32,12 @@ class Connectivity(Shown):
     Attributes
     ----------
     ends
-        Loss and accuracy of every model by itself, in the order given, under the BatchNorm policy.
+        Loss and accuracy of every model, in the order given, under the BatchNorm policy.
     barriers
         Loss and accuracy barriers of the pairs measured.
     fused
         Loss and accuracy of the (weighted) mean of all models; under the BatchNorm policy ``none`` the largest loss and
-        the lowest accuracy that it has with the statistics of any one of them.
+        the lowest accuracy over the statistics of each model.
     fusion_barrier
         1 - A(mean_i w_i) / mean_i A(w_i), a share; negative where the mean is better than the models. NaN where a
         model's loss is NaN, and in a regression.
@@ -71,7 +71,7 @@ def measure_connectivity(
     plain: bool = False,
     progress: Progress | None = None,
 ) -> Connectivity:
-    """Measure every model by itself, the paths between them, and their mean.
+    """Measure every model, the paths between them, and their mean.
 
     Parameters
     ----------
@@ -80,19 +80,19 @@ def measure_connectivity(
     states
         One or more states of the model, whole ``state_dict()``s of it, or modules.
     examples
-        What losses (nats, or squared error) and accuracies (shares) are means over (``own_data``).
+        Data over which losses (nats, or squared error) and accuracies (shares) are averaged (``own_data``).
     points
         Points of a path, both ends included; odd.
     pairs
         Positions in ``states`` of the models of each path, all pairs by default; alpha = 1 is the first of a pair.
     weights
-        Weights of the models in the mean, as numbers of examples; equal ones by default.
+        Weights of the models in the mean, such as numbers of examples; equal by default.
     batch_norm, batches
         The BatchNorm policy, and the input batches that ``reset`` estimates running statistics from.
     plain
         Evaluate the whole model at every point: the slow reference.
     progress
-        Called with the evaluations on paths that are done, and their number.
+        Called with the number of evaluations on paths that are done, and the total.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def measure_connectivity(
     Raises
     ------
     TypeError
-        For data and states of another kind.
+        For data or states of the wrong type.
     ValueError
         For no states, states that are not the model's, or an even number of points.
 
@@ -139,7 +139,7 @@ def measure_connectivity(
         progress=progress,
     )
     merged = mean_state(states, weights)
-    # with the statistics of any model as good as those of another, as on a path
+    # no model's statistics are preferable, as on a path
     sources = states if repair is not None and batch_norm == "none" else states[:1]
     fused = worst_of(pool.map(lambda end: measure(merged, end), sources))
     return Connectivity(ends, barriers, fused, fusion_barrier_of(fused, ends))
@@ -171,17 +171,17 @@ def barriers_to(
     target
         The state at the other end of every path (alpha = 0).
     ends
-        Evaluations of ``states`` that are known already, as ``Connectivity.ends``; without the target's.
+        Known evaluations of ``states``, as in ``Connectivity.ends``; without the target's.
 
     Returns
     -------
     PairwiseBarriers
-        K paths; ``pairs`` are (i, K), the target standing behind the K states.
+        K paths; ``pairs`` are (i, K), where K is the position of the target.
 
     Raises
     ------
     ValueError
-        For states that are not the model's, as many ``ends`` as there are not states, or an even number of points.
+        For states that are not the model's, another number of ``ends`` than of states, or an even number of points.
     """
     examples = as_examples(examples, model=pool.model).decoded()
     if ends is not None:

@@ -1,8 +1,8 @@
 """Fine-tuning from a given state, with a mask or without (TNA-PFN), and the examples of chosen classes.
 
-Several calls from one start with one mask recipe share all frozen entries, to the bit, and so does any mean of what
-they return (arXiv 2402.01342, eq. 5: w <- w - eta (m * g)). The steps are those of ``fedpfn.training``; what is done
-with the fine-tuned states is left to ``soups`` and ``cold_fusion``.
+States fine-tuned from one start with one mask recipe have bit-identical frozen entries, and so has any mean of them
+(arXiv 2402.01342, eq. 5: w <- w - eta (m * g)). The steps are those of ``fedpfn.training``; ``soups`` and
+``cold_fusion`` use the fine-tuned states.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ from fedpfn.training import batch_order, count_steps, make_optimizer, train
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
-    """How one model is trained: ``steps`` batches where above 0, else ``epochs``.
+    """How one model is trained: for ``steps`` batches if above 0, else for ``epochs``.
 
-    ``optimizer`` is sgd, adam or adamw; ``momentum`` is SGD's. Raises ``ValueError`` for values that make no training.
+    ``optimizer`` is sgd, adam or adamw; ``momentum`` is SGD's. Raises ``ValueError`` for invalid values.
     """
 
     lr: float
@@ -47,7 +47,7 @@ class TrainingRecipe:
             )
         if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < float("inf"):
             raise ValueError(
-                "momentum lies within [0, 1) and weight_decay is 0 or more; "
+                "momentum must lie within [0, 1) and weight_decay must be 0 or more; "
                 f"got momentum={self.momentum!r}, weight_decay={self.weight_decay!r}"
             )
         if self.momentum and self.optimizer != "sgd":
@@ -66,10 +66,10 @@ def fine_tune(
 ) -> State:
     """Return the state after training ``model`` from ``start``, where the examples lie; the model is not changed.
 
-    Batch order and dropout are streams of ``seed`` under ``stream``: calls that differ in it see the examples in other
-    orders. ``mask`` has a seed of its own, so that it can be shared. BatchNorm's running statistics are not masked.
-    Raises ``ValueError`` for a start that is not the model's or examples that make no batch, and ``NonFiniteError``
-    where training diverges.
+    Batch order and dropout are streams of ``seed`` under ``stream``: calls with different streams see the examples in
+    different orders. ``mask`` has its own seed, so that it can be shared. BatchNorm's running statistics are not
+    masked. Raises ``ValueError`` for a start that is not the model's or too few examples for a batch, and
+    ``NonFiniteError`` where training diverges.
 
     >>> model = nn.Linear(2, 2)
     >>> start = read_state(model)
@@ -80,9 +80,9 @@ def fine_tune(
     """
     scratch = deepcopy(model).to(examples.device)
     write_state(scratch, start)
-    least = 2 if has_batch_norm(scratch) else 1
+    min_batch = 2 if has_batch_norm(scratch) else 1
     steps = count_steps(
-        len(examples), batch_size=recipe.batch_size, epochs=recipe.epochs, steps=recipe.steps, least=least
+        len(examples), batch_size=recipe.batch_size, epochs=recipe.epochs, steps=recipe.steps, min_batch=min_batch
     )
     generator = numpy_generator(seed, *stream, "batches")
     trained = None if mask is None else build_mask(mask, trainable(scratch))
@@ -90,7 +90,7 @@ def fine_tune(
         train(
             scratch,
             examples,
-            batch_order(len(examples), recipe.batch_size, generator, least=least),
+            batch_order(len(examples), recipe.batch_size, generator, min_batch=min_batch),
             [(trained, steps)],
             optimizer=make_optimizer(
                 recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay

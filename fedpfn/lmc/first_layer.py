@@ -5,9 +5,9 @@ A linear or convolutional layer that reads the input itself computes on a path w
     layer(x; w(alpha)) = alpha layer(x; w1) + (1 - alpha) layer(x; w2),
 
 its bias included: two products give that layer's output at every point. Here the layer is found by a dry run, and the
-model is cut in two: the layer, and the rest, in which a stand-in returns the product it was handed. Whoever has no
-such layer is not cut, and a cut that does not give the model's own logits is not made. Which products are needed on
-which path is left to ``path_evaluation``.
+model is cut in two: the layer, and the rest, in which a stand-in returns the product it was given. A model without such
+a layer is not cut, nor is one whose two parts do not reproduce the model's own logits. ``path_evaluation`` decides
+which products each path needs.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,12 +31,12 @@ LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Result = TypeVar("Result")
 PROBE_EXAMPLES = 4
 PROBE_ALPHA = 0.375
-# of the largest logit: float32 rounding of a deep network lies well below, a wrong cut far above
+# relative to the largest logit: float32 rounding of a deep network lies well below, a wrong cut far above
 TOLERANCE = 1e-5
 
 
 class ReachedError(Exception):
-    """Ends a forward pass where the first layer would run, with what enters it."""
+    """Ends a forward pass where the first layer would run, and carries that layer's inputs."""
 
     def __init__(self, entering: Tensor) -> None:
         super().__init__("the first layer is reached")
@@ -44,7 +44,7 @@ class ReachedError(Exception):
 
 
 class StandIn(nn.Module):
-    """In the first layer's place: returns, once, what it was handed; with nothing in hand it ends the pass."""
+    """Replaces the first layer: returns, once, the product it was given; without one it ends the pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,10 +59,10 @@ class StandIn(nn.Module):
 
 @dataclass(frozen=True)
 class SplitModel:
-    """A model in evaluation mode, cut behind its first layer ``name``; copies of its own, as calls swap their tensors.
+    """A copy of a model in evaluation mode, cut behind its first layer ``name``; calls swap the copy's tensors.
 
     ``own`` are the names of the layer's tensors in the model. ``fan_in`` is the number of products summed up in an
-    entry of the layer's output, ``product_bytes`` the size of that output an example, ``widest_bytes`` that of the
+    entry of the layer's output, ``product_bytes`` the size of that output per example, ``widest_bytes`` that of the
     largest output of any module. ``channels_last`` lays images and filters out pixel by pixel: faster on CPUs.
     """
 
@@ -77,7 +77,7 @@ class SplitModel:
     channels_last: bool = False
 
     def entering(self, inputs: Tensor) -> Tensor:
-        """Return what enters the first layer on a batch of the model's ``inputs``."""
+        """Return the first layer's inputs for a batch of the model's ``inputs``."""
         self.stand_in.handed = None
         try:
             self.rest(inputs)
@@ -96,21 +96,23 @@ class SplitModel:
         return {name: self._laid_out(tensor) for name, tensor in state.items() if name not in self.own}
 
     def load(self, remaining: Mapping[str, Tensor]) -> None:
-        """Give this copy of the model the ``remaining`` state for its own: swapping it in at every call is slower."""
+        """Load the ``remaining`` state into this copy of the model: swapping it in at every call is slower."""
         own = trainable(self.rest) | float_buffers(self.rest)
         for name, tensor in remaining.items():
             own[name].data = tensor
 
     def logits(self, remaining: State | None, product: Tensor, inputs: Tensor) -> Tensor:
-        """Return the model's logits at a first layer's output, which it may overwrite, and the ``remaining`` state.
+        """Return the model's logits for a first layer's output, which may be overwritten, at the ``remaining`` state.
 
-        None takes the state that was loaded.
+        None means the state that was loaded.
         """
         self.stand_in.handed = product
         try:
             output: Tensor = functional_call(self.rest, remaining, (inputs,)) if remaining else self.rest(inputs)
         except ReachedError:
-            raise RuntimeError(f"the model called its first layer {self.name!r} twice, and once before") from None
+            raise RuntimeError(
+                f"the model called its first layer {self.name!r} twice, but once in the dry run"
+            ) from None
         finally:
             unused, self.stand_in.handed = self.stand_in.handed is not None, None
         if unused:
@@ -142,11 +144,11 @@ def split_model(
 ) -> SplitModel | None:
     """Return ``model`` cut behind its first layer, or None where that cannot be done; the model is not changed.
 
-    ``inputs`` are decoded and need only be a few, of which the first ones are looked at; ``first`` and ``second`` are
-    two states of the model. The layer is the first ``nn.Linear`` or ``nn.Conv1d/2d/3d`` (no subclass, no hooks) that
-    is called, if it is called once, shares no parameter, and reads what depends on no tensor of a state. On the path
-    between the two states the cut model has to give the model's own logits; a model whose ``forward`` reads the
-    layer's weight, for one, does not.
+    ``inputs`` are decoded; a few are enough, and only the first ones are used. ``first`` and ``second`` are two states
+    of the model. The layer is the first ``nn.Linear`` or ``nn.Conv1d/2d/3d`` (no subclass, no hooks) that is called, if
+    it is called once, shares no parameter, and its inputs depend on no tensor of a state. On the path between the two
+    states the cut model must give the model's own logits, which fails, for example, if the model's ``forward`` reads
+    the layer's weight.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> state = dict(net.state_dict())
@@ -158,7 +160,7 @@ def split_model(
     cut = _without_errors(lambda: _cut(model, few))
     if cut is None:
         return None
-    # a model that counts on the usual layout, as in x.view(len(x), -1), is run in that one
+    # a model that relies on the usual layout, as in x.view(len(x), -1), runs in that layout
     layouts = (True, False) if _likes_channels_last(cut, few) else (False,)
     for laid_out in (replace(cut, channels_last=last) for last in layouts):
         if _without_errors(partial(_is_faithful, laid_out, model, few, first, second)):
@@ -170,7 +172,7 @@ def split_model(
 def takes_stacks(
     split: SplitModel, examples: Examples, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
 ) -> bool:
-    """Tell whether ``vmap`` can run the rest of the model, and gives the scores of one by one on a few examples."""
+    """Return whether ``vmap`` can run the rest of the model and reproduces the individual scores on a few examples."""
     few = examples.span(0, PROBE_EXAMPLES)
     inputs, labels = few.batch(slice(None))
     entering = split.entering(inputs)
@@ -181,14 +183,14 @@ def takes_stacks(
         for state, product in zip(states, products, strict=True)
     ]
     stack = {name: torch.stack([state[name] for state in states]) for name in states[0]}
-    found = _without_errors(lambda: split.stacked_scores(stack, torch.stack(products), inputs, labels, few.task)[0])
-    return found is not None and torch.allclose(found, torch.stack(expected), rtol=TOLERANCE)
+    scores = _without_errors(lambda: split.stacked_scores(stack, torch.stack(products), inputs, labels, few.task)[0])
+    return scores is not None and torch.allclose(scores, torch.stack(expected), rtol=TOLERANCE)
 
 
 def _without_errors(step: Callable[[], Result]) -> Result | None:
     """Return what ``step`` returns, or None where it raises.
 
-    A model that cannot be copied, called, cut or stacked is measured as it is, and a fault of its own shows there.
+    A model that cannot be copied, called, cut or stacked is measured whole, and its own faults show up there.
     """
     try:
         return step()
@@ -202,7 +204,7 @@ def _likes_channels_last(cut: SplitModel, inputs: Tensor) -> bool:
 
 @dataclass
 class _Look:
-    """What one forward pass showed: the calls of layers, in order, and the largest output."""
+    """The record of one forward pass: the calls of layers, in order, and the largest output."""
 
     calls: list[tuple[str, bool]]  # name, and whether what enters depends on a parameter
     outputs: dict[str, int]  # bytes of each module's output
@@ -237,7 +239,7 @@ def _cut(model: nn.Module, inputs: Tensor) -> SplitModel | None:
 
 @torch.enable_grad()
 def _look(scratch: nn.Module, inputs: Tensor) -> _Look:
-    """Run ``scratch`` once and note what is called with what; gradients are asked of all parameters, to see where."""
+    """Run ``scratch`` once and record its calls; all parameters require gradients, to trace what depends on them."""
     seen = _Look([], {})
     for parameter in scratch.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
@@ -272,7 +274,7 @@ def _is_faithful(
     cut: SplitModel, model: nn.Module, inputs: Tensor, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
 ) -> bool:
     entering = cut.entering(inputs)
-    # parameters are seen to by autograd; running statistics and the like are not
+    # autograd traces parameters, but not running statistics and the like
     shifted = {name: buffer + 1 for name, buffer in float_buffers(cut.rest).items()}
     try:
         functional_call(cut.rest, shifted, (inputs,))
@@ -282,9 +284,9 @@ def _is_faithful(
             return False
     mixed = lerp(first, second, PROBE_ALPHA)
     product = torch.lerp(cut.product(second, entering), cut.product(first, entering), PROBE_ALPHA)
-    found = cut.logits(cut.remaining(mixed), product, inputs)
+    logits = cut.logits(cut.remaining(mixed), product, inputs)
     whole = deepcopy(model).eval()
-    # in two parts, since chunks must not matter: a norm over the batch, for one, is not the same in another batch
+    # in two parts, since chunks must not matter: a norm over the batch, for example, differs between batches
     expected = torch.cat([functional_call(whole, mixed, (part,)) for part in inputs.chunk(2)])
-    error = (found - expected).abs().max()
-    return found.shape == expected.shape and bool(error <= TOLERANCE * expected.abs().max())
+    error = (logits - expected).abs().max()
+    return logits.shape == expected.shape and bool(error <= TOLERANCE * expected.abs().max())

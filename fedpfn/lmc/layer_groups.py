@@ -1,7 +1,7 @@
 """Thirds of a network, for masks that touch only some of its layers (arXiv 2402.01342, figure 5).
 
-The weighted layers in their order are cut into first, middle and last; with a number that 3 does not divide, the
-middle takes what is over. Which third a mask holds is a matter of ``MaskRecipe.include``.
+The weighted layers in their order are cut into first, middle and last; if their number is not a multiple of 3, the
+middle takes the remainder. ``MaskRecipe.include`` determines which third a mask applies to.
 """
 
 from torch import nn
@@ -24,7 +24,7 @@ def group_patterns(model: nn.Module) -> dict[str, list[str]]:
     opened = ""
     for name, parameter in trainable(model).items():
         module = name.rpartition(".")[0]
-        # a module with a weight of two axes or more is a layer; vectors (norms) belong to the one that is open
+        # a module with a weight of two axes or more is a layer; vectors (norms) belong to the current layer
         if not layers or (parameter.dim() > 1 and module != opened):
             layers.append([])
             opened = module

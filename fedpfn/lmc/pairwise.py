@@ -1,7 +1,7 @@
-"""Barriers between any models of one architecture, on given examples: the call for people.
+"""Barriers between any models of one architecture, on given examples: the call for interactive use.
 
-What is measured is defined in ``barrier``, what BatchNorm needs on a path in ``batch_norm``, how it is measured fast in
-``path_evaluation``; here a model, states and examples are put together and the pairs are spread over CPU cores.
+``barrier`` defines what is measured, ``batch_norm`` how BatchNorm is treated on a path, and ``path_evaluation``
+measures it fast; here a model, states and examples are put together and the pairs are spread over CPU cores.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,14 +45,14 @@ def pairwise_barriers(
     states
         States of the model, whole ``state_dict()``s of it, whose integer buffers are ignored, or modules.
     examples
-        What losses (nats, or squared error) and accuracies (shares) are means over: ``Examples``, a pair of tensors or
-        arrays, a ``Dataset`` or a ``DataLoader`` (``own_data``).
+        Data over which losses (nats, or squared error) and accuracies (shares) are averaged: ``Examples``, a pair of
+        tensors or arrays, a ``Dataset`` or a ``DataLoader`` (``own_data``).
     points
         Points of a path, both ends included; odd.
     pairs
         Positions in ``states``, all pairs by default; alpha = 1 is the first of a pair.
     ends
-        Evaluations of ``states`` under the BatchNorm policy that are known already.
+        Known evaluations of ``states`` under the BatchNorm policy.
     batch_norm
         ``average`` interpolates running statistics, ``reset`` estimates them anew for every point and both ends, and
         ``none`` takes the ends' (``batch_norm``).
@@ -64,7 +64,7 @@ def pairwise_barriers(
         Evaluate the whole model at every point, the reference that the faster way (``path_evaluation``) agrees with up
         to rounding.
     progress
-        Called with the evaluations done and their number, as ``fedpfn.progress.progress_bar`` gives it.
+        Called with the number of evaluations done and the total, for example a ``fedpfn.progress.progress_bar``.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def pairwise_barriers(
     Raises
     ------
     TypeError
-        For data and states of another kind.
+        For data or states of the wrong type.
     ValueError
         For states that are not the model's, and for a reset without ``training``.
 
@@ -86,8 +86,8 @@ def pairwise_barriers(
     >>> examples = Examples(torch.randn(64, 4), torch.randint(0, 3, (64,)))
     >>> model = build("mlp", (4,), 3, seed=0, width=8)
     >>> states = [read_state(build("mlp", (4,), 3, seed=seed, width=8)) for seed in range(3)]
-    >>> found = pairwise_barriers(model, states, examples, points=5)
-    >>> found.pairs.tolist(), found.matrix("loss", 3).shape
+    >>> report = pairwise_barriers(model, states, examples, points=5)
+    >>> report.pairs.tolist(), report.matrix("loss", 3).shape
     ([[0, 1], [0, 2], [1, 2]], (3, 3))
     """
     examples = as_examples(examples, model=model)

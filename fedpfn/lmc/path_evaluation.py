@@ -1,13 +1,13 @@
-"""Barriers of many pairs, with the first layer of each model run once an example instead of once a point and pair.
+"""Barriers of many pairs, with each model's first layer run once per example instead of once per point and pair.
 
 At every inner point of a path the first layer's output is an interpolation of the two ends' (``first_layer``): K models
-need K products, where plain evaluation computes one at each inner point of each pair. What is measured is defined in
-``barrier``, and its ``measure_pairs`` stays the reference and the way for a model that cannot be cut, a cut that does
-not pay, a model whose products overflow, and BatchNorm's ``reset``.
+need K products, where plain evaluation computes one at each inner point of each pair. ``barrier`` defines what is
+measured; its ``measure_pairs`` is the reference, and is used for a model that cannot be cut, a cut that does not pay, a
+model whose products overflow, and BatchNorm's ``reset``.
 
-Examples are taken in chunks that fit a cache, as many chunks at once as the products of all models fit a budget. Chunks
-do not depend on the number of workers, and sums run over them in order, in float64. A GPU runs several points of a path
-in one call, as many as fit the memory that is free there.
+Examples are processed in chunks that fit a cache, as many chunks at once as the budget for the products of all models
+allows. Chunks do not depend on the number of workers, and sums run over them in order, in float64. A GPU runs several
+points of a path in one call, as many as fit its free memory.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,11 +42,11 @@ from fedpfn.parallel import ModelPool
 from fedpfn.progress import Progress, Steps
 
 BUDGET = 256 * 1024**2  # bytes of products held at once on a CPU
-FREE_PART = 0.4  # of a GPU's free memory: for products, and as much again for a stack of models
-FEWEST_POINTS = 4  # of a stack: with fewer of them the launches of kernels cost more than what they compute
+FREE_PART = 0.4  # share of a GPU's free memory for products; a stack of models gets as much again
+FEWEST_POINTS = 4  # in a stack: with fewer points, launching kernels costs more than what they compute
 CHUNK = 2 * 1024**2  # bytes of the largest feature map of a chunk of examples on a CPU: what stays in its caches
 FEWEST, MOST = 16, 1000  # examples of a chunk
-# products that interpolating an entry is reckoned at, on the careful side: on a CPU a Linear of fan-in 4 and 200 units
+# cost of interpolating an entry, in products, on the cautious side: on a CPU a Linear of fan-in 4 and 200 units
 # took 1.3 to 1.6 times as long as the interpolation of its output
 INTERPOLATION = 4
 LIVE = 4  # largest feature maps alive at once in a forward pass without gradients
@@ -67,7 +67,7 @@ def measure_paths(
     budget: int | None = None,
     progress: Progress | None = None,
 ) -> PairwiseBarriers:
-    """Measure what ``measure_pairs`` measures for the pool's model, up to rounding, in less time.
+    """Return what ``measure_pairs`` returns for the pool's model, up to rounding, in less time.
 
     Parameters
     ----------
@@ -76,21 +76,21 @@ def measure_paths(
     states
         States of the model, whole ``state_dict()``s of it, or modules; only those in ``pairs`` are read.
     examples
-        What losses and scores are means over (``own_data``).
+        Data over which losses and scores are averaged (``own_data``).
     points, pairs
         As for ``measure_pairs``.
     ends
-        Evaluations of ``states`` under the BatchNorm policy that are known already; only those in ``pairs`` are read.
+        Known evaluations of ``states`` under the BatchNorm policy; only those in ``pairs`` are read.
     batch_norm, batches
         The BatchNorm policy and its training data, as for ``repair_for``.
     plain
         Evaluate the whole model at every point: the slow reference.
     stacked
-        Run several points of a path in one call by ``vmap``, where the model can be run so; by default on a GPU.
+        Run several points of a path in one call by ``vmap``, where the model allows it; by default on a GPU.
     budget
         Bytes of products held at once, and of a stack of models; by default 256 MiB, on a GPU by its free memory.
     progress
-        Called with the evaluations that are done and their number; what is run in one go ends in one call.
+        Called with the number of evaluations done and the total; evaluations run together are reported in one call.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def measure_paths(
     Raises
     ------
     TypeError
-        For data and states of another kind.
+        For data or states of the wrong type.
     ValueError
         For a state that is not the model's, an even number of points, or ``reset`` without batches.
     """
@@ -119,23 +119,23 @@ def measure_paths(
         return evaluate(pool.model, examples, state=state)
 
     inner, resets = alphas[1:-1], repair is not None and not both_ways
-    # a path is run once for each model whose statistics it takes
+    # a path is run once for each model whose statistics it uses
     sources = [(i, j, end) for i, j in pairs for end in ((i, j) if both_ways else (i,))]
     done = Steps(progress, len(sources) * len(inner) + (len(used) if ends is None else 0))
 
     def measure_end(model: int) -> Evaluation:
-        found = measure(repaired_end(fitted[model], repair))
+        measured = measure(repaired_end(fitted[model], repair))
         done()
-        return found
+        return measured
 
     if ends is None:
         known = dict(zip(used, pool.map(measure_end, used), strict=True))
         ends = [known.get(model, Evaluation(float("nan"), float("nan"), 0)) for model in range(len(fitted))]
 
     def measure_inner(state: Mapping[str, Tensor]) -> Evaluation:
-        found = measure(state)
+        measured = measure(state)
         done()
-        return found
+        return measured
 
     def measure_plainly(some: Sequence[Pair]) -> PairwiseBarriers:
         settings: dict[str, Any] = {"points": points, "repair": repair, "both_ways": both_ways}
@@ -144,7 +144,7 @@ def measure_paths(
     split = None
     if pairs and len(examples) and not plain and not resets:
         (i, j), few = pairs[0], examples.span(0, PROBE_EXAMPLES)
-        # TF32 would make two ways to the same logits look like two models
+        # with TF32, two ways to the same logits would look like two models
         with float32_products():
             split = split_model(pool.model, few.inputs, fitted[i], fitted[j])
     if split is None or not pays(split, models=len(used), paths=len(sources), inner=len(inner)):
@@ -173,9 +173,9 @@ def measure_paths(
 
 
 def pays(split: SplitModel, *, models: int, paths: int, inner: int) -> bool:
-    """Tell whether products of ``models`` and an interpolation a point cost less than a first layer a point.
+    """Return whether one product per model and one interpolation per point cost less than one first layer per point.
 
-    Counted in products an entry of the layer's output: K f + 4 P n < P n f, for K models, fan-in f, and P paths of n
+    Counted in products per entry of the layer's output: K f + 4 P n < P n f, for K models, fan-in f, and P paths of n
     inner points.
     """
     layers = paths * inner
@@ -200,31 +200,31 @@ def _sizes(
         return Sizes(chunk, held // chunk * chunk, 0)
     weights, an_example = sum(tensor.nbytes for tensor in state.values()), LIVE * split.widest_bytes
     # rather fewer examples than fewer points
-    most = (budget // FEWEST_POINTS - weights) // an_example
-    chunk = min(chunk, max(FEWEST, most))
+    capacity = (budget // FEWEST_POINTS - weights) // an_example
+    chunk = min(chunk, max(FEWEST, capacity))
     fitting = max(FEWEST_POINTS, budget // (weights + an_example * chunk))
     return Sizes(chunk, held // chunk * chunk, even_stack(points, fitting))
 
 
-def even_stack(points: int, most: int) -> int:
-    """Return the size of as few stacks of at most ``most`` points as there can be, all of about one size.
+def even_stack(points: int, maximum: int) -> int:
+    """Return the size of stacks that divide ``points`` evenly into as few stacks of at most ``maximum`` as possible.
 
     >>> even_stack(23, 20), even_stack(23, 23), even_stack(23, 4)
     (12, 23, 4)
     """
-    return -(-points // -(-points // most))
+    return -(-points // -(-points // maximum))
 
 
 def free_budget(device: torch.device) -> int:
     """Return the bytes that products, or a stack of models, may take on ``device``.
 
-    On a GPU by what is free there, rounded down to a power of two: what chunks and stacks are made, and with them the
-    last digits, is not to depend on a few megabytes more or less.
+    On a GPU that depends on the free memory, rounded down to a power of two: the sizes of chunks and stacks, and with
+    them the last digits, must not depend on a few megabytes more or less.
     """
     if device.type != "cuda":
         return BUDGET
     free, total = torch.cuda.mem_get_info(device)
-    # what PyTorch keeps for later is free for it, and who shares the GPU has its part
+    # memory that PyTorch has cached is free for it; a process that shares the GPU counts its share only
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     allowed = min(free, total * gpu_share() - torch.cuda.memory_allocated(device))
     return 1 << max(int(FREE_PART * allowed), 1).bit_length() - 1

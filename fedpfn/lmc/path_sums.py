@@ -1,6 +1,6 @@
-"""Sums of losses and of scores at the inner points of many paths, from one product of the first layer a model.
+"""Sums of losses and scores at the inner points of many paths, from one product of the first layer per model.
 
-The inner loop of ``path_evaluation``, which decides what is measured so, and in chunks of which size.
+The inner loop of ``path_evaluation``, which decides what is measured this way and the size of chunks.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class _Batch:
-    """A chunk of examples, and what enters the first layer on it."""
+    """A chunk of examples, and the first layer's inputs for it."""
 
     inputs: Tensor
     labels: Tensor
@@ -53,7 +53,7 @@ class _Path:
     def stack(self, alphas: Tensor) -> State:
         """Return the states at several points, along a new leading axis."""
         mixed = {name: _lerp_stack(self.second[name], tensor, alphas) for name, tensor in self.first.items()}
-        # what a repair puts in is one for all points
+        # a repair inserts the same tensors at all points
         return {
             name: tensor if tensor is mixed[name] else tensor.expand(len(alphas), *tensor.shape)
             for name, tensor in self._repaired(mixed).items()
@@ -75,12 +75,13 @@ def path_sums(
     sizes: Sizes,
     done: Callable[[float], None],
 ) -> tuple[Tensor, Tensor, set[int]]:
-    """Return the sums of ``score`` over the examples, (paths, inner points) each, and whose products overflow.
+    """Return the sums of ``score`` over the examples, (paths, inner points) each, and which models' products overflow.
 
-    A path is named in ``sources`` by its two models and the one that it is repaired with. ``done`` is called with
-    the share of a point's evaluation that a block of examples is.
+    A path is named in ``sources`` by its two models and the one that it is repaired with. ``done`` is called after each
+    block of examples with its share of a point's evaluation.
 
-    What overflows at an end may not between the ends: on the paths of such a model the sums are not complete.
+    Products that overflow at an end may not overflow between the ends: on the paths of such a model the sums are
+    incomplete.
     """
     splits = pool.replicate(split)
     remaining = {model: split.remaining(state) for model, state in states.items()}
@@ -97,8 +98,8 @@ def path_sums(
 
     def add(block: Examples) -> None:
         batches = list(_batches(split, block, sizes.chunk))
-        found = pool.map(partial(_products, splits, batches), states.values())
-        products = dict(zip(states, found, strict=True))
+        results = pool.map(partial(_products, splits, batches), states.values())
+        products = dict(zip(states, results, strict=True))
         overflown.update(_overflown(products))
         work = [
             (path, products[i], products[j], loss[row], scores[row])
@@ -107,7 +108,7 @@ def path_sums(
         ]
         pool.map(partial(_add_path, splits, batches, examples.task, sizes.stack, alphas, count), work)
 
-    # a call a block, so that the products of one are gone before those of the next are there
+    # one call per block, so that its products are freed before those of the next are made
     for start in range(0, len(examples), sizes.block):
         add(examples.span(start, start + sizes.block))
     return loss, scores, overflown
@@ -142,7 +143,7 @@ def _add_path(
         for at, alpha in enumerate(path.inner.tolist()):
             split.load(path.at(alpha))
             for batch, one, other in zip(batches, first, second, strict=True):
-                # a tensor of its own: what comes next may write into it
+                # a new tensor: the rest of the model may write into it
                 logits = split.logits(None, torch.lerp(other, one, alpha), batch.inputs)
                 sums = score(logits, batch.labels, task)
                 loss[at] += sums[0]

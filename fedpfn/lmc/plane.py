@@ -1,8 +1,8 @@
 """The plane through three models, and loss and accuracy over it (arXiv 2402.01342, figure 3).
 
 Coordinates are lengths in weight space: w(x, y) = w1 + x u + y v with u = (w2 - w1) / |w2 - w1| and v the unit vector
-of what w3 - w1 has beside u, so that distances in the picture are distances between models. Norms are over trainable
-parameters and float buffers alike, integer buffers are the first's; drawing is left to others.
+of the part of w3 - w1 orthogonal to u, so that distances in the picture are distances between models. Norms are over
+trainable parameters and float buffers alike, integer buffers are the first's; drawing is left to others.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -91,8 +91,8 @@ def landscape(
     space = margin * (high - low)
     xs, ys = (np.linspace(low[i] - space[i], high[i] + space[i], points) for i in (0, 1))
     grid = [(float(x), float(y)) for y in ys for x in xs]
-    found = list(run_all(lambda point: evaluate(plane.at(*point)), grid))
-    loss, accuracy = ([getattr(e, kind) for e in found] for kind in ("loss", "accuracy"))
+    evaluations = list(run_all(lambda point: evaluate(plane.at(*point)), grid))
+    loss, accuracy = ([getattr(e, kind) for e in evaluations] for kind in ("loss", "accuracy"))
     shape = (points, points)
     return Landscape(xs, ys, np.array(loss).reshape(shape), np.array(accuracy).reshape(shape), plane.corners)
 

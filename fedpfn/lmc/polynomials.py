@@ -2,9 +2,9 @@
 
 Train one with ``fedpfn.training`` on ``build("mlp", (1,), 1, hidden=1)``; its loss is the mean squared error.
 
-[inferred] The paper does not give the domains. [-1, 1] and [2, 4] are those that the three polynomials of arXiv
-1906.00695, among them these two, come with; they make both targets run over [-1, 1]. Inputs and labels are what the
-formula says, neither standardised nor noisy.
+[inferred] The paper does not give the domains. [-1, 1] and [2, 4] are those of arXiv 1906.00695 for its three
+polynomials, among them these two; with them both targets cover [-1, 1]. Inputs and labels follow the formula, neither
+standardised nor noisy.
 """
 
 from collections.abc import Callable
@@ -45,9 +45,9 @@ def polynomial_examples(
     (torch.Size([5, 1]), torch.Size([3]))
     """
     if name not in POLYNOMIALS:
-        raise ValueError(f"unknown polynomial {name!r}; there are {', '.join(POLYNOMIALS)}")
+        raise ValueError(f"unknown polynomial {name!r}; expected one of {', '.join(POLYNOMIALS)}")
     if train < 1 or test < 1:
-        raise ValueError(f"train and test need an example or more each; got {train} and {test}")
+        raise ValueError(f"train and test need at least one example each; got {train} and {test}")
     task = POLYNOMIALS[name]
     splits = []
     for split, count in (("train", train), ("test", test)):

@@ -1,4 +1,4 @@
-"""Results as tables: what ``print``, a REPL, a notebook and rich show of them in place of their arrays."""
+"""Results as tables: what ``print``, a REPL, a notebook and rich show instead of their arrays."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _WIDTH = 110
 
 
 class Shown(ABC):
-    """A result that is shown as the table that its ``__rich__`` returns."""
+    """A result that is displayed as the table that its ``__rich__`` returns."""
 
     @abstractmethod
     def __rich__(self) -> Table:
@@ -31,26 +31,26 @@ class Shown(ABC):
         return self.__rich__()._repr_mimebundle_(include, exclude, **kwargs)
 
 
-def barriers_table(found: "PairwiseBarriers") -> Table:
+def barriers_table(report: "PairwiseBarriers") -> Table:
     """Return barriers of pairs, named by their positions in the list measured."""
-    kind = "accuracy" if found.error.size == 0 or bool((found.error != found.error).all()) else "error"
-    scores, barriers = getattr(found, kind), getattr(found, f"{kind}_barriers")
-    middle = len(found.alphas) // 2
+    kind = "accuracy" if report.error.size == 0 or bool((report.error != report.error).all()) else "error"
+    scores, barriers = getattr(report, kind), getattr(report, f"{kind}_barriers")
+    middle = len(report.alphas) // 2
     table = Table(
-        title=f"{len(found.pairs)} pairs, {len(found.alphas)} points", title_justify="left", box=None, pad_edge=False
+        title=f"{len(report.pairs)} pairs, {len(report.alphas)} points", title_justify="left", box=None, pad_edge=False
     )
     for name in ("pair", f"{kind} of ends", "at 1/2", f"{kind} barrier", "loss of ends", "at 1/2", "loss barrier"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row, (first, second) in enumerate(found.pairs[:ROWS].tolist()):
+    for row, (first, second) in enumerate(report.pairs[:ROWS].tolist()):
         table.add_row(
             f"{first}-{second}",
             f"{scores[row, -1]:.4g}, {scores[row, 0]:.4g}",
             f"{scores[row, middle]:.4g}",
             f"{barriers[row]:.4g}",
-            f"{found.loss[row, -1]:.4g}, {found.loss[row, 0]:.4g}",
-            f"{found.loss[row, middle]:.4g}",
-            f"{found.loss_barriers[row]:.4g}",
+            f"{report.loss[row, -1]:.4g}, {report.loss[row, 0]:.4g}",
+            f"{report.loss[row, middle]:.4g}",
+            f"{report.loss_barriers[row]:.4g}",
         )
-    if len(found.pairs) > ROWS:
-        table.caption = f"and {len(found.pairs) - ROWS} more"
+    if len(report.pairs) > ROWS:
+        table.caption = f"and {len(report.pairs) - ROWS} more"
     return table

@@ -27,7 +27,7 @@ METHODS = ("vanilla", "tna-pfn", "pruning")
 
 @dataclass(frozen=True)
 class Siblings:
-    """States trained from ``start``, where they parted, each sibling's mean training loss, and their common mask."""
+    """States trained from ``start``, where they separated, each sibling's mean training loss, and their common mask."""
 
     start: State
     states: tuple[State, ...]
@@ -51,9 +51,9 @@ def train_siblings(
 ) -> Siblings:
     """Train ``models`` copies of ``model``, which holds the start w_0 and is not changed, for ``steps`` steps each.
 
-    ``mask`` is what ``tna-pfn`` and ``pruning`` hold; ``vanilla`` ignores it, so that methods can be compared on one
-    recipe. With ``spawn_after`` = k the first k of the steps are taken once, and the siblings part there: they go on
-    with batch orders of their own, optimisers that start afresh, and the learning rate's schedule where it was.
+    ``mask`` applies to ``tna-pfn`` and ``pruning``; ``vanilla`` ignores it, so that methods can be compared with one
+    recipe. With ``spawn_after`` = k the first k steps are taken once, and the siblings separate there: they continue
+    with their own batch orders and fresh optimisers, and with the learning rate's schedule where it was.
     ``lr_factor(step)`` multiplies the learning rate, steps counted from w_0. Sibling i sees the same batches under
     every method: a function of ``seed`` and i. Raises ``ValueError`` for an unknown method, a method without its mask,
     or a spawning point beyond the training.
@@ -61,10 +61,10 @@ def train_siblings(
     >>> from fedpfn.models import build
     >>> from fedpfn.training import make_optimizer
     >>> examples = Examples(torch.randn(64, 4), torch.randint(0, 3, (64,)))
-    >>> found = train_siblings(build("mlp", (4,), 3, seed=0, width=8), examples, models=2, steps=5, batch_size=16,
+    >>> siblings = train_siblings(build("mlp", (4,), 3, seed=0, width=8), examples, models=2, steps=5, batch_size=16,
     ...                        optimizer=make_optimizer("sgd", lr=0.1), method="tna-pfn", mask=MaskRecipe(0, ratio=0.4))
-    >>> frozen = ~found.mask["linear1.weight"]
-    >>> bool((found.states[0]["linear1.weight"] == found.states[1]["linear1.weight"])[frozen].all())
+    >>> frozen = ~siblings.mask["linear1.weight"]
+    >>> bool((siblings.states[0]["linear1.weight"] == siblings.states[1]["linear1.weight"])[frozen].all())
     True
     """
     _check(method, mask, models, steps, spawn_after)
@@ -74,8 +74,8 @@ def train_siblings(
         prune(trunk, held)
 
     def run(copy: nn.Module, stream: int | str, first: int, last: int) -> float:
-        least = 2 if has_batch_norm(copy) else 1
-        batches = batch_order(len(examples), batch_size, numpy_generator(seed, "order", stream), least=least)
+        min_batch = 2 if has_batch_norm(copy) else 1
+        batches = batch_order(len(examples), batch_size, numpy_generator(seed, "order", stream), min_batch=min_batch)
         factor = None if lr_factor is None else lambda step: lr_factor(step + first)
         with torch_seed(seed, "sibling", stream):
             return train(copy, examples, batches, [(held, last - first)], optimizer=optimizer, lr_factor=factor).loss
@@ -109,14 +109,14 @@ def semi_train(
 ) -> Examples:
     """Train ``model`` in place on a random ``share`` of ``examples`` and return the others: a semi-trained start.
 
-    The two parts are disjoint, so that what the start has seen is not seen again (arXiv 2402.01342, table 2, where it
-    has had half an epoch). ``epochs`` may be a fraction. Raises ``ValueError`` where one of the parts would be empty.
+    The two parts are disjoint, so that no example is seen again (arXiv 2402.01342, table 2, where the start was trained
+    for half an epoch). ``epochs`` may be a fraction. Raises ``ValueError`` where one of the parts would be empty.
     """
     chosen, rest = disjoint(len(examples), share, seed=seed)
     part = examples.take(chosen)
     steps = max(1, round(epochs * -(-len(part) // batch_size)))
-    least = 2 if has_batch_norm(model) else 1
-    batches = batch_order(len(part), batch_size, numpy_generator(seed, "order", "semi-trained"), least=least)
+    min_batch = 2 if has_batch_norm(model) else 1
+    batches = batch_order(len(part), batch_size, numpy_generator(seed, "order", "semi-trained"), min_batch=min_batch)
     with torch_seed(seed, "sibling", "semi-trained"):
         train(model, part, batches, [(None, steps)], optimizer=optimizer)
     return examples.take(rest)
@@ -142,6 +142,6 @@ def _check(method: str, mask: MaskRecipe | None, models: int, steps: int, spawn_
     if method != "vanilla" and mask is None:
         raise ValueError(f"method {method} needs a mask")
     if models < 1 or steps < 1:
-        raise ValueError(f"there have to be a model and a step or more, got {models} models and {steps} steps")
+        raise ValueError(f"siblings need at least one model and one step, got {models} models and {steps} steps")
     if not 0 <= spawn_after < steps:
         raise ValueError(f"models must spawn before their {steps} steps end, got {spawn_after}")

@@ -26,7 +26,7 @@ from fedpfn.params import State, mean_state, read_state, require_fit
 
 @dataclass(frozen=True)
 class Candidate:
-    """A member as the greedy soup met it: its position, the held-out accuracy of the soup with it, and whether kept."""
+    """A step of the greedy soup: a member's position, the soup's held-out accuracy with it, and whether it is kept."""
 
     member: int
     accuracy: float
@@ -35,7 +35,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Soup:
-    """A mean of ``members`` (positions, in the order kept), its held-out accuracy, and how it came about.
+    """A mean of ``members`` (positions, in the order kept), its held-out accuracy, and the steps that led to it.
 
     ``alone`` are the held-out accuracies of all states it was made from, in their order.
     """
@@ -80,11 +80,11 @@ def greedy_soup(
     *,
     repair: Repair | None = None,
 ) -> Soup:
-    """Return the greedy soup of ``states``: never worse than its best member in what ``evaluate`` measures.
+    """Return the greedy soup of ``states``: by ``evaluate``, never worse than its best member.
 
-    ``evaluate`` measures a state on held-out data: neither that the members were trained on nor that the soup is
-    reported on. ``repair`` holds for members by themselves as for soups. Members of equal accuracy are met in their
-    order in ``states``, and one that leaves the soup's accuracy as it is is kept. n members cost 2 n - 1 evaluations.
+    ``evaluate`` measures a state on held-out data: neither the members' training data nor the data that the soup is
+    reported on. ``repair`` applies to single members as well as soups. Members of equal accuracy are tried in their
+    order in ``states``, and one that does not change the soup's accuracy is kept. n members cost 2 n - 1 evaluations.
     Raises ``ValueError`` for no state, states of different models, and an accuracy that is NaN, as a regression's is.
 
     >>> import torch
@@ -118,8 +118,8 @@ def soup_report(
 ) -> SoupReport:
     """Measure members, uniform and greedy soup of ``states`` of ``model`` on held-out and on test data.
 
-    States may be whole ``state_dict()``s or modules, data as in ``own_data``. ``repair`` holds for the members as for
-    the soups. Raises ``TypeError`` for states and data of another kind, and ``ValueError`` as ``greedy_soup``.
+    States may be whole ``state_dict()``s or modules, data as in ``own_data``. ``repair`` applies to members and soups
+    alike. Raises ``TypeError`` for states or data of the wrong type, and ``ValueError`` as ``greedy_soup``.
     """
     states = fitting_states(model, states)
     held_out, test = as_examples(held_out, model=model, name="held_out"), as_examples(test, model=model, name="test")
@@ -155,9 +155,9 @@ def soup_of_fine_tunes(
     repair: Repair | None = None,
     seed: int,
 ) -> SoupReport:
-    """Pre-train on ``classes``, fine-tune on all classes once a recipe, and report the soups of what comes out.
+    """Pre-train on ``classes``, fine-tune on all classes once per recipe, and report the soups of the results.
 
-    With a ``mask`` all members share it (TNA-PFN); pre-training is never masked. Calls that differ in the mask alone
+    With a ``mask`` all members share it (TNA-PFN); pre-training is never masked. Calls that differ only in the mask
     have the same start and the same batch orders, to the bit: {name: soup_of_fine_tunes(..., mask=mask) for name, mask
     in (("vanilla", None), ("tna-pfn", recipe))} compares the methods. The head has an output for every class from the
     beginning and is pre-trained with the rest; it is not replaced, since the members of a soup have to share it as they

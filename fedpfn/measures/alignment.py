@@ -1,9 +1,9 @@
 """How many hidden units change places when a round's client models are matched to the model that they started from.
 
-A unit that training leaves at its place is matched to itself; the fewer move, the better the numbering of the clients'
+A unit that training leaves in place is matched to itself; the fewer units move, the better the clients' numbering of
 units agrees, which their mean takes for granted (arXiv 2402.01342). Counting permutes nothing. Where the strategy
-matches models itself, what it moved is what counts; else models are matched by weights, here, each as a whole, frozen
-entries too, since the question is whether freezing kept units at their places.
+matches models itself, the units that it moved are counted; otherwise models are matched by weights here, each as a
+whole, frozen entries included, since the question is whether freezing kept units in place.
 """
 
 from collections.abc import Iterator

@@ -1,10 +1,10 @@
-"""How good a round is for each client, on examples that the clients hold out for it, and how evenly.
+"""How good a round is for each client, on examples that the clients hold out, and how evenly.
 
 Two accuracies of a client: that of the global model after the round (``client_accuracy``, of every client of the
 federation), and that of its own model at the end of its local training (``personal_accuracy``, of the clients of the
-round, which measure it themselves). Both are recorded as figures over clients, each of which counts the same whatever
-its examples: mean, the 10 % and 50 % quantiles, the worst client, and the standard deviation, which is 0 where all
-clients are served alike (q-FFL, Li et al. 2020, reports the same figures of fairness).
+round, which measure it themselves). Both are recorded as statistics over clients, each of which counts the same
+whatever its number of examples: mean, the 10 % and 50 % quantiles, the worst client, and the standard deviation, which
+is 0 where all clients are served equally well (q-FFL, Li et al. 2020, reports the same measures of fairness).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ from fedpfn.rounds import Round
 class HeldOut:
     """What the clients of a federation hold out: all of their examples, (N, ...), and whose each is, (N,).
 
-    An example that two clients hold out is there twice.
+    An example that two clients hold out occurs twice.
     """
 
     examples: Examples
@@ -54,7 +54,7 @@ def personal_accuracies(round: Round) -> list[float]:
     return [accuracy for accuracy in accuracies if isinstance(accuracy, int | float) and not isnan(accuracy)]
 
 
-# by the name of their number: what it is called, its better direction, and the figure over clients
+# by the name of the statistic: its label, its better direction, and the function over clients
 FIGURES: Mapping[str, tuple[str, Literal["higher", "lower"], Callable[[Sequence[float]], float]]] = {
     "mean": ("{}, mean over clients", "higher", lambda accuracies: float(np.mean(accuracies))),
     "p10": ("{}, 10 % quantile of clients", "higher", lambda accuracies: float(np.quantile(accuracies, 0.1))),

@@ -1,9 +1,9 @@
 """A user's own measures, by import string: ``measures=my_measures:sharpness``.
 
 The function ``sharpness(round, instruments)`` returns a number, a dict of numbers by name, or None where a round has
-none. What it returns is recorded under its name. Its attributes ``label``, ``unit`` and ``better`` (``"higher"``,
-``"lower"``), where it has them, say how tables and figures show it. One that looks at global models alone may say so,
-``needs_models = False``: clients' models then need not leave their workers.
+none. Its result is recorded under its name. Its attributes ``label``, ``unit`` and ``better`` (``"higher"``,
+``"lower"``), where it has them, determine how tables and figures show it. A function that uses only global models may
+declare ``needs_models = False``: clients' models then need not leave their workers.
 """
 
 import difflib
@@ -21,7 +21,7 @@ from fedpfn.measures.table import MEASURES, Better, Measure, measures_of
 from fedpfn.rounds import Round
 from fedpfn.tasks import CLASSIFICATION, Task
 
-# measured anyway: readers of a record rely on these
+# always measured: readers of a record rely on these
 REQUIRED = frozenset({"accuracy", "loss", "train_loss", "mask", "barrier", "fusion", "weights_sha256", "bytes_down",
                       "bytes_up"})  # fmt: skip
 # keys of a line of rounds.jsonl that no measure may be called
@@ -29,7 +29,7 @@ RESERVED = frozenset({"round", "clients", "failures", "seconds", "stopped"})
 
 
 class MeasureError(RuntimeError):
-    """A user's measure failed, or returned what is not a number; names the measure and the round."""
+    """A user's measure failed, or returned something other than a number; names the measure and the round."""
 
 
 def resolve_measures(names: str = "", task: Task = CLASSIFICATION) -> tuple[Measure, ...]:
@@ -44,8 +44,8 @@ def resolve_measures(names: str = "", task: Task = CLASSIFICATION) -> tuple[Meas
     Raises
     ------
     ValueError
-        One line, for an unknown name, one that cannot be left out, an import string that cannot be loaded, an object
-        that is not a function, a ``better`` that is no direction, and a name that is taken.
+        With a one-line message, for an unknown name, one that cannot be left out, an import string that cannot be
+        loaded, an object that is not a function, an invalid ``better``, and a name that is taken.
     """
     own: dict[str, Measure] = {}
     built_ins = measures_of(task)
@@ -54,14 +54,14 @@ def resolve_measures(names: str = "", task: Task = CLASSIFICATION) -> tuple[Meas
         if imports.is_reference(name):
             measure = _load(name)
             if measure.name in own:
-                raise ValueError(f"measures {name!r}: another measure is called {measure.name!r} too")
+                raise ValueError(f"measures {name!r}: there is already another measure called {measure.name!r}")
             own[measure.name] = measure
             continue
         built_in = name.removeprefix("-")
         if built_in not in _built_in_names():
             near = difflib.get_close_matches(built_in, _built_in_names(), n=1)
             hint = f"did you mean {near[0]!r}?" if near else imports.colon_hint(built_in)
-            hint = hint or "for one of your own, give package.module:function"
+            hint = hint or "for your own, give package.module:function"
             raise ValueError(f"there is no measure {built_in!r}; {hint}")
         if name.startswith("-"):
             if _table(built_in) in REQUIRED:
@@ -69,7 +69,7 @@ def resolve_measures(names: str = "", task: Task = CLASSIFICATION) -> tuple[Meas
             left_out.add(built_in)
     kept = (measure for measure in built_ins if not {measure.name, _table(measure.name)} & left_out)
     if taken := [name for name in own if name in {_table(measure.name) for measure in built_ins}]:
-        raise ValueError(f"measures: a {task.name} has a measure {taken[0]!r} already; give the function another name")
+        raise ValueError(f"measures: a {task.name} already has a measure {taken[0]!r}; give the function another name")
     return (*kept, *own.values())
 
 
@@ -87,7 +87,9 @@ def _load(reference: str) -> Measure:
     if not callable(function):
         raise ValueError(f"measures {reference!r} is not a function (round, instruments) -> number")
     if name in RESERVED or name in _built_in_names():
-        raise ValueError(f"measures {reference!r}: rounds.jsonl has a {name!r} already; give the function another name")
+        raise ValueError(
+            f"measures {reference!r}: rounds.jsonl already has a key {name!r}; give the function another name"
+        )
     better: Better = getattr(function, "better", "none")
     if better not in get_args(Better):
         raise ValueError(f"measures {reference!r}: better must be one of {', '.join(get_args(Better))}, got {better!r}")

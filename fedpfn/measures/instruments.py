@@ -1,4 +1,4 @@
-"""What a measure of a round works with: models to run, examples, and settings of evaluation and barriers.
+"""What measures of a round use: models to run, examples, and settings of evaluation and barriers.
 
 Measures of one round share their costly parts (client models, evaluation, connectivity), which are computed once per
 round, when the first measure needs them. Which measures there are is said in ``table``; what barriers are, in
@@ -44,7 +44,7 @@ _CHUNK = 1000
 
 @dataclass(frozen=True, eq=False)
 class Instruments:
-    """What measures of a run's rounds work with; the same for all of its rounds.
+    """What measures use; the same for all rounds of a run.
 
     Attributes
     ----------
@@ -57,9 +57,9 @@ class Instruments:
     batches
         Input batches of training data, from which BatchNorm's statistics are re-estimated (``batch_norm="reset"``).
     num_classes
-        Number of classes; 0 takes those that occur among the test labels. Of no use where labels are no classes.
+        Number of classes; 0 counts those that occur among the test labels. Not used where labels are not classes.
     seed
-        Seed of what is drawn: examples and pairs.
+        Seed of the draws of examples and pairs.
     rounds
         Number of the last round, which is always evaluated on all of ``test``; 0 where it is not known.
     evaluate_every
@@ -77,7 +77,7 @@ class Instruments:
     layers
         Whether layerwise connectivity is measured too.
     held_out
-        What clients hold out of their examples, to be tested on; None where they hold out none.
+        The examples that clients hold out for testing; None where they hold out none.
     """
 
     pool: ModelPool
@@ -144,32 +144,32 @@ class Instruments:
 
     @property
     def task(self) -> Task:
-        """What the model is measured by."""
+        """The task, whose loss and score the model is measured by."""
         return self.test.task
 
     @property
     def model(self) -> nn.Module:
-        """The calling thread's model. Measures run it with other tensors and leave it as it is."""
+        """The calling thread's model. Measures run it with other tensors and do not change it."""
         return self.pool.model
 
     def evaluates(self, number: int) -> bool:
-        """Tell whether the global model is evaluated in round ``number``."""
+        """Return whether the global model is evaluated in round ``number``."""
         every = self.evaluate_every
         return bool(every and number % every == 0) or (number > 0 and number == self.rounds)
 
     def ending_with(self, number: int) -> "Instruments":
-        """Return the same instruments for a run whose last round is ``number``, with what was measured of it so far."""
+        """Return the same instruments for a run whose last round is ``number``, with the results measured so far."""
         ended = replace(self, rounds=number, _results={})
         ended._results.update(self._results)
         return ended
 
     def measures_barriers(self, number: int) -> bool:
-        """Tell whether barriers are measured in round ``number``."""
+        """Return whether barriers are measured in round ``number``."""
         every = self.barrier_every
         return number > 0 and every > 0 and number % every == 0
 
     def test_examples(self, round: Round) -> Examples:
-        """Return what a round's global model is evaluated on: all in the last round, the sample in the others."""
+        """Return the examples that a round's global model is evaluated on: all in the last round, else the sample."""
         return self.test if round.server_round == self.rounds else self._test_sample
 
     def evaluation(self, round: Round) -> Evaluation | None:
@@ -179,7 +179,7 @@ class Instruments:
         return self._evaluated(round, self.test_examples(round))[0]
 
     def regular_evaluation(self, round: Round) -> Evaluation | None:
-        """Return loss and score as they are measured in a round that is not the last; None where they are not."""
+        """Return loss and score on the sample, as in a round that is not the last; None where they are not measured."""
         every = self.evaluate_every
         if not every or round.server_round % every:
             return None
@@ -235,7 +235,7 @@ class Instruments:
 
     def _drift(self, round: Round) -> Drift:
         packed = all(is_packed(contribution.arrays) for contribution in round.contributions)
-        # what is frozen does not move: packed entries hold the whole update
+        # frozen entries do not move: packed entries hold the whole update
         states = (c.arrays for c in round.contributions) if packed else self._each_client_state(round)
         weights = [contribution.examples for contribution in round.contributions]
         return measure_drift(round.updates(), states, weights, names=round.parameters or None)
@@ -284,7 +284,7 @@ class Instruments:
         return [pairs[position] for position in chosen]
 
     def forget(self) -> None:
-        """Let go of the client models and results of the last round."""
+        """Release the client models and results of the last round."""
         self._results.clear()
 
     def close(self) -> None:
@@ -293,8 +293,8 @@ class Instruments:
 
     @cached_property
     def _test_sample(self) -> Examples:
-        total, most = len(self.test), self.evaluate_max_examples
-        return self.test.take(sample(total, most, self.seed, "evaluate")) if 0 < most < total else self.test
+        total, maximum = len(self.test), self.evaluate_max_examples
+        return self.test.take(sample(total, maximum, self.seed, "evaluate")) if 0 < maximum < total else self.test
 
     def once(self, round: Round, name: str, compute: Callable[[], Result]) -> Result:
         """Return what ``compute`` returns, computed once per round under that name."""
@@ -340,16 +340,16 @@ class Instruments:
 
 
 def _has_classes(examples: Examples) -> bool:
-    """Tell whether there is an accuracy of each class, or of each of several labels."""
+    """Return whether there is an accuracy of each class, or of each of several labels."""
     return examples.task.has_accuracy and examples.task.labels != "values"
 
 
-def sample(total: int, most: int, seed: int, *purpose: int | str) -> NDArray[np.int64]:
-    """Return ``most`` of ``total`` positions, ascending; all of them where ``most`` is 0 or not below ``total``.
+def sample(total: int, maximum: int, seed: int, *purpose: int | str) -> NDArray[np.int64]:
+    """Return ``maximum`` of ``total`` positions, ascending; all of them where ``maximum`` is 0 or not below ``total``.
 
     >>> sample(3, 0, 1, "barrier").tolist(), len(sample(100, 5, 1, "barrier"))
     ([0, 1, 2], 5)
     """
-    if not most or most >= total:
+    if not maximum or maximum >= total:
         return np.arange(total)
-    return np.sort(numpy_generator(seed, *purpose).choice(total, size=most, replace=False))
+    return np.sort(numpy_generator(seed, *purpose).choice(total, size=maximum, replace=False))

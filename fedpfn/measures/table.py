@@ -1,9 +1,9 @@
-"""The table of measures: every number that is recorded of a round, its unit, its better direction and its function.
+"""The table of measures: every number recorded for a round, its unit, its better direction and its function.
 
 A name with a dot is a column of a table in ``rounds.jsonl``: ``barrier.accuracy_mean`` is ``accuracy_mean`` of
 ``barrier``. The recorder, ``fedpfn show``, reports, figures and trackers read this table. ``measures_of`` is the table
-of a task: of another than classification, accuracies under the name of its score, or errors in addition to them. A
-user's own measures, by import string, are in ``custom``; how the costly parts are computed, and in which rounds, in
+of a task: for tasks other than classification it has accuracies under the name of the task's score, or errors as well.
+A user's own measures, by import string, are in ``custom``; how the costly parts are computed, and in which rounds, in
 ``instruments``.
 """
 
@@ -31,18 +31,18 @@ BYTES, NATS, SHARE = "bytes", "nats", "share"
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a recorded number is.
+    """A recorded number.
 
     Attributes
     ----------
     name
         Its key in ``rounds.jsonl``, dotted for one within a table.
     label
-        What it is called in tables and figures.
+        Its label in tables and figures.
     unit
         ``share``, ``nats``, ``bytes``, any other, or empty.
     better
-        Whether ``higher`` or ``lower`` values are better, or ``none`` of them.
+        Whether ``higher`` or ``lower`` values are better, or ``none``.
     """
 
     name: str
@@ -62,10 +62,10 @@ class Measure(Quantity):
     due
         When it is called: in every round, where the global model is evaluated, or where barriers are measured.
     needs_models
-        Whether it looks at the clients' models, as all do that are taken where barriers are; those of other rounds may
-        stay on their workers.
+        Whether it needs the clients' models, as all measures do that are due where barriers are; the models of other
+        rounds may stay on their workers.
     needs_held_out
-        Whether it is of examples that clients hold out, and left out of the record where they hold out none.
+        Whether it is measured on examples that clients hold out; it is left out of the record if they hold out none.
     """
 
     function: Callable[[Round, Instruments], Value] = lambda round, instruments: None
@@ -89,14 +89,14 @@ def measure_round(
 
 
 def is_due(measure: Measure, server_round: int, instruments: Instruments) -> bool:
-    """Tell whether a measure is taken in a round, by its number."""
+    """Return whether a measure is due in a round, by the round's number."""
     if measure.due == "barriers":
         return instruments.measures_barriers(server_round)
     return measure.due == "always" or instruments.evaluates(server_round)
 
 
 def needs_models(measures: Iterable[Measure], server_round: int, instruments: Instruments) -> bool:
-    """Tell whether any measure looks at client models in a round, by its number."""
+    """Return whether any measure needs client models in a round, by the round's number."""
     due = (measure for measure in measures if is_due(measure, server_round, instruments))
     return any(measure.needs_models or measure.due == "barriers" for measure in due)
 
@@ -196,7 +196,7 @@ def _cosine(drift: Drift) -> float | None:
 def _by_client(
     name: str, label: str, accuracies: Callable[[Round, Instruments], Sequence[float] | None], due: Due
 ) -> Iterator[Measure]:
-    """Yield the figures over clients of an accuracy that each of them has."""
+    """Yield the statistics over clients of an accuracy that each of them has."""
 
     def measure(figure: Callable[[Sequence[float]], float]) -> Callable[[Round, Instruments], float | None]:
         def function(round: Round, instruments: Instruments) -> float | None:
@@ -216,8 +216,8 @@ _TO_GLOBAL, _TO_ROUND = Instruments.client_to_global, Instruments.round_to_round
 _PHASES = _mask(lambda round: len(round.plan))
 
 BUILT_IN: tuple[Measure, ...] = (
-    Measure("accuracy", "accuracy", SHARE, "higher", _of(_EVALUATION, lambda found: found.accuracy)),
-    Measure("loss", "loss", NATS, "lower", _of(_EVALUATION, lambda found: found.loss)),
+    Measure("accuracy", "accuracy", SHARE, "higher", _of(_EVALUATION, lambda evaluation: evaluation.accuracy)),
+    Measure("loss", "loss", NATS, "lower", _of(_EVALUATION, lambda evaluation: evaluation.loss)),
     Measure("train_loss", "training loss", NATS, "lower", _train_loss, "always"),
     Measure("mask.ratio", "mask ratio", SHARE, "none", _mask(_ratio), "always"),
     Measure("mask.frozen", "frozen, mean over steps", SHARE, "none", _mask(_frozen), "always"),
@@ -235,9 +235,9 @@ BUILT_IN: tuple[Measure, ...] = (
     Measure("barrier.points", "points", "", "none", _of(_pairwise, lambda barriers: len(barriers.alphas)), "barriers"),
     Measure("barrier.layers", "layers", "", "none", _layers, "barriers"),
     Measure("fusion.accuracy", "accuracy of the clients' mean", SHARE, "higher",
-            _of(_CONNECTIVITY, lambda found: found.fused.accuracy), "barriers"),
+            _of(_CONNECTIVITY, lambda report: report.fused.accuracy), "barriers"),
     Measure("fusion.barrier", "fusion barrier", SHARE, "lower",
-            _of(_CONNECTIVITY, lambda found: found.fusion_barrier), "barriers"),
+            _of(_CONNECTIVITY, lambda report: report.fusion_barrier), "barriers"),
     Measure("client_to_global.accuracy_mean", "client-to-global accuracy barrier", SHARE, "lower",
             _barriers(_TO_GLOBAL, "accuracy", "mean"), "barriers"),
     Measure("client_to_global.accuracy_max", "max client-to-global accuracy barrier", SHARE, "lower",
@@ -272,8 +272,8 @@ MEASURES: dict[str, Measure] = {measure.name: measure for measure in BUILT_IN}
 def measures_of(task: Task) -> tuple[Measure, ...]:
     """Return the built-in measures of a task: the table itself for a classification.
 
-    Where the score is a share of right answers it is recorded as ``accuracy``, in words the task's own. Where it is an
-    error, accuracies have no number (null on record), and errors are recorded in addition: ``error``,
+    Where the score is a share of right answers it is recorded as ``accuracy``, labelled with the task's name for it.
+    Where it is an error, accuracies are null in the record, and errors are recorded in addition: ``error``,
     ``barrier.error_mean`` and so on.
     """
     if task == CLASSIFICATION:
@@ -295,7 +295,7 @@ def _in_unit(measure: Measure, task: Task) -> Measure:
 def _errors(task: Task) -> Iterator[Measure]:
     """Yield the measures of an error: of the global model, of paths between models, of the clients' mean."""
     name, unit = task.score_name, task.score_unit
-    yield Measure("error", name, unit, "lower", _of(_EVALUATION, lambda found: found.error))
+    yield Measure("error", name, unit, "lower", _of(_EVALUATION, lambda evaluation: evaluation.error))
     paths: tuple[tuple[str, str, Callable[..., PairwiseBarriers | None]], ...] = (
         ("barrier", f"{name} barrier", _pairwise),
         ("client_to_global", f"client-to-global {name} barrier", _TO_GLOBAL),
@@ -307,14 +307,14 @@ def _errors(task: Task) -> Iterator[Measure]:
             continue
         yield Measure(f"{table}.error_mean", label, unit, "lower", _barriers(of, "error", "mean"), "barriers")
         yield Measure(f"{table}.error_max", f"max {label}", unit, "lower", _barriers(of, "error", "max"), "barriers")
-    fused = _of(_CONNECTIVITY, lambda found: found.fused.error)
+    fused = _of(_CONNECTIVITY, lambda report: report.fused.error)
     yield Measure("fusion.error", f"{name} of the clients' mean", unit, "lower", fused, "barriers")
 
 
 def describe(name: str, own: Mapping[str, Mapping[str, Any]] | None = None) -> Quantity:
     """Return what the recorded number ``name`` is, from a run's ``own`` measures (``Run.measures``) or from the table.
 
-    A number within an own measure's table has that measure's unit and direction; one that nobody knows has none.
+    A number in the table of a user's measure has that measure's unit and direction; an unknown one has neither.
 
     >>> describe("drift.norm_mean").label, describe("sharpness.at_end").label
     ('norm of client updates', 'sharpness at end')

@@ -3,7 +3,7 @@
 from fedpfn.models.build import MODELS, build, find_faults, used_settings
 from fedpfn.models.description import Finding, TensorInfo
 from fedpfn.models.inspection import Inspection, inspect_model
-from fedpfn.models.layout import lay_out
+from fedpfn.models.layout import to_preferred_memory_format
 
 __all__ = [
     "MODELS",
@@ -13,6 +13,6 @@ __all__ = [
     "build",
     "find_faults",
     "inspect_model",
-    "lay_out",
+    "to_preferred_memory_format",
     "used_settings",
 ]

@@ -1,7 +1,8 @@
 """``build``: the model of a run from its name, its data and a seed.
 
-A name is an alias of ``MODELS``, a torchvision classifier's, or an import string; an alias wins over torchvision, whose
-network of that name is then ``torchvision.models:vgg11``. Whether the model is fit for federation is left to
+A name is an alias of ``MODELS``, a torchvision classifier, or an import string; an alias takes precedence over
+torchvision, whose network of that name is then ``torchvision.models:vgg11``. Whether the model is fit for federation is
+left to
 ``inspect_model``.
 """
 
@@ -45,9 +46,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-# beyond one of these a model is counted before it is made, which takes a second
+# above one of these, a model's size is computed before it is built, which takes a second
 _LARGE_HIDDEN, _LARGE_WIDTH, _LARGE_MULTIPLIER = 50, 5000, 10
-# the defaults of the MLP's settings; a model of the user's own has none of them
+# the defaults of the MLP's settings; a user's own model has none of them
 HIDDEN, WIDTH = 2, 200
 
 
@@ -66,12 +67,12 @@ def build(
 ) -> nn.Module:
     """Return the model ``name`` for inputs of ``input_shape`` (without the batch axis), on the CPU.
 
-    Its initial weights are a function of ``seed`` (float32, drawn on the CPU), and no global generator of PyTorch
-    moves. ``hidden`` and ``width`` are the MLP's; ``norm`` is for the ResNets, the VGGs and torchvision;
+    Its initial weights are a function of ``seed`` (float32, drawn on the CPU), and PyTorch's global generators are
+    unchanged. ``hidden`` and ``width`` are the MLP's; ``norm`` is for the ResNets, the VGGs and torchvision;
     ``width_multiplier`` for every alias; ``pretrained`` for torchvision; ``args`` for torchvision's
     constructors and a factory of the user's own.
 
-    Raises ``ValueError`` in one line, all faults in it: for what ``find_faults`` finds, a shape the network cannot
+    Raises ``ValueError``, with all faults in a one-line message: what ``find_faults`` finds, a shape the network cannot
     take, a factory that raises or returns no ``nn.Module``, and a model without a trainable parameter.
     """
     options: dict[str, Any] = {
@@ -98,8 +99,8 @@ def build(
             ):
                 _require_room(name, partial(MODELS[name], input_shape, num_classes, **settings))
             model = MODELS[name](input_shape, num_classes, **settings)
-        elif found := vision.find(name):
-            model = vision.torchvision_model(found, num_classes, norm=norm, pretrained=pretrained, args=args)
+        elif constructor := vision.find(name):
+            model = vision.torchvision_model(constructor, num_classes, norm=norm, pretrained=pretrained, args=args)
         else:
             model = call_factory(name, input_shape, num_classes, args or {})
     return _checked(name, model)
@@ -115,16 +116,16 @@ def find_faults(
     pretrained: bool = False,
     args: Mapping[str, Scalar] | None = None,
 ) -> list[str]:
-    """Return what is wrong with a choice of model, one line each, before anything is built or any data known.
+    """Return what is wrong with a choice of model, one line each, before anything is built or any data are known.
 
-    A setting that would have no effect on the model named is a fault too: a run must not record what it did not do.
+    A setting without effect on the named model is a fault too: a run must not record what it did not do.
     """
     faults: list[str] = []
     if norm not in NORMS:
         faults.append(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
-    if not _is_whole(hidden, least=0):
+    if not _is_whole(hidden, minimum=0):
         faults.append(f"hidden must be a whole number, 0 or more; got {hidden!r}")
-    if not _is_whole(width, least=1):
+    if not _is_whole(width, minimum=1):
         faults.append(f"width must be a whole number, 1 or more; got {width!r}")
     if not (_is_real(width_multiplier) and math.isfinite(width_multiplier) and width_multiplier > 0):
         faults.append(f"width_multiplier must be a positive number; got {width_multiplier!r}")
@@ -148,7 +149,7 @@ def find_faults(
         if own and value != default:
             faults.append(f"model.{setting} is for the MLP; {name!r} gets arguments as model.args.{setting}={value}")
     if pretrained and takes_pretrained and args:
-        faults.append(f"pretrained weights of {name!r} fit the network without model.args alone")
+        faults.append(f"pretrained weights of {name!r} fit only the network without model.args")
     if pretrained and not takes_pretrained:
         faults.append(f"model {name!r} has no pretrained weights; torchvision's models have them")
     return faults
@@ -157,7 +158,7 @@ def find_faults(
 def used_settings(name: str, *, hidden: int = 1) -> set[str]:
     """Return which settings of ``build`` the model ``name`` takes, other than seed and args; ``hidden`` is the MLP's.
 
-    By the name alone: no module of the user's is imported, so that a name out of a file can be asked about.
+    Judged by name alone: no module of the user's is imported, so that it is safe for a name read from a file.
 
     >>> sorted(used_settings("cnn"))
     ['width_multiplier']
@@ -186,7 +187,7 @@ def _name_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
 
 
 def _require_room(name: str, make: Callable[[], nn.Module]) -> None:
-    """Raise ``ValueError`` for a built-in model that this machine's memory does not hold, before it is made."""
+    """Raise ``ValueError`` for a built-in model that does not fit into this machine's memory, before it is made."""
     memory = psutil.virtual_memory().total
     try:
         with torch.device("meta"):
@@ -195,23 +196,25 @@ def _require_room(name: str, make: Callable[[], nn.Module]) -> None:
     except (RuntimeError, OverflowError):
         size = None
     if size is None or size > memory:
-        told = "more than can be counted" if size is None else f"{size / 1e9:,.0f} GB"
-        raise ValueError(f"model {name!r} of these settings takes {told}, and this machine has {memory / 1e9:,.0f} GB")
+        size_text = "more memory than can be counted" if size is None else f"{size / 1e9:,.0f} GB"
+        raise ValueError(
+            f"model {name!r} with these settings takes {size_text}, and this machine has {memory / 1e9:,.0f} GB"
+        )
 
 
 def _checked(name: str, model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
-        raise ValueError(f"model {name!r} came out as {type(model).__name__}, not as an nn.Module")
+        raise ValueError(f"model {name!r} is of type {type(model).__name__}; expected an nn.Module")
     parameters = list(model.parameters())
     if any(isinstance(parameter, nn.UninitializedParameter) for parameter in parameters):
-        raise ValueError(f"model {name!r} has lazy layers, whose sizes are not known yet; give them their sizes")
+        raise ValueError(f"model {name!r} has lazy layers, whose sizes are not known yet; specify their sizes")
     if not any(parameter.requires_grad for parameter in parameters):
         raise ValueError(f"model {name!r} has no trainable parameter")
     return model.cpu()
 
 
-def _is_whole(value: object, *, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_whole(value: object, *, minimum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 def _is_real(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""The checks of ``inspect_model`` that run the model: forward, the same again, backward, its state into another build.
+"""The checks of ``inspect_model`` that run the model: forward, repeated, backward, and its state in another build.
 
 Each takes a ``Trial`` and returns findings; ``run_checks`` turns what they raise into findings too.
 """
@@ -31,12 +31,12 @@ def run_checks(trial: Trial) -> list[Finding]:
     findings: list[Finding] = []
     for name, check in CHECKS:
         try:
-            found = check(trial)
+            result = check(trial)
         except Exception as error:
             advice = _advice(trial) if name == "forward" else ""
-            found = [Finding("fault", name, f"fails: {error_line(error)}{advice}")]
-        findings += found
-        if name == "forward" and any(finding.level == "fault" for finding in found):
+            result = [Finding("fault", name, f"fails: {error_line(error)}{advice}")]
+        findings += result
+        if name == "forward" and any(finding.level == "fault" for finding in result):
             break  # the rest would fail for the same reason
     return findings
 
@@ -59,7 +59,7 @@ def _check_forward(trial: Trial) -> list[Finding]:
             return [Finding("fault", "forward", fault)]
     findings = [Finding("ok", "forward", f"{tuple(trial.inputs.shape)} -> (2, {trial.num_classes}), finite")]
     if trial.num_classes > 1 and bool((output >= 0).all()) and torch.allclose(output.sum(dim=1), output.new_ones(1)):
-        message = "its outputs are probabilities, not logits: the loss applies a softmax of its own, so leave yours out"
+        message = "its outputs are probabilities, not logits: the loss applies its own softmax, so remove yours"
         findings.append(Finding("warning", "forward", message))
     return findings
 
@@ -69,7 +69,9 @@ def _check_repeat(trial: Trial) -> list[Finding]:
     model = trial.model.eval()
     first, second = model(trial.inputs.clone()), model(trial.inputs.clone())
     if not torch.equal(first, second):
-        message = "evaluating one batch twice gives two outputs: randomness or state is at work outside training mode"
+        message = (
+            "evaluating one batch twice gives different outputs: the model uses randomness or state in evaluation mode"
+        )
         return [Finding("fault", "repeat", message)]
     return [Finding("ok", "repeat", "evaluating one batch twice gives the same output, to the bit")]
 
@@ -80,7 +82,9 @@ def _check_backward(trial: Trial) -> list[Finding]:
     if fault := _output_fault(output, (2, trial.num_classes)):
         return [Finding("fault", "backward", f"in training mode, {fault}")]
     if not output.requires_grad:
-        return [Finding("fault", "backward", "no gradient can flow: the output depends on no trainable parameter")]
+        return [
+            Finding("fault", "backward", "no gradient can flow: the output does not depend on any trainable parameter")
+        ]
     output.logsumexp(dim=1).sum().backward()
     findings: list[Finding] = []
     gradients = {name: parameter.grad for name, parameter in trainable(model).items()}
@@ -108,13 +112,13 @@ def _check_state(trial: Trial) -> list[Finding]:
     model, twin = trial.model.eval(), trial.twin.eval()
     expected = model(trial.inputs.clone())
     for tensor in (trainable(twin) | float_buffers(twin)).values():
-        tensor.add_(1)  # so that a copy that does not arrive is seen
+        tensor.add_(1)  # so that a tensor that is not copied shows up
     write_state(twin, read_state(model))
     travelled = twin(trial.inputs.clone())
     saved = model.state_dict()
     findings: list[Finding] = []
     if others := [name for name, value in saved.items() if not isinstance(value, Tensor)]:
-        message = f"extra state that is no tensor is neither sent nor saved: {listed(others)}"
+        message = f"extra state that is not a tensor is neither sent nor saved: {listed(others)}"
         findings.append(Finding("warning", "state", message))
     for name, value in twin.state_dict().items():
         if name in saved and isinstance(value, Tensor) and value.is_floating_point():
@@ -122,18 +126,18 @@ def _check_state(trial: Trial) -> list[Finding]:
     twin.load_state_dict(saved)
     if not _close(twin(trial.inputs.clone()), expected):
         message = (
-            "after one training step, another build given its state dict answers differently: something the output "
+            "after one training step, another build with its state dict gives different outputs: something the output "
             "depends on is not in the state dict; register it as a parameter or buffer"
         )
         findings.append(Finding("fault", "state", message))
     elif not _close(travelled, expected):
         message = (
             "the output depends on state that training changes and that does not travel (integer buffers are never "
-            "sent): the server will not see what a client's model computes"
+            "sent): the server's model will not compute what a client's does"
         )
         findings.append(Finding("warning", "state", message))
     else:
-        findings.append(Finding("ok", "state", "the state dict carries all of the model into another build"))
+        findings.append(Finding("ok", "state", "another build with the state dict computes the same"))
     return findings
 
 
@@ -150,7 +154,7 @@ def _output_fault(output: Any, expected: tuple[int, int]) -> str | None:
 
 
 def _advice(trial: Trial) -> str:
-    """Say what to do about a failed run, where the shapes give it away."""
+    """Return advice on a failed run, where the shapes show the cause."""
     shape = tuple(trial.inputs.shape[1:])
     first = next((module for module in trial.model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or len(shape) != 3:
@@ -158,7 +162,7 @@ def _advice(trial: Trial) -> str:
     if first.in_channels != shape[0]:
         return (
             f" (its first convolution takes {first.in_channels} channels, the data have {shape[0]}: choose a built-in "
-            "model, which adapts, or name a factory of your own that repeats the channel or takes input_shape)"
+            "model, which adapts, or use your own factory that repeats the channel or takes input_shape)"
         )
     return f" (images of {shape[1]}x{shape[2]} may be too small for it: choose a model made for them)"
 

@@ -24,7 +24,7 @@ def factory_faults(reference: str, args: Mapping[str, Scalar]) -> list[str]:
     except ValueError as error:
         return [str(error)]
     if isinstance(factory, nn.Module):
-        return [f"{reference!r} is a model already made; name its class, or a function that makes a new one each time"]
+        return [f"{reference!r} is a ready-made model; name its class, or a function that makes a new one each time"]
     if not callable(factory):
         return [
             f"{reference!r} is of type {type(factory).__name__}; expected a function or class that returns an nn.Module"
@@ -33,7 +33,7 @@ def factory_faults(reference: str, args: Mapping[str, Scalar]) -> list[str]:
 
 
 def call_factory(reference: str, input_shape: tuple[int, ...], num_classes: int, args: Mapping[str, Scalar]) -> Any:
-    """Return what the factory makes; ``build`` judges it. Raises ``ValueError`` in one line where it raises."""
+    """Return what the factory makes; ``build`` checks it. Raises a one-line ``ValueError`` if the factory raises."""
     factory = load(reference)
     provided = accepted(factory, {"input_shape": input_shape, "num_classes": num_classes})
     arguments = provided | converted(factory, args)

@@ -22,7 +22,7 @@ SHOWN = 6  # names spelt out in one message before "and n more"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing learnt about a model: how grave it is, which check says so, and what it means, with what to do."""
+    """One finding about a model: its severity, the check that reports it, and what it means and what to do."""
 
     level: Level
     check: str
@@ -58,7 +58,7 @@ def describe_tensors(model: nn.Module) -> tuple[TensorInfo, ...]:
 
 
 def structure_findings(model: nn.Module) -> list[Finding]:
-    """Return what the modules and tensors of ``model`` alone give away."""
+    """Return the findings that follow from the modules and tensors of ``model`` alone."""
     tensors = describe_tensors(model)
     return [
         *_parameter_findings(model, tensors),
@@ -102,7 +102,7 @@ def _parameter_findings(model: nn.Module, tensors: tuple[TensorInfo, ...]) -> li
         message = f"{listed(names)} share one tensor: it is masked and averaged once, under its first name"
         findings.append(Finding("warning", "tied", message))
     if odd := [f"{t.name} ({t.dtype})" for t in tensors if t.role in ("trained", "fixed") and t.dtype != "float32"]:
-        message = f"float32 is expected, and accuracy and bytes are computed for it; got {listed(odd)}"
+        message = f"float32 is expected; accuracy and bytes are computed for it; got {listed(odd)}"
         findings.append(Finding("warning", "dtype", message))
     if name := first_non_finite(dict(model.named_parameters())):
         findings.append(Finding("fault", "initial values", f"{name} starts with NaN or infinity in it"))

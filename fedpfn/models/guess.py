@@ -1,6 +1,6 @@
-"""Which of the models we know a state dict may belong to, judging by the names and shapes of its tensors.
+"""Which known model a state dict may belong to, judging by the names and shapes of its tensors.
 
-For messages alone: what is measured is never guessed. Nothing is allocated, networks are made on PyTorch's meta device.
+Only for messages: what is measured is never guessed. Nothing is allocated; networks are made on PyTorch's meta device.
 """
 
 import re
@@ -15,7 +15,7 @@ from fedpfn.parts import accepted
 
 Shape = tuple[int, ...]
 _HIDDEN = re.compile(r"linear(\d+)\.weight")
-# those of torchvision that are met most, and made on the meta device in less than a second together
+# torchvision's most common networks, which take less than a second in all to make on the meta device
 _TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "alexnet", "densenet121"),
     *("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "mobilenet_v2", "mobilenet_v3_small"),
@@ -56,6 +56,6 @@ def _names(make: Any) -> set[str]:
     try:
         with torch.device("meta"):
             return set(make().state_dict())
-    # a network that cannot take these inputs is none of this state
+    # the state cannot belong to a network that does not take these inputs
     except Exception:
         return set()

@@ -1,7 +1,7 @@
 """``inspect_model``: can this model be federated? For the command ``fedpfn check-model`` and the pre-flight of a run.
 
-The model is built twice, read (``description``) and run as a round would run it (``checks``). What goes wrong on the
-way is the model's own and is reported as a finding, never raised.
+The model is built twice, read (``description``) and run as a round would run it (``checks``). Whatever goes wrong is
+the model's fault and is reported as a finding, never raised.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from fedpfn.seeding import torch_seed
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found, in the order of the checks, and the model's tensors (none where it could not be built)."""
+    """The findings, in the order of the checks, and the model's tensors (none if it could not be built)."""
 
     findings: tuple[Finding, ...]
     tensors: tuple[TensorInfo, ...]
@@ -48,7 +48,7 @@ def inspect_model(
     tokens: bool = False,
     seed: int = 0,
 ) -> Inspection:
-    """Return what there is to know about a model before it is federated.
+    """Check whether a model can be federated, and describe it.
 
     ``source`` makes the model anew at each call, as ``partial(build, "cnn", shape, 10, seed=0)`` does; each call runs
     with PyTorch's generators at the same state. A ready-made model will do too, is not changed, and goes without the
@@ -77,12 +77,12 @@ def _build_pair(
         return deepcopy(source).cpu(), deepcopy(source).cpu()
     model, twin = _make(source, seed), _make(source, seed)
     if model is twin or _storages(model) & _storages(twin):
-        message = "two builds share their tensors: clients would train one another's model; make a new one each time"
+        message = "two builds share their tensors: clients would train each other's model; make a new one each time"
         findings.append(Finding("fault", "build", message))
         return deepcopy(model), deepcopy(twin)
     if differing := _differing(model, twin):
         message = (
-            f"two builds with one seed differ in {listed(differing)}: initial values have to be drawn from PyTorch's "
+            f"two builds with one seed differ in {listed(differing)}: initial values must be drawn from PyTorch's "
             "generators, which the seed sets, and from nothing else"
         )
         findings.append(Finding("fault", "build", message))

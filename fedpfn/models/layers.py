@@ -1,7 +1,8 @@
 """What the built-in image networks have in common: the shape check, widths, the choice of norm, He's initialisation.
 
-Normalisation is a choice of the experiment here and not of the architecture: averaging models trained apart is what
-BatchNorm disturbs, so each network takes ``norm`` as ``none`` (the default), ``group``, ``layer`` or ``batch``.
+Normalisation is a choice of the experiment here and not of the architecture: BatchNorm interferes with averaging models
+that were trained separately, so each network takes ``norm`` as ``none`` (the default), ``group``, ``layer`` or
+``batch``.
 """
 
 from collections.abc import Callable
@@ -17,8 +18,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
     >>> [group_norm(channels).num_groups for channels in (1, 6, 16, 64, 512)]
     [1, 1, 4, 16, 32]
     """
-    most = max(1, min(32, channels // 4))
-    return nn.GroupNorm(max(groups for groups in range(1, most + 1) if channels % groups == 0), channels)
+    limit = max(1, min(32, channels // 4))
+    return nn.GroupNorm(max(groups for groups in range(1, limit + 1) if channels % groups == 0), channels)
 
 
 def layer_norm(channels: int) -> nn.GroupNorm:

@@ -12,12 +12,12 @@ from torch import nn
 _NARROW = 64
 
 
-def lay_out(model: nn.Module) -> nn.Module:
+def to_preferred_memory_format(model: nn.Module) -> nn.Module:
     """Return ``model``, changed in place: channels last if it lies on a CPU and has only narrow 2-d convolutions."""
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     narrow = all(max(module.in_channels, module.out_channels) <= _NARROW for module in convolutions)
     if convolutions and narrow and all(module.weight.device.type == "cpu" for module in convolutions):
         for module in convolutions:
-            # also one of a single channel, whose order of entries is either, must say which in its strides
+            # a single channel is in both orders at once, so its strides must be set too
             module.to(memory_format=torch.channels_last)
     return model

@@ -35,7 +35,7 @@ class LSTM(nn.Module):
         return logits
 
     def _require_tokens(self, tokens: Tensor) -> None:
-        # asked here, because on a GPU an index out of range ends the process without a usable message
+        # checked here, because on a GPU an index out of range ends the process without a usable message
         if tokens.dtype != torch.int64 or tokens.dim() != 2:
             raise ValueError(f"lstm takes int64 tokens (batch, length), not {tokens.dtype} {tuple(tokens.shape)}")
         size = self.embedding.num_embeddings

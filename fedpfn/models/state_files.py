@@ -1,9 +1,9 @@
-"""Files of weights by anybody, as plain tensors by name: safetensors, and what ``torch.save`` writes.
+"""Weight files from any source, as plain tensors by name: safetensors, and what ``torch.save`` writes.
 
-A PyTorch file is read with ``weights_only=True`` and mapped into memory: no code in it runs, and tensors that nobody
-asks for are not read. A state dict may lie inside a training checkpoint, and its names may bear the prefixes that
-DataParallel and ``torch.compile`` put there; both are undone, and ``StateFile.notes`` says so. Whether the tensors fit
-a model is for its callers.
+A PyTorch file is read with ``weights_only=True`` and mapped into memory: no code in it runs, and tensors that are not
+used are not read. A state dict may lie inside a training checkpoint, and its names may have the prefixes that
+DataParallel and ``torch.compile`` add; both are removed and reported in ``StateFile.notes``. Callers check whether the
+tensors fit a model.
 """
 
 import re
@@ -28,7 +28,7 @@ _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 @dataclass(frozen=True)
 class StateFile:
-    """The ``tensors`` of a file by name, in its order, and ``notes`` on what was undone to get at them."""
+    """The ``tensors`` of a file by name, in its order, and ``notes`` on what was removed to get at them."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ def read_state_file(path: Path, *, known: Collection[str] = ()) -> StateFile:
     path
         A ``.safetensors`` file, or a PyTorch file under any other name (``.pt``, ``.pth``, ``.bin``).
     known
-        Names of the model's own tensors: a prefix that they bear themselves is left where it is.
+        Names of the model's own tensors: a prefix that they have themselves is kept.
 
     Returns
     -------
@@ -54,25 +54,27 @@ def read_state_file(path: Path, *, known: Collection[str] = ()) -> StateFile:
     Raises
     ------
     ValueError
-        In one line: for a file that is absent, cannot be read, needs code to be read, or holds no state dict.
+        With a one-line message, for a file that is absent, cannot be read, needs code to be read, or has no state dict.
     """
     if path.suffix == ".safetensors":
-        found: Any = _safetensors(path)
+        content: Any = _safetensors(path)
     else:
-        found = _pickled(path)
+        content = _pickled(path)
     notes = []
     inside = []
-    while isinstance(found, Mapping) and (key := next((k for k in NESTED if isinstance(found.get(k), Mapping)), None)):
+    while isinstance(content, Mapping) and (
+        key := next((k for k in NESTED if isinstance(content.get(k), Mapping)), None)
+    ):
         inside.append(key)
-        found = found[key]
+        content = content[key]
     if inside:
         notes.append(f"taken from its {'.'.join(inside)!r}")
-    if not isinstance(found, Mapping) or not found or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    if not isinstance(content, Mapping) or not content or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):  # fmt: skip
-        keys = f" with keys {listed(map(str, found))}" if isinstance(found, Mapping) else ""
-        raise ValueError(f"{path} holds no state dict from names to tensors, but a {type(found).__name__}{keys}")
-    tensors, removed = _plain_names(dict(found), known)
+        keys = f" with keys {listed(map(str, content))}" if isinstance(content, Mapping) else ""
+        raise ValueError(f"{path} holds no state dict from names to tensors, but a {type(content).__name__}{keys}")
+    tensors, removed = _plain_names(dict(content), known)
     notes += [f"{prefix!r} removed from its names" for prefix in removed]
     return StateFile({name: tensor.detach() for name, tensor in tensors.items()}, tuple(notes))
 
@@ -109,7 +111,7 @@ def _pickled(path: Path) -> Any:
 
 
 def _convert(way: str) -> str:
-    """Return what to type, once, where the file is trusted."""
+    """Return how to convert the file, if it is trusted."""
     return f"if you trust it, convert it once in Python: torch.save({way}, 'state.pt')"
 
 

@@ -1,9 +1,9 @@
-"""torchvision's classifiers under their torchvision names, with a head of the right size and the norm asked for.
+"""torchvision's classifiers under their torchvision names, with a head of the right size and the requested norm.
 
 ``norm`` means here what it means for the built-in networks: ``none`` replaces every BatchNorm by the identity (P1's
 pretrained ResNet18 is made that way), ``group`` and ``layer`` by GroupNorm, ``batch`` leaves the network as torchvision
-ships it. Other norms (LayerNorm in the transformers) stay. torchvision takes seconds to import, so nothing here does
-before it is needed.
+ships it. Other norms (LayerNorm in the transformers) stay. torchvision takes seconds to import, so it is imported only
+when needed.
 """
 
 from collections.abc import Mapping
@@ -44,10 +44,10 @@ def find(name: str) -> str | None:
     """
     if not is_reference(name):
         return name if name in names() else None
-    found = load(name)
-    if not str(getattr(found, "__module__", "")).startswith("torchvision.models"):
+    constructor = load(name)
+    if not str(getattr(constructor, "__module__", "")).startswith("torchvision.models"):
         return None
-    plain = getattr(found, "__name__", "")
+    plain = getattr(constructor, "__name__", "")
     return plain if plain in names() else None
 
 

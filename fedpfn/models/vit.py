@@ -37,7 +37,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(channels, channels)
-        # a bias here adds one number to all scores of a query: softmax takes it out, and it would never get a gradient
+        # a bias here would add one number to all scores of a query: softmax cancels it, and it would get no gradient
         self.key = nn.Linear(channels, channels, bias=False)
         self.value = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)

@@ -1,4 +1,4 @@
-"""Weights from a local file into a model whose head may be another: for pretrained networks where none is downloaded.
+"""Loading weights from a local file into a model whose head may differ: pretrained networks without a download.
 
 How a file is read, without running code in it, is in ``state_files``; downloads are left to ``vision``.
 """
@@ -23,20 +23,20 @@ def load_weights(model: nn.Module, path: Path | str, *, head: str | None = None)
     them; None means the model's last linear or convolutional layer, and ``""`` nothing. Tensors of the file for a layer
     that is an identity in the model (a BatchNorm taken out) are left out too. Values take the model's dtype and device.
 
-    Raises ``ValueError`` in one line, all faults in it, and leaves the model as it was: for a file that cannot be read
-    or is no state dict, names that only one side has, shapes that differ (positions of a transformer made for another
-    image size, for one), and NaN or infinity.
+    Raises ``ValueError``, with all faults in a one-line message, and leaves the model unchanged: for a file that cannot
+    be read or is not a state dict, names that only one side has, shapes that differ (such as the positions of a
+    transformer made for another image size), and NaN or infinity.
     """
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     patterns = _last_layer(model) if head is None else split_patterns(head)
-    found = read_state_file(Path(path), known=own).tensors
-    out = {name for name in own.keys() | found.keys() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    weights = read_state_file(Path(path), known=own).tensors
+    out = {name for name in own.keys() | weights.keys() if any(fnmatchcase(name, pattern) for pattern in patterns)}
     if patterns and not out & own.keys():
         raise ValueError(f"head={head!r} matches none of the model's tensors: {listed(own)}")
     identities = {path for path, module in model.named_modules() if isinstance(module, nn.Identity)}
-    out |= {name for name in found if name.rpartition(".")[0] in identities}
+    out |= {name for name in weights if name.rpartition(".")[0] in identities}
     wanted = {name: tensor for name, tensor in own.items() if name not in out}
-    offered = {name: tensor for name, tensor in found.items() if name not in out}
+    offered = {name: tensor for name, tensor in weights.items() if name not in out}
     if faults := _faults(wanted, offered):
         raise ValueError(f"{path} does not fit the model: {'; '.join(faults)}")
     with torch.no_grad():

@@ -3,7 +3,7 @@
 ``config.yaml`` (resolved, with the environment), ``partition.json``, ``rounds.jsonl`` (one object per round),
 ``measures.json`` (what a user's own measures are), ``barriers/round-NNNN.npz``, ``checkpoints/*.safetensors``, and last
 ``summary.json``, whose presence means that the run is complete, or ``failure.json``, which says why it is not. Files
-appear whole or not at all; a line of ``rounds.jsonl`` is on disk before the next round starts.
+are written atomically; a line of ``rounds.jsonl`` is on disk before the next round starts.
 """
 
 from importlib import import_module
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Import what the package exports when it is first asked for."""
+        """Import what the package exports on first use."""
         if name not in _WHERE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value = getattr(import_module(_WHERE[name]), name)

@@ -52,7 +52,7 @@ def data_arguments(config: RunConfig) -> dict[str, Any]:
 
 
 def scheme_settings(config: RunConfig) -> dict[str, Any]:
-    """Return the settings of the partition scheme, ``scheme`` itself among them: how examples are dealt out."""
+    """Return the settings of the partition scheme, including ``scheme`` itself."""
     return {name: value for name, value in settings_of(config.partition).items() if name != "holdout"}
 
 
@@ -67,12 +67,12 @@ def loss_of(config: RunConfig, task: Task) -> Callable[[Tensor], Loss]:
 
 
 def model_arguments(config: RunConfig) -> dict[str, Any]:
-    """Return the arguments of ``models.build`` that the data do not give."""
+    """Return the arguments of ``models.build`` that do not come from the data."""
     return {"seed": config.seed, **settings_of(config.model)}
 
 
 def is_masked(config: RunConfig) -> bool:
-    """Tell whether the run's clients train under masks: those of FedPFN and FedPNU, and of others with a ratio."""
+    """Return whether the run's clients train under masks: with FedPFN and FedPNU, and other algorithms with a ratio."""
     settings = config.mask
     if config.strategy.name in ("fedavg", "fedpfn", "fedpnu", "ssfl"):
         return config.strategy.name != "fedavg"
@@ -94,7 +94,7 @@ def masking_of(config: RunConfig) -> Masking:
 
 
 def algorithm_of(config: RunConfig) -> PlanStep:
-    """Return what the algorithm makes of a round's mask."""
+    """Return the function from a round's mask to the algorithm's plan."""
     pnu = fed_pnu(config.strategy.variant, config.strategy.phase_share)
     return {"fedavg": fed_avg, "fedpnu": pnu}.get(config.strategy.name, fed_pfn)
 
@@ -107,14 +107,14 @@ def round_plans(config: RunConfig) -> RoundPlans:
 
 
 def local_algorithm_of(config: RunConfig) -> LocalAlgorithm | None:
-    """Return the client's half of the run's algorithm, new for each client and round; None where it only descends."""
+    """Return the client's half of the run's algorithm, new for each client and round; None for plain descent."""
     make = _make_local_algorithm(config.strategy.name, config.strategy.args)
     return None if make is None else make()
 
 
 @lru_cache(maxsize=8)
 def _make_local_algorithm(name: str, args: str) -> Callable[[], LocalAlgorithm] | None:
-    # signatures take longer to read than a small client trains
+    # reading signatures takes longer than a small client's training
     kind = local_algorithm_class(name)
     return None if kind is None else partial(kind, **converted(kind, accepted(kind, args_of(args))))
 
@@ -133,13 +133,13 @@ def local_algorithm_class(name: str) -> type[LocalAlgorithm] | None:
 
 
 def augmenter_of(config: RunConfig, server_round: int, client: int) -> Augmenter | None:
-    """Return what a client does to its images in a round; None where they stay. Raises as ``make_augment``."""
+    """Return a client's augmentation of a round; None without one. Raises as ``make_augment``."""
     augment = make_augment(config.train.augment)
     return None if augment is None else Augmenter(augment, config.seed, ("augment", server_round, client))
 
 
 def lr_factor_of(config: RunConfig, steps: int) -> Callable[[int], float] | None:
-    """Return the factor of the learning rate at each of a client's local ``steps``; None where it stays."""
+    """Return the factor of the learning rate at each of a client's local ``steps``; None if it is constant."""
     train = config.train
     if train.schedule == "constant":
         return None

@@ -1,6 +1,6 @@
-"""Arrays in an npz file, read once their sizes are known: what it unpacks to is bounded by what it says it holds.
+"""Arrays in an npz file, read only after checking their declared sizes, which bound what is unpacked.
 
-A few kilobytes can say that they are petabytes of numbers, or unpack to gigabytes of zeros.
+A file of a few kilobytes can claim to hold petabytes of numbers, or unpack to gigabytes of zeros.
 """
 
 import lzma
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 # the barriers of a thousand clients, twice over
 MOST_BYTES = 1_000_000_000
 _HEADS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-# what zip files, their compression and the heads of arrays, which are Python literals, end in where they are broken
+# errors of broken zip files, their compression and the headers of arrays, which are Python literals
 _BROKEN = (
     ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, SyntaxError,
     TokenError, TypeError, MemoryError, KeyError,
@@ -28,8 +28,8 @@ _BROKEN = (
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of an npz file.
 
-    Raises ``ValueError`` in one line that names the file for what is no such file, holds objects, is larger than it
-    may be, or does not hold what its heads say; ``OSError`` where there is none.
+    Raises ``ValueError``, with a one-line message that names the file, for one that is not an npz file, holds objects,
+    is too large, or does not match its headers; ``OSError`` if there is none.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -51,7 +51,7 @@ def _check_head(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
             raise ValueError(f"{member.filename!r} is written in version {version} of NumPy's format")
         shape, _, dtype = _HEADS[version](stream)
         if dtype.hasobject:
-            raise ValueError(f"{member.filename!r} holds objects, and arrays are expected to be of numbers")
+            raise ValueError(f"{member.filename!r} holds objects; expected arrays of numbers")
         held = member.file_size - stream.tell()
         if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != held:
-            raise ValueError(f"{member.filename!r} says that it has shape {shape}, and holds {held:,} bytes")
+            raise ValueError(f"{member.filename!r} claims shape {shape}, but holds {held:,} bytes")

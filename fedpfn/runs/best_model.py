@@ -1,7 +1,7 @@
 """The best model of a run: the global model of the evaluated round with the highest accuracy, or the lowest loss.
 
-While the run lasts it is ``checkpoints/best-NNNN.safetensors``, by its round, and the best models as of the kept
-checkpoints stay too: a run that goes on from one of them may find others. A complete run has ``best.safetensors``, a
+During the run it is ``checkpoints/best-NNNN.safetensors``, named after its round, and the best models as of the kept
+checkpoints stay too: a run that resumes from one of them may find others. A complete run has ``best.safetensors``, a
 state dict with its round in the header. Of equally good rounds the first one counts; the initial model does not count.
 """
 
@@ -28,7 +28,7 @@ class Best:
     evaluation: Evaluation
 
     def text(self) -> str:
-        """Return it as text, to the bit, for the header of a checkpoint."""
+        """Return it as exact text for the header of a checkpoint."""
         return json.dumps([self.server_round, asdict(self.evaluation)])
 
     @classmethod
@@ -64,14 +64,14 @@ class BestModel:
         self._remove_others()
 
     def finish(self) -> None:
-        """Leave the best model alone, under its final name, once the run is complete."""
+        """Keep only the best model, under its final name, once the run is complete."""
         if self.best is not None:
             _path(self.folder, self.best.server_round).replace(_complete(self.folder))
         for old in _rounds(self.folder):
             _path(self.folder, old).unlink()
 
     def _remove_others(self) -> None:
-        """Remove all but the best models as of this round and of those that the run could go on from."""
+        """Remove all but the best models as of this round and of the rounds that the run could resume from."""
         rounds, ends = _rounds(self.folder), checkpoint_rounds(self.folder)
         final = _round_of(self.folder / "checkpoints" / "final.safetensors")
         places = [bisect_right(rounds, number) for number in (*ends, *([final] if final else []))]
@@ -81,7 +81,7 @@ class BestModel:
 
 
 def rewind_best(folder: Path, server_round: int) -> None:
-    """Make a run folder what it was after a round, as far as best models go: those of later rounds are removed."""
+    """Restore the best models of a run folder as of a round: those of later rounds are removed."""
     number = _round_of(_complete(folder))
     if number is not None:
         _complete(folder).replace(_path(folder, number))

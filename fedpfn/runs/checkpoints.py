@@ -1,14 +1,14 @@
-"""Where a run can go on from: the global state after a round, the server optimiser's, and what the recorder counted.
+"""Where a run can resume from: the global state after a round, the server optimiser's, and the recorder's counts.
 
-A checkpoint is one safetensors file, ``checkpoints/round-NNNN.safetensors``, so that it is there as a whole or not at
-all: the model's state dict under its own names, the server optimiser's tensors behind a prefix, the rest as text in the
-header. Client drawing, batch orders and masks need no state: they are functions of (seed, round, client).
+A checkpoint is one safetensors file, ``checkpoints/round-NNNN.safetensors``, so that it is written atomically: the
+model's state dict under its own names, the server optimiser's tensors with a prefix, the rest as text in the header.
+Client sampling, batch orders and masks need no state: they are functions of (seed, round, client).
 
-A complete run keeps one: ``final.safetensors``, whose tensors are the model's alone, and next to it what else it takes
-to extend the run, ``final-server.safetensors``.
+A complete run keeps one: ``final.safetensors``, which holds only the model's tensors, and next to it
+``final-server.safetensors``, with what else is needed to extend the run.
 
-The header holds a digest of all of it, and the settings that the rounds were trained with: a run goes on from what was
-written, under the config that it was written with, or not at all. Neither keeps out whoever rewrites both on purpose.
+The header holds a digest of everything, and the settings that the rounds were trained with: a run resumes only from
+what was written, under the same config. This does not protect against deliberate changes of both.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from fedpfn.runs.files import whole_file
 SERVER_OPTIMIZER = "server-optimizer/"
 # in the header: what the record had summed up; the final model of version 0.1 lacks it
 COUNTED = "counted"
-# and what it is checked by; those of earlier versions lack both
+# and the digest that it is checked by; checkpoints of earlier versions lack both
 DIGEST, SETTINGS = "digest", "settings"
 _NAME = re.compile(r"round-(\d+)\.safetensors")
 
@@ -41,7 +41,7 @@ class Checkpoint:
     """The state after ``server_round``.
 
     ``model`` is the whole state dict, ``server_optimizer`` what the server's optimiser carries from round to round,
-    ``about`` texts that say more: what was counted so far, by which plans and settings the rounds were trained.
+    ``about`` further entries as text: the counts so far, and the plans and settings that the rounds were trained with.
     """
 
     server_round: int
@@ -51,7 +51,7 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of names, shapes, dtypes and bits of all tensors, and of the texts, in an order of their own."""
+        """SHA-256 of names, shapes, dtypes and bits of all tensors, and of the texts, in a fixed order."""
         texts = {name: text for name, text in self.about.items() if name != DIGEST} | {"round": str(self.server_round)}
         digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
         for group in (self.model, self.server_optimizer):
@@ -74,7 +74,7 @@ def checkpoint_path(folder: Path, server_round: int) -> Path:
 
 def write_tensors(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Write tensors as a safetensors file, whole or not at all, with ``about`` in its header."""
-    # not the run folder itself: one that was deleted stays so
+    # not the run folder itself: a deleted one is not recreated
     path.parent.mkdir(exist_ok=True)
     # clones, since the format refuses tensors that share memory
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
@@ -82,7 +82,7 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], about: Mapping[str, s
         try:
             save_file(tensors, part, dict(about))
         except SafetensorError as error:
-            # of the system, such as a full disk
+            # errors of the system, such as a full disk
             raise OSError(EIO, " ".join(str(error).split())) from error
 
 
@@ -111,23 +111,23 @@ def remove_checkpoints(folder: Path) -> None:
         checkpoint_path(folder, server_round).unlink()
 
 
-def last_checkpoint(folder: Path, *, most: int) -> Checkpoint | None:
-    """Return the checkpoint of the latest round up to ``most`` that can be read whole, or None.
+def last_checkpoint(folder: Path, *, up_to: int) -> Checkpoint | None:
+    """Return the checkpoint of the latest round up to ``up_to`` that can be read whole, or None.
 
-    A file that a dying disk cut short is passed over for the one before it: that is why two are kept. One that is whole
-    and not what was written raises ``ValueError``.
+    A truncated file is skipped in favour of the one before it: that is why two are kept. One that is whole but has been
+    changed raises ``ValueError``.
     """
     final = _read_final(folder)
     for server_round in reversed(checkpoint_rounds(folder)):
-        if final is not None and server_round <= final.server_round <= most:
+        if final is not None and server_round <= final.server_round <= up_to:
             return _verified(final, _final(folder))
-        if server_round <= most:
-            path, found = checkpoint_path(folder, server_round), None
+        if server_round <= up_to:
+            path, checkpoint = checkpoint_path(folder, server_round), None
             with suppress(SafetensorError, OSError, ValueError):
-                found = _read(path, server_round)
-            if found is not None:
-                return _verified(found, path)
-    return _verified(final, _final(folder)) if final is not None and final.server_round <= most else None
+                checkpoint = _read(path, server_round)
+            if checkpoint is not None:
+                return _verified(checkpoint, path)
+    return _verified(final, _final(folder)) if final is not None and final.server_round <= up_to else None
 
 
 def settings_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -135,13 +135,13 @@ def settings_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any] | None:
     return json.loads(checkpoint.about[SETTINGS]) if SETTINGS in checkpoint.about else None
 
 
-def require_same_kind(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def require_same_kind(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
     """Raise ``ValueError`` where names, shapes or dtypes of a checkpoint's tensors are not those of the model."""
-    if own.keys() != found.keys():
-        names = ", ".join(sorted(own.keys() ^ found.keys())[:3])
+    if own.keys() != other.keys():
+        names = ", ".join(sorted(own.keys() ^ other.keys())[:3])
         raise ValueError(f"cannot resume: the checkpoint and the model do not have the same tensors, such as {names}")
     for name, tensor in own.items():
-        kinds = [f"{one.dtype} of shape {tuple(one.shape)}" for one in (found[name], tensor)]
+        kinds = [f"{one.dtype} of shape {tuple(one.shape)}" for one in (other[name], tensor)]
         if kinds[0] != kinds[1]:
             raise ValueError(f"cannot resume: {name} is {kinds[0]} in the checkpoint, and {kinds[1]} in the model")
 
@@ -149,8 +149,8 @@ def require_same_kind(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) ->
 def _verified(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     if checkpoint.about.get(DIGEST, checkpoint.digest) != checkpoint.digest:
         raise ValueError(
-            f"{path} is not what was written: its tensors or its header have changed since; remove it to go on from "
-            "the checkpoint before it, or from the start where there is none"
+            f"{path} is not what was written: its tensors or its header have changed since; remove it to resume from "
+            "the checkpoint before it, or from the start if there is none"
         )
     return checkpoint
 
@@ -160,7 +160,7 @@ def _final(folder: Path, suffix: str = "") -> Path:
 
 
 def _read_final(folder: Path) -> Checkpoint | None:
-    """Return the final checkpoint, None where there is none or nothing can go on from it."""
+    """Return the final checkpoint, None if there is none or no run can resume from it."""
     with suppress(SafetensorError, OSError, ValueError):
         model, about = _read_file(_final(folder))
         server, of = _read_file(_final(folder, "-server"))
@@ -170,7 +170,7 @@ def _read_final(folder: Path) -> Checkpoint | None:
 
 
 def checkpoint_rounds(folder: Path) -> list[int]:
-    """Return the rounds of a run's checkpoints but the final one, ascending."""
+    """Return the rounds of a run's checkpoints, except the final one, ascending."""
     names = (_NAME.fullmatch(path.name) for path in (folder / "checkpoints").glob("round-*.safetensors"))
     return sorted(int(name[1]) for name in names if name)
 

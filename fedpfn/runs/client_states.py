@@ -1,8 +1,8 @@
 """What clients keep between rounds, as files: bounded in memory for any number of clients, the same for every worker.
 
 A client's state after an exchange is one safetensors file, ``client-000012-00000700.safetensors``: client 12 after
-round 7. Workers read and write them where they train; the server keeps count of which one is valid. A file is never
-written again, so that a round that is done anew, after a worker died or from a checkpoint, starts from the same bits.
+round 7. Workers read and write them where they train; the server tracks which one is valid. A file is never
+overwritten, so that a round that is repeated, after a worker died or from a checkpoint, starts from the same bits.
 """
 
 import json
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedpfn.params import State
 
-# several exchanges may take place in a round: it is trained, evaluated, asked
+# several exchanges may take place in a round: training, evaluation, queries
 _EXCHANGES = 100
 _NAME = re.compile(r"client-(\d+)-(\d+)\.safetensors")
 _OTHERS = "records"
@@ -39,7 +39,7 @@ def version_of(server_round: int, exchange: int) -> int:
 
 
 def read_kept(folder: Path, client: int, version: int) -> Kept:
-    """Read a client's state. Its tensors lie in the file until somebody looks at them, and must not be written to."""
+    """Read a client's state. Its tensors are loaded from the file on access, and must not be written to."""
     tensors: dict[str, State] = {}
     with safe_open(_path(folder, client, version), framework="pt") as file:
         others = json.loads((file.metadata() or {}).get(_OTHERS, "{}"))
@@ -50,7 +50,7 @@ def read_kept(folder: Path, client: int, version: int) -> Kept:
 
 
 def write_kept(folder: Path, client: int, version: int, kept: Kept) -> None:
-    """Write a client's state, whole or not at all. Raises ``FileNotFoundError`` where the run's folder is not seen."""
+    """Write a client's state atomically. Raises ``FileNotFoundError`` if the run's folder is not visible."""
     folder.mkdir(exist_ok=True)
     tensors: dict[str, Tensor] = {
         f"{record}/{name}": tensor.contiguous()
@@ -59,7 +59,7 @@ def write_kept(folder: Path, client: int, version: int, kept: Kept) -> None:
     }
     path = _path(folder, client, version)
     part = path.with_suffix(".part")
-    # not forced onto the disk one by one, which takes longer than a small client trains: checkpoints do it for all
+    # not synced one by one, which takes longer than a small client trains: checkpoints sync them all
     save_file(tensors, part, {_OTHERS: json.dumps(kept.others)})
     part.replace(path)
 
@@ -90,9 +90,9 @@ class ClientStates:
     folder
         Where the files lie; made by whoever writes the first one.
     after
-        The round that the run goes on from: states of later rounds are removed.
+        The round that the run resumes from: states of later rounds are removed.
     checkpoints
-        Returns the other rounds that the run could go on from: the states after these are not removed.
+        Returns the other rounds that the run could resume from: the states after these are not removed.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class ClientStates:
         return versions[-1] if versions else 0
 
     def accept(self, client: int, version: int) -> None:
-        """Take a state that was written for the valid one, and remove those that nobody can go back to."""
+        """Make a written state the valid one, and remove states that no resumption needs."""
         versions = self._versions.setdefault(client, [])
         versions.append(version)
         rounds = {self._after, *self._checkpoints()}
@@ -124,7 +124,7 @@ class ClientStates:
             self._remove(client, old)
 
     def refuse(self, client: int, version: int) -> None:
-        """Remove a state that was written, perhaps, by a client that failed."""
+        """Remove a state that a failed client may have written."""
         _path(self.folder, client, version).unlink(missing_ok=True)
 
     def keep_last(self) -> None:

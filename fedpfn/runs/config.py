@@ -1,8 +1,8 @@
 """The run config: the only schema of the project, its defaults, and the checks that need nothing but the values.
 
 Keys are dotted and kebab-case outside (``partition.min-size`` in TOML, on the command line and on the wire), snake_case
-inside. ``RunConfig.parse`` merges layers of them and names every fault in one ``ConfigError``. Whether a data set lies
-where it should, or a model builds, is asked by those who load and build.
+inside. ``RunConfig.parse`` merges layers of them and names every fault in one ``ConfigError``. Whether the data exist
+and the model builds is checked where they are loaded and built.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,7 +34,7 @@ from fedpfn.runs.parsing import Reading, argument_fault, read_layers
 # a part of the user's own, by import string
 OWN = "*:*"
 _LR_SCHEDULES = ("constant", "cosine", "step", "linear")
-# for whoever reports a loss that is not finite
+# advice for messages about a loss that is not finite
 DIVERGENCE_HINT = (
     "training diverged: try train.lr=0.01, train.momentum=0 or a bound on the gradient, train.clip-norm=1; a small "
     "partition.alpha makes it likelier"
@@ -47,19 +47,19 @@ _ARGS = "arguments of {}: one key per argument, such as {}, or one text of name=
 
 @dataclass(frozen=True)
 class Federation:
-    clients: int = key(10, "number of simulated clients K, independent of the number of SuperNodes", least=1)
-    fraction: float = key(1.0, "share of the clients that train in a round", above=0, most=1)
-    tolerate_failures: int = key(0, "number of clients of a round that may fail without stopping the run", least=0)
+    clients: int = key(10, "number of simulated clients K, independent of the number of SuperNodes", minimum=1)
+    fraction: float = key(1.0, "share of the clients that train in a round", above=0, maximum=1)
+    tolerate_failures: int = key(0, "number of clients of a round that may fail without stopping the run", minimum=0)
     quorum: float = key(
         0.5,
         "smallest share of a round's clients that must answer where failures are tolerated",
         above=0,
-        most=1,
+        maximum=1,
         used=(unless("federation.tolerate-failures", "0"),),
     )
     timeout: float = key(86400.0, "seconds to wait for the answers of a round", above=0, in_result=False)
     client_timeout: float = key(
-        0.0, "seconds that a client may train in a round, after which it has failed; 0 = any time", least=0,
+        0.0, "seconds that a client may train in a round, after which it has failed; 0 = any time", minimum=0,
         in_result=False, since=2,
     )  # fmt: skip
     pinned: bool = key(
@@ -78,12 +78,12 @@ class Data:
         "package.module:loader",
     )
     args: str = key("", _ARGS.format("your own loader", "data.args.size=300"), since=2)
-    # it says which data there are, and not just where, for a folder of images and for the user's own loader
+    # for a folder of images and for the user's own loader it determines which data there are, not only where
     root: str = key("", "folder that holds the data (absolute)", in_result=when("data.name", "image-folder", OWN))
     download: bool = key(False, "let torchvision download what is missing", in_result=False)
-    image_size: int = key(0, "side to which an image folder is cropped and resized; 0 = as it is", least=0)
-    train_examples: int = key(0, "training examples to use, drawn from the seed; 0 = all", least=0, since=2)
-    test_examples: int = key(0, "test examples to use, drawn from the seed; 0 = all", least=0, since=2)
+    image_size: int = key(0, "side to which an image folder is cropped and resized; 0 = as it is", minimum=0)
+    train_examples: int = key(0, "training examples to use, drawn from the seed; 0 = all", minimum=0, since=2)
+    test_examples: int = key(0, "test examples to use, drawn from the seed; 0 = all", minimum=0, since=2)
     task: str = key(
         "auto",
         "what is learnt: loss, score and size of the outputs; auto goes by the labels (integers, floats, rows of 0/1)",
@@ -107,18 +107,18 @@ class Partition:
         used=(when("partition.scheme", "dirichlet*", OWN),),
     )
     min_size: int = key(
-        0, "smallest number of examples of a client (Dirichlet schemes redraw a limited number of times)", least=0
+        0, "smallest number of examples of a client (Dirichlet schemes redraw a limited number of times)", minimum=0
     )
     shards_per_client: int = key(
-        2, "shards per client (scheme shards)", least=1, used=(when("partition.scheme", "shards", OWN),)
+        2, "shards per client (scheme shards)", minimum=1, used=(when("partition.scheme", "shards", OWN),)
     )
     classes_per_client: int = key(
-        2, "classes per client (scheme pathological)", least=1, used=(when("partition.scheme", "pathological", OWN),)
+        2, "classes per client (scheme pathological)", minimum=1, used=(when("partition.scheme", "pathological", OWN),)
     )
     holdout: float = key(
         0.0,
         "share of each client's examples that it is tested on and not trained on, drawn from the seed",
-        least=0,
+        minimum=0,
         below=1,
         since=2,
     )
@@ -130,14 +130,14 @@ class Model:
         "mlp", "mlp, cnn, resnet20 .. 56, wrn56, vgg11, vgg16, lstm, a torchvision name or package.module:factory"
     )
     args: str = key("", _ARGS.format("your own model", "model.args.width=64"), since=2)
-    hidden: int = key(2, "hidden layers of the MLP", least=0, most=1000)
-    width: int = key(200, "units of a hidden layer of the MLP", least=1, most=1_000_000)
+    hidden: int = key(2, "hidden layers of the MLP", minimum=0, maximum=1000)
+    width: int = key(200, "units of a hidden layer of the MLP", minimum=1, maximum=1_000_000)
     norm: str = key(
         "none",
         "normalisation of ResNets, VGGs and torchvision models; without it they need train.lr near 0.01",
         choices=("none", "group", "layer", "batch"),
     )
-    width_multiplier: float = key(1.0, "width of a built-in model relative to its standard", above=0, most=1000)
+    width_multiplier: float = key(1.0, "width of a built-in model relative to its standard", above=0, maximum=1000)
     pretrained: bool = key(False, "start torchvision models from their published weights")
 
 
@@ -193,7 +193,7 @@ class Strategy:
     match_examples: int = key(
         500,
         "test examples that activations are compared on, drawn from the seed, without labels; 0 = all",
-        least=0,
+        minimum=0,
         used=(when("strategy.match", "activations"),),
         since=2,
     )
@@ -206,24 +206,24 @@ class Mask:
     ratio: float = key(
         BY_ALGORITHM,
         "share of frozen entries (zeros of the mask); -1 = 0.4 under fedpfn, fedpnu and ssfl, else no mask",
-        least=0,
-        most=1,
+        minimum=0,
+        maximum=1,
     )
     ratio_shape: str = key("constant", "how the ratio moves over the rounds", choices=("constant", "linear", "cosine"))
     final_ratio: float = key(
         0.4,
         "ratio of the last round, for ratio-shape linear and cosine",
-        least=0,
-        most=1,
+        minimum=0,
+        maximum=1,
         used=(unless("mask.ratio-shape", "constant"),),
     )
-    warmup_rounds: int = key(0, "number of first rounds that train without a mask", least=0)
+    warmup_rounds: int = key(0, "number of first rounds that train without a mask", minimum=0)
     granularity: str = key("weight", "what is frozen as a unit: an entry or a neuron", choices=("weight", "neuron"))
     draw: str = key("exact", "exact count per tensor, or independent draws", choices=("exact", "bernoulli"))
     blocks: int = key(
         4,
         "number of starting points of schedule cyclic, one per round in turn",
-        least=2,
+        minimum=2,
         used=(when("mask.schedule", "cyclic"),),
     )
     include: str = key("*", "comma-separated patterns of parameter names that a mask may touch")
@@ -239,8 +239,8 @@ class Train:
         used=(when("train.steps", "0"),),
         fraction=True,
     )
-    steps: int = key(0, "local steps of a round; above 0 it replaces epochs", least=0)
-    batch_size: int = key(32, "examples per local step", least=1)
+    steps: int = key(0, "local steps of a round; above 0 it replaces epochs", minimum=0)
+    batch_size: int = key(32, "examples per local step", minimum=1)
     augment: str = key(
         "none",
         "random crops (padding 4) and flips of the images of a local step, or your own function (images, generator)",
@@ -256,7 +256,7 @@ class Train:
     )
     args: str = key("", _ARGS.format("the optimiser", "train.args.amsgrad=true"), since=2)
     lr: float = key(0.1, "local learning rate of round 1", above=0)
-    lr_decay: float = key(1.0, "factor by which the learning rate changes from round to round", above=0, most=1)
+    lr_decay: float = key(1.0, "factor by which the learning rate changes from round to round", above=0, maximum=1)
     schedule: str = key(
         "constant",
         "learning rate over the local steps of a round, or your own function (done, total) -> factor",
@@ -265,11 +265,16 @@ class Train:
         since=2,
     )
     schedule_every: int = key(
-        10, "local steps between two drops of train.schedule=step", least=1, used=(when("train.schedule", "step"),),
+        10, "local steps between two drops of train.schedule=step", minimum=1, used=(when("train.schedule", "step"),),
         since=2,
     )  # fmt: skip
     schedule_gamma: float = key(
-        0.1, "factor of a drop of train.schedule=step", above=0, most=1, used=(when("train.schedule", "step"),), since=2
+        0.1,
+        "factor of a drop of train.schedule=step",
+        above=0,
+        maximum=1,
+        used=(when("train.schedule", "step"),),
+        since=2,
     )
     round_schedule: str = key(
         "constant",
@@ -279,22 +284,22 @@ class Train:
         since=2,
     )
     round_schedule_every: int = key(
-        10, "rounds between two drops of train.round-schedule=step", least=1,
+        10, "rounds between two drops of train.round-schedule=step", minimum=1,
         used=(when("train.round-schedule", "step"),), since=2,
     )  # fmt: skip
     round_schedule_gamma: float = key(
-        0.1, "factor of a drop of train.round-schedule=step", above=0, most=1,
+        0.1, "factor of a drop of train.round-schedule=step", above=0, maximum=1,
         used=(when("train.round-schedule", "step"),), since=2,
     )  # fmt: skip
     warmup_rounds: int = key(
-        0, "first rounds n over which the learning rate rises from train.lr / (n + 1)", least=0, since=2
+        0, "first rounds n over which the learning rate rises from train.lr / (n + 1)", minimum=0, since=2
     )
-    momentum: float = key(0.9, "momentum of sgd", least=0, below=1, used=(when("train.optimizer", "sgd"),))
+    momentum: float = key(0.9, "momentum of sgd", minimum=0, below=1, used=(when("train.optimizer", "sgd"),))
     nesterov: bool = key(False, "Nesterov's momentum", used=(when("train.optimizer", "sgd"),))
     weight_decay: float = key(
         0.0,
         "L2 penalty of sgd and adam, decoupled decay of adamw",
-        least=0,
+        minimum=0,
         used=(unless("train.optimizer", OWN),),
     )
     loss: str = key(
@@ -307,18 +312,18 @@ class Train:
     label_smoothing: float = key(
         0.1,
         "share of a label that label smoothing spreads over all of them",
-        least=0,
+        minimum=0,
         below=1,
         used=(when("train.loss", "label-smoothing"),),
         since=2,
     )
-    proximal_mu: float = key(0.0, "FedProx: weight of the proximal term mu/2 |w - w_t|^2", least=0)
-    clip_norm: float = key(0.0, "largest norm of a step's masked gradient; 0 = no clipping", least=0)
-    threads: int = key(1, "CPU threads of a client; part of the result, since sums depend on it", least=1)
+    proximal_mu: float = key(0.0, "FedProx: weight of the proximal term mu/2 |w - w_t|^2", minimum=0)
+    clip_norm: float = key(0.0, "largest norm of a step's masked gradient; 0 = no clipping", minimum=0)
+    threads: int = key(1, "CPU threads of a client; part of the result, since sums depend on it", minimum=1)
     stack: int = key(
         0,
         "clients that a node trains at once, stacked, if the model allows it; 0 = one by one, which is faster on a CPU",
-        least=0,
+        minimum=0,
         since=2,
     )
 
@@ -333,15 +338,19 @@ _PRIVATE = (unless("privacy.clip-norm", "0.0"),)
 @dataclass(frozen=True)
 class Privacy:
     clip_norm: float = key(
-        0.0, "largest norm of a client's update; above 0 all clients count the same, and noise is added", least=0,
+        0.0, "largest norm of a client's update; above 0 all clients count the same, and noise is added", minimum=0,
         since=2,
     )  # fmt: skip
     noise_multiplier: float = key(
-        0.0, "standard deviation of the noise in a round's sum of updates, in clip norms", least=0, used=_PRIVATE,
+        0.0, "standard deviation of the noise in a round's sum of updates, in clip norms", minimum=0, used=_PRIVATE,
         since=2,
     )  # fmt: skip
     epsilon: float = key(
-        0.0, "what all rounds together may cost; above 0 the noise multiplier follows", least=0, used=_PRIVATE, since=2
+        0.0,
+        "what all rounds together may cost; above 0 the noise multiplier follows",
+        minimum=0,
+        used=_PRIVATE,
+        since=2,
     )
     delta: float = key(
         1e-5, "probability with which epsilon may not hold, well below 1 / clients", above=0, below=1, used=_PRIVATE,
@@ -384,9 +393,9 @@ class Transport:
 @dataclass(frozen=True)
 class Evaluate:
     every: int = key(
-        1, "rounds between two evaluations of the global model; the last round is always evaluated", least=1, since=2
+        1, "rounds between two evaluations of the global model; the last round is always evaluated", minimum=1, since=2
     )
-    max_examples: int = key(0, "test examples of an evaluation, drawn from the seed; 0 = all", least=0, since=2)
+    max_examples: int = key(0, "test examples of an evaluation, drawn from the seed; 0 = all", minimum=0, since=2)
     units_moved: bool = key(
         False,
         "count the hidden units of each client that matching by weights would move, without moving any",
@@ -400,17 +409,17 @@ class Stop:
     patience: int = key(
         0,
         "evaluations in a row without a better accuracy (or loss, where there is none) that end the run; 0 = never",
-        least=0,
+        minimum=0,
         since=2,
     )
     min_delta: float = key(
         0.0,
         "by how much an accuracy must be better to count as such",
-        least=0,
+        minimum=0,
         used=(unless("stop.patience", "0"),),
         since=2,
     )
-    target: float = key(0.0, "test accuracy that ends the run; 0 = none", least=0, most=1, since=2)
+    target: float = key(0.0, "test accuracy that ends the run; 0 = none", minimum=0, maximum=1, since=2)
 
 
 _MEASURED = (unless("barrier.every", "0"),)
@@ -418,10 +427,12 @@ _MEASURED = (unless("barrier.every", "0"),)
 
 @dataclass(frozen=True)
 class Barrier:
-    every: int = key(1, "rounds between two barrier measurements; 0 = never", least=0)
-    points: int = key(25, "points per path, both ends included", least=3, used=_MEASURED)
-    max_pairs: int = key(0, "client pairs to measure, drawn from the seed; 0 = all", least=0, used=_MEASURED)
-    max_examples: int = key(2000, "examples of each evaluation, drawn from the seed; 0 = all", least=0, used=_MEASURED)
+    every: int = key(1, "rounds between two barrier measurements; 0 = never", minimum=0)
+    points: int = key(25, "points per path, both ends included", minimum=3, used=_MEASURED)
+    max_pairs: int = key(0, "client pairs to measure, drawn from the seed; 0 = all", minimum=0, used=_MEASURED)
+    max_examples: int = key(
+        2000, "examples of each evaluation, drawn from the seed; 0 = all", minimum=0, used=_MEASURED
+    )
     split: str = key("test", "data that barriers are measured on", choices=("test", "train"), used=_MEASURED)
     batch_norm: str = key(
         "average", "running statistics on a path: interpolated, re-estimated, or those of its ends (the worse counts)",
@@ -438,11 +449,11 @@ class Output:
     checkpoint_every: int = key(
         5,
         "rounds between two checkpoints, from which a run can resume; 0 = none, only the final model",
-        least=0,
+        minimum=0,
         in_result=False,
     )
     keep_checkpoints: int = key(
-        2, "number of latest checkpoints kept while the run lasts; 0 = all, and after it", least=0, in_result=False
+        2, "number of latest checkpoints kept while the run lasts; 0 = all, and after it", minimum=0, in_result=False
     )
     resume: bool = key(False, "continue the run in output.dir from its last checkpoint, if it has one", in_result=False)
     tracker: str = key(
@@ -461,8 +472,8 @@ class Output:
 
 @dataclass(frozen=True)
 class RunConfig:
-    seed: int = key(0, "seed of every draw of the run, below 2**63", least=0)
-    rounds: int = key(20, "communication rounds T", least=1)
+    seed: int = key(0, "seed of every draw of the run, below 2**63", minimum=0)
+    rounds: int = key(20, "communication rounds T", minimum=1)
     device: str = key("auto", "where clients train and the server evaluates", choices=("auto", "cpu", "cuda"))
     deterministic: bool = key(
         False,
@@ -485,7 +496,7 @@ class RunConfig:
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
-        """Put in the mask ratio that is the algorithm's own."""
+        """Fill in the algorithm's default mask ratio."""
         if self.mask.ratio == BY_ALGORITHM:
             own = Mask.final_ratio if self.strategy.name in _MASKING else 0.0
             object.__setattr__(self, "mask", replace(self.mask, ratio=own))
@@ -508,7 +519,7 @@ class RunConfig:
     def read(
         cls, *layers: Mapping[str, Any], faults: Iterable[str] = (), unknown: Iterable[str] = ()
     ) -> "Reading[RunConfig]":
-        """Merge as ``parse`` does, and return what there is in spite of faults, for whoever can find more of them."""
+        """Merge as ``parse`` does, and return the result despite faults, so that callers can look for more."""
         flat_layers, old_faults = modernise(layers)
         if old_faults:
             unknown = {*unknown, "strategy.base", "strategy.args"}
@@ -532,7 +543,7 @@ def is_key(name: str) -> bool:
 
 
 def key_faults(name: str, value: Any) -> list[str]:
-    """Return what is wrong with a key of a run and its value, as far as the two show it."""
+    """Return what is wrong with a key of a run and its value, as far as it shows from these two alone."""
     if args_key(name, KEYS) is not None:
         fault = argument_fault(name, value)
     elif not is_key(name):
@@ -577,8 +588,8 @@ def parse_overrides(words: Iterable[str], schema: type = RunConfig) -> dict[str,
 def read_overrides(words: Iterable[str], schema: type = RunConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """Read ``key=value`` words as typed on a command line; return the values, and what is wrong with other words.
 
-    A value of a text key is taken as it stands, less quotes around it; others are read as what the key is: ``1e-3``,
-    ``true``, ``5``. What cannot be read so stays text, for the type check to name with its key.
+    The value of a text key is taken as it stands, without surrounding quotes; others are read by the key's type:
+    ``1e-3``, ``true``, ``5``. A value that cannot be read stays text, and the type check reports it with its key.
     """
     kinds = {spec.name: spec.type for spec in key_specs(schema)}
     values: dict[str, Any] = {}
@@ -618,7 +629,7 @@ def _read_word(text: str, kind: type | None) -> Scalar:
     return text
 
 
-# What is wrong with keys that are each right but do not go together. One idea per check: a faulty key ends all that
+# What is wrong with keys that are each valid but do not go together. One idea per check: a faulty key ends all that
 # reads it
 
 
@@ -645,7 +656,7 @@ def _warmup_faults(config: RunConfig) -> Iterator[str]:
 def _variant_faults(config: RunConfig) -> Iterator[str]:
     across = config.strategy.name == "fedpnu" and config.strategy.variant == "across-rounds"
     if across and config.mask.schedule not in (Mask.schedule, "complement"):
-        yield f"strategy.variant=across-rounds is mask.schedule=complement, which {config.mask.schedule!r} is not"
+        yield f"strategy.variant=across-rounds implies mask.schedule=complement, but it is {config.mask.schedule!r}"
 
 
 def _ratio_faults(config: RunConfig) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what may stand in them."""
+"""Files that are written atomically, and what they may contain."""
 
 import json
 import math
@@ -13,23 +13,23 @@ import numpy as np
 
 from fedpfn.runs.yaml_text import parse_yaml
 
-# a float has no more of them before its point
+# a float has no more digits before its point
 _MOST_DIGITS = 309
-# half of a character outside Unicode's first plane, as JSON escapes it
+# a surrogate: half of a character outside Unicode's first plane, as JSON escapes it
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all, also where the machine dies."""
+    """Write a file atomically, even if the machine crashes."""
     with whole_file(path) as part:
         part.write_bytes(data)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Hand out the path to write to for a file that appears at ``path`` whole or not at all.
+    """Yield the path to write to for a file that appears at ``path`` whole or not at all.
 
-    Its mode is what the umask says, whatever a library makes of it.
+    Its mode follows the umask, whatever a library sets.
     """
     part = path.with_name(path.name + ".part")
     try:
@@ -39,7 +39,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             mode = part.stat().st_mode
             yield part
             part.chmod(mode)
-            # on the disk before it is renamed: a rename that survives a crash must not outlive the content
+            # synced before it is renamed: a rename that survives a crash must not outlive the content
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             part.replace(path)
@@ -51,7 +51,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an error of the system name ``path`` where it names no file: what fails in writing does not say where."""
+    """Make a system error name ``path`` if it names no file: errors of writing do not say where they occurred."""
     try:
         yield
     except OSError as error:
@@ -76,10 +76,10 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(data: bytes) -> Any:
-    """Return what JSON text holds; half of a character, which nothing can write, becomes a question mark.
+    """Return what JSON text holds; a lone surrogate, which cannot be written, becomes a question mark.
 
-    Raises ``ValueError`` in one line, also for what no JSON of ours holds: NaN, numbers beyond those of a float,
-    nesting that Python does not read.
+    Raises ``ValueError``, with a one-line message, also for what this project never writes: NaN, numbers beyond the
+    range of a float, nesting too deep for Python.
     """
     try:
         value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_short_int)
@@ -90,7 +90,7 @@ def parse_json(data: bytes) -> Any:
     except UnicodeError as error:
         raise ValueError(f"not text in UTF-8: {error.reason}") from error  # type: ignore[attr-defined]
     except RecursionError as error:
-        raise ValueError("not JSON: it is nested too deep") from error
+        raise ValueError("not JSON: it is nested too deeply") from error
     return value
 
 
@@ -100,7 +100,7 @@ def to_json(value: Any, indent: int | None = None) -> bytes:
 
 
 def finite(value: Any) -> Any:
-    """Return ``value`` with its non-finite numbers as None and NumPy's as Python's: what JSON can hold."""
+    """Return ``value`` as JSON can hold it: non-finite numbers as None, NumPy's numbers as Python's."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):
@@ -113,7 +113,7 @@ def finite(value: Any) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the table a YAML file holds. Raises ``ValueError`` in one line where it cannot be read or holds none."""
+    """Return the table in a YAML file. Raises a one-line ``ValueError`` if it cannot be read or holds none."""
     try:
         tree = parse_yaml(path.read_bytes())
     except OSError as error:
@@ -138,7 +138,7 @@ def _whole_characters(value: Any) -> Any:
 
 
 def _refuse_constant(word: str) -> float:
-    raise ValueError(f"not JSON: {word} is no number")
+    raise ValueError(f"not JSON: {word} is not a number")
 
 
 def _finite_float(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Writing one run, from its config to the word that it is complete; and taking it up again where it was cut off."""
+"""Writing one run, from its config to its completion, and resuming it where it was interrupted."""
 
 import os
 from collections.abc import Mapping
@@ -31,10 +31,10 @@ ATTEMPTS = "attempts.jsonl"
 
 
 class RunFolder:
-    """Writes one run, alone: a lock that ends with its process keeps a second writer out.
+    """Writes one run exclusively: a lock that ends with its process keeps a second writer out.
 
-    Raises ``ValueError`` for a folder that holds another run: nothing recorded is overwritten. ``reopen`` is the way to
-    go on with one that was cut off.
+    Raises ``ValueError`` for a folder that holds another run: nothing recorded is overwritten. ``reopen`` resumes an
+    interrupted run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,12 +48,12 @@ class RunFolder:
     def reopen(
         cls, path: Path, *, device: str, rounds: int = 0, patience: float = 20.0
     ) -> tuple["RunFolder", Checkpoint | None]:
-        """Take up an incomplete run again, or extend one to ``rounds``, and return its last checkpoint.
+        """Resume an incomplete run, or extend one to ``rounds``, and return its last checkpoint.
 
-        None where it had none yet. Rounds after the checkpoint will be run again, to the same bits; their lines and
-        barrier files go. Why the run had ended, or its summary, and on what machine it goes on, becomes a line of
-        ``attempts.jsonl``. Raises ``ValueError`` for a complete run of as many rounds or without a checkpoint, and for
-        one that another process still writes after ``patience`` seconds.
+        None if it had none yet. Rounds after the checkpoint will be run again, with bit-identical results; their lines
+        and barrier files are removed. The reason why the run ended, or its summary, and the machine on which it
+        continues become a line of ``attempts.jsonl``. Raises ``ValueError`` for a complete run of as many rounds or
+        without a checkpoint, and for one that another process still writes after ``patience`` seconds.
         """
         folder = cls.__new__(cls)
         folder.path, folder._lock = path, take_lock(path, patience=patience)
@@ -69,11 +69,13 @@ class RunFolder:
         if summary is not None and not is_longer:
             raise ValueError(f"{self.path} is complete: there is nothing to resume")
         if summary is not None and STOPPED in summary:
-            raise ValueError(f"{self.path} ended by its own rule, as a run of {rounds} rounds would")
+            raise ValueError(
+                f"{self.path} was stopped early by its own rule, and a run of {rounds} rounds would be too"
+            )
         lines = read_rounds(self.path)
-        checkpoint = last_checkpoint(self.path, most=len(lines) - 1)
+        checkpoint = last_checkpoint(self.path, up_to=len(lines) - 1)
         if summary is not None and checkpoint is None:
-            raise ValueError(f"{self.path} holds no checkpoint to go on from")
+            raise ValueError(f"{self.path} holds no checkpoint to resume from")
         kept = checkpoint.server_round + 1 if checkpoint else 0
         attempt = {
             "rounds_recorded": len(lines) - 1,
@@ -101,7 +103,7 @@ class RunFolder:
         write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(tree)).encode())
 
     def write_partition(self, manifest: Mapping[str, Any]) -> None:
-        """Write which client holds how much of what."""
+        """Write how many examples of each class every client holds."""
         write_json(self.path / "partition.json", manifest)
 
     def write_measures(self, measures: Mapping[str, Any]) -> None:
@@ -109,9 +111,9 @@ class RunFolder:
         write_json(self.path / "measures.json", measures)
 
     def append_round(self, record: Mapping[str, Any]) -> None:
-        """Add a line to ``rounds.jsonl`` and see it onto the disk. Non-finite numbers become null.
+        """Add a line to ``rounds.jsonl`` and sync it to disk. Non-finite numbers become null.
 
-        Raises ``FileNotFoundError`` where the folder was deleted since the run began, or emptied.
+        Raises ``FileNotFoundError`` if the folder was deleted or emptied since the run began.
         """
         if not (self.path / LOCK).is_file():
             raise FileNotFoundError(ENOENT, "It was deleted while the run was being written to it", str(self.path))
@@ -131,9 +133,9 @@ class RunFolder:
         return path
 
     def save_checkpoint(self, checkpoint: Checkpoint, *, keep: int) -> Path:
-        """Write where the run can go on from, once the lines of its rounds are on disk."""
+        """Write a checkpoint to resume from, once the lines of its rounds are on disk."""
         if self.client_states.is_dir():
-            # workers write what their clients keep, and leave it to the system when that reaches the disk
+            # workers write their clients' states without syncing them
             os.sync()
         return write_checkpoint(self.path, checkpoint, keep=keep)
 
@@ -147,19 +149,19 @@ class RunFolder:
         write_final(self.path, checkpoint)
 
     def write_failure(self, failure: Mapping[str, Any]) -> None:
-        """Say why the run ended early, unless it is complete."""
+        """Write why the run ended early, unless it is complete."""
         _write_end(self.path, failure)
 
     def write_summary(self, summary: Mapping[str, Any], *, keep_checkpoints: bool = False) -> None:
-        """Say that the run is complete, and remove the checkpoints that led to the final one."""
+        """Mark the run as complete, and remove the checkpoints before the final one."""
         write_json(self.path / "summary.json", summary)
-        # whoever gave the run up meanwhile was wrong
+        # a failure recorded meanwhile by another process was wrong
         (self.path / "failure.json").unlink(missing_ok=True)
         if not keep_checkpoints:
             remove_checkpoints(self.path)
 
     def close(self) -> None:
-        """Let another writer in."""
+        """Release the folder to another writer."""
         self._lock.release()
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
@@ -170,7 +172,7 @@ class RunFolder:
 
 
 def record_end(path: Path, reason: str, *, stopped: bool = False) -> None:
-    """Say in a run folder why the run is not complete, where the run itself could not: it was stopped, or died."""
+    """Record in a run folder why the run is not complete, if the run itself could not: it was stopped, or died."""
     if not (path / "failure.json").is_file():
         failure = {"reason": reason, "rounds": len(read_rounds(path)) - 1}
         _write_end(path, failure | ({"stopped": True} if stopped else {}))
@@ -179,16 +181,16 @@ def record_end(path: Path, reason: str, *, stopped: bool = False) -> None:
 def _write_end(path: Path, failure: Mapping[str, Any]) -> None:
     # one without a config was deleted meanwhile
     if (path / "config.yaml").is_file() and not (path / "summary.json").is_file():
-        # the reason is raised as well: where the disk is full, or the folder gone, the terminal alone has it
+        # the reason is raised as well: if the disk is full or the folder gone, only the terminal shows it
         with suppress(OSError):
             write_json(path / "failure.json", failure)
-            # a run that another process completes in this moment is complete
+            # a run that another process completes at this moment is complete
             if (path / "summary.json").is_file():
                 (path / "failure.json").unlink(missing_ok=True)
 
 
 def folder_fault(path: Path) -> str | None:
-    """Say why a run cannot be written to ``path``, or None."""
+    """Return why a run cannot be written to ``path``, or None."""
     if path.is_file():
         return f"output.dir {path} is a file"
     if path.is_dir() and any(entry.name not in EXPECTED for entry in path.iterdir()):

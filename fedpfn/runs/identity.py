@@ -2,9 +2,9 @@
 
 Two configs that differ only in keys that neither of them uses describe one experiment: FedAvg has no mask ratio, SGD no
 second moment. ``used_keys`` leaves such keys out, so that a sweep does not run one experiment twice and a report does
-not take one for two. Which parts read a key is declared with the key (``used=`` in ``config``), and by the signatures
-of the built-in models. Keys that say where and how long, and not what, are left out as well. Nothing that a config
-names is imported: it may have come from anywhere.
+not treat one experiment as two. Which parts read a key is declared with the key (``used=`` in ``config``), and by the
+signatures of the built-in models. Keys that determine where and how long a run takes place, but not its result, are
+left out as well. Nothing that a config names is imported: it may come from an untrusted source.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ _MODEL_SETTINGS = ("hidden", "width", "norm", "width_multiplier", "pretrained")
 
 
 def unused_keys(config: RunConfig) -> dict[str, str]:
-    """Return the keys that no part of ``config`` reads, each with the setting that makes it so.
+    """Return the keys that no part of ``config`` reads, each with the setting that is the reason.
 
-    A partition scheme of the user's own may read any setting of its table, so that none of them is unused. A model of
-    the user's own is not imported: it takes ``model.norm`` and ``model.pretrained`` where they are set, which it can
-    only do if it is one of torchvision's under another name.
+    A user's own partition scheme may read any setting of its table, so that none of them is unused. A user's own model
+    is not imported: it is assumed to take ``model.norm`` and ``model.pretrained`` where they are set, which is only
+    possible if it is one of torchvision's under another name.
 
     >>> unused_keys(RunConfig.parse({"strategy.name": "fedavg"}))["mask.ratio"]
     'strategy.name=fedavg'
@@ -63,7 +63,7 @@ def used_keys(config: RunConfig) -> dict[str, Scalar]:
         else:
             keys[name] = flat[name]
     if "mask.schedule" in keys:
-        # FedPNU across rounds has one schedule, however it is spelt
+        # FedPNU across rounds has one schedule, whatever the key says
         keys["mask.schedule"] = schedule_name(config)
     return keys
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_type_hints
 from fedpfn.args import Scalar as Scalar
 
 _KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-# what a terminal takes for a command, no path may hold, or, as half of a character, nothing can write
+# control characters, which a terminal may interpret or no path may contain, and surrogates, which cannot be written
 _UNPLAIN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -46,9 +46,9 @@ def unless(name: str, *patterns: str) -> When:
 
 
 _LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
-    "least": ("at least", operator.ge),
+    "minimum": ("at least", operator.ge),
     "above": ("above", operator.gt),
-    "most": ("at most", operator.le),
+    "maximum": ("at most", operator.le),
     "below": ("below", operator.lt),
 }
 
@@ -57,9 +57,9 @@ def key(
     default: Scalar,
     about: str,
     *,
-    least: float | None = None,
+    minimum: float | None = None,
     above: float | None = None,
-    most: float | None = None,
+    maximum: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] = (),
     own: bool = False,
@@ -68,15 +68,15 @@ def key(
     since: int = 1,
     fraction: bool = False,
 ) -> Any:
-    """Declare a key: its default, one line about it, and the values it may take.
+    """Declare a key: its default, one line of help, and the values it may take.
 
-    With ``own`` an import string will do as well as one of the ``choices``. ``used`` says under which values of other
-    keys some part reads the key, all of them together (a table may say it for its keys in its field's metadata);
-    ``in_result``, whether the result of a run depends on it or it only says where and how long; ``since``, the version
-    of the schema that brought it. A key with ``fraction`` was for whole numbers until it took fractions: a whole number
-    is still kept as one (1 and not 1.0), so that files and addresses stay as they were.
+    With ``own`` an import string is accepted as well as one of the ``choices``. ``used`` lists the conditions on other
+    keys under which some part reads the key, all of which must hold (a table may set it for its keys in its field's
+    metadata); ``in_result`` says whether the result of a run depends on it, or only where and how long it runs;
+    ``since`` is the version of the schema that introduced it. A key with ``fraction`` accepted only whole numbers in
+    earlier versions: a whole number is still kept as an int (1 and not 1.0), so that files and addresses do not change.
     """
-    limits = {"least": least, "above": above, "most": most, "below": below}
+    limits = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
     about_use = {"used": used, "in_result": in_result, "since": since, "fraction": fraction}
     return field(default=default, metadata={"about": about, "choices": choices, "own": own, **limits, **about_use})
 
@@ -122,7 +122,7 @@ def key_specs(schema: Any, prefix: str = "", used: tuple[When, ...] = ()) -> lis
         if is_dataclass(kind):
             specs += key_specs(kind, f"{name}.", entry.metadata.get("used", ()))
         else:
-            limits = {bound: entry.metadata[bound] for bound in ("least", "above", "most", "below")}
+            limits = {bound: entry.metadata[bound] for bound in ("minimum", "above", "maximum", "below")}
             limits = {bound: limit for bound, limit in limits.items() if limit is not None}
             default: Any = entry.default
             meta = entry.metadata
@@ -151,7 +151,7 @@ def nest(flat: Mapping[str, Scalar]) -> dict[str, Any]:
 
 
 def flatten(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested tables under dotted kebab-case names."""
+    """Yield the leaves of nested tables with dotted kebab-case names."""
     for name, value in layer.items():
         path = f"{prefix}{str(name).replace('_', '-')}"
         if isinstance(value, Mapping):
@@ -161,7 +161,7 @@ def flatten(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def unknown_key(name: str, known: Mapping[str, KeySpec], *, command: str = "fedpfn keys") -> str:
-    """Say that a key is unknown, and which known one is near, or the ``command`` that lists them."""
+    """Return a message for an unknown key, which names the nearest known one, or the ``command`` that lists them."""
     near = nearest_key(name, known)
     hint = f"; did you mean {near!r}?" if near else f"; `{command}` lists them all"
     return f"unknown key {shown(name)}{hint}"
@@ -169,7 +169,7 @@ def unknown_key(name: str, known: Mapping[str, KeySpec], *, command: str = "fedp
 
 def nearest_key(name: str, known: Mapping[str, KeySpec]) -> str | None:
     """Return the known key that an unknown one was probably meant to be, None where there is none like it."""
-    # a slip of the pen in a whole key, then a right name in the wrong table or in none: `alpha` for `partition.alpha`
+    # a typo in a whole key, or else the right name in the wrong table or in none: `alpha` for `partition.alpha`
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
     near = near or [full for full in known if full.rpartition(".")[2] == name.rpartition(".")[2]]
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -177,8 +177,8 @@ def nearest_key(name: str, known: Mapping[str, KeySpec]) -> str | None:
 
 
 def type_fault(spec: KeySpec, value: Any) -> str | None:
-    """Say that a value has the wrong type, or return None."""
-    # bool is an int to Python and an int is a float to arithmetic: only the second is meant by anyone
+    """Return a message if a value has the wrong type, or None."""
+    # in Python a bool is an int, and an int can serve as a float: only the latter is ever intended
     if type(value) is spec.type or (spec.type is float and type(value) is int and abs(value) < 2**1023):
         if isinstance(value, str) and not is_plain(value):
             return f"{spec.name} must be plain text, without '${{' and not '???', got {shown(value)}"
@@ -189,25 +189,25 @@ def type_fault(spec: KeySpec, value: Any) -> str | None:
 
 
 def is_plain(text: str) -> bool:
-    """Tell whether a text is what it says: files and processes take it, and OmegaConf reads no more into it."""
+    """Return whether a text is plain: files and processes accept it, and OmegaConf does not interpolate it."""
     return "${" not in text and text != "???" and not _UNPLAIN.search(text)
 
 
-def shown(value: Any, most: int = 200) -> str:
-    """Return a value as a message shows it, on one line and cut short where it is long.
+def shown(value: Any, max_length: int = 200) -> str:
+    """Return a value as messages show it, on one line and truncated if it is long.
 
     >>> shown("a" * 9, 6), shown({"a": [1]})
     ("'aaaaa...", "{'a': [1]}")
     """
     try:
         text = repr(value)
-    except ValueError:  # a whole number of more digits than Python writes
+    except ValueError:  # an int with more digits than Python writes
         text = f"something of type {type(value).__name__} that is too long to be shown"
-    return text if len(text) <= most else f"{text[:most]}..."
+    return text if len(text) <= max_length else f"{text[:max_length]}..."
 
 
 def kept(spec: KeySpec, value: Any) -> Any:
-    """Return a value of the right type as a config keeps it: whole numbers of a float as floats, but of a fraction."""
+    """Return a value of the right type as a config keeps it: ints become floats for a float key, except a fraction."""
     if spec.type is not float:
         return value
     return whole(value) if spec.fraction else float(value)
@@ -219,12 +219,12 @@ def whole(value: float) -> float:
     >>> whole(2.0), whole(0.5)
     (2, 0.5)
     """
-    # beyond, every float is whole, and an int too long for Flower's records
+    # beyond this, every float is whole, and an int is too long for Flower's records
     return int(value) if abs(value) < 2**53 and value == int(value) else value
 
 
 def value_faults(spec: KeySpec, value: Any) -> list[str]:
-    """Say which limits or choices of its key a value breaks; a default outside them leaves the value to others."""
+    """Return which limits or choices of its key a value violates; the default itself is left to other checks."""
     if value == spec.default:
         return []
     if spec.choices and value not in spec.choices and not (spec.own and ":" in value):

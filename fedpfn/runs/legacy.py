@@ -1,4 +1,4 @@
-"""Configs of version 1: its five ``strategy.server-*`` keys and the ``strategy.base`` that took their place.
+"""Configs of version 1: its five ``strategy.server-*`` keys and the ``strategy.base`` that replaced them.
 
 Old run folders and YAML files stay readable (``modernise``), and a config that version 1 could express keeps its
 address (``as_version_1``), so that the cells of an old sweep are found again.
@@ -15,9 +15,9 @@ from fedpfn.runs.keys import KeySpec, Scalar, flatten, key, key_specs, type_faul
 @dataclass(frozen=True)
 class _Server:
     server_optimizer: str = key("none", "the server's optimiser", choices=("none", "avgm", "adam", "adagrad", "yogi"))
-    server_lr: float = key(0.0, "server learning rate; 0 = Flower's default", least=0)
-    server_momentum: float = key(0.9, "momentum of avgm; beta 1 of adam and yogi", least=0, below=1)
-    server_beta2: float = key(0.99, "second-moment decay of adam and yogi", least=0, below=1)
+    server_lr: float = key(0.0, "server learning rate; 0 = Flower's default", minimum=0)
+    server_momentum: float = key(0.9, "momentum of avgm; beta 1 of adam and yogi", minimum=0, below=1)
+    server_beta2: float = key(0.99, "second-moment decay of adam and yogi", minimum=0, below=1)
     server_tau: float = key(1e-3, "adaptivity of adam, adagrad and yogi", above=0)
 
 
@@ -41,7 +41,7 @@ _FLOWER: dict[tuple[str, str], float] = {("fedavgm", "server_momentum"): 0.0}
 def modernise(layers: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return ``layers``, flattened, with the keys of version 1 translated, and the faults of these keys.
 
-    The old keys are read over all layers together, since a word may change one of them that a file has set. Without a
+    The old keys are read from all layers together, since the command line may change one that a file has set. Without a
     server optimiser they had no effect and are dropped.
     """
     flat = [dict(flatten(layer)) for layer in layers]
@@ -58,8 +58,8 @@ def modernise(layers: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]]
     new = [name for layer in kept for name in layer if name.startswith(("strategy.base", "strategy.args"))]
     if new:
         return kept, [
-            f"strategy.server-optimizer={optimizer} is version 1's spelling of strategy.base, and {new[0]} is set as "
-            "well; set only one of the two"
+            f"strategy.server-optimizer={optimizer} is version 1's spelling of strategy.base, but {new[0]} is also "
+            "set; set only one of the two"
         ]
     base, arguments = _BASES[optimizer]
     # 0 stood for Flower's default, which is now the absence of the argument

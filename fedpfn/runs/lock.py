@@ -1,7 +1,7 @@
 """Who may write a run folder: one process at a time.
 
-The lock ends with its process, however that ends. Whoever starts a run claims its folder before anything is written
-there, the log included, so that of two runs in one folder the second leaves no trace.
+The lock ends with its process, however that ends. The process that starts a run claims its folder before anything is
+written there, including the log, so that of two runs in one folder the second leaves no trace.
 """
 
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ from fedpfn.runs.files import naming
 from fedpfn.runs.reading import LOG, is_run
 
 LOCK = ".lock"
-# those who launch a run open its log first, and a run that was killed may have begun to write its config
+# a launcher opens the run's log first, and a run that was killed may have begun to write its config
 EXPECTED = frozenset({LOG, LOCK, "config.yaml.part"})
 
 _claims: dict[Path, FileLock] = {}
 
 
 def take_lock(path: Path, *, patience: float) -> FileLock:
-    """Return the lock of the run folder ``path``, taken: once more where this process has claimed the folder.
+    """Acquire and return the lock of the run folder ``path``, again if this process has already claimed the folder.
 
     Raises ``ValueError`` where another process still has it after ``patience`` seconds.
     """
-    # any thread of a process may let go of it
+    # any thread of a process may release it
     lock = _claims.get(path.absolute()) or FileLock(path / LOCK, timeout=patience, thread_local=False)
     try:
         with naming(path):
@@ -37,10 +37,10 @@ def take_lock(path: Path, *, patience: float) -> FileLock:
 
 @contextmanager
 def claimed(path: Path, *, patience: float = 0.0) -> Iterator[None]:
-    """Keep other processes out of a run folder, made where it is not there; a ``RunFolder`` of this process gets in.
+    """Keep other processes out of a run folder, which is created if missing; a ``RunFolder`` of this process gets in.
 
-    A folder in which no run was begun is removed again, unless somebody else's files are in it. Raises ``ValueError``
-    as ``take_lock`` does, and ``OSError`` where there can be no such folder.
+    A folder in which no run was begun is removed again, unless it contains other files. Raises ``ValueError`` as
+    ``take_lock`` does, and ``OSError`` if the folder cannot be created.
     """
     path = path.absolute()
     path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a result may depend on beside its config: versions, the git revision, the machine."""
+"""What a result may depend on besides its config: versions, the git revision, the machine."""
 
 import platform
 import subprocess
@@ -13,7 +13,7 @@ _PACKAGES = ("fedpfn", "flwr", "ray", "torch", "torchvision", "numpy", "scipy", 
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Return what a result may depend on beside its config."""
+    """Return what a result may depend on besides its config."""
     import torch
 
     versions = {}

@@ -1,7 +1,7 @@
-"""How layers of keys become a config: every fault named at once, and what can be checked in spite of them.
+"""How layers of keys become a config: every fault is reported at once, and valid keys are checked despite faulty ones.
 
 A key whose value is faulty has its default in the config that is read, so that other keys can still be checked against
-each other. No check may speak of that default, which nobody asked for: ``hide`` makes reading it end the check.
+each other. No check may mention that default, which nobody set: ``hide`` makes reading it end the check.
 """
 
 import math
@@ -33,7 +33,7 @@ Check = Callable[[Schema], Iterable[str]]
 
 
 class ConfigError(ValueError):
-    """All faults of a config in one message, a line each; ``faults`` holds them."""
+    """All faults of a config in one message, one line each; ``faults`` holds them."""
 
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
@@ -47,9 +47,10 @@ class HiddenValueError(Exception):
 
 @dataclass(frozen=True)
 class Reading(Generic[Schema]):
-    """What layers say: ``config``, where the keys in ``unknown`` have their defaults, and the ``faults`` found so far.
+    """The result of reading layers: ``config``, in which the keys in ``unknown`` have their defaults, and the
+    ``faults``.
 
-    Unknown are the keys with a faulty value, and those that a misspelt key was probably meant to be.
+    Unknown are the keys with a faulty value, and those that a misspelt key probably stands for.
     """
 
     config: Schema
@@ -74,13 +75,13 @@ def hide(config: Schema, names: Collection[str], prefix: str = "") -> Schema:
     if hidden:
         kind = type(kind.__name__, (kind,), hidden)
     copy = object.__new__(kind)
-    # a property of the class goes before what the object holds
+    # a property of the class takes precedence over the object's attributes
     vars(copy).update(values)
     return copy
 
 
 def run_checks(checks: Iterable[Check[Schema]], config: Schema) -> Iterator[str]:
-    """Yield the faults that ``checks`` find; one that comes to a hidden key ends there."""
+    """Yield the faults that ``checks`` find; a check that reads a hidden key ends there."""
     for check in checks:
         with suppress(HiddenValueError):
             yield from check(config)
@@ -95,10 +96,10 @@ def read_layers(
     faults: Iterable[str] = (),
     unknown: Iterable[str] = (),
 ) -> Reading[Schema]:
-    """Return what ``layers`` make of ``schema``, a tree of frozen dataclasses of keys, over its defaults.
+    """Merge ``layers`` over the defaults of ``schema``, a tree of frozen dataclasses of keys.
 
-    ``checks`` find what only whole configs show; ``command`` is what lists the keys; ``faults`` are those known so far,
-    and ``unknown`` the keys that they leave open.
+    ``checks`` find faults that only whole configs show; ``command`` is the command that lists the keys; ``faults`` are
+    those known so far, and ``unknown`` the keys that they leave open.
     """
     known = {spec.name: spec for spec in key_specs(schema)}
     faults, unknown = list(faults), set(unknown)
@@ -151,14 +152,14 @@ def parse_layers(
 
 
 def argument_fault(name: str, value: Any) -> str | None:
-    """Say that ``name``, such as ``model.args.width``, cannot be an argument or ``value`` not its value."""
-    told = name if name.isprintable() else shown(name)
+    """Return why ``name``, such as ``model.args.width``, cannot be an argument or ``value`` its value, or None."""
+    label = name if name.isprintable() else shown(name)
     try:
         argument_name(name.partition(".args.")[2])
     except ValueError as error:
-        return f"{told}: {error}"
+        return f"{label}: {error}"
     if type(value) not in (bool, int, float, str) or (type(value) is float and not math.isfinite(value)):
-        return f"{told} must be a finite number, true or false, or text, got {shown(value)} ({type(value).__name__})"
+        return f"{label} must be a finite number, true or false, or text, got {shown(value)} ({type(value).__name__})"
     if isinstance(value, str) and not is_plain(value):
-        return f"{told} must be plain text, without '${{', got {shown(value)}"
+        return f"{label} must be plain text, without '${{', got {shown(value)}"
     return None

@@ -1,6 +1,6 @@
-"""Run folders as read: one of them, or all that lie below a folder.
+"""Reading run folders: one of them, or all below a folder.
 
-Nothing that a folder names is imported or run, and ``shapes`` says what its files have to look like.
+Nothing that a folder names is imported or run, and ``shapes`` defines what its files must look like.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,11 +28,11 @@ from fedpfn.runs.shapes import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-# what is said during a run goes there
+# the log of a run
 LOG = "flower.log"
-# in the line of the round with which a run ended before its last one, and in its summary: why
+# why a run ended before its last round: a key of that round's line, and of the summary
 STOPPED = "stopped"
-# by what a run folder is found: other files next to a ``config.yaml`` make no run of it
+# files that identify a run folder: a ``config.yaml`` alone does not
 _TRACES = ("rounds.jsonl", "failure.json", "summary.json", "partition.json")
 
 
@@ -40,7 +40,7 @@ _TRACES = ("rounds.jsonl", "failure.json", "summary.json", "partition.json")
 class Run:
     """A run folder as read: config, environment, rounds in order, and the rest where it exists.
 
-    ``measures`` holds label, unit and better direction of the user's own measures, by name.
+    ``measures`` holds label, unit and better direction of the user's measures, by name.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class Run:
 
     def state(self, name: str = "final") -> "dict[str, Tensor]":
         """Return the model's tensors of a checkpoint."""
-        # whoever reads records alone need not wait for PyTorch
+        # imported here: reading records alone must not wait for PyTorch
         from safetensors.torch import load_file
 
         from fedpfn.runs.checkpoints import SERVER_OPTIMIZER
@@ -75,7 +75,8 @@ def is_run(path: Path) -> bool:
 def read_run(path: Path | str) -> Run:
     """Read a run folder, complete or not.
 
-    Raises ``ValueError`` where there is none, and in one line that names the file for what a run does not write.
+    Raises ``ValueError`` if there is none, and, with a one-line message that names the file, for content that no run
+    writes.
     """
     path = Path(path)
     config, about = read_run_config(path)
@@ -115,24 +116,24 @@ def find_runs(
 ) -> list[Run]:
     """Read every run folder at or below ``paths``, sorted by path, each once.
 
-    A run folder holds ``config.yaml`` and what a run writes next to it. One that cannot be read is left out, and given
-    to ``broken`` with why; without it, ``ValueError`` is raised. So it is for a path that does not exist or has no run
-    below it.
+    A run folder holds ``config.yaml`` and what a run writes next to it. One that cannot be read is left out and passed
+    to ``broken`` with the reason; without ``broken``, ``ValueError`` is raised, as it is for a path that does not exist
+    or has no run below it.
     """
-    found: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
     for path in [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]:
         if not path.is_dir():
             raise ValueError(f"{path} is not a folder")
         here = sorted({file.parent.resolve() for name in _TRACES for file in path.rglob(name) if is_run(file.parent)})
         if not here:
             raise ValueError(f"no run folder at or below {path}")
-        found |= dict.fromkeys(here)
+        folders |= dict.fromkeys(here)
     runs = []
-    for path in sorted(found):
+    for path in sorted(folders):
         try:
             run = read_run(path)
             if not run.rounds and run.failure is None:
-                raise ValueError(f"{path} has no round on record: rounds.jsonl is empty or not there")
+                raise ValueError(f"{path} has no round on record: rounds.jsonl is empty or missing")
             runs.append(run)
         except (OSError, ValueError) as error:
             if broken is None:
@@ -142,7 +143,7 @@ def find_runs(
 
 
 def read_rounds(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of ``rounds.jsonl``; a last line cut short by a crash is left out.
+    """Return the complete lines of ``rounds.jsonl``; a last line truncated by a crash is left out.
 
     Raises ``ValueError`` that names file and line for one that is broken, doubled or missing.
     """

@@ -1,7 +1,7 @@
 """The record of a run: measures every round, writes a line of ``rounds.jsonl``, barriers and checkpoints.
 
-An observer of rounds: it is called with each ``Round`` once it has ended and asks nothing of the strategy that made it,
-but, for checkpoints, what that carries from round to round. What is measured is said in ``fedpfn.measures``.
+An observer of rounds: it is called with each ``Round`` once it has ended and needs nothing from the strategy that made
+it except, for checkpoints, what that carries from round to round. ``fedpfn.measures`` defines what is measured.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from fedpfn.schedules import UNMASKED, Plan, encode_plan
 
 # in a checkpoint: the digest of the plans that its rounds were trained by
 PLANS = "plans"
-# and what later rounds are compared with, where the run may stop early or keeps its best model
+# and what later rounds are compared with, if the run may stop early or keeps its best model
 PROGRESS, BEST = "progress", "best"
 
 
@@ -63,7 +63,7 @@ class Recorder:
     keep_best
         Whether the global model of the best evaluated round is kept.
     tracker
-        Is given every line that is recorded.
+        Is called with every line that is recorded.
 
     Attributes
     ----------
@@ -114,28 +114,28 @@ class Recorder:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, without what lay between its end and its resumption."""
+        """How long the run has taken, without the time between an interruption and its resumption."""
         return self._seconds_before + time.perf_counter() - self._started
 
     @property
     def stopped(self) -> str | None:
-        """Why the run ended with the last round on record, though there could be more; None where it did not."""
+        """Why the run ended early with the last round on record; None if it did not."""
         return self.rounds[-1].get(STOPPED) if self.rounds else None
 
     def resume(self, checkpoint: Checkpoint, plans: Iterable[Plan] | None = None) -> None:
-        """Go on after the checkpoint's round, with the lines of its rounds on record.
+        """Continue after the checkpoint's round, with the lines of its rounds on record.
 
         Parameters
         ----------
         checkpoint
-            Where the run goes on from. The model of ``instruments`` has to hold its state already.
+            Where the run resumes from. The model of ``instruments`` must already hold its state.
         plans
             The plans of rounds 1 to the checkpoint's, planned anew; those of a run without masks by default.
 
         Raises
         ------
         ValueError
-            If the plans are not those that the rounds were trained by, or the checkpoint's header was cut.
+            If the plans are not those that the rounds were trained with, or the checkpoint's header is incomplete.
         """
         number = checkpoint.server_round
         self._plans = [encode_plan(plan) for plan in ([UNMASKED] * number if plans is None else plans)]
@@ -154,7 +154,7 @@ class Recorder:
                 self.best_model.best = Best.read(checkpoint.about[BEST])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"cannot resume: the header of the checkpoint of round {number} does not say what the run had counted"
+                f"cannot resume: the header of the checkpoint of round {number} lacks the counts of the run"
             ) from error
 
     def __call__(self, round: Round) -> dict[str, float]:
@@ -171,7 +171,7 @@ class Recorder:
         ValueError
             For a round out of order.
         FloatingPointError
-            Once it is recorded, for a global loss, or without an evaluation a global weight, that is not finite.
+            After recording, if the global loss, or without an evaluation a global weight, is not finite.
         """
         if round.server_round < len(self.rounds):
             self._ended = time.perf_counter()
@@ -201,7 +201,7 @@ class Recorder:
         return {name: record[name] for name in (*scores, "loss") if record.get(name) is not None}
 
     def may_sum(self, server_round: int) -> bool:
-        """Tell whether a round's clients may be summed up where they train: nothing is recorded of their models."""
+        """Return whether a round's clients may be summed up where they train: no measure needs their models."""
         return not needs_models(self.measures, server_round, self.instruments)
 
     def plans_digest(self) -> str:
@@ -209,7 +209,7 @@ class Recorder:
         return hashlib.sha256(json.dumps(self._plans).encode()).hexdigest()
 
     def save_final(self) -> None:
-        """Save the global model as a whole state dict, the parts that never travel included, and how to go on."""
+        """Save the global model as a whole state dict, including parts that never travel, and what resuming needs."""
         self.folder.save_final(self._checkpoint(len(self.rounds) - 1))
         if self.best_model is not None:
             self.best_model.finish()
@@ -243,7 +243,7 @@ class Recorder:
         barriers = time.perf_counter()
         values |= measure_round(self.measures, round, self.instruments, due=("always", "evaluated"))
         measured = time.perf_counter()
-        # a user's measure that says None was not taken: null stands for what was not finite
+        # a user's measure that returns None was not taken; null stands for a number that was not finite
         kept = (m.name for m in self.measures if m.name in MEASURES or values[m.name] is not None)
         record = nest({name: values[name] for name in kept})
         if record.get("mask"):
@@ -254,7 +254,7 @@ class Recorder:
             "evaluate": evaluated - started,
             "barrier": barriers - evaluated,
             "measure": measured - barriers,
-            # all that is not measuring and recording: what a federation without a record would take
+            # everything but measuring and recording: what a federation without a record would take
             "round": started - self._ended if round.server_round else 0.0,
         }
         return (
@@ -265,7 +265,7 @@ class Recorder:
         )
 
     def _decide(self, round: Round) -> str | None:
-        """Return why the run ends with a round; it is then measured as the last one is."""
+        """Return why the run ends with a round, which is then measured as the last one is."""
         evaluation = self.instruments.regular_evaluation(round) if self.stop.is_active else None
         if evaluation is None or not round.server_round:
             return None

@@ -1,8 +1,8 @@
-"""What the files of a run folder hold, as far as its readers rely on it: kinds of values, and what has to be there.
+"""What the files of a run folder must hold, as far as its readers rely on it: required entries and their types.
 
-A folder may have come from anywhere, or have been edited. What does not have the shape that a run writes is said in one
-line, by file, line and name, before anybody computes with it. What is beyond the lists here, such as a user's own
-measures, may be numbers, texts, and tables and lists of them.
+A folder may come from anywhere, or have been edited. Anything that does not have the shape that a run writes is
+reported in one line, by file, line and name, before it is used. Entries beyond those listed here, such as a user's
+measures, may be numbers, text, and tables and lists of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,19 +21,20 @@ Kind = Callable[[Any], bool]
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a number that can be computed with."""
+    """Return whether a value is a number that can be computed with."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def is_count(value: Any) -> bool:
-    """Tell whether a value is a whole number, 0 or more, that an array can hold."""
+    """Return whether a value is a whole number, 0 or more, that an array can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def parse_round(data: bytes, number: int, file: Path) -> dict[str, Any]:
     """Return the record of round ``number`` from its line in ``file``, the first one being round 0.
 
-    Raises ``ValueError`` that names file and line: a line that is cut, doubled or missing, a value of the wrong kind.
+    Raises ``ValueError`` that names file and line, for a line that is truncated, duplicated or missing, and for a value
+    of the wrong type.
     """
     try:
         record = parse_json(data)
@@ -49,7 +50,7 @@ def require_rounds(
 ) -> None:
     """Raise ``ValueError`` that names file and line where a record lacks one of ``needed``.
 
-    By default what every version of a run has written. ``first`` is the round of the first record.
+    By default the entries that every version has written. ``first`` is the round of the first record.
     """
     for number, record in enumerate(records, start=first + 1):
         if absent := [name for name in needed or ROUND if name not in record]:
@@ -61,7 +62,7 @@ def read_table(file: Path, kinds: Mapping[str, tuple[str, Kind]], *, needed: tup
     table = read_json(file)
     if table is None:
         if file.is_file():
-            raise ValueError(f"{file} holds null, where a table is expected")
+            raise ValueError(f"{file} holds null; expected a table")
         return None
     if fault := table_fault(table, kinds, needed) or _rest_fault(table):
         raise ValueError(f"{file}: {fault}")
@@ -69,7 +70,7 @@ def read_table(file: Path, kinds: Mapping[str, tuple[str, Kind]], *, needed: tup
 
 
 def environment_fault(value: Any) -> str | None:
-    """Say what is wrong with the part of a ``config.yaml`` that says where the run took place."""
+    """Return what is wrong with the part of a ``config.yaml`` that describes the run's environment, or None."""
     if not isinstance(value, dict):
         return f"environment must be a table, got {shown(value)}"
     for name, item in value.items():
@@ -99,7 +100,7 @@ def _table_of(**kinds: Kind) -> Kind:
 
 
 def _numbers(value: Any) -> bool:
-    """Tell whether a value is a table of numbers, with the layers of a barrier in it."""
+    """Return whether a value is a table of numbers, with the layers of a barrier in it."""
     return isinstance(value, dict) and all(
         _LAYERS(item) if name == "layers" else item is None or is_number(item) for name, item in value.items()
     )
@@ -160,7 +161,7 @@ SUMMARY: dict[str, tuple[str, Kind]] = {
     },
 }
 FAILURE: dict[str, tuple[str, Kind]] = {
-    # whatever an exception said
+    # any text of an exception
     "reason": ("text", lambda value: isinstance(value, str)),
     "traceback": ("text or null", lambda value: value is None or isinstance(value, str)),
     "stopped": ("true or false", lambda value: isinstance(value, bool)),
@@ -174,7 +175,7 @@ _MEASURE = _table_of(label=_is_text, unit=_is_text, better=lambda value: value i
 
 
 def read_measures(file: Path) -> dict[str, dict[str, str]]:
-    """Return what a run's own measures are called, by name. Raises ``ValueError`` that names the file."""
+    """Return the descriptions of a run's own measures, by name. Raises ``ValueError`` that names the file."""
     table = read_table(file, {}) or {}
     for name, about in table.items():
         if not _MEASURE(about):
@@ -186,14 +187,14 @@ def _round_fault(record: Any, number: int) -> str | None:
     if fault := table_fault(record, {**ROUND, **_OFTEN}, ()):
         return fault
     if record.get("round", number) != number:
-        return f"round {record['round']} stands where round {number} is expected: a line is doubled or missing"
+        return f"expected round {number}, got round {record['round']}: a line is duplicated or missing"
     return _rest_fault(record)
 
 
 def table_fault(table: Any, kinds: Mapping[str, tuple[str, Kind]], needed: tuple[str, ...] = ()) -> str | None:
-    """Say what a table lacks of ``needed``, or what in it is not of its kind."""
+    """Return which of the ``needed`` entries a table lacks, or which has the wrong type."""
     if not isinstance(table, dict):
-        return f"a table is expected, got {shown(table)}"
+        return f"expected a table, got {shown(table)}"
     if absent := [name for name in needed if name not in table]:
         return f"it has no {', '.join(absent)}"
     for name, (words, kind) in kinds.items():
@@ -203,12 +204,12 @@ def table_fault(table: Any, kinds: Mapping[str, tuple[str, Kind]], needed: tuple
 
 
 def _rest_fault(value: Any, level: int = 0) -> str | None:
-    """Say where numbers are too large, or tables too deep, to be read on."""
+    """Return where numbers are too large, or tables nested too deeply, or None."""
     if isinstance(value, dict | list):
         if level == _DEEPEST:
             return f"its tables are nested more than {_DEEPEST} levels deep"
         items = value.values() if isinstance(value, dict) else value
         return next((fault for item in items if (fault := _rest_fault(item, level + 1))), None)
     if isinstance(value, int | float) and not isinstance(value, bool) and not is_number(value):
-        return f"{shown(value, 20)} is larger than any number that a run comes to"
+        return f"{shown(value, 20)} is larger than any number that a run records"
     return None

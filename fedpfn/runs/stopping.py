@@ -1,11 +1,11 @@
-"""When a run ends before its last round: enough evaluations without progress, or the accuracy that was wanted.
+"""When a run ends before its last round: enough evaluations without progress, or the target accuracy.
 
 Early stopping by patience (Prechelt 1998): the run ends with the first evaluation that is the p-th in a row without an
 accuracy above a + d, where a is that of the last evaluation that made progress, p ``patience`` and d ``min_delta``. In
 tasks without an accuracy the loss has to fall below a - d. A target ends the run with the first evaluation whose
-accuracy is at least that. Only rounds that are evaluated count, and not the initial model. The decision rests on the
-evaluation as in any other round, on the sample where there is one, so that it does not depend on how many rounds a run
-could have.
+accuracy is at least that. Only rounds that are evaluated count, and not the initial model. The decision is based on the
+same evaluation in every round, on the sample where there is one, so that it does not depend on the maximum number of
+rounds.
 """
 
 import json
@@ -21,18 +21,18 @@ PATIENCE, TARGET = "patience", "target"
 
 @dataclass(frozen=True)
 class Progress:
-    """What a rule knows after a round: the score that has to be surpassed, and the evaluations that did not."""
+    """The state of a rule after a round: the score to beat, and the number of evaluations that did not."""
 
     score: float | None = None
     without: int = 0
 
     def text(self) -> str:
-        """Return it as text, to the bit, for the header of a checkpoint."""
+        """Return it as exact text for the header of a checkpoint."""
         return json.dumps({"score": self.score, "without": self.without})
 
     @classmethod
     def read(cls, text: str | None) -> "Progress":
-        """Return what ``text`` wrote; that of a run that has not begun where there is none."""
+        """Return what ``text`` wrote; without a text, the progress of a run that has not begun."""
         return cls(**json.loads(text)) if text else cls()
 
 
@@ -45,7 +45,7 @@ class StopRule:
     patience
         Evaluations in a row without progress after which the run ends; 0 = any number.
     min_delta
-        What the accuracy has to gain, or the loss to fall, for an evaluation to be progress.
+        By how much the accuracy must rise, or the loss fall, for an evaluation to count as progress.
     target
         Accuracy, a share, that ends the run; 0 = none.
     """
@@ -56,7 +56,7 @@ class StopRule:
 
     @property
     def is_active(self) -> bool:
-        """Whether there is anything that could end a run."""
+        """Whether any rule could end a run."""
         return self.patience > 0 or self.target > 0
 
     def after(self, evaluation: "Evaluation", progress: Progress) -> tuple[Progress, str | None]:
@@ -81,7 +81,7 @@ class StopRule:
         return progress, PATIENCE if self.patience and progress.without >= self.patience else None
 
     def words(self, reason: str) -> str:
-        """Return the ``reason`` of an end as a person reads it.
+        """Return the ``reason`` for an early end in words.
 
         >>> StopRule(target=0.9).words("target")
         'an accuracy of 0.9 was reached (stop.target)'

@@ -1,4 +1,4 @@
-"""The figures of a complete run, from the lines of its rounds: what ``summary.json`` opens with."""
+"""The numbers of a complete run, from the lines of its rounds: what ``summary.json`` starts with."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-# the papers' final accuracy: that of one round alone moves with the round
+# the papers' final accuracy: that of a single round fluctuates
 LAST_ROUNDS = 5
 
 

@@ -30,7 +30,7 @@ def read_runs(paths: Iterable[Path | str] | Path | str) -> "pd.DataFrame":
 
 def rounds_of(runs: Iterable[Run]) -> "pd.DataFrame":
     """Return the rounds of ``runs`` as ``read_runs`` does."""
-    # half a second, which every run would pay for at its start
+    # imported here: it takes half a second, which would delay the start of every run
     import pandas as pd
 
     return pd.DataFrame([row for run in runs for row in _rows(run)])

@@ -1,13 +1,14 @@
-"""A run as TensorBoard and MLflow show it, beside the run folder, which stays the truth.
+"""A run in TensorBoard and MLflow, in addition to the run folder, which remains the source of truth.
 
 Both get the numbers of ``rounds.jsonl`` as they come, under names such as ``accuracy`` and ``barrier/accuracy_mean``,
-and the keys that the run's result depends on. What they lack of the rounds on record, as where a run goes on with a
-tracker that it did not start with, is filled in when a tracker is made. Neither package is imported unless chosen.
+and the keys that the run's result depends on. Rounds on record that a tracker lacks, for example when a run resumes
+with a tracker that it did not start with, are filled in when the tracker is made. Neither package is imported unless
+chosen.
 
 TensorBoard: event files in ``RUN/tensorboard``; ``tensorboard --logdir RUNS`` compares all runs below a folder.
-MLflow: a SQLite file ``mlflow.db`` next to the run folder, so that runs side by side share one; ``mlflow ui``, typed
-there, shows it. MLflow 3 refuses its older store of plain files (``mlruns``) unless told otherwise and no longer
-develops it; SQLite needs no server either, and its locks let several processes write at once.
+MLflow: a SQLite file ``mlflow.db`` next to the run folder, shared by runs in the same parent folder; ``mlflow ui``, run
+there, shows it. MLflow 3 refuses its older store of plain files (``mlruns``) by default and no longer develops it;
+SQLite needs no server either, and its locks let several processes write at once.
 """
 
 import importlib
@@ -29,18 +30,18 @@ from fedpfn.runs.identity import used_keys
 TRACKERS = ("none", "tensorboard", "mlflow")
 TENSORBOARD = "tensorboard"
 MLFLOW_STORE, MLFLOW_RUN_ID = "mlflow.db", "mlflow-run-id"
-# given as their number; other lists are left to the run folder
+# tracked as their number; other lists are only in the run folder
 _COUNTED = ("clients", "failures")
 # a number of every round: accuracy is missing where the global model was not evaluated
 _ALWAYS = "clients"
 
 
 def tracker_faults(name: str) -> list[str]:
-    """Say why the tracker ``name`` cannot be had here: it does not exist, or its package is not installed."""
+    """Return why the tracker ``name`` cannot be used here: it does not exist, or its package is not installed."""
     if name not in TRACKERS:
         return [f"there is no tracker {name!r}; expected one of {', '.join(TRACKERS)}"]
     spec = None if name == "none" else find_spec(name)
-    # a folder of that name that happens to be on the path is no package: it has no origin
+    # a folder of that name that happens to be on the path is not a package: it has no origin
     if name == "none" or (spec and spec.origin):
         return []
     return [f'the tracker {name} needs a package that is not installed; pip install "fedpfn[{name}]"']
@@ -49,8 +50,9 @@ def tracker_faults(name: str) -> list[str]:
 def make_tracker(name: str, folder: Path, config: RunConfig, *, rounds_done: int = 0) -> "Tracker | None":
     """Return the tracker ``name`` of the run in ``folder``, or None for ``"none"``.
 
-    ``rounds_done`` is the round after which a run goes on; what was tracked of later rounds, before the run was cut
-    off, is not told twice. Raises ``ValueError``, one line, with what ``tracker_faults`` says.
+    ``rounds_done`` is the round after which a run continues; what was tracked of later rounds, before the run was
+    interrupted, is not reported twice. Raises ``ValueError``, with a one-line message, for what ``tracker_faults``
+    says.
     """
     if faults := tracker_faults(name):
         raise ValueError(faults[0])
@@ -73,15 +75,15 @@ def measures(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     >>> measures({"accuracy": 0.5, "clients": [3, 8], "fusion": {"barrier": -0.1}, "mask": None})
     {'accuracy': 0.5, 'clients': 2.0, 'fusion/barrier': -0.1}
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name, value in finite(record).items():
         if isinstance(value, Mapping):
-            found |= measures(value, f"{prefix}{name}/")
+            values |= measures(value, f"{prefix}{name}/")
         elif isinstance(value, list) and name in _COUNTED:
-            found[prefix + name] = float(len(value))
+            values[prefix + name] = float(len(value))
         elif isinstance(value, int | float):
-            found[prefix + name] = float(value)
-    return found
+            values[prefix + name] = float(value)
+    return values
 
 
 class Tracker(ABC):
@@ -99,7 +101,7 @@ class Tracker(ABC):
             self.last_round = record["round"]
 
     def finish(self, summary: Mapping[str, Any] | None, failure: str | None) -> None:
-        """Say how the run ended: complete, with its summary; failed, with the reason; stopped, with neither.
+        """Report how the run ended: complete, with its summary; failed, with the reason; stopped, with neither.
 
         Only the first call counts.
         """
@@ -118,8 +120,8 @@ class Tracker(ABC):
 class TensorBoardTracker(Tracker):
     """Scalars, the config as text, and a row of the HPARAMS tab for each run; on disk after every round.
 
-    A run that goes on writes a new event file, which purges the rounds that are run again. The row is written without
-    a list of columns: TensorBoard then gathers them from all runs, where a list would be that of the first run alone.
+    A resumed run writes a new event file, which purges the rounds that are run again. The row is written without a list
+    of columns: TensorBoard then gathers them from all runs, whereas a list would be that of the first run only.
     """
 
     def __init__(self, folder: Path, config: RunConfig, *, rounds_done: int) -> None:
@@ -130,7 +132,7 @@ class TensorBoardTracker(Tracker):
         if self.last_round < 0:
             text = OmegaConf.to_yaml(OmegaConf.create(config.nested()))
             self.writer.add_text("config", _as_code(text), 0)
-            # a choice of values where TensorBoard would make a number of a switch
+            # a set of values, since TensorBoard would turn a boolean into a number
             keys = {key: str(value) if isinstance(value, bool) else value for key, value in used_keys(config).items()}
             _, started, _ = self.board.summary.hparams(keys, {})
             self.writer.file_writer.add_summary(started, 0)
@@ -145,17 +147,17 @@ class TensorBoardTracker(Tracker):
         self._log(numbers, step)
         self.writer.add_text("end", _as_code(failure or ("complete" if complete else "stopped")), step)
         if complete:
-            # said of complete runs only: the first word on how a session ended is the one that TensorBoard keeps
+            # reported for complete runs only: TensorBoard keeps the first report of how a session ended
             *_, ended = self.board.summary.hparams({}, {})
             self.writer.file_writer.add_summary(ended)
         self.writer.close()
 
 
 class MlflowTracker(Tracker):
-    """A run of the experiment that is called as the folder of the runs; a round's numbers are written at once.
+    """A run of the experiment named after the folder of the runs; a round's numbers are written immediately.
 
-    Its id lies in ``RUN/mlflow-run-id``: a run that goes on is the same run in MLflow. MLflow cannot take numbers back,
-    so that a round which is run again, to the same bits, keeps what was told of it first, its seconds included.
+    Its id is stored in ``RUN/mlflow-run-id``: a resumed run is the same run in MLflow. MLflow cannot delete numbers, so
+    that a repeated round, whose results are bit-identical, keeps what was reported first, including its seconds.
     """
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
@@ -197,7 +199,7 @@ class MlflowTracker(Tracker):
 
 
 def _last_step(events: Path) -> int:
-    """Return the last round in a folder of event files, what they purge taken away; -1 where there is none."""
+    """Return the last round in a folder of event files, without purged ones; -1 if there is none."""
     reader: Any = importlib.import_module(f"{TENSORBOARD}.backend.event_processing.event_file_loader")
     last = -1
     for file in sorted(events.glob("events.out.tfevents.*")):
@@ -215,7 +217,7 @@ def _as_code(text: str) -> str:
 
 
 def _import_mlflow() -> Any:
-    """Import MLflow with its telemetry, which is settled on import, switched off; the environment is put back."""
+    """Import MLflow with its telemetry, which is set up on import, switched off; the environment is restored."""
     switch = "MLFLOW_DISABLE_TELEMETRY"
     before = os.environ.get(switch)
     os.environ[switch] = "true"
@@ -228,7 +230,7 @@ def _import_mlflow() -> Any:
 
 
 def _experiment(client: Any, runs: Path) -> str:
-    """Return the id of the experiment called as the folder ``runs``, made where it is absent."""
+    """Return the id of the experiment named after the folder ``runs``, which is created if missing."""
     name = runs.name or "runs"
     there = client.get_experiment_by_name(name)
     if there is None:
@@ -254,7 +256,7 @@ def _run_there(client: Any, folder: Path, error_type: type[Exception]) -> Any:
 
 
 def _tags(folder: Path) -> dict[str, str]:
-    """Return where a run lies, and by which versions it was made."""
+    """Return the location of a run, and the versions that it was made with."""
     about = read_yaml(folder / "config.yaml").get(ENVIRONMENT, {}) if is_run(folder) else {}
     versions = {f"versions.{name}": version for name, version in about.pop("versions", {}).items()}
     return {"run-folder": str(folder)} | {name: str(value) for name, value in (about | versions).items()}

@@ -1,7 +1,7 @@
-"""YAML as plain data: tables, lists and scalars, of a bounded size, with nothing in it that is looked up or run.
+"""YAML as plain data: tables, lists and scalars, of a bounded size, in which nothing is looked up or executed.
 
-A file may come from anywhere. Its nesting, its nodes and what its aliases expand to are counted before anything is
-made of them; tags other than those of JSON's kinds are refused; ``${...}`` is text like any other. Numbers are those of
+A file may come from anywhere. Its nesting, its nodes and the expansion of its aliases are counted before anything is
+built from them; tags other than those of JSON's types are refused; ``${...}`` is ordinary text. Numbers are those of
 YAML 1.2 (``1e-3`` is one), dates are text, and a key that is given twice is a fault.
 """
 
@@ -17,7 +17,7 @@ except ImportError:
     from yaml import SafeLoader as _Base
 
 MOST_BYTES = 4_000_000
-# once aliases are expanded: a sweep's list of seeds is the longest that there is
+# after expanding aliases: a sweep's list of seeds is the longest list in use
 MOST_NODES = 200_000
 DEEPEST = 40
 
@@ -67,13 +67,13 @@ def parse_yaml(data: bytes) -> Any:
 
 
 class _PlainLoader(_Base):  # type: ignore[misc]
-    """Makes tables, lists and scalars, and nothing else."""
+    """Builds tables, lists and scalars only."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == f"{_TAG}null":
-                raise yaml.constructor.ConstructorError(None, None, "a key has to be text", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key.start_mark)
             if key.tag != f"{_TAG}merge" and (key.tag, key.value) in keys:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
             keys.add((key.tag, key.value))
@@ -96,11 +96,11 @@ def _constructed(loader: _PlainLoader, node: yaml.Node) -> Any:
         return loader.construct_document(node)
     except (ValueError, LookupError) as error:
         # `!!bool perhaps`, `!!int ""`, a number of more digits than Python reads
-        raise ValueError("a value is not what its tag says, or is a number of too many digits") from error
+        raise ValueError("a value does not match its tag, or is a number with too many digits") from error
 
 
 def _count_events(text: str) -> None:
-    """Raise ``ValueError`` for a text of too many nodes or levels, before any of them is made."""
+    """Raise ``ValueError`` for a text with too many nodes or levels, before any of them is built."""
     depth = nodes = 0
     for event in yaml.parse(text, Loader=_Base):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -118,7 +118,7 @@ def _expanded(node: yaml.Node, counted: dict[int, int], inside: set[int]) -> int
     """Return how many nodes ``node`` is, aliases written out. Raises ``ValueError`` for too many or a loop."""
     place = id(node)
     if place in inside:
-        raise ValueError(f"the alias in line {node.start_mark.line + 1} refers to what it stands in")
+        raise ValueError(f"the alias in line {node.start_mark.line + 1} refers to a node that contains it")
     if place not in counted:
         inside.add(place)
         children = node.value if isinstance(node, yaml.SequenceNode) else ()
@@ -135,7 +135,7 @@ def _expanded(node: yaml.Node, counted: dict[int, int], inside: set[int]) -> int
 
 
 def _one_line(error: yaml.MarkedYAMLError) -> str:
-    # without the text around the place: the file may be none that was meant to be shown
+    # without the surrounding text: the file may not be meant to be shown
     mark = error.problem_mark or error.context_mark
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
     said = error.problem or error.context or "not YAML"

@@ -66,8 +66,8 @@ AUGMENTATIONS: dict[str, CropFlip] = {
 def make_augment(name: str) -> Augment | None:
     """Return the augmentation ``name``: crop-flip, crop, flip, a function by import string, or None for none.
 
-    A function of the user's own may draw from the generator that it is given or from PyTorch's default one, as
-    torchvision's transforms do: both are seeded for it. Raises ``ValueError`` for an import string that does not load.
+    A user's own function may draw from the generator that it is given or from PyTorch's default one, as torchvision's
+    transforms do: both are seeded for it. Raises ``ValueError`` for an import string that does not load.
     """
     if imports.is_reference(name):
         own = imports.load(name)
@@ -88,7 +88,7 @@ class Augmenter:
     def __call__(self, step: int, images: Tensor) -> Tensor:
         """Augment the images (N, C, H, W) of a step.
 
-        Raises ``ValueError`` for what is not images, and for a function that returns other shapes or types.
+        Raises ``ValueError`` for inputs that are not images, and for a function that returns other shapes or dtypes.
         """
         require_images(images)
         if isinstance(self.augment, CropFlip):
@@ -97,7 +97,7 @@ class Augmenter:
             augmented = self.augment(images, self.generator(step, images.device))
         if not isinstance(augmented, Tensor) or (augmented.shape, augmented.dtype) != (images.shape, images.dtype):
             raise ValueError(
-                f"an augmentation must return images as it gets them, {_about(images)}; got {_about(augmented)}"
+                f"an augmentation must keep the images' shape and dtype, {_about(images)}; got {_about(augmented)}"
             )
         return augmented
 
@@ -109,10 +109,10 @@ class Augmenter:
 def augment_rows(
     augmenters: Sequence[Augmenter | None], images: Tensor, steps: Sequence[int], sizes: Sequence[int]
 ) -> Tensor:
-    """Augment the batches of a stack of clients, ``images`` (rows, batch, C, H, W), each as its client would alone.
+    """Augment the batches of a stack of clients, ``images`` (rows, batch, C, H, W), each as for that client alone.
 
-    Row r is at the client's own step ``steps[r]`` with ``sizes[r]`` images; what fills it up is left as it is, and so
-    are rows of size 0, rows without an augmenter, and those beyond. Crops and flips are applied to all rows at once.
+    Row r is at the client's own step ``steps[r]`` with ``sizes[r]`` images; padding is left unchanged, and so are rows
+    of size 0, rows without an augmenter, and further rows. Crops and flips are applied to all rows at once.
     """
     require_images(images[0])
     busy = [(row, one) for row, one in enumerate(augmenters) if one is not None and sizes[row]]
@@ -137,8 +137,8 @@ def require_images(inputs: Tensor) -> None:
 def image_faults(name: str, kind: str, input_shape: tuple[int, ...] | None) -> list[str]:
     """Return why the augmentation ``name`` cannot be used on data of a ``kind``, images or others, one line each.
 
-    A function of the user's own is tried twice on two images where their shape, (C, H, W), is known: the same draws
-    must give the same images.
+    A user's own function is tried twice on two images if their shape, (C, H, W), is known: the same draws must give the
+    same images.
     """
     if name != "none" and kind != "images":
         return [f"train.augment={name} is for images, and the data are {kind}; set train.augment=none"]
@@ -156,7 +156,7 @@ def image_faults(name: str, kind: str, input_shape: tuple[int, ...] | None) -> l
         return [f"train.augment: {name!r} fails on two images {input_shape}: {type(error).__name__}: {error}"]
     if not torch.equal(first, second):
         return [
-            f"train.augment: {name!r} draws from elsewhere than its generator: the same call twice gave other images"
+            f"train.augment: {name!r} does not draw from its generator alone: the same call twice gave different images"
         ]
     return []
 

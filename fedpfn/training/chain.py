@@ -1,4 +1,4 @@
-"""The gradients of a chain of linear layers and ReLUs under cross-entropy, written out: autograd's, without its costs.
+"""The gradients of a chain of linear layers and ReLUs under cross-entropy, written out: autograd's, at less cost.
 
 With a_0 the batch's inputs, flattened, and layers z_l = a_{l-1} W_l^T + b_l, a_l = max(z_l, 0) where a ReLU follows and
 z_l where none does, the loss of n examples is L = -1/n sum_i log softmax(a_D)_{i, y_i}. Backwards, from
@@ -6,9 +6,9 @@ d_D = dL/da_D = (softmax(a_D) - onehot(y)) / n:
 
     d_l <- d_l [a_l > 0] where a ReLU follows,   dL/dW_l = d_l^T a_{l-1},   dL/db_l = sum_i d_li,   d_{l-1} = d_l W_l.
 
-In a small step autograd and the modules cost several times the arithmetic. Here are the calls that autograd ends in, on
-the same operands laid out the same way, so that losses and gradients are equal to the bit (``tests/test_chain.py``).
-What is not such a chain to the letter is left to autograd.
+In a small step autograd and the modules cost several times the arithmetic. These are the calls that autograd makes, on
+the same operands in the same memory layout, so that losses and gradients are bit-identical (``tests/test_chain.py``).
+Any model that is not exactly such a chain is left to autograd.
 """
 
 from collections.abc import Collection
@@ -25,7 +25,7 @@ _nll_loss = torch.ops.aten.nll_loss_forward.default
 _nll_loss_backward = torch.ops.aten.nll_loss_backward.default
 _log_softmax_backward = torch.ops.aten._log_softmax_backward_data.default
 _relu_backward = torch.ops.aten.threshold_backward.default
-# as cross-entropy has them by default: the mean over the batch, and a label that is passed over
+# cross-entropy's defaults: the mean over the batch, and the label that is ignored
 _MEAN, _IGNORED = 1, -100
 
 
@@ -40,9 +40,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Chain:
-    """A model's trainable ``parameters`` by name, in its own order, and the layers that they make up.
+    """A model's trainable ``parameters`` by name, in its own order, and the layers that they form.
 
-    ``one`` is dL/dL, a scalar where the model lies.
+    ``one`` is dL/dL, a scalar on the model's device.
     """
 
     parameters: dict[str, Tensor]
@@ -71,10 +71,10 @@ class Chain:
 
 
 def chain_of(model: nn.Module, examples: Examples) -> Chain | None:
-    """Return ``model`` as a chain, for steps on ``examples``, or None where the model or its loss is another.
+    """Return ``model`` as a chain, for steps on ``examples``, or None if the model or its loss is not of this form.
 
-    A chain is an ``nn.Sequential`` of ``Flatten``, ``Linear`` and ``ReLU``, of these very classes and without hooks, in
-    which each parameter is dense, trainable and used once. Its loss is the cross-entropy of integer labels.
+    A chain is an ``nn.Sequential`` of ``Flatten``, ``Linear`` and ``ReLU``, no subclasses and no hooks, in which each
+    parameter is dense, trainable and used once. Its loss is the cross-entropy of integer labels.
     """
     if type(model) is not nn.Sequential or model._parameters or _diverted(model):
         return None
@@ -106,7 +106,7 @@ def chain_of(model: nn.Module, examples: Examples) -> Chain | None:
 
 
 def _diverted(module: nn.Module) -> bool:
-    """Tell whether something is called besides the class's forward, or in its place."""
+    """Return whether anything is called besides the class's forward, or instead of it."""
     own = vars(module)
     return bool(
         own["_forward_hooks"]
@@ -119,7 +119,7 @@ def _diverted(module: nn.Module) -> bool:
 
 
 def _alike(parameters: Collection[Tensor]) -> bool:
-    """Tell whether these are distinct, dense, trainable, of one precision and on one device, and without hooks."""
+    """Return whether these are distinct, dense, trainable, of one precision and on one device, and without hooks."""
     first = next(iter(parameters))
     dtype, device = first.dtype, first.device
     if dtype not in (torch.float32, torch.float64) or device.type not in ("cpu", "cuda"):

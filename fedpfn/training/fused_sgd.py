@@ -1,8 +1,8 @@
-"""SGD by PyTorch's fused step alone: the arithmetic of ``torch.optim.SGD(..., fused=True)`` without the optimiser.
+"""SGD with PyTorch's fused step only: the arithmetic of ``torch.optim.SGD(..., fused=True)`` without the optimiser.
 
 g <- g + decay w; b <- g at an entry's first step, later b <- momentum b + g; w <- w - lr b, under Nesterov
-w <- w - lr (g + momentum b). Making an optimiser and taking its first step costs as much as several small steps, and at
-the first one of a process PyTorch imports its compiler, which takes a second.
+w <- w - lr (g + momentum b). Making an optimiser and taking its first step costs as much as several small steps, and
+for the first optimiser of a process PyTorch imports its compiler, which takes a second.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from torch import Tensor
 class FusedSGD:
     """Steps of dense ``parameters``, of one dtype and on one device, with settings named as ``torch.optim.SGD``'s.
 
-    As there, ``param_groups`` holds the settings, a learning rate among them that may change between steps, and a
-    parameter without a gradient stays as it is. Where gradients are new tensors at each step that share no memory,
-    ``adopt`` spares copying the first ones: they become the momentum.
+    As there, ``param_groups`` holds the settings, including a learning rate that may change between steps, and a
+    parameter without a gradient does not change. If gradients are new tensors at each step that share no memory,
+    ``adopt`` avoids copying the first ones: they become the momentum.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class FusedSGD:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take one step by the gradients that are there."""
+        """Take one step with the current gradients."""
         live = {i: parameter.grad for i, parameter in enumerate(self._parameters) if parameter.grad is not None}
         if not self.param_groups[0]["momentum"]:
             self._move(live, first=False)
@@ -72,7 +72,7 @@ def takes(
     weight_decay: float = 0.0,
     **others: object,
 ) -> bool:
-    """Tell whether ``FusedSGD`` can be made of these; ``torch.optim.SGD`` takes more, and refuses the rest."""
+    """Return whether ``FusedSGD`` supports these; ``torch.optim.SGD`` takes more, and refuses the rest."""
     if others or min(lr, momentum, weight_decay) < 0 or (nesterov and not momentum) or not parameters:
         return False
     dtype, device = parameters[0].dtype, parameters[0].device

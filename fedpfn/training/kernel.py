@@ -2,9 +2,9 @@
 
 One call trains a model in place for the phases of a round plan. In a phase with mask m a step is
 w <- w - eta (m * g), g the optimiser's update direction on the batch loss, as the algorithm corrects it.
-The gradient is autograd's, or of a plain network of linear layers the same bits from ``chain``, which costs less.
-The optimiser starts afresh in each phase: momentum gathered by entries that freeze at the switch, or not gathered by
-those that thaw, must not act across it.
+The gradient is autograd's or, for a plain network of linear layers, the same bits from ``chain``, which costs less.
+The optimiser starts afresh in each phase: momentum accumulated by entries that freeze at the switch, or missing for
+those that thaw, must not carry over.
 """
 
 import math
@@ -25,7 +25,7 @@ from fedpfn.params import first_non_finite, trainable
 from fedpfn.tasks import CLASSIFICATION
 from fedpfn.training.chain import chain_of
 from fedpfn.training.local_algorithm import Begun, Loss, correct, reach_of
-from fedpfn.training.optimizers import MakeOptimizer, fused, leaves_still_entries
+from fedpfn.training.optimizers import MakeOptimizer, fused, keeps_entries_without_gradient
 
 
 class NonFiniteError(FloatingPointError):
@@ -65,15 +65,15 @@ def train(
     ``lr_factor(step)``, steps counted from 0 over all phases, multiplies the optimiser's own learning rate.
     ``augment(step, images)`` returns what is trained on in their place; it gets uint8 images, before normalisation.
     ``clip_norm`` above 0 bounds the norm of the gradient after masking, so that frozen entries do not shrink the step.
-    ``plain`` takes autograd, PyTorch's optimiser as it is and every precaution at every step; without it the optimiser
-    steps in one fused pass where PyTorch has one, which rounds otherwise in the last digit.
+    ``plain`` uses autograd, PyTorch's optimiser as it is and every precaution at every step; without it the optimiser
+    steps in one fused pass where PyTorch has one, which rounds differently in the last digit.
     Raises ``NonFiniteError``, naming the step, if a loss or at the end a weight is not finite.
     """
     own_loss = algorithm is not None and algorithm.has_loss
     usual = loss is batch_loss or (loss is None and examples.task == CLASSIFICATION)
     chain = chain_of(model, examples) if usual and not plain and not own_loss else None
     if chain is not None:
-        # in training mode or not, it computes the same
+        # it computes the same in training mode and evaluation mode
         parameters, backward = chain.parameters, chain.gradients
     else:
         model.train()
@@ -88,7 +88,7 @@ def train(
     reach: list[float] = []
     for mask, steps in phases:
         stepper = optimizer(live) if plain else fused(optimizer, live, adopt=chain is not None)
-        anchored = plain or not leaves_still_entries(stepper)
+        anchored = plain or not keeps_entries_without_gradient(stepper)
         freeze = Freeze(parameters, mask, anchored=anchored)
         gradients = _Gradients(backward, parameters, algorithm, freeze if mask is not None else None)
         own_rates = [group["lr"] for group in stepper.param_groups]
@@ -115,7 +115,7 @@ def train(
 
 
 class _Gradients:
-    """The gradients of the batch at hand, corrected and masked, left in the parameters; a call returns the loss."""
+    """Computes the gradients of the current batch, corrected and masked, in the parameters; a call returns the loss."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ def _loss_of(model: nn.Module, loss: Loss) -> Callable[[Tensor, Tensor], Tensor]
 
 
 def _by_autograd(loss_of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the loss of a batch, and give every parameter that takes part the gradient of it in ``grad``."""
+    """Return the loss of a batch, and leave its gradient in ``grad`` of every parameter that takes part."""
     loss = loss_of(inputs, labels)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
@@ -167,7 +167,7 @@ def _by_autograd(loss_of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, la
 
 @torch.no_grad()
 def _mean_loss(losses: Sequence[Tensor], sizes: Sequence[int], parameters: Mapping[str, Tensor]) -> float:
-    # one transfer at the end instead of one a step, which would stall a GPU
+    # one transfer at the end instead of one per step, which would stall a GPU
     values = torch.stack(list(losses)).tolist() if losses else []
     for step, value in enumerate(values, start=1):
         if not math.isfinite(value):

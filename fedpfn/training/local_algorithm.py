@@ -1,9 +1,9 @@
-"""What an algorithm does where a client trains: the client's half of FedProx, SCAFFOLD, MOON and their like.
+"""What an algorithm does on the client: the client's half of FedProx, SCAFFOLD, MOON and the like.
 
-A ``LocalAlgorithm`` has four places to act, all of them optional: before the first step it reads what the server sends
-and what the client kept; it may have a loss of its own; it may take the gradients of a step elsewhere, or take more
-than one step per batch; and after the last step it says what the server is to have and what the client is to keep.
-The training loop itself is ``kernel``'s.
+A ``LocalAlgorithm`` has four hooks, all of them optional: before the first step it reads what the server sent and what
+the client kept; it may have its own loss; it may take the gradients of a step elsewhere, or take more than one step per
+batch; and after the last step it returns what the server receives and what the client keeps. The training loop itself
+is in ``kernel``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -70,7 +70,7 @@ class Start:
 
 @dataclass(frozen=True)
 class End:
-    """What a client ends a round with: the ``parameters`` as they are now, and how it got there.
+    """What a client ends a round with: the current ``parameters``, and the steps that led to them.
 
     ``phases`` pairs each phase's mask, None where everything was trained, with its reach (``Trained.reach``).
     """
@@ -101,7 +101,7 @@ class Finished:
 
 
 class LocalAlgorithm:
-    """The client's half of an algorithm: by default that of FedAvg, which does nothing but descend.
+    """The client's half of an algorithm: by default that of FedAvg, which only descends.
 
     Made anew for each client and round from the algorithm's own arguments; override what the algorithm changes.
 
@@ -111,7 +111,7 @@ class LocalAlgorithm:
         The server's half: a Flower strategy class, which is made from those arguments that it takes. None where the
         server aggregates as it does otherwise (``strategy.base``).
     needs_sgd
-        Whether ``Trained.reach``, which only plain or heavy-ball SGD has, is what the algorithm builds on.
+        Whether the algorithm relies on ``Trained.reach``, which only plain or heavy-ball SGD has.
     needs_classes
         Whether labels must be classes.
     """
@@ -129,10 +129,10 @@ class LocalAlgorithm:
         return start.loss(start.model(inputs), labels)
 
     def passes(self, parameters: Mapping[str, Tensor], gradients: Callable[[], Tensor]) -> Iterator[Tensor | None]:
-        """Take the steps of a batch: whenever this yields, the optimiser steps by the gradients that are there.
+        """Take the steps of a batch: whenever this yields, the optimiser takes a step with the current gradients.
 
-        ``gradients()`` computes those of the batch at the parameters as they are, corrected and masked, and returns the
-        loss. What is yielded first is recorded as the batch's loss; further steps yield None.
+        ``gradients()`` computes those of the batch at the current parameters, corrected and masked, and returns the
+        loss. The first value yielded is recorded as the batch's loss; further steps yield None.
         """
         yield gradients()
 
@@ -142,7 +142,7 @@ class LocalAlgorithm:
 
 
 class Begun:
-    """An algorithm at work: begun for one client's round, as the kernel takes it.
+    """A running algorithm: begun for one client's round, in the form that the kernel takes.
 
     ``proximal_mu`` adds FedProx's term to whatever the algorithm adds.
     """
@@ -164,12 +164,12 @@ class Begun:
         return (gradients(),) if self._one_pass else self.algorithm.passes(parameters, gradients)
 
     def finish(self, parameters: Mapping[str, Tensor], phases: Sequence[tuple[BitMask | None, float]]) -> Finished:
-        """End the round with the parameters as they are now."""
+        """End the round with the current parameters."""
         return self.algorithm.finish(self._start, End(parameters, phases))
 
 
 def is_elementwise(kind: type[LocalAlgorithm]) -> bool:
-    """Tell whether an algorithm adds to gradients entry by entry and does nothing else: clients can then be stacked."""
+    """Return whether an algorithm only adds to gradients entry by entry, so that clients can be stacked."""
     return kind.loss is LocalAlgorithm.loss and kind.passes is LocalAlgorithm.passes
 
 
@@ -191,7 +191,7 @@ def reach_of(rates: Sequence[float], *, momentum: float = 0.0, nesterov: bool = 
 
 @torch.no_grad()
 def correct(parameters: Mapping[str, Tensor], start: Mapping[str, Tensor], correction: Correction) -> None:
-    """Add a correction to the gradients that are there; rows of a stack broadcast."""
+    """Add a correction to the existing gradients; rows of a stack broadcast."""
     for name, parameter in parameters.items():
         if parameter.grad is None:
             continue

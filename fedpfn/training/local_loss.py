@@ -1,4 +1,4 @@
-"""What a client descends on: the loss of the task, a variant of it, or a function of the user's own.
+"""The loss that a client trains on: that of the task, a variant of it, or a user's own function.
 
 ``label-smoothing`` (Szegedy et al. 2016, section 7) trains towards targets (1 - a) y + a / C in place of y, C classes;
 of labels that hold together each one towards (1 - a) y + a / 2. ``balanced`` weighs the example i of a client by
@@ -55,7 +55,7 @@ def local_loss(name: str, task: Task, *, smoothing: float = 0.1) -> Callable[[Te
     if faults := loss_faults(name, task):
         raise ValueError("; ".join(faults))
     if name == AUTO:
-        # the same, and what the kernel has fast gradients for
+        # the same loss, in the form for which the kernel has fast gradients
         own = batch_loss if task in TASKS.values() else task.loss
         return lambda labels: own
     if name == SMOOTHING:
@@ -68,7 +68,7 @@ def local_loss(name: str, task: Task, *, smoothing: float = 0.1) -> Callable[[Te
 
 
 def loss_faults(name: str, task: Task | None) -> list[str]:
-    """Return why a task cannot be trained on a loss, in one line; where the task is not known yet, as far as it shows.
+    """Return why a task cannot be trained on a loss, in one line; what depends on an unknown task is not checked.
 
     >>> from fedpfn.tasks import REGRESSION
     >>> loss_faults("balanced", REGRESSION)
@@ -90,7 +90,7 @@ def loss_faults(name: str, task: Task | None) -> list[str]:
         return [str(error)]
     if not callable(function):
         return [f"train.loss {name!r} is of type {type(function).__name__}, not a function"]
-    # some callables written in C tell no signature
+    # some callables written in C have no signature
     with suppress(ValueError):
         try:
             inspect.signature(function).bind(None, None)
@@ -100,7 +100,7 @@ def loss_faults(name: str, task: Task | None) -> list[str]:
 
 
 def balanced_cross_entropy(labels: Tensor) -> Loss:
-    """Return the cross-entropy of batches of a client, weighed by its ``labels``, (n,), as the module says."""
+    """Return the cross-entropy of a client's batches, weighted by its ``labels``, (n,), as described above."""
     counts = torch.bincount(labels)
     classes = int((counts > 0).sum())
     weights = len(labels) / (classes * counts.clamp(min=1))

@@ -1,7 +1,7 @@
 """Learning-rate schedules: factors of the rate over the local steps of a round, or over the rounds of a run.
 
-A schedule is a function ``(done, total) -> factor`` of the steps taken (rounds ended) so far and of all there are, so
-that one and the same can act in a round and across rounds. With t done of T:
+A schedule is a function ``(done, total) -> factor`` of the steps taken (rounds ended) so far and their total, so that
+the same schedule can act within a round and across rounds. With t done of T:
 
     constant 1        linear 1 - t / T        cosine (1 + cos(pi t / T)) / 2        step gamma^floor(t / every)
 
@@ -61,8 +61,8 @@ def warm_up(done: int, rounds: int) -> float:
 def make_lr_schedule(name: str, *, every: int = 1, gamma: float = 1.0) -> LrSchedule:
     """Return the schedule ``name``: constant, cosine, step, linear, or a function by import string.
 
-    ``every`` and ``gamma`` are step's. Raises ``ValueError`` for an import string that does not load; a function of the
-    user's own raises one where it returns something other than a finite number of 0 or more.
+    ``every`` and ``gamma`` are for ``step``. Raises ``ValueError`` for an import string that does not load; calling a
+    user's own function raises it if the result is not a finite number of 0 or more.
     """
     if not imports.is_reference(name):
         return {"constant": constant, "cosine": cosine, "step": step_by(every, gamma), "linear": linear}[name]
@@ -81,9 +81,9 @@ def make_lr_schedule(name: str, *, every: int = 1, gamma: float = 1.0) -> LrSche
 
 
 def lr_schedule_faults(name: str, total: int) -> list[str]:
-    """Return why the schedule ``name`` cannot be used over ``total`` steps or rounds: it is asked first, midway, last.
+    """Return why the schedule ``name`` cannot be used over ``total`` steps or rounds: it is tried first, midway, last.
 
-    Other totals may come, so that this finds mistakes and is no proof.
+    Other totals may occur, so this finds mistakes but proves nothing.
     """
     try:
         schedule = make_lr_schedule(name)

@@ -1,8 +1,8 @@
-"""The local optimisers, as functions from parameters to one of PyTorch's, and how to step fast with these.
+"""The local optimisers, as functions from parameters to one of PyTorch's, and how to step fast with them.
 
-Three by name; any other by import string, PyTorch's (``torch.optim:RMSprop``) or the user's own factory. Such a one is
-called with the parameters, ``lr`` and the user's arguments. A step has to use nothing but the gradients of the last
-backward pass, dense ones: the kernel computes these, masks them and steps once per batch.
+Three by name; any other by import string, PyTorch's (``torch.optim:RMSprop``) or the user's own factory, which is
+called with the parameters, ``lr`` and the user's arguments. A step must use only the dense gradients of the last
+backward pass: the kernel computes these, masks them and steps once per batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -76,8 +76,8 @@ def optimizer_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
     try:
         _checked(name, call_with(factory, {"lr": 0.1}, args, [nn.Parameter(torch.zeros(2, 2))]))
     except Exception as error:
-        told = str(error) if isinstance(error, TypeError | ValueError) else repr(error)
-        return [f"train.optimizer {name!r} cannot be made: {told}"]
+        message = str(error) if isinstance(error, TypeError | ValueError) else repr(error)
+        return [f"train.optimizer {name!r} cannot be made: {message}"]
     return []
 
 
@@ -102,7 +102,7 @@ def _checked(name: str, optimizer: Any) -> torch.optim.Optimizer:
 def fused(
     optimizer: MakeOptimizer, parameters: list[Tensor], *, adopt: bool = False
 ) -> torch.optim.Optimizer | FusedSGD:
-    """Return the optimiser of ``parameters`` with a fused step where it has one; of SGD the step alone.
+    """Return the optimiser of ``parameters`` with a fused step where it has one; for SGD only the step.
 
     ``adopt`` is ``FusedSGD``'s.
     """
@@ -116,24 +116,24 @@ def fused(
 
 
 def fuse(optimizer: torch.optim.Optimizer) -> None:
-    """Let the optimiser take its step in one pass over memory where PyTorch has such a one, before its first step.
+    """Make the optimiser step in one pass over memory if PyTorch has a fused step; call it before the first step.
 
-    The same formula with other rounding. An optimiser that was told how to go about it (``foreach``, ``fused``,
-    ``capturable``, ...) and one of another class are left as they are.
+    The same formula with different rounding. An optimiser that is already configured (``foreach``, ``fused``,
+    ``capturable``, ...) or of another class is left unchanged.
     """
     for group in optimizer.param_groups:
-        told = (
+        configured = (
             any(group.get(flag) for flag in ("foreach", "capturable", "differentiable")) or group.get("fused") is False
         )
         fitting = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in group["params"])
-        if type(optimizer) in _KNOWN and not told and fitting:
+        if type(optimizer) in _KNOWN and not configured and fitting:
             group["fused"] = True
 
 
-def leaves_still_entries(optimizer: torch.optim.Optimizer | FusedSGD) -> bool:
-    """Tell whether an entry whose gradient was +0 at every step stays as it is, to the bit.
+def keeps_entries_without_gradient(optimizer: torch.optim.Optimizer | FusedSGD) -> bool:
+    """Return whether an entry whose gradient was +0 at every step does not change, to the bit.
 
-    So it is with SGD, Adam and AdamW without weight decay: moments stay 0, and w - 0 is w, for -0 and NaN as well.
+    True for SGD, Adam and AdamW without weight decay: moments stay 0, and w - 0 is w, for -0 and NaN as well.
     """
     return type(optimizer) in _KNOWN and not any(
         group["weight_decay"] or group.get("maximize") for group in optimizer.param_groups

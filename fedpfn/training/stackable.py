@@ -1,9 +1,9 @@
-"""Whether a model's clients can be trained in one stack: asked of the model, answered by trying it on a few examples.
+"""Whether a model's clients can be trained in one stack, decided by inspecting the model and trying a few examples.
 
-``train_stacked`` calls the model once for all clients, by ``torch.func.vmap``, and fills short batches up. A model does
-not fit where it draws random numbers, keeps something between calls, mixes the examples of a batch, or does what
-``vmap`` cannot follow. Some of it can be told from its layers; the rest shows when losses and gradients of a stack are
-held to those of one model after the other, in float64, where only a real difference is left.
+``train_stacked`` calls the model once for all clients, by ``torch.func.vmap``, and pads short batches. A model is not
+suitable if it draws random numbers, keeps state between calls, mixes the examples of a batch, or does something that
+``vmap`` cannot follow. Some of this shows in its layers; the rest shows when losses and gradients of a stack are
+compared with those of one model after the other, in float64, where only real differences remain.
 """
 
 import warnings
@@ -26,7 +26,7 @@ _LARGEST_ERROR = 1e-6
 def stackable(model: nn.Module, examples: Examples) -> str | None:
     """Return None if ``train_stacked`` trains ``model`` as ``train`` does, or else why not, in one line.
 
-    ``examples`` are one or more of those it will train on: four are tried, on a copy of the model, where it lies.
+    ``examples`` are one or more of those it will train on: four are tried, on a copy of the model, on its device.
     """
     return _by_its_layers(model) or _by_trying(model, examples)
 
@@ -37,7 +37,7 @@ def _by_its_layers(model: nn.Module) -> str | None:
         if isinstance(module, _BatchNorm):
             return f"{kind} makes the examples of a batch depend on each other"
         if isinstance(module, _DropoutNd) and module.p > 0:
-            return f"{kind} draws other numbers for a stack than for one client after the other"
+            return f"{kind} draws different numbers for a stack than for one client after the other"
         if getattr(module, "sparse", False):
             return f"{kind} has sparse gradients"
     for name, buffer in model.named_buffers():
@@ -50,16 +50,16 @@ def _by_trying(model: nn.Module, examples: Examples) -> str | None:
     try:
         # seeded, so that a model which draws takes nothing from the caller's generator
         with torch_seed(0, "stackable"), warnings.catch_warnings():
-            # vmap falls back on a loop over the rows: right, but slower than no stack
+            # vmap falls back to a loop over the rows: correct, but slower than no stack
             warnings.filterwarnings("error", message="There is a performance drop")
             return _try(deepcopy(model).double().train(), examples)
-    except Exception as error:  # a model may raise anything, and whatever it raises is a reason
+    except Exception as error:  # a model may raise anything, and any error is a reason
         message = str(error).strip().partition("\n")[0].partition(". ")[0]
         return f"a trial in a stack failed: {type(error).__name__}: {message}"
 
 
 def _try(model: nn.Module, examples: Examples) -> str | None:
-    """Hold a stack of two rows, of three and two examples, to the two models one after the other."""
+    """Compare a stack of two rows, of three and two examples, with the two models one after the other."""
     inputs, labels = examples.batch(torch.arange(4, device=examples.device) % len(examples))
     inputs = inputs.double() if inputs.is_floating_point() else inputs
     parameters = trainable(model)
@@ -80,21 +80,21 @@ def _try(model: nn.Module, examples: Examples) -> str | None:
     stack = {name: torch.stack([state[name].detach() for state in own]).requires_grad_() for name in parameters}
     index = torch.tensor([[0, 1, 2], [2, 3, 2]], device=labels.device)
     weights = torch.tensor([[1 / 3] * 3, [1 / 2, 1 / 2, 0]], device=labels.device, dtype=torch.float64)
-    found = stacked_losses(model, stack, inputs[index], labels[index], weights, examples.task.loss)
-    if not _close(found.detach(), torch.stack(losses)):
+    stacked = stacked_losses(model, stack, inputs[index], labels[index], weights, examples.task.loss)
+    if not _close(stacked.detach(), torch.stack(losses)):
         return "its losses in a stack are not those of one client after the other"
-    if not _close(_gradient(found.sum(), stack, rows=2), torch.stack(gradients)):
+    if not _close(_gradient(stacked.sum(), stack, rows=2), torch.stack(gradients)):
         return "its gradients in a stack are not those of one client after the other"
     return None
 
 
 def _gradient(loss: Tensor, state: State, *, rows: int = 0) -> Tensor:
-    """Return the gradient as one vector, or one a row; zeros for a parameter that takes no part."""
-    found = torch.autograd.grad(loss, list(state.values()), allow_unused=True, materialize_grads=True)
+    """Return the gradient as one vector, or one per row; zeros for a parameter that takes no part."""
+    gradients = torch.autograd.grad(loss, list(state.values()), allow_unused=True, materialize_grads=True)
     shape = (rows, -1) if rows else (-1,)
-    return torch.cat([gradient.reshape(shape) for gradient in found], dim=-1)
+    return torch.cat([gradient.reshape(shape) for gradient in gradients], dim=-1)
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
+def _close(actual: Tensor, expected: Tensor) -> bool:
     # not finite on either side is not close
-    return bool((found - expected).norm() <= _LARGEST_ERROR * expected.norm())
+    return bool((actual - expected).norm() <= _LARGEST_ERROR * expected.norm())

@@ -1,18 +1,18 @@
-"""Several clients' local training at once: the sequential kernel's mathematics on stacked weights, one client a row.
+"""Several clients' local training at once: the sequential kernel's mathematics on stacked weights, one client per row.
 
 A GPU runs a small model's step far below its capacity. The clients of a round start from the same weights and then take
-steps of their own, so with their weights stacked as W of shape (rows, *w), one backward pass through
+separate steps, so with their weights stacked as W of shape (rows, *w), one backward pass through
 sum_r sum_i v_ri l(w_r; x_ri, y_ri), v = 1 / |batch|, gives each row the gradient that ``train`` would give that client.
 A correction of gradients, the mask and the optimiser act entry by entry, so they are the sequential kernel's own;
 clipping is done row by row. Where learning rates follow schedules, a row's is f_r times the optimiser's: the steps of
 SGD, Adam and AdamW are proportional to the rate, so that W_r + f_r (W'_r - W_r) is where that rate leads. A batch
-shorter than the others is filled up with its first example at weight v = 0. A client that has fewer steps than its
-neighbours is copied out after its last one; what its row does then is thrown away.
+shorter than the others is padded with its first example at weight v = 0. A client that has fewer steps than its
+neighbours is copied out after its last one; what its row computes after that is discarded.
 
 Shapes are the same at each step of each stack, ``rows`` clients with ``batch_size`` examples, so that every kernel does
-the same whoever shares the stack: a client's result in a given row is the same to the bit. In another row it is the
-same but for rounding: a CPU's batched products sum in an order that can depend on where a row lies in memory. Whether a
-model can be stacked at all is asked in ``stackable``; the order of batches is laid out in ``stacked_steps``.
+the same whichever clients share the stack: a client's result in a given row is bit-identical. In another row it is the
+same up to rounding: a CPU's batched products sum in an order that can depend on where a row lies in memory.
+``stackable`` decides whether a model can be stacked at all; ``stacked_steps`` lays out the order of batches.
 """
 
 import math
@@ -29,7 +29,7 @@ from fedpfn.losses import BatchLoss, batch_loss
 from fedpfn.params import State, trainable
 from fedpfn.training.kernel import NonFiniteError, Trained
 from fedpfn.training.local_algorithm import UNCORRECTED, Begun, Correction, correct, reach_of
-from fedpfn.training.optimizers import MakeOptimizer, fuse, leaves_still_entries
+from fedpfn.training.optimizers import MakeOptimizer, fuse, keeps_entries_without_gradient
 from fedpfn.training.stacked_steps import Job, Schedule, batches_of, lay_out, lr_factors
 
 _ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -54,10 +54,10 @@ def train_stacked(
     algorithms: Sequence[Begun] = (),
     clip_norm: float = 0.0,
 ) -> list[Outcome | NonFiniteError]:
-    """Train each of ``jobs`` from the model's weights as ``train`` would, ``rows`` at a time; the model is left as is.
+    """Train each of ``jobs`` from the model's weights as ``train`` would, ``rows`` at a time; the model is unchanged.
 
-    ``masks`` holds one mask (or None) a phase, for all jobs; ``batch_size`` is the longest batch of any. A client whose
-    loss or weights are not finite comes back as its ``NonFiniteError``, and the others are not touched by it. Outcomes
+    ``masks`` holds one mask (or None) per phase, for all jobs; ``batch_size`` is the longest batch of any. A client
+    whose loss or weights are not finite comes back as its ``NonFiniteError``, without affecting the others. Outcomes
     are in the order of the jobs. A stack's decoded examples lie in memory together, and ``rows`` times the model's
     weights, gradients and moments.
 
@@ -65,10 +65,10 @@ def train_stacked(
     the stack needs one that takes each entry by itself.
     """
     if rows < 1 or any(len(job.steps) != len(masks) for job in jobs):
-        raise ValueError(f"a stack needs a row or more, and each job its steps in each of the {len(masks)} phases")
+        raise ValueError(f"a stack needs at least one row, and each job its steps for each of the {len(masks)} phases")
     parameters = trainable(model)
     ready = [mask if mask is None or isinstance(mask, BitMask) else BitMask.of(mask, parameters) for mask in masks]
-    # neighbours with alike numbers of steps: fewer of a stack's steps are thrown away
+    # neighbours with similar numbers of steps, so that fewer steps are discarded
     order = sorted(range(len(jobs)), key=lambda number: -sum(jobs[number].steps))
     outcomes: dict[int, Outcome | NonFiniteError] = {}
     modes = [(module, module.training) for module in model.modules()]
@@ -76,12 +76,12 @@ def train_stacked(
     try:
         for first in range(0, len(order), rows):
             chosen = order[first : first + rows]
-            found = _train_stack(
+            results = _train_stack(
                 model, [jobs[number] for number in chosen], ready,
                 optimizer=optimizer, batch_size=batch_size, rows=rows, clip_norm=clip_norm,
                 algorithms=[algorithms[number] for number in chosen] if algorithms else (),
             )  # fmt: skip
-            outcomes.update(zip(chosen, found, strict=True))
+            outcomes.update(zip(chosen, results, strict=True))
     finally:
         for module, mode in modes:
             module.training = mode
@@ -132,7 +132,7 @@ def _train_stack(
         if type(stepper) not in _ELEMENTWISE:
             raise ValueError(f"clients can be stacked under SGD, Adam and AdamW, not under {type(stepper).__name__}")
         fuse(stepper)
-        restore_each_step = factors is not None or not leaves_still_entries(stepper)
+        restore_each_step = factors is not None or not keeps_entries_without_gradient(stepper)
         done = _rows(stack, lasts, 0)
         for step in range(1, max(lasts) + 1):
             number = len(losses)
@@ -176,14 +176,14 @@ def _repeated(tensor: Tensor, rows: int) -> Tensor:
 
 
 def _stacked_correction(corrections: Sequence[Correction], start: State, rows: int) -> Correction:
-    """Return the corrections of a stack's clients as one: what each adds by itself in its row, and nothing in others.
+    """Return the corrections of a stack's clients as one: each client's own in its row, zeros in others.
 
-    Raises ``ValueError`` where they do not pull towards w_t with one strength.
+    Raises ``ValueError`` if they do not pull towards w_t with the same strength.
     """
     if not corrections:
         return UNCORRECTED
     if len(strengths := {correction.mu for correction in corrections}) > 1:
-        raise ValueError("the clients of a stack are corrected with one mu")
+        raise ValueError("the clients of a stack must be corrected with the same mu")
     names = {name: None for correction in corrections for name in correction.offset}
     nothing = {name: torch.zeros_like(start[name]) for name in names}
     every = [*corrections, *[UNCORRECTED] * (rows - len(corrections))]
@@ -227,7 +227,7 @@ def _write_rows(stack: Mapping[str, Tensor], rows: Mapping[int, State]) -> None:
 def _outcomes(
     stack: Mapping[str, Tensor], losses: Sequence[Tensor], schedule: Schedule, reach: Sequence[Sequence[float]]
 ) -> list[Outcome | NonFiniteError]:
-    """Return what became of each job, with one transfer for all losses and one for what is not finite."""
+    """Return the outcome of each job, with one transfer for all losses and one for the checks of finiteness."""
     values = torch.stack(list(losses)).double().cpu().numpy() if losses else np.zeros((0, 0))
     flags = [torch.isfinite(tensor).reshape(len(tensor), -1).all(dim=1) for tensor in stack.values()]
     finite = torch.stack(flags).cpu().numpy()

@@ -1,8 +1,8 @@
-"""The steps of a stack of clients laid out in advance: which examples each row takes at each step, and their weights.
+"""The steps of a stack of clients laid out in advance: which examples each row uses at each step, and their weights.
 
-A row is a client's. The phases of all rows start together, so a row with fewer steps in a phase idles until the next
-one. All batches have one length: a shorter one is filled up at weight 0, an idle row is at weight 0 as a whole. Numbers
-in, tensors on the device out; what a step does is ``stacked``'s.
+A row belongs to a client. The phases of all rows start together, so a row with fewer steps in a phase idles until the
+next one. All batches have the same length: a shorter one is padded at weight 0, an idle row has weight 0 throughout.
+Numbers in, tensors on the device out; the steps themselves are in ``stacked``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ from fedpfn.training.augment import Augmenter, augment_rows
 
 @dataclass(frozen=True)
 class Job:
-    """One client's local training: its examples, its number of steps a phase, and the rest as ``train`` takes it."""
+    """One client's local training: its examples, its number of steps per phase, and the rest as ``train`` takes it."""
 
     examples: Examples
     batches: Iterator[NDArray[np.int64]]
@@ -53,7 +53,7 @@ class Schedule:
 
 
 def lay_out(jobs: Sequence[Job], rows: int, batch_size: int, dtype: torch.dtype) -> Schedule:
-    """Return the schedule of ``jobs``, one a row, the rows left over idle; weights in ``dtype``.
+    """Return the schedule of ``jobs``, one per row, with remaining rows idle; weights in ``dtype``.
 
     Reads from each job the batches that it needs. Raises ``ValueError`` for a batch that is empty, longer than
     ``batch_size`` or not of the job's own examples, and for a job that runs out of batches.
@@ -70,7 +70,7 @@ def lay_out(jobs: Sequence[Job], rows: int, batch_size: int, dtype: torch.dtype)
         _require_fit(batches, len(own), batch_size, len(job.examples))
         for number, batch in zip(own, batches, strict=True):
             index[number, row, : len(batch)] = offset + batch
-            # filled up with its own first example, not with zeros: finite wherever the batch is
+            # padded with its own first example, not with zeros: finite wherever the batch is
             index[number, row, len(batch) :] = offset + batch[0]
             weights[number, row, : len(batch)] = 1 / len(batch)
         all_own.append(own)
@@ -79,7 +79,7 @@ def lay_out(jobs: Sequence[Job], rows: int, batch_size: int, dtype: torch.dtype)
     augmented = any(job.augment is not None for job in jobs)
     parts = [job.examples if augmented else job.examples.decoded() for job in jobs]
     if len({(part.mean, part.std) for part in parts}) > 1:
-        raise ValueError("the images of a stack's jobs are normalised alike")
+        raise ValueError("the images of a stack's jobs must be normalised alike")
     examples = replace(
         parts[0], inputs=torch.cat([part.inputs for part in parts]), labels=torch.cat([part.labels for part in parts])
     )
@@ -133,4 +133,6 @@ def _require_fit(batches: Sequence[NDArray[np.int64]], steps: int, batch_size: i
             raise ValueError(f"a stack's batches have 1 to {batch_size} examples; a job has one of {len(batch)}")
         # beyond its own lie the next job's
         if batch.min() < 0 or batch.max() >= num_examples:
-            raise ValueError(f"a job of {num_examples} examples has a batch that asks for others: {batch.tolist()}")
+            raise ValueError(
+                f"a job of {num_examples} examples has a batch with indices out of range: {batch.tolist()}"
+            )

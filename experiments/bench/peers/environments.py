@@ -30,7 +30,7 @@ def python_of(name: str, requirements: Sequence[str], interpreters: Sequence[str
     requirements
         What pip installs, besides PyTorch.
     interpreters
-        The versions of Python that will do, the preferred one first.
+        The suitable versions of Python, the preferred one first.
 
     Raises
     ------
@@ -56,10 +56,10 @@ def _interpreter(versions: Sequence[str]) -> str:
     """Return the first interpreter of these versions that answers: on the path, or the one that runs this program."""
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     for wanted in versions:
-        found = sys.executable if wanted == own else shutil.which(f"python{wanted}")
+        path = sys.executable if wanted == own else shutil.which(f"python{wanted}")
         # a version manager's stand-in can be on the path without the Python that it stands for
-        if found and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0:
-            return found
+        if path and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return path
     raise RunFailed(f"it needs Python {' or '.join(versions)}, and none is on the path")
 
 

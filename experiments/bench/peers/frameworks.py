@@ -68,12 +68,12 @@ def run(peer: Peer, workload: Workload, *, python: Path, device: str, actors: in
     with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
         folder = Path(scratch)
         jobs.write(folder, *make_job(workload, device, workers=workers))
-        surroundings = {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", "PFL_PYTORCH_DEVICE": device}
+        environment = {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", "PFL_PYTORCH_DEVICE": device}
         # CUDA's own switch: float32 as the others compute in it
-        surroundings["NVIDIA_TF32_OVERRIDE"] = "0"
+        environment["NVIDIA_TF32_OVERRIDE"] = "0"
         if device == "cpu":
-            surroundings["CUDA_VISIBLE_DEVICES"] = ""
-        log = call(peer.words(python, folder, workers), os.environ | surroundings, folder)
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        log = call(peer.words(python, folder, workers), os.environ | environment, folder)
         rounds = read_rounds(folder)[workload.warm_up :]
         if len(rounds) != workload.rounds:
             raise RunFailed(f"{peer.name}: {len(rounds)} rounds of {workload.rounds}: {last_words(log)}")

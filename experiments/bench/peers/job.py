@@ -1,4 +1,4 @@
-"""What a peer is asked to do, as files in a folder that the benchmark writes and a driver in another environment reads.
+"""A peer's job, as files in a folder that the benchmark writes and a driver in another environment reads.
 
 Only NumPy, PyTorch and fedpfn's models are imported here, since a peer's environment has nothing else of ours.
 """
@@ -96,7 +96,7 @@ class Stopwatch:
         self.began = now
 
     def write(self, folder: Path, model: nn.Module, data: Data) -> None:
-        """Write a line for each round with its seconds, in the last one also the accuracy on the test images."""
+        """Write one line for each round with its seconds, in the last one also the accuracy on the test images."""
         model.eval()
         device = next(model.parameters()).device
         with torch.no_grad():

@@ -131,12 +131,12 @@ def _values(lines: Sequence[Line], key: str | None) -> tuple[Value, ...]:
     """Return the values that lines give to ``key``, in the study's order: unused ones aside, numbers ascend."""
     if key is None:
         return (None,)
-    found = {line.keys[key]: None for line in lines if line.keys[key] is not None}
-    return tuple(sorted(found, key=lambda value: (0, value, "") if isinstance(value, int | float) else (1, 0, value)))
+    values = {line.keys[key]: None for line in lines if line.keys[key] is not None}
+    return tuple(sorted(values, key=lambda value: (0, value, "") if isinstance(value, int | float) else (1, 0, value)))
 
 
-def _chunks(values: tuple[T, ...], most: int) -> list[tuple[T, ...]]:
+def _chunks(values: tuple[T, ...], maximum: int) -> list[tuple[T, ...]]:
     """Cut ``values`` into as few parts as there must be, as even as can be."""
-    parts = -(-len(values) // most)
+    parts = -(-len(values) // maximum)
     ends = [len(values) * part // parts for part in range(parts + 1)]
     return [values[start:end] for start, end in pairwise(ends)]

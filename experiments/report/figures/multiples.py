@@ -57,7 +57,7 @@ class _Tally:
 
 def draw_multiples(
     name: str,
-    found: Sequence[Page],
+    pages: Sequence[Page],
     quantities: Sequence[Quantity],
     *,
     x_label: str,
@@ -65,11 +65,11 @@ def draw_multiples(
     said: str,
     prepare: Callable[[Axes], None] = lambda axes: None,
 ) -> list[NamedFigure]:
-    """Return the pictures of ``found``: ``NAME``, or ``NAME-QUANTITY`` where rows are a key's, numbered by page.
+    """Return the pictures of ``pages``: ``NAME``, or ``NAME-QUANTITY`` where rows are a key's, numbered by page.
 
     ``spread`` says what a deviation is drawn as (band, bar), ``said`` what lies along x; ``prepare`` sets up each axes.
     """
-    look = looks([(page.label(line), line.algorithm) for page in found for line in page.lines])
+    look = looks([(page.label(line), line.algorithm) for page in pages for line in page.lines])
 
     def draw(page: Page, rows: Sequence[tuple[Quantity, Value]]) -> tuple[str, Figure] | None:
         figure, tally = _draw_page(page, rows, look, x_label=x_label, spread=spread, prepare=prepare)
@@ -80,12 +80,12 @@ def draw_multiples(
         what = f"{shown[0][0].upper()}{shown[0][1:]}" if len(shown) == 1 else f"Above, {shown[0]}; below, {shown[1]};"
         return f"{what} {said}. {_explained(page, tally, spread)}", figure
 
-    if found[0].row_key is None:
+    if pages[0].row_key is None:
         rows = [(quantity, None) for quantity in quantities]
-        return numbered(name, [page for page in (draw(page, rows) for page in found) if page])
+        return numbered(name, [page for page in (draw(page, rows) for page in pages) if page])
     pictures = []
     for quantity in quantities:
-        drawn = [draw(page, [(quantity, row) for row in page.rows]) for page in found]
+        drawn = [draw(page, [(quantity, row) for row in page.rows]) for page in pages]
         own_name = name if len(quantities) == 1 else f"{name}-{quantity.name}"
         pictures += numbered(own_name, [page for page in drawn if page])
     return pictures
@@ -137,11 +137,11 @@ def _draw_page(
 
 def _add_legend(figure: Figure, tally: _Tally, spread: str) -> None:
     """Say the number of seeds once where all lines have the same, else behind each label."""
-    numbers = {number for found in tally.seeds.values() for number in found}
+    numbers = {number for counts in tally.seeds.values() for number in counts}
     same = len(numbers) == 1
     names = {
-        label: label if same else f"{label} (n = {counted(found, 'seed').split()[0]})"
-        for label, found in tally.seeds.items()
+        label: label if same else f"{label} (n = {counted(counts, 'seed').split()[0]})"
+        for label, counts in tally.seeds.items()
     }
     count = f"n = {counted(numbers, 'seed')}" if same else "n seeds"
     # what is no line, as a level to be reached, comes last
@@ -152,7 +152,7 @@ def _add_legend(figure: Figure, tally: _Tally, spread: str) -> None:
 
 
 def _explained(page: Page, tally: _Tally, spread: str) -> str:
-    numbers = {number for found in tally.seeds.values() for number in found}
+    numbers = {number for counts in tally.seeds.values() for number in counts}
     seeds, lost = counted(numbers, "seed"), sum(tally.lost.values())
     if max(numbers) > 1:
         words = f"Means over n = {seeds}, {spread}s ± 1 sample standard deviation"

@@ -42,10 +42,10 @@ def barrier_matrix(run: Run, server_round: int | None = None, kind: str = "") ->
     """
     kind = kind or score_key(run.rounds)
     name = "barrier-matrix" if kind == "accuracy" else f"barrier-matrix-{kind}"
-    found = _of_round(run, server_round)
-    if isinstance(found, str):
-        return Skipped(name, found)
-    server_round, arrays = found
+    result = _of_round(run, server_round)
+    if isinstance(result, str):
+        return Skipped(name, result)
+    server_round, arrays = result
     if f"{kind}_matrix" not in arrays:
         return Skipped(name, f"the barrier file of round {server_round} has no {kind} barriers")
     matrix, clients = arrays[f"{kind}_matrix"].astype(float), arrays["clients"]
@@ -85,10 +85,10 @@ def barrier_matrix(run: Run, server_round: int | None = None, kind: str = "") ->
 @in_style()
 def interpolation(run: Run, server_round: int | None = None) -> Drawn:
     """Draw accuracy and loss along the path between every pair of client models of a round, and their means."""
-    found = _of_round(run, server_round)
-    if isinstance(found, str):
-        return Skipped("interpolation", found)
-    server_round, arrays = found
+    result = _of_round(run, server_round)
+    if isinstance(result, str):
+        return Skipped("interpolation", result)
+    server_round, arrays = result
     kinds = [kind for kind in _KINDS if kind in arrays and np.isfinite(arrays[kind]).any()]
     if not kinds:
         return Skipped("interpolation", f"nothing along the paths of round {server_round} is finite")

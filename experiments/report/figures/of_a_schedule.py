@@ -33,7 +33,7 @@ MOST_ROUNDS, MOST_TENSORS = 40, 24
 _ROWS = 144
 # entries that are drawn at most; of a large model, fewer rounds are shown
 _BUDGET = 40_000_000
-# what torch's normalisation layers keep beside their parameters
+# what torch's normalisation layers keep in addition to their parameters
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 TRAINED, SECOND, FIRST, FROZEN = "trained in all steps", "frozen in phase 2", "frozen in phase 1", "frozen in all steps"
@@ -45,7 +45,7 @@ _COLOURS = {TRAINED: "#E4E4E4", SECOND: "#56B4E9", PARTLY: "#56B4E9", FIRST: "#D
 def schedule(run: Run, *, trust: bool = False) -> Drawn:
     """Draw what the first rounds freeze, rounds by entries, under the share that is frozen in every round.
 
-    Of each tensor some entries are drawn, evenly spaced over it; of many tensors, some. A schedule of the user's own is
+    Of each tensor some entries are drawn, evenly spaced over it; of many tensors, some. A user's own schedule is
     asked for its rounds in order, as in the run, but only with ``trust``: it is code, and the folder may be anybody's.
     """
     name = "mask-schedule"
@@ -70,13 +70,13 @@ def schedule(run: Run, *, trust: bool = False) -> Drawn:
     try:
         plan_of = round_plans(run.config)
         plans = [plan_of(server_round) for server_round in range(1, rounds + 1)]
-    # whatever a schedule of the user's own raises today: the run is over and its other pictures are not concerned
+    # whatever a user's own schedule raises today: the run is over and its other pictures are not concerned
     except Exception as error:
         return Skipped(name, f"the schedule cannot be asked again: {' '.join(str(error).split())}")
     for record, plan in zip(trained, plans, strict=False):
-        said, found = record["mask"]["frozen"], _frozen(plan, shapes)
-        if not isclose(said, found, rel_tol=1e-9, abs_tol=1e-12):
-            return Skipped(name, f"round {record['round']} froze {said:.6g}, rebuilt it freezes {found:.6g}")
+        said, actual = record["mask"]["frozen"], _frozen(plan, shapes)
+        if not isclose(said, actual, rel_tol=1e-9, abs_tol=1e-12):
+            return Skipped(name, f"round {record['round']} froze {said:.6g}, rebuilt it freezes {actual:.6g}")
     sample = _sample(shapes)
     states, words = _states(plans, shapes, sample)
     figure = _draw(run, trained, states, words, sample)

@@ -85,25 +85,25 @@ def _along(key: str, measure: Measure, values: list[float]) -> Draw:
     def draw(axes: Axes, line: Line, look: Look, label: str) -> Count:
         averages = {group.keys[key]: average(group, measure) for group in line.groups}
         lost = sum(one.not_finite for one in averages.values())
-        found = {value: one for value, one in averages.items() if one.n}
-        seeds = frozenset(one.n for one in found.values())
-        level = found.pop(None, None)
+        present = {value: one for value, one in averages.items() if one.n}
+        seeds = frozenset(one.n for one in present.values())
+        level = present.pop(None, None)
         if level is not None:
-            _draw_level(axes, level, look, values, label=f"{label} (no {symbol(key)})" if found else label)
-        if found:
-            _draw_points(axes, {float(value): one for value, one in found.items() if value is not None}, look, label)
+            _draw_level(axes, level, look, values, label=f"{label} (no {symbol(key)})" if present else label)
+        if present:
+            _draw_points(axes, {float(value): one for value, one in present.items() if value is not None}, look, label)
         return Count(seeds, lost)
 
     return draw
 
 
-def _draw_points(axes: Axes, found: dict[float, Average], look: Look, label: str) -> None:
-    number, x = len(axes.containers), sorted(found)
+def _draw_points(axes: Axes, averages: dict[float, Average], look: Look, label: str) -> None:
+    number, x = len(axes.containers), sorted(averages)
     # NaN, where one seed says nothing of a spread, is drawn as no bar
-    deviations = np.array([found[value].deviation for value in x], dtype=float)
+    deviations = np.array([averages[value].deviation for value in x], dtype=float)
     drawn = axes.errorbar(
         x,
-        np.array([found[value].mean for value in x], dtype=float),
+        np.array([averages[value].mean for value in x], dtype=float),
         yerr=None if np.isnan(deviations).all() else deviations,
         label=label,
         capsize=2,
@@ -118,11 +118,11 @@ def _draw_points(axes: Axes, found: dict[float, Average], look: Look, label: str
         artist.set_transform(moved)
 
 
-def _draw_level(axes: Axes, found: Average, look: Look, values: list[float], label: str) -> None:
-    ends, mean = (values[0], values[-1]), found.mean or 0.0
+def _draw_level(axes: Axes, average: Average, look: Look, values: list[float], label: str) -> None:
+    ends, mean = (values[0], values[-1]), average.mean or 0.0
     axes.plot(ends, [mean, mean], color=look.colour, linestyle=look.line, label=label)
-    if found.deviation is not None:
-        low, high = mean - found.deviation, mean + found.deviation
+    if average.deviation is not None:
+        low, high = mean - average.deviation, mean + average.deviation
         axes.fill_between(ends, low, high, color=look.colour, alpha=0.12, linewidth=0)
 
 
@@ -143,7 +143,7 @@ def _scale(values: list[float]) -> Callable[[Axes], None]:
 
 
 def _numbers(study: Study, key: str) -> list[float]:
-    """Return the values of a column in ascending order; none where one of them is no number."""
+    """Return the values of a column in ascending order; none where one of them is not a number."""
     values = {group.keys[key] for group in study.groups} - {None}
     if any(isinstance(value, bool | str) for value in values):
         return []

@@ -27,7 +27,7 @@ _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 @in_style()
 def over_rounds(study: Study) -> Drawn:
-    """Draw the global model's accuracy and the mean accuracy barrier after each round, a line a group.
+    """Draw the global model's accuracy and the mean accuracy barrier after each round, one line per group.
 
     Of runs that are scored by an error: the error, and its barrier.
     """
@@ -71,24 +71,24 @@ def over_bytes(study: Study, target: float | None = None) -> Drawn:
     Bytes, too, are means over the seeds.
     """
     totals = [bytes_moved(run) for group in study.groups for run in group.runs]
-    most = max((max(points.values()) for points in totals if points), default=0.0)
-    if not _is_there(study, accuracy) or not most:
-        return Skipped("bytes", "no accuracy is on record" if most else "no bytes are on record")
-    size, unit = next((size, unit) for size, unit in _SIZES if most >= size)
+    largest = max((max(points.values()) for points in totals if points), default=0.0)
+    if not _is_there(study, accuracy) or not largest:
+        return Skipped("bytes", "no accuracy is on record" if largest else "no bytes are on record")
+    size, unit = next((size, unit) for size, unit in _SIZES if largest >= size)
 
     def draw(axes: Axes, line: Line, look: Look, label: str) -> Count:
         (group,) = line.groups
-        found, moved = over_seeds(group, accuracy), over_seeds(group, bytes_moved)
-        if not found.seeds:
-            return Count(frozenset(), found.lost)
+        scores, moved = over_seeds(group, accuracy), over_seeds(group, bytes_moved)
+        if not scores.seeds:
+            return Count(frozenset(), scores.lost)
         sent = dict(zip(moved.rounds, moved.mean / size, strict=True))
-        x = np.array([sent[server_round] for server_round in found.rounds])
-        draw_band(axes, x, found.mean, found.deviation, look, label=label)
-        reached = np.flatnonzero(found.mean >= (np.inf if target is None else target))
+        x = np.array([sent[server_round] for server_round in scores.rounds])
+        draw_band(axes, x, scores.mean, scores.deviation, look, label=label)
+        reached = np.flatnonzero(scores.mean >= (np.inf if target is None else target))
         if len(reached):
-            spot = x[reached[0]], found.mean[reached[0]]
+            spot = x[reached[0]], scores.mean[reached[0]]
             axes.plot(*spot, "D", markersize=7, markerfacecolor="none", markeredgecolor=look.colour, zorder=5)
-        return Count(frozenset({found.seeds}), found.lost)
+        return Count(frozenset({scores.seeds}), scores.lost)
 
     def prepare(axes: Axes) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -113,13 +113,13 @@ def over_bytes(study: Study, target: float | None = None) -> Drawn:
 def _against_rounds(kind: Callable[[Run], Points]) -> Draw:
     def draw(axes: Axes, line: Line, look: Look, label: str) -> Count:
         (group,) = line.groups
-        found = over_seeds(group, kind)
-        if not found.seeds:
-            return Count(frozenset(), found.lost)
+        series = over_seeds(group, kind)
+        if not series.seeds:
+            return Count(frozenset(), series.lost)
         # where barriers are measured every few rounds, too, the axis begins at the first
-        axes.update_datalim([(0.0, float(found.mean[np.isfinite(found.mean)][0]))])
-        draw_band(axes, found.rounds, found.mean, found.deviation, look, label=label)
-        return Count(frozenset({found.seeds}), found.lost)
+        axes.update_datalim([(0.0, float(series.mean[np.isfinite(series.mean)][0]))])
+        draw_band(axes, series.rounds, series.mean, series.deviation, look, label=label)
+        return Count(frozenset({series.seeds}), series.lost)
 
     return draw
 

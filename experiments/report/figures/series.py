@@ -74,10 +74,10 @@ def bytes_moved(run: Run) -> Points:
 
 def over_seeds(group: Group, quantity: Callable[[Run], Points]) -> Series:
     """Return ``quantity`` over the seeds of ``group``, in every round where any of them has it."""
-    found = [quantity(run) for run in group.runs]
-    rounds = sorted({server_round for points in found for server_round in points})
-    values = _table(found, rounds)
-    lost = sum(not isfinite(value) for points in found for value in points.values())
+    by_run = [quantity(run) for run in group.runs]
+    rounds = sorted({server_round for points in by_run for server_round in points})
+    values = _table(by_run, rounds)
+    lost = sum(not isfinite(value) for points in by_run for value in points.values())
     return Series(
         rounds=np.array(rounds, dtype=np.int64),
         mean=_mean(values),
@@ -87,9 +87,9 @@ def over_seeds(group: Group, quantity: Callable[[Run], Points]) -> Series:
     )
 
 
-def _table(found: Sequence[Mapping[int, float]], rounds: Sequence[int]) -> Floats:
-    values = [[points.get(server_round, nan) for server_round in rounds] for points in found]
-    return np.array(values, dtype=float).reshape(len(found), len(rounds))
+def _table(series: Sequence[Mapping[int, float]], rounds: Sequence[int]) -> Floats:
+    values = [[points.get(server_round, nan) for server_round in rounds] for points in series]
+    return np.array(values, dtype=float).reshape(len(series), len(rounds))
 
 
 def _mean(values: Floats) -> Floats:

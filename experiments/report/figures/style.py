@@ -1,7 +1,8 @@
-"""How every picture looks: widths of a journal's columns, sizes of type, and marks that are told apart without colour.
+"""How every picture looks: widths of a journal's columns, sizes of type, and marks that can be distinguished without
+colour.
 
-Colours are Okabe and Ito's, told apart by the colour-blind; markers and line styles tell the same lines apart in grey.
-An algorithm has its colour and marker on every picture, whatever else is on it.
+Colours are Okabe and Ito's, distinguishable for the colour-blind; markers and line styles tell the same lines apart in
+grey. An algorithm has its colour and marker on every picture, whatever else is on it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -122,7 +123,7 @@ def draw_band(
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure, in inches, that belongs to nobody but its holder."""
+    """Return an empty figure, in inches, that pyplot does not manage."""
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -31,7 +31,7 @@ def sweep_figures(study: Study, target: float | None = None, *, say: Say = _noth
 def run_figures(run: Run, *, trust: bool = False, say: Say = _nothing) -> list[NamedFigure]:
     """Return the pictures of one run; ``say`` which there are not, and why.
 
-    With ``trust`` a schedule of the run's own is asked for what it froze.
+    With ``trust`` the run's own schedule is called for what it froze.
     """
     draws = (barrier_matrix, interpolation, partition, partial(schedule, trust=trust))
     return _drawn((draw(run) for draw in draws), say)
@@ -67,7 +67,7 @@ def _all_figures(study: Study, target: float | None, trust: bool, say: Say) -> I
     yield from sweep_figures(study, target, say=say)
     partitions: dict[str, str] = {}
     for algorithm, run in chosen_runs(study).items():
-        # an algorithm of the user's own may be a path
+        # a user's own algorithm may be a path
         head = f"run-{re.sub(r'[^A-Za-z0-9_.+-]', '-', algorithm)}-"
         for picture in run_figures(run, trust=trust, say=partial(_behind, head, say)):
             name = head + picture.name

@@ -1,4 +1,4 @@
-"""Several models of one architecture into one: means by weights and by data, and sums of what they have learnt."""
+"""Fusing several models of one architecture: means by weights and by data, and sums of what they have learnt."""
 
 from fedpfn.lmc.fusion.fisher import fisher_information, fisher_mean
 from fedpfn.lmc.fusion.methods import METHODS, NEED_BASE, NEED_DATA, Fused, fuse, method_faults

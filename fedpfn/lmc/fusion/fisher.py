@@ -7,8 +7,8 @@ Fisher information
 
 over the model's own answers y and not the labels (their section 3.2). The expectation over classes is exact. For other
 tasks the labels' loss takes the place of -log p: the empirical Fisher. BatchNorm's running statistics have no gradient
-and are averaged plainly. Where no model has any information the entry is the plain mean, as the limit of equal weights;
-an entry that is equal in all models stays as it is.
+and are averaged plainly. Where no model has any information the entry is the plain mean, the limit of equal weights; an
+entry that is equal in all models is unchanged.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ def fisher_mean(
     weights
         The models' own factors p_i, equal by default.
     floor
-        Keeps an entry defined that no model has information on: it becomes the plain mean.
+        Defines entries on which no model has information: they become the plain mean.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def fisher_mean(
     Raises
     ------
     ValueError
-        For no states, states that do not fit each other, and another number of weights or informations.
+        For no states, states that do not match each other, and a wrong number of weights or informations.
 
     Examples
     --------
@@ -62,17 +62,19 @@ def fisher_mean(
     tensor([1., 2.])
     """
     if not states or len(states) != len(information) or (weights is not None and len(weights) != len(states)):
-        raise ValueError("a Fisher-weighted mean needs one or more models, and an information (and a weight) of each")
+        raise ValueError(
+            "a Fisher-weighted mean needs one or more models, each with its Fisher information (and weight)"
+        )
     for state in states[1:]:
         require_fit(states[0], state)
     factors = [1.0] * len(states) if weights is None else list(weights)
     entries = [tensor for own in information for tensor in own.values()]
-    least = floor * float(sum(tensor.double().sum() for tensor in entries)) / max(1, sum(t.numel() for t in entries))
+    lowest = floor * float(sum(tensor.double().sum() for tensor in entries)) / max(1, sum(t.numel() for t in entries))
     mean = mean_state(states, factors)
     for name in information[0]:
-        own = torch.stack([p * (f[name].double() + (least or 1.0)) for p, f in zip(factors, information, strict=True)])
+        own = torch.stack([p * (f[name].double() + (lowest or 1.0)) for p, f in zip(factors, information, strict=True)])
         first = states[0][name]
-        # around the first: an entry that all share comes out to the bit
+        # relative to the first: an entry that all share comes out bit-identical
         offsets = torch.stack([state[name].double() - first.double() for state in states])
         mean[name] = (first.double() + (own * offsets).sum(dim=0) / own.sum(dim=0)).to(first.dtype)
     return mean
@@ -87,8 +89,8 @@ def fisher_information(
 ) -> State:
     """Return the diagonal Fisher information of ``model`` at ``state``, a mean over ``examples``, float64.
 
-    In evaluation mode, one backward pass per example and class. ``done`` is called with the share of the examples that
-    each one is. Raises ``ValueError`` for a state that is not the model's, and for no examples.
+    In evaluation mode, one backward pass per example and class. ``done`` is called after each example with its share of
+    all examples. Raises ``ValueError`` for a state that is not the model's, and for no examples.
     """
     if not len(examples):
         raise ValueError("Fisher information is a mean over examples; got none")
@@ -106,10 +108,10 @@ def fisher_information(
             else:
                 terms = [(1.0, examples.task.loss(outputs, labels, reduction="sum"))]
             for number, (share, term) in enumerate(terms, start=1):
-                found = torch.autograd.grad(
+                gradients = torch.autograd.grad(
                     term, list(own.values()), retain_graph=number < len(terms), allow_unused=True
                 )
-                for name, gradient in zip(own, found, strict=True):
+                for name, gradient in zip(own, gradients, strict=True):
                     if gradient is not None:
                         total[name].add_(gradient.double().square(), alpha=share)
             done(1 / len(examples))

@@ -30,7 +30,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Fused:
-    """A fused ``state``, and in words what is worth saying about how it came about."""
+    """A fused ``state``, with notes on how it was made."""
 
     state: State
     notes: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Fused:
 
 @dataclass(frozen=True)
 class _Models:
-    """What methods fuse: states of the workers' model, their common base, the data to fuse by, the BatchNorm repair."""
+    """The inputs of a method: states of the workers' model, their common base, data, and the BatchNorm repair."""
 
     pool: ModelPool
     states: Sequence[Tensors]
@@ -52,7 +52,7 @@ class _Models:
         return self.base
 
     def by_data(self, measure: Callable[..., State]) -> list[State]:
-        """Return what ``measure(model, state, examples)`` finds of each state."""
+        """Return ``measure(model, state, examples)`` of each state."""
         return self.pool.map(lambda s: measure(self.pool.model, s, self.examples, done=self.done), self.states)
 
 
@@ -65,9 +65,9 @@ def _greedy(models: _Models) -> Fused:
     assert examples is not None
 
     def evaluate(state: Tensors) -> Evaluation:
-        found = models.pool.evaluate(state, examples)
+        evaluation = models.pool.evaluate(state, examples)
         models.done(0.5)
-        return found
+        return evaluation
 
     soup = greedy_soup(models.states, evaluate, repair=models.repair)
     return Fused(soup.state, (f"members: {', '.join(str(member + 1) for member in soup.members)}",))
@@ -125,24 +125,24 @@ def fuse(
     base
         The common start of the models, for the methods in ``NEED_BASE``.
     examples
-        Data that the methods in ``NEED_DATA`` fuse by: held-out ones for ``greedy``, ones like those that the models
-        were trained on for ``fisher`` and ``regmean``.
+        Data for the methods in ``NEED_DATA``: held-out examples for ``greedy``, examples like the models' training data
+        for ``fisher`` and ``regmean``.
     repair
-        What is done to the result's BatchNorm statistics (``batch_norm.repair_for``), and for ``greedy`` to each soup.
+        Repair of the result's BatchNorm statistics (``batch_norm.repair_for``), and for ``greedy`` of each soup's.
     progress
-        Called with the models that are done and their number.
+        Called with the number of models that are done, and the total.
     options
         The method's own: ``scale``, ``density``, ``off_diagonal``.
 
     Returns
     -------
     Fused
-        The fused state, of the model's tensors.
+        The fused state, with the model's tensors.
 
     Raises
     ------
     ValueError
-        For an unknown method or option, a base or data that are missing, and what the method itself refuses.
+        For an unknown method or option, a missing base or missing data, and whatever the method itself refuses.
 
     Examples
     --------
@@ -157,11 +157,11 @@ def fuse(
     data = None if examples is None else as_examples(examples, model=model).decoded()
     with temporary_pool(model) as pool:
         done = Steps(progress, len(fitting))
-        found = METHODS[method](_Models(pool, fitting, start, data, repair, done), **options)
+        fused = METHODS[method](_Models(pool, fitting, start, data, repair, done), **options)
         done.finish()
         if repair is None or method == "greedy":
-            return found
-        return Fused(repair(found.state, fitting[0]), found.notes)
+            return fused
+        return Fused(repair(fused.state, fitting[0]), fused.notes)
 
 
 def method_faults(method: str, options: Mapping[str, Any], *, has_base: bool, has_data: bool) -> None:
@@ -173,6 +173,8 @@ def method_faults(method: str, options: Mapping[str, Any], *, has_base: bool, ha
         own = f"its options are {', '.join(known)}" if known else "it has none"
         raise ValueError(f"fusion method {method!r} takes no {unknown[0]!r}; {own}")
     if method in NEED_BASE and not has_base:
-        raise ValueError(f"fusion method {method!r} adds what models have learnt since their base; name the base")
+        raise ValueError(
+            f"fusion method {method!r} needs the common base that the models were fine-tuned from; got none"
+        )
     if method in NEED_DATA and not has_data:
-        raise ValueError(f"fusion method {method!r} fuses by data; got none")
+        raise ValueError(f"fusion method {method!r} needs data; got none")

@@ -45,7 +45,7 @@ def reg_mean(states: Sequence[Tensors], grams: Sequence[Tensors], *, off_diagona
     Raises
     ------
     ValueError
-        For no states, states that do not fit each other, another number of ``grams``, and a factor outside [0, 1].
+        For no states, states that do not match each other, a wrong number of ``grams``, and a factor outside [0, 1].
 
     Examples
     --------
@@ -79,8 +79,8 @@ def input_grams(
 ) -> State:
     """Return G = X^T X / rows of the inputs of every ``nn.Linear`` of ``model`` at ``state``, float64.
 
-    By the name of the layer's weight; each position of a sequence is a row. ``done`` is called with the share of the
-    examples that each batch is. Raises ``ValueError`` for a model without a linear layer that runs, and for no
+    By the name of the layer's weight; each position of a sequence is a row. ``done`` is called after each batch
+    with its share of all examples. Raises ``ValueError`` for a model without a linear layer that runs, and for no
     examples.
     """
     grams: State = {}

@@ -1,4 +1,4 @@
-"""Layerwise measures: what the layers of two models, and of the models between them, have to do with each other."""
+"""Layerwise measures: how the layers of two models, and of the models between them, relate to each other."""
 
 from fedpfn.lmc.layerwise.additivity import gaussian_additivity, weak_additivity
 from fedpfn.lmc.layerwise.calibration import CalibratedBarrier, Temperature, calibrated_barrier, fit_temperature

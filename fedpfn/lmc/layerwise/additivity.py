@@ -1,11 +1,11 @@
-"""Weak additivity of an activation for two models' pre-activations, and what independent Gaussians give by themselves.
+"""Weak additivity of an activation for two models' pre-activations, and the baseline of independent Gaussians.
 
 Zhou et al. 2023 ("Going Beyond Linear Mode Connectivity", definition 3): for all a in [0, 1],
 s(a h1 + (1 - a) h2) = a s(h1) + (1 - a) s(h2), s the activation and h the pre-activations. Measured by
 Dist_s(x) = max over a of dist(left, right), with dist of ``comparison``.
 
-ReLU comes close on any two vectors: for independent Gaussian pre-activations the cosine of the two sides at 1/2 is 0.93
-already. Only what is clearly nearer than ``gaussian_additivity`` is evidence.
+ReLU comes close on any two vectors: for independent Gaussian pre-activations the cosine of the two sides at 1/2 is
+already 0.93. Only values clearly below ``gaussian_additivity`` are evidence.
 """
 
 import math
@@ -22,7 +22,7 @@ ALPHAS = tuple(step / 10 for step in range(1, 10))
 def weak_additivity(
     activation: Callable[[Tensor], Tensor], first: Tensor, second: Tensor, *, alphas: Sequence[float] = ALPHAS
 ) -> tuple[Tensor, Tensor]:
-    """Return max over ``alphas`` of dist and of 1 - cos of the two sides, both (N,) in float64, one value an example.
+    """Return max over ``alphas`` of dist and of 1 - cos of the two sides, both (N,) in float64, one value per example.
 
     ``first`` and ``second`` (N, ...) are pre-activations. NaN where a side is zero at one of the alphas. Raises
     ``ValueError`` without alphas, or for one outside [0, 1].
@@ -41,7 +41,7 @@ def weak_additivity(
         left, right = activation(alpha * h1 + (1 - alpha) * h2), alpha * s1 + (1 - alpha) * s2
         distances.append(relative_distance(left, right))
         gaps.append(cosine_gap(left, right))
-    # amax passes NaN on
+    # amax propagates NaN
     return torch.stack(distances).amax(dim=0), torch.stack(gaps).amax(dim=0)
 
 

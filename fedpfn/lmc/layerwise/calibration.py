@@ -1,4 +1,4 @@
-"""Temperature: what a path's loss barrier is once the scale of the logits is put right.
+"""Temperature: a path's loss barrier after the scale of the logits has been corrected.
 
 Averaging weights shrinks logits (by 2^(L-1) at the middle of a path with LEWC, L layers), which costs loss and no
 accuracy. "Do We Really Need Permutations? Impact of Width Expansion on Linear Mode Connectivity" replaces softmax(z) by
@@ -25,13 +25,13 @@ from fedpfn.losses import form_of
 from fedpfn.params import lerp
 
 Floats = NDArray[np.float64]
-SPREAD = 1e4  # most and least root mean square of b (z - mean z), within which b is sought
+SPREAD = 1e4  # b is searched so that the root mean square of b (z - mean z) lies within [1 / SPREAD, SPREAD]
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """The factor ``beta`` on the logits, the mean loss in nats it has on the examples it was fitted to, and whether
-    the best one lies outside the range searched: all answers right (beta has no end), or logits that mislead."""
+    """The factor ``beta`` on the logits, its mean loss in nats on the examples it was fitted to, and whether the best
+    one lies outside the range searched: all answers right (beta is unbounded), or misleading logits."""
 
     beta: float
     loss: float
@@ -78,13 +78,15 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     def loss_at(log_beta: float) -> float:
         return float(functional.cross_entropy(math.exp(log_beta) * centred, labels))
 
-    # not with the module: every process of a run imports it, and few need SciPy
+    # imported here: every process of a run imports this module, and few need SciPy
     from scipy.optimize import minimize_scalar
 
     bound = math.log(SPREAD)
-    found = minimize_scalar(loss_at, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-9, "maxiter": 200})
-    # the ends first: on a plateau an end is as good, and says what is the matter
-    candidates = [(loss_at(end), end) for end in (bound, -bound)] + [(float(found.fun), float(found.x))]
+    minimum = minimize_scalar(
+        loss_at, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-9, "maxiter": 200}
+    )
+    # the ends first: on a plateau an end is just as good, and shows that the range was exceeded
+    candidates = [(loss_at(end), end) for end in (bound, -bound)] + [(float(minimum.fun), float(minimum.x))]
     loss, best = min(candidates, key=lambda candidate: candidate[0])
     return Temperature(math.exp(best) / spread, loss, abs(best) == bound)
 
@@ -102,11 +104,11 @@ def calibrated_barrier(
 ) -> CalibratedBarrier:
     """Return the loss barrier of the path w(alpha) on ``examples``, raw and calibrated, alpha = 1 being ``first``.
 
-    At every point, the ends included, beta is fitted on ``held_out`` and used on ``examples``. ``held_out`` must share
-    no example with ``examples`` nor with the training of the models: it is never the test set, which is what is
-    measured on. ``repair(state, first)`` is ``barrier``'s, each end being repaired with itself; under the BatchNorm
-    policy ``none`` the points between have the first model's statistics. Raises ``ValueError`` for a state that is not
-    the model's or not finite, an even number of points, and what ``fit_temperature`` refuses.
+    At every point, the ends included, beta is fitted on ``held_out`` and applied to ``examples``. ``held_out`` must
+    share no example with ``examples`` or with the models' training data: it is never the test set, on which the
+    barrier is measured. ``repair(state, first)`` is that of ``barrier``, each end repaired with itself; under the
+    BatchNorm policy ``none`` the points between have the first model's statistics. Raises ``ValueError`` for a state
+    that is not the model's or not finite, an even number of points, and whatever ``fit_temperature`` refuses.
 
     >>> from fedpfn.params import read_state
     >>> net = nn.Linear(2, 2)

@@ -11,7 +11,7 @@ biased upwards. ``debiased`` takes the unbiased estimate of HSIC (Song et al. 20
 
     HSIC_1 = [tr(K L) + (1^T K 1)(1^T L 1) / ((n - 1)(n - 2)) - 2 / (n - 2) 1^T K L 1] / (n (n - 3)) ,
 
-which is also what may be averaged over groups of examples: ``CKASums`` holds no more than one.
+which can also be averaged over groups of examples: ``CKASums`` holds no more than one group.
 """
 
 import math
@@ -32,7 +32,7 @@ def linear_cka(first: Tensor, second: Tensor, *, debiased: bool = False) -> floa
     first, second
         Features (n, ...) of the same n examples, flattened to vectors; their widths may differ.
     debiased
-        Take the unbiased estimate of HSIC, which needs four examples and may give values a little outside [0, 1].
+        Use the unbiased estimate of HSIC, which needs four examples and may give values slightly outside [0, 1].
 
     Returns
     -------

@@ -5,7 +5,7 @@ Zhou et al. 2023 ("Going Beyond Linear Mode Connectivity", definition 4): W1 H1 
 biases dropped; a convolution's W H is that convolution without its bias, stride, padding, dilation and groups kept.
 With weak additivity it gives LLFC at c = 1 (theorem 1 there).
 
-Dist_com = dist(vec(W1 H1 + W2 H2), vec(W1 H2 + W2 H1)) is to be read beside Dist_W = dist(vec W1, vec W2) and
+Compare Dist_com = dist(vec(W1 H1 + W2 H2), vec(W1 H2 + W2 H1)) with Dist_W = dist(vec W1, vec W2) and
 Dist_H = dist(vec H1, vec H2). dist(x, y) = |x - y|² / (|x| |y|); H and W H are matrices over all examples, so that
 norms are sums over the data set and an example weighs by its length. At a layer that reads the input H1 = H2: trivial.
 """
@@ -56,7 +56,7 @@ def apply_weight(layer: nn.Module, weight: Tensor, inputs: Tensor) -> Tensor:
         # what its forward calls: it knows the padding modes
         outputs: Tensor = layer._conv_forward(inputs, weight, None)
         return outputs
-    raise ValueError(f"a weight is applied by nn.Linear or nn.Conv2d, not by {type(layer).__name__}")
+    raise ValueError(f"expected an nn.Linear or nn.Conv2d, got {type(layer).__name__}")
 
 
 def cross_products(layer: nn.Module, weights: tuple[Tensor, Tensor], features: tuple[Tensor, Tensor]) -> Products:

@@ -1,7 +1,7 @@
 """How two batches of features are compared, example by example, and how the values are averaged over a data set.
 
 Conv features are flattened: an example is one vector. Values and sums are float64. A vector of norm zero has no
-direction: the value of such an example is NaN ("dead"), it is left out of the mean, and ``ExampleMean`` counts it.
+direction: the value of such an example is NaN ("dead"); it is left out of the mean and counted by ``ExampleMean``.
 """
 
 import torch
@@ -16,8 +16,8 @@ def flat(features: Tensor) -> Tensor:
 def cosine_gap(first: Tensor, second: Tensor) -> Tensor:
     """Return 1 - cos(x, y) of each example, (N,), within [0, 2]; NaN where a vector is zero.
 
-    Taken as |x/|x| - y/|y||² / 2, which has no cancellation: equal vectors give 0, and float32 features, not copied to
-    float64, an error near 1e-7 of the value's square root.
+    Computed as |x/|x| - y/|y||² / 2, which has no cancellation: equal vectors give 0, and float32 features, not copied
+    to float64, have an error near 1e-7 of the value's square root.
 
     >>> gaps = cosine_gap(torch.tensor([[1.0, 0.0], [2.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 3.0]]).expand(3, 2))
     >>> [round(gap, 6) for gap in gaps.tolist()]

@@ -86,7 +86,7 @@ def layer_cosines(
     held for all states, so that small batches are the fast ones on a CPU. ``repair(state, first)`` returns the state to
     measure in place of an interpolated one, and of each end with itself, as in ``barrier``; under the BatchNorm policy
     ``none`` the points between have the first model's statistics. Raises ``ValueError`` for a state that is not the
-    model's or not finite, a pair that is not there, and what ``measurable_layers`` refuses.
+    model's or not finite, a pair of positions out of range, and whatever ``measurable_layers`` refuses.
 
     >>> from fedpfn.params import read_state
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -98,10 +98,10 @@ def layer_cosines(
     if wrong := [pair for pair in pairs if not all(0 <= end < len(states) for end in pair)]:
         raise ValueError(f"a pair names two of the {len(states)} states by position; got {wrong[0]}")
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha has to lie within [0, 1]; got {alpha}")
+        raise ValueError(f"alpha must lie within [0, 1]; got {alpha}")
     used = sorted({end for pair in pairs for end in pair})
     states = [repaired_end(state, repair) if at in used else state for at, state in enumerate(states)]
-    # without a repair, mixing anew for each batch is cheap and holds no more than one
+    # without a repair, mixing anew for each batch is cheap and holds only one mixed state
     ready = [repair(lerp(states[i], states[j], alpha), states[i]) for i, j in pairs] if repair else []
     layers: tuple[Layer, ...] = ()
     if states:

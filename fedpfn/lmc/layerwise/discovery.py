@@ -1,13 +1,13 @@
 """Which layers a model has, found by one dry run: the calls that hooks see, joined by the autograd graph between them.
 
-A layer is an ``nn.Linear`` or ``nn.Conv2d`` (other weights, as an LSTM's, lie between the layers). Its features are the
-output of the first activation module that its output reaches without passing another layer: through norms, pooling,
-and the sum at the end of a residual block, so that the last convolution of a block and its shortcut both have the
-block's output as features. A layer that reaches the model's output first has that output (the logits) as features; one
-that reaches neither (a linear bottleneck) has its own output.
+A layer is an ``nn.Linear`` or ``nn.Conv2d`` (other weights, such as an LSTM's, lie between the layers). Its features
+are the output of the first activation module that its output reaches without passing another layer: through norms,
+pooling, and the sum at the end of a residual block, so that the last convolution of a block and its shortcut both have
+the block's output as features. A layer that reaches the model's output first has that output (the logits) as features;
+one that reaches neither (a linear bottleneck) has its own output.
 
-An activation called as a function shows itself to no hook: such a model is refused rather than measured wrongly, and
-``functional`` makes modules of such calls where it can. Reading the features is left to ``features``.
+Hooks do not see an activation that is called as a function: such a model is refused rather than measured wrongly, and
+``functional`` makes modules of such calls where it can. ``features`` reads the features.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -56,8 +56,8 @@ class Layer:
 
     ``index`` counts layers in the order they run, from 1. ``depth`` is the largest number of layers on a way from the
     input to the features: the l of a plain stack. The features are the output of call number ``call`` (from 0) of
-    module ``site``, the model itself being ``""``; ``activated`` tells whether that is an activation. ``below`` names
-    the state's tensors that the features depend on. ``reads_input``: what enters it depends on no weight.
+    module ``site``, the model itself being ``""``; ``activated`` says whether that is an activation. ``below`` names
+    the state's tensors that the features depend on. ``reads_input``: its inputs depend on no weight.
     """
 
     name: str
@@ -92,7 +92,7 @@ def find_layers(model: nn.Module, inputs: Tensor, *, state: Mapping[str, Tensor]
     [('0', 1, '1', True), ('2', 2, '', False)]
     """
     own = dict(model.named_parameters())
-    # leaves of their own: the model's are not touched, and those that never train are in the graph too
+    # separate leaves: the model's own are untouched, and parameters that never train are in the graph too
     leaves = {name: (state or own).get(name, tensor).detach().requires_grad_() for name, tensor in own.items()}
     buffers = {name: tensor for name, tensor in (state or {}).items() if name not in own}
     run = _DryRun(model)
@@ -113,16 +113,16 @@ def find_layers(model: nn.Module, inputs: Tensor, *, state: Mapping[str, Tensor]
     last.depth = max((calls[position].depth for position in direct), default=0)
 
     names = {id(leaf): name for name, leaf in leaves.items()}
-    found: list[Layer] = []
+    layers: list[Layer] = []
     for position, call in enumerate(calls):
         if not call.is_layer:
             continue
         site = consumers[position][0] if consumers[position] else last if position in direct else call
         below = _weights_behind(site.leaving, names)
-        found.append(
+        layers.append(
             Layer(
                 name=call.name,
-                index=len(found) + 1,
+                index=len(layers) + 1,
                 depth=site.depth,
                 site=site.name,
                 call=site.number,
@@ -131,11 +131,11 @@ def find_layers(model: nn.Module, inputs: Tensor, *, state: Mapping[str, Tensor]
                 below=frozenset(below | _buffers_with(below, model, run.order, site.name)),
             )
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 class _DryRun(TorchFunctionMode):
-    """One forward pass in evaluation mode that notes calls, and activations outside an activation module."""
+    """One forward pass in evaluation mode that records calls, and activations outside an activation module."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _require_measurable(run: _DryRun, calls: list[_Call], output: Any) -> None:
     if not isinstance(output, Tensor):
-        raise ValueError(f"the model has to return one tensor of logits; it returns a {type(output).__name__}")
+        raise ValueError(f"the model must return one tensor of logits; it returns a {type(output).__name__}")
     if run.functions:
         names = ", ".join(sorted(set(run.functions)))
         raise ValueError(
@@ -196,11 +196,11 @@ def _require_measurable(run: _DryRun, calls: list[_Call], output: Any) -> None:
     if not layers:
         raise ValueError("the model runs no nn.Linear or nn.Conv2d module: there is no layer to measure")
     if again := next((call for call in layers if call.number), None):
-        raise ValueError(f"layer {again.name!r} runs twice in one forward pass: its features are not one thing")
+        raise ValueError(f"layer {again.name!r} runs twice in one forward pass: its features are not unique")
 
 
 def _behind(node: Any, stop: Callable[[Any], bool]) -> Iterable[Any]:
-    """Yield the autograd nodes behind ``node``, itself included, not going past those that ``stop`` tells."""
+    """Yield the autograd nodes behind ``node``, itself included, going no further where ``stop`` is true."""
     stack, seen = [node], set()
     while stack:
         current = stack.pop()
@@ -213,21 +213,21 @@ def _behind(node: Any, stop: Callable[[Any], bool]) -> Iterable[Any]:
 
 
 def _marks_behind(node: Any, marks: Mapping[Any, int]) -> set[int]:
-    return {marks[found] for found in _behind(node, marks.__contains__) if found in marks}
+    return {marks[key] for key in _behind(node, marks.__contains__) if key in marks}
 
 
 def _weights_behind(node: Any, names: Mapping[int, str]) -> set[str]:
-    variables = (getattr(found, "variable", None) for found in _behind(node, lambda _: False))
+    variables = (getattr(behind, "variable", None) for behind in _behind(node, lambda _: False))
     return {names[id(variable)] for variable in variables if id(variable) in names}
 
 
 def _buffers_with(below: set[str], model: nn.Module, order: list[str], site: str) -> set[str]:
-    """Return the buffers that go with ``below``: those beside a weight in it or, beside none, of modules run before."""
+    """Return the buffers that go with ``below``: in a module with such a weight or, without weights, one run before."""
     before = set(order[: order.index(site)]) if site else set(order)
-    found: set[str] = set()
+    names: set[str] = set()
     for name, _ in model.named_buffers():
         owner = name.rpartition(".")[0]
         beside = {f"{owner}.{own}".lstrip(".") for own, _ in model.get_submodule(owner).named_parameters(recurse=False)}
         if beside & below if beside else owner in before:
-            found.add(name)
-    return found
+            names.add(name)
+    return names

@@ -1,4 +1,4 @@
-"""What LLFC at the output says of the errors along a path (Zhou et al. 2023, lemma 1).
+"""What LLFC at the output implies for the errors along a path (Zhou et al. 2023, lemma 1).
 
 Where c f(w(a)) = a f(w1) + (1 - a) f(w2) at the logits, an example that both ends get right is right on the whole path:
 the right class leads in both terms. So the error of the path is at most the sum of the ends' errors, at most 2 eps if

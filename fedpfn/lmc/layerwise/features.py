@@ -1,7 +1,7 @@
 """Reading what enters a layer, its pre-activation and its features, one batch at a time, by forward hooks.
 
-Never more than a batch is held: a measure takes in what a pass over one batch gives and keeps sums. Which layers there
-are, and where their features lie, is left to ``discovery``.
+Never more than one batch is held: a measure accumulates sums over the passes. ``discovery`` finds the layers and where
+their features lie.
 
 The pre-activation h of a layer is what enters its activation: after a norm layer, after pooling in between, after the
 sum of a residual block. The features f are what leaves the activation. Without one (the last layer) both are the
@@ -27,7 +27,7 @@ Key = tuple[str, int, str]  # module, number of its call, and "in", "out" or "we
 
 @dataclass(frozen=True)
 class Captured:
-    """What a layer met in one pass: its weight, the features entering it, its pre-activation and its features."""
+    """What was captured at a layer in one pass: its weight, its inputs, its pre-activation and its features."""
 
     weight: Tensor
     entering: Tensor
@@ -37,20 +37,20 @@ class Captured:
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass of a batch: its output, and one ``Captured`` a layer."""
+    """One forward pass of a batch: its output, and one ``Captured`` per layer."""
 
     output: Tensor
     layers: tuple[Captured, ...]
 
 
 def capture(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, state: Mapping[str, Tensor]) -> Pass:
-    """Run ``inputs`` through ``model`` at ``state`` and return what its layers met. Use within ``evaluating(model)``.
+    """Run ``inputs`` through ``model`` at ``state`` and capture its layers. Use within ``evaluating(model)``.
 
     Raises ``ValueError`` for outputs that are not finite.
     """
     places = [_places(layer) for layer in layers]
-    found = _record(model, {key for keys in places for key in keys}, inputs, state)
-    return Pass(found["", 0, "out"], tuple(Captured(*(found[key] for key in keys)) for keys in places))
+    captured = _record(model, {key for keys in places for key in keys}, inputs, state)
+    return Pass(captured["", 0, "out"], tuple(Captured(*(captured[key] for key in keys)) for keys in places))
 
 
 def read_features(
@@ -67,8 +67,8 @@ def read_features(
     [tensor([[3., 0.]]), tensor([[3.]])]
     """
     keys: list[Key] = [(layer.site, layer.call, "out") for layer in layers]
-    found = _record(model, set(keys), inputs, state)
-    return [found[key] for key in keys]
+    features = _record(model, set(keys), inputs, state)
+    return [features[key] for key in keys]
 
 
 def batches(examples: Examples, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -103,33 +103,33 @@ def _places(layer: Layer) -> tuple[Key, Key, Key, Key]:
 
 @torch.no_grad()
 def _record(model: nn.Module, wanted: set[Key], inputs: Tensor, state: Mapping[str, Tensor]) -> dict[Key, Tensor]:
-    found: dict[Key, Tensor] = {}
+    recorded: dict[Key, Tensor] = {}
     with ExitStack() as hooks:
         for name in {key[0] for key in wanted}:
-            for handle in _hook(name, model.get_submodule(name), wanted, found):
+            for handle in _hook(name, model.get_submodule(name), wanted, recorded):
                 hooks.callback(handle.remove)
-        found["", 0, "out"] = functional_call(model, dict(state), (inputs,))
-    if not bool(torch.isfinite(found["", 0, "out"]).all()):
-        # later a NaN would pass for a dead example
+        recorded["", 0, "out"] = functional_call(model, dict(state), (inputs,))
+    if not bool(torch.isfinite(recorded["", 0, "out"]).all()):
+        # further on, a NaN would look like a dead example
         raise ValueError("the model's outputs at one of the states are NaN or infinite: no features can be compared")
-    return found
+    return recorded
 
 
-def _hook(name: str, module: nn.Module, wanted: set[Key], found: dict[Key, Tensor]) -> Iterator[Any]:
+def _hook(name: str, module: nn.Module, wanted: set[Key], recorded: dict[Key, Tensor]) -> Iterator[Any]:
     calls: Counter[str] = Counter()
 
     def keep(what: str, tensor: Tensor) -> None:
         key = (name, calls[what], what)
         calls[what] += 1
         if key in wanted:
-            # a copy: what follows may work in place
-            found[key] = tensor.detach().clone()
+            # a copy: later modules may work in place
+            recorded[key] = tensor.detach().clone()
 
     def start(module: nn.Module, args: Any, kwargs: Any) -> None:
         keep("in", (*args, *kwargs.values())[0])
         if (name, 0, "weight") in wanted:
-            # read here, where it is the state's: also one that is tied, or parametrised
-            found[name, 0, "weight"] = module.weight.detach()  # type: ignore[operator]
+            # read here, where it is the state's weight, even if it is tied or parametrised
+            recorded[name, 0, "weight"] = module.weight.detach()  # type: ignore[operator]
 
     def stop(module: nn.Module, args: Any, output: Tensor) -> None:
         keep("out", output)

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while: dropout and BatchNorm would otherwise make features a draw, or those of the batch."""
+"""Evaluation mode within a block: otherwise features would depend on dropout's draws and on the batch (BatchNorm)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Have ``model`` in evaluation mode for a block, then put back the mode of each of its modules."""
+    """Put ``model`` in evaluation mode for a block, then restore the mode of each of its modules."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

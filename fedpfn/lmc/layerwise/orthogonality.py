@@ -1,8 +1,8 @@
-"""Reciprocal orthogonality: do one model's weights take no notice of the other model's features?
+"""Reciprocal orthogonality: do one model's weights ignore the other model's features?
 
 "Do We Really Need Permutations? Impact of Width Expansion on Linear Mode Connectivity", definition 5.2: for l >= 2,
 W_l^2 z_{l-1}^1 = 0 and W_l^1 z_{l-1}^2 = 0, with z what enters the layer and no bias. With weak additivity it gives
-LEWC: the two models live side by side in the mean. Measured by E|W2 z1| / E|W1 z1| and its mirror: 0 where it holds,
+LEWC: the two models coexist in the mean. Measured by E|W2 z1| / E|W1 z1| and its mirror: 0 where it holds,
 near 1 for models that differ by little. At a layer that reads the input both z are the input: not defined there.
 """
 

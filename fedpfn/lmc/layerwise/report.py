@@ -2,7 +2,7 @@
 
 What is measured is defined in ``connectivity`` (LLFC, LEWC), ``additivity``, ``commutativity``, ``orthogonality``,
 ``stitching``, ``ranks``, ``cka`` and ``error_bound``; here a batch runs through both models and the points between
-them, and all measures take it in. Many pairs at little cost are ``connectivity.layer_cosines``' business.
+them, and every measure is updated with it. For many pairs at little cost use ``connectivity.layer_cosines``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ ALPHAS = (0.25, 0.5, 0.75)
 class LayerRow:
     """The measures of one layer; NaN where one is not defined.
 
-    One value an alpha: ``llfc`` and ``lewc`` are E[1 - cos], ``llfc_coefficient`` and ``lewc_coefficient`` mean
+    One value per alpha: ``llfc`` and ``lewc`` are E[1 - cos], ``llfc_coefficient`` and ``lewc_coefficient`` mean
     coefficients, ``left_out`` the dead examples left out of ``llfc``. ``baseline``: E[1 - cos] of the ends' features,
     ``cka`` their debiased linear CKA.
     ``additivity`` and ``additivity_gap``: E of the largest dist and 1 - cos over the report's alphas (NaN without an
@@ -96,7 +96,7 @@ class LayerReport:
         return all(error <= self.error_bound for error in self.path_errors)
 
     def rows(self) -> list[dict[str, str | int | float]]:
-        """Return one flat dict a layer, for a table: ``llfc_0.5`` an alpha, ``orthogonality_first`` a model."""
+        """Return one flat dict per layer, with keys such as ``llfc_0.5``, ``orthogonality_first``."""
         return [self._flat(row) for row in self.layers]
 
     def _flat(self, row: LayerRow) -> dict[str, str | int | float]:
@@ -143,7 +143,7 @@ def layer_report(
     """
     require_states(model, [first, second])
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
-        raise ValueError(f"alphas have to be one or more values within [0, 1]; got {list(alphas)}")
+        raise ValueError(f"alphas must be one or more values within [0, 1]; got {list(alphas)}")
     first, second = repaired_end(first, repair), repaired_end(second, repair)
     model, layers = measurable_layers(model, examples.batch(slice(0, 1))[0], state=first)
     mixed = [lerp(first, second, alpha) for alpha in alphas]
@@ -180,7 +180,7 @@ def layer_report(
 
 
 class _LayerSums:
-    """What one layer's measures have gathered so far."""
+    """The accumulated measures of one layer."""
 
     def __init__(self, model: nn.Module, layer: Layer, alphas: Sequence[float], *, ranks: bool) -> None:
         self.layer = layer
@@ -195,7 +195,7 @@ class _LayerSums:
         self.weights: tuple[Tensor, Tensor] | None = None
 
     def add(self, first: Captured, second: Captured, *mixed: Captured) -> None:
-        """Take in what the layer met in the passes of one batch."""
+        """Accumulate what was captured at the layer in the passes of one batch."""
         self.weights = weights = (first.weight, second.weight)
         self.baseline.add(cosine_gap(first.after, second.after))
         self.cka.add(first.after, second.after)

@@ -1,9 +1,9 @@
 """Stitching: one model up to layer l, another above it, no adapter in between (Zhou et al. 2023, appendix B.4).
 
-All that f_l depends on is taken from the lower model and the rest from the upper one, which is one network of the same
-architecture and is evaluated as such. In a plain stack that is f_upper above l on top of f_lower up to l. In a residual
-net it is so at the output of a block; at a layer inside a block the shortcut carries the lower model's stream, and a
-shortcut's own projection, on which f_l does not depend, is the upper model's.
+All that f_l depends on is taken from the lower model and the rest from the upper one; together they form one network of
+the same architecture, which is evaluated as such. In a plain stack that is f_upper above l on top of f_lower up to l.
+In a residual net the same holds at the output of a block; at a layer inside a block the shortcut carries the lower
+model's stream, and a shortcut's own projection, on which f_l does not depend, is the upper model's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def stitching_errors(
 ) -> Stitching:
     """Evaluate the stitch of ``lower`` below and ``upper`` above every layer, or those of ``layers``.
 
-    At the last layer nothing of ``upper`` is left. Raises ``ValueError`` for a state that is not the model's or not
+    At the last layer nothing of ``upper`` remains. Raises ``ValueError`` for a state that is not the model's or not
     finite, and what ``measurable_layers`` refuses.
 
     >>> import torch
@@ -57,9 +57,11 @@ def stitching_errors(
     require_states(model, [lower, upper])
     if layers is None:
         model, layers = measurable_layers(model, examples.batch(slice(0, 1))[0], state=lower)
-    found = [evaluate(model, examples, state=stitch(layer, lower, upper), batch_size=batch_size) for layer in layers]
+    evaluations = [
+        evaluate(model, examples, state=stitch(layer, lower, upper), batch_size=batch_size) for layer in layers
+    ]
     return Stitching(
         layers=tuple(layer.name for layer in layers),
-        error=tuple(1 - evaluation.accuracy for evaluation in found),
-        loss=tuple(evaluation.loss for evaluation in found),
+        error=tuple(1 - evaluation.accuracy for evaluation in evaluations),
+        loss=tuple(evaluation.loss for evaluation in evaluations),
     )

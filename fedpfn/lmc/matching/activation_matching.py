@@ -1,7 +1,7 @@
 """Activation matching: units are paired by what they compute on examples.
 
 For each permutation, maximise tr(P^T C) with C = E[h_A h_B^T], h the features of its units after the activation (Git
-Re-Basin, section 3.1). The permutations do not hang together: one linear assignment each.
+Re-Basin, section 3.1). The permutations are independent of each other: one linear assignment each.
 """
 
 from collections import Counter
@@ -50,8 +50,8 @@ def activation_matching(
     >>> first = {"0.weight": torch.tensor([[1.0], [-1.0]]), "2.weight": torch.tensor([[1.0, 2.0]])}
     >>> second = {"0.weight": torch.tensor([[-1.0], [1.0]]), "2.weight": torch.tensor([[2.0, 1.0]])}
     >>> examples = Examples(torch.tensor([[1.0], [-2.0]]), torch.tensor([0, 0]))
-    >>> found = activation_matching(spec_for(model), model, first, second, examples)
-    >>> found.permutations, found.objective
+    >>> matching = activation_matching(spec_for(model), model, first, second, examples)
+    >>> matching.permutations, matching.objective
     ({'0': tensor([1, 0])}, (0.0, 2.5))
     """
     require_pair(spec, first, second)
@@ -84,9 +84,9 @@ def feature_products(
     The mean is over examples, and over the positions of a convolution's map.
     """
     if len(examples) == 0:
-        raise ValueError("features are compared on examples; got none")
+        raise ValueError("activation matching compares features on examples; got none")
     if silent := sorted(spec.sizes.keys() - spec.features.keys()):
-        raise ValueError(f"{silent[0]}: the specification names no module whose output are its units' features")
+        raise ValueError(f"{silent[0]}: the specification names no module whose output contains its units' features")
     ours, theirs = deepcopy(model).eval(), deepcopy(model).eval()
     write_state(ours, first)
     write_state(theirs, second)
@@ -106,7 +106,7 @@ def feature_products(
             done()
     for name, total in sums.items():
         if not bool(torch.isfinite(total).all()):
-            raise ValueError(f"{name}: the features hold NaN or infinity, which nothing can be matched to")
+            raise ValueError(f"{name}: the features hold NaN or infinity, which cannot be matched")
     return {name: total / counts[name] for name, total in sums.items()}
 
 
@@ -144,7 +144,7 @@ def _hooks(
         calls[path, entering] += 1
         for name, features in wanted:
             if features.entering is entering and features.call == number and isinstance(tensor, Tensor):
-                # float64 here and not later: a module further on may work in place
+                # converted to float64 at once: a later module may work in place
                 units = tensor.detach().double().movedim(features.axis, 0)
                 if units.shape[0] % spec.sizes[name]:
                     raise ValueError(f"{name}: {spec.sizes[name]} units, but features of shape {tuple(tensor.shape)}")

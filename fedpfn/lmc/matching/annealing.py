@@ -1,10 +1,10 @@
-"""Matching by simulated annealing: random swaps of units, kept when the midpoint gets better, sometimes when worse.
+"""Matching by simulated annealing: random swaps of units, kept if the midpoint improves, and sometimes if it worsens.
 
 A move swaps two random units in every layer; the energy is the mean accuracy of the two ends less that of the midpoint
 (Entezari et al. 2022, section 4). A move that raises the energy by d is accepted with probability exp(-d / T).
-Published temperatures are so far above any difference of two accuracies that every move is accepted, a random walk.
-Here T falls geometrically from ``hottest``, by default a tenth of a point of accuracy, to ``coldest``, a hundredth of
-that, so that the walk ends as a descent.
+Published temperatures are so far above any difference of two accuracies that every move is accepted: a random walk.
+Here T falls geometrically from ``hottest``, by default a tenth of a percentage point of accuracy, to ``coldest``, a
+hundredth of that, so that the walk ends as a descent.
 """
 
 import math
@@ -43,8 +43,8 @@ def simulated_annealing(
 ) -> Matching:
     """Return the matching of ``second`` to ``first`` of the lowest energy met in ``steps`` moves from ``start``.
 
-    ``objective`` is the energy where the walk stands, before the first and after each move, each a sweep; the least of
-    them belongs to the result. A permutation does not change its network's accuracy, so the ends are evaluated once.
+    ``objective`` is the energy at the walk's position, before the first and after each move, each a sweep; the result
+    has the lowest of them. A permutation does not change its network's accuracy, so the ends are evaluated once.
     BatchNorm's statistics are estimated anew at both ends and at every midpoint. ``model`` is not changed.
     ``progress(done, steps)`` is called after each move. Raises ``ValueError`` for states that cannot be matched, labels
     that have no accuracy, and options out of range.
@@ -55,7 +55,7 @@ def simulated_annealing(
         raise ValueError("annealing compares accuracies: it needs examples, labelled with classes")
     require_pair(spec, first, second)
     examples = examples.decoded()
-    # a model is the midpoint with itself: statistics are estimated for the ends as they are between them
+    # a model is its own midpoint with itself: the ends get the same treatment of statistics as the points between
     ends = sum(midpoint_evaluator(model, state, examples)(state).accuracy for state in (first, second)) / 2
     evaluate_midpoint = midpoint_evaluator(model, first, examples)
 

@@ -1,10 +1,10 @@
-"""Matching the client models of a round before they are averaged: which units may move, and how many have.
+"""Matching the client models of a round before they are averaged: which units may move, and how many did.
 
-Under a mask a frozen entry is to be what it was before the round, in every client's model and in their mean. A
-permutation that moved one would break that, or, undone there, leave a network of which a part is renumbered and a part
-is not. So a unit may move only if none of its entries (its weights on every axis, its bias, its norm's parameters) is
-frozen: the renumbered model then computes what the client's does, and frozen entries are where they were. A mask of
-single weights leaves no unit of its layers free; one that leaves layers out frees the units between them.
+Under a mask a frozen entry must keep its value from before the round, in every client's model and in their mean. A
+permutation that moved one would break that; undoing it there would leave a network that is only partly renumbered. So
+a unit may move only if none of its entries (its weights on every axis, its bias, its norm's parameters) is frozen: the
+renumbered model then computes what the client's does, and frozen entries stay in place. A mask of single weights leaves
+no unit of its layers free; one that leaves layers out frees the units between them.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from fedpfn.lmc.matching.permutations import Axis, PermutationSpec, extent, part
 
 
 def movable_units(spec: PermutationSpec, active: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return of each permutation's units whether all of their entries are active.
+    """Return for each permutation's units whether all of their entries are active.
 
-    ``active`` holds booleans in the shapes of the tensors that a mask covers; others are taken for active.
+    ``active`` holds booleans in the shapes of the tensors that a mask covers; other tensors count as active.
 
     >>> from fedpfn.lmc.matching.permutations import Axis
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 3})

@@ -1,10 +1,10 @@
-"""Several models into one: each is matched by weights to the others, and their mean is taken.
+"""Merging several models: each is matched by weights to the others, and their mean is taken.
 
 A first pass matches each model to the mean of those before it, in the order given. Rounds follow in which every model,
 in random order, is matched to the mean of all others, until none moves (Git Re-Basin, Ainsworth et al. 2023, MergeMany,
-which starts its rounds at the models as they are). The pass makes rounds fewer, and finds copies of one model, which
-rounds alone need not: the mean of copies numbered at random is like none of them. BatchNorm's statistics of the result
-are the models' averages; ``batch_norm`` estimates them anew.
+which starts its rounds at the models as they are). The first pass reduces the number of rounds, and aligns copies of
+one model, which rounds alone may not: the mean of randomly renumbered copies resembles none of them. BatchNorm's
+statistics of the result are the models' averages; ``batch_norm`` re-estimates them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from fedpfn.seeding import derive, numpy_generator
 
 @dataclass(frozen=True)
 class Merging:
-    """Models brought together: ``state``, the mean of ``states`` = pi_i(theta_i), by the ``permutations`` pi_i.
+    """Merged models: ``state``, the mean of ``states`` = pi_i(theta_i), by the ``permutations`` pi_i.
 
     ``objective`` is sum over pairs of ``<pi_i(theta_i), pi_j(theta_j)>`` over the weights, in float64: of the models as
     given, after the first pass, and after each of the ``rounds`` in which a model moved.
@@ -48,9 +48,9 @@ def merge_many(
     max_rounds: int = 100,
     max_sweeps: int = 100,
 ) -> Merging:
-    """Return the merging of two or more ``states``; the first pass leaves the first as it is.
+    """Merge two or more ``states``; the first pass leaves the first state as it is.
 
-    With ``max_rounds=0`` it is that pass alone, matching to a running mean. In the rounds the objective never falls.
+    With ``max_rounds=0`` there is only that pass, matching to a running mean. In the rounds the objective never falls.
     Raises ``ValueError`` for fewer than two states, and for states that cannot be matched.
 
     >>> import torch
@@ -58,22 +58,22 @@ def merge_many(
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})
     >>> first = {"in.weight": torch.tensor([[1.0], [2.0]]), "out.weight": torch.tensor([[3.0, 4.0]])}
     >>> second = {"in.weight": torch.tensor([[2.0], [1.0]]), "out.weight": torch.tensor([[4.0, 3.0]])}
-    >>> found = merge_many(spec, [first, second, first])
-    >>> found.state["out.weight"], found.objective, found.rounds
+    >>> merging = merge_many(spec, [first, second, first])
+    >>> merging.state["out.weight"], merging.objective, merging.rounds
     (tensor([[3., 4.]]), (86.0, 90.0), 0)
     """
     if len(states) < 2:
-        raise ValueError(f"merging takes two or more states, got {len(states)}")
+        raise ValueError(f"merging needs two or more states, got {len(states)}")
     for state in states[1:]:
         require_pair(spec, states[0], state)
-    # float64, so that a gain over the others' sum is one of the objective; the mean is that sum but for a factor
+    # float64, so that a gain over the others' sum is a gain of the objective; the mean is that sum up to a factor
     wide = [{name: tensor.detach().double() for name, tensor in state.items()} for state in states]
     permutations = [identity_permutations(spec) for _ in states]
     moved = list(wide)
     objective = [_agreement(spec, moved)]
 
     def improve(place: int, others: Sequence[State], *path: int | str) -> bool:
-        found = weight_matching(
+        match = weight_matching(
             spec,
             _total(others),
             wide[place],
@@ -81,8 +81,8 @@ def merge_many(
             max_sweeps=max_sweeps,
             start=permutations[place],
         )
-        moved[place], permutations[place] = found.state, found.permutations
-        return found.sweeps > 0
+        moved[place], permutations[place] = match.state, match.permutations
+        return match.sweeps > 0
 
     for place in range(1, len(states)):
         improve(place, moved[:place], "pass")

@@ -33,9 +33,9 @@ def match(
 ) -> Matching:
     """Return the matching of ``second`` to ``first``, two states of ``model``, by ``method``: a name of ``METHODS``.
 
-    ``options`` are the method's own (``max_sweeps``, ``steps``, ``lr``, ...), and of all of them ``progress``; weight
+    ``options`` are the method's own (``max_sweeps``, ``steps``, ``lr``, ...), and ``progress`` for all of them; weight
     matching needs no examples, and activation matching draws nothing from ``seed``. Raises ``ValueError`` for an
-    unknown method or option, missing examples, a model without a specification, and what the method itself refuses.
+    unknown method or option, missing examples, a model without a specification, and whatever the method itself refuses.
 
     >>> from fedpfn.models import build
     >>> from fedpfn.params import read_state

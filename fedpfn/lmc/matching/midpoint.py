@@ -1,4 +1,4 @@
-"""The midpoint of two models, (w1 + w2) / 2, evaluated: what the matching methods that look at it have in common."""
+"""Evaluating the midpoint of two models, (w1 + w2) / 2: shared by the matching methods that minimise its loss."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -17,8 +17,8 @@ def midpoint_evaluator(
 ) -> Callable[[Mapping[str, Tensor]], Evaluation]:
     """Return the function from a second state to the evaluation on ``examples`` of its midpoint with ``first``.
 
-    BatchNorm's statistics are estimated anew from the same examples: averaged ones are those of neither network, and
-    would drown what a permutation changes (REPAIR, Jordan et al. 2023). ``model`` is not changed.
+    BatchNorm's statistics are re-estimated from the same examples: averaged ones fit neither network, and would
+    drown out the effect of a permutation (REPAIR, Jordan et al. 2023). ``model`` is not changed.
     """
     scratch = deepcopy(model)
     repair = repair_for("reset", lambda: scratch, InputBatches(examples))

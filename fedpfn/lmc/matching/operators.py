@@ -1,8 +1,8 @@
 """What PyTorch's operators do to units: one rule for each kind of operator, by its name in ATen.
 
-A rule ties the dimensions of what an operator reads to each other and returns those of what it writes. It may do so
-only where the operator treats the tied entries alike: a permutation of them then passes through, exactly. An operator
-without a rule fixes what it reads. Spatial positions are never permuted: what a window slides over is fixed.
+A rule ties the dimensions of an operator's inputs to each other and returns those of its outputs. It may do so only
+where the operator treats the tied entries alike: a permutation of them then passes through, exactly. An operator
+without a rule fixes its inputs. Spatial positions are never permuted: dimensions that a window slides over are fixed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ Dims = list[Dim]
 
 @dataclass(frozen=True)
 class Call:
-    """One call of an operator: its arguments by the names of its schema, the shapes it writes, and why it may fix."""
+    """One call of an operator: its arguments by their schema names, its output shapes, and the reason for fixing."""
 
     arguments: Mapping[str, Any]
     shapes: Sequence[tuple[int, ...]]
@@ -31,7 +31,7 @@ class Call:
         return self.arguments.get(name)
 
     def dims(self, *names: str) -> Dims:
-        """Return the dimensions of the first of these arguments that there is."""
+        """Return the dimensions of the first of these arguments that is present."""
         return self.dims_of(next(self.arguments[name] for name in names if name in self.arguments))
 
     def tensors(self) -> list[Tensor]:
@@ -44,14 +44,14 @@ Rule = Callable[[Call], Sequence[Dims]]
 
 
 def unknown(call: Call) -> Sequence[Dims]:
-    """Fix what is read: nothing is known about the operator."""
+    """Fix all inputs: nothing is known about the operator."""
     for tensor in call.tensors():
         _fix_all(call.dims_of(tensor), call.reason)
     return [[fixed(size) for size in shape] for shape in call.shapes]
 
 
 def elementwise(call: Call) -> Sequence[Dims]:
-    """Tie what broadcasting lays on each other."""
+    """Tie dimensions that broadcasting aligns."""
     shape = call.shapes[0]
     result: list[Dim | None] = [None] * len(shape)
     for tensor in call.tensors():
@@ -121,7 +121,7 @@ def _convolution(call: Call, *, transposed: bool = False) -> Sequence[Dims]:
     if groups == 1:
         tie(channels, weight[0 if transposed else 1], call.reason)
     elif groups == length(channels) and not transposed:
-        # depthwise: each channel makes its own
+        # depthwise: each channel has its own filter
         outputs = tie(tuple((units, block * (length(outputs) // groups)) for units, block in channels), outputs, "")
     else:
         reason = f"{call.reason}: {groups} groups of channels"
@@ -183,7 +183,7 @@ def _attention(call: Call) -> Sequence[Dims]:
     return [[*batch, query[-2], value[-1]]]
 
 
-# norms: each takes its units alike, whatever their order
+# norms: each treats its units alike, whatever their order
 
 
 def _channel_norm(call: Call) -> Sequence[Dims]:

@@ -1,8 +1,8 @@
-"""Who makes the units of a permutation, what they are called after it, and where a hook sees what they compute.
+"""Which layer makes the units of a permutation, which name they get from it, and where a hook can read their features.
 
-The units of a stream are made by several layers, which add to it. Its features are what is there after the last of
-them: past the norm, past the sum, after the first activation, as some module returns it or, where the activation is no
-module, as the next one reads it.
+The units of a stream are made by several layers, which add to it. Its features are its values after the last of them:
+past the norm, past the sum, after the first activation, as some module returns them or, where the activation is not a
+module, as the next module receives them.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from fedpfn.lmc.matching.tracing import Step, Trace
 
 @dataclass(frozen=True)
 class Origin:
-    """A permutation's name, where its features are (None where no module shows them), and the step before which the
+    """A permutation's name, the place of its features (None if no module shows them), and the step before which the
     module that it is named after starts."""
 
     name: str
@@ -26,7 +26,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class _Sight:
-    """A step at which the units are there: ``axis`` holds nothing but them, None where they lie among others."""
+    """A step at which the units occur: ``axis`` holds only them; None where they lie among others."""
 
     at: int
     step: Step
@@ -41,21 +41,21 @@ def origins(traced: Trace) -> dict[Units, Origin]:
         for units in (part for dim in dims for part, _ in resolve(dim) if part is not None):
             tensors.setdefault(units, name)
     sights = _sights(traced)
-    found: dict[Units, Origin] = {}
+    named: dict[Units, Origin] = {}
     for units, tensor in tensors.items():
-        found[units] = _origin(sights.get(units, []), traced, tensor, taken={origin.name for origin in found.values()})
-    return dict(sorted(found.items(), key=lambda pair: pair[1].started))
+        named[units] = _origin(sights.get(units, []), traced, tensor, taken={origin.name for origin in named.values()})
+    return dict(sorted(named.items(), key=lambda pair: pair[1].started))
 
 
 def _sights(traced: Trace) -> dict[Units, list[_Sight]]:
-    found: dict[Units, list[_Sight]] = {}
+    sights: dict[Units, list[_Sight]] = {}
     for at, step in enumerate(traced.steps):
         rows = [resolve(dim) for dim in step.dims]
         for units in dict.fromkeys(part for row in rows for part, _ in row if part is not None):
             axis = next((axis for axis, row in enumerate(rows) if len(row) == 1 and row[0][0] is units), None)
             made = step.kind == "layer" and any(part is units for part, _ in rows[step.axis])
-            found.setdefault(units, []).append(_Sight(at, step, axis, made))
-    return found
+            sights.setdefault(units, []).append(_Sight(at, step, axis, made))
+    return sights
 
 
 def _origin(sights: Sequence[_Sight], traced: Trace, tensor: str, *, taken: set[str]) -> Origin:
@@ -75,7 +75,7 @@ def _origin(sights: Sequence[_Sight], traced: Trace, tensor: str, *, taken: set[
 
 
 def _common_module(names: Sequence[str]) -> str:
-    """Return the innermost module that all of these are in."""
+    """Return the innermost module that contains all of these."""
     paths = [name.split(".")[:-1] for name in names]
     common = list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
     return ".".join(parts[0] for parts in common)

@@ -1,8 +1,8 @@
 """Permutations of hidden units: which axes of which tensors they act on, and what they do to a state.
 
-Numbering the units of a hidden layer differently changes its outgoing and the next layer's incoming axis, and nothing
-that the network computes (Git Re-Basin, Ainsworth et al. 2023, section 2). A ``PermutationSpec`` says so as data; specs
-are made from models in ``specs``, and permutations that bring two models together are found by the matching modules.
+Renumbering the units of a hidden layer changes its outgoing and the next layer's incoming axis, but not what the
+network computes (Git Re-Basin, Ainsworth et al. 2023, section 2). A ``PermutationSpec`` describes this as data;
+``specs`` makes specs from models, and the matching modules find permutations that bring two models together.
 
 A permutation is an int64 index tensor p on the CPU that reads as ``new[i] = old[p[i]]``.
 """
@@ -34,7 +34,7 @@ class Axis(NamedTuple):
 class Joined(NamedTuple):
     """An axis that several permutations act on, or parts of it, one after the other: a concatenation.
 
-    A number stands for as many entries that stay in place.
+    A number stands for that many entries that stay in place.
     """
 
     parts: tuple[Axis | int, ...]
@@ -44,8 +44,8 @@ Place = Axis | Joined | None
 
 
 class Features(NamedTuple):
-    """Where a permutation's units are seen: what call number ``call`` (from 0) of ``module`` returns, or with
-    ``entering`` reads first. They lie on ``axis``, as so many neighbours each as fit."""
+    """Where a permutation's units are seen: the output of call number ``call`` (from 0) of ``module``, or its first
+    input with ``entering``. They lie on ``axis``, each as a block of neighbours that divides it evenly."""
 
     module: str
     call: int = 0
@@ -59,10 +59,10 @@ class PermutationSpec:
 
     ``axes`` names every tensor of a state and gives each of its axes an ``Axis`` (or ``Joined``), or None where it is
     fixed; ``sizes`` holds the number of units of each permutation; ``features`` says where the units are seen, after
-    the activation; ``statistics`` names the tensors that move with the units but are no weights (BatchNorm's running
-    statistics), so that no cost counts them; ``kept`` says of tensors with an axis that stays in place what keeps it
-    there, where that is not the input or the output. Raises ``ValueError`` for an axis of an unknown permutation, and
-    for a tensor with one permutation on two axes: matching it is no linear assignment.
+    the activation; ``statistics`` names the tensors that move with the units but are not weights (BatchNorm's running
+    statistics), so that no cost counts them; ``kept`` gives, for tensors with an axis that stays in place, the reason,
+    unless that is the input or the output. Raises ``ValueError`` for an axis of an unknown permutation, and for a
+    tensor with one permutation on two axes: matching it is not a linear assignment.
 
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 3})
     >>> spec.sizes["in"], spec.axes["out.weight"][1]
@@ -81,9 +81,11 @@ class PermutationSpec:
             if unknown := sorted(set(used) - self.sizes.keys()):
                 raise ValueError(f"{name}: no size is given for permutation {unknown[0]!r}")
             if len(used) != len(set(used)):
-                raise ValueError(f"{name}: a permutation acts on one axis of a tensor, here {used[0]!r} on two")
+                raise ValueError(
+                    f"{name}: a permutation may act on one axis of a tensor only, but {used[0]!r} acts on two"
+                )
         if strays := sorted(self.statistics - self.axes.keys()) or sorted(self.features.keys() - self.sizes.keys()):
-            raise ValueError(f"{strays[0]!r} is no tensor or permutation of this specification")
+            raise ValueError(f"{strays[0]!r} is not a tensor or permutation of this specification")
 
 
 def identity_permutations(spec: PermutationSpec) -> Permutations:
@@ -132,7 +134,7 @@ def apply_permutations(spec: PermutationSpec, permutations: Mapping[str, Tensor]
 
 
 def permuted(tensor: Tensor, axes: tuple[Place, ...], permutations: Mapping[str, Tensor], *, but: str = "") -> Tensor:
-    """Return a copy of ``tensor`` with its axes permuted, all but those of the permutation ``but``."""
+    """Return a copy of ``tensor`` with its axes permuted, except those of the permutation ``but``."""
     result = tensor
     for dimension, axis in enumerate(axes):
         moved = [part.permutation for part in axes_in(axis) if part.permutation != but]
@@ -172,7 +174,7 @@ def require_state(spec: PermutationSpec, state: Mapping[str, Tensor]) -> None:
     """Raise ``ValueError`` where names or sizes of ``state`` are not those of ``spec``."""
     if spec.axes.keys() != state.keys():
         missing, extra = sorted(spec.axes.keys() - state.keys()), sorted(state.keys() - spec.axes.keys())
-        raise ValueError(f"the state is not this specification's: missing {missing}, not in it {extra}")
+        raise ValueError(f"the state does not match this specification: missing {missing}, not in it {extra}")
     for name, axes in spec.axes.items():
         shape = tuple(state[name].shape)
         if len(shape) != len(axes):
@@ -202,11 +204,11 @@ def require_permutations(spec: PermutationSpec, permutations: Mapping[str, Tenso
 
 
 def require_pair(spec: PermutationSpec, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-    """Raise ``ValueError`` where two states cannot be matched: not the spec's, unlike each other, or not finite."""
+    """Raise ``ValueError`` if two states cannot be matched: not the spec's, different in kind, or not finite."""
     for which, state in (("first", first), ("second", second)):
         require_state(spec, state)
         if (name := first_non_finite(state)) is not None:
-            raise ValueError(f"{name} of the {which} state holds NaN or infinity, which nothing can be matched to")
+            raise ValueError(f"{name} of the {which} state holds NaN or infinity, which cannot be matched")
     for name, tensor in first.items():
         for what in ("shape", "dtype", "device"):
             here, there = getattr(tensor, what), getattr(second[name], what)

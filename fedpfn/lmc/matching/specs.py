@@ -1,10 +1,10 @@
 """``spec_for``: the permutation specification of any model, from one forward pass.
 
-The pass ties the dimensions of the model's tensors to each other (``tracing``); what is left unknown at its end are the
-permutations. Blocks that add their branch to a stream leave its units in their order, so that one permutation goes with
-a whole stream, and one more with the inside of each block (Git Re-Basin, Ainsworth et al. 2023, section 2); nothing of
-that is written down for any architecture. What the model reads and returns stays in place, and so does what an operator
-treats by its position.
+The pass ties the dimensions of the model's tensors to each other (``tracing``); those still unknown at its end are the
+permutations. Blocks that add their branch to a stream keep its units in order, so that a whole stream has one
+permutation, and the inside of each block another (Git Re-Basin, Ainsworth et al. 2023, section 2); none of this is
+written down per architecture. The model's inputs and outputs stay in place, and so do entries that an operator treats
+by position.
 """
 
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ def spec_for(model: nn.Module, inputs: Tensor | None = None) -> PermutationSpec:
     model
         Any module whose forward takes one tensor.
     inputs
-        One or more examples (N, ...), of which only the shape matters. Without them some are made up: rows of what the
-        first layer reads or, for a convolution, square images of a common size.
+        One or more examples (N, ...), of which only the shape matters. Without them some are made up: rows that fit the
+        first layer or, for a convolution, square images of a common size.
 
     Returns
     -------
@@ -40,8 +40,8 @@ def spec_for(model: nn.Module, inputs: Tensor | None = None) -> PermutationSpec:
     Raises
     ------
     ValueError
-        In one line, where no examples can be made up, the model fails on them, or it has hidden units none of which
-        can be permuted: the layer and the operator that keep them in place are named.
+        If no examples can be made up, the model fails on them, or none of its hidden units can be permuted. The
+        one-line message names the layer and the operator that keep them in place.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def made_up_inputs(model: nn.Module) -> list[Tensor]:
         if isinstance(module, nn.Embedding):
             return [torch.zeros(1, side, dtype=torch.int64) for side in SIDES]
     raise ValueError(
-        f"{type(model).__name__} starts with no layer whose inputs could be made up; give `inputs`, examples of its own"
+        f"no inputs can be made up for the first layer of {type(model).__name__}; pass `inputs`, examples of its own"
     )
 
 
@@ -94,15 +94,15 @@ def _run(model: nn.Module, state: State, inputs: Tensor | None) -> Trace:
         fitting = tried.to(floats.device, floats.dtype if tried.is_floating_point() else tried.dtype)
         try:
             return trace(model, state, fitting)
-        # whatever a forward of anybody's raises
+        # a user's forward may raise anything
         except Exception as error:
             failures.append(f"on inputs of shape {tuple(tried.shape)} the model raises {error!r}".partition("\n")[0])
-    hint = "; give `inputs`, examples of its own" if inputs is None else ""
-    raise ValueError(f"the model's permutations are read off one forward pass, but {failures[0]}{hint}")
+    hint = "; pass `inputs`, examples of its own" if inputs is None else ""
+    raise ValueError(f"finding the model's permutations needs one forward pass, but {failures[0]}{hint}")
 
 
 def _fix_repeated(tensors: Mapping[str, Dims]) -> None:
-    """Fix units that lie on two axes of one tensor: matching them is no linear assignment."""
+    """Fix units that lie on two axes of one tensor: matching them is not a linear assignment."""
     for name, dims in tensors.items():
         for place, dim in enumerate(dims):
             for other in dims[place + 1 :]:

@@ -42,9 +42,10 @@ def straight_through(
     """Return the matching of ``second`` to ``first`` with the lowest midpoint loss met in ``steps`` gradient steps.
 
     ``objective`` is the loss of the midpoint on all ``examples`` before the first and after each step, each a sweep;
-    the least of them belongs to the result. BatchNorm normalises by the batch in a step, and by re-estimated statistics
-    where the loss is compared. Each matching starts at the last one. ``model`` is not changed. No unit changes place
-    before the latent has moved by about a weight's size: on MLPs rates of 1 to 10 did, 0.1 hardly.
+    the result has the lowest of them. BatchNorm normalises by the batch in a step, and by re-estimated statistics where
+    losses are compared. Each matching starts from the previous one. ``model`` is not changed. No unit changes place
+    before the latent model has moved by about a weight's size: on MLPs learning rates of 1 to 10 achieved this, 0.1
+    hardly did.
     ``progress(done, steps)`` is called after each step. Raises ``ValueError`` for states that cannot be matched and
     options out of range, and ``NonFiniteError``, naming the step, for a gradient that is not finite.
     """
@@ -55,8 +56,10 @@ def straight_through(
     losses = [evaluate_midpoint(tried.state).loss]
     latent = dict(first)
     scratch = _normalising_by_batch(model)
-    least = 2 if has_batch_norm(model) else 1
-    batches = batch_order(len(examples), batch_size, numpy_generator(seed, "straight-through", "batches"), least=least)
+    min_batch = 2 if has_batch_norm(model) else 1
+    batches = batch_order(
+        len(examples), batch_size, numpy_generator(seed, "straight-through", "batches"), min_batch=min_batch
+    )
     done = Steps(progress, steps)
     for step in range(1, steps + 1):
         inputs, labels = examples.batch(torch.from_numpy(next(batches)).to(examples.device))
@@ -68,7 +71,7 @@ def straight_through(
             latent[name] = latent[name] - lr / 2 * slope
         sweeps_seed = derive(seed, "straight-through", step)
         tried = weight_matching(spec, latent, second, seed=sweeps_seed, start=tried.permutations)
-        # the midpoint hangs on the permutations alone: where they stay, so does its loss
+        # the midpoint depends on the permutations alone: if they do not change, neither does its loss
         losses.append(evaluate_midpoint(tried.state).loss if tried.sweeps else losses[-1])
         if losses[-1] < min(losses[:-1]):
             best = tried

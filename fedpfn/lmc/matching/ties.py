@@ -1,12 +1,12 @@
-"""Which entries of which tensors move together: dimensions as unknowns, and the equations that operators set up.
+"""Which entries of which tensors move together: dimensions as unknowns, operators as equations.
 
 A dimension of a tensor is a row of parts (units, block): ``block`` neighbouring entries for each of the units, or
 ``block`` entries that stay in place where the units are None. One convolution's channels are ((c, 1),); flattened maps
 of 4 x 4 are ((c, 16),), a concatenation of two layers' outputs ((a, 1), (b, 1)). Every dimension of a parameter starts
-as units of its own, an unknown; an operator that adds two tensors ties their dimensions to each other, one that reads a
-weight ties its columns to what they read. Units end as themselves, as parts of other units, or fixed. This is
-unification as in type inference; where two dimensions cannot be made equal, their units are fixed, which is always
-right: a permutation that moves less is still one that changes nothing.
+as its own units, an unknown; an operator that adds two tensors ties their dimensions to each other, one that reads a
+weight ties its columns to its inputs. Units end as themselves, as parts of other units, or fixed. This is unification
+as in type inference; where two dimensions cannot be made equal, their units are fixed, which is always safe: a
+permutation that moves fewer units still preserves the function.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ Dim = tuple[Part, ...]
 
 
 class Units:
-    """An unknown of ``size`` units: ``value`` is what they were found to be, ``reason`` why they are fixed."""
+    """An unknown of ``size`` units: ``value`` is what they turned out to be, ``reason`` why they are fixed."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -36,7 +36,7 @@ def free(length: int) -> Dim:
 
 
 def resolve(dim: Dim) -> Dim:
-    """Return ``dim`` in units that are not known to be anything else.
+    """Return ``dim`` in terms of units that are still unknown.
 
     >>> one, other = Units(6), Units(3)
     >>> one.value = ((other, 2),)
@@ -61,7 +61,7 @@ def length(dim: Sequence[Part]) -> int:
 
 
 def units_in(dim: Dim) -> set[Units]:
-    """Return the units that ``dim`` consists of, fixed ones left out."""
+    """Return the units that ``dim`` consists of, without fixed ones."""
     return {units for units, _ in resolve(dim) if units is not None}
 
 
@@ -72,15 +72,15 @@ def fix(dim: Dim, reason: str) -> None:
 
 
 def why_fixed(dim: Dim) -> str:
-    """Return the reason for which units of ``dim`` are fixed, or "" where none is."""
+    """Return the reason why units of ``dim`` are fixed, or "" if none are."""
     for units, _ in dim:
-        if units is not None and units.value is not None and (found := units.reason or why_fixed(units.value)):
-            return found
+        if units is not None and units.value is not None and (reason := units.reason or why_fixed(units.value)):
+            return reason
     return ""
 
 
 def tie(one: Dim, other: Dim, reason: str) -> Dim:
-    """Make two dimensions of equal length one, and return it; ``reason`` is kept for units that this fixes."""
+    """Unify two dimensions of equal length and return the result; ``reason`` is recorded for units that this fixes."""
     left, right = list(resolve(one)), list(resolve(other))
     if length(left) != length(right):
         fix((*left, *right), reason)
@@ -99,12 +99,12 @@ def tie(one: Dim, other: Dim, reason: str) -> Dim:
 
 
 def _tie_heads(left: list[Part], right: list[Part]) -> bool:
-    """Tie the first parts and drop what is equal of both rows; False where they cannot be tied."""
+    """Tie the first parts and drop the part that both rows share; False if they cannot be tied."""
     (ours, block), (theirs, size) = left[0], right[0]
     if ours is None and theirs is None:
-        least = min(block, size)
+        shorter = min(block, size)
         for row, part in ((left, block), (right, size)):
-            row[:1] = [(None, part - least)] if part > least else []
+            row[:1] = [(None, part - shorter)] if part > shorter else []
         return True
     if ours is theirs and block == size:
         del left[0], right[0]
@@ -141,7 +141,7 @@ def _prefix(parts: Sequence[Part], wanted: int) -> list[Part] | None:
 
 
 def split(dim: Dim, sizes: Sequence[int], reason: str) -> list[Dim]:
-    """Return ``dim`` cut into pieces of these lengths; units that a cut goes through become two kinds of units."""
+    """Return ``dim`` cut into pieces of these lengths; units that a cut divides become two kinds of units."""
     pieces: list[Dim] = []
     rest = list(resolve(dim))
     for wanted in sizes:
@@ -191,7 +191,7 @@ def unmerge(dim: Dim, sizes: Sequence[int], reason: str) -> list[Dim]:
         return [fixed(sizes[0]), *unmerge(repeated, sizes[1:], reason)]
     for units, block in parts:
         if units is not None and block % inner:
-            # as many units as fill the other dimensions become one
+            # the units that fill the other dimensions become one
             if inner % block == 0 and units.size % (inner // block) == 0 and units.size * block > inner:
                 units.value = ((Units(units.size * block // inner), inner // block),)
             else:

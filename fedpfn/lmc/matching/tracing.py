@@ -1,8 +1,8 @@
-"""One forward pass that notes what each operator does to the units of a model, and where modules show them.
+"""One forward pass that records what each operator does to the units of a model, and where modules show them.
 
 The pass runs on PyTorch's dispatcher, below modules, functions and methods: ``nn.ReLU()``, ``F.relu`` and ``x.relu_()``
-are one operator there, and control flow in ``forward`` is simply followed, which a symbolic trace would refuse. What
-operators do is said in ``operators``; here they are watched, together with the modules that they run in.
+are one operator there, and control flow in ``forward`` is simply followed, which a symbolic trace would refuse.
+``operators`` defines what operators do; here they are observed, together with the modules that they run in.
 """
 
 from collections import Counter
@@ -40,7 +40,7 @@ class Step:
 
 @dataclass
 class Trace:
-    """What a forward pass showed: the dimensions of every parameter and buffer of the state, and the steps."""
+    """The record of a forward pass: the dimensions of every parameter and buffer of the state, and the steps."""
 
     tensors: dict[str, Dims]
     steps: list[Step] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Trace:
 
 @torch.inference_mode()
 def trace(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Trace:
-    """Run ``inputs`` through ``model`` in evaluation mode at ``state``; return what was seen. The output is fixed."""
+    """Run ``inputs`` through ``model`` in evaluation mode at ``state``; return the record. The output is fixed."""
     leaves = {name: tensor.detach() for name, tensor in state.items()}
     watch = _Watch(leaves)
     with ExitStack() as stack:
@@ -123,7 +123,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.trace.steps.append(step)
 
     def hooks(self, name: str, module: nn.Module) -> Iterator[Any]:
-        """Register the hooks that tell when ``module`` starts and ends."""
+        """Register the hooks that report when ``module`` starts and ends."""
         numbers: list[int] = []
 
         def start(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -163,7 +163,7 @@ def _tensors_in(output: Any) -> list[Tensor]:
 
 @contextmanager
 def _without_fast_path() -> Iterator[None]:
-    """Have transformers run their operators one by one: a fused one shows nothing."""
+    """Make transformers run their operators one by one: fused ones hide what they do."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

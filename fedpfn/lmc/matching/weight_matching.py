@@ -2,7 +2,7 @@
 
 Maximise ``<theta_A, pi(theta_B)>`` over pi, which minimises ||theta_A - pi(theta_B)|| (Git Re-Basin, Ainsworth et al.
 2023, section 3.2 and algorithm 1). With all permutations but one fixed the objective is linear in that one: a linear
-assignment problem. Visiting them in turn climbs to a point where no single one can be bettered. No data are needed.
+assignment problem. Visiting them in turn climbs to a point where no single one can be improved. No data are needed.
 """
 
 import math
@@ -35,10 +35,10 @@ _TOLERANCE = 1e-12  # of |theta_A| |theta_B|, the objective's bound: a smaller g
 
 @dataclass(frozen=True)
 class Matching:
-    """How a second model is renumbered to meet a first: the permutations, and ``state`` = pi(second).
+    """How a second model is renumbered to match a first: the permutations, and ``state`` = pi(second).
 
-    ``objective`` is what the method improves, before its first and after each of its ``sweeps``; what both are, the
-    method says.
+    ``objective`` is what the method improves, before its first and after each of its ``sweeps``; each method defines
+    both.
     """
 
     permutations: Permutations
@@ -61,33 +61,33 @@ def weight_matching(
 ) -> Matching:
     """Return the matching of ``second`` to ``first`` by weights, from the permutations ``start`` (identity) on.
 
-    A sweep solves every permutation once, in an order drawn from ``seed``. The search ends after a sweep without gain;
-    that one only confirms and is not counted, so that a net with one hidden layer takes one sweep, and two nets that
-    are best as they are take none. ``objective`` is ``<theta_A, pi(theta_B)>`` over the weights, in float64; it never
-    falls. ``movable`` says of each permutation's units, by boolean tensors, which may move; the others stay where
-    ``start`` puts them. The search climbs to a point that no single permutation betters, which may be one of many:
-    ``restarts`` more searches begin elsewhere, the first one at ``outside_in``'s guess, each of the others where the
-    best one ended, with about half of the permutations guessed anew from the rest. The search with the highest
-    objective counts, and no more begin once the models are one network. ``progress(done, total)`` is called after each
-    search. Raises ``ValueError`` for states that are not the spec's, differ in dtype or device, or are not finite, and
-    for restarts where some units may not move.
+    A sweep solves every permutation once, in an order drawn from ``seed``. The search ends after a sweep without gain,
+    which only confirms the result and is not counted, so that a net with one hidden layer takes one sweep, and two nets
+    that already match best take none. ``objective`` is ``<theta_A, pi(theta_B)>`` over the weights, in float64; it
+    never falls. ``movable`` marks by boolean tensors which of each permutation's units may move; the others stay where
+    ``start`` puts them. The search climbs to a point that no single permutation improves, which may be one of many:
+    ``restarts`` more searches start elsewhere, the first one from ``outside_in``'s guess, each of the others from the
+    best result so far, with about half of the permutations guessed anew from the rest. The search with the highest
+    objective wins, and no more searches start once the models are the same network. ``progress(done, total)`` is called
+    after each search. Raises ``ValueError`` for states that are not the spec's, differ in dtype or device, or are not
+    finite, and for restarts where some units may not move.
 
     >>> from fedpfn.lmc.matching.permutations import Axis
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})
     >>> first = {"in.weight": torch.tensor([[1.0], [2.0]]), "out.weight": torch.tensor([[3.0, 4.0]])}
     >>> second = {"in.weight": torch.tensor([[2.0], [1.0]]), "out.weight": torch.tensor([[4.0, 3.0]])}
-    >>> found = weight_matching(spec, first, second)
-    >>> found.permutations, found.sweeps, found.objective
+    >>> matching = weight_matching(spec, first, second)
+    >>> matching.permutations, matching.sweeps, matching.objective
     ({'in': tensor([1, 0])}, 1, (28.0, 30.0))
     """
     require_pair(spec, first, second)
     if restarts < 0:
-        raise ValueError(f"restarts has to be 0 or more; got {restarts}")
+        raise ValueError(f"restarts must be 0 or more; got {restarts}")
     given = identity_permutations(spec) if start is None else dict(start)
     require_permutations(spec, given)
     here, there = _weights(spec, first), _weights(spec, second)
     if restarts and movable is not None:
-        raise ValueError("restarts begin at guesses that move every unit; with movable there can be none")
+        raise ValueError("restarts start from guesses that move every unit; with movable, restarts must be 0")
     generator = numpy_generator(seed, "weight-matching")
     done = Steps(progress, 1 + restarts)
     best, best_objective = _climb(spec, here, there, given, generator, max_sweeps, movable)
@@ -111,11 +111,11 @@ def outside_in(
     second: Mapping[str, Tensor],
     known: Mapping[str, Tensor] | None = None,
 ) -> Permutations:
-    """Return a first guess that starts at what is not permuted, input and output, and works its way inwards.
+    """Return a first guess, which starts at the axes that are not permuted, input and output, and works inwards.
 
-    Every permutation but those ``known`` is solved once, on those tensors only of which all other axes are fixed or
-    solved already; the one that most numbers of this kind speak for is next. A sweep from the identity is led astray
-    by layers that are not in order yet. ``first`` and ``second`` hold the tensors that count.
+    Every permutation not ``known`` is solved once, using only tensors whose other axes are all fixed or already solved;
+    the permutation with the most such entries comes next. A sweep from the identity is misled by layers that are not
+    yet in order. ``first`` and ``second`` hold the tensors that count.
     """
     solved = identity_permutations(spec) | dict(known or {})
     open_ones = [name for name in spec.sizes if name not in (known or {})]
@@ -128,12 +128,12 @@ def outside_in(
 
 
 def _settled(spec: PermutationSpec, state: Mapping[str, Tensor], name: str, open_ones: set[str]) -> State:
-    found: State = {}
+    settled: State = {}
     for tensor, value in state.items():
         acting = {axis.permutation for place in spec.axes[tensor] for axis in axes_in(place)}
         if name in acting and not acting & open_ones:
-            found[tensor] = value
-    return found
+            settled[tensor] = value
+    return settled
 
 
 def _some(permutations: Permutations, generator: np.random.Generator) -> Permutations:
@@ -150,9 +150,9 @@ def _climb(
     max_sweeps: int,
     movable: Mapping[str, Tensor] | None,
 ) -> tuple[Permutations, list[float]]:
-    """Sweep from ``start`` until nothing is gained; return where that ends, and the objective before and after each."""
+    """Sweep from ``start`` until nothing is gained; return the result, and the objective before and after sweeps."""
     permutations = dict(start)
-    least = _TOLERANCE * _bound(here, there)
+    tolerance = _TOLERANCE * _bound(here, there)
     names = list(spec.sizes)
     objective = [_objective(spec, here, there, permutations)]
     for _ in range(max_sweeps):
@@ -161,7 +161,7 @@ def _climb(
             better = solve_assignment(
                 assignment_cost(spec, here, there, permutations, name),
                 permutations[name],
-                least,
+                tolerance,
                 None if movable is None else movable[name],
             )
             gained |= better is not permutations[name]
@@ -173,7 +173,7 @@ def _climb(
 
 
 def _bound(here: State, there: State) -> float:
-    """Return |theta_A| |theta_B|, which the objective reaches where one is the other permuted."""
+    """Return |theta_A| |theta_B|, which the objective reaches if one model is a permutation of the other."""
     return _norm(here) * _norm(there)
 
 
@@ -210,10 +210,10 @@ def assignment_cost(
     return cost if isinstance(cost, Tensor) else torch.zeros(size, size, dtype=torch.float64)
 
 
-def solve_assignment(gains: Tensor, current: Tensor, least: float = 0.0, movable: Tensor | None = None) -> Tensor:
-    """Return p that maximises sum_i gains[i, p[i]], or ``current`` itself where that wins no more than ``least``.
+def solve_assignment(gains: Tensor, current: Tensor, tolerance: float = 0.0, movable: Tensor | None = None) -> Tensor:
+    """Return p that maximises sum_i gains[i, p[i]], or ``current`` itself where that gains no more than ``tolerance``.
 
-    Where some units alone are ``movable`` (n,), p is as ``current`` at the places of the others.
+    If only some units are ``movable`` (n,), p equals ``current`` at the places of the others.
     """
     if movable is not None and not bool(movable.all()):
         places = movable[current].nonzero().flatten()
@@ -221,14 +221,14 @@ def solve_assignment(gains: Tensor, current: Tensor, least: float = 0.0, movable
         if not len(places):
             return current
         here = torch.arange(len(places))
-        found = solve_assignment(gains[places][:, units], here, least)
-        return current if found is here else current.scatter(0, places, units[found])
-    # not with the module: every process of a run imports it, and few need SciPy
+        order = solve_assignment(gains[places][:, units], here, tolerance)
+        return current if order is here else current.scatter(0, places, units[order])
+    # imported here: every process of a run imports this module, and few need SciPy
     from scipy.optimize import linear_sum_assignment
 
     matrix = gains.cpu().numpy()
     rows, columns = linear_sum_assignment(matrix, maximize=True)
-    if matrix[rows, columns].sum() - matrix[rows, current.numpy()].sum() <= least:
+    if matrix[rows, columns].sum() - matrix[rows, current.numpy()].sum() <= tolerance:
         return current
     return torch.from_numpy(columns)
 

@@ -1,7 +1,7 @@
-"""Checkpoints on the bench: which files, of which model, measured on which examples.
+"""A set of checkpoints: which files, of which model, measured on which examples.
 
-Model and data follow from where a checkpoint lies, a federated run's folder or an experiment's, unless they are given;
-nothing is assumed where neither says so. What is done with them is in ``compare``, ``curve`` and ``fuse``.
+Model and data are taken from the folder of a checkpoint, that of a federated run or an experiment, unless they are
+given; without either there is no default. ``compare``, ``curve`` and ``fuse`` work on the set.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -38,20 +38,20 @@ from partitions.datasets import DATASETS
 _CODE = ("model.name", "data.name", "data.task")
 
 
-class Bench:
+class CheckpointSet:
     """Checkpoints of one model with the examples to measure them on."""
 
     def __init__(
-        self, words: Sequence[str], *, least: int, most: int | None, trust: bool = False, **given: str
+        self, words: Sequence[str], *, minimum: int, maximum: int | None, trust: bool = False, **given: str
     ) -> None:
         """Take the paths and ``key=value`` words of a command line.
 
-        With ``trust``, models and data sets that are code may be named by the folder of a checkpoint. Raises
-        ``ConfigError`` for settings, ``ValueError`` for checkpoints that cannot be had.
+        With ``trust``, the folder of a checkpoint may name models and data sets that are code. Raises ``ConfigError``
+        for invalid settings, ``ValueError`` for checkpoints that are missing or unusable.
         """
         self.paths, settings = _sorted_out(words)
-        if len(self.paths) < least or (most is not None and len(self.paths) > most):
-            wanted = f"{least}" if least == most else f"{least} or more"
+        if len(self.paths) < minimum or (maximum is not None and len(self.paths) > maximum):
+            wanted = f"{minimum}" if minimum == maximum else f"{minimum} or more"
             raise ValueError(f"expected {wanted} checkpoints, got {len(self.paths)}: {', '.join(map(str, self.paths))}")
         if absent := [str(path) for path in self.paths if not path.is_file()]:
             raise ValueError(f"no checkpoint {', '.join(absent)}")
@@ -80,15 +80,15 @@ class Bench:
 
     @property
     def score(self) -> str:
-        """What models are scored by: ``accuracy``, or ``error``."""
+        """The score of the models: ``accuracy``, or ``error``."""
         return "accuracy" if self.test.task.has_accuracy else "error"
 
     def read(self, path: Path) -> State:
-        """Return the state of the model that a file holds. Raises ``ValueError`` in one line where it holds none."""
+        """Return the state of the model in a file. Raises a one-line ``ValueError`` if it holds none."""
         return read_checkpoints(self.model, [path], note=self.notes.append)[0]
 
     def describe(self, console: Console) -> None:
-        """Say what is measured on what, and what was undone to read it."""
+        """Print what is measured on which data, and what was removed to read it."""
         config = self.config
         console.print(f"{config.model.name} on {len(self.test)} test examples of {config.data.name}", highlight=False)
         for number, path in enumerate(self.paths, start=1):
@@ -109,10 +109,10 @@ def _recorded_settings(path: Path) -> dict[str, Any]:
     path = path.resolve()
     for folder in (path.parent, path.parent.parent):
         with suppress(OSError, ValueError):
-            found = dict(flatten(read_config(folder / "config.yaml")))
+            recorded = dict(flatten(read_config(folder / "config.yaml")))
             wanted = ("seed", "barrier.points", "barrier.batch-norm")
-            known = {name for name in found if name.startswith(("model.", "data.")) or name in wanted}
-            return {name: found[name] for name in known}
+            known = {name for name in recorded if name.startswith(("model.", "data.")) or name in wanted}
+            return {name: recorded[name] for name in known}
     return {}
 
 
@@ -132,9 +132,9 @@ def _unnamed(path: Path, given: Collection[str]) -> list[str]:
     return faults
 
 
-def _refuse_code(found: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
+def _refuse_code(recorded: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
     """Raise ``ConfigError`` where a folder, which may be anybody's, names code that the command line does not."""
-    own = {name: value for name, value in found.items() if name in _CODE and _is_code(str(value))}
+    own = {name: value for name, value in recorded.items() if name in _CODE and _is_code(str(value))}
     options = {"model.name": "--model {}", "data.name": "--data {}"}
     faults = [
         f"the checkpoint's folder names code as {name}, {shown(value)}, which is not run unless you say so: "
