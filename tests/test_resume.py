@@ -261,7 +261,7 @@ def test_another_config_does_not_go_on_with_a_run(tmp_path: Path, monkeypatch: p
     cut_run(config(tmp_path, rounds=ROUNDS), monkeypatch, after=2)
     other = config(tmp_path, rounds=ROUNDS, train__lr=0.5, output__resume=True, mask__ratio=0.5)
     (first, second) = find_faults(other)
-    assert "train.lr=0.1, but 0.5 was requested" in second and "mask.ratio=0.4, and 0.5" in first
+    assert "train.lr=0.1, but 0.5 was requested" in second and "mask.ratio=0.4, but 0.5 was requested" in first
     # what the result does not depend on may differ
     assert not find_faults(config(tmp_path, rounds=ROUNDS, output__resume=True, output__keep_checkpoints=7))
     assert find_faults(RunConfig.parse({"output.resume": True})) == [

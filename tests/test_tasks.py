@@ -66,7 +66,7 @@ def test_a_small_mlp_learns_a_polynomial(name):
 
 
 def test_an_unknown_polynomial_and_an_empty_split_are_refused():
-    with pytest.raises(ValueError, match="unknown polynomial 'sine'; there are quadratic, cubic"):
+    with pytest.raises(ValueError, match="unknown polynomial 'sine'; expected one of quadratic, cubic"):
         polynomial_examples("sine", seed=0)
     for sizes in ({"train": 0}, {"test": 0}):
         with pytest.raises(ValueError, match="train and test"):
