@@ -33,12 +33,7 @@ def federate(*words: str, config: Path | str | None = None, in_process: bool = F
     ConfigError
         With all faults of the settings, before anything starts.
     RunFailed
-        If the run did not complete; its folder says why.
-
-    Examples
-    --------
-    >>> run = federate("rounds=2", "federation.clients=3", in_process=True)  # doctest: +SKIP
-    >>> run.summary["final_accuracy"]  # doctest: +SKIP
+        If a run on Ray did not complete; one in this process raises the error itself. Its folder says why.
     """
     here = Path.cwd()
     requested = read_run_config(words, file=None if config is None else Path(config), workdir=here)

@@ -664,17 +664,17 @@ def test_every_method_returns_permutations_and_the_state_they_make(method: str) 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_tells_how_far_it_is_and_ends_at_its_total(method: str) -> None:
+def test_every_method_reports_its_progress_up_to_its_total(method: str) -> None:
     model, shape = architecture("mlp", 0)
-    first, second, told = read_state(model), read_state(architecture("mlp", 1)[0]), []
+    first, second, steps = read_state(model), read_state(architecture("mlp", 1)[0]), []
     options: dict[str, dict[str, Any]] = {
         "weight": {"restarts": 2}, "activation": {"batch_size": 10}, "ste": {"steps": 3}, "annealing": {"steps": 3},
     }  # fmt: skip
     match(
         method, model, first, second, inputs_of(shape, 24), **options[method],
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -261,11 +261,15 @@ def bomb(folder: Path, entries: int, held: int) -> Path:
     return folder / "bomb.npz"
 
 
-@pytest.mark.parametrize(("entries", "held", "told"), [(10**13, 10**7, "claims shape"), (1, 11 * 10**8, "unpacks to")])
-def test_arrays_are_not_unpacked_beyond_what_a_run_writes(tmp_path: Path, entries: int, held: int, told: str) -> None:
+@pytest.mark.parametrize(
+    ("entries", "held", "message"), [(10**13, 10**7, "claims shape"), (1, 11 * 10**8, "unpacks to")]
+)
+def test_arrays_are_not_unpacked_beyond_what_a_run_writes(
+    tmp_path: Path, entries: int, held: int, message: str
+) -> None:
     path = bomb(tmp_path, entries, held)
     tracemalloc.start()
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         read_arrays(path)
     assert tracemalloc.get_traced_memory()[1] < 10**7 and str(path) in str(caught.value)
     tracemalloc.stop()

@@ -128,10 +128,10 @@ def results_table(run: LabRun) -> Table:
 
 
 def _by_method(run: LabRun) -> Table:
-    methods, beside = methods_of(run) or [""], bool(run.experiment.published)
+    methods, compared = methods_of(run) or [""], bool(run.experiment.published)
     header = [*_address_header(run), "measure"]
     for method in methods:
-        header += [f"{method} published".strip(), f"{method} here (n seeds)".strip()] if beside else [method]
+        header += [f"{method} published".strip(), f"{method} here (n seeds)".strip()] if compared else [method]
     rows = []
     for address in groups(run):
         for measure in measures_of(run):
@@ -141,7 +141,7 @@ def _by_method(run: LabRun) -> Table:
             if any(values):
                 pairs = zip(known, values, strict=True)
                 cells = [
-                    _cell(value) for published, here in pairs for value in ((published, here) if beside else (here,))
+                    _cell(value) for published, here in pairs for value in ((published, here) if compared else (here,))
                 ]
                 rows.append((*_address_cells(run, address), _spoken(measure), *cells))
     return Table(tuple(header), tuple(rows))
@@ -285,8 +285,8 @@ def settings_lines(run: LabRun) -> list[str]:
     parts = (["the quick form"] if experiment.form == "quick" else []) + words
     if not parts:
         return []
-    beside = "; published figures are those of other settings" if experiment.published else ""
-    return [f"settings: {', '.join(parts)}{beside}"]
+    caution = "; published figures are those of other settings" if experiment.published else ""
+    return [f"settings: {', '.join(parts)}{caution}"]
 
 
 def _sign(number: float) -> int:

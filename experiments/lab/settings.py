@@ -83,7 +83,7 @@ def load_material(config: LabConfig) -> Material:
 
 
 def find_faults(kind: str, config: LabConfig) -> list[str]:
-    """Return what would keep a cell from starting, one line each, told without loading or building anything."""
+    """Return what would keep a cell from starting, one line each, without loading or building anything."""
     faults = []
     if config.device == "cuda" and not torch.cuda.is_available():
         faults.append("device=cuda, but PyTorch sees no GPU here; use device=cpu or device=auto")
