@@ -61,6 +61,7 @@ def options(
 
 Filter = Annotated[str, typer.Argument(metavar="[TEXT]", help="show only keys whose name or description contains it")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, e.g. rounds=30")]
+SweepWords = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, and seeds=N")]
 Resumed = Annotated[
     Path | None,
     typer.Option(
@@ -126,13 +127,26 @@ def run(
         workers.phases.report(console, folder / LOG)
 
 
-@app.command(epilog="Settings after FILE override its base, e.g. `data.root=/abs/path`; tables: `fedpfn report OUT`.")
+@app.command(
+    epilog="Settings after FILE override its base, its cases and keys of its grid, e.g. `data.root=/abs/path`; "
+    "tables: `fedpfn report OUT`."
+)
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="a sweep file (YAML)")],
-    words: Words = None,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="an experiment (YAML), or the name of one in `fedpfn reproduce --list`"),
+    ],
+    words: SweepWords = None,
     quick: Annotated[bool, typer.Option("--quick", help="the short form that the file has under `quick`")] = False,
+    case: Annotated[list[str] | None, typer.Option(help="run only this case; may be repeated")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the cells; default: sweeps/<name of the file>")] = None,
-    jobs: Annotated[int, typer.Option(help="cells to run in parallel, each with a share of the machine", min=1)] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            help="cells to run in parallel, sharing the machine; default: 1, of the laboratory one per CPU",
+            min=1,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="show the cells, which are done and which are left; run nothing")
     ] = False,
@@ -159,13 +173,14 @@ def sweep(
         list[str] | None, typer.Option(metavar="CELL", help="skip a cell no longer; runs nothing")
     ] = None,
 ) -> None:
-    """Run every cell of a sweep: a grid over any keys, for all seeds, each cell a run with its own folder.
+    """Run every cell of an experiment: cases and a grid over any keys, for all seeds, each cell in its own folder.
 
-    FILE has `base` (settings of all cells), `grid` (lists of values; every combination), `include`, `exclude`, `seeds`,
-    `question` and `quick` (sections of a short form). Cells that are done are never run again; one that was interrupted
-    continues from its checkpoint, with bit-identical results. Keys that an algorithm does not use do not multiply its
-    cells. The command fails if any cell is neither done nor skipped at the end. `--skip` also stops a cell that another
-    process is running now.
+    FILE has `kind` (what a cell is: a run of a federation, or an experiment of the laboratory), `base` (settings of all
+    cells), `cases` (settings with a name), `grid` (lists of values; every combination), `include`, `exclude`, `seeds`,
+    `quick` (sections of a short form), and for tables `measures`, `published` and `figures`. Cells that are done are
+    never run again; one that was interrupted continues from its checkpoint, with bit-identical results. Keys that an
+    algorithm does not use do not multiply its cells. The command fails if any cell is neither done nor skipped at the
+    end. `--skip` also stops a cell that another process is running now.
     """
     from experiments.sweep.cli import sweep as run_sweep
 
@@ -176,6 +191,7 @@ def sweep(
             console,
             workdir=Path.cwd(),
             quick=quick,
+            cases=case or [],
             out=out,
             jobs=jobs,
             dry_run=dry_run,
@@ -326,7 +342,5 @@ def explanation(error: Exception) -> str | None:
 
 def _command_for(folder: Path) -> str | None:
     """Return the command that shows a folder that is not a run's, where there is one."""
-    if (folder / "experiment.yaml").is_file():
-        return "lmc report"
-    holds_runs = any(folder.rglob("rounds.jsonl")) or any(folder.rglob("failure.json"))
-    return "report" if holds_runs else None
+    traces = ("rounds.jsonl", "failure.json", "sweep.yaml", "experiment.yaml")
+    return "report" if any(any(folder.rglob(name)) for name in traces) else None

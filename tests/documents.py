@@ -11,12 +11,11 @@ from typer.main import get_command
 
 from experiments.cli import app
 from experiments.lab.config import LabConfig
-from experiments.lab.experiment import read_experiment
 from experiments.report.selection import baseline_words, read_words
 from experiments.reproduce.studies import choose as choose_studies
 from experiments.run_words import read_run_config
 from experiments.sweep.cells import expand
-from experiments.sweep.file import read_sweep
+from experiments.sweep.file import packaged_names, read_sweep
 from experiments.sweep.selection import choose as choose_cells
 from fedpfn.runs.config import RunConfig, parse_overrides
 from fedpfn.runs.keys import key_specs
@@ -126,12 +125,7 @@ def parse(line: str, folder: Path, *, whole: bool = True) -> None:
 
 def _check(name: str, given: dict[str, Any], folder: Path, *, laboratory: bool) -> None:
     settings = [word for word in given.get("words") or [] if not _PLACEHOLDER.fullmatch(word)]
-    if laboratory and name == "run":
-        if not _PLACEHOLDER.fullmatch(given["experiment"]):
-            # one seed is enough to check its cells
-            settings = [word for word in settings if not word.startswith("seeds=")] + ["seeds=1"]
-            read_experiment(Path(given["experiment"]), settings, quick=given["quick"], cases=given["case"] or [])
-    elif laboratory:
+    if laboratory:
         typed = [word for word in given.get("checkpoints") or [] if "=" in word]
         LabConfig.parse(parse_overrides(typed, LabConfig))
     elif name == "run" and given["resume"]:
@@ -151,11 +145,11 @@ def _check(name: str, given: dict[str, Any], folder: Path, *, laboratory: bool) 
 
 
 def _check_sweep(given: dict[str, Any], settings: list[str], folder: Path) -> None:
-    file = _file(given["file"], folder)
+    file = Path(given["file"]) if given["file"] in packaged_names() else _file(given["file"], folder)
     if file is None:
         RunConfig.parse(parse_overrides(settings))
         return
-    sweep = read_sweep(file, settings, workdir=folder, quick=given["quick"])
+    sweep = read_sweep(file, settings, workdir=folder, quick=given["quick"], cases=given["case"] or [])
     if named := [*(given["skip"] or []), *(given["unskip"] or [])]:
         choose_cells(expand(sweep), Path(given["out"] or "out"), named)
 

@@ -23,14 +23,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 from run_folders import write_run
 
-from experiments.lab.experiment import read_experiment
-from experiments.lab.folder import read_lab
-from experiments.lab.report import markdown_report
+from experiments.lab.cell import write_cell_config
 from experiments.report.formats import csv_text, latex_text, markdown_text, rounds_text
+from experiments.report.published import markdown_report
 from experiments.report.study import make_study
 from experiments.report.tables import make_report
 from experiments.show import rounds_table, show_run, summary_table
+from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep
+from experiments.sweep.results import read_results
 from experiments.watch import view_of
 from fedpfn import imports
 from fedpfn.npy import from_npy, split_npy, to_npy
@@ -167,18 +168,33 @@ class Places:
             "seeds": 2,
             "base": {"data.name": "digits"},
             "cases": {"a": {"model.width": 8}, "b": {}},
-            "quick": {"seeds": 1, "grid": {}},
-            "grid": {"train.method": ["vanilla", "pfn"]},
+            "quick": {"seeds": 1, "grid": {"train.method": ["vanilla"]}},
+            "grid": {"train.method": ["vanilla", "tna-pfn"]},
             "measures": ["accuracy_barrier"],
             "published": [{"case": "a", "train.method": "vanilla", "accuracy_barrier": 0.1}],
             "figures": [{"kind": "bars", "y": ["accuracy_barrier"]}],
         }
+        self.cells = _cell_folder(root / "cells-of-one")
+        self.cell_files = {file.name: file.read_bytes() for file in self.cells.iterdir()}
         self.lab = self.experiment | {"name": "x", "form": "full", "words": {}, "keys": ["0" * 16, "1" * 16]}
         self.records = [
             {"cell": f"{number}" * 16, "case": "a", "axes": {"train.method": method}, "seed": 0, "config": {},
              "measures": {"accuracy_barrier": 0.1}, "not_finite": {"loss": "inf"}, "rows": {}, "seconds": 1.0}
             for number, method in enumerate(("vanilla", "pfn"))
         ]  # fmt: skip
+
+
+def _cell_folder(out: Path) -> Path:
+    """Write an experiment of the laboratory with one cell that is done, and return the cell's folder."""
+    out.mkdir()
+    file = out / "sweep.yaml"
+    file.write_text("{kind: theorem, measures: [z], base: {theorem: {trials: 5}}}")
+    (cell,) = expand(read_sweep(file, workdir=out))
+    folder = out / "cells" / f"seed=0-{cell.address}"
+    write_cell_config(folder, "theorem", cell.config)
+    (folder / "findings.json").write_text('{"measures": {"z": 0.5}, "not_finite": {"w": "inf"}, "rows": {"a": [{}]}}')
+    (folder / "summary.json").write_text('{"rounds": 1, "seconds": 1.5}')
+    return folder
 
 
 def _ones() -> Any:
@@ -291,7 +307,15 @@ def checks(places: Places) -> dict[str, tuple[Callable[[Any], None], st.SearchSt
         (root / "experiment.yaml").write_bytes(data)
         for quick in (False, True):
             with refused_at_worst(data):
-                read_experiment(root / "experiment.yaml", quick=quick)
+                read_sweep(root / "experiment.yaml", workdir=root, quick=quick)
+
+    def cells(found: dict[str, bytes]) -> None:
+        for name, data in found.items():
+            (places.cells / name).write_bytes(data)
+        with refused_at_worst(found):
+            markdown_report(read_results(places.cells.parent.parent))
+        for name, data in places.cell_files.items():
+            (places.cells / name).write_bytes(data)
 
     def lab(files: tuple[bytes, bytes]) -> None:
         folder = root / "lab"
@@ -299,7 +323,7 @@ def checks(places: Places) -> dict[str, tuple[Callable[[Any], None], st.SearchSt
         (folder / "experiment.yaml").write_bytes(files[0])
         (folder / "records.jsonl").write_bytes(files[1])
         with refused_at_worst(files):
-            markdown_report(read_lab(folder))
+            markdown_report(read_results(folder))
 
     def one_file(name: str) -> st.SearchStrategy[dict[str, bytes]]:
         tree = places.files[name]
@@ -308,6 +332,9 @@ def checks(places: Places) -> dict[str, tuple[Callable[[Any], None], st.SearchSt
         return (as_tree | mutated(whole[name]) | st.binary(max_size=60)).map(lambda data: {name: data})
 
     some_file = st.sampled_from(sorted(whole)).flatmap(one_file)
+    cell_file = st.sampled_from(sorted(places.cell_files)).flatmap(
+        lambda name: (mutated(places.cell_files[name]) | st.binary(max_size=60)).map(lambda data: {name: data})
+    )
     lab_files = st.tuples(
         altered(places.lab).map(_dump) | mutated(_dump(places.lab)), altered(places.records).map(_lines)
     )
@@ -328,8 +355,9 @@ def checks(places: Places) -> dict[str, tuple[Callable[[Any], None], st.SearchSt
         "npy arrays": (npy, mutated(to_npy(torch.ones(2, 3))) | st.binary(), 6),
         "checkpoints": (checkpoint, mutated(places.checkpoint.read_bytes()), 6),
         "sweep files": (sweep, altered(places.sweep).map(_dump) | mutated(_dump(places.sweep)), 6),
-        "experiment files": (experiment, altered(places.experiment).map(_dump) | mutated(_dump(places.experiment)), 3),
-        "laboratory folders": (lab, lab_files | lab_records, 3),
+        "experiment files": (experiment, altered(places.experiment).map(_dump) | mutated(_dump(places.experiment)), 2),
+        "laboratory folders": (cells, cell_file, 2),
+        "laboratory folders of the earlier format": (lab, lab_files | lab_records, 2),
     }
 
 

@@ -199,7 +199,12 @@ def test_a_failure_in_code_of_the_users_names_its_line(
 
 @pytest.mark.parametrize(
     ("file", "command"),
-    [("cells/a/rounds.jsonl", "report"), ("cells/a/failure.json", "report"), ("experiment.yaml", "lmc report")],
+    [
+        ("cells/a/rounds.jsonl", "report"),
+        ("cells/a/failure.json", "report"),
+        ("sweep.yaml", "report"),
+        ("experiment.yaml", "report"),
+    ],
 )
 def test_a_folder_of_many_runs_is_shown_by_another_command(
     folder: Path, file: str, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -207,7 +212,7 @@ def test_a_folder_of_many_runs_is_shown_by_another_command(
     (folder / "out" / file).parent.mkdir(parents=True)
     (folder / "out" / file).touch()
     status, _, errors = call(capsys, monkeypatch, "show", "out")
-    assert status == 1 and f"try `fedpfn {command} out`" in errors
+    assert status == 1 and "try `fedpfn report out`" in errors
 
 
 def invoke(*words: str) -> Result:

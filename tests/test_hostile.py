@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 KINDS = (
     "config trees", "words", "YAML and JSON bytes", "config files", "import strings", "run folders",
     "pictures of a run", "npz files", "npy arrays", "checkpoints", "sweep files", "experiment files",
-    "laboratory folders",
+    "laboratory folders", "laboratory folders of the earlier format",
 )  # fmt: skip
 
 

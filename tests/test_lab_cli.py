@@ -1,4 +1,4 @@
-"""``fedpfn lmc`` as typed: experiments, and checkpoints compared, matched and dissected; bad input in one line."""
+"""``fedpfn lmc`` as typed: checkpoints compared, matched and dissected; bad input in one line."""
 
 import csv
 from pathlib import Path
@@ -147,31 +147,5 @@ def test_settings_are_checked(pair: list[Path]) -> None:
     )
 
 
-def test_run_prints_published_beside_measured_and_report_prints_it_again(tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text(
-        """
-title: Mine
-base: {data: {name: digits, train-examples: 200}, model: {width: 12}, train: {epochs: 1}, barrier: {points: 3}}
-cases: {MLP: {}}
-grid: {train.method: [vanilla, tna-pfn]}
-measures: [accuracy_barrier]
-published:
-  - {case: MLP, train.method: vanilla, accuracy_barrier: 0.5}
-  - {case: MLP, train.method: tna-pfn, accuracy_barrier: 0.1}
-figures: [{kind: curves}]
-"""
-    )
-    assert "vanilla" in done("run", file, "--dry-run") and not (tmp_path / "out").exists()
-    text = done("run", file, "seeds=1", "--out", tmp_path / "out", "--jobs", 1)
-    assert "published" in text and "0.500" in text and "here (n seeds)" in text
-    assert "published 0.500 → 0.100" in text
-    for name in ("report.md", "summary.json", "records.jsonl", "experiment.yaml", "figures/1-curves.png"):
-        assert (tmp_path / "out" / name).is_file()
-    assert done("report", tmp_path / "out") in text
-    assert "not the folder of an experiment" in refused("report", tmp_path)
-
-
-def test_the_packaged_experiments_and_the_keys_are_listed() -> None:
-    assert "paper/table3_mnist" in done("list") and "theorem 3.2" in done("list")
+def test_the_keys_of_a_cell_are_listed() -> None:
     assert "train.spawn-share" in done("keys")

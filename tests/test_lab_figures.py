@@ -7,16 +7,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from experiment_results import METHOD, METHODS, a_run, keep, record
 from matplotlib.figure import Figure
 
 from experiments.lab.array_figures import curves, layers, plane
-from experiments.lab.experiment import Experiment, read_experiment
 from experiments.lab.figures import COLOURS, FIGURES, bars, draw_figures, heat, lines, theorem
-from experiments.lab.folder import LabRun
 from experiments.lab.panels import counted, mean_and_spread
+from experiments.sweep.file import CONF, read_sweep
 
-METHOD = "train.method"
-METHODS = ["vanilla", "tna-pfn"]
 RATIOS = {"mask.ratio": [0.2, 0.4]}
 
 
@@ -24,48 +22,6 @@ RATIOS = {"mask.ratio": [0.2, 0.4]}
 def no_open_figures() -> Iterator[None]:
     yield
     plt.close("all")
-
-
-def record(
-    case: str = "MLP", seed: int = 0, *, axes: dict[str, Any] | None = None, **measures: float
-) -> dict[str, Any]:
-    axes = axes or {}
-    return {
-        "cell": "-".join(map(str, (case, *axes.values(), seed))),
-        "case": case,
-        "axes": axes,
-        "seed": seed,
-        "measures": {name: value for name, value in measures.items() if np.isfinite(value)},
-        "not_finite": {name: str(value) for name, value in measures.items() if not np.isfinite(value)},
-        "rows": {},
-        "seconds": 1.0,
-    }
-
-
-def a_run(path: Path, records: list[dict[str, Any]], **changes: Any) -> LabRun:
-    told: dict[str, Any] = {
-        "name": "hand",
-        "title": "By hand",
-        "source": "",
-        "question": "",
-        "kind": "siblings",
-        "seeds": 2,
-        "base": {},
-        "cases": {},
-        "quick": {},
-        "grid": {},
-        "measures": [],
-        "published": [],
-        "figures": [],
-    }
-    return LabRun(path, Experiment(**(told | changes)), {}, records, False)
-
-
-def keep(path: Path, one: dict[str, Any], **arrays: Any) -> dict[str, Any]:
-    file = path / "arrays" / f"{one['cell']}.npz"
-    file.parent.mkdir(exist_ok=True)
-    np.savez(file, **{name: np.asarray(value, dtype=float) for name, value in arrays.items()})
-    return one
 
 
 def drawn(figure: Figure | None) -> Figure:
@@ -252,7 +208,7 @@ def test_what_is_not_finite_on_a_plane_has_the_colour_of_the_worst(tmp_path: Pat
     run = a_run(tmp_path, [with_plane(tmp_path, "vanilla", loss)], grid={METHOD: METHODS})
     worst = drawn(plane(run, {})).axes[0].collections[0].get_paths()[-1].get_extents()
     assert worst.xmin == 0 and 0.2 < worst.ymin <= 0.3
-    run.experiment.figures.extend([{"kind": "plane"}, {"kind": "plane", "value": "accuracy"}])
+    run.comparison.figures.extend([{"kind": "plane"}, {"kind": "plane", "value": "accuracy"}])
     assert draw_figures(run) == ["1-plane", "2-plane"]
 
 
@@ -292,8 +248,8 @@ def test_networks_of_other_layers_have_rows_of_their_own(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["layers_mnist", "layers_cifar10"])
 def test_the_papers_baseline_stands_beside_what_it_is_the_baseline_of(name: str) -> None:
-    experiment, _ = read_experiment(Path(f"paper/{name}"))
-    assert experiment.figures[0]["y"][0] == ["llfc_0.5", "baseline"]
+    experiment = read_sweep(CONF / f"paper/{name}.yaml", workdir=Path.cwd())
+    assert experiment.comparison.figures[0]["y"][0] == ["llfc_0.5", "baseline"]
 
 
 def test_the_theorem_is_drawn_without_the_cells_that_are_not_there(tmp_path: Path) -> None:
@@ -367,7 +323,7 @@ def test_an_entry_that_cannot_be_drawn_is_refused_in_one_line(
 def test_a_measure_that_is_switched_off_is_no_mistake(tmp_path: Path) -> None:
     one = record(barrier=0.1)
     run = a_run(tmp_path, [one], measures=["barrier", "sweeps"], figures=[{"kind": "bars", "y": ["barrier", "sweeps"]}])
-    assert draw_figures(run) == ["1-bars"] and len(drawn(bars(run, run.experiment.figures[0])).axes) == 1
+    assert draw_figures(run) == ["1-bars"] and len(drawn(bars(run, run.comparison.figures[0])).axes) == 1
 
 
 def test_counts_are_ranges_where_they_differ() -> None:

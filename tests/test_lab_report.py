@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from experiment_results import METHOD, METHODS
+from experiment_results import a_run as results
+from experiment_results import record as a_record
+from typer.testing import CliRunner
 
-from experiments.lab.experiment import Experiment
-from experiments.lab.folder import LabRun
-from experiments.lab.report import (
+from experiments.cli import app
+from experiments.report.published import (
     figure_of,
     markdown_report,
     published_of,
@@ -17,43 +20,29 @@ from experiments.lab.report import (
     short,
     verdicts,
 )
+from experiments.sweep.results import Results
 
 
 def record(method: str, seed: int, barrier: float, case: str = "MLP") -> dict[str, Any]:
     measures = {"fusion_barrier": barrier, "accuracy_barrier": barrier, "other": 1.0}
-    return {
-        "cell": f"{case}{method}{seed}",
-        "case": case,
-        "axes": {"train.method": method},
-        "seed": seed,
-        "measures": {name: value for name, value in measures.items() if math.isfinite(value)},
-        "not_finite": {name: str(value) for name, value in measures.items() if not math.isfinite(value)},
-        "rows": {},
-        "seconds": 2.0,
-    }
+    return a_record(case, seed, axes={METHOD: method}, seconds=2.0, **measures)
 
 
-def a_run(records: list[dict[str, Any]], **changes: Any) -> LabRun:
-    told: dict[str, Any] = {
-        "name": "hand",
-        "title": "By hand",
+def a_run(records: list[dict[str, Any]], **changes: Any) -> Results:
+    by_default: dict[str, Any] = {
         "source": "nowhere",
         "question": "Is it so?",
-        "kind": "siblings",
-        "seeds": 2,
-        "base": {},
-        "cases": {"MLP": {}},
-        "quick": {},
-        "grid": {"train.method": ["vanilla", "tna-pfn"]},
+        "cases": ["MLP"],
+        "grid": {METHOD: METHODS},
         "measures": ["fusion_barrier"],
         "published": [
-            {"case": "MLP", "train.method": "vanilla", "fusion_barrier": 0.6},
-            {"case": "MLP", "train.method": "tna-pfn", "fusion_barrier": 0.1},
+            {"case": "MLP", METHOD: "vanilla", "fusion_barrier": 0.6},
+            {"case": "MLP", METHOD: "tna-pfn", "fusion_barrier": 0.1},
         ],
-        "figures": [],
+        "environment": {"cpus": 2, "device": "cpu", "versions": {"torch": "2"}},
+        "complete": True,
     }
-    about = {"cpus": 2, "device": "cpu", "versions": {"torch": "2"}}
-    return LabRun(Path("nowhere"), Experiment(**(told | changes)), about, records, True)
+    return results(Path("nowhere"), records, **(by_default | changes))
 
 
 BETTER = [record("vanilla", 0, 0.5), record("vanilla", 1, 0.7), record("tna-pfn", 0, 0.3), record("tna-pfn", 1, 0.1)]
@@ -146,6 +135,7 @@ def test_other_axes_make_rows_of_their_own() -> None:
     records = [record("vanilla", 0, 0.5), record("vanilla", 0, 0.1)]
     for one, ratio in zip(records, (0.2, 0.4), strict=True):
         one["axes"] = one["axes"] | {"mask.ratio": ratio}
+        one["cell"] = str(ratio)
     run = a_run(records, grid={"train.method": ["vanilla"], "mask.ratio": [0.2, 0.4]}, published=[])
     table = results_table(run)
     assert table.header == ("case", "ratio", "measure", "vanilla")
@@ -157,7 +147,7 @@ def test_without_methods_and_published_figures_a_group_is_one_row() -> None:
     for one, ratio in zip(records, (0.2, 0.4), strict=True):
         one["axes"] = {"mask.ratio": ratio}
     run = a_run(
-        records, cases={"": {}}, grid={"mask.ratio": [0.2, 0.4]}, published=[], measures=["fusion_barrier", "other"]
+        records, cases=[""], grid={"mask.ratio": [0.2, 0.4]}, published=[], measures=["fusion_barrier", "other"]
     )
     table = results_table(run)
     assert table.header == ("ratio", "fusion barrier", "other")
@@ -176,3 +166,61 @@ def test_the_report_says_source_seeds_and_cost() -> None:
 )
 def test_numbers_read_well(number: float, text: str) -> None:
     assert short(number) == text
+
+
+PUBLISHED = """
+title: Mine
+{kind}
+base: {{{base}}}
+cases: {{MLP: {{}}}}
+grid: {{{method}: [{first}, {second}]}}
+measures: [{measure}]
+published:
+  - {{case: MLP, {method}: {first}, {measure}: 0.5}}
+  - {{case: MLP, {method}: {second}, {measure}: 0.1}}
+figures: [{{kind: bars, y: [{measure}]}}]
+"""
+KINDS = {
+    "siblings": {
+        "kind": "kind: siblings", "method": METHOD, "first": "vanilla", "second": "tna-pfn",
+        "measure": "accuracy_barrier",
+        "base": "data: {name: digits, train-examples: 200}, model: {width: 12}, train: {epochs: 1}, "
+        "barrier: {points: 3}",
+    },
+    "federation": {
+        "kind": "", "method": "strategy.name", "first": "fedavg", "second": "fedpfn", "measure": "final_accuracy",
+        "base": "rounds: 1, federation.clients: 2, model: {hidden: 1, width: 8}, barrier: {points: 3}, "
+        "partition.scheme: iid, device: cpu",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sweep_of_any_kind_prints_published_next_to_measured_and_report_prints_it_again(
+    tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(PUBLISHED.format(**KINDS[kind]))
+    out, words = tmp_path / "out", ["sweep", str(tmp_path / "mine.yaml"), "--out"]
+
+    def typed(*words: str) -> str:
+        result = CliRunner().invoke(app, list(words), env={"COLUMNS": "160"})
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.output
+
+    typed(*words, str(out), "--dry-run")
+    assert not out.exists()
+    text = typed(*words, str(out), "--in-process", "--jobs", "1")
+    assert "published" in text and "0.500" in text and "here (n seeds)" in text
+    assert "published 0.500 → 0.100" in text
+    for name in ("report.md", "sweep.yaml", "cells.json", "figures/1-bars.png"):
+        assert (out / name).is_file()
+    again = typed("report", str(out))
+    assert again[: again.index("report and pictures")] in text
+    assert ("mean accuracy barrier" in again) == (kind == "federation")
+    assert "of 2 done" in typed("watch", str(out), "--once") or "2 done" in typed("watch", str(out), "--once")
+
+
+def test_options_for_federations_are_refused_for_the_laboratory(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text("kind: theorem")
+    result = CliRunner().invoke(app, ["report", str(tmp_path), "--by", "rounds"])
+    assert "--by is for runs of a federation" in str(result.exception)

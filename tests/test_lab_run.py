@@ -1,27 +1,26 @@
-"""Tiny experiments from file to folder: each kind runs, is recorded once, goes on where it stopped, and is drawn."""
+"""Tiny experiments of the laboratory from file to folder: each kind runs, is recorded once, and is drawn."""
 
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from experiment_results import METHOD, ran, written
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
-from experiments.lab.experiment import Cell, Experiment, read_experiment
+from experiments.lab.cell import run_cell
+from experiments.lab.config import LabConfig
 from experiments.lab.figures import draw_figures
-from experiments.lab.folder import LabRun, read_lab
-from experiments.lab.run import check, run_cell, run_experiment
 from experiments.lab.settings import load_material, lr_factor_of, mask_of, sample, steps_of
 from experiments.lab.soup_cells import half_of_the_classes
-from experiments.runtime.failure import RunFailed
+from experiments.sweep.cli import sweep
+from experiments.sweep.results import Results, read_results
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
 from fedpfn.masks import build_mask
@@ -29,10 +28,10 @@ from fedpfn.models import build
 from fedpfn.params import lerp, trainable
 from fedpfn.runs.config import ConfigError
 
-QUIET = Console(quiet=True)
 SMALL = "data: {name: digits, train-examples: 200, test-examples: 100}, model: {hidden: 2, width: 12}"
 TWO = f"""
 title: Small
+kind: siblings
 seeds: 2
 base: {{{SMALL}, train: {{epochs: 1, lr: 0.01, models: 3}}, barrier: {{points: 3}}, output: {{save-models: true}}}}
 grid: {{train.method: [vanilla, tna-pfn]}}
@@ -42,17 +41,9 @@ figures:
 """
 
 
-def written(folder: Path, text: str, *words: str) -> tuple[Experiment, list[Cell]]:
-    folder.mkdir(exist_ok=True)
-    file = folder / "mine.yaml"
-    file.write_text(text)
-    return read_experiment(file, words)
-
-
-def ran(tmp_path: Path, text: str, *words: str, jobs: int = 1, out: str = "out") -> LabRun:
-    experiment, cells = written(tmp_path, text, *words)
-    run_experiment(experiment, cells, tmp_path / out, QUIET, jobs=jobs)
-    return read_lab(tmp_path / out)
+def models_of(out: Path, record: dict[str, Any]) -> Path:
+    (folder,) = (out / "cells").glob(f"*-{record['cell']}")
+    return folder / "models"
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +54,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_experiment_leaves_a_record_a_cell_and_says_when_it_is_complete(small: Path) -> None:
-    found = read_lab(small / "out")
+def test_an_experiment_leaves_a_record_for_each_cell(small: Path) -> None:
+    found = read_results(small / "out")
     assert found.complete and len(found.records) == 4
-    assert [(r["axes"]["train.method"], r["seed"]) for r in found.records] == [
+    assert [(r["axes"][METHOD], r["seed"]) for r in found.records] == [
         ("vanilla", 0),
         ("vanilla", 1),
         ("tna-pfn", 0),
@@ -76,12 +67,12 @@ def test_an_experiment_leaves_a_record_a_cell_and_says_when_it_is_complete(small
 
 
 def test_the_figures_on_record_are_those_of_the_saved_models(tmp_path: Path, small: Path) -> None:
-    found = read_lab(small / "out")
-    _, cells = written(tmp_path, TWO)
+    found = read_results(small / "out")
+    cells = written(tmp_path, TWO)
     for record, cell in zip(found.records, cells, strict=True):
         material = load_material(cell.config)
         model = build("mlp", material.input_shape, 10, seed=0, hidden=2, width=12)
-        folder = small / "out" / "models" / record["cell"]
+        folder = models_of(small / "out", record)
         states = [load_file(folder / f"model-{index}.safetensors") for index in range(3)]
         accuracies = [evaluate(model, material.test, state=state).accuracy for state in states]
         assert record["measures"]["average_accuracy"] == pytest.approx(np.mean(accuracies))
@@ -99,7 +90,7 @@ def test_the_figures_on_record_are_those_of_the_saved_models(tmp_path: Path, sma
         assert share == pytest.approx(0.4 if record["axes"]["train.method"] == "tna-pfn" else 0.0, abs=0.05)
 
 
-def without_seconds(run: LabRun) -> list[dict[str, Any]]:
+def without_seconds(run: Results) -> list[dict[str, Any]]:
     return [{name: value for name, value in record.items() if name != "seconds"} for record in run.records]
 
 
@@ -121,7 +112,7 @@ def side_by_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mine.yaml").write_text(
         f"{TWO}cases: {{mlp: {{}}, own: {{model: {{name: 'side_by_side_models:TinyNet', width: 200}}}}}}\n"
     )
-    command = [str(Path(sys.executable).with_name("fedpfn")), "lmc", "run", "mine.yaml", "--jobs", "2", "--out", "out"]
+    command = [str(Path(sys.executable).with_name("fedpfn")), "sweep", "mine.yaml", "--jobs", "2", "--out", "out"]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     return folder
@@ -131,111 +122,51 @@ def side_by_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_processes_side_by_side_give_the_same_records(side_by_side: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(side_by_side)
     alone = ran(side_by_side, (side_by_side / "mine.yaml").read_text(), out="alone")
-    assert len(alone.records) == 8 and without_seconds(alone) == without_seconds(read_lab(side_by_side / "out"))
+    assert len(alone.records) == 8 and without_seconds(alone) == without_seconds(read_results(side_by_side / "out"))
 
 
 @pytest.mark.slow
 def test_modules_of_the_users_own_are_found_where_the_command_is_typed(side_by_side: Path) -> None:
     """Also in the processes of the cells."""
-    assert (side_by_side / "out" / "summary.json").is_file()
-    own = [record for record in read_lab(side_by_side / "out").records if record["case"] == "own"]
+    own = [record for record in read_results(side_by_side / "out").records if record["case"] == "own"]
     assert [record["config"]["model.name"] for record in own] == ["side_by_side_models:TinyNet"] * 4
 
 
-def test_an_experiment_goes_on_where_its_folder_stops(
+def test_a_cell_that_failed_is_recorded_with_its_reason_and_runs_again_when_asked(
     tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = read_lab(small / "out")
-    experiment, cells = written(tmp_path, TWO)
-    started: list[str] = []
-
-    def failing(kind: str, cell: Cell, path: Path, workers: int) -> dict[str, Any]:
-        started.append(cell.key)
-        if len(started) == 3:
+    def failing(kind: str, config: LabConfig, folder: Path) -> None:
+        if (config.train.method, config.seed) == ("tna-pfn", 0):
             raise FloatingPointError("a third cell\nwent wrong")
-        return run_cell(kind, cell, path, workers)
+        run_cell(kind, config, folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr("experiments.lab.run.run_cell", failing)
-        with pytest.raises(RunFailed, match="cell method=tna-pfn seed 0 failed: a third cell went wrong"):
-            run_experiment(experiment, cells, tmp_path / "again", QUIET, jobs=1)
-    told = (tmp_path / "again" / "failure.txt").read_text()
-    assert "FloatingPointError: a third cell" in told and "in failing" in told
-    half = read_lab(tmp_path / "again")
-    assert not half.complete and len(half.records) == 2
-    # a crash in the middle of a line
-    with (tmp_path / "again" / "records.jsonl").open("ab") as file:
-        file.write(b'{"cell": "half a li')
-    run_experiment(experiment, cells, tmp_path / "again", QUIET, jobs=1)
-    assert without_seconds(read_lab(tmp_path / "again")) == without_seconds(whole)
-    assert not (tmp_path / "again" / "failure.txt").exists()
+        patch.setattr("experiments.lab.cell.run_cell", failing)
+        half = ran(tmp_path, TWO)
+    assert not half.complete and len(half.records) == 3
+    (failure,) = (tmp_path / "out").rglob("failure.json")
+    assert json.loads(failure.read_text())["reason"] == "FloatingPointError: a third cell went wrong"
+    assert not ran(tmp_path, TWO).complete
+    asked: dict[str, Any] = {"workdir": tmp_path, "out": tmp_path / "out", "jobs": 1, "in_process": True}
+    assert sweep(tmp_path / "mine.yaml", [], Console(quiet=True), retry_failed=True, **asked)
+    assert without_seconds(read_results(tmp_path / "out")) == without_seconds(read_results(small / "out"))
+    assert not list((tmp_path / "out").rglob("failure.json"))
 
 
-@pytest.mark.slow
-def test_a_failing_cell_among_many_ends_the_run_with_its_reason(tmp_path: Path) -> None:
-    """More cells than processes, so that some are still waiting when one fails."""
-    text = f"seeds: 8\nbase: {{{SMALL}, train: {{steps: 3, optimizer: sgd}}}}\ngrid: {{train.lr: [1.0e+30, 0.01]}}"
-    (tmp_path / "mine.yaml").write_text(text)
-    code = "from experiments.cli import main; main()"
-    words = ["lmc", "run", "mine.yaml", "--jobs", "2", "--out", "out"]
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, timeout=240
-    )
-    assert ended.returncode == 1 and "failed: the loss is" in ended.stderr.splitlines()[-1]
-    assert not read_lab(tmp_path / "out").complete
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are counted in Linux's /proc")
-def test_a_terminated_run_leaves_no_process_behind(tmp_path: Path) -> None:
-    text = f"seeds: 4\nbase: {{{SMALL}, train: {{steps: 100000}}}}"
-    (tmp_path / "mine.yaml").write_text(text)
-    code = "from experiments.cli import main; main()"
-    words = ["lmc", "run", "mine.yaml", "--jobs", "2", "--out", "out"]
-    run = subprocess.Popen([sys.executable, "-c", code, *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
-    until(lambda: len(children(run.pid)) >= 3)  # two workers and Python's resource tracker
-    workers = children(run.pid)
-    run.terminate()
-    assert run.wait(timeout=180) == 130
-    until(lambda: not any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 180
-    while not condition():
-        assert time.monotonic() < end, "waited for three minutes"
-        time.sleep(0.1)
-
-
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def test_an_experiment_can_grow_in_its_folder(tmp_path: Path) -> None:
+def test_an_experiment_can_grow_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = ran(tmp_path, TWO, "seeds=1")
-    (tmp_path / "out" / "models").rename(tmp_path / "kept")
+    started: list[int] = []
+    whole = run_cell
+    monkeypatch.setattr("experiments.lab.cell.run_cell", lambda *cell: (started.append(cell[1].seed), whole(*cell)))
     second = ran(tmp_path, TWO)
     assert len(first.records) == 2 and len(second.records) == 4 and second.complete
-    assert {record["cell"] for record in first.records} < {record["cell"] for record in second.records}
     # what was there was not run again
-    assert len(list((tmp_path / "out" / "models").iterdir())) == 2
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["cells"] == 4 and summary["seconds"] == pytest.approx(sum(r["seconds"] for r in second.records))
-
-
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    ran(tmp_path, TWO)
-    experiment, cells = written(tmp_path, TWO, "train.lr=0.5")
-    with pytest.raises(ConfigError, match="holds another experiment"):
-        run_experiment(experiment, cells, tmp_path / "out", QUIET, jobs=1)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="not empty"):
-        run_experiment(experiment, cells, tmp_path / "full", QUIET, jobs=1)
+    assert started == [1, 1] and second.seconds == pytest.approx(sum(r["seconds"] for r in second.records))
 
 
 def test_everything_that_can_be_measured_is_measured_and_drawn(tmp_path: Path) -> None:
     text = f"""
+kind: siblings
 base:
   {{{SMALL}, train: {{epochs: 1, models: 3}}, barrier: {{points: 3}},
     measure: {{layers: true, plane: true, plane-points: 3, calibration: true}},
@@ -283,18 +214,19 @@ figures:
     ],
 )
 def test_every_start_and_variant_runs(tmp_path: Path, start: str) -> None:
-    text = f"base: {{data: {{name: digits, train-examples: 100, test-examples: 50}}}}\ncases: {{it: {{{start}}}}}"
+    base = "base: {data: {name: digits, train-examples: 100, test-examples: 50}}"
+    text = f"kind: siblings\n{base}\ncases: {{it: {{{start}}}}}"
     found = ran(tmp_path, text, "barrier.points=3", "model.width=8")
     assert found.records[0]["measures"]["loss_barrier"] >= 0
 
 
 def test_a_start_from_a_file_is_that_file(tmp_path: Path, small: Path) -> None:
-    first = read_lab(small / "out")
-    weights = small / "out" / "models" / first.records[0]["cell"] / "model-0.safetensors"
+    first = read_results(small / "out")
+    weights = models_of(small / "out", first.records[0]) / "model-0.safetensors"
     found = ran(tmp_path, TWO, "start.kind=file", f"start.path={weights}", "train.lr=1e-9", "seeds=1", out="file")
     assert found.records[0]["measures"]["average_accuracy"] > first.records[0]["measures"]["average_accuracy"] - 0.1
     states = load_file(weights)
-    kept = load_file(tmp_path / "file" / "models" / found.records[0]["cell"] / "model-1.safetensors")
+    kept = load_file(models_of(tmp_path / "file", found.records[0]) / "model-1.safetensors")
     assert all(torch.allclose(kept[name], states[name], atol=1e-6) for name in states)
 
 
@@ -337,13 +269,11 @@ grid: {{train.method: [vanilla, tna-pfn]}}
 
 
 def test_faults_are_named_before_anything_starts(tmp_path: Path) -> None:
-    experiment, cells = written(tmp_path, "base: {data: {name: mnist}, model: {name: mpl}}")
     with pytest.raises(ConfigError) as caught:
-        run_experiment(experiment, cells, tmp_path / "never", QUIET, jobs=1)
-    assert len(caught.value.faults) == 2 and not (tmp_path / "never").exists()
-    experiment, cells = written(tmp_path, "kind: soup")
+        ran(tmp_path, "kind: siblings\nbase: {data: {name: mnist}, model: {name: mpl}}")
+    assert len(caught.value.faults) == 2 and not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match=r"a soup needs data\.held-out examples"):
-        run_experiment(experiment, cells, tmp_path / "never", QUIET, jobs=1)
+        ran(tmp_path, "kind: soup")
 
 
 @pytest.mark.parametrize(
@@ -354,14 +284,14 @@ def test_faults_are_named_before_anything_starts(tmp_path: Path) -> None:
         ("kind: soup\nbase: {train: {method: pruning}, data: {held-out: 9}}", "not pruning"),
         ("kind: soup\nbase: {start: {kind: independent}, data: {held-out: 9}}", "needs one start"),
         ("kind: cold\nbase: {train: {epochs: 1.5}}", "kind cold trains whole epochs"),
-        ("base: {soup: {lrs: '1'}}", "kind siblings does not read soup.lrs"),
-        ("figures: [{kind: pie}]", "figure 1: kind must be one of bars"),
-        ("figures: [{kind: lines, x: mask.ratio, y: loss_barrier}]", "'mask.ratio' is not an axis"),
+        ("kind: siblings\nbase: {soup: {lrs: '1'}}", "kind siblings does not read soup.lrs"),
+        ("kind: siblings\nfigures: [{kind: pie}]", "figure 1: kind must be one of bars"),
+        ("kind: siblings\nfigures: [{kind: lines, x: mask.ratio, y: loss_barrier}]", "'mask.ratio' is not an axis"),
     ],
 )
 def test_what_would_be_ignored_or_not_drawn_is_refused(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check(*written(tmp_path, text))
+        ran(tmp_path, text)
     (fault,) = caught.value.faults
     assert told in fault
 
@@ -376,7 +306,7 @@ def test_some_of_the_examples_are_drawn_and_not_the_first() -> None:
 
 def test_a_third_of_the_layers_narrows_what_is_included(tmp_path: Path) -> None:
     def frozen(words: str) -> set[str]:
-        _, (cell,) = written(tmp_path, f"base: {{model: {{hidden: 2}}, mask: {{{words}}}}}")
+        (cell,) = written(tmp_path, f"kind: siblings\nbase: {{model: {{hidden: 2}}, mask: {{{words}}}}}")
         model = build("mlp", (4,), 2, seed=0, hidden=2, width=8)
         mask = build_mask(mask_of(cell.config, model), trainable(model))
         return {name for name, trained in mask.items() if not bool(trained.all())}
@@ -391,14 +321,16 @@ def test_a_model_that_cannot_be_matched_is_told_before_it_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("experiments.lab.sibling_cells.train_siblings", lambda *_, **__: pytest.fail("it was trained"))
-    with pytest.raises(RunFailed, match="no units of the model can be permuted"):
-        one_unit = SMALL.replace("hidden: 2, width: 12", "hidden: 1, width: 1")
-        ran(tmp_path, f"base: {{{one_unit}, match: {{methods: weight}}}}")
+    one_unit = SMALL.replace("hidden: 2, width: 12", "hidden: 1, width: 1")
+    ran(tmp_path, f"kind: siblings\nbase: {{{one_unit}, match: {{methods: weight}}}}")
+    (failure,) = tmp_path.rglob("failure.json")
+    assert "no units of the model can be permuted" in json.loads(failure.read_text())["reason"]
 
 
 @pytest.mark.parametrize("measure", ["plane: true", "layers: true", "calibration: true"])
 def test_batch_norms_policy_holds_for_every_measure(tmp_path: Path, measure: str) -> None:
     text = f"""
+kind: siblings
 base: {{data: {{name: cifar-like, train-examples: 60, test-examples: 40, held-out: 20}},
         model: {{name: "{__name__}:normed"}}, train: {{steps: 3, models: 3}}, barrier: {{points: 3}},
         measure: {{{measure}, plane-points: 3}}}}
@@ -422,24 +354,24 @@ def normed(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 
 
 def test_steps_follow_from_epochs_which_may_be_fractions(tmp_path: Path) -> None:
-    _, (cell,) = written(tmp_path, "base: {train: {epochs: 1.5, batch-size: 10, lr-schedule: linear}}")
+    (cell,) = written(tmp_path, "kind: siblings\nbase: {train: {epochs: 1.5, batch-size: 10, lr-schedule: linear}}")
     assert steps_of(cell.config, 100) == 15
     factor = lr_factor_of(cell.config, 10)
     assert factor is not None and [factor(step) for step in (0, 5, 10)] == [1.0, 0.5, 0.0]
-    _, (cell,) = written(tmp_path, "base: {train: {steps: 7, lr-schedule: cosine}}")
+    (cell,) = written(tmp_path, "kind: siblings\nbase: {train: {steps: 7, lr-schedule: cosine}}")
     assert steps_of(cell.config, 100) == 7
     factor = lr_factor_of(cell.config, 10)
     assert factor is not None and [round(factor(step), 9) for step in (0, 5, 10)] == [1.0, 0.5, 0.0]
 
 
 def test_held_out_examples_are_not_trained_on(tmp_path: Path) -> None:
-    _, (cell,) = written(tmp_path, "base: {data: {name: digits, held-out: 100}}")
+    (cell,) = written(tmp_path, "kind: siblings\nbase: {data: {name: digits, held-out: 100}}")
     material = load_material(cell.config)
     held = {tensor.numpy().tobytes() for tensor in material.held_out.inputs}
     assert len(material.held_out) == 100
     overlap = sum(tensor.numpy().tobytes() in held for tensor in material.train.inputs)
     assert overlap <= 2  # digits holds a few equal images
-    _, (cell,) = written(tmp_path, "base: {data: {name: digits, held-out: 100000}}")
+    (cell,) = written(tmp_path, "kind: siblings\nbase: {data: {name: digits, held-out: 100000}}")
     with pytest.raises(ConfigError, match="leaves none of the"):
         load_material(cell.config)
 
@@ -449,9 +381,9 @@ def test_half_of_the_classes_is_half_of_them() -> None:
     assert half_of_the_classes(10, 0) != half_of_the_classes(10, 1)
 
 
-def test_records_are_strict_json(tmp_path: Path) -> None:
-    ran(tmp_path, "base: {data: {name: cubic}, train: {steps: 2}, barrier: {points: 3}}")
-    for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines():
-        record = json.loads(line, parse_constant=lambda text: pytest.fail(f"{text} in a record"))
-        assert "average_accuracy" not in record["measures"] and record["not_finite"]["fusion_barrier"] == "nan"
-        assert record["config"]["data.name"] == "cubic" and record["config"]["train.steps"] == 2
+def test_findings_are_strict_json(tmp_path: Path) -> None:
+    found = ran(tmp_path, "kind: siblings\nbase: {data: {name: cubic}, train: {steps: 2}, barrier: {points: 3}}")
+    (file,) = tmp_path.rglob("findings.json")
+    findings = json.loads(file.read_text(), parse_constant=lambda text: pytest.fail(f"{text} in a record"))
+    assert "average_accuracy" not in findings["measures"] and findings["not_finite"]["fusion_barrier"] == "nan"
+    assert found.records[0]["config"] == {"data.name": "cubic", "train.steps": 2, "barrier.points": 3}

@@ -9,16 +9,15 @@ from test_sweep_run import toy_sweep
 from typer.testing import CliRunner
 
 from experiments.cli import app
-from experiments.lab.experiment import CONF
-from experiments.lab.report import short
 from experiments.report.differences import Difference
 from experiments.report.measures import final_accuracy
+from experiments.report.published import short
 from experiments.reproduce.directions import DIFFERENT, OPEN, SAME, direction
 from experiments.reproduce.federated import federated_section
 from experiments.reproduce.page import contrasts
 from experiments.reproduce.studies import FEDERATED, Study, choose, data_words
 from experiments.sweep.cells import expand
-from experiments.sweep.file import read_sweep
+from experiments.sweep.file import CONF, read_sweep
 from fedpfn.runs import RunFolder, find_runs
 from fedpfn.runs.config import ConfigError, RunConfig
 
@@ -129,7 +128,7 @@ def test_the_page_tells_what_ran_and_what_did_not_and_a_second_call_runs_nothing
     # the page and its pictures can be kept together, without the runs
     assert all(name.startswith("results/theorem32-") for name in _pictures(page))
 
-    monkeypatch.setattr("experiments.lab.run.run_cell", lambda *_: pytest.fail("it was on record"))
+    monkeypatch.setattr("experiments.sweep.cli.run_cells", lambda *_, **__: pytest.fail("it was on record"))
     assert CliRunner().invoke(app, words).exit_code == 1
     assert CliRunner().invoke(app, [*words, "--page"]).exit_code == 0
 

@@ -426,7 +426,8 @@ def test_a_label_is_cut_before_its_seed(tmp_path: Path) -> None:
         (
             "zzz: 1",
             "sweep.yaml: unknown key 'zzz'; "
-            "a sweep has question, config, base, grid, include, exclude, seeds, quick",
+            "an experiment has title, source, question, kind, config, base, cases, grid, include, exclude, seeds, "
+            "quick, measures, published, figures",
         ),
         ("rounds: 3", "sweep.yaml: unknown key 'rounds'; settings go under base"),
         ("train.lr: 3", "sweep.yaml: unknown key 'train.lr'; settings go under base"),
@@ -521,7 +522,7 @@ def test_files_that_cannot_be_read_are_told_in_a_line(tmp_path: Path) -> None:
     ):
         (fault,) = faults(tmp_path, text)
         assert fault.startswith("sweep.yaml ") and told in fault and "\n" not in fault
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"no experiment .*nowhere\.yaml; `fedpfn reproduce --list` names those"):
         read_sweep(tmp_path / "nowhere.yaml", workdir=tmp_path)
 
 
@@ -545,14 +546,14 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
     found = faults(tmp_path, text, "foo", "rounds=x", "mask.ratio=0.1", "bar")
     assert [re.split(": | is| must", fault)[0] for fault in found] == [
         "sweep.yaml", "base", "'foo'", "'bar'", "rounds", "grid", "grid", "grid",
-        "include 1", "include 2", "exclude 1", "mask.ratio", "seeds",
+        "include 1", "include 2", "exclude 1", "seeds",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("text", "word", "told"),
     [
-        ("grid: {mask.ratio: [0.2]}", "mask.ratio=0.4",
+        ("grid: {'mask.ratio, train.lr': [[0.2, 0.1]]}", "mask.ratio=0.4",
          "mask.ratio is set by the grid, which key=value words do not override"),
         ("include: [{}, {rounds: 2}]", "rounds=4", "rounds is set by include 2, which key=value words do not override"),
         ("seeds: [0, 1]", "seed=3", "seed has no effect where seeds are given"),

@@ -30,12 +30,13 @@ from experiments.runtime.failure import RunFailed
 from experiments.runtime.in_process import run_in_process
 from experiments.runtime.runtime import joined
 from experiments.sweep.board import Board, Stopped, Task
-from experiments.sweep.cells import expand
+from experiments.sweep.cells import Cell, expand
 from experiments.sweep.cli import sweep
 from experiments.sweep.costs import Finished, Work, beyond_training, expected_seconds, seconds_left
 from experiments.sweep.display import Display, ending
 from experiments.sweep.file import read_sweep
 from experiments.sweep.folders import cell_folder, check_identity, claim, clear_leftovers, record_failure
+from experiments.sweep.kinds import FEDERATION, KINDS
 from experiments.sweep.lanes import Lane, NoRuntime, Share, divide
 from experiments.sweep.runner import run_cells
 from experiments.sweep.states import State, cell_state, mark_skipped
@@ -379,16 +380,17 @@ def test_a_cell_is_found_by_its_address_and_has_to_be_what_it_says(tmp_path: Pat
     folder = RunFolder(other)
     folder.write_config(second.config, device="cpu")
     assert cell_folder(tmp_path, first) == other
-    with pytest.raises(ValueError, match=r"its config.yaml differs in seed"):
+    with pytest.raises(ValueError, match=r"its settings differ in seed"):
         check_identity(other, first)
-    with pytest.raises(ValueError, match="differs in seed"):
+    with pytest.raises(ValueError, match="differ in seed"):
         toy_sweep(tmp_path, out=tmp_path)
 
 
 def test_a_failure_is_recorded_whether_or_not_the_run_had_begun(tmp_path: Path) -> None:
-    record_failure(tmp_path / "a", RunConfig(device="cpu"), "no such partition")
+    cell = Cell(KINDS[FEDERATION], RunConfig(device="cpu"), "0" * 12, "a")
+    record_failure(Task(cell, cell.config, tmp_path / "a"), "no such partition")
     assert read_run(tmp_path / "a").failure == {"reason": "no such partition", "rounds": -1}
-    record_failure(tmp_path / "b", RunConfig(), "stopped", stopped=True)
+    record_failure(Task(cell, cell.config, tmp_path / "b"), "stopped", stopped=True)
     assert not (tmp_path / "b").exists()
     (tmp_path / "c").mkdir()
     clear_leftovers(tmp_path / "c")
@@ -406,9 +408,9 @@ class FakeLane:
     def __init__(self, act: Any) -> None:
         self.act, self.seen, self.started, self.closed = act, [], [], 0  # type: ignore[var-annotated]
 
-    def run(self, config: RunConfig, watch: Any) -> None:
-        self.seen.append(config.seed)
-        self.act(config, watch)
+    def run(self, task: Task, watch: Any) -> None:
+        self.seen.append(task.config.seed)
+        self.act(task.config, watch)
 
     def close(self) -> None:
         self.closed += 1
@@ -422,7 +424,7 @@ def a_board(tmp_path: Path, count: int = 6) -> Board:
     for cell in cells:
         tree = cell.config.nested()
         tree["output"]["dir"] = str(cell_folder(tmp_path, cell))
-        made.append(Task(cell, RunConfig.parse(tree)))
+        made.append(Task(cell, RunConfig.parse(tree), cell_folder(tmp_path, cell)))
     return Board(made)
 
 
@@ -619,9 +621,13 @@ def cluster() -> Iterator[None]:
         yield
 
 
+def task_of(config: RunConfig) -> Task:
+    return Task(Cell(KINDS[FEDERATION], config, "0" * 12, "toy"), config, Path(config.output.dir))
+
+
 def tried(lane: Lane, config: RunConfig) -> str | None:
     try:
-        lane.run(config, lambda: None)
+        lane.run(task_of(config), lambda: None)
     except RunFailed as error:
         return str(error)
     return None
@@ -663,7 +669,7 @@ def test_a_lane_that_lost_its_host_says_so_and_makes_another(tmp_path: Path, clu
         ray.kill(lane._host)
 
     with pytest.raises(RunFailed, match=r"^ActorDiedError: ") as caught:
-        lane.run(config(tmp_path, "during", rounds=500), kill)
+        lane.run(task_of(config(tmp_path, "during", rounds=500)), kill)
     assert "\n" not in str(caught.value)
     assert tried(lane, config(tmp_path, "after")) is None and len(lane.started) == 2
 
@@ -671,7 +677,7 @@ def test_a_lane_that_lost_its_host_says_so_and_makes_another(tmp_path: Path, clu
         raise Stopped
 
     with pytest.raises(Stopped):
-        lane.run(config(tmp_path, "stopped", rounds=500), stop)
+        lane.run(task_of(config(tmp_path, "stopped", rounds=500)), stop)
     assert lane._host is None
 
 
@@ -699,7 +705,7 @@ def test_a_lane_that_cannot_start_stops_the_sweep(
     monkeypatch.setattr("experiments.sweep.lanes.Host", Broken)
     lane = Lane(Share(1, ()), ONE_ACTOR, workdir=HERE)
     with pytest.raises(NoRuntime, match=r"no runtime could be started: .*no memory left"):
-        lane.run(config(tmp_path), lambda: None)
+        lane.run(task_of(config(tmp_path)), lambda: None)
     # which is no failure of the cell it was for
     board = a_board(tmp_path)
     with pytest.raises(NoRuntime):

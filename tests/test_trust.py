@@ -340,7 +340,7 @@ def a_lab(folder: Path) -> Path:
 
 
 def test_an_experiments_folder_is_read(tmp_path: Path) -> None:
-    result = fedpfn("lmc", "report", a_lab(tmp_path / "lab"))
+    result = fedpfn("report", a_lab(tmp_path / "lab"))
     assert result.exit_code == 0 and "| a | 4 | 1.000 (1) |" in (tmp_path / "lab" / "report.md").read_text(), said(
         result
     )
@@ -350,8 +350,8 @@ def test_an_experiments_folder_is_read(tmp_path: Path) -> None:
     ("name", "before", "after", "told"),
     [
         ("experiment.yaml", "- '0000000000000000'", "- ../../x", "keys must be the digests of its cells"),
-        ("experiment.yaml", "kind: siblings", "strange: 1", "'strange' is no part of an experiment"),
-        ("experiment.yaml", "seeds: 1", "seeds: many", "seeds must be a int"),
+        ("experiment.yaml", "question: ''", "questoin: ''", "it has no question"),
+        ("experiment.yaml", "title: T", "title: 3", "title must be text"),
         ("records.jsonl", '"0000000000000000"', '"../../../etc/x"', "line 1: cell must be a digest"),
         ("records.jsonl", '"measures": {"m": 1.0}', '"measures": {"m": "=1"}', "line 1: measures must be"),
         ("records.jsonl", '"model.width": 4', '"other": 4', "line 1: it has no value of model.width"),
@@ -363,5 +363,5 @@ def test_a_broken_folder_of_an_experiment_is_named(
     file = a_lab(tmp_path / "lab") / name
     assert before in file.read_text()
     file.write_text(file.read_text().replace(before, after))
-    result = fedpfn("lmc", "report", tmp_path / "lab")
+    result = fedpfn("report", tmp_path / "lab")
     assert result.exit_code == 1 and told in said(result) and str(file) in said(result)

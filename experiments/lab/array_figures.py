@@ -14,7 +14,6 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from experiments.lab.folder import LabRun
 from experiments.lab.panels import (
     COLOURS,
     PAGE,
@@ -31,7 +30,8 @@ from experiments.lab.panels import (
     records_at,
     spoken,
 )
-from experiments.lab.report import METHOD, Address, methods_of
+from experiments.report.published import Address, method_key, methods_of
+from experiments.sweep.results import Results
 
 UNITS = {"loss": "loss (nats)", "accuracy": "accuracy"}
 CLIPPED = 0.1  # of a plane's points, the worst: where the models' surroundings would else be of one colour
@@ -40,15 +40,15 @@ Arrays = dict[str, NDArray[Any]]
 Rows = list[dict[str, Any]]
 
 
-def curves(run: LabRun, entry: dict[str, Any]) -> Figure | None:
+def curves(run: Results, entry: dict[str, Any]) -> Figure | None:
     """Draw loss and accuracy along the paths of all pairs and seeds, thin, with their mean thick.
 
     A column is a group, a line in it a method.
     """
     columns: dict[Address, dict[str, list[Arrays]]] = {}
-    for group in families(run, METHOD):
+    for group in families(run, method_key(run)):
         for method in methods_of(run) or [""]:
-            place = (*group, (METHOD, method)) if method else group
+            place = (*group, (method_key(run), method)) if method else group
             arrays = [found for record in records_at(run, place) if "alphas" in (found := run.arrays(record))]
             if arrays := [found for found in arrays if "loss" in found]:
                 columns.setdefault(group, {})[method] = arrays
@@ -83,7 +83,7 @@ def _draw_paths(axes: Axes, lines: dict[str, list[Arrays]], kind: str, methods: 
         axes.set(xlabel="α, the first model's weight", ylabel=_unit(arrays, kind))
 
 
-def plane(run: LabRun, entry: dict[str, Any]) -> Figure | None:
+def plane(run: Results, entry: dict[str, Any]) -> Figure | None:
     """Draw the landscape over the plane through three models, for the first seed that has one, a panel a group.
 
     The worst tenth of the points, and those that are not finite, share one colour: a far higher loss would leave no
@@ -128,7 +128,7 @@ def plane(run: LabRun, entry: dict[str, Any]) -> Figure | None:
     return finish(figure, run, f"n = 1 seed (number {planes[0][0]['seed']})", legend=False)
 
 
-def layers(run: LabRun, entry: dict[str, Any]) -> Figure | None:
+def layers(run: Results, entry: dict[str, Any]) -> Figure | None:
     """Draw layerwise measures against the layers, one row of panels per network, one line per group.
 
     A panel is a measure, or the measures of an inner list of ``y``, told apart by line style.

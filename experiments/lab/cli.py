@@ -1,12 +1,9 @@
 """``fedpfn lmc``: the laboratory on the command line."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from experiments.command_classes import App
 from experiments.terminal import stdout
@@ -21,10 +18,10 @@ EPILOG = (
 )
 
 app = App(
-    help="The laboratory of linear mode connectivity: experiments as files, checkpoints compared, matched, dissected.",
+    help="The laboratory of linear mode connectivity: checkpoints compared, matched, dissected and fused. "
+    "Its experiments are run by `fedpfn sweep`.",
 )
 
-Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, and seeds=n")]
 Checkpoints = Annotated[
     list[str],
     typer.Argument(metavar="A B ... [KEY=VALUE]...", help="checkpoints (.safetensors, .pt, .pth, .bin), and settings"),
@@ -49,59 +46,6 @@ def options() -> None:
     from fedpfn import imports
 
     imports.look_in(Path.cwd())
-
-
-@app.command(epilog=EPILOG)
-def run(
-    experiment: Annotated[Path, typer.Argument(metavar="FILE", help="an experiment, or a name from `fedpfn lmc list`")],
-    words: Words = None,
-    quick: Annotated[bool, typer.Option("--quick", help="the short form, for two cores and a few minutes")] = False,
-    case: Annotated[list[str] | None, typer.Option(help="run only this case; may be repeated")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="output folder; one that holds part of the same experiment is continued")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(help="cells to run in parallel; default: one per CPU core", min=1)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would run, and stop")] = False,
-) -> None:
-    """Train, measure, and print published figures next to measured ones; writes a folder with records and figures."""
-    from experiments.lab.experiment import read_experiment
-    from experiments.lab.run import check, run_experiment
-
-    parsed, cells = read_experiment(experiment, words or [], quick=quick, cases=case or [])
-    if dry_run:
-        check(parsed, cells)
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for name in ("cell", "case", "axes", "seed"):
-            table.add_column(name)
-        for cell in cells:
-            axes = " ".join(f"{axis}={value}" for axis, value in cell.axes.items())
-            table.add_row(cell.key, cell.case, axes, str(cell.seed))
-        console.print(table, highlight=False)
-        return
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder = (out or Path("runs") / "lmc" / f"{stamp}_{parsed.name}").resolve()
-    run_experiment(parsed, cells, folder, console, jobs=jobs)
-    _show(folder)
-
-
-@app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="the folder of an experiment")]) -> None:
-    """Print an experiment's tables again and redraw its figures, from its folder alone."""
-    _show(folder)
-
-
-@app.command("list")
-def list_experiments() -> None:
-    """List the experiments that come with fedpfn: one per table and figure of the papers."""
-    from experiments.lab.experiment import packaged_experiments
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    for name in ("what", "source"):
-        table.add_column(name, overflow="fold")
-    for name, tree in packaged_experiments():
-        table.add_row(name, str(tree.get("title", "")), str(tree.get("source", "")))
-    console.print(table, highlight=False)
 
 
 @app.command(epilog=EPILOG)
@@ -266,29 +210,3 @@ def keys(
     from experiments.lab.config import LabConfig
 
     console.print(keys_table(LabConfig, matching), highlight=False)
-
-
-def _show(folder: Path) -> None:
-    from experiments.lab.figures import draw_figures
-    from experiments.lab.folder import read_lab
-    from experiments.lab.report import markdown_report, results_table, settings_lines, verdicts
-    from fedpfn.runs import write_whole
-
-    result = read_lab(folder)
-    results = results_table(result)
-    table = Table(
-        title=Text(result.experiment.title), title_justify="left", box=None, header_style="bold", pad_edge=False
-    )
-    for name in results.header:
-        table.add_column(Text(name), overflow="fold")
-    for row in results.rows:
-        table.add_row(*map(Text, row))
-    console.print(table, highlight=False)
-    for line in (*settings_lines(result), *verdicts(result)):
-        console.print(f"- {line}", highlight=False, soft_wrap=True, markup=False)
-    # first without pictures: tables are not lost where one cannot be drawn
-    write_whole(folder / "report.md", markdown_report(result).encode())
-    write_whole(folder / "report.md", markdown_report(result, draw_figures(result)).encode())
-    if not result.complete:
-        console.print(f"not complete: {len(result.records)} cells so far", style="red", highlight=False)
-    console.print(f"folder: {folder}", soft_wrap=True, highlight=False, markup=False)

@@ -15,6 +15,16 @@ from fedpfn.runs.parsing import parse_layers
 
 COMMAND = "fedpfn lmc keys"
 
+# the keys that each kind of cell reads
+_TRAINING = ("train.method", "train.batch-size", "train.optimizer", "train.lr", "train.momentum", "train.weight-decay")
+_COMMON = ("seed", "device", "threads", "data.*", "model.*", *_TRAINING)
+READ = {
+    "siblings": (*_COMMON, "start.*", "train.*", "mask.*", "barrier.*", "match.*", "measure.*", "output.*"),
+    "theorem": ("seed", "device", "threads", "theorem.*"),
+    "soup": (*_COMMON, "start.*", "mask.*", "soup.*"),
+    "cold": (*_COMMON, "train.epochs", "mask.*", "cold.*"),
+}
+
 
 @dataclass(frozen=True)
 class Data(run.Data):

@@ -5,7 +5,7 @@ deviation over the seeds, whose number stands on the picture. Those of measures 
 and layers in ``array_figures``. What is not on record yet is left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,9 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.lab import report
 from experiments.lab.array_figures import UNITS, curves, layers, plane
-from experiments.lab.folder import LabRun
 from experiments.lab.panels import (
     COLOURS,
     MARKERS,
@@ -31,7 +29,9 @@ from experiments.lab.panels import (
     panels,
     spoken,
 )
-from experiments.lab.report import METHOD, Address, figure_of, methods_of, published_of, short
+from experiments.report import published as report
+from experiments.report.published import Address, figure_of, method_key, methods_of, published_of, short
+from experiments.sweep.results import Results
 
 __all__ = ["COLOURS", "FIGURES", "MARKERS", "draw_figures", "save"]
 
@@ -42,16 +42,16 @@ Row = list[report.SeedValues | None]
 Name = TypeVar("Name")
 
 
-def draw_figures(run: LabRun) -> list[str]:
+def draw_figures(run: Results) -> list[str]:
     """Draw every picture that has something on record into ``figures/`` as PNG and SVG; return their names.
 
     Raises ``ValueError`` for an entry of an unknown kind, axis or measure, before anything is drawn.
     """
-    for number, entry in enumerate(run.experiment.figures, start=1):
+    for number, entry in enumerate(run.comparison.figures, start=1):
         if fault := _fault(run, entry):
             raise ValueError(f"figure {number}: {fault}")
     names = []
-    for number, entry in enumerate(run.experiment.figures, start=1):
+    for number, entry in enumerate(run.comparison.figures, start=1):
         try:
             figure = FIGURES[entry["kind"]](run, entry)
         # whatever the record of a folder from elsewhere, or its arrays, lead to: the folder is named, and the figure
@@ -64,6 +64,21 @@ def draw_figures(run: LabRun) -> list[str]:
     return names
 
 
+def figure_faults(entries: Sequence[dict[str, Any]], axes: Collection[str]) -> list[str]:
+    """Return why entries of a file can never be drawn, as far as it shows before anything has run."""
+    faults = []
+    for number, entry in enumerate(entries, start=1):
+        if entry["kind"] not in FIGURES:
+            faults.append(f"figure {number}: kind must be one of {', '.join(FIGURES)}, got {entry['kind']!r}")
+        named = [entry[name] for name in ("x", *(["y"] if entry["kind"] == "heat" else [])) if name in entry]
+        faults += [
+            f"figure {number}: {axis!r} is not an axis of the grid: {', '.join(axes)}"
+            for axis in named
+            if axis not in axes
+        ]
+    return faults
+
+
 def save(figure: Figure, stem: Path) -> None:
     """Write a picture as PNG and SVG and release it."""
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -72,10 +87,10 @@ def save(figure: Figure, stem: Path) -> None:
     plt.close(figure)
 
 
-def bars(run: LabRun, entry: dict[str, Any]) -> Figure | None:
+def bars(run: Results, entry: dict[str, Any]) -> Figure | None:
     """Draw measures as bars, a panel each and a group of bars a case, with the published figures as diamonds."""
-    methods, cases = methods_of(run) or [""], families(run, METHOD)
-    places = [[dict(case) | ({METHOD: method} if method else {}) for case in cases] for method in methods]
+    methods, cases = methods_of(run) or [""], families(run, method_key(run))
+    places = [[dict(case) | ({method_key(run): method} if method else {}) for case in cases] for method in methods]
     tables = _found(
         {name: [[figure_of(run, name, **at) for at in row] for row in places] for name in flattened(entry["y"])}
     )
@@ -105,7 +120,7 @@ def bars(run: LabRun, entry: dict[str, Any]) -> Figure | None:
     return finish(figure, run, _seeds(tables))
 
 
-def lines(run: LabRun, entry: dict[str, Any]) -> Figure | None:
+def lines(run: Results, entry: dict[str, Any]) -> Figure | None:
     """Draw measures against an axis, one panel per measure, one line per group; ``log`` makes x logarithmic."""
     x, values, places = entry["x"], axis_values(run, entry["x"]), families(run, entry["x"])
     tables = _found({name: [_along(run, name, place, x) for place in places] for name in flattened(entry["y"])})
@@ -120,7 +135,7 @@ def lines(run: LabRun, entry: dict[str, Any]) -> Figure | None:
     return finish(figure, run, _seeds(tables))
 
 
-def heat(run: LabRun, entry: dict[str, Any]) -> Figure | None:
+def heat(run: Results, entry: dict[str, Any]) -> Figure | None:
     """Draw a measure over two axes, a panel a group, the mean written into each field."""
     x, y, measure = entry["x"], entry["y"], entry["value"]
     columns, rows = axis_values(run, x), axis_values(run, y)
@@ -144,7 +159,7 @@ def heat(run: LabRun, entry: dict[str, Any]) -> Figure | None:
     return finish(figure, run, _seeds(tables), legend=False)
 
 
-def theorem(run: LabRun, entry: dict[str, Any]) -> Figure | None:
+def theorem(run: Results, entry: dict[str, Any]) -> Figure | None:
     """Draw each bound of theorem 3.2 with the measured quantile below it, against an axis."""
     x, values, places = entry["x"], axis_values(run, entry["x"]), families(run, entry["x"])
     tables = _found({name: [_along(run, name, place, x) for place in places] for name in THEOREM_MEASURES})
@@ -165,7 +180,7 @@ def theorem(run: LabRun, entry: dict[str, Any]) -> Figure | None:
     return finish(figure, run, note)
 
 
-FIGURES: dict[str, Callable[[LabRun, dict[str, Any]], Figure | None]] = {
+FIGURES: dict[str, Callable[[Results, dict[str, Any]], Figure | None]] = {
     "bars": bars,
     "lines": lines,
     "heat": heat,
@@ -178,7 +193,7 @@ AXES = {"lines": ("x",), "heat": ("x", "y"), "theorem": ("x",)}
 MEASURES = {"bars": "y", "lines": "y", "heat": "value", "layers": "y"}
 
 
-def _fault(run: LabRun, entry: dict[str, Any]) -> str | None:
+def _fault(run: Results, entry: dict[str, Any]) -> str | None:
     """Return in one line why an entry can never be drawn, whatever is on record, or None."""
     kind = entry.get("kind", "")
     if kind not in FIGURES:
@@ -187,9 +202,9 @@ def _fault(run: LabRun, entry: dict[str, Any]) -> str | None:
     if absent := [name for name in needed if name not in entry]:
         return f"{kind} needs {', '.join(absent)}"
     for name in AXES.get(kind, ()):
-        axis, values = entry[name], run.experiment.grid.get(entry[name])
+        axis, values = entry[name], run.axes.get(entry[name])
         if values is None:
-            return f"{axis!r} is not an axis of the grid: {', '.join(run.experiment.grid) or 'it has none'}"
+            return f"{axis!r} is not an axis of the grid: {', '.join(run.axes) or 'it has none'}"
         if name == "x" and entry.get("log") and not all(isinstance(v, int | float) and v > 0 for v in values):
             return f"a logarithmic axis needs numbers above 0, and {axis} has {', '.join(map(str, values))}"
     if kind == "plane" and entry.get("value", "loss") not in UNITS:
@@ -202,18 +217,18 @@ def _fault(run: LabRun, entry: dict[str, Any]) -> str | None:
     return f"no measure {strange[0]!r}; there are {', '.join(known)}" if strange else None
 
 
-def _measures(run: LabRun) -> list[str]:
+def _measures(run: Results) -> list[str]:
     names = [name for record in run.records for name in (*record["measures"], *record["not_finite"])]
     # one that the experiment names may be switched off, or of another case than those on record
-    return list(dict.fromkeys([*names, *run.experiment.measures])) if names else []
+    return list(dict.fromkeys([*names, *run.comparison.measures])) if names else []
 
 
-def _layer_measures(run: LabRun) -> list[str]:
+def _layer_measures(run: Results) -> list[str]:
     rows = [row for record in run.records for row in record["rows"].get("layers", [])]
     return list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, str)))
 
 
-def _along(run: LabRun, measure: str, place: Address, axis: str) -> Row:
+def _along(run: Results, measure: str, place: Address, axis: str) -> Row:
     return [figure_of(run, measure, **dict(place), **{axis: value}) for value in axis_values(run, axis)]
 
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from experiments.lab.checkpoint_set import CheckpointSet
 from experiments.lab.compare import plain_table, require_new_checkpoint
 from experiments.lab.evaluate import evaluate_states
-from experiments.lab.report import short
 from experiments.lab.settings import sample
+from experiments.report.published import short
 from fedpfn.lmc.checkpoints import write_checkpoint
 from fedpfn.lmc.fusion import NEED_BASE, NEED_DATA, fuse, method_faults
 from fedpfn.progress import progress_bar

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from experiments.lab.folder import LabRun, Record
-from experiments.lab.report import Address, spoken_part
+from experiments.report.published import Address, spoken_part
+from experiments.sweep.results import Record, Results
 
 # Okabe and Ito's palette: distinguishable for the colour-blind; markers and line styles tell them apart in grey
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -39,13 +39,13 @@ SPOKEN = {
 }
 
 
-def families(run: LabRun, *left_out: str) -> list[Address]:
+def families(run: Results, *left_out: str) -> list[Address]:
     """Return the addresses of the cells on record, the axes ``left_out`` taken from them, in the order of records."""
     places = ([("case", record["case"]), *record["axes"].items()] for record in run.records)
     return list(dict.fromkeys(tuple(item for item in place if item[0] not in left_out) for place in places))
 
 
-def records_at(run: LabRun, address: Address) -> list[Record]:
+def records_at(run: Results, address: Address) -> list[Record]:
     """Return the records whose case and axes are those of ``address``, as far as it says."""
     return [
         record
@@ -54,10 +54,10 @@ def records_at(run: LabRun, address: Address) -> list[Record]:
     ]
 
 
-def axis_values(run: LabRun, axis: str) -> list[Any]:
+def axis_values(run: Results, axis: str) -> list[Any]:
     """Return the values of a grid axis that are on record, numbers in ascending order."""
     distinct = {record["axes"][axis] for record in run.records}
-    values = [value for value in run.experiment.grid[axis] if value in distinct]
+    values = [value for value in run.axes[axis] if value in distinct]
     return sorted(values) if all(isinstance(value, int | float) for value in values) else values
 
 
@@ -101,7 +101,7 @@ def grid(rows: int, columns: int, *, width: float, height: float) -> tuple[Figur
     return figure, all_axes
 
 
-def finish(figure: Figure, run: LabRun, note: str, *, legend: bool = True) -> Figure:
+def finish(figure: Figure, run: Results, note: str, *, legend: bool = True) -> Figure:
     """Give a picture its grid lines, one legend beside the panels, and a title that ends in ``note``."""
     known: dict[str, Any] = {}
     if legend:
@@ -112,7 +112,7 @@ def finish(figure: Figure, run: LabRun, note: str, *, legend: bool = True) -> Fi
         # room of its own, not the panels'
         figure.set_figwidth(figure.get_figwidth() + 0.5 + 0.06 * max(map(len, known)))
         figure.legend(known.values(), known.keys(), loc="outside right center", fontsize=7.5, frameon=False)
-    figure.suptitle(f"{run.experiment.title} · {note}", fontsize=10)
+    figure.suptitle(f"{run.title} · {note}", fontsize=10)
     return figure
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import partitions
-from experiments.lab.config import LabConfig
+from experiments.lab.config import READ, LabConfig
 from fedpfn import imports, models
 from fedpfn.args import args_of
 from fedpfn.devices import resolve_device
@@ -34,14 +34,6 @@ from fedpfn.training import MakeOptimizer, count_steps, make_optimizer
 from partitions import datasets
 
 STATISTICS_EXAMPLES = 2000  # training examples that BatchNorm's statistics are estimated on at a point of a path
-_TRAINING = ("train.method", "train.batch-size", "train.optimizer", "train.lr", "train.momentum", "train.weight-decay")
-_COMMON = ("seed", "device", "threads", "data.*", "model.*", *_TRAINING)
-READ = {
-    "siblings": (*_COMMON, "start.*", "train.*", "mask.*", "barrier.*", "match.*", "measure.*", "output.*"),
-    "theorem": ("seed", "device", "threads", "theorem.*"),
-    "soup": (*_COMMON, "start.*", "mask.*", "soup.*"),
-    "cold": (*_COMMON, "train.epochs", "mask.*", "cold.*"),
-}
 
 
 @dataclass(frozen=True)

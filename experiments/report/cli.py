@@ -70,6 +70,8 @@ def report(
     and those that cannot be read are listed with the reason.
     Differences to a baseline are taken seed by seed, with 95 % confidence intervals. Nothing that a run names as its
     own code is run, unless `--trust` says so: then its mask schedule is asked what it froze, for one of the figures.
+    Of an experiment of the laboratory, or one with published figures, those are printed next to the measured ones, and
+    its `report.md` and pictures are written anew.
     """
     from experiments.report.formats import csv_text, latex_text, markdown_text, rounds_text
     from experiments.report.selection import baseline_words, find_question, read_words, select_runs
@@ -79,6 +81,11 @@ def report(
     from fedpfn import imports
     from fedpfn.runs import find_runs, write_whole
 
+    outputs = {"--csv": csv, "--markdown": markdown, "--latex": latex, "--rounds-csv": rounds_csv, "--figures": figures,
+               "--html": html}  # fmt: skip
+    asked = outputs | {"--by": by, "--where": where, "--target": target, "--baseline": baseline, "--across": across}
+    if len(folders) == 1 and _shown_as_experiment(folders[0], [name for name, value in asked.items() if value]):
+        return
     _check_places([csv, markdown, latex, rounds_csv, html], figures)
     chosen, words = read_words(where or [], option="--where"), baseline_words(baseline or [])
     free = _names(across)
@@ -122,6 +129,20 @@ def report(
             study, runs, html, title=title, question=question, target=target, baseline=words, across=free, trust=trust
         )
         _say(f"wrote {page}")
+
+
+def _shown_as_experiment(folder: Path, options: Sequence[str]) -> bool:
+    """Print what an experiment's file asks for, and return whether that is all: there are no runs of a federation."""
+    from experiments.sweep.results import is_experiment, is_laboratory
+    from experiments.sweep.tables import show_experiment
+
+    if not is_experiment(folder):
+        return False
+    laboratory = is_laboratory(folder)
+    if laboratory and options:
+        raise ValueError(f"{', '.join(options)} is for runs of a federation, and {folder} holds none")
+    show_experiment(folder, console)
+    return laboratory
 
 
 def _names(keys: str) -> list[str]:

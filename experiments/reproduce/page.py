@@ -16,14 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.lab.figures import draw_figures
-from experiments.lab.folder import LabRun, read_lab
-from experiments.lab.report import (
-    METHOD,
+from experiments.report.differences import Difference
+from experiments.report.published import (
     Address,
     SeedValues,
     figure_of,
     groups,
     measures_of,
+    method_key,
     methods_of,
     published_of,
     results_table,
@@ -31,11 +31,11 @@ from experiments.lab.report import (
     short,
     spoken_part,
 )  # fmt: skip
-from experiments.lab.report import Table as LabTable
-from experiments.report.differences import Difference
+from experiments.report.published import Table as LabTable
 from experiments.reproduce.directions import DIFFERENT, HEADER, OPEN, SAME, direction, spread
 from experiments.reproduce.federated import federated_section
 from experiments.reproduce.studies import Study
+from experiments.sweep.results import Results, read_results
 from fedpfn.runs import write_whole
 from fedpfn.runs.machine import environment
 
@@ -106,20 +106,19 @@ def _about(form: str) -> str:
 
 def laboratory_section(study: Study, folder: Path) -> tuple[str, Counter[str], str]:
     """Return the text of an experiment of the laboratory, how its claims went, and how far it has come."""
-    run = read_lab(folder)
+    run = read_results(folder)
     rows = list(contrasts(run))
     directions = Counter(row[-1] for row in rows)
-    parts = [run.experiment.question] if run.experiment.question else []
+    parts = [run.question] if run.question else []
     parts += [f"- {line}" for line in settings_lines(run)]
     if rows:
         parts.append(LabTable(HEADER, tuple(rows)).markdown())
-    elif run.experiment.published:
+    elif run.comparison.published:
         parts.append(LabTable(_ALONE, tuple(_single(run))).markdown())
     else:
         parts.append(results_table(run).markdown())
     parts += [_kept(folder / "figures" / f"{name}.png", study) for name in draw_figures(run)]
-    seconds = sum(record["seconds"] for record in run.records)
-    state = f"{len(run.records)} cells, {seconds / 60:.0f} min" + ("" if run.complete else ", not complete")
+    state = f"{run.done} cells, {run.seconds / 60:.0f} min" + ("" if run.complete else ", not complete")
     return "\n\n".join(parts), directions, state
 
 
@@ -132,13 +131,13 @@ def _kept(picture: Path, study: Study) -> str:
     return f"![{study.title}]({PICTURES}/{name})"
 
 
-def contrasts(run: LabRun) -> Iterator[tuple[str, ...]]:
+def contrasts(run: Results) -> Iterator[tuple[str, ...]]:
     """Yield a row for each group, measure and further method, against the experiment's first method."""
     methods = methods_of(run)
     for address in groups(run) if len(methods) > 1 else ():
         for measure in measures_of(run):
             for method in methods[1:]:
-                places = [dict(address) | {METHOD: name} for name in (methods[0], method)]
+                places = [dict(address) | {method_key(run): name} for name in (methods[0], method)]
                 here = [figure_of(run, measure, **place) for place in places]
                 published = [published_of(run, measure, **place) for place in places]
                 if here[0] is None or here[1] is None:
@@ -158,7 +157,7 @@ def _difference(first: SeedValues, second: SeedValues) -> Difference:
     return Difference({seed: value for seed, value in pairs.items() if isfinite(value)})
 
 
-def _single(run: LabRun) -> Iterator[tuple[str, ...]]:
+def _single(run: Results) -> Iterator[tuple[str, ...]]:
     """Yield a row for each group and measure of an experiment without methods to compare."""
     for address in groups(run):
         for measure in measures_of(run):

@@ -1,16 +1,15 @@
-"""What can be reproduced: the laboratory's experiments, and the federated tables, which are sweeps."""
+"""What can be reproduced: the laboratory's experiments, and the federated tables."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from experiments.lab.experiment import CONF, packaged_experiments, read_experiment
-from experiments.lab.run import run_experiment
 from experiments.runtime.failure import RunFailed
 from experiments.sweep.cli import sweep
-from experiments.sweep.file import read_sweep
+from experiments.sweep.file import CONF, packaged_names, read_sweep
+from experiments.sweep.kinds import FEDERATION
 from fedpfn.runs.config import ConfigError
 from fedpfn.runs.keys import Scalar
 
@@ -19,8 +18,8 @@ from fedpfn.runs.keys import Scalar
 class Study:
     """A file that comes with the package: its name there, its title and its data set.
 
-    A federated one is a sweep, and has a ``baseline`` that its groups are compared with, from which they may differ in
-    the keys ``across``; an experiment of the laboratory has none.
+    A federated one has a ``baseline`` that its groups are compared with, from which they may differ in the keys
+    ``across``; an experiment of the laboratory has none.
     """
 
     name: str
@@ -60,13 +59,15 @@ def choose(parts: Iterable[str]) -> list[Study]:
 
     Raises ``ConfigError`` for a part that no name contains.
     """
-    found = [
-        Study(name, str(tree.get("title", name)), str(tree.get("base", {}).get("data", {}).get("name", "")))
-        for name, tree in packaged_experiments()
-    ]
-    for name, (baseline, across) in FEDERATED.items():
-        asked = read_sweep(CONF / f"{name}.yaml", workdir=Path.cwd())
-        found.append(Study(name, asked.question, str(asked.base["data.name"]), baseline, across))
+    found, federated = [], []
+    for name in packaged_names():
+        file = read_sweep(CONF / f"{name}.yaml", workdir=Path.cwd())
+        study = Study(name, file.title or file.question, str(file.base.get("data.name", "")))
+        if file.kind.name != FEDERATION:
+            found.append(study)
+        elif name in FEDERATED:
+            federated.append(replace(study, baseline=FEDERATED[name][0], across=FEDERATED[name][1]))
+    found += sorted(federated, key=lambda study: list(FEDERATED).index(study.name))
     wanted = list(parts)
     if strange := [part for part in wanted if not any(part in study.name for study in found)]:
         raise ConfigError(
@@ -79,17 +80,14 @@ def run_study(study: Study, folder: Path, console: Console, *, root: Path | None
     """Run what ``folder`` does not hold yet, and return why it could not all be run; empty where it could."""
     words = data_words(root, study.data) if root is not None and study.data else []
     try:
-        if study.baseline is not None:
-            done = sweep(
-                study.file, words, console, workdir=Path.cwd(), quick=quick, out=folder, jobs=jobs, in_process=True
-            )
-            return "" if done else f"some of its cells failed: `fedpfn watch {folder}`"
-        experiment, cells = read_experiment(study.file, words, quick=quick)
-        run_experiment(experiment, cells, folder, console, jobs=jobs)
+        done = sweep(
+            study.file, words, console, workdir=Path.cwd(), quick=quick, out=folder, jobs=jobs,
+            in_process=study.baseline is not None,
+        )  # fmt: skip
     except (ConfigError, RunFailed, ValueError, OSError) as error:
         faults = error.faults if isinstance(error, ConfigError) else [str(error)]
         return "; ".join(dict.fromkeys(fault.splitlines()[0] for fault in faults))
-    return ""
+    return "" if done else f"some of its cells failed: `fedpfn watch {folder}`"
 
 
 def data_words(root: Path, name: str) -> list[str]:

@@ -62,6 +62,26 @@ class Host:
             release_memory()
         return None
 
+    def run_laboratory(self, kind: str, config: Mapping[str, Any], folder: str, workdir: str, log: str) -> str | None:
+        """Run a cell of the laboratory into ``folder`` and return the error in one line, or None."""
+        from experiments.lab.cell import run_cell
+        from experiments.lab.config import LabConfig
+        from experiments.runtime.failure import RunFailed
+        from experiments.runtime.runtime import recorded
+        from fedpfn import imports
+        from fedpfn.runs.config import ConfigError
+
+        imports.look_in(Path(workdir))
+        try:
+            Path(log).parent.mkdir(parents=True, exist_ok=True)
+            with recorded(Path(log)):
+                run_cell(kind, LabConfig.parse(config), Path(folder))
+        except ConfigError as error:
+            return "; ".join(error.faults)
+        except RunFailed as error:
+            return str(error)
+        return None
+
     def ready(self) -> None:
         """Return when the host has started."""
 

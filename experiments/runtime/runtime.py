@@ -85,7 +85,7 @@ def run_on(
         workers.look_after()
 
     workers.phases.end(SERVER)
-    with _recorded(log):
+    with recorded(log):
         grid = RayGrid(
             workers,
             config.flat(),
@@ -111,7 +111,7 @@ def run_here(config: RunConfig, *, nodes: int, log: Path, watch: Callable[[], No
         watch()
         shorten(log)
 
-    with _recorded(log):
+    with recorded(log):
         return _run(InProcessGrid(app, config.flat(), nodes=nodes, watch=look), config)
 
 
@@ -124,7 +124,7 @@ def _run(grid: Grid, config: RunConfig) -> Path:
 
 
 @contextmanager
-def _recorded(log: Path) -> Iterator[None]:
+def recorded(log: Path) -> Iterator[None]:
     """Send output to ``log``, and turn an error into the reason why the run failed, its traceback in the log."""
     from experiments.runtime.failure import failed
     from experiments.runtime.output import output_to, shorten

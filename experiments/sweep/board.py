@@ -15,8 +15,6 @@ from typing import Any
 
 from experiments.progress import RoundsFile
 from experiments.sweep.cells import Cell
-from fedpfn.runs.config import RunConfig
-from fedpfn.runs.identity import used_keys
 from fedpfn.runs.keys import Scalar
 
 
@@ -30,25 +28,21 @@ class Skipped(BaseException):
 
 @dataclass
 class Task:
-    """A cell to be run: its config as it will run here, and what is known of it meanwhile."""
+    """A cell to be run: its config as it will run here, its folder, and what is known of it meanwhile."""
 
     cell: Cell
-    config: RunConfig
+    config: Any
+    folder: Path
     lane: int | None = None
     begun: float = 0.0
     seconds: float = 0.0
     error: str | None = None
     beyond: float | None = None
 
-    @property
-    def folder(self) -> Path:
-        """Its run folder."""
-        return Path(self.config.output.dir)
-
     @cached_property
     def keys(self) -> dict[str, Scalar]:
         """The keys that its result depends on."""
-        return used_keys(self.config)
+        return self.cell.kind.used_keys(self.config)
 
     @cached_property
     def _file(self) -> RoundsFile:

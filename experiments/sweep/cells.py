@@ -1,60 +1,83 @@
-"""The cells of a sweep: every run it asks for, once, with its address and a name that people can read.
+"""The cells of an experiment: all that it asks for, each once, with its address and a name that people can read.
 
-A combination is what the grid, or an entry of ``include``, sets on top of the base. Combinations that differ only in
-keys they do not use are one experiment, hence one cell: FedAvg under three mask ratios. ``exclude`` is asked of
-combinations, before they become cells: leaving out FedAvg at one of the ratios leaves the cell that the others stand
-for. Running cells is left to others.
+A combination is what a case, and the grid or an entry of ``include``, set on top of the base. Combinations that differ
+only in keys they do not use are one cell: FedAvg under three mask ratios. ``exclude`` is asked of combinations, before
+they become cells: leaving out FedAvg at one of the ratios leaves the cell that the others stand for. Running cells is
+left to others.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, product
+from typing import Any
 
 from experiments.report.study import short_name, show_value
-from experiments.sweep.file import Axis, SweepFile, grids_of
+from experiments.sweep.file import SweepFile, grids_of
+from experiments.sweep.kinds import Kind
+from experiments.sweep.sections import Axis
 from fedpfn import imports
-from fedpfn.runs.config import ConfigError, RunConfig
-from fedpfn.runs.identity import address, unused_keys, used_keys
+from fedpfn.runs.config import ConfigError, flat
 from fedpfn.runs.keys import Scalar
 from fedpfn.runs.legacy import OLD_KEYS
-from strategies.preflight import find_faults
 
 LONGEST_LABEL = 80
 
 
 @dataclass(frozen=True)
+class Spot:
+    """Where a cell stands in tables: its case, and the value of every key of the grid."""
+
+    case: str
+    axes: dict[str, Scalar]
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One run of a sweep.
+    """One cell of an experiment.
 
     ``address`` says what it computes, whatever else the file holds. ``label`` says how it differs from the other cells
     of the file, may stand in a path, and is not unique. Both are those of ``config`` as the file gives it, its device
-    not settled.
+    not settled. It has several ``spots`` where a key of the grid changes nothing that it does.
     """
 
-    config: RunConfig
+    kind: Kind
+    config: Any
     address: str
     label: str
+    spots: tuple[Spot, ...] = field(default=(), compare=False)
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds it has; one where it has none."""
+        return self.kind.rounds(self.config)
+
+    @property
+    def keys(self) -> dict[str, Scalar]:
+        """The keys that its result depends on."""
+        return self.kind.used_keys(self.config)
 
 
 @dataclass(frozen=True)
 class _Combination:
     """What is set on top of the base, the config it makes or the faults of it, and what ``exclude`` may ask for."""
 
+    spot: Spot
     settings: dict[str, Scalar]
-    config: RunConfig | None
+    config: Any
     faults: tuple[str, ...]
     known: dict[str, Scalar]
 
 
 def expand(sweep: SweepFile) -> list[Cell]:
-    """Return the cells: the grid's, its first key slowest, then those of ``include``; the seeds of each side by side.
+    """Return the cells, case by case: the grid's, its first key slowest, then those of ``include``; the seeds of each
+    side by side.
 
     Raises ``ConfigError`` with every fault that whole configs show, each once with where it shows, for an entry of
     ``exclude`` that matches nothing, and where no cell is left.
     """
     imports.look_in(sweep.workdir)
-    combinations = [_combine(sweep.base, settings) for settings in _all_settings(sweep)]
+    combinations = [_combine(sweep, spot, settings) for spot, settings in _all_settings(sweep)]
     pairs = [(combination, seed) for combination in combinations for seed in sweep.seeds]
     left = [pair for pair in pairs if not any(_matches(entry, *pair) for entry in sweep.exclude)]
     faults = [
@@ -65,38 +88,47 @@ def expand(sweep: SweepFile) -> list[Cell]:
     if not left:
         faults.append("exclude leaves no cell")
     faulty = (
-        (fault, _label(combination.settings, combination.settings, seed))
+        (fault, _label(combination.settings, combination.settings, seed, combination.spot.case))
         for combination, seed in left
         for fault in combination.faults
     )
     if faults := [*faults, *_grouped(faulty, total=len(left))]:
         raise ConfigError(faults)
-    configs: dict[str, RunConfig] = {}
+    configs: dict[str, Any] = {}
+    spots: dict[str, list[Spot]] = {}
     for combination, seed in left:
-        assert combination.config is not None
         config = replace(combination.config, seed=seed)
-        configs.setdefault(address(config), config)
-    used = [used_keys(config) for config in configs.values()]
-    varying = _varying(sweep, used)
+        name = sweep.kind.address(config)
+        configs.setdefault(name, config)
+        spots.setdefault(name, []).append(combination.spot)
+    used = {name: sweep.kind.used_keys(config) for name, config in configs.items()}
+    varying = _varying(sweep, list(used.values()))
     return [
-        Cell(config, name, _label(keys, varying, config.seed))
-        for (name, config), keys in zip(configs.items(), used, strict=True)
+        Cell(
+            sweep.kind,
+            config,
+            name,
+            _label(used[name], varying, config.seed, " or ".join(dict.fromkeys(spot.case for spot in spots[name]))),
+            tuple(spots[name]),
+        )
+        for name, config in configs.items()
     ]
 
 
 def cell_faults(cells: Sequence[Cell]) -> list[str]:
     """Return what would keep ``cells`` from running here, as far as names and folders show it; each fault once."""
-    return _grouped(((fault, cell.label) for cell in cells for fault in find_faults(cell.config)), total=len(cells))
+    return _grouped(
+        ((fault, cell.label) for cell in cells for fault in cell.kind.find_faults(cell.config)), total=len(cells)
+    )
 
 
 def cell_warnings(cells: Sequence[Cell]) -> list[str]:
     """Return one line for each key that is set in some of ``cells``, and that none of those uses."""
-    defaults = RunConfig().flat()
     reasons: dict[str, list[str]] = {}
     used: set[str] = set()
     for cell in cells:
-        unused = unused_keys(cell.config)
-        for name, value in cell.config.flat().items():
+        unused, defaults = cell.kind.unused_keys(cell.config), flat(type(cell.config)())
+        for name, value in flat(cell.config).items():
             if value != defaults[name]:
                 reasons.setdefault(name, []).append(unused.get(name, ""))
                 used |= set() if name in unused else {name}
@@ -107,21 +139,28 @@ def cell_warnings(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def _all_settings(sweep: SweepFile) -> Iterator[dict[str, Scalar]]:
-    for axes in grids_of(sweep.grid, sweep.include):
-        for rows in product(*(axis.rows for axis in axes)):
-            yield dict(zip(_keys(axes), chain(*rows), strict=True))
+def _all_settings(sweep: SweepFile) -> Iterator[tuple[Spot, dict[str, Scalar]]]:
+    grid = set(sweep.axes)
+    for case, layer in sweep.cases.items():
+        for axes in grids_of(sweep.grid, sweep.include):
+            for rows in product(*(axis.rows for axis in axes)):
+                swept = dict(zip(_keys(axes), chain(*rows), strict=True))
+                # an entry of include has its own keys, whose values tell its cells apart as well
+                spot = {name: value for name, value in swept.items() if name in grid or axes is not sweep.grid}
+                yield Spot(case, spot), layer | swept
 
 
-def _combine(base: Mapping[str, Scalar], settings: dict[str, Scalar]) -> _Combination:
+def _combine(sweep: SweepFile, spot: Spot, settings: dict[str, Scalar]) -> _Combination:
     """Put settings on the base. ``exclude`` may ask for them, and for all else that the result depends on."""
+    kind = sweep.kind
     try:
-        config = RunConfig.parse(base, settings)
-        return _Combination(settings, config, (), used_keys(config) | settings)
+        config = kind.parse(sweep.base, settings)
+        return _Combination(spot, settings, config, (), kind.used_keys(config) | settings)
     except ValueError as error:
         faults = error.faults if isinstance(error, ConfigError) else (str(error),)
         # what a config with faults depends on is not known; it can be left out by any key
-        return _Combination(settings, None, faults, {**RunConfig().flat(), **base, **settings})
+        defaults = {name: spec.default for name, spec in kind.keys.items()}
+        return _Combination(spot, settings, None, tuple(faults), {**defaults, **sweep.base, **settings})
 
 
 def _matches(entry: Iterable[Axis], combination: _Combination, seed: int) -> bool:
@@ -144,14 +183,15 @@ def _varying(sweep: SweepFile, used: Sequence[Mapping[str, Scalar]]) -> list[str
     return sorted(varying, key=lambda name: name != "strategy.name")
 
 
-def _label(keys: Mapping[str, Scalar], names: Iterable[str], seed: int) -> str:
-    """Name a cell by what it uses of ``names``, and its seed.
+def _label(keys: Mapping[str, Scalar], names: Iterable[str], seed: int, case: str = "") -> str:
+    """Name a cell by its case, what it uses of ``names``, and its seed.
 
     >>> _label({"strategy.name": "fedavg", "partition.alpha": 0.1}, ["strategy.name", "partition.alpha"], 0)
     'fedavg_alpha=0.1_seed=0'
     """
     shown = [(name, show_value(keys[name])) for name in names if name in keys]
-    parts = [value if name == "strategy.name" else f"{short_name(name)}={value}" for name, value in shown]
+    parts = [case] if case else []
+    parts += [value if name == "strategy.name" else f"{short_name(name)}={value}" for name, value in shown]
     seeded = f"seed={seed}"
     label = re.sub(r"[^A-Za-z0-9_.=+-]", "-", "_".join(parts))[: LONGEST_LABEL - len(seeded) - 1]
     return f"{label}_{seeded}" if label else seeded

@@ -14,9 +14,9 @@ from experiments.progress import seconds_left as seconds_left_of_run
 from experiments.sweep.board import Board, Task
 from experiments.sweep.cells import Cell
 from experiments.sweep.costs import Finished, Work, expected_seconds, seconds_left
+from experiments.sweep.kinds import FEDERATION
 from experiments.sweep.states import State
 from fedpfn.runs import STOPPED
-from fedpfn.runs.identity import used_keys
 
 _STYLES = {State.DONE: "green", State.FAILED: "red", State.CUT: "yellow", State.SKIPPED: "dim", State.LEFT: ""}
 # comparing all cells that are queued with all that are done takes a moment
@@ -34,11 +34,11 @@ def plan_table(cells: Sequence[tuple[Cell, State, int]], finished: Sequence[Fini
     for cell, state, rounds in cells:
         expected = ""
         if state not in (State.DONE, State.SKIPPED):
-            left = cell.config.rounds if state in (State.LEFT, State.FAILED) else max(cell.config.rounds - rounds, 0)
-            todo.append(work := Work(used_keys(cell.config), left))
+            left = cell.rounds if state in (State.LEFT, State.FAILED) else max(cell.rounds - rounds, 0)
+            todo.append(work := Work(cell.keys, left))
             seconds = expected_seconds(work.keys, work.rounds, finished)
             expected = "?" if seconds is None else duration(seconds)
-        table.add_row(cell.label, cell.address, Text(state, _STYLES[state]), f"{rounds}/{cell.config.rounds}", expected)
+        table.add_row(cell.label, cell.address, Text(state, _STYLES[state]), f"{rounds}/{cell.rounds}", expected)
     outlook = _outlook(seconds_left([], todo, finished, jobs=jobs) if todo else 0.0, jobs=jobs)
     return Group(table, Text(), Text(f"{counts([state for _, state, _ in cells])}; {outlook}"))
 
@@ -113,11 +113,11 @@ class Display:
         for tasks, word in ((self.board.stopped, "stopped"), (self.board.skipped, "skipped")):
             if task in tasks:
                 return f"{place} {word}  {task.cell.label} after {max(len(rounds) - 1, 0)} rounds"
+        if not rounds:
+            return f"{place} done     {task.cell.label}: {duration(task.seconds)}"
         key, score, barrier = latest_score(rounds)
         beyond = f", {task.beyond:.1f} s of it beyond training" if task.beyond is not None else ""
-        early = (
-            f" after {rounds[-1]['round']} of {task.config.rounds} rounds" if rounds and STOPPED in rounds[-1] else ""
-        )
+        early = f" after {rounds[-1]['round']} of {task.cell.rounds} rounds" if rounds and STOPPED in rounds[-1] else ""
         return (
             f"{place} done     {task.cell.label}{early}: {key} {number(score)}, barrier {number(barrier)}, "
             f"{duration(task.seconds)}{beyond}"
@@ -133,7 +133,7 @@ class Display:
         for task in sorted(board.running, key=lambda task: task.lane or 0):
             rounds = task.rounds()
             _, score, barrier = latest_score(rounds)
-            left = seconds_left_of_run(rounds, task.config)
+            left = seconds_left_of_run(rounds, task.config) if rounds else None
             table.add_row(
                 str(task.lane),
                 task.cell.label,
@@ -156,10 +156,10 @@ class Display:
     def _seconds_left(self) -> float | None:
         board = self.board
         # what a resumed cell took is not all in this sweep
-        ran = [(task, max(len(task.rounds()) - 1, 0)) for task in board.done if task.beyond is not None]
+        ran = [(task, max(len(task.rounds()) - 1, 1)) for task in board.done if task.beyond is not None]
         done = [Finished(task.keys, rounds, task.seconds) for task, rounds in ran]
         running = [_work(task) for task in list(board.running)]
-        queued = [Work(task.keys, task.config.rounds - max(len(task.rounds()) - 1, 0)) for task in list(board.queued)]
+        queued = [Work(task.keys, task.cell.rounds - max(len(task.rounds()) - 1, 0)) for task in list(board.queued)]
         return seconds_left(running, queued, [*self.finished, *done], jobs=max(self.jobs, len(running)))
 
 
@@ -181,12 +181,15 @@ def ending(board: Board, *, seconds: float) -> list[str]:
 
 def _place(task: Task) -> str:
     rounds = task.rounds()
-    return f"{rounds[-1]['round']}/{task.config.rounds}" if rounds else "starting"
+    if task.cell.kind.name != FEDERATION:
+        return duration(time.monotonic() - task.begun)
+    return f"{rounds[-1]['round']}/{task.cell.rounds}" if rounds else "starting"
 
 
 def _work(task: Task) -> Work:
     rounds = task.rounds()
-    return Work(task.keys, task.config.rounds - max(len(rounds) - 1, 0), seconds_per_round(rounds, task.config))
+    each = seconds_per_round(rounds, task.config) if rounds else None
+    return Work(task.keys, task.cell.rounds - max(len(rounds) - 1, 0), each)
 
 
 def _outlook(left: float | None, *, jobs: int) -> str:

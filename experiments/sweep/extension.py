@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from experiments.sweep.board import Task
 from experiments.sweep.folders import cell_folder
+from experiments.sweep.kinds import FEDERATION
 from experiments.sweep.states import State, cell_state
 from fedpfn.runs import read_json, read_yaml, write_whole
 from fedpfn.runs.config import RunConfig
-from fedpfn.runs.identity import address
 from strategies.preflight import resume_faults
 
 _COPIED_FILES = ("partition.json", "measures.json", "rounds.jsonl")
@@ -26,11 +26,13 @@ def begin_from_shorter(out: Path, task: Task) -> Path | None:
 
     Returns the folder it came from; None where there is none, or its record is not how that of the longer run begins.
     """
+    if task.cell.kind.name != FEDERATION:
+        return None
     summaries = (read_json(file) for file in (out / "cells").glob("*/summary.json"))
     lengths = {summary["rounds"] for summary in summaries if "rounds" in summary}
     for rounds in sorted((rounds for rounds in lengths if rounds < task.config.rounds), reverse=True):
         shorter = replace(task.cell.config, rounds=rounds)
-        folder = cell_folder(out, replace(task.cell, address=address(shorter)))
+        folder = cell_folder(out, replace(task.cell, address=task.cell.kind.address(shorter)))
         if cell_state(folder) is State.DONE and _begins_like(shorter) and not resume_faults(task.config, folder):
             _copy(folder, task)
             return folder

@@ -1,8 +1,9 @@
 """Where the cells of a sweep lie, how far each has come, and who may touch it.
 
-``OUT/cells/<label>-<address>/`` is a cell's run folder, found again by its address alone: a label changes when the file
-gains a key. ``OUT/sweep.yaml`` is the sweep as it was last run, ``OUT/.locks/`` holds a lock per cell. What else lies
-there, and can be read without knowing the sweep, is in ``states``.
+``OUT/cells/<label>-<address>/`` is a cell's folder: that of a run, or what ``lab.cell`` writes. It is found again by
+its address alone: a label changes when the file gains a key. ``OUT/sweep.yaml`` is the experiment as it was last run,
+``OUT/.locks/`` holds a lock per cell. What else lies there, and can be read without knowing the experiment, is in
+``states``.
 """
 
 import shutil
@@ -13,12 +14,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from experiments.lab.cell import read_cell_config, write_cell_config
+from experiments.sweep.board import Task
 from experiments.sweep.cells import Cell
 from experiments.sweep.file import SweepFile, as_tree
-from experiments.sweep.states import CELLS
+from experiments.sweep.kinds import FEDERATION
+from experiments.sweep.states import CELLS, has_begun
 from fedpfn.runs import RunFolder, is_run, read_run, record_end, write_json, write_whole
-from fedpfn.runs.config import RunConfig
-from fedpfn.runs.identity import used_keys
 
 SWEEP_FILE = "sweep.yaml"
 
@@ -31,11 +33,13 @@ def cell_folder(out: Path, cell: Cell) -> Path:
 
 def check_identity(folder: Path, cell: Cell) -> None:
     """Raise ``ValueError`` where a cell's folder holds another experiment: a folder was renamed, or a config edited."""
-    there, here = used_keys(read_run(folder).config), used_keys(cell.config)
-    there["device"] = here["device"]
+    config = read_run(folder).config if cell.kind.name == FEDERATION else read_cell_config(folder)
+    there, here = cell.kind.used_keys(config), cell.keys
+    if "device" in here:
+        there["device"] = here["device"]
     if there != here:
         differing = ", ".join(sorted(name for name in there | here if there.get(name) != here.get(name)))
-        raise ValueError(f"{folder} is named as cell {cell.address}, but its config.yaml differs in {differing}")
+        raise ValueError(f"{folder} is named as cell {cell.address}, but its settings differ in {differing}")
 
 
 @contextmanager
@@ -57,21 +61,26 @@ def claim(out: Path, cell: Cell) -> Iterator[bool]:
 
 def clear_leftovers(folder: Path) -> None:
     """Remove a cell's folder that a process left before its config was written: nothing was recorded."""
-    if folder.is_dir() and not is_run(folder):
+    if folder.is_dir() and not has_begun(folder):
         shutil.rmtree(folder)
 
 
-def record_failure(folder: Path, config: RunConfig, reason: str, *, stopped: bool = False) -> None:
-    """Record in a cell's folder why it did not complete, if the run itself could not, or never began."""
-    if stopped and not is_run(folder):
+def record_failure(task: Task, reason: str, *, stopped: bool = False) -> None:
+    """Record in a cell's folder why it did not complete, if the cell itself could not, or never began."""
+    folder, begun = task.folder, has_begun(task.folder)
+    if stopped and not begun:
         clear_leftovers(folder)
     elif is_run(folder):
         record_end(folder, reason, stopped=stopped)
-    else:
+    elif task.cell.kind.name == FEDERATION:
         refused = RunFolder(folder)
-        refused.write_config(config, device=config.device)
+        refused.write_config(task.config, device=task.config.device)
         refused.write_failure({"reason": reason, "rounds": -1})
         refused.close()
+    else:
+        if not begun:
+            write_cell_config(folder, task.cell.kind.name, task.config)
+        write_json(folder / "failure.json", {"reason": reason} | ({"stopped": True} if stopped else {}))
 
 
 def write_sweep(out: Path, sweep: SweepFile, cells: Iterable[Cell], *, jobs: int) -> None:
@@ -79,7 +88,6 @@ def write_sweep(out: Path, sweep: SweepFile, cells: Iterable[Cell], *, jobs: int
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / SWEEP_FILE, OmegaConf.to_yaml(OmegaConf.create(as_tree(sweep))).encode())
     listed = [
-        {"address": cell.address, "label": cell.label, "rounds": cell.config.rounds, "keys": used_keys(cell.config)}
-        for cell in cells
+        {"address": cell.address, "label": cell.label, "rounds": cell.rounds, "keys": cell.keys} for cell in cells
     ]
     write_json(out / CELLS, {"jobs": jobs, "cells": listed})

@@ -19,9 +19,11 @@ from experiments.resources import Resources
 from experiments.runtime.failure import RunFailed, failed, one_line
 from experiments.runtime.host import Host
 from experiments.runtime.in_process import run_in_process
+from experiments.sweep.board import Task
+from experiments.sweep.kinds import FEDERATION
 from fedpfn.devices import CPUS, GPU_SHARE, VISIBLE
 from fedpfn.runs import LOG
-from fedpfn.runs.config import RunConfig
+from fedpfn.runs.config import flat
 
 
 class HostDied(RunFailed):
@@ -101,16 +103,22 @@ class Lane:
         self.look_after: Callable[[], None] = lambda: None
         self._host: ActorHandle[Any] | None = None
 
-    def run(self, config: RunConfig, watch: Callable[[], None]) -> None:
-        """Run ``config`` into its ``output.dir`` and return when it is complete.
+    def run(self, task: Task, watch: Callable[[], None]) -> None:
+        """Run a cell into its folder and return when it is complete.
 
         ``watch`` is called many times a second; what it raises ends the host and is passed on. Raises ``RunFailed``,
         as ``HostDied`` where the cell itself had no chance to say why, and as ``RuntimeDied`` where no lane can go on.
         """
-        folder = Path(config.output.dir)
+        kind, folder = task.cell.kind.name, task.folder
+        asked = {"workdir": str(self.workdir), "log": str(folder / LOG)}
         try:
             host = self._host or self._start(watch)
-            error = _wait(host.run.remote(config.flat(), str(self.workdir), str(folder / LOG)), watch)
+            running: ray.ObjectRef[Any]
+            if kind == FEDERATION:
+                running = host.run.remote(flat(task.config), **asked)
+            else:
+                running = host.run_laboratory.remote(kind, flat(task.config), str(folder), **asked)
+            error = _wait(running, watch)
         except RayError as died:
             self.close()
             self.look_after()
@@ -167,10 +175,16 @@ class LaneInProcess:
         self.resources = resources
         self.started: list[float] = []
 
-    def run(self, config: RunConfig, watch: Callable[[], None]) -> None:
-        """Run ``config``; ``watch`` is called before each client's training. Raises ``RunFailed``."""
+    def run(self, task: Task, watch: Callable[[], None]) -> None:
+        """Run a cell; of a run ``watch`` is called before each client's training. Raises ``RunFailed``."""
+        from experiments.lab.cell import run_cell
+
+        kind = task.cell.kind.name
         try:
-            run_in_process(config, nodes=self.resources.supernodes, watch=watch)
+            if kind == FEDERATION:
+                run_in_process(task.config, nodes=self.resources.supernodes, watch=watch)
+            else:
+                run_cell(kind, task.config, task.folder)
         except Exception as error:
             raise RunFailed(one_line(f"{type(error).__name__}: {error}")) from error
 

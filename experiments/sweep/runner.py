@@ -21,19 +21,18 @@ from experiments.sweep.extension import begin_from_shorter
 from experiments.sweep.folders import claim, clear_leftovers, record_failure
 from experiments.sweep.lanes import HostDied, NoRuntime
 from experiments.sweep.states import State, append_event, cell_state, is_skipped
-from fedpfn.runs.config import RunConfig
 
 _SHOW_SECONDS = 0.25
 
 
 class Runner(Protocol):
-    """What runs one config after another: a lane."""
+    """What runs one cell after another: a lane."""
 
     started: list[float]
     resources: Resources
 
-    def run(self, config: RunConfig, watch: Callable[[], None]) -> None:
-        """Run ``config`` to its end. Raises ``RunFailed``, and whatever ``watch`` raises."""
+    def run(self, task: Task, watch: Callable[[], None]) -> None:
+        """Run a cell to its end. Raises ``RunFailed``, and whatever ``watch`` raises."""
 
     def close(self) -> None:
         """End what it keeps warm."""
@@ -118,30 +117,30 @@ def _run(board: Board, lane: Runner, task: Task, *, out: Path) -> None:
 
     try:
         try:
-            lane.run(task.config, check)
+            lane.run(task, check)
         except HostDied as died:
             # once, on a new host: most are killed by somebody else, or for want of memory that is there again
             append_event(out, "host died", **about, error=str(died))
-            lane.run(task.config, check)
+            lane.run(task, check)
         where = board.done
     except Skipped:
         where = board.skipped
-        record_failure(task.folder, task.config, "skipped by the user", stopped=True)
+        record_failure(task, "skipped by the user", stopped=True)
     except Stopped:
-        record_failure(task.folder, task.config, "stopped by the user", stopped=True)
+        record_failure(task, "stopped by the user", stopped=True)
     except NoRuntime:
-        record_failure(task.folder, task.config, "no runtime could be started", stopped=True)
+        record_failure(task, "no runtime could be started", stopped=True)
         raise
     except RuntimeDied as died:
-        record_failure(task.folder, task.config, str(died), stopped=True)
+        record_failure(task, str(died), stopped=True)
         raise
     except RunFailed as error:
         task.error, where = str(error), board.failed
-        record_failure(task.folder, task.config, task.error)
+        record_failure(task, task.error)
     finally:
         board.end(task, where)
-        if where is board.done and not resumed:
-            task.beyond = beyond_training(task.seconds, task.rounds())
+        if where is board.done and not resumed and (rounds := task.rounds()):
+            task.beyond = beyond_training(task.seconds, rounds)
         names = ((board.done, "done"), (board.failed, "failed"), (board.skipped, "skipped"))
         outcome = next((name for tasks, name in names if where is tasks), "stopped")
         append_event(

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from experiments.sweep.cells import Cell
 from experiments.sweep.folders import cell_folder
-from fedpfn.runs.config import parse_overrides
-from fedpfn.runs.identity import used_keys
 
 
 def choose(cells: Sequence[Cell], out: Path, texts: Iterable[str]) -> list[Cell]:
@@ -20,8 +18,8 @@ def choose(cells: Sequence[Cell], out: Path, texts: Iterable[str]) -> list[Cell]
         name = Path(text).name
         named = [cell for cell in cells if name in (cell.address, cell.label, cell_folder(out, cell).name)]
         if not named and "=" in text:
-            settings = parse_overrides(re.split(r"[,\s]+", text.strip()))
-            named = [cell for cell in cells if settings.items() <= used_keys(cell.config).items()]
+            words = re.split(r"[,\s]+", text.strip())
+            named = [cell for cell in cells if cell.kind.read_words(words)[0].items() <= cell.keys.items()]
         if not named:
             raise ValueError(f"no cell of the sweep is {text!r}; --dry-run lists its cells")
         chosen |= {cell.address: cell for cell in named}

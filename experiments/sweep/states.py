@@ -15,6 +15,8 @@ from typing import Any
 from fedpfn.runs import is_run, read_json
 
 CELLS, EVENTS = "cells.json", "sweep.jsonl"
+# the settings of a cell of the laboratory; a run has its config.yaml
+CELL_FILE = "cell.yaml"
 _SKIPPED = ".skipped"
 
 
@@ -28,9 +30,14 @@ class State(StrEnum):
     DONE = "done"
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a cell has written its settings into ``folder``, which is the first thing that it does."""
+    return is_run(folder) or (folder / CELL_FILE).is_file()
+
+
 def cell_state(folder: Path) -> State:
     """Return how far the cell in ``folder`` has come."""
-    if not is_run(folder):
+    if not has_begun(folder):
         return State.LEFT
     if (folder / "summary.json").is_file():
         return State.DONE

@@ -67,7 +67,8 @@ class _Watched:
             state = State.SKIPPED
         elif state is State.CUT and not (self.folder / "failure.json").is_file():
             self.state = RUNNING
-            self.config = self.config or read_run_config(self.folder)[0]
+            if is_run(self.folder):
+                self.config = self.config or read_run_config(self.folder)[0]
             return
         self.state = WAITING if state is State.LEFT else state
 

@@ -55,7 +55,7 @@ def used_keys(config: RunConfig) -> dict[str, Scalar]:
     keys: dict[str, Scalar] = {}
     for spec in _SPECS:
         name = spec.name
-        if name in unused or not _is_in_result(spec, flat):
+        if name in unused or not is_in_result(spec, flat):
             continue
         if spec.holds_args:
             args = args_of(str(flat[name]))
@@ -92,7 +92,8 @@ def config_warnings(config: RunConfig, given: set[str]) -> list[str]:
     return [f"{name} has no effect with {unused[name]}" for name in config.flat() if name in given and name in unused]
 
 
-def _is_in_result(spec: KeySpec, flat: dict[str, Scalar]) -> bool:
+def is_in_result(spec: KeySpec, flat: dict[str, Scalar]) -> bool:
+    """Whether the result of the settings ``flat`` depends on a key of theirs."""
     if isinstance(spec.in_result, When):
         return spec.in_result(flat[spec.in_result.key])
     return spec.in_result

@@ -1,7 +1,7 @@
 """An experiment's records as tables: published next to measured, with n and spread, and where the direction differs.
 
 A group is a case with values of the axes; its figures are means over seeds with sample standard deviations. Columns
-are the training methods where the experiment compares them.
+are the methods where the experiment compares them: ways of training, or the algorithms of a federation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,9 +10,9 @@ from math import isfinite, isnan, nan
 from statistics import mean, stdev
 from typing import Any
 
-from experiments.lab.folder import LabRun, Record
+from experiments.sweep.results import Record, Results
 
-METHOD = "train.method"
+METHODS = ("train.method", "strategy.name")  # the axis with the columns of a table, the first that there is
 NEUTRAL = ("data.root", "data.download", "device", "seed", "output.save-models")  # they do not change what is measured
 NO_BARRIER = 0.02  # an accuracy barrier below it leaves a method nothing to reduce
 
@@ -72,20 +72,21 @@ def short(number: float, *, like: float | None = None) -> str:
     return f"{number:.3f}" if 1e-3 <= size < 1000 or size == 0 else f"{number:.3g}"
 
 
-def figure_of(run: LabRun, measure: str, **address: Any) -> SeedValues | None:
+def figure_of(run: Results, measure: str, **address: Any) -> SeedValues | None:
     """Return a measure over the seeds of the records at ``address`` (case and axes), or None where it has none.
 
     Raises ``ValueError`` for an address that leaves room for two records of a seed.
     """
     by_seed: dict[int, float] = {}
-    for record in run.records:
-        place = _address(record)
-        if all(place.get(name) == value for name, value in address.items()):
-            value = _value(record, measure)
-            if value is not None and record["seed"] in by_seed:
-                raise ValueError(f"{address} names more than one group of cells")
-            if value is not None:
-                by_seed[record["seed"]] = value
+    places = [(address_of(record), record) for record in run.records]
+    # one that says all that there is to say is not meant for those with keys of their own
+    exact = [record for place, record in places if place == address]
+    for record in exact or [record for place, record in places if address.items() <= place.items()]:
+        value = _value(record, measure)
+        if value is not None and record["seed"] in by_seed:
+            raise ValueError(f"{address} names more than one group of cells")
+        if value is not None:
+            by_seed[record["seed"]] = value
     # a measure that is never a number, as the accuracy of a regression, is not one of these cells'
     return None if all(isnan(value) for value in by_seed.values()) else SeedValues(by_seed)
 
@@ -96,28 +97,28 @@ def _value(record: Record, measure: str) -> float | None:
     return float(record["not_finite"][measure]) if measure in record["not_finite"] else None
 
 
-def published_of(run: LabRun, measure: str, **address: Any) -> float | None:
+def published_of(run: Results, measure: str, **address: Any) -> float | None:
     """Return the published figure of a measure at ``address``, or None."""
-    axes = {"case", *run.experiment.grid}
-    for entry in run.experiment.published:
+    axes = {"case", *run.axes}
+    for entry in run.comparison.published:
         place = {name: value for name, value in entry.items() if name in axes}
         if measure in entry and all(address.get(name) == value for name, value in place.items()):
             return float(entry[measure])
     return None
 
 
-def measures_of(run: LabRun) -> list[str]:
+def measures_of(run: Results) -> list[str]:
     """Return the measures to report: those the experiment names, else all that were found."""
     names = dict.fromkeys(name for record in run.records for name in (*record["measures"], *record["not_finite"]))
-    return [name for name in run.experiment.measures if name in names] or list(names)
+    return [name for name in run.comparison.measures if name in names] or list(names)
 
 
-def results_table(run: LabRun) -> Table:
+def results_table(run: Results) -> Table:
     """Return the results: one row per group and measure, one column per method, published next to measured ones.
 
     Where there is one method and nothing published, a group is one row, with a column a measure.
     """
-    if run.experiment.published or methods_of(run):
+    if run.comparison.published or methods_of(run):
         return _by_method(run)
     measures = measures_of(run)
     rows = [
@@ -127,15 +128,15 @@ def results_table(run: LabRun) -> Table:
     return Table((*_address_header(run), *map(_spoken, measures)), tuple(rows))
 
 
-def _by_method(run: LabRun) -> Table:
-    methods, compared = methods_of(run) or [""], bool(run.experiment.published)
+def _by_method(run: Results) -> Table:
+    methods, compared = methods_of(run) or [""], bool(run.comparison.published)
     header = [*_address_header(run), "measure"]
     for method in methods:
         header += [f"{method} published".strip(), f"{method} here (n seeds)".strip()] if compared else [method]
     rows = []
     for address in groups(run):
         for measure in measures_of(run):
-            places = [dict(address) | ({METHOD: method} if method else {}) for method in methods]
+            places = [dict(address) | ({method_key(run): method} if method else {}) for method in methods]
             values = [figure_of(run, measure, **place) for place in places]
             known = [published_of(run, measure, **place) for place in places]
             if any(values):
@@ -147,15 +148,15 @@ def _by_method(run: LabRun) -> Table:
     return Table(tuple(header), tuple(rows))
 
 
-def _address_header(run: LabRun) -> list[str]:
+def _address_header(run: Results) -> list[str]:
     return [
-        *(["case"] if any(run.experiment.cases) else []),
-        *(axis.rpartition(".")[2] for axis in run.experiment.grid if axis != METHOD),
+        *(["case"] if any(run.cases) else []),
+        *(axis.rpartition(".")[2] for axis in run.axes if axis != method_key(run)),
     ]
 
 
-def _address_cells(run: LabRun, address: Address) -> list[str]:
-    return [str(value) for name, value in address if name != "case" or any(run.experiment.cases)]
+def _address_cells(run: Results, address: Address) -> list[str]:
+    return [str(value) for name, value in address if name != "case" or any(run.cases)]
 
 
 def _cell(value: "SeedValues | float | None") -> str:
@@ -168,16 +169,16 @@ def _spoken(measure: str) -> str:
     return measure.replace("_", " ")
 
 
-def verdicts(run: LabRun) -> list[str]:
+def verdicts(run: Results) -> list[str]:
     """Say for each case and published contrast whether the direction is the same here, and in how many seeds."""
     methods = methods_of(run)
     lines = []
     for address in groups(run):
         place = dict(address)
-        name = ", ".join(word for word in map(spoken_part, address) if word) or run.experiment.title
+        name = ", ".join(word for word in map(spoken_part, address) if word) or run.title
         for method in methods[1:]:
             for measure in measures_of(run):
-                before, after = ({METHOD: m} | place for m in (methods[0], method))
+                before, after = ({method_key(run): m} | place for m in (methods[0], method))
                 published = [published_of(run, measure, **at) for at in (before, after)]
                 here = [figure_of(run, measure, **at) for at in (before, after)]
                 if None not in published and None not in here:
@@ -187,16 +188,21 @@ def verdicts(run: LabRun) -> list[str]:
     return lines
 
 
-def methods_of(run: LabRun) -> list[str]:
-    """Return the training methods that the experiment compares; none where it has one."""
-    return [str(value) for value in run.experiment.grid.get(METHOD, [])]
+def methods_of(run: Results) -> list[str]:
+    """Return the methods that the experiment compares; none where it has one."""
+    return [str(value) for value in run.axes.get(method_key(run), [])]
 
 
-def groups(run: LabRun) -> Iterator[Address]:
+def method_key(run: Results) -> str:
+    """Return the axis whose values are the methods."""
+    return next((name for name in METHODS if name in run.axes), METHODS[0])
+
+
+def groups(run: Results) -> Iterator[Address]:
     """Yield the addresses of the experiment's groups in the order of its records, methods left out."""
     seen: dict[Address, None] = {}
     for record in run.records:
-        place = {name: value for name, value in _address(record).items() if name != METHOD}
+        place = {name: value for name, value in address_of(record).items() if name != method_key(run)}
         seen[tuple(place.items())] = None
     yield from seen
 
@@ -207,25 +213,23 @@ def spoken_part(part: tuple[str, Any]) -> str:
     return str(value) if isinstance(value, str) else f"{name.rpartition('.')[2]} = {value:g}"
 
 
-def markdown_report(run: LabRun, figures: Sequence[str] = ()) -> str:
+def markdown_report(run: Results, figures: Sequence[str] = ()) -> str:
     """Return the whole report as Markdown."""
-    experiment = run.experiment
     seeds = sorted({record["seed"] for record in run.records})
-    parts = [f"# {_no_tags(experiment.title)}"]
-    parts += [f"*Source: {_no_tags(experiment.source)}*"] if experiment.source else []
-    parts += [_no_tags(experiment.question)] if experiment.question else []
+    parts = [f"# {_no_tags(run.title)}"]
+    parts += [f"*Source: {_no_tags(run.source)}*"] if run.source else []
+    parts += [_no_tags(run.question)] if run.question else []
     parts.append(results_table(run).markdown())
     if lines := [*settings_lines(run), *verdicts(run)]:
         parts.append("\n".join(f"- {_no_tags(line)}" for line in lines))
     parts += [f"![{name}](figures/{name}.png)" for name in figures]
     about = run.environment
-    seconds = sum(record["seconds"] for record in run.records)
     state = "" if run.complete else " Not complete."
     versions = about.get("versions")
     torch = versions.get("torch", "?") if isinstance(versions, dict) else "?"
     parts.append(
-        f"Seeds {', '.join(map(str, seeds))}; mean ± sample standard deviation (number of seeds). {len(run.records)} "
-        f"cells, {seconds:.0f} s of computation on {about.get('cpus', '?')} CPU cores ({about.get('device', '?')}), "
+        f"Seeds {', '.join(map(str, seeds))}; mean ± sample standard deviation (number of seeds). {run.done} cells, "
+        f"{run.seconds:.0f} s of computation on {about.get('cpus', '?')} CPU cores ({about.get('device', '?')}), "
         f"PyTorch {torch}.{state}"
     )
     return "\n\n".join(parts) + "\n"
@@ -271,21 +275,20 @@ def _gain(before: float, after: float) -> float:
     return 0.0 if isnan(gain) else gain
 
 
-def _no_barrier(run: LabRun, place: dict[str, Any], method: str) -> str | None:
-    barrier = figure_of(run, "accuracy_barrier", **place, **{METHOD: method}) if method == "vanilla" else None
+def _no_barrier(run: Results, place: dict[str, Any], method: str) -> str | None:
+    barrier = figure_of(run, "accuracy_barrier", **place, **{method_key(run): method}) if method == "vanilla" else None
     if barrier is None or not barrier.mean < NO_BARRIER:
         return None
     return f"no accuracy barrier between {method} models here ({short(barrier.mean)}): there is nothing to reduce"
 
 
-def settings_lines(run: LabRun) -> list[str]:
+def settings_lines(run: Results) -> list[str]:
     """Return a note on settings that differ from the file's, so that published figures are not compared silently."""
-    experiment = run.experiment
-    words = [f"{name}={value}" for name, value in experiment.words.items() if name not in NEUTRAL]
-    parts = (["the quick form"] if experiment.form == "quick" else []) + words
+    words = [f"{name}={value}" for name, value in run.words.items() if name not in NEUTRAL]
+    parts = (["the quick form"] if run.form == "quick" else []) + words
     if not parts:
         return []
-    caution = "; published figures are those of other settings" if experiment.published else ""
+    caution = "; published figures are those of other settings" if run.comparison.published else ""
     return [f"settings: {', '.join(parts)}{caution}"]
 
 
@@ -293,6 +296,6 @@ def _sign(number: float) -> int:
     return (number > 0) - (number < 0)
 
 
-def _address(record: Record) -> dict[str, Any]:
+def address_of(record: Record) -> dict[str, Any]:
     address: dict[str, Any] = {"case": record["case"], **record["axes"]}
     return address

@@ -1,0 +1,153 @@
+"""What an experiment found, as its folder tells: one record for each cell that is done, and what the file asks of them.
+
+The cells follow from ``sweep.yaml`` as they did when it ran, and are read from their own folders. Of a federation the
+measures are those of ``fedpfn report``; a cell that stands in several places of the grid, since a key changes nothing
+that it does, has a record for each. Folders of the laboratory's earlier format are read as well.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from experiments.lab.cell import read_cell, read_cell_arrays, read_findings
+from experiments.report.measures import further_measures, measures
+from experiments.sweep.cells import Cell, expand
+from experiments.sweep.comparison import Comparison
+from experiments.sweep.file import read_sweep
+from experiments.sweep.folders import SWEEP_FILE, cell_folder
+from experiments.sweep.kinds import FEDERATION
+from experiments.sweep.states import State, cell_state
+from fedpfn.runs import Run, read_json, read_run, read_yaml
+from fedpfn.runs.config import ConfigError, flat
+from fedpfn.runs.keys import Scalar
+
+Record = dict[str, Any]
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """An experiment's folder as read. ``axes`` are the keys of its grid with their values; ``of`` is how many cells it
+    asks for.
+
+    A record has ``cell``, ``case``, ``axes``, ``seed``, ``measures``, ``not_finite``, ``rows`` and ``seconds``.
+    """
+
+    path: Path
+    title: str
+    source: str
+    question: str
+    cases: tuple[str, ...]
+    axes: dict[str, list[Scalar]]
+    comparison: Comparison
+    form: str
+    words: dict[str, Any]
+    environment: dict[str, Any]
+    records: list[Record]
+    of: int
+    read_arrays: Callable[[Record], Arrays]
+
+    @property
+    def done(self) -> int:
+        """How many cells are done."""
+        return len({record["cell"] for record in self.records})
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is done."""
+        return self.done == self.of
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of computation of the cells that are done."""
+        return float(sum({record["cell"]: record["seconds"] for record in self.records}.values()))
+
+    def arrays(self, record: Mapping[str, Any]) -> Arrays:
+        """Return a cell's arrays; none where it has none."""
+        return self.read_arrays(dict(record))
+
+
+def is_laboratory(folder: Path) -> bool:
+    """Whether a folder is that of an experiment of the laboratory, in today's format or the earlier one."""
+    return (folder / "experiment.yaml").is_file() or _file_of(folder).get("kind", FEDERATION) != FEDERATION
+
+
+def is_experiment(folder: Path) -> bool:
+    """Whether a folder is that of an experiment whose file says what its tables show: one of the laboratory, or one
+    with published figures."""
+    return is_laboratory(folder) or bool(_file_of(folder).get("published"))
+
+
+def _file_of(folder: Path) -> dict[str, Any]:
+    try:
+        return read_yaml(folder / SWEEP_FILE) if (folder / SWEEP_FILE).is_file() else {}
+    except ValueError:
+        # the runs of a federation can be reported without it
+        return {}
+
+
+def read_results(folder: Path) -> Results:
+    """Read an experiment's folder, complete or not.
+
+    Raises ``ValueError`` where there is none, and in one line that names the file for what no experiment writes.
+    """
+    if (folder / "experiment.yaml").is_file():
+        from experiments.lab.old_folder import read_old_folder
+
+        return read_old_folder(folder)
+    file = folder / SWEEP_FILE
+    if not file.is_file():
+        raise ValueError(f"{folder} is not the folder of an experiment: it has no {SWEEP_FILE}")
+    try:
+        sweep = read_sweep(file, workdir=Path.cwd())
+        cells = expand(sweep)
+    except ConfigError as error:
+        raise ValueError("; ".join(fault.removeprefix(f"{file}: ") for fault in error.faults)) from error
+    found = [(cell, cell_folder(folder, cell)) for cell in cells]
+    found = [(cell, path) for cell, path in found if cell_state(path) is State.DONE]
+    folders = {cell.address: path for cell, path in found}
+    if sweep.kind.name == FEDERATION:
+        runs = {cell.address: read_run(path) for cell, path in found}
+        records = [record for cell, _ in found for record in _of_run(cell, runs[cell.address], list(runs.values()))]
+        about = next((run.environment for run in runs.values()), {})
+    else:
+        records = [record for cell, path in found for record in _of_cell(cell, path)]
+        about = read_cell(found[0][1])[1] if found else {}
+    return Results(
+        folder, sweep.title or folder.name, sweep.source, sweep.question, tuple(sweep.cases), sweep.axes,
+        sweep.comparison, sweep.form, sweep.words, about, records, len(cells),
+        lambda record: read_cell_arrays(folders[record["cell"]]),
+    )  # fmt: skip
+
+
+def _of_cell(cell: Cell, path: Path) -> list[Record]:
+    found, seconds = read_findings(path), read_json(path / "summary.json")["seconds"]
+    return [{**_place(cell, spot), **found, "seconds": seconds} for spot in cell.spots]
+
+
+def _of_run(cell: Cell, run: Run, runs: list[Run]) -> list[Record]:
+    values = {one.key: one.of(run) for one in (*measures(), *further_measures(runs))}
+    known = {name: float(value) for name, value in values.items() if value is not None}
+    found = {
+        "measures": {name: value for name, value in known.items() if math.isfinite(value)},
+        "not_finite": {name: str(value) for name, value in known.items() if not math.isfinite(value)},
+        "rows": {},
+    }
+    seconds = (run.summary or {}).get("seconds", 0.0)
+    return [{**_place(cell, spot), **found, "seconds": seconds} for spot in cell.spots]
+
+
+def _place(cell: Cell, spot: Any) -> Record:
+    config = flat(cell.config)
+    defaults = {name: spec.default for name, spec in cell.kind.keys.items()}
+    return {
+        "cell": cell.address,
+        "case": spot.case,
+        "axes": spot.axes,
+        "seed": cell.config.seed,
+        "config": {name: value for name, value in config.items() if value != defaults[name]},
+    }

@@ -1,0 +1,205 @@
+"""The sections of an experiment's file, read and checked key by key: settings, axes, cases, seeds.
+
+Every function takes the ``Place`` of what it reads and adds to the faults there what is wrong with it, so that one
+message has them all.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experiments.sweep.kinds import KINDS, Kind
+from fedpfn import imports
+from fedpfn.runs.keys import Scalar, flatten, is_plain, kept, shown, unknown_key
+
+MOST_SEED = 2**63
+SECTIONS: dict[str, tuple[type, str]] = {
+    "title": (str, "text"),
+    "source": (str, "text"),
+    "question": (str, "text"),
+    "kind": (str, f"one of {', '.join(KINDS)}"),
+    "config": (str, "the path of a YAML of settings"),
+    "base": (dict, "a table of settings"),
+    "cases": (dict, "a table of names, each with a table of settings"),
+    "grid": (dict, "a table of keys, each with a list of values"),
+    "include": (list, "a list of tables"),
+    "exclude": (list, "a list of tables"),
+    "seeds": (object, "a list of seeds, or their number"),
+    "quick": (dict, "a table of the sections that its short form has in place of the file's"),
+    "measures": (list, "a list of names"),
+    "published": (list, "a list of tables"),
+    "figures": (list, "a list of tables"),
+}
+# what a folder keeps of how its experiment was asked for
+_KEPT: dict[str, tuple[type, str]] = {"form": (str, "quick or full"), "words": (dict, "a table of settings")}
+TEXTS = ("title", "source", "question", "kind", "form")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Keys that move together, often one alone, and the rows of values that they take."""
+
+    keys: tuple[str, ...]
+    rows: tuple[tuple[Scalar, ...], ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of what is read: its name before each fault, the list of all faults, and the kind of the cells."""
+
+    name: str
+    workdir: Path
+    faults: list[str]
+    kind: Kind
+
+    def at(self, name: str) -> "Place":
+        """Return another part of the same."""
+        return replace(self, name=name)
+
+    def fault(self, text: str) -> None:
+        """Add a fault here."""
+        self.faults.append(f"{self.name}: {text}" if self.name else text)
+
+
+def read_sections(place: Place, tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the sections of the right shape; one with nothing in it is as one left out."""
+    given = {}
+    tables = {name.partition(".")[0] for name in place.kind.keys}
+    known = SECTIONS | _KEPT
+    for name, value in tree.items():
+        if name not in known:
+            near = get_close_matches(str(name), SECTIONS, n=1)
+            is_setting = str(name).partition(".")[0] in tables
+            hint = "settings go under base" if is_setting else f"an experiment has {', '.join(SECTIONS)}"
+            place.fault(f"unknown key {shown(name)}; {f'did you mean {near[0]!r}?' if near else hint}")
+        elif value is not None and not isinstance(value, known[name][0]):
+            place.fault(f"{name} must be {known[name][1]}, got {shown(value)}")
+        elif name in TEXTS and not is_plain(str(value or "")):
+            place.fault(f"{name} must be plain text, without '${{', got {shown(value)}")
+        elif value is not None:
+            given[name] = value
+    return given
+
+
+def read_tables(place: Place, given: Mapping[str, Any], section: str) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """Yield the entries of a list of tables, each with its place."""
+    for number, table in enumerate(given.get(section, []), start=1):
+        if isinstance(table, Mapping):
+            yield place.at(f"{section} {number}"), table
+        else:
+            place.at(f"{section} {number}").fault(f"must be a table of keys, got {shown(table)}")
+        if table == {} and section == "exclude":
+            place.at(f"{section} {number}").fault("names no key: it would exclude everything")
+
+
+def read_cases(place: Place, given: Mapping[str, Any]) -> dict[str, dict[str, Scalar]]:
+    """Return the settings of each case; the one case without a name where the file has none."""
+    cases = {}
+    for name, table in given.get("cases", {"": {}}).items():
+        # of a YAML a case without settings is empty
+        if not isinstance(table or {}, Mapping):
+            place.fault(f"case {name} must be a table of keys, got {shown(table)}")
+        elif not is_plain(str(name)):
+            place.fault(f"the name of a case must be plain text, without '${{', got {shown(name)}")
+        else:
+            cases[str(name)] = read_settings(place.at(f"case {name}"), table or {})
+    return cases
+
+
+def read_settings(place: Place, table: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Return settings as a config holds them."""
+    settings: dict[str, Scalar] = {}
+    for name, value in flatten(table):
+        if name in settings:
+            place.fault(f"{name} is given twice")
+        if _is_key(place, name):
+            settings[name] = _value(place, name, value)
+    return settings
+
+
+def read_axes(place: Place, table: Mapping[str, Any], *, alone: bool = False, swept: bool = True) -> tuple[Axis, ...]:
+    """Return the axes of a grid; ``alone`` allows a value without a list, ``swept`` says that its keys are set."""
+    axes: list[Axis] = []
+    seen: set[str] = set()
+    for heading, given in flatten(table):
+        names = tuple(name.strip() for name in heading.split(","))
+        rows = [given] if alone and len(names) == 1 and not isinstance(given, list) else given
+        known = [_is_key(place, name, swept=swept) for name in names]
+        for name in names:
+            if name in seen:
+                place.fault(f"{name} is given twice")
+            seen.add(name)
+        if not isinstance(rows, list) or not rows:
+            place.fault(f"{heading} must be a list of one or more values, got {shown(rows)}")
+        elif len(names) > 1 and (wrong := [row for row in rows if not isinstance(row, list) or len(row) != len(names)]):
+            place.fault(f"{heading} must be a list of rows of {len(names)} values, got {shown(wrong[0])} among them")
+        elif all(known):
+            taken = [tuple(map(partial(_value, place), names, row if len(names) > 1 else [row])) for row in rows]
+            for row in _repeated(taken):
+                place.fault(f"{heading} has {', '.join(map(repr, row))} twice")
+            axes.append(Axis(names, tuple(taken)))
+    return tuple(axes)
+
+
+def read_seeds(place: Place, given: Any, first: int) -> Sequence[Scalar]:
+    """Return the seeds of a list, or as many as a number says from ``first`` on."""
+    if type(given) is int and given > 0:
+        # not a list, which a number of seeds is not yet known to be short enough for
+        return range(first, first + min(given, MOST_SEED - 1))
+    if not isinstance(given, list) or not given:
+        place.fault(f"must be a list of one or more seeds, or their number, got {shown(given)}")
+        return []
+    for seed in given:
+        faults = place.kind.key_faults("seed", seed)
+        if not faults and seed >= MOST_SEED:
+            faults = [f"seed must be below 2**63, which is what Flower can carry, got {shown(seed)}"]
+        for fault in faults:
+            place.fault(fault)
+    for seed in _repeated(given):
+        place.fault(f"{shown(seed)} is given twice")
+    return given
+
+
+def _is_key(place: Place, name: str, *, swept: bool = False) -> bool:
+    """Whether a name is that of a key which may stand here; else there is a fault."""
+    if not place.kind.is_key(name):
+        place.fault((place.kind.key_faults(name, None) or [unknown_key(name, place.kind.keys)])[0])
+    elif name in place.kind.ours:
+        place.fault(f"{name} cannot be set: the sweep gives every cell its own folder, and continues what is there")
+    elif swept and name == "seed":
+        place.fault("seed is swept by seeds, not here")
+    elif swept and name.startswith("output."):
+        place.fault(f"{name} does not change a result: set it in base")
+    else:
+        return True
+    return False
+
+
+def _value(place: Place, name: str, value: Any) -> Scalar:
+    """Return a value as a config holds it, once it is checked."""
+    kind = place.kind
+    faults = kind.key_faults(name, value)
+    for fault in faults:
+        place.fault(fault)
+    if not isinstance(value, bool | int | float | str):
+        return str(value)
+    if name in kind.paths and value and not faults:
+        return str((place.workdir / Path(str(value)).expanduser()).resolve())
+    if name in kind.references and not faults:
+        return ",".join(imports.absolute_reference(part.strip(), place.workdir) for part in str(value).split(","))
+    return kept(kind.keys[name], value) if name in kind.keys and not faults else value
+
+
+def _repeated(values: Sequence[Any]) -> list[Any]:
+    """Return the values that come again, each time that they do."""
+    seen: set[Any] = set()
+    again = []
+    for value in values:
+        known = repr(value) if isinstance(value, list | dict) else value
+        if known in seen:
+            again.append(value)
+        seen.add(known)
+    return again

@@ -1,0 +1,33 @@
+"""The tables and pictures of an experiment, in the terminal and as ``report.md`` and ``figures/`` in its folder."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from experiments.report.published import markdown_report, results_table, settings_lines, verdicts
+from experiments.sweep.results import read_results
+from fedpfn.runs import write_whole
+
+
+def show_experiment(folder: Path, console: Console) -> None:
+    """Print published figures next to measured ones, and write the report, its pictures drawn anew."""
+    from experiments.lab.figures import draw_figures
+
+    result = read_results(folder)
+    results = results_table(result)
+    table = Table(title=Text(result.title), title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for name in results.header:
+        table.add_column(Text(name), overflow="fold")
+    for row in results.rows:
+        table.add_row(*map(Text, row))
+    console.print(table, highlight=False)
+    for line in (*settings_lines(result), *verdicts(result)):
+        console.print(f"- {line}", highlight=False, soft_wrap=True, markup=False)
+    # first without pictures: tables are not lost where one cannot be drawn
+    write_whole(folder / "report.md", markdown_report(result).encode())
+    write_whole(folder / "report.md", markdown_report(result, draw_figures(result)).encode())
+    if not result.complete:
+        console.print(f"not complete: {result.done} of {result.of} cells so far", style="red", highlight=False)
+    console.print(f"report and pictures: {folder}", soft_wrap=True, highlight=False, markup=False)
