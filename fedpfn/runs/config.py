@@ -69,6 +69,15 @@ class Federation:
         since=2,
     )
 
+    @property
+    def per_round(self) -> int:
+        """Number of clients that train in a round, if that many have examples: fraction * clients, rounded.
+
+        >>> Federation(clients=10, fraction=0.25).per_round, Federation(clients=3, fraction=0.1).per_round
+        (3, 1)
+        """
+        return max(1, int(self.fraction * self.clients + 0.5))
+
 
 @dataclass(frozen=True)
 class Data:

@@ -131,8 +131,9 @@ def layer_report(
     place of an interpolated one, and of each end with itself, as in ``barrier``; under the BatchNorm policy ``none``
     the points between have the first model's statistics. ``stitching`` costs two evaluations per layer, ``ranks`` the
     singular values of every weight; without them their columns are NaN. ``progress(done, total)`` is called after every
-    batch, after every layer stitched each way and after every layer summed up. Raises ``ValueError`` for a state that is not the
-    model's or not finite, no alphas or one outside [0, 1], no examples, and what ``measurable_layers`` refuses.
+    batch, after every layer stitched each way and after every layer summed up. Raises ``ValueError`` for a state that
+    is not the model's or not finite, no alphas or one outside [0, 1], no examples, and what ``measurable_layers``
+    refuses.
 
     >>> from fedpfn.params import read_state
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
@@ -161,9 +162,7 @@ def layer_report(
                 error.add(_wrong(run.output, labels, examples.task))
             done()
     ways = ((first, second), (second, first)) if stitching else ()
-    stitched = [
-        stitching_errors(model, *way, examples, layers=layers, progress=lambda *_: done()) for way in ways
-    ]
+    stitched = [stitching_errors(model, *way, examples, layers=layers, progress=lambda *_: done()) for way in ways]
     rows = []
     for number, layer_sums in enumerate(sums):
         errors_and_losses = [(one.error[number], one.loss[number]) for one in stitched] or [(nan, nan)] * 2

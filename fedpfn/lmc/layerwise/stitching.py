@@ -47,8 +47,8 @@ def stitching_errors(
     """Evaluate the stitch of ``lower`` below and ``upper`` above every layer, or those of ``layers``.
 
     At the last layer nothing of ``upper`` remains. Layers whose stitches are one network, as a block's last convolution
-    and its projection, are evaluated once. ``progress(done, total)`` is called after every layer. Raises ``ValueError`` for a state that is not the model's or not
-    finite, and what ``measurable_layers`` refuses.
+    and its projection, are evaluated once. ``progress(done, total)`` is called after every layer. Raises ``ValueError``
+    for a state that is not the model's or not finite, and what ``measurable_layers`` refuses.
 
     >>> import torch
     >>> from fedpfn.params import read_state
