@@ -46,7 +46,8 @@ from strategies.assembly import (
     settled_holdings,
 )
 from strategies.carried import carried_state, restore_state
-from strategies.cohort_grid import CohortGrid, RoundFailedError, WorkerLostError
+from strategies.cohort_failures import RoundFailedError, WorkerLostError
+from strategies.cohort_grid import CohortGrid
 from strategies.grids import PolledGrid
 from strategies.holdings import Holdings
 from strategies.observed import Observed
