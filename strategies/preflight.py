@@ -136,7 +136,7 @@ def _data_faults(config: RunConfig) -> Iterator[str]:
 def _held_out_faults(config: RunConfig) -> Iterator[str]:
     with suppress(ValueError):
         if config.federation.pinned and config.partition.holdout and reads_parts(imports.resolve(config.data.name)):
-            yield f"partition.holdout needs all data on the server, and nodes read their own by {config.data.name}"
+            yield f"partition.holdout needs all data on the server; nodes read their own with {config.data.name}"
 
 
 def _task_faults(config: RunConfig) -> Iterator[str]:
@@ -202,14 +202,14 @@ def _privacy_faults(config: RunConfig) -> Iterator[str]:
             yield "noise needs a bound on the updates: set privacy.clip-norm, e.g. to the norm of a typical update"
         return
     if privacy.noise_multiplier and privacy.epsilon:
-        yield "privacy.epsilon sets the noise multiplier; give it or privacy.noise-multiplier"
+        yield "privacy.epsilon and privacy.noise-multiplier both say how much noise there is: set one of them"
     if find_spec("dp_accounting") is None:
         yield 'privacy needs the package dp-accounting: pip install "fedpfn[dp]"'
     if config.strategy.name == "ssfl":
         yield "privacy: the saliency that clients send with strategy.name=ssfl is not private"
         return
     if "weighted_by_key" in args_of(config.strategy.args):
-        yield "privacy: all clients count the same; leave strategy.args.weighted_by_key out"
+        yield "privacy: all clients have the same weight; remove strategy.args.weighted_by_key"
     with suppress(ValueError):
         kind = server_class(config.strategy.name, config.strategy.base)
         if fault := privacy_fault(kind):
@@ -221,14 +221,14 @@ def _match_faults(config: RunConfig) -> Iterator[str]:
         return
     if config.strategy.name in _BY_UNIT:
         yield (
-            f"strategy.match renumbers units, which what clients of strategy.name={config.strategy.name} keep or send "
-            "besides the model does not follow"
+            f"strategy.match cannot be used with strategy.name={config.strategy.name}: what its clients keep or send "
+            "in addition to the model would not follow the renumbered units"
         )
     if config.privacy.clip_norm:
-        yield "strategy.match: a renumbered update may be longer than privacy.clip-norm, which the noise is for"
+        yield "strategy.match: a renumbered update may be longer than privacy.clip-norm, to which the noise is scaled"
     if config.transport.precision != "float32" and config.transport.error_feedback:
         yield (
-            "strategy.match renumbers units, which what clients keep of rounded updates does not follow; set "
+            "strategy.match: what clients keep of rounded updates would not follow the renumbered units; set "
             "transport.error-feedback=false"
         )
 

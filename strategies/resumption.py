@@ -37,12 +37,12 @@ def resume_faults(config: RunConfig, path: Path) -> list[str]:
         if _moves("mask.ratio-shape", here):
             return [
                 f"{path} cannot be extended to {config.rounds} rounds: mask.ratio-shape={config.mask.ratio_shape} "
-                f"moves the mask ratio over all rounds, so that a run of {run.config.rounds} has other masks"
+                f"changes the mask ratio over the whole run, so that a run of {run.config.rounds} has other masks"
             ]
         if _moves("train.round-schedule", here):
             return [
                 f"{path} cannot be extended to {config.rounds} rounds: train.round-schedule="
-                f"{config.train.round_schedule} moves the learning rate over all rounds, so that a run of "
+                f"{config.train.round_schedule} changes the learning rate over the whole run, so that a run of "
                 f"{run.config.rounds} has other rates"
             ]
         if run.summary is not None and checkpoint is None:

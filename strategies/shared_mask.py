@@ -61,8 +61,8 @@ class SharedMask(Wrapper):
         share of frozen entries. ``mask_schedule``: ``per-round``, ``fixed``, ``complement``, ``cyclic`` (which takes
         ``mask_blocks``) or an import string (with ``mask_args``). ``mask_granularity``, ``mask_draw``,
         ``mask_include``, ``mask_exclude``: what is frozen as one, how it is drawn, and in which parameters.
-        ``mask_ratio_shape``, ``mask_final_ratio``, ``rounds``: how the ratio moves over the rounds. ``warmup_rounds``:
-        number of first rounds without a mask. ``seed``: seed of all masks.
+        ``mask_ratio_shape``, ``mask_final_ratio``, ``rounds``: how the ratio changes over the rounds.
+        ``warmup_rounds``: number of initial rounds without a mask. ``seed``: seed of all masks.
 
     Raises
     ------

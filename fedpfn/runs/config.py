@@ -55,10 +55,10 @@ class RunConfig:
     device: str = key("auto", "where clients train and the server evaluates", choices=("auto", "cpu", "cuda"))
     deterministic: bool = key(
         False,
-        "on a GPU: compute with algorithms alone that repeat themselves to the bit, and refuse layers that have none",
+        "on a GPU: use only algorithms that repeat results to the bit; layers that have none are refused",
         since=2,
     )
-    measures: str = key("", "further measures of each round, comma-separated: package.module:measure", since=2)
+    measures: str = key("", "additional measures of each round, comma-separated: package.module:measure", since=2)
     federation: Federation = field(default_factory=Federation)
     data: Data = field(default_factory=Data)
     partition: Partition = field(default_factory=Partition)

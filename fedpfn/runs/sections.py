@@ -18,24 +18,24 @@ _ARGS = "arguments of {}: one key per argument, such as {}, or one text of name=
 
 @dataclass(frozen=True)
 class Federation:
-    clients: int = key(10, "number of simulated clients K, independent of the number of SuperNodes", minimum=1)
-    fraction: float = key(1.0, "share of the clients that train in a round", above=0, maximum=1)
-    tolerate_failures: int = key(0, "number of clients of a round that may fail without stopping the run", minimum=0)
+    clients: int = key(10, "number of simulated clients K; it does not depend on the number of SuperNodes", minimum=1)
+    fraction: float = key(1.0, "fraction of the clients that train in a round", above=0, maximum=1)
+    tolerate_failures: int = key(0, "number of clients per round that may fail without stopping the run", minimum=0)
     quorum: float = key(
         0.5,
-        "smallest share of a round's clients that must answer where failures are tolerated",
+        "minimum fraction of a round's clients that must reply where failures are tolerated",
         above=0,
         maximum=1,
         used=(unless("federation.tolerate-failures", "0"),),
     )
-    timeout: float = key(86400.0, "seconds to wait for the answers of a round", above=0, in_result=False)
+    timeout: float = key(86400.0, "seconds to wait for the replies of a round", above=0, in_result=False)
     client_timeout: float = key(
-        0.0, "seconds that a client may train in a round, after which it has failed; 0 = any time", minimum=0,
+        0.0, "seconds that a client may train in a round before it counts as failed; 0 = no limit", minimum=0,
         in_result=False, since=2,
     )  # fmt: skip
     pinned: bool = key(
         False,
-        "let each SuperNode train the clients of its own partition-id alone, and keep no other's examples",
+        "each SuperNode trains only the clients of its own partition-id, and holds only their examples",
         in_result=when("data.name", OWN),
         since=2,
     )
@@ -59,14 +59,18 @@ class Data:
     )
     args: str = key("", _ARGS.format("your own loader", "data.args.size=300"), since=2)
     # for a folder of images and for the user's own loader it determines which data there are, not only where
-    root: str = key("", "folder that holds the data (absolute)", in_result=when("data.name", "image-folder", OWN))
+    root: str = key(
+        "", "folder that contains the data (absolute path)", in_result=when("data.name", "image-folder", OWN)
+    )
     download: bool = key(False, "let torchvision download what is missing", in_result=False)
-    image_size: int = key(0, "side to which an image folder is cropped and resized; 0 = as it is", minimum=0)
+    image_size: int = key(
+        0, "side in pixels to which images of a folder are resized and cropped; 0 = as they are", minimum=0
+    )
     train_examples: int = key(0, "training examples to use, drawn from the seed; 0 = all", minimum=0, since=2)
     test_examples: int = key(0, "test examples to use, drawn from the seed; 0 = all", minimum=0, since=2)
     task: str = key(
         "auto",
-        "what is learnt: loss, score and size of the outputs; auto goes by the labels (integers, floats, rows of 0/1)",
+        "task, which sets loss, score and number of outputs; auto follows the labels (integers, floats, rows of 0/1)",
         choices=("auto", "classification", "regression", "multilabel"),
         own=True,
         since=2,
@@ -82,12 +86,12 @@ class Partition:
     args: str = key("", _ARGS.format("your own scheme", "partition.args.share=0.6"), since=2)
     alpha: float = key(
         0.3,
-        "concentration of the Dirichlet draw; smaller is more skewed",
+        "concentration of the Dirichlet distribution; smaller is more skewed",
         above=0,
         used=(when("partition.scheme", "dirichlet*", OWN),),
     )
     min_size: int = key(
-        0, "smallest number of examples of a client (Dirichlet schemes redraw a limited number of times)", minimum=0
+        0, "minimum number of examples per client (Dirichlet schemes redraw a limited number of times)", minimum=0
     )
     shards_per_client: int = key(
         2, "shards per client (scheme shards)", minimum=1, used=(when("partition.scheme", "shards", OWN),)
@@ -97,7 +101,7 @@ class Partition:
     )
     holdout: float = key(
         0.0,
-        "share of each client's examples that it is tested on and not trained on, drawn from the seed",
+        "fraction of each client's examples that are held out to test on, drawn from the seed",
         minimum=0,
         below=1,
         since=2,
@@ -111,13 +115,15 @@ class Model:
     )
     args: str = key("", _ARGS.format("your own model", "model.args.width=64"), since=2)
     hidden: int = key(2, "hidden layers of the MLP", minimum=0, maximum=1000)
-    width: int = key(200, "units of a hidden layer of the MLP", minimum=1, maximum=1_000_000)
+    width: int = key(200, "units per hidden layer of the MLP", minimum=1, maximum=1_000_000)
     norm: str = key(
         "none",
-        "normalisation of ResNets, VGGs and torchvision models; without it they need train.lr near 0.01",
+        "normalisation in ResNets, VGGs and torchvision models; without it they need train.lr near 0.01",
         choices=("none", "group", "layer", "batch"),
     )
-    width_multiplier: float = key(1.0, "width of a built-in model relative to its standard", above=0, maximum=1000)
+    width_multiplier: float = key(
+        1.0, "width of a built-in model relative to its standard width", above=0, maximum=1000
+    )
     pretrained: bool = key(False, "start torchvision models from their published weights")
 
 
@@ -125,7 +131,7 @@ class Model:
 class Strategy:
     name: str = key(
         "fedpfn",
-        "the algorithm; by import string a fedpfn.training.LocalAlgorithm of your own",
+        "the algorithm; by import string your own fedpfn.training.LocalAlgorithm",
         choices=(
             "fedavg", "fedpfn", "fedpnu", "fedprox", "scaffold", "feddyn", "moon", "fedsam", "fednova", "fedlc",
             "fedgucci", "fedexp", "ssfl",
@@ -134,7 +140,7 @@ class Strategy:
     )  # fmt: skip
     base: str = key(
         "fedavg",
-        "the Flower strategy under the mask: it aggregates the clients' models and takes the server's step",
+        "the Flower strategy under the mask, which aggregates the clients' models and takes the server's step",
         choices=(
             "fedavg", "fedavgm", "fedadam", "fedadagrad", "fedyogi", "fedmedian", "fedtrimmedavg", "krum", "multikrum",
             "bulyan", "qfedavg",
@@ -145,34 +151,34 @@ class Strategy:
     args: str = key("", _ARGS.format("the algorithm and of its base strategy", "strategy.args.eta=0.01"), since=2)
     variant: str = key(
         "within-round",
-        "FedPNU's variant: m then 1-m within a round, across rounds, or m then everything",
+        "FedPNU's variant: m then 1-m within a round or in alternate rounds, or m then all entries",
         choices=("within-round", "across-rounds", "then-all"),
         used=(when("strategy.name", "fedpnu"),),
     )
     phase_share: float = key(
         0.5,
-        "share of the local steps that FedPNU's first phase takes",
+        "fraction of the local steps that FedPNU's first phase takes",
         above=0,
         below=1,
         used=(when("strategy.name", "fedpnu"), unless("strategy.variant", "across-rounds")),
     )
     match: str = key(
         "none",
-        "renumber the hidden units of clients' models to match before they are averaged, by weights or by activations; "
-        "units with frozen entries stay",
+        "permute the hidden units of clients' models to match before they are averaged, by weights or "
+        "activations; units with frozen entries stay in place",
         choices=("none", "weights", "activations"),
         since=2,
     )
     match_to: str = key(
         "global",
-        "what models are matched to: the model that the round started from, or the mean of those matched before",
+        "what client models are matched to: the model that the round started from, or the mean of those matched so far",
         choices=("global", "mean"),
         used=(unless("strategy.match", "none"),),
         since=2,
     )
     match_examples: int = key(
         500,
-        "test examples that activations are compared on, drawn from the seed, without labels; 0 = all",
+        "test examples, without labels, on which activations are compared, drawn from the seed; 0 = all",
         minimum=0,
         used=(when("strategy.match", "activations"),),
         since=2,
@@ -185,72 +191,80 @@ class Mask:
     args: str = key("", _ARGS.format("your own schedule", "mask.args.offset=0"), since=2)
     ratio: float = key(
         BY_ALGORITHM,
-        "share of frozen entries (zeros of the mask); -1 = 0.4 under fedpfn, fedpnu and ssfl, else no mask",
+        "fraction of frozen entries (zeros of the mask); -1 = 0.4 with fedpfn, fedpnu and ssfl, otherwise no mask",
         minimum=0,
         maximum=1,
     )
-    ratio_shape: str = key("constant", "how the ratio moves over the rounds", choices=("constant", "linear", "cosine"))
+    ratio_shape: str = key(
+        "constant", "how the ratio changes over the rounds", choices=("constant", "linear", "cosine")
+    )
     final_ratio: float = key(
         0.4,
-        "ratio of the last round, for ratio-shape linear and cosine",
+        "ratio in the last round, for ratio-shape linear and cosine",
         minimum=0,
         maximum=1,
         used=(unless("mask.ratio-shape", "constant"),),
     )
-    warmup_rounds: int = key(0, "number of first rounds that train without a mask", minimum=0)
-    granularity: str = key("weight", "what is frozen as a unit: an entry or a neuron", choices=("weight", "neuron"))
-    draw: str = key("exact", "exact count per tensor, or independent draws", choices=("exact", "bernoulli"))
+    warmup_rounds: int = key(0, "number of initial rounds without a mask", minimum=0)
+    granularity: str = key(
+        "weight", "what is frozen as a unit: a single weight or a neuron", choices=("weight", "neuron")
+    )
+    draw: str = key(
+        "exact", "exact count of frozen entries per tensor, or independent draws", choices=("exact", "bernoulli")
+    )
     blocks: int = key(
         4,
-        "number of starting points of schedule cyclic, one per round in turn",
+        "number of starting points that schedule cyclic takes in turn, one per round",
         minimum=2,
         used=(when("mask.schedule", "cyclic"),),
     )
-    include: str = key("*", "comma-separated patterns of parameter names that a mask may touch")
-    exclude: str = key("", "comma-separated patterns of parameter names that a mask leaves out")
+    include: str = key("*", "comma-separated patterns of the names of parameters that may be masked")
+    exclude: str = key("", "comma-separated patterns of the names of parameters that are never masked")
 
 
 @dataclass(frozen=True)
 class Train:
     epochs: float = key(
         1,
-        "local epochs of a round, 0.5 or 1.5 as well; the last step begun counts",
+        "local epochs per round, which may be fractional (0.5, 1.5); the number of steps is rounded up",
         above=0,
         used=(when("train.steps", "0"),),
         fraction=True,
     )
-    steps: int = key(0, "local steps of a round; above 0 it replaces epochs", minimum=0)
+    steps: int = key(0, "local steps per round; above 0 it replaces epochs", minimum=0)
     batch_size: int = key(32, "examples per local step", minimum=1)
     augment: str = key(
         "none",
-        "random crops (padding 4) and flips of the images of a local step, or your own function (images, generator)",
+        "augmentation of training images by random crops (padding 4) and flips, or your own function "
+        "(images, generator)",
         choices=("none", "crop-flip", "crop", "flip"),
         own=True,
         since=2,
     )
     optimizer: str = key(
         "sgd",
-        "local optimiser, fresh in each round, such as torch.optim:RMSprop; called with the parameters and lr",
+        "local optimiser, made anew each round; one by import string (torch.optim:RMSprop) is called with "
+        "parameters and lr",
         choices=("sgd", "adam", "adamw"),
         own=True,
     )
     args: str = key("", _ARGS.format("the optimiser", "train.args.amsgrad=true"), since=2)
-    lr: float = key(0.1, "local learning rate of round 1", above=0)
-    lr_decay: float = key(1.0, "factor by which the learning rate changes from round to round", above=0, maximum=1)
+    lr: float = key(0.1, "local learning rate in round 1", above=0)
+    lr_decay: float = key(1.0, "factor applied to the learning rate from one round to the next", above=0, maximum=1)
     schedule: str = key(
         "constant",
-        "learning rate over the local steps of a round, or your own function (done, total) -> factor",
+        "learning rate schedule over the local steps of a round, or your own function (done, total) -> factor",
         choices=_LR_SCHEDULES,
         own=True,
         since=2,
     )
     schedule_every: int = key(
-        10, "local steps between two drops of train.schedule=step", minimum=1, used=(when("train.schedule", "step"),),
+        10, "local steps between drops, for train.schedule=step", minimum=1, used=(when("train.schedule", "step"),),
         since=2,
     )  # fmt: skip
     schedule_gamma: float = key(
         0.1,
-        "factor of a drop of train.schedule=step",
+        "factor of each drop, for train.schedule=step",
         above=0,
         maximum=1,
         used=(when("train.schedule", "step"),),
@@ -258,51 +272,53 @@ class Train:
     )
     round_schedule: str = key(
         "constant",
-        "learning rate over the rounds of a run, or your own function (done, total) -> factor; times the others",
+        "learning rate schedule over the rounds of a run, or your own function (done, total) -> factor; "
+        "times the other factors",
         choices=_LR_SCHEDULES,
         own=True,
         since=2,
     )
     round_schedule_every: int = key(
-        10, "rounds between two drops of train.round-schedule=step", minimum=1,
+        10, "rounds between drops, for train.round-schedule=step", minimum=1,
         used=(when("train.round-schedule", "step"),), since=2,
     )  # fmt: skip
     round_schedule_gamma: float = key(
-        0.1, "factor of a drop of train.round-schedule=step", above=0, maximum=1,
+        0.1, "factor of each drop, for train.round-schedule=step", above=0, maximum=1,
         used=(when("train.round-schedule", "step"),), since=2,
     )  # fmt: skip
     warmup_rounds: int = key(
-        0, "first rounds n over which the learning rate rises from train.lr / (n + 1)", minimum=0, since=2
+        0, "number n of initial rounds over which the learning rate rises, from train.lr / (n + 1)", minimum=0, since=2
     )
-    momentum: float = key(0.9, "momentum of sgd", minimum=0, below=1, used=(when("train.optimizer", "sgd"),))
-    nesterov: bool = key(False, "Nesterov's momentum", used=(when("train.optimizer", "sgd"),))
+    momentum: float = key(0.9, "momentum of SGD", minimum=0, below=1, used=(when("train.optimizer", "sgd"),))
+    nesterov: bool = key(False, "whether SGD uses Nesterov momentum", used=(when("train.optimizer", "sgd"),))
     weight_decay: float = key(
         0.0,
-        "L2 penalty of sgd and adam, decoupled decay of adamw",
+        "L2 penalty of sgd and adam, decoupled weight decay of adamw",
         minimum=0,
         used=(unless("train.optimizer", OWN),),
     )
     loss: str = key(
         "auto",
-        "what clients descend on: the task's loss, a variant, or package.module:function of (outputs, labels)",
+        "loss that clients minimise: the task's own, a variant, or package.module:function of (outputs, labels)",
         choices=("auto", "label-smoothing", "balanced"),
         own=True,
         since=2,
     )
     label_smoothing: float = key(
         0.1,
-        "share of a label that label smoothing spreads over all of them",
+        "share of each label that label smoothing spreads over all classes",
         minimum=0,
         below=1,
         used=(when("train.loss", "label-smoothing"),),
         since=2,
     )
-    proximal_mu: float = key(0.0, "FedProx: weight of the proximal term mu/2 |w - w_t|^2", minimum=0)
-    clip_norm: float = key(0.0, "largest norm of a step's masked gradient; 0 = no clipping", minimum=0)
-    threads: int = key(1, "CPU threads of a client; part of the result, since sums depend on it", minimum=1)
+    proximal_mu: float = key(0.0, "FedProx: weight mu of the proximal term mu/2 |w - w_t|^2", minimum=0)
+    clip_norm: float = key(0.0, "maximum norm of a step's masked gradient; 0 = no clipping", minimum=0)
+    threads: int = key(1, "CPU threads per client; results depend on it, since the order of sums does", minimum=1)
     stack: int = key(
         0,
-        "clients that a node trains at once, stacked, if the model allows it; 0 = one by one, which is faster on a CPU",
+        "number of clients that a worker trains at once, stacked, if the model allows it; 0 = one by one, "
+        "which is faster on a CPU",
         minimum=0,
         since=2,
     )
@@ -318,34 +334,45 @@ _PRIVATE = (unless("privacy.clip-norm", "0.0"),)
 @dataclass(frozen=True)
 class Privacy:
     clip_norm: float = key(
-        0.0, "largest norm of a client's update; above 0 all clients count the same, and noise is added", minimum=0,
+        0.0,
+        "maximum norm of a client's update; above 0 all clients have the same weight, and noise is added",
+        minimum=0,
         since=2,
-    )  # fmt: skip
+    )
     noise_multiplier: float = key(
-        0.0, "standard deviation of the noise in a round's sum of updates, in clip norms", minimum=0, used=_PRIVATE,
+        0.0,
+        "standard deviation of the noise in clip norms: in a round's sum of updates (central), or in each "
+        "update (local)",
+        minimum=0,
+        used=_PRIVATE,
         since=2,
-    )  # fmt: skip
+    )
     epsilon: float = key(
         0.0,
-        "what all rounds together may cost; above 0 the noise multiplier follows",
+        "privacy budget of all rounds together; above 0 the noise multiplier is derived from it",
         minimum=0,
         used=_PRIVATE,
         since=2,
     )
     delta: float = key(
-        1e-5, "probability with which epsilon may not hold, well below 1 / clients", above=0, below=1, used=_PRIVATE,
+        1e-5,
+        "probability with which the bound epsilon may fail; well below 1 / clients",
+        above=0,
+        below=1,
+        used=_PRIVATE,
         since=2,
-    )  # fmt: skip
+    )
     where: str = key(
         "central",
-        "who adds the noise: the server to the mean, or each client to its update",
+        "who adds the noise: the server, to the mean, or each client, to its update",
         choices=("central", "local"),
         used=_PRIVATE,
         since=2,
     )
     noise_from: str = key(
         "seed",
-        "the run's seed, for simulations that can be repeated, or the operating system, for what is to be published",
+        "source of the noise: the run's seed, for repeatable simulations, or the operating system, for "
+        "models to be published",
         choices=("seed", "system"),
         used=_PRIVATE,
         since=2,
@@ -356,15 +383,15 @@ class Privacy:
 class Transport:
     precision: str = key(
         "float32",
-        "bits of the updates that clients send: int8 (a quarter of the bytes) or float16 (half); the model comes in "
-        "full, as does what an algorithm sends besides",
+        "precision of the updates that clients send: int8 (a quarter of the bytes) or float16 (half); the "
+        "server's model, and what an algorithm sends in addition, stay in full precision",
         choices=("float32", "float16", "int8"),
         since=2,
     )
     error_feedback: bool = key(
         True,
-        "let clients add to their next update what few bits lost of the last; each keeps a model's size in the run "
-        "folder",
+        "clients add what rounding lost of one update to the next; each stores a tensor of the model's size "
+        "in the run folder",
         used=(unless("transport.precision", "float32"),),
         since=2,
     )
@@ -373,12 +400,14 @@ class Transport:
 @dataclass(frozen=True)
 class Evaluate:
     every: int = key(
-        1, "rounds between two evaluations of the global model; the last round is always evaluated", minimum=1, since=2
+        1, "rounds between evaluations of the global model; the last round is always evaluated", minimum=1, since=2
     )
-    max_examples: int = key(0, "test examples of an evaluation, drawn from the seed; 0 = all", minimum=0, since=2)
+    max_examples: int = key(
+        0, "test examples per evaluation, drawn from the seed; 0 = all; the last round takes all", minimum=0, since=2
+    )
     units_moved: bool = key(
         False,
-        "count the hidden units of each client that matching by weights would move, without moving any",
+        "count the hidden units of each client that matching by weights would move, and move none",
         used=(when("strategy.match", "none"),),
         since=2,
     )
@@ -388,13 +417,14 @@ class Evaluate:
 class Stop:
     patience: int = key(
         0,
-        "evaluations in a row without a better accuracy (or loss, where there is none) that end the run; 0 = never",
+        "number of evaluations in a row without a better accuracy (or loss, where there is none) that end "
+        "the run; 0 = never",
         minimum=0,
         since=2,
     )
     min_delta: float = key(
         0.0,
-        "by how much an accuracy must be better to count as such",
+        "minimum improvement of the accuracy that counts as better",
         minimum=0,
         used=(unless("stop.patience", "0"),),
         since=2,
@@ -407,13 +437,17 @@ _MEASURED = (unless("barrier.every", "0"),)
 
 @dataclass(frozen=True)
 class Barrier:
-    every: int = key(1, "rounds between two barrier measurements; 0 = never", minimum=0)
-    points: int = key(25, "points per path, both ends included", minimum=3, used=_MEASURED)
-    max_pairs: int = key(0, "client pairs to measure, drawn from the seed; 0 = all", minimum=0, used=_MEASURED)
-    max_examples: int = key(
-        2000, "examples of each evaluation, drawn from the seed; 0 = all", minimum=0, used=_MEASURED
+    every: int = key(1, "rounds between barrier measurements; 0 = never", minimum=0)
+    points: int = key(25, "points per path, including both ends", minimum=3, used=_MEASURED)
+    max_pairs: int = key(
+        0, "client pairs to measure per round, drawn from the seed; 0 = all", minimum=0, used=_MEASURED
     )
-    split: str = key("test", "data that barriers are measured on", choices=("test", "train"), used=_MEASURED)
+    max_examples: int = key(
+        2000, "examples per evaluation on a path, drawn from the seed; 0 = all", minimum=0, used=_MEASURED
+    )
+    split: str = key(
+        "test", "split of the data on which barriers are measured", choices=("test", "train"), used=_MEASURED
+    )
     batch_norm: str = key(
         "average", "running statistics on a path: interpolated, re-estimated, or those of its ends (the worse counts)",
         choices=("average", "reset", "none"), used=_MEASURED,
@@ -428,23 +462,24 @@ class Output:
     dir: str = key("", "run folder; empty = a new folder under runs/", in_result=False)
     checkpoint_every: int = key(
         5,
-        "rounds between two checkpoints, from which a run can resume; 0 = none, only the final model",
+        "rounds between checkpoints, from which a run can resume; 0 = none, only the final model",
         minimum=0,
         in_result=False,
     )
     keep_checkpoints: int = key(
-        2, "number of latest checkpoints kept while the run lasts; 0 = all, and after it", minimum=0, in_result=False
+        2,
+        "number of latest checkpoints to keep during the run; 0 = keep all, also after the run",
+        minimum=0,
+        in_result=False,
     )
-    resume: bool = key(False, "continue the run in output.dir from its last checkpoint, if it has one", in_result=False)
+    resume: bool = key(False, "resume the run in output.dir from its last checkpoint, if there is one", in_result=False)
     tracker: str = key(
         "none",
-        "where rounds are also shown; needs fedpfn[tensorboard] or fedpfn[mlflow]",
+        "tracker that also gets every round; needs fedpfn[tensorboard] or fedpfn[mlflow]",
         choices=("none", "tensorboard", "mlflow"),
         in_result=False,
     )
     save_client_models: bool = key(
-        False, "keep the client models of rounds in which barriers are measured", in_result=False
+        False, "save the client models of rounds in which barriers are measured", in_result=False
     )
-    keep_best: bool = key(
-        False, "keep the global model of the best evaluated round, next to the final one", in_result=False, since=2
-    )
+    keep_best: bool = key(False, "also keep the global model of the best evaluated round", in_result=False, since=2)
