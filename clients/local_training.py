@@ -21,7 +21,6 @@ from fedpfn.examples import Examples
 from fedpfn.packing import pack
 from fedpfn.params import State, trainable, write_tensors
 from fedpfn.runs.arguments import augmenter_of, local_algorithm_of, lr_factor_of, optimizer_of
-from fedpfn.runs.config import DIVERGENCE_HINT
 from fedpfn.saliency import snip
 from fedpfn.schedules import phase_steps
 from fedpfn.seeding import numpy_generator, torch_seed
@@ -38,6 +37,11 @@ from fedpfn.training import (
     train,
 )
 
+# advice for messages about a loss that is not finite
+DIVERGENCE_HINT = (
+    "training diverged: try train.lr=0.01, train.momentum=0 or a bound on the gradient, train.clip-norm=1; a small "
+    "partition.alpha makes it likelier"
+)
 # 256 MiB of float32
 _DECODED_ENTRIES = 2**26
 

@@ -34,7 +34,7 @@ def make_private(
         The active entries of the trained model, as ``fedpfn.packing.pack`` returns them.
     before
         Those of the model that the client was sent.
-    asked
+    config
         The message's config record.
     generator
         Draws the client's noise.

@@ -13,13 +13,12 @@ import torch
 from flwr.common.logger import log
 
 from clients.gpu_memory import give_back
-from clients.local_training import begun, finish, hinted, job_of, load, private_update, tested_on_own
+from clients.local_training import DIVERGENCE_HINT, begun, finish, hinted, job_of, load, private_update, tested_on_own
 from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import Workspace, plan_masks
 from fedpfn.packing import pack
 from fedpfn.params import State, trainable
 from fedpfn.runs.arguments import optimizer_of
-from fedpfn.runs.config import DIVERGENCE_HINT
 from fedpfn.training import Begun, Job, NonFiniteError, Outcome, train_stacked
 
 

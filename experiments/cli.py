@@ -335,7 +335,7 @@ def explanation(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         return of_the_system(error)
     # by now PyTorch has been imported, or it takes a moment more
-    from strategies.cohort_grid import RoundFailedError
+    from strategies.cohort_failures import RoundFailedError
 
     return f"the run failed: {error}" if isinstance(error, RoundFailedError) else None
 

@@ -28,7 +28,8 @@ from fedpfn.runs import LOG, folder_fault, is_run, read_config, read_run, record
 from fedpfn.runs.config import ConfigError, RunConfig, given_keys, parse_overrides
 from fedpfn.runs.identity import config_warnings
 from fedpfn.runs.lock import claimed
-from strategies.preflight import find_faults, resume_faults
+from strategies.preflight import find_faults
+from strategies.resumption import resume_faults
 from strategies.server_app import run_path
 
 # seconds to wait for the process that writes a run to be resumed: it may be about to end

@@ -91,14 +91,13 @@ def plan_for(
 
     Raises ``ConfigError`` for what they lack, and ``ValueError`` where there is no such cluster.
     """
-    federation = config.federation
     # the server needs one as well
     on_gpu = config.device == "cuda" or (config.device == "auto" and gpu_count() > 0)
     machines = machines_of(ray_address, gpus=on_gpu)
     try:
         return plan_resources(
             device="cuda" if on_gpu else "cpu",
-            clients_per_round=max(1, int(federation.fraction * federation.clients + 0.5)),
+            clients_per_round=config.federation.per_round,
             supernodes=supernodes,
             actors=actors,
             gpus_per_actor=gpus_per_actor,

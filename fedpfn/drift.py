@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedpfn.averaging import Updates
+from fedpfn.updates import Updates
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from functools import cached_property
 
 from torch import Tensor
 
-from fedpfn.averaging import Updates, packed_updates
 from fedpfn.drift import Drift
 from fedpfn.masks import Mask, build_mask, union
 from fedpfn.packing import Positions, is_packed, unpack
 from fedpfn.params import State
 from fedpfn.schedules import UNMASKED, Plan
+from fedpfn.updates import Updates, packed_updates
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Content is a digest over relative paths and bytes, so a changed, added or renamed file is new content, and a copy of the
 folder is the same. Digesting reads every byte; a fingerprint over (path, size, mtime), which costs one ``stat`` a file,
 maps to the digest, so that later starts read none. Every file is written under a unique name and then moved into place,
-so processes may race. ``image_cache`` and ``imdb`` decide what is kept, and under which name.
+so processes may race. Arrays are memory-mapped: processes on one machine share the page cache. ``image_cache`` and
+``imdb`` decide what is kept, and under which name.
 """
 
 import hashlib
@@ -13,7 +14,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from partitions.arrays import DataError
 
@@ -34,6 +38,40 @@ def default_folder() -> Path:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "fedpfn"
+
+
+@contextmanager
+def cache_folder(kind: str, cache_dir: Path | None, *, content: str) -> Iterator[Path]:
+    """Yield the folder ``kind`` of the cache, made if missing; an ``OSError`` in the block becomes a ``DataError``.
+
+    ``content`` says in it what was to be kept, such as ``images of /data/train``.
+    """
+    folder = (cache_dir or default_folder()) / kind
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:
+        raise DataError(
+            f"{content} cannot be cached in {folder}: {error}; set $FEDPFN_CACHE to a folder with room that can be "
+            "written"
+        ) from error
+
+
+def read_array(path: Path) -> NDArray[Any] | None:
+    """Return a cached array as a read-only memory map; None where there is none or it is cut off, as after a crash."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return array
+
+
+def require_array(path: Path) -> NDArray[Any]:
+    """Return a cached array that has just been written. Raises ``DataError`` if it cannot be read."""
+    array = read_array(path)
+    if array is None:
+        raise DataError(f"{path} cannot be read back after it was written; is the disk full?")
+    return array
 
 
 def known_digest(folder: Path, root: Path, files: Sequence[SourceFile]) -> str:

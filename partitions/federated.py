@@ -134,7 +134,7 @@ def load_federated(
     scheme = shares["scheme"]
     if isinstance(scheme, str) and scheme != "iid" and has_several_values(own):
         raise PartitionError(
-            f"partition.scheme={scheme} deals examples out by class, and a target of {own.shape[1]} values has none; "
+            f"partition.scheme={scheme} assigns examples by class, and a target of {own.shape[1]} values has none; "
             "take partition.scheme=iid or a scheme of your own"
         )
     parts = partition(labels=strata if isinstance(scheme, str) else own, clients=clients, rng=rng, **shares)

@@ -1,7 +1,6 @@
 """Many image files as one array, decoded once and kept on disk as a .npy file named by the files' content.
 
-Content, and the folder, are ``content_cache``'s. Arrays are memory-mapped: processes on one machine share the page
-cache.
+Content, and the folder, are ``content_cache``'s.
 """
 
 import logging
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from partitions import image_decoding
 from partitions.arrays import DataError
-from partitions.content_cache import SourceFile, default_folder, in_place_of, known_digest
+from partitions.content_cache import SourceFile, cache_folder, in_place_of, known_digest, read_array, require_array
 
 _log = logging.getLogger(__name__)
 
@@ -33,32 +32,14 @@ def load_images(
     Raises ``DataError`` for a file that cannot be decoded or has another size than the first (with its path), and for
     a cache folder that cannot be written or is too small.
     """
-    folder = (cache_dir or default_folder()) / "image-folder"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with cache_folder("image-folder", cache_dir, content=f"images of {split}") as folder:
         digest = known_digest(folder, split, files)
         target = folder / f"{digest}-{image_size or 'own-size'}-{_FORMAT}.npy"
-        images = _read(target, len(files))
-        if images is None:
-            _decode_all(target, files, split=split, image_size=image_size)
-            images = _read(target, len(files))
-    except OSError as error:
-        raise DataError(
-            f"images of {split} cannot be cached in {folder}: {error}; set $FEDPFN_CACHE to a folder with room that "
-            "can be written"
-        ) from error
-    if images is None:
-        raise DataError(f"cached images {target} cannot be read back after they were written; is the disk full?")
-    return images
-
-
-def _read(path: Path, count: int) -> NDArray[np.uint8] | None:
-    """Return the cached array, or None where there is none or it is not whole, as a crash may leave it."""
-    try:
-        images: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-    return images if images.dtype == np.uint8 and images.ndim == 4 and len(images) == count else None
+        images = read_array(target)
+        if images is not None and images.dtype == np.uint8 and images.ndim == 4 and len(images) == len(files):
+            return images
+        _decode_all(target, files, split=split, image_size=image_size)
+        return require_array(target)
 
 
 def _decode_all(target: Path, files: Sequence[SourceFile], *, split: Path, image_size: int) -> None:

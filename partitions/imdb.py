@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partitions.arrays import DataError, Dataset, Request, Split
-from partitions.content_cache import SourceFile, default_folder, in_place_of, known_digest
+from partitions.content_cache import SourceFile, cache_folder, in_place_of, known_digest, read_array, require_array
 
 _log = logging.getLogger(__name__)
 
@@ -40,23 +40,14 @@ def load(request: Request) -> Dataset:
     root = Path(request.root).expanduser() / _FOLDER
     listed = {(split, name): _files(root, split, name) for split in ("train", "test") for name in _CLASSES}
     files = [file for paths in listed.values() for file in paths]
-    cache = (request.cache_dir or default_folder()) / "imdb"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
+    with cache_folder("imdb", request.cache_dir, content=f"tokens of {root}") as cache:
         digest = known_digest(cache, root, files)
         targets = [cache / f"{digest}-{split}-{_FORMAT}.npy" for split in ("train", "test")]
-        if any(_read(target) is None for target in targets):
+        if any(read_array(target) is None for target in targets):
             for target, rows in zip(targets, _tokenise(root, listed), strict=True):
                 with in_place_of(target) as part, part.open("wb") as stream:
                     np.save(stream, rows)
-        train, test = (_read(target) for target in targets)
-    except OSError as error:
-        raise DataError(
-            f"tokens of {root} cannot be cached in {cache}: {error}; set $FEDPFN_CACHE to a folder with room that can "
-            "be written"
-        ) from error
-    if train is None or test is None:
-        raise DataError(f"cached tokens in {cache} cannot be read back after they were written; is the disk full?")
+        train, test = map(require_array, targets)
     return Dataset("imdb", Split(train, _labels(listed, "train")), Split(test, _labels(listed, "test")), len(_CLASSES))
 
 
@@ -147,12 +138,3 @@ def _read_words(path: Path) -> list[str]:
         return split_words(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"review {path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-
-
-def _read(path: Path) -> NDArray[np.int64] | None:
-    """Return the cached array, or None where there is none or it is not whole, as a crash may leave it."""
-    try:
-        rows: NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-    return rows

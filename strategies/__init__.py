@@ -1,6 +1,7 @@
 """The server halves of the parts, each an ordinary Flower class that works without the others."""
 
-from strategies.cohort_grid import CohortGrid, RoundFailedError
+from strategies.cohort_failures import RoundFailedError
+from strategies.cohort_grid import CohortGrid
 from strategies.fed_avg import FedAvg
 from strategies.fed_dyn import FedDyn
 from strategies.fed_exp import FedExP

@@ -190,13 +190,7 @@ def make_strategy(
     masked = make_masked(
         settings.name, settings.base, args_of(settings.args), plan, parameters, inside=partial(_private, config, sizes)
     )
-    draw = partial(
-        draw_clients,
-        config.seed,
-        sizes=sizes,
-        clients=config.federation.clients,
-        fraction=config.federation.fraction,
-    )
+    draw = partial(draw_clients, config.seed, sizes=sizes, count=config.federation.per_round)
     return SeededSampling(_in_fewer_bits(config, around(masked)), config.seed, draw, evaluate=False)
 
 
@@ -239,7 +233,7 @@ def _private(config: RunConfig, sizes: Sequence[int], strategy: Strategy) -> Str
     local, noise = privacy.where == "local", privacy.noise_multiplier
     if privacy.epsilon:
         clients = sum(size > 0 for size in sizes)
-        drawn = len(draw_clients(0, 1, sizes, clients=len(sizes), fraction=config.federation.fraction))
+        drawn = min(config.federation.per_round, clients)
         # with local noise a client's own releases count, at most one per round
         size, population = (1, 1) if local else (drawn, clients)
         noise = noise_for(

@@ -6,11 +6,10 @@ distributed to the nodes behind it, one message per worker, in which records tha
 node they came from, so that sums, medians and distances are bit-identical for any number of nodes.
 
 Failures of clients are handled here, for any strategy: replies are checked before they are used
-(``reply_checks``), clients of a worker that died are tried again (``cohort_parts``), failures are counted against
-``tolerate`` and ``quorum``.
+(``reply_checks``), clients of a worker that died are tried again in smaller cohorts (``cohort_division``), failures are
+counted against ``tolerate`` and ``quorum``.
 """
 
-import heapq
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,7 +39,9 @@ from fedpfn.protocol import (
 )
 from fedpfn.rounds import Failure
 from fedpfn.runs.client_states import ClientStates, version_of
-from strategies.cohort_parts import Part, check, divided, silent
+from strategies.cohort_division import assign, divided
+from strategies.cohort_failures import RoundFailedError, WorkerLostError, died_in_flowers_pool, first_line
+from strategies.cohort_parts import Part, check, silent
 from strategies.cohort_replies import ClientReply, failed
 from strategies.grids import GridView
 from strategies.holdings import Holdings
@@ -48,36 +49,6 @@ from strategies.records import record_bytes
 from strategies.replies import error_reply
 from strategies.reply_checks import ReplyChecks
 from strategies.totals import Totals
-
-# what Ray raises for an actor that no longer exists
-_DEATHS = ("ActorDiedError", "ActorUnavailableError", "OutOfMemoryError", "RayActorError", "WorkerCrashedError")
-
-
-class RoundFailedError(RuntimeError):
-    """More clients failed in a round than allowed.
-
-    ``limit`` names the argument of ``CohortGrid`` that was exceeded, ``tolerate`` or ``quorum``; ``allowed`` says how.
-    """
-
-    def __init__(self, server_round: int, failures: Sequence[Failure], limit: str, allowed: str) -> None:
-        self.server_round, self.failures, self.limit, self.allowed = server_round, list(failures), limit, allowed
-        first = failures[0]
-        more = f" (and {len(failures) - 1} more clients)" if len(failures) > 1 else ""
-        super().__init__(
-            f"client {first.client} failed in round {server_round}, {first.stage}: {first.error}{more}; {allowed}"
-        )
-
-
-class WorkerLostError(RuntimeError):
-    """A worker of Flower's simulation died: it would keep getting messages, and losing them, in every round."""
-
-    def __init__(self, server_round: int, clients: Sequence[int], reason: str) -> None:
-        self.server_round, self.clients, self.reason = server_round, list(clients), reason
-        names = ", ".join(map(str, clients))
-        super().__init__(
-            f"a worker of Flower's simulation died in round {server_round} with clients {names}: {reason}; Flower "
-            "keeps it among its workers, so that clients would be missing from all later rounds"
-        )
 
 
 class CohortGrid(GridView):
@@ -267,8 +238,8 @@ class CohortGrid(GridView):
                 continue
             if self.holdings is not None and reply.has_error():
                 self.holdings.forget(node)
-            if reply.has_error() and _died_in_flowers_pool(reply.error.reason):
-                raise WorkerLostError(_round_of(messages), cohorts[node], _short(reply.error.reason))
+            if reply.has_error() and died_in_flowers_pool(reply.error.reason):
+                raise WorkerLostError(_round_of(messages), cohorts[node], first_line(reply.error.reason))
             if reply.has_content():
                 self.wire_bytes += _array_bytes(reply.content)
             parts[node] = Part.of(reply, cohorts[node])
@@ -351,40 +322,6 @@ class CohortGrid(GridView):
                 raise RuntimeError(f"no SuperNode started within {self.wait_seconds:g} seconds")
             time.sleep(0.05)
         return nodes
-
-
-def assign(clients: Iterable[int], sizes: Sequence[int], *, nodes: int, together: int = 1) -> list[list[int]]:
-    """Divide clients into at most ``nodes`` cohorts of even work, in blocks of ``together`` neighbours; none is empty.
-
-    The longest block goes first, to the least loaded cohort. Blocks are made of the ids in ascending order, so that
-    they do not depend on the number of nodes.
-
-    >>> assign([0, 1, 2, 3], [50, 10, 30, 20], nodes=2)
-    [[0, 1], [2, 3]]
-    >>> assign([0, 1, 2, 3, 4], [5, 5, 5, 5, 5], nodes=2, together=2)
-    [[0, 1, 4], [2, 3]]
-    """
-    ids = sorted(clients)
-    blocks = [ids[start : start + together] for start in range(0, len(ids), together)]
-    work = {block[0]: sum(sizes[client] for client in block) for block in blocks}
-    heap: list[tuple[int, int, list[int]]] = [(0, node, []) for node in range(nodes)]
-    for block in sorted(blocks, key=lambda block: (-work[block[0]], block[0])):
-        load, node, cohort = heapq.heappop(heap)
-        cohort += block
-        heapq.heappush(heap, (load + work[block[0]], node, cohort))
-    cohorts = [sorted(cohort) for _, _, cohort in sorted(heap, key=lambda entry: entry[1])]
-    return [cohort for cohort in cohorts if cohort]
-
-
-def _died_in_flowers_pool(reason: str | None) -> bool:
-    """Return whether an error of Flower's simulation says that one of its actors died, which it nevertheless keeps."""
-    return any((reason or "").startswith(f"<class 'ray.exceptions.{name}'>") for name in _DEATHS)
-
-
-def _short(reason: str | None) -> str:
-    """Return the first line of an error of Flower's simulation, without the class around it."""
-    lines = (reason or "").replace(":<'", ": ").splitlines()
-    return lines[0].replace("<class 'ray.exceptions.", "").replace("'>", "") if lines else ""
 
 
 def _sender(reply: Message, sent: Sequence[Message]) -> int:

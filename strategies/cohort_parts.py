@@ -1,7 +1,8 @@
 """What a round's workers sent back, part by part, until every client has replied or failed.
 
 A part is a cohort with the replies of its clients and, where they were summed up, their sum. A cohort whose worker died
-(``replies.LOST``) is divided and tried again in the same round, until the clients that end their workers are alone.
+(``replies.LOST``) is divided (``cohort_division``) and tried again in the same round, until the clients that end their
+workers are alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,21 +57,6 @@ class Part:
 def silent(clients: Sequence[int], timeout: float | None) -> Part:
     """Return the part of a worker that did not reply in time."""
     return Part(clients, failed(clients, "no reply within the timeout" + (f" of {timeout:g} s" if timeout else "")))
-
-
-def divided(clients: Sequence[int], together: int) -> list[Sequence[int]]:
-    """Return the cohorts into which a cohort is divided whose worker died twice.
-
-    Immediately into the smallest, since every death costs the start of a process, while small messages cost next to
-    nothing: with one such client of n, three workers die and no client trains more than three times, whereas repeated
-    halving would take log2(n) more deaths. Clients that train together in one stack stay together, to keep the last
-    bits, unless the worker died with just this stack.
-
-    >>> divided([0, 1, 2], together=1), divided([0, 1, 2, 5, 8], together=2), divided([2, 5], together=2)
-    ([[0], [1], [2]], [[0, 1], [2, 5], [8]], [[2], [5]])
-    """
-    size = together if len(clients) > together else 1
-    return [clients[start : start + size] for start in range(0, len(clients), size)]
 
 
 def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], max_examples: Mapping[int, int]) -> Totals:

@@ -8,7 +8,7 @@ w_{t+1}, and they need not travel back. With ratio 0 this is FedAvg.
 from collections.abc import Collection
 from typing import Any
 
-from fedpfn.schedules import split_arguments
+from fedpfn.masking import split_arguments
 from strategies.fed_avg import FedAvg
 from strategies.shared_mask import SharedMask
 

@@ -8,7 +8,8 @@ and ``variant`` offers the others. Since both phases together train every entry,
 from collections.abc import Collection
 from typing import Any
 
-from fedpfn.schedules import fed_pnu, split_arguments
+from fedpfn.masking import split_arguments
+from fedpfn.schedules import fed_pnu
 from strategies.fed_avg import FedAvg
 from strategies.shared_mask import SharedMask
 

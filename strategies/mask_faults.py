@@ -6,11 +6,12 @@ from itertools import pairwise
 
 from fedpfn import imports
 from fedpfn.args import args_of
+from fedpfn.masking import Masking
 from fedpfn.masks import split_patterns
 from fedpfn.parts import signature_faults
 from fedpfn.runs.arguments import is_masked, masking_of
 from fedpfn.runs.config import RunConfig
-from fedpfn.schedules import Masking, make_schedule
+from fedpfn.schedules import make_schedule
 
 
 def schedule_faults(config: RunConfig) -> Iterator[str]:

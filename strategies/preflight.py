@@ -1,12 +1,12 @@
 """All faults of a config that can be found before anything starts, beyond those of its values, at once.
 
 It checks data sets and partitions (``partitions``), models, masks and import strings (``fedpfn``), Flower's strategies,
-and the run folder. No data are read. The model is built and tried on inputs of the right shape if the data set's shape
-is known beforehand; for other data ``model_faults`` does the same once they are loaded.
+and the run folder (``resumption``). No data are read. The model is built and tried on inputs of the right shape if the
+data set's shape is known beforehand; for other data ``model_faults`` does the same once they are loaded.
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -20,13 +20,10 @@ from fedpfn.args import Scalar, args_of
 from fedpfn.devices import CUBLAS, CUBLAS_FIXED
 from fedpfn.measures import resolve_measures
 from fedpfn.parts import signature_faults
-from fedpfn.runs import STOPPED, Checkpoint, Run, folder_fault, is_run, last_checkpoint, read_run
+from fedpfn.runs import folder_fault, is_run
 from fedpfn.runs.arguments import local_algorithm_class, scheme_settings
-from fedpfn.runs.checkpoints import settings_of_checkpoint
-from fedpfn.runs.config import KEYS, RunConfig, settings_of
-from fedpfn.runs.identity import used_keys
+from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.runs.parsing import Check, Reading, hide, run_checks
-from fedpfn.runs.stopping import StopRule
 from fedpfn.runs.trackers import tracker_faults
 from fedpfn.tasks import Task, resolve_task, task_for
 from fedpfn.training import OPTIMIZERS, image_faults, loss_faults, lr_schedule_faults, optimizer_faults
@@ -34,6 +31,7 @@ from partitions import datasets, reads_parts, schemes
 from strategies.bases import base_faults, server_class
 from strategies.mask_faults import cycle_faults, frozen_faults, pattern_faults, schedule_faults
 from strategies.private import privacy_fault
+from strategies.resumption import resume_faults as resume_faults
 
 # algorithms with further arrays, sent or kept, whose entries belong to a client's own units
 _BY_UNIT = ("scaffold", "feddyn", "moon")
@@ -138,7 +136,7 @@ def _data_faults(config: RunConfig) -> Iterator[str]:
 def _held_out_faults(config: RunConfig) -> Iterator[str]:
     with suppress(ValueError):
         if config.federation.pinned and config.partition.holdout and reads_parts(imports.resolve(config.data.name)):
-            yield f"partition.holdout needs all data on the server, and nodes read their own by {config.data.name}"
+            yield f"partition.holdout needs all data on the server; nodes read their own with {config.data.name}"
 
 
 def _task_faults(config: RunConfig) -> Iterator[str]:
@@ -204,14 +202,14 @@ def _privacy_faults(config: RunConfig) -> Iterator[str]:
             yield "noise needs a bound on the updates: set privacy.clip-norm, e.g. to the norm of a typical update"
         return
     if privacy.noise_multiplier and privacy.epsilon:
-        yield "privacy.epsilon sets the noise multiplier; give it or privacy.noise-multiplier"
+        yield "privacy.epsilon and privacy.noise-multiplier both say how much noise there is: set one of them"
     if find_spec("dp_accounting") is None:
         yield 'privacy needs the package dp-accounting: pip install "fedpfn[dp]"'
     if config.strategy.name == "ssfl":
         yield "privacy: the saliency that clients send with strategy.name=ssfl is not private"
         return
     if "weighted_by_key" in args_of(config.strategy.args):
-        yield "privacy: all clients count the same; leave strategy.args.weighted_by_key out"
+        yield "privacy: all clients have the same weight; remove strategy.args.weighted_by_key"
     with suppress(ValueError):
         kind = server_class(config.strategy.name, config.strategy.base)
         if fault := privacy_fault(kind):
@@ -223,14 +221,14 @@ def _match_faults(config: RunConfig) -> Iterator[str]:
         return
     if config.strategy.name in _BY_UNIT:
         yield (
-            f"strategy.match renumbers units, which what clients of strategy.name={config.strategy.name} keep or send "
-            "besides the model does not follow"
+            f"strategy.match cannot be used with strategy.name={config.strategy.name}: what its clients keep or send "
+            "in addition to the model would not follow the renumbered units"
         )
     if config.privacy.clip_norm:
-        yield "strategy.match: a renumbered update may be longer than privacy.clip-norm, which the noise is for"
+        yield "strategy.match: a renumbered update may be longer than privacy.clip-norm, to which the noise is scaled"
     if config.transport.precision != "float32" and config.transport.error_feedback:
         yield (
-            "strategy.match renumbers units, which what clients keep of rounded updates does not follow; set "
+            "strategy.match: what clients keep of rounded updates would not follow the renumbered units; set "
             "transport.error-feedback=false"
         )
 
@@ -311,78 +309,3 @@ def _output_faults(config: RunConfig) -> list[str]:
     if not output.dir:
         return ["output.resume continues the run in output.dir, which is not set"]
     return resume_faults(config, Path(output.dir)) if is_run(Path(output.dir)) else []
-
-
-def resume_faults(config: RunConfig, path: Path) -> list[str]:
-    """Return why the run folder ``path`` cannot be resumed with ``config``, which may have more rounds."""
-    try:
-        run = read_run(path)
-        checkpoint = last_checkpoint(path, up_to=len(run.rounds) - 1)
-    except ValueError as error:
-        return [str(error)]
-    there, here = used_keys(run.config), used_keys(config)
-    if checkpoint is not None and (faults := _edited_since(run, checkpoint)):
-        return faults
-    if run.summary is not None and STOPPED in run.summary:
-        stopped, rule = run.summary[STOPPED], StopRule(**settings_of(run.config.stop))
-        return [
-            f"{path} is complete: it ended with round {stopped['round']}, when {rule.words(stopped['reason'])}, and so "
-            "would a run of more rounds; start one without that rule to train for longer"
-        ]
-    if config.output.keep_best and not run.config.output.keep_best:
-        return [f"{path} has not kept its best model so far; set output.keep-best=false to resume it"]
-    if config.rounds > run.config.rounds:
-        if _moves("mask.ratio-shape", here):
-            return [
-                f"{path} cannot be extended to {config.rounds} rounds: mask.ratio-shape={config.mask.ratio_shape} "
-                f"moves the mask ratio over all rounds, so that a run of {run.config.rounds} has other masks"
-            ]
-        if _moves("train.round-schedule", here):
-            return [
-                f"{path} cannot be extended to {config.rounds} rounds: train.round-schedule="
-                f"{config.train.round_schedule} moves the learning rate over all rounds, so that a run of "
-                f"{run.config.rounds} has other rates"
-            ]
-        if run.summary is not None and checkpoint is None:
-            return [f"{path} cannot be extended: it holds no checkpoint to resume from"]
-        del there["rounds"], here["rounds"]
-    elif run.summary is not None:
-        return [f"{path} is complete: there is nothing to resume; more rounds than {run.config.rounds} extend it"]
-    # it was resolved for the machine on which the run started
-    there["device"] = here["device"] = config.device
-    differing = [name for name in there | here if there.get(name) != here.get(name)]
-    return [
-        f"{path} is another run: it has {name}={there.get(name)}, but {here.get(name)} was requested"
-        for name in differing
-    ]
-
-
-def _edited_since(run: Run, checkpoint: Checkpoint) -> list[str]:
-    """Return where a run's config differs from the one that its checkpoint was made with; it may have more rounds."""
-    made = settings_of_checkpoint(checkpoint)
-    if made is None:
-        return []
-    now = used_keys(run.config)
-    file = run.path / "config.yaml"
-    before, after = made.get("rounds", 0), now["rounds"]
-    if after < before:
-        return [f"{file} has rounds={after}, but its checkpoint is of a run of {before}: a run cannot be shortened"]
-    # a key of a later version had its default
-    differing = [
-        f"{name}={now.get(name, default)}, not {made.get(name, default)}"
-        for name in dict.fromkeys([*now, *made])
-        for default in [KEYS[name].default if name in KEYS else None]
-        if now.get(name, default) != made.get(name, default) and name not in ("rounds", "device")
-    ]
-    moving = [name for name in ("mask.ratio-shape", "train.round-schedule") if _moves(name, now)]
-    if after > before and moving:
-        differing.append(f"rounds={after}, not {before}, on which {' and '.join(moving)} depends")
-    if not differing:
-        return []
-    changes = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
-    return [f"{file} is not what the checkpoint of round {checkpoint.server_round} was made with: it has {changes}"]
-
-
-def _moves(name: str, used: Mapping[str, Scalar]) -> bool:
-    """Whether a schedule depends on the run's total number of rounds, so that extending the run changes its values."""
-    return used.get(name, "constant") not in (("constant",) if name == "mask.ratio-shape" else ("constant", "step"))

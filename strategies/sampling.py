@@ -17,12 +17,11 @@ from strategies.grids import Population
 from strategies.wrapper import Wrapper
 
 
-def draw_clients(seed: int, server_round: int, sizes: Sequence[int], *, clients: int, fraction: float) -> list[int]:
-    """Draw round(fraction * clients) client ids, at least 1, among those with examples; sorted."""
+def draw_clients(seed: int, server_round: int, sizes: Sequence[int], *, count: int) -> list[int]:
+    """Draw ``count`` client ids among those with examples, all of them if there are fewer; sorted."""
     eligible = [client for client, size in enumerate(sizes) if size > 0]
-    count = min(max(int(fraction * clients + 0.5), 1), len(eligible))
     generator = numpy_generator(seed, "clients", server_round)
-    return sorted(eligible[i] for i in generator.choice(len(eligible), size=count, replace=False))
+    return sorted(eligible[i] for i in generator.choice(len(eligible), size=min(count, len(eligible)), replace=False))
 
 
 class SeededSampling(Wrapper):

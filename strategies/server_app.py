@@ -46,7 +46,8 @@ from strategies.assembly import (
     settled_holdings,
 )
 from strategies.carried import carried_state, restore_state
-from strategies.cohort_grid import CohortGrid, RoundFailedError, WorkerLostError
+from strategies.cohort_failures import RoundFailedError, WorkerLostError
+from strategies.cohort_grid import CohortGrid
 from strategies.grids import PolledGrid
 from strategies.holdings import Holdings
 from strategies.observed import Observed
@@ -144,7 +145,9 @@ def _federate(
             restore_state(strategy, checkpoint.server_optimizer)
             # a schedule may carry hidden state, which is restored by calling it again for every round
             recorder.resume(checkpoint, [plans_of(strategy)(number) for number in range(1, done + 1)])
-        recorder.tracker = make_tracker(config.output.tracker, folder.path, config, rounds_done=done)
+        recorder.tracker = make_tracker(
+            config.output.tracker, folder.path, used_keys(config), config=config.nested(), rounds_done=done
+        )
         garbage.settle()
         federation, together = config.federation, config.train.stack or 1
         states = ClientStates(folder.client_states, after=done, checkpoints=partial(checkpoint_rounds, folder.path))

@@ -21,10 +21,11 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
 from fedpfn.averaging import summed_name
+from fedpfn.masking import MaskArguments, Masking
 from fedpfn.packing import is_packed
 from fedpfn.params import State, first_non_finite, weighted_mean
 from fedpfn.protocol import NUM_EXAMPLES, PARAMETERS, PLAN, SERVER_ROUND
-from fedpfn.schedules import MaskArguments, Masking, PlanStep, RoundPlans, encode_plan, fed_pfn, plan_rounds
+from fedpfn.schedules import PlanStep, RoundPlans, encode_plan, fed_pfn, plan_rounds
 from strategies.masked_round import MaskedRound, whole_reply
 from strategies.records import decode, encode, from_record, view_record
 from strategies.replies import ReplyError, only_arrays, only_metrics, split
@@ -57,12 +58,12 @@ class SharedMask(Wrapper):
         Names of the arrays that are parameters. By default all floating-point arrays but the running statistics of
         PyTorch's normalisation layers; name them where a model has other buffers, or shares a tensor between two names.
     **mask
-        How masks are drawn, as in ``fedpfn.schedules.Masking``, with the defaults there. ``mask_ratio``:
+        How masks are drawn, as in ``fedpfn.masking.Masking``, with the defaults there. ``mask_ratio``:
         share of frozen entries. ``mask_schedule``: ``per-round``, ``fixed``, ``complement``, ``cyclic`` (which takes
         ``mask_blocks``) or an import string (with ``mask_args``). ``mask_granularity``, ``mask_draw``,
         ``mask_include``, ``mask_exclude``: what is frozen as one, how it is drawn, and in which parameters.
-        ``mask_ratio_shape``, ``mask_final_ratio``, ``rounds``: how the ratio moves over the rounds. ``warmup_rounds``:
-        number of first rounds without a mask. ``seed``: seed of all masks.
+        ``mask_ratio_shape``, ``mask_final_ratio``, ``rounds``: how the ratio changes over the rounds.
+        ``warmup_rounds``: number of initial rounds without a mask. ``seed``: seed of all masks.
 
     Raises
     ------

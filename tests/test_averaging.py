@@ -14,7 +14,6 @@ from torch import Tensor
 from fedpfn.averaging import (
     SUMMABLE,
     Sum,
-    Updates,
     grid_exponents,
     is_summed,
     open_sum,
@@ -26,6 +25,7 @@ from fedpfn.packing import Positions, pack, unpack
 from fedpfn.params import State, weighted_mean
 from fedpfn.protocol import PARAMETERS, PLAN, SUM_CLIENTS, SUM_EXPONENTS
 from fedpfn.schedules import Phase, encode_plan
+from fedpfn.updates import Updates
 
 Client = tuple[State, float]
 

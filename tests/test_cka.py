@@ -92,5 +92,5 @@ def test_a_report_says_how_far_it_has_come() -> None:
     examples, seen = Examples(torch.randn(50, 4), torch.randint(0, 3, (50,))), []
     state = read_state(model)
     layer_report(model, state, state, examples, batch_size=20, progress=lambda *at: seen.append(at))
-    # three batches, and two stitches each way
-    assert seen[0] == (1, 7) and seen[-1] == (7, 7)
+    # three batches, two layers stitched each way, two layers summed up
+    assert seen[0] == (1, 9) and seen[-1] == (9, 9)

@@ -31,7 +31,7 @@ from fedpfn.protocol import CLIENTS, COHORT, CONFIG, SERVER_ROUND
 from fedpfn.rounds import Round
 from fedpfn.runs import state_digest
 from strategies import CohortGrid, FedAvg, FedPFN, Observed, RoundFailedError, SeededSampling, SharedMask
-from strategies.cohort_grid import assign
+from strategies.cohort_division import assign
 from strategies.fed_avg import FedAdam
 from strategies.records import from_record, record_bytes
 from strategies.replies import ReplyError

@@ -16,9 +16,10 @@ from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep
 from fedpfn.args import args_text
 from fedpfn.runs import read_config
-from fedpfn.runs.config import ConfigError, Mask, RunConfig, parse_overrides
+from fedpfn.runs.config import ConfigError, RunConfig, parse_overrides
 from fedpfn.runs.keys import KeySpec, flatten, key_specs, nest
 from fedpfn.runs.parsing import HiddenValueError, hide
+from fedpfn.runs.sections import Mask
 
 ROOT = Path(__file__).parents[1]
 SPECS = {spec.name: spec for spec in key_specs(RunConfig)}

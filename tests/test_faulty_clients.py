@@ -23,7 +23,7 @@ from fedpfn.runs import state_digest
 from fedpfn.runs.client_states import ClientStates
 from fedpfn.runs.config import RunConfig
 from strategies import CohortGrid, FedAvg, Observed, RoundFailedError
-from strategies.cohort_grid import WorkerLostError
+from strategies.cohort_failures import WorkerLostError
 from strategies.grids import GridView
 
 EXAMPLES = 8 * apps.BATCHES

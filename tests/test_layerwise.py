@@ -949,9 +949,9 @@ def test_the_stable_rank_of_a_weight_is_that_of_its_singular_values(shape: tuple
     assert math.isnan(weight_stable_rank(torch.zeros(shape)))
 
 
-def test_a_report_tells_how_far_it_is() -> None:
+def test_a_report_says_after_each_step_how_far_it_is() -> None:
     net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
     data, seen = Examples(torch.ones(5, 2), torch.tensor([0, 1, 0, 1, 0])), []
     state = {name: tensor.detach().clone() for name, tensor in net.named_parameters()}
     layer_report(net, state, state, data, batch_size=2, progress=lambda *at: seen.append(at))
-    assert seen == [(done, 7) for done in range(1, 8)]
+    assert seen == [(done, 9) for done in range(1, 10)]

@@ -25,13 +25,14 @@ from torch import Tensor
 
 from clients import packing_mod, private_mod
 from clients.records import decode, encode
+from fedpfn.masking import Masking
 from fedpfn.packing import is_packed, pack, plan_positions, unpack
 from fedpfn.privacy import add_noise, clip_update, epsilon, noise_for
 from fedpfn.protocol import CLIENT_NOISE, CLIP_NORM, CONFIG, PARAMETERS, PLAN, WEIGHT
 from fedpfn.runs import Run
 from fedpfn.runs.config import ConfigError
 from fedpfn.runs.recorder import Recorder
-from fedpfn.schedules import Masking, decode_plan, encode_plan, fed_pfn, plan_rounds
+from fedpfn.schedules import decode_plan, encode_plan, fed_pfn, plan_rounds
 from strategies import FedAvg, FedExP, Private, Scaffold
 from strategies.fed_avg import FedAdam
 from strategies.replies import ReplyError
@@ -205,7 +206,7 @@ def test_what_cannot_be_private_is_refused_before_the_start(tmp_path: Path) -> N
         ({"strategy__name": "scaffold"}, "Scaffold cannot be private"),
         ({"strategy__name": "fedavg", "strategy__base": "krum"}, "Krum cannot be private"),
         ({"strategy__name": "ssfl"}, "the saliency that"),
-        ({"strategy.args.weighted_by_key": "num-examples"}, "all clients count the same"),
+        ({"strategy.args.weighted_by_key": "num-examples"}, "weighted_by_key"),
     ):
         with pytest.raises(ConfigError, match=words):
             run(tmp_path, "refused", **PRIVATE, **faulty)  # type: ignore[arg-type]

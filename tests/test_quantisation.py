@@ -20,6 +20,7 @@ from clients.quantisation import quantised
 from clients.records import decode, encode
 from experiments.runtime.in_process import InProcessGrid, assume_identity
 from fedpfn.coding import Coding, is_coded
+from fedpfn.masking import Masking
 from fedpfn.packing import is_packed, pack
 from fedpfn.params import State
 from fedpfn.protocol import (
@@ -38,7 +39,7 @@ from fedpfn.quantisation import BLOCK, dequantise, quantise
 from fedpfn.runs import Run
 from fedpfn.runs.config import ConfigError
 from fedpfn.runs.recorder import Recorder
-from fedpfn.schedules import Masking, encode_plan, fed_pfn, plan_rounds
+from fedpfn.schedules import encode_plan, fed_pfn, plan_rounds
 from strategies import CohortGrid, FedAvg, Quantised, RoundFailedError, SharedMask
 from strategies.fed_avg import FedAdam
 

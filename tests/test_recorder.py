@@ -178,7 +178,7 @@ def test_a_round_out_of_order_is_refused(folder: RunFolder) -> None:
 
 def test_own_measures_are_in_lines_tables_and_trackers(folder: RunFolder) -> None:
     pytest.importorskip("tensorboard")
-    tracker = make_tracker("tensorboard", folder.path, RunConfig())
+    tracker = make_tracker("tensorboard", folder.path, {"seed": 0})
     chosen = resolve_measures("test_measures:sharpness,test_measures:norms")
     recorder = recorder_in(folder, measures=chosen, tracker=tracker)
     record(recorder, range(3))

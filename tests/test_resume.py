@@ -15,9 +15,10 @@ from test_federation import config, lines
 
 from experiments.run import read_resumed_config
 from experiments.runtime.in_process import run_in_process
+from fedpfn.masking import Masking
 from fedpfn.runs import Run, RunFolder, read_rounds, read_run, record_end, state_digest
 from fedpfn.runs.config import ConfigError, RunConfig
-from fedpfn.schedules import UNMASKED, Masking, Phase, Plan, make_schedule
+from fedpfn.schedules import UNMASKED, Phase, Plan, make_schedule
 from strategies.preflight import find_faults
 
 ROUNDS = 5

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpfn.masking import Masking
 from fedpfn.masks import MaskRecipe, build_mask
 from fedpfn.runs.arguments import round_plans
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import (
     SCHEDULES,
     UNMASKED,
-    Masking,
     Phase,
     Plan,
     PlanStep,

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from clients import packing_mod
 from experiments.runtime.in_process import InProcessGrid
+from fedpfn.masking import MaskArguments, Masking
 from fedpfn.masks import build_mask, union
 from fedpfn.params import State
-from fedpfn.schedules import MaskArguments, Masking
 from strategies import FedAvg, FedPFN, FedPNU, SharedMask
 from strategies.fed_avg import FedAvgM, FedYogi
 from strategies.replies import ReplyError

@@ -68,7 +68,7 @@ def keep_rounds(path: Path, last: int) -> None:
 
 
 def made(name: str, path: Path, **keys: Any) -> Tracker:
-    tracker = make_tracker(name, path, CONFIG, **keys)
+    tracker = make_tracker(name, path, used_keys(CONFIG), config=CONFIG.nested(), **keys)
     assert tracker is not None
     return tracker
 
@@ -149,7 +149,7 @@ def test_what_is_not_finite_is_left_out_as_in_the_run_folder() -> None:
 
 
 def test_no_tracker_is_no_object_and_writes_nothing(tmp_path: Path) -> None:
-    assert make_tracker("none", tmp_path, CONFIG) is None
+    assert make_tracker("none", tmp_path, {}) is None
     assert tracker_faults("none") == [] and list(tmp_path.iterdir()) == []
 
 
@@ -157,7 +157,7 @@ def test_an_unknown_tracker_is_refused_with_those_there_are(tmp_path: Path) -> N
     (fault,) = tracker_faults("wandb")
     assert "'wandb'" in fault and all(name in fault for name in TRACKERS)
     with pytest.raises(ValueError, match="no tracker 'wandb'"):
-        make_tracker("wandb", tmp_path, CONFIG)
+        make_tracker("wandb", tmp_path, {})
 
 
 @both
@@ -174,7 +174,7 @@ def test_a_missing_package_is_said_with_what_installs_it(
     (fault,) = tracker_faults(name)
     assert f'pip install "fedpfn[{name}]"' in fault and "\n" not in fault
     with pytest.raises(ValueError, match="not installed"):
-        make_tracker(name, tmp_path / "run", CONFIG)
+        make_tracker(name, tmp_path / "run", {})
     assert not (tmp_path / "run").exists() and tracker_faults("none") == []
 
 
@@ -201,16 +201,15 @@ def printed(process: subprocess.Popen[str]) -> str:
 IMPORT_AS_CHOSEN = """
 import sys
 from pathlib import Path
-from fedpfn.runs.config import RunConfig
 from fedpfn.runs.trackers import make_tracker, tracker_faults
 
 def imported():
     return [name for name in ("tensorboard", "torch.utils.tensorboard", "tensorflow", "mlflow") if name in sys.modules]
 
-make_tracker("none", Path(sys.argv[1]), RunConfig())
+make_tracker("none", Path(sys.argv[1]), {"seed": 0})
 tracker_faults("tensorboard"), tracker_faults("mlflow")
 print(imported())
-make_tracker("tensorboard", Path(sys.argv[1]), RunConfig())
+make_tracker("tensorboard", Path(sys.argv[1]), {"seed": 0})
 print(imported())
 """
 
@@ -545,7 +544,6 @@ def test_a_folder_that_no_address_can_name_is_refused(tmp_path: Path) -> None:
 LOG_ALONE = """
 import json, os, socket, sys
 from pathlib import Path
-from fedpfn.runs.config import RunConfig
 from fedpfn.runs.trackers import make_tracker
 
 calls = []
@@ -556,7 +554,7 @@ def refuse(*address, **more):
 
 socket.getaddrinfo = socket.socket.connect = refuse
 before = dict(os.environ)
-tracker = make_tracker("mlflow", Path(sys.argv[1]), RunConfig())
+tracker = make_tracker("mlflow", Path(sys.argv[1]), {"seed": 0})
 for number in range(20):
     tracker.log_round({"round": number, "accuracy": number / 20})
 tracker.finish({"final_accuracy": 0.5}, None)

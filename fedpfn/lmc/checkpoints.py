@@ -8,12 +8,11 @@ missing, differ in shape or dtype, or are not finite are refused.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedpfn.models.state_files import read_state_file
 from fedpfn.params import State, first_non_finite, float_buffers, trainable
-from fedpfn.runs.files import whole_file
+from fedpfn.runs.checkpoints import write_tensors
 
 _STATISTICS = "running_mean"
 _NAMED = 3
@@ -42,10 +41,7 @@ def read_checkpoints(
 def write_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
     """Write a state as safetensors, whole or not at all, with ``about`` in the file's header."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # clones, since the format refuses tensors that share memory
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    with whole_file(path) as part:
-        save_file(tensors, part, dict(about or {}))
+    write_tensors(path, state, about or {})
 
 
 def _fitted(own: State, known: Collection[str], tensors: Mapping[str, Tensor], path: Path) -> State:

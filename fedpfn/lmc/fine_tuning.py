@@ -17,7 +17,7 @@ from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.masks import MaskRecipe, build_mask
 from fedpfn.params import State, read_state, trainable, write_state
 from fedpfn.seeding import Path, numpy_generator, torch_seed
-from fedpfn.training import batch_order, count_steps, make_optimizer, train
+from fedpfn.training import OPTIMIZERS, batch_order, count_steps, make_optimizer, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class TrainingRecipe:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("sgd", "adam", "adamw"):
-            raise ValueError(f"optimizer must be sgd, adam or adamw; got {self.optimizer!r}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {self.optimizer!r}")
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr must be a positive number; got {self.lr!r}")
         if min(self.epochs, self.steps) < 0 or max(self.epochs, self.steps) < 1 or self.batch_size < 1:

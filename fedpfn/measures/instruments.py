@@ -265,7 +265,7 @@ class Instruments:
         return self.once(round, "round_to_round", lambda: self._barriers_to([round.after], round.before))
 
     def layer_cosines(self, round: Round) -> LayerCosines | None:
-        """Return the layerwise connectivity of the pairs measured, where ``layers`` asks for it."""
+        """Return the layerwise connectivity of the pairs measured, if ``layers`` is set."""
         connectivity = self.connectivity(round) if self.layers else None
         if connectivity is None:
             return None

@@ -1,4 +1,4 @@
-"""Models by name: ``build`` makes one from a seed, ``inspect_model`` tells whether it can be federated."""
+"""Models by name: ``build`` makes one from a seed, ``inspect_model`` checks whether it can be federated."""
 
 from fedpfn.models.build import MODELS, build, find_faults, used_settings
 from fedpfn.models.description import Finding, TensorInfo

@@ -13,9 +13,10 @@ from fedpfn import imports
 from fedpfn.algorithms import ALGORITHMS
 from fedpfn.args import args_of
 from fedpfn.losses import LabelForm
+from fedpfn.masking import Masking
 from fedpfn.parts import accepted, converted
 from fedpfn.runs.config import RunConfig, settings_of
-from fedpfn.schedules import Masking, PlanStep, RoundPlans, fed_avg, fed_pfn, fed_pnu, plan_rounds
+from fedpfn.schedules import PlanStep, RoundPlans, fed_avg, fed_pfn, fed_pnu, plan_rounds
 from fedpfn.seeding import numpy_generator
 from fedpfn.tasks import Task, resolve_task, task_for
 from fedpfn.training import (

@@ -1,4 +1,4 @@
-"""Files that are written atomically, and what they may contain."""
+"""Files that are written atomically or line by line, and what they may contain."""
 
 import json
 import math
@@ -63,6 +63,14 @@ def naming(path: Path) -> Iterator[None]:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON, whole or not at all; non-finite numbers become null."""
     write_whole(path, to_json(value, indent=1))
+
+
+def append_json(path: Path, value: Any) -> None:
+    """Append ``value`` to a file as one line of JSON, which is on disk when this returns."""
+    with naming(path), path.open("ab") as file:
+        file.write(to_json(value) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_json(path: Path) -> Any:

@@ -22,7 +22,7 @@ from fedpfn.runs.checkpoints import (
     write_tensors,
 )
 from fedpfn.runs.config import RunConfig
-from fedpfn.runs.files import naming, read_json, read_yaml, to_json, whole_file, write_json, write_whole
+from fedpfn.runs.files import append_json, read_json, read_yaml, to_json, whole_file, write_json, write_whole
 from fedpfn.runs.lock import EXPECTED, LOCK, take_lock
 from fedpfn.runs.machine import ENVIRONMENT, environment
 from fedpfn.runs.reading import STOPPED, read_rounds
@@ -85,7 +85,7 @@ class RunFolder:
         }
         if is_longer:
             attempt |= {"extended_to": rounds, "summary": summary}
-        self._append(ATTEMPTS, attempt)
+        append_json(self.path / ATTEMPTS, attempt)
         write_whole(self.path / "rounds.jsonl", b"".join(to_json(line) + b"\n" for line in lines[:kept]))
         # the barriers of a round are written before its line
         for later in range(kept, len(lines) + 1):
@@ -117,7 +117,7 @@ class RunFolder:
         """
         if not (self.path / LOCK).is_file():
             raise FileNotFoundError(ENOENT, "It was deleted while the run was being written to it", str(self.path))
-        self._append("rounds.jsonl", record)
+        append_json(self.path / "rounds.jsonl", record)
 
     def write_barriers(self, server_round: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write the curves and matrices of a round; the raw values, NaN and infinity included."""
@@ -163,12 +163,6 @@ class RunFolder:
     def close(self) -> None:
         """Release the folder to another writer."""
         self._lock.release()
-
-    def _append(self, name: str, record: Mapping[str, Any]) -> None:
-        with naming(self.path / name), (self.path / name).open("ab") as file:
-            file.write(to_json(record) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def record_end(path: Path, reason: str, *, stopped: bool = False) -> None:

@@ -15,9 +15,10 @@ from fedpfn import models
 from fedpfn.args import args_of
 from fedpfn.imports import is_reference
 from fedpfn.runs.arguments import schedule_name
-from fedpfn.runs.config import Model, RunConfig
+from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import KeySpec, Scalar, When, key_specs
 from fedpfn.runs.legacy import as_version_1
+from fedpfn.runs.sections import Model
 
 _SPECS = key_specs(RunConfig)
 _DEFAULTS = asdict(Model())

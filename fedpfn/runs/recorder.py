@@ -164,7 +164,7 @@ class Recorder:
         -------
         dict
             Accuracy (or error) and loss of the global model; empty in a round without an evaluation. A resumed run
-            starts with a round that is on record already, the state that it goes on from: nothing is recorded of it.
+            starts with a round that is on record already, the state from which it continues: nothing is recorded of it.
 
         Raises
         ------

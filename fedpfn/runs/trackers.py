@@ -24,8 +24,7 @@ from filelock import FileLock
 from omegaconf import OmegaConf
 
 from fedpfn.runs import ENVIRONMENT, finite, is_run, read_rounds, read_yaml, write_whole
-from fedpfn.runs.config import RunConfig
-from fedpfn.runs.identity import used_keys
+from fedpfn.runs.keys import Scalar
 
 TRACKERS = ("none", "tensorboard", "mlflow")
 TENSORBOARD = "tensorboard"
@@ -47,8 +46,17 @@ def tracker_faults(name: str) -> list[str]:
     return [f'the tracker {name} needs a package that is not installed; pip install "fedpfn[{name}]"']
 
 
-def make_tracker(name: str, folder: Path, config: RunConfig, *, rounds_done: int = 0) -> "Tracker | None":
+def make_tracker(
+    name: str,
+    folder: Path,
+    settings: Mapping[str, Scalar],
+    *,
+    config: Mapping[str, Any] | None = None,
+    rounds_done: int = 0,
+) -> "Tracker | None":
     """Return the tracker ``name`` of the run in ``folder``, or None for ``"none"``.
+
+    ``settings`` are the keys that the result depends on, by which runs are compared; ``config`` is shown as it is.
 
     ``rounds_done`` is the round after which a run continues; what was tracked of later rounds, before the run was
     interrupted, is not reported twice. Raises ``ValueError``, with a one-line message, for what ``tracker_faults``
@@ -60,9 +68,9 @@ def make_tracker(name: str, folder: Path, config: RunConfig, *, rounds_done: int
         return None
     folder = folder.absolute()
     tracker: Tracker = (
-        TensorBoardTracker(folder, config, rounds_done=rounds_done)
+        TensorBoardTracker(folder, settings, config or {}, rounds_done=rounds_done)
         if name == TENSORBOARD
-        else MlflowTracker(folder, config)
+        else MlflowTracker(folder, settings)
     )
     for record in read_rounds(folder)[: rounds_done + 1] if rounds_done else []:
         tracker.log_round(record)
@@ -124,16 +132,18 @@ class TensorBoardTracker(Tracker):
     of columns: TensorBoard then gathers them from all runs, whereas a list would be that of the first run only.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, *, rounds_done: int) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Scalar], config: Mapping[str, Any], *, rounds_done: int
+    ) -> None:
         events = folder / TENSORBOARD
         self.last_round = min(_last_step(events), rounds_done)
         self.board: Any = importlib.import_module("torch.utils.tensorboard")
         self.writer = self.board.SummaryWriter(str(events), purge_step=self.last_round + 1)
         if self.last_round < 0:
-            text = OmegaConf.to_yaml(OmegaConf.create(config.nested()))
+            text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
             self.writer.add_text("config", _as_code(text), 0)
             # a set of values, since TensorBoard would turn a boolean into a number
-            keys = {key: str(value) if isinstance(value, bool) else value for key, value in used_keys(config).items()}
+            keys = {key: str(value) if isinstance(value, bool) else value for key, value in settings.items()}
             _, started, _ = self.board.summary.hparams(keys, {})
             self.writer.file_writer.add_summary(started, 0)
 
@@ -160,7 +170,7 @@ class MlflowTracker(Tracker):
     that a repeated round, whose results are bit-identical, keeps what was reported first, including its seconds.
     """
 
-    def __init__(self, folder: Path, config: RunConfig) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Scalar]) -> None:
         mlflow = _import_mlflow()
         store = folder.parent / MLFLOW_STORE
         if "?" in str(store):
@@ -175,7 +185,7 @@ class MlflowTracker(Tracker):
         run = _run_there(self.client, folder, mlflow.MlflowException)
         if run is None:
             run = self.client.create_run(experiment, run_name=folder.name, tags=_tags(folder))
-            keys = [self.entities.Param(name, str(value)) for name, value in used_keys(config).items()]
+            keys = [self.entities.Param(name, str(value)) for name, value in settings.items()]
             self.client.log_batch(run.info.run_id, params=keys, synchronous=True)
             write_whole(folder / MLFLOW_RUN_ID, run.info.run_id.encode())
         self.run_id: str = run.info.run_id

@@ -227,7 +227,9 @@ def _buffers_with(below: set[str], model: nn.Module, order: list[str], site: str
     names: set[str] = set()
     for name, _ in model.named_buffers():
         owner = name.rpartition(".")[0]
-        beside = {f"{owner}.{own}".lstrip(".") for own, _ in model.get_submodule(owner).named_parameters(recurse=False)}
-        if beside & below if beside else owner in before:
+        neighbours = {
+            f"{owner}.{own}".lstrip(".") for own, _ in model.get_submodule(owner).named_parameters(recurse=False)
+        }
+        if neighbours & below if neighbours else owner in before:
             names.add(name)
     return names

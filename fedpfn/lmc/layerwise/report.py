@@ -131,8 +131,9 @@ def layer_report(
     place of an interpolated one, and of each end with itself, as in ``barrier``; under the BatchNorm policy ``none``
     the points between have the first model's statistics. ``stitching`` costs two evaluations per layer, ``ranks`` the
     singular values of every weight; without them their columns are NaN. ``progress(done, total)`` is called after every
-    batch, after every layer stitched and after every layer summed up. Raises ``ValueError`` for a state that is not the
-    model's or not finite, no alphas or one outside [0, 1], no examples, and what ``measurable_layers`` refuses.
+    batch, after every layer stitched each way and after every layer summed up. Raises ``ValueError`` for a state that
+    is not the model's or not finite, no alphas or one outside [0, 1], no examples, and what ``measurable_layers``
+    refuses.
 
     >>> from fedpfn.params import read_state
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
@@ -150,7 +151,7 @@ def layer_report(
     if repair is not None:
         mixed = [state if a in (0, 1) else repair(state, first) for a, state in zip(alphas, mixed, strict=True)]
     sums = [_LayerSums(model, layer, alphas, ranks=ranks) for layer in layers]
-    done = Steps(progress, -(-len(examples) // max(1, batch_size)) + len(layers) * (2 if stitching else 1))
+    done = Steps(progress, -(-len(examples) // max(1, batch_size)) + len(layers) * (3 if stitching else 1))
     errors = [ExampleMean() for _ in (first, second, *mixed)]
     with evaluating(model):
         for inputs, labels in batches(examples, batch_size):
@@ -160,15 +161,12 @@ def layer_report(
             for error, run in zip(errors, passes, strict=True):
                 error.add(_wrong(run.output, labels, examples.task))
             done()
+    ways = ((first, second), (second, first)) if stitching else ()
+    stitched = [stitching_errors(model, *way, examples, layers=layers, progress=lambda *_: done()) for way in ways]
     rows = []
-    for layer, layer_sums in zip(layers, sums, strict=True):
-        pair: tuple[Numbers, Numbers] = ((nan, nan), (nan, nan))
-        if stitching:
-            ways = ((first, second), (second, first))
-            stitched = [stitching_errors(model, *way, examples, layers=[layer]) for way in ways]
-            pair = (tuple(one.error[0] for one in stitched), tuple(one.loss[0] for one in stitched))
-            done()
-        rows.append(layer_sums.row(*pair))
+    for number, layer_sums in enumerate(sums):
+        errors_and_losses = [(one.error[number], one.loss[number]) for one in stitched] or [(nan, nan)] * 2
+        rows.append(layer_sums.row(*zip(*errors_and_losses, strict=True)))
         done()
     first_error, second_error, *path = (error.value for error in errors)
     return LayerReport(

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fedpfn.evaluation import evaluate
+from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.lmc.layerwise.discovery import Layer
 from fedpfn.lmc.layerwise.features import require_states
 from fedpfn.lmc.layerwise.functional import measurable_layers
 from fedpfn.params import State
+from fedpfn.progress import Progress, Steps
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ def stitching_errors(
     *,
     layers: Sequence[Layer] | None = None,
     batch_size: int = 1000,
+    progress: Progress | None = None,
 ) -> Stitching:
     """Evaluate the stitch of ``lower`` below and ``upper`` above every layer, or those of ``layers``.
 
-    At the last layer nothing of ``upper`` remains. Raises ``ValueError`` for a state that is not the model's or not
-    finite, and what ``measurable_layers`` refuses.
+    At the last layer nothing of ``upper`` remains. Layers whose stitches are one network, as a block's last convolution
+    and its projection, are evaluated once. ``progress(done, total)`` is called after every layer. Raises ``ValueError``
+    for a state that is not the model's or not finite, and what ``measurable_layers`` refuses.
 
     >>> import torch
     >>> from fedpfn.params import read_state
@@ -57,9 +60,14 @@ def stitching_errors(
     require_states(model, [lower, upper])
     if layers is None:
         model, layers = measurable_layers(model, examples.batch(slice(0, 1))[0], state=lower)
-    evaluations = [
-        evaluate(model, examples, state=stitch(layer, lower, upper), batch_size=batch_size) for layer in layers
-    ]
+    done = Steps(progress, len(layers))
+    by_weights: dict[frozenset[str], Evaluation] = {}
+    for layer in layers:
+        if layer.below not in by_weights:
+            state = stitch(layer, lower, upper)
+            by_weights[layer.below] = evaluate(model, examples, state=state, batch_size=batch_size)
+        done()
+    evaluations = [by_weights[layer.below] for layer in layers]
     return Stitching(
         layers=tuple(layer.name for layer in layers),
         error=tuple(1 - evaluation.accuracy for evaluation in evaluations),

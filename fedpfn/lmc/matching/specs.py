@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fedpfn.lmc.matching.operators import Dims
+from fedpfn.lmc.matching.calls import Dims
 from fedpfn.lmc.matching.origins import Origin, origins
 from fedpfn.lmc.matching.permutations import Axis, Joined, PermutationSpec, Place
 from fedpfn.lmc.matching.ties import Dim, Units, fix, resolve, units_in, why_fixed

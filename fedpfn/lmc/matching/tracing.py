@@ -17,7 +17,8 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedpfn.lmc.layerwise.modes import evaluating
-from fedpfn.lmc.matching.operators import ACTIVATIONS, LAYERS, NORMS, Call, Dims, rule_for
+from fedpfn.lmc.matching.calls import Call, Dims
+from fedpfn.lmc.matching.operators import ACTIVATIONS, LAYERS, NORMS, rule_for
 from fedpfn.lmc.matching.ties import fix, fixed, free
 
 _ACTIVATION_MODULES = (nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink)  # several operators each

@@ -1,0 +1,152 @@
+"""Clients' updates as vectors that are read block by block, in float64: what sums, norms and cosines are taken of.
+
+A block fits into a core's own cache, and no client's whole vector is held in memory. ``averaging`` sums updates,
+``drift`` compares them.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from fedpfn.packing import Positions, pack
+from fedpfn.params import State
+
+# entries processed at a time: a few such blocks in float64 fit into a core's cache
+_BLOCK = 2**15
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neighbouring entries of the vector: their positions there, their array, and where in that array they start."""
+
+    entries: slice
+    array: int
+    start: int
+    tensors: tuple[tuple[str, int], ...]
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(self.entries.stop - self.entries.start)
+
+    @property
+    def own(self) -> slice:
+        """Positions of the entries in their array."""
+        return slice(self.start, self.start + self.size)
+
+    def spread(self, values: Mapping[str, float]) -> float | Tensor:
+        """Return the value of each entry's tensor: one number where they all have the same."""
+        own = [float(values[name]) for name, _ in self.tensors]
+        if len(set(own)) == 1:
+            return own[0]
+        sizes = [size for _, size in self.tensors]
+        return torch.repeat_interleave(torch.tensor(own, dtype=torch.float64), torch.tensor(sizes))
+
+
+class Updates:
+    """Clients' updates, x - w, in float64: one client's at a time, its arrays flattened into one vector.
+
+    Parameters
+    ----------
+    before
+        Where the clients started from, w, in the form in which they reply: whole tensors or packed ones.
+    tensors
+        Names and numbers of entries of the tensors that follow each other in the vector; by default the arrays.
+    """
+
+    def __init__(self, before: Mapping[str, Tensor], tensors: Sequence[tuple[str, int]] | None = None) -> None:
+        self.before = {name: tensor.detach().cpu() for name, tensor in before.items()}
+        self.tensors = [(n, t.numel()) for n, t in self.before.items()] if tensors is None else list(tensors)
+        self.size = sum(tensor.numel() for tensor in self.before.values())
+        self.blocks = list(_blocks([tensor.numel() for tensor in self.before.values()], self.tensors))
+        self._start = self.flat(self.before)
+        largest = max((block.size for block in self.blocks), default=0)
+        self._moved, self._from = (torch.empty(largest, dtype=torch.float64) for _ in range(2))
+        self._names = frozenset(name for name, _ in self.tensors)
+        self._counted: dict[frozenset[str], list[float | Tensor]] = {}
+
+    def fit(self, arrays: Mapping[str, Tensor]) -> bool:
+        """Return whether arrays have the names, shapes and dtypes of ``before``."""
+        return arrays.keys() == self.before.keys() and all(
+            arrays[name].shape == tensor.shape and arrays[name].dtype == tensor.dtype
+            for name, tensor in self.before.items()
+        )
+
+    def of(self, arrays: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """Yield a client's update, block by block, each valid until the next and free to be written to."""
+        entries = self.flat(arrays)
+        return (self.block_of(entries, block) for block in self.blocks)
+
+    def flat(self, arrays: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return arrays as the runs of entries that blocks are cut from."""
+        return [arrays[name].detach().reshape(-1) for name in self.before]
+
+    @torch.no_grad()
+    def block_of(self, entries: Sequence[Tensor], block: Block) -> Tensor:
+        """Return a block of the update of a client with these ``flat`` entries, as ``of`` yields it."""
+        moved = self._moved[: block.size].copy_(entries[block.array][block.own])
+        return moved.sub_(self.start(block))
+
+    @torch.no_grad()
+    def start(self, block: Block) -> Tensor:
+        """Return the values that a block started from, in float64, valid until the next call."""
+        return self._from[: block.size].copy_(self._start[block.array][block.own])
+
+    @torch.no_grad()
+    def norm(self, parts: Iterable[Tensor], names: Collection[str] | None = None) -> float:
+        """Return the Euclidean norm of an update, or of any such vector, over the tensors ``names``, all by default."""
+        squares = (sum_of_squares(part, one) for part, one in zip(parts, self.counted(names), strict=True))
+        return math.sqrt(math.fsum(squares))
+
+    def parts(self, vector: Tensor) -> Iterator[Tensor]:
+        """Yield a whole vector block by block."""
+        return (vector[block.entries] for block in self.blocks)
+
+    def split(self, vector: Tensor) -> State:
+        """Return a vector's entries as arrays, which share its memory."""
+        parts = torch.split(vector, [tensor.numel() for tensor in self.before.values()])
+        return {name: part.view(tensor.shape) for part, (name, tensor) in zip(parts, self.before.items(), strict=True)}
+
+    def counted(self, names: Collection[str] | None) -> list[float | Tensor]:
+        """Return for each block 1 for entries of the tensors ``names`` and 0 for others; 1 where all are counted."""
+        own = self._names
+        key = own if names is None else own & frozenset(names)
+        if key not in self._counted:
+            self._counted[key] = [block.spread({name: name in key for name in own}) for block in self.blocks]
+        return self._counted[key]
+
+
+def packed_updates(before: State, active: Positions) -> Updates:
+    """Return the updates of clients that start from ``before`` and send their active entries packed."""
+    by_dtype: dict[torch.dtype, list[tuple[str, int]]] = {}
+    for name, tensor in before.items():
+        by_dtype.setdefault(tensor.dtype, []).append((name, active.count(name, tensor)))
+    return Updates(pack(before, active), [entry for members in by_dtype.values() for entry in members])
+
+
+def _blocks(arrays: Sequence[int], tensors: Sequence[tuple[str, int]]) -> Iterator[Block]:
+    """Cut arrays of these sizes, in which ``tensors`` follow each other, into blocks."""
+    ends = list(accumulate(size for _, size in tensors))
+    offset = 0
+    for array, length in enumerate(arrays):
+        for start in range(0, length, _BLOCK):
+            first, last = offset + start, offset + min(start + _BLOCK, length)
+            own = [
+                (name, min(end, last) - max(end - size, first))
+                for (name, size), end in zip(tensors, ends, strict=True)
+                if min(end, last) > max(end - size, first)
+            ]
+            yield Block(slice(first, last), array, start, tuple(own))
+        offset += length
+
+
+def sum_of_squares(update: Tensor, counted: float | Tensor) -> float:
+    """Return the sum of squares of the entries of a block that are counted: 1 or 0 for all of them, or for each."""
+    if isinstance(counted, float):
+        return float(torch.dot(update, update)) if counted else 0.0
+    own = update * counted
+    return float(torch.dot(own, own))
