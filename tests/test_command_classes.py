@@ -41,8 +41,8 @@ def test_help_shows_what_each_positional_argument_is_for(names: tuple[str, ...])
     assert shown == invoke(*names, "--help")
     for parameter in LEAVES[names].params:
         if isinstance(parameter, click.Argument):
-            told = parameter.help  # type: ignore[attr-defined]
-            assert told and " ".join(told.split()) in shown
+            help = parameter.help  # type: ignore[attr-defined]
+            assert help and " ".join(help.split()) in shown
 
 
 @pytest.mark.parametrize("names", [(), ("lmc",)])

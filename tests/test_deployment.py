@@ -82,7 +82,6 @@ def training(grid: CohortGrid) -> list[Message]:
 
 @pytest.mark.parametrize("polled", [False, True])
 def test_the_clients_of_a_node_that_is_gone_fail_by_name_and_round(polled: bool) -> None:
-    apps.assume_identity()
     link = Link(apps.client_app(mods=[cohort_mod]), nodes=2, gone=[101])
     grid = CohortGrid(PolledGrid(link, seconds=0.001) if polled else link, 4, tolerate=2)
     valid, failed = split(grid.send_and_receive(training(grid)))
@@ -98,7 +97,6 @@ def test_the_clients_of_a_node_that_is_gone_fail_by_name_and_round(polled: bool)
 
 
 def test_a_grid_to_a_superlink_is_polled_and_gives_up_after_the_timeout() -> None:
-    apps.assume_identity()
     polled = poll_often(HttpGrid(token="token"))
     assert isinstance(polled, PolledGrid) and polled.seconds < 1
     link = Link(apps.client_app(), nodes=2)
@@ -153,13 +151,12 @@ def digest_of(path: Path) -> str:
 
 
 @pytest.fixture
-def identity() -> Iterator[None]:
-    apps.assume_identity()
+def nothing_kept() -> Iterator[None]:
     yield
     workspace_module._kept.clear()
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 def test_nodes_that_hold_their_own_clients_give_the_bits_of_a_simulation_and_keep_no_others(tmp_path: Path) -> None:
     simulated = run_in_process(config(tmp_path / "simulated", federation__pinned=False))
     nodes = Nodes(parts(2, 0, 1, of=3))
@@ -171,7 +168,7 @@ def test_nodes_that_hold_their_own_clients_give_the_bits_of_a_simulation_and_kee
     assert digest_of(run_in_process(config(tmp_path / "four"), nodes=4)) == digest_of(simulated)
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 @pytest.mark.parametrize(
     ("configs", "complaint"),
     [
@@ -191,7 +188,7 @@ def test_nodes_that_do_not_hold_what_is_needed_are_named_before_training(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 def test_a_node_with_other_data_is_named() -> None:
     nodes = Nodes(parts(0, 1, of=2))
     settings = ConfigRecord({"run-config": json.dumps(config(Path("unused")).flat())})
@@ -200,7 +197,7 @@ def test_a_node_with_other_data_is_named() -> None:
         holdings.settle(tolerate=0, patience=0.0)
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 def test_the_clients_of_a_node_that_leaves_fail_until_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +252,7 @@ def by_node(labels: np.ndarray, clients: int, rng: np.random.Generator, **settin
 OWN = {"data__name": f"{__name__}:own_data", "federation__clients": NODES, "rounds": 3}
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 def test_nodes_that_read_data_of_their_own_give_the_bits_of_a_simulation_that_has_all(tmp_path: Path) -> None:
     READ.clear()
     nodes = Nodes(parts(0, 1, 2, of=NODES))
@@ -267,14 +264,14 @@ def test_nodes_that_read_data_of_their_own_give_the_bits_of_a_simulation_that_ha
     assert digest_of(path) == digest_of(simulated)
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 def test_a_node_deals_its_own_data_out_to_its_clients(tmp_path: Path) -> None:
     several = OWN | {"federation__clients": 2 * NODES, "partition__scheme": "iid"}
     path = run(Nodes(parts(0, 1, 2, of=NODES)), config(tmp_path / "run", **several))
     assert json.loads((path / "partition.json").read_text())["sizes"] == [EACH // 2] * 2 * NODES
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 def test_own_data_of_a_missing_node_or_of_another_form_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from local_algorithms import with_proximal_term
 from torch import Tensor, nn
+from toys import bits
 
 from fedpfn.examples import Examples
 from fedpfn.freezing import BitMask, Freeze
@@ -30,10 +31,6 @@ MODELS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "cnn": ("cnn", (1, 18, 18), {"width_multiplier": 0.25}),
     "resnet20-group": ("resnet20", (1, 8, 8), {"norm": "group", "width_multiplier": 0.25}),
 }
-
-
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().view({4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
 def trained(

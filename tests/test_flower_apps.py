@@ -19,7 +19,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 import strategies
-from experiments.runtime.in_process import InProcessGrid, assume_identity
+from experiments.runtime.in_process import InProcessGrid
 from fedpfn.masks import build_mask, union
 from fedpfn.params import State
 from fedpfn.runs import state_digest
@@ -132,7 +132,6 @@ def in_process(out: Path, *, nodes: int, **config: Any) -> str:
     from quickstart import client_app, server_app
 
     out.mkdir(exist_ok=True)
-    assume_identity()
     settings = CONFIG | config | {"out": str(out)}
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=settings)
     server_app.main(InProcessGrid(client_app.app, settings, nodes=nodes), context)
@@ -176,7 +175,6 @@ def run_guide(server: str, client: str, *, nodes: int) -> list[tuple[State, int]
 
     app = names["app"]
     exec(server, names)
-    assume_identity()
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
     names["main"](Grid(app, {}, nodes=nodes), context)
     return seen

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from local_algorithms import with_proximal_term
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from toys import bits
 
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
@@ -52,10 +53,6 @@ def toy(*, size: int = 10, dtype: torch.dtype = torch.float32, device: str = "cp
 
 def order(size: int = 10, batch_size: int = 4, seed: int = 0) -> Iterator[NDArray[np.int64]]:
     return batch_order(size, batch_size, np.random.default_rng(seed))
-
-
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().view({4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
 def same_bits(first: Tensor, second: Tensor, where: Tensor) -> bool:

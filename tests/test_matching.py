@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.func import functional_call
+from toys import same_state
 
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
@@ -78,10 +79,6 @@ def inputs_of(shape: tuple[int, ...], count: int, seed: int = 0) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 3, (count,), generator=generator)
     return Examples(torch.randn(count, *shape, generator=generator), labels)
-
-
-def same_state(one: State, other: State) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def random_net(seed: int, *widths: int) -> tuple[nn.Sequential, State]:

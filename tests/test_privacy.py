@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_federation as toys
 import test_resume as cuts
 import torch
+import toys
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedMedian
 from flwr.supercore.privacy_accounting import (
@@ -22,6 +22,7 @@ from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from toys import digest
 
 from clients import packing_mod, private_mod
 from clients.records import decode, encode
@@ -41,11 +42,6 @@ PRIVATE: dict[str, Any] = {"privacy__clip_norm": 0.3, "privacy__noise_multiplier
 
 def run(tmp_path: Path, name: str = "run", **settings: Any) -> Run:
     return toys.run(tmp_path, name, **({"rounds": 3, "barrier__every": 0} | settings))
-
-
-def digest(found: Run) -> str:
-    assert found.summary is not None
-    return str(found.summary["weights_sha256"])
 
 
 def norm(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:

@@ -59,7 +59,6 @@ class Replies(FedAvg):
 
 
 def digest(grid: Grid, strategy: Strategy | None = None, *, rounds: int = 2) -> str:
-    apps.assume_identity()
     result = (strategy or FedAvg(fraction_evaluate=0.0)).start(grid, INITIAL, num_rounds=rounds)
     return state_digest(from_record(result.arrays))
 
@@ -72,7 +71,6 @@ def alone() -> str:
 
 
 def test_a_message_comes_out_of_its_parcel_as_it_went_in() -> None:
-    apps.assume_identity()
     arrays = ArrayRecord(
         {"w": Array(np.arange(6.0).reshape(2, 3)), "n": Array(np.array(3)), "own": Array("x", (1,), "own", b"7")}
     )
@@ -188,7 +186,6 @@ def test_a_grid_that_tries_once_loses_the_message_and_the_next_round_has_a_new_w
 ) -> None:
     (tmp_path / "3").write_text("die")
     grid = RayGrid(workers, {"trouble": str(tmp_path)}, nodes=4, retries=0)
-    apps.assume_identity()
     content = RecordDict({"arrays": INITIAL, "config": ConfigRecord({"server-round": 1})})
     messages = [Message(content, dst_node_id=node, message_type="train") for node in (1, 2, 3, 4)]
     replies = {reply.metadata.src_node_id: reply for reply in grid.send_and_receive(messages)}
@@ -253,7 +250,6 @@ def test_a_node_that_hangs_is_left_out_after_the_timeout_and_does_not_hold_up_th
     grid = RayGrid(workers, {"trouble": str(tmp_path)})
     digest(CohortGrid(grid, 10))
     (tmp_path / "3").write_text("hang")
-    apps.assume_identity()
     begun = time.monotonic()
     result = flower.FedAvg(fraction_evaluate=0.0).start(
         CohortGrid(grid, 10, tolerate=5), INITIAL, num_rounds=2, timeout=3.0

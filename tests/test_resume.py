@@ -11,7 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
-from test_federation import config, lines
+from toys import config, lines
 
 from experiments.run import read_resumed_config
 from experiments.runtime.in_process import run_in_process

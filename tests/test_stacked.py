@@ -10,6 +10,7 @@ import pytest
 import torch
 from local_algorithms import with_proximal_term
 from torch import Tensor, nn
+from toys import bits, same_bits
 
 from fedpfn.examples import Examples
 from fedpfn.freezing import BitMask
@@ -105,14 +106,6 @@ def distance(first: State, second: State) -> float:
     """Return the largest distance of two tensors of a name, in units of the second's norm."""
     assert first.keys() == second.keys()
     return max(float((first[name] - tensor).norm() / tensor.norm().clamp(min=1e-3)) for name, tensor in second.items())
-
-
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().view({4: torch.int32, 8: torch.int64}[tensor.element_size()])
-
-
-def same_bits(first: State, second: State) -> bool:
-    return all(torch.equal(bits(first[name]), bits(second[name])) for name in second)
 
 
 # a step by hand: logits (w0, w1) for the input 1, so that the gradient for label 0 is (p0 - 1, p1), p0 = p1 = 1/2

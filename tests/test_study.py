@@ -150,9 +150,9 @@ def test_other_versions_revisions_and_machines_are_said() -> None:
 
 
 def test_a_summary_that_is_not_what_the_rounds_come_to_is_said() -> None:
-    told = SUMMARY | {"final_accuracy": 0.7, "bytes_up": 5}
+    summary = SUMMARY | {"final_accuracy": 0.7, "bytes_up": 5}
     runs = [
-        replace(a_run(path="x/sweep/a"), summary=told),
+        replace(a_run(path="x/sweep/a"), summary=summary),
         replace(a_run(seed=1), rounds=a_run().rounds[:2], summary={}),
     ]
     assert make_study(runs).notes == (
@@ -172,17 +172,17 @@ def test_fixed_are_the_keys_that_all_who_use_them_share() -> None:
 
 
 @pytest.mark.parametrize(
-    ("by", "told"),
+    ("by", "message"),
     [
         (["alpha"], "cannot report by unknown key 'alpha'; did you mean 'partition.alpha'?"),
         (["model.name", "seed"], "cannot report by seed: seeds are what is averaged over"),
         (["nothing"], "cannot report by unknown key 'nothing'; `fedpfn keys` lists them all"),
     ],
 )
-def test_what_cannot_be_a_column_is_refused_in_one_line(by: list[str], told: str) -> None:
+def test_what_cannot_be_a_column_is_refused_in_one_line(by: list[str], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         make_study([a_run()], by)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
 def test_without_a_complete_run_there_is_nothing_to_report() -> None:
