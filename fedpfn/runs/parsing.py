@@ -8,9 +8,10 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fedpfn.args import args_of, args_text, argument_name
 from fedpfn.runs.keys import (
@@ -131,10 +132,17 @@ def read_layers(
             faults += wrong
             unknown.add(name)
     overrides = nest({snake(name): value for name, value in merged.items() if name not in unknown})
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), overrides))
+    config = OmegaConf.to_object(OmegaConf.merge(_defaults(schema), overrides))  # type: ignore[arg-type]
     assert isinstance(config, schema)
     faults += run_checks(checks, hide(config, unknown))
     return Reading(config, tuple(dict.fromkeys(faults)), frozenset(unknown))
+
+
+@cache
+def _defaults(schema: type[Any]) -> DictConfig:
+    """Return the defaults of ``schema``, which take longer to build than to copy; a merge leaves them as they are."""
+    defaults: DictConfig = OmegaConf.structured(schema)
+    return defaults
 
 
 def parse_layers(
