@@ -4,8 +4,10 @@ With ``--pretend-cuda`` they run on CPU tensors that say that they lie on a GPU 
 """
 
 import signal
+import subprocess
 from collections.abc import Generator, Iterator
 
+import processes
 import pytest
 import torch
 from hypothesis import settings
@@ -72,6 +74,16 @@ def sigterm() -> None:
     ``ray.init`` leaves a handler that Python names and the system has not: the signal ends this process at once.
     """
     signal.signal(signal.SIGTERM, SIGTERM)
+
+
+@pytest.fixture
+def started() -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Processes to be ended, with all that they have started."""
+    leaders: list[subprocess.Popen[bytes]] = []
+    yield leaders
+    processes.end(leader.pid for leader in leaders)
+    for leader in leaders:
+        leader.wait()
 
 
 @pytest.fixture(autouse=True)

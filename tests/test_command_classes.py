@@ -122,5 +122,7 @@ def test_the_library_is_imported_without_what_only_the_application_needs(tmp_pat
     """What Flower and PyTorch import themselves is theirs: Flower's own ServerApp comes with typer."""
     imports = "import sys, torch, flwr.app, flwr.clientapp, flwr.serverapp; before = set(sys.modules)"
     for package in ("partitions", "fedpfn.lmc", "fedpfn.models", "strategies", "clients"):
-        imports += f"; import {package}; print(*('{package}:' + name for name in {HEAVY!r} & set(sys.modules) - before))"
+        imports += (
+            f"; import {package}; print(*('{package}:' + name for name in {HEAVY!r} & set(sys.modules) - before))"
+        )
     assert python("-c", imports, folder=tmp_path) == []

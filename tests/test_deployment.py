@@ -14,7 +14,6 @@ from typing import Any
 
 import flower_apps as apps
 import numpy as np
-import processes
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message
 from flwr.serverapp.strategy import FedAvg
@@ -299,16 +298,6 @@ def wider(number: int, examples: Any = examples) -> tuple[np.ndarray, np.ndarray
 SCRIPTS = ROOT / "experiments" / "deployment"
 SECONDS = 240.0
 DEPLOYED: dict[str, Any] = {"rounds": 2, "federation.clients": 5, "barrier.every": 0, "model.width": 16}
-
-
-@pytest.fixture
-def started() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes to be ended, with all that they have started."""
-    leaders: list[subprocess.Popen[bytes]] = []
-    yield leaders
-    processes.end(leader.pid for leader in leaders)
-    for leader in leaders:
-        leader.wait()
 
 
 def bash(script: str, *words: object, out: Path, **env: str) -> "subprocess.Popen[bytes]":

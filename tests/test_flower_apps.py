@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import processes
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
@@ -80,16 +79,6 @@ def home(tmp_path: Path) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     return folder
-
-
-@pytest.fixture
-def started() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes to be ended, with all that they have started."""
-    leaders: list[subprocess.Popen[bytes]] = []
-    yield leaders
-    processes.end(leader.pid for leader in leaders)
-    for leader in leaders:
-        leader.wait()
 
 
 def states(out: Path) -> list[State]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from local_algorithms import with_proximal_term
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from toys import bits
+from toys import Two, bits
 
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
@@ -226,15 +226,6 @@ def test_no_mask_holds_nothing() -> None:
 
 
 # steps by hand: logits (w0, w1) for the input 1 and the label 0, so that the gradient is (p0 - 1, p1)
-
-
-class Two(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor([1.0, 1.0], dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.w
 
 
 ONE = Examples(torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64))

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from toys import federate
 
 from clients.answers import Answer
 from clients.client_app import app, train_cohort
 from clients.workspace import workspace
-from experiments.runtime.in_process import run_in_process
 from fedpfn.params import read_state
-from fedpfn.runs import read_run
 from fedpfn.runs.config import RunConfig
 from strategies import RoundFailedError
 from strategies.records import decode, to_record
@@ -31,9 +32,7 @@ BASE: dict[str, Any] = {
 }
 
 
-def run(folder: Path, *, nodes: int = 2, **keys: Any) -> Any:
-    settings = BASE | {"output.dir": str(folder)} | {name.replace("__", "."): value for name, value in keys.items()}
-    return read_run(run_in_process(RunConfig.parse(settings), nodes=nodes))
+run: Callable[..., Any] = partial(federate, BASE)
 
 
 def updates(config: RunConfig, clients: list[int]) -> list[Answer]:

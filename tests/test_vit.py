@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
-from toys import seeded
+from toys import Command, seeded
 
 from fedpfn.masks import MaskRecipe, build_mask, frozen_share
 from fedpfn.models import build, inspect_model
@@ -318,11 +318,6 @@ def test_head_patterns_that_match_nothing_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "w.pth", tiny().state_dict())
     with pytest.raises(ValueError, match=r"head='fc\.\*' matches none of the model's tensors: patches.weight"):
         load_weights(tiny(), path, head="fc.*")
-
-
-class Command:
-    def __reduce__(self):
-        return (print, ("code from a file has run",))
 
 
 @pytest.mark.parametrize("kind", ["absent", "text", "text.safetensors", "code"])

@@ -72,6 +72,12 @@ def run(folder: Path, name: str = "run", *, nodes: int = 2, **settings: Any) -> 
     return read_run(run_in_process(config(folder, name, **settings), nodes=nodes))
 
 
+def federate(base: Mapping[str, Any], folder: Path, *, nodes: int = 2, **settings: Any) -> Run:
+    """Run a federation with the keys of ``base`` and other settings in this process."""
+    config = RunConfig.parse(base | {"output.dir": str(folder)} | keys(settings))
+    return read_run(run_in_process(config, nodes=nodes))
+
+
 def keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by their keys: ``train__lr`` is ``train.lr``."""
     return {name.replace("__", "."): value for name, value in settings.items()}
@@ -138,3 +144,21 @@ def same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 def flat(state: Mapping[str, Tensor]) -> Tensor:
     """Return all entries of a state in one vector."""
     return torch.cat([tensor.double().reshape(-1) for tensor in state.values()])
+
+
+class Two(nn.Module):
+    """Two logits for the input 1: the weights themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0, 1.0], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.w
+
+
+class Command:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return (print, ("code from a file has run",))
