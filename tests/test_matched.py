@@ -133,8 +133,7 @@ def test_sums_unknown_methods_and_models_without_units_are_refused() -> None:
 # runs
 
 
-@pytest.mark.parametrize("match", ["weights", "activations"])
-@pytest.mark.parametrize("to", ["global", "mean"])
+@pytest.mark.parametrize(("match", "to"), [("weights", "mean"), ("activations", "global")])
 def test_nodes_and_a_resumption_change_nothing(
     tmp_path: Path, match: str, to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,8 +167,7 @@ def test_all_clients_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(checked) == 2 and min(checked) > 1
 
 
-@pytest.mark.parametrize("where", ["central", "local"])
-@pytest.mark.parametrize("base", ["fedavg", "fedadam"])
+@pytest.mark.parametrize(("where", "base"), [("central", "fedadam"), ("local", "fedavg")])
 def test_nodes_sums_and_a_resumption_change_nothing(
     tmp_path: Path, where: str, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
