@@ -105,6 +105,11 @@ def shown(run: Run) -> str:
     return console.export_text()
 
 
+def says(text: str, *words: str) -> bool:
+    """Return whether a message names all the words: keys, values and what is essential, however it puts them."""
+    return "\n" not in text and all(word in text for word in words)
+
+
 # tensors
 
 
