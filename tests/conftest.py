@@ -44,6 +44,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if reason and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))
+    if config.pluginmanager.hasplugin("xdist"):
+        # with -n 2 --dist loadgroup: what starts processes runs in turn, next to what only computes
+        starting = {item.path for item in items if item.get_closest_marker("slow")}
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("processes" if item.path in starting else item.path.name))
 
 
 @pytest.hookimpl(wrapper=True)
