@@ -3,9 +3,12 @@
 With ``--pretend-cuda`` they run on CPU tensors that say that they lie on a GPU (``pretend_cuda``).
 """
 
+import os
 import signal
+import subprocess
 from collections.abc import Generator, Iterator
 
+import processes
 import pytest
 import torch
 from hypothesis import settings
@@ -23,6 +26,8 @@ torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 SIGTERM = signal.getsignal(signal.SIGTERM)
+# no test cuts the power, and to wait for the disk takes as long as the rest of a toy federation
+os.fsync = lambda file: None
 # messages can be made in this process, whichever test is the first to
 assume_identity()
 
@@ -39,6 +44,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if reason and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))
+    if config.pluginmanager.hasplugin("xdist"):
+        # with -n 2 --dist loadgroup: what starts processes runs in turn, next to what only computes
+        starting = {item.path for item in items if item.get_closest_marker("slow")}
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("processes" if item.path in starting else item.path.name))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -72,6 +82,16 @@ def sigterm() -> None:
     ``ray.init`` leaves a handler that Python names and the system has not: the signal ends this process at once.
     """
     signal.signal(signal.SIGTERM, SIGTERM)
+
+
+@pytest.fixture
+def started() -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Processes to be ended, with all that they have started."""
+    leaders: list[subprocess.Popen[bytes]] = []
+    yield leaders
+    processes.end(leader.pid for leader in leaders)
+    for leader in leaders:
+        leader.wait()
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
 from clients import freeze
-from experiments.runtime.in_process import InProcessGrid, assume_identity
+from experiments.runtime.in_process import InProcessGrid
 from fedpfn.params import State
 from fedpfn.seeding import torch_seed
 from strategies.records import from_record
@@ -89,7 +89,6 @@ def start(
     strategy: Strategy, app: ClientApp, *, nodes: int = 5, rounds: int = 1, norm: bool = False, grid: Any = None
 ) -> State:
     """Run the app under ``strategy`` and return the global state."""
-    assume_identity()
     grid = grid or InProcessGrid(app, {}, nodes=nodes)
     result = strategy.start(grid, ArrayRecord(net(norm=norm).state_dict()), num_rounds=rounds)
     return from_record(result.arrays)

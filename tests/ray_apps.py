@@ -61,7 +61,6 @@ def run_out_of_memory(_what: str) -> None:
 TROUBLES: dict[str, Callable[[str], None]] = {
     "die": lambda _: os._exit(7),
     "crash": lambda _: os.kill(os.getpid(), signal.SIGSEGV),
-    "be-killed": lambda _: os.kill(os.getpid(), signal.SIGKILL),
     "hang": lambda _: time.sleep(600),
     "hang-in-native-code": wait_in_native_code,
     "exit": lambda _: sys.exit(3),

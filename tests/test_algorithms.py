@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_federation as toys
 import test_resume as cuts
 import torch
+import toys
 from local_algorithms import begun
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from toys import bits, digest, flat
 
 from fedpfn.algorithms import ALGORITHMS, FedLC, FedNova, FedSAM, Moon, Scaffold
 from fedpfn.examples import Examples
@@ -41,11 +42,6 @@ STATEFUL = ("scaffold", "feddyn", "moon")
 
 def run(tmp_path: Path, name: str = "run", *, nodes: int = 2, **settings: Any) -> Run:
     return toys.run(tmp_path, name, nodes=nodes, **({"train__momentum": 0.0, "rounds": 3} | settings))
-
-
-def digest(found: Run) -> str:
-    assert found.summary is not None
-    return str(found.summary["weights_sha256"])
 
 
 # coefficients
@@ -92,7 +88,7 @@ def test_under_a_mask_frozen_entries_never_move(tmp_path: Path, name: str, monke
     assert len(seen) == 3
     for before, after, active in seen:
         for parameter, mask in active.items():
-            assert torch.equal(toys.bits(before[parameter])[~mask], toys.bits(after[parameter])[~mask])
+            assert torch.equal(bits(before[parameter])[~mask], bits(after[parameter])[~mask])
             assert 0.3 < float(mask.float().mean()) < 0.7
         assert any(not torch.equal(before[parameter], after[parameter]) for parameter in active)
     assert found.rounds[-1]["mask"]["schedule"] == "per-round"
@@ -302,10 +298,10 @@ def test_on_two_quadratics_fedavg_is_biased_and_scaffold_and_feddyn_find_the_opt
     # with K steps a client contracts towards its own optimum by r_i = (1 - 2 lr a_i)^K; the fixed point weighs by 1 - r
     pulls = [1 - (1 - 2 * 0.05 * curvature) ** 5 for curvature, _ in CURVES]
     biased = sum(pull * target for pull, (_, target) in zip(pulls, CURVES, strict=True)) / sum(pulls)
-    assert federate("fedavg", 300) == pytest.approx(biased, abs=1e-9)
+    assert federate("fedavg", 60) == pytest.approx(biased, abs=1e-9)
     assert abs(biased - OPTIMUM) > 0.1
-    assert federate("scaffold", 300) == pytest.approx(OPTIMUM, abs=1e-9)
-    assert federate("feddyn", 3000, alpha=0.5) == pytest.approx(OPTIMUM, abs=1e-6)
+    assert federate("scaffold", 60) == pytest.approx(OPTIMUM, abs=1e-9)
+    assert federate("feddyn", 200, alpha=1.0) == pytest.approx(OPTIMUM, abs=1e-9)
 
 
 def test_scaffold_with_one_step_and_everybody_is_large_batch_sgd() -> None:
@@ -367,10 +363,6 @@ def rounds_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) 
     monkeypatch.setattr(Recorder, "__call__", lambda self, round: (seen.append(round), original(self, round))[1])
     run(tmp_path, barrier__every=1, barrier__points=3, **settings)
     return [round for round in seen if round.server_round]
-
-
-def flat(state: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([tensor.double().reshape(-1) for tensor in state.values()])
 
 
 def test_fedexp_steps_as_far_as_disagreement_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

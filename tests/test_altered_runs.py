@@ -12,6 +12,7 @@ from run_folders import write_run
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from toys import same_state
 
 from experiments.run import read_resumed_config
 from fedpfn.runs import Checkpoint, last_checkpoint, write_checkpoint
@@ -37,19 +38,19 @@ def rewrite(path: Path, change: Callable[[Tensors, dict[str, str]], None]) -> No
     save_file(tensors, path, about)
 
 
-def same(first: Tensors, second: Tensors) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
 def test_a_checkpoint_comes_back_with_its_digest(tmp_path: Path) -> None:
     made = a_checkpoint()
     write_checkpoint(tmp_path, made, keep=2)
     found = last_checkpoint(tmp_path, up_to=9)
-    assert found is not None and same(found.model, made.model) and same(found.server_optimizer, made.server_optimizer)
+    assert (
+        found is not None
+        and same_state(found.model, made.model)
+        and same_state(found.server_optimizer, made.server_optimizer)
+    )
     assert found.about[DIGEST] == made.digest == found.digest
     write_final(tmp_path, a_checkpoint(3))
     final = last_checkpoint(tmp_path, up_to=9)
-    assert final is not None and final.server_round == 3 and same(final.model, made.model)
+    assert final is not None and final.server_round == 3 and same_state(final.model, made.model)
 
 
 CHANGES: dict[str, Callable[[Tensors, dict[str, str]], Any]] = {
@@ -104,7 +105,7 @@ def test_one_that_is_cut_short_is_passed_over_and_an_old_one_is_read(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("own", "told"),
+    ("own", "message"),
     [
         ({"b": torch.zeros(2, 3)}, "the same tensors, such as a, c"),
         (
@@ -114,8 +115,8 @@ def test_one_that_is_cut_short_is_passed_over_and_an_old_one_is_read(tmp_path: P
         ({"b": torch.zeros(2, 3), "a": torch.tensor(0), "c": torch.zeros(2)}, "c is torch.bfloat16 of shape"),
     ],
 )
-def test_tensors_of_another_kind_are_not_loaded(own: Tensors, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_tensors_of_another_kind_are_not_loaded(own: Tensors, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         require_same_kind(own, a_checkpoint().model)
 
 
@@ -139,7 +140,7 @@ def test_a_run_goes_on_with_its_own_config_or_more_rounds(cut: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "message"),
     [
         ("lr: 0.1", "lr: 0.2", "train.lr=0.2, not 0.1"),
         ("name: fedpfn", "name: fedavg", "strategy.name=fedavg, not fedpfn"),
@@ -148,14 +149,14 @@ def test_a_run_goes_on_with_its_own_config_or_more_rounds(cut: Path) -> None:
         ("ratio-shape: constant", "ratio-shape: linear", "mask.ratio-shape=linear, not constant"),
     ],
 )
-def test_an_edited_key_is_named(cut: Path, before: str, after: str, told: str) -> None:
+def test_an_edited_key_is_named(cut: Path, before: str, after: str, message: str) -> None:
     file = cut / "config.yaml"
     text = file.read_text()
     assert text.count(before) >= 1
     file.write_text(text.replace(before, after, 1))
     with pytest.raises(ValueError) as caught:
         read_resumed_config(cut)
-    assert told in str(caught.value) and str(file) in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_key_that_no_result_depends_on_may_be_edited(cut: Path) -> None:
@@ -165,16 +166,16 @@ def test_a_key_that_no_result_depends_on_may_be_edited(cut: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda lines: [lines[0], lines[1][:20] + b"\n", lines[2]], "line 2: not JSON"),
         (lambda lines: [lines[0], lines[0], *lines[1:]], "line 2: expected round 1, got round 0"),
         (lambda lines: [lines[0], lines[2]], "line 2: expected round 1, got round 2"),
     ],
 )
-def test_a_broken_line_among_the_rounds_is_named(cut: Path, change: Callable[..., list[bytes]], told: str) -> None:
+def test_a_broken_line_among_the_rounds_is_named(cut: Path, change: Callable[..., list[bytes]], message: str) -> None:
     file = cut / "rounds.jsonl"
     file.write_bytes(b"".join(change(file.read_bytes().splitlines(keepends=True))))
     with pytest.raises(ValueError) as caught:
         read_resumed_config(cut)
-    assert f"{file}, {told}" in str(caught.value)
+    assert f"{file}, {message}" in str(caught.value)

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as torchvision
+from toys import federate, same_state
 
-from experiments.runtime.in_process import run_in_process
 from fedpfn.examples import Examples
 from fedpfn.models import build
 from fedpfn.params import State, read_state, trainable
-from fedpfn.runs import read_run
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.training import (
     Augmenter,
@@ -200,16 +200,12 @@ def alone(job: Job, model_seed: int = 0) -> State:
     return read_state(model)
 
 
-def equal(first: State, second: State) -> bool:
-    return all(torch.equal(first[name], second[name]) for name in first)
-
-
 def test_images_are_augmented_before_they_are_normalised_and_otherwise_nothing_changes() -> None:
     plain = job(30, (6,), None)
     decoded = replace(job(30, (6,), None), examples=plain.examples.decoded())
-    assert equal(alone(job(30, (6,), unchanged)), alone(decoded))
-    assert equal(alone(job(30, (6,), CropFlip(0, flip=False))), alone(plain))
-    assert not equal(alone(job(30, (6,), AUGMENTATIONS["crop-flip"])), alone(job(30, (6,), None)))
+    assert same_state(alone(job(30, (6,), unchanged)), alone(decoded))
+    assert same_state(alone(job(30, (6,), CropFlip(0, flip=False))), alone(plain))
+    assert not same_state(alone(job(30, (6,), AUGMENTATIONS["crop-flip"])), alone(job(30, (6,), None)))
 
 
 @pytest.mark.parametrize("augment", [AUGMENTATIONS["crop-flip"], erased], ids=["crop-flip", "own"])
@@ -248,9 +244,7 @@ BASE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def run(folder: Path, *, nodes: int = 2, **keys: Any) -> Any:
-    settings = BASE | {"output.dir": str(folder)} | {name.replace("__", "."): value for name, value in keys.items()}
-    return read_run(run_in_process(RunConfig.parse(settings), nodes=nodes))
+run: Callable[..., Any] = partial(federate, BASE)
 
 
 @pytest.mark.parametrize("augment", ["crop-flip", f"{__name__}:erased"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch import Tensor
+from toys import bits
 
 from fedpfn.averaging import (
     SUMMABLE,
@@ -31,10 +31,6 @@ Client = tuple[State, float]
 
 entries = st.floats(-8, 8, width=32)
 rows = st.lists(entries, min_size=3, max_size=3)
-
-
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.view({2: torch.int16, 4: torch.int32}[tensor.element_size()])
 
 
 def one(values: Sequence[float]) -> State:

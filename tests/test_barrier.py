@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
+from toys import seeded
 
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
@@ -140,12 +141,6 @@ def normed(seed: int) -> nn.Module:
     with torch.no_grad():
         model.train()(toy(11).inputs * (seed + 1) + seed)
     return model.eval()
-
-
-def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
 
 
 def toy(size: int) -> Examples:

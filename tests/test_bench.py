@@ -40,7 +40,6 @@ from experiments.bench.table import Table
 from experiments.bench.workloads import SIZES, Workload, over_clients, workloads
 from experiments.cli import app
 from experiments.runtime.failure import RunFailed
-from experiments.runtime.in_process import assume_identity
 from fedpfn import imports
 from fedpfn.examples import Examples
 from fedpfn.models import build
@@ -94,7 +93,6 @@ def test_made_images_are_the_same_at_every_call_and_have_the_size_in_their_name(
 
 
 def answer_of(client: Any, config: RunConfig, arrays: ArrayRecord, partition_id: int) -> Message:
-    assume_identity()
     content = RecordDict({"arrays": arrays, "config": ConfigRecord({"lr": config.train.lr})})
     message = Message(content, dst_node_id=1, message_type=MessageType.TRAIN)
     context = Context(
@@ -217,8 +215,8 @@ def a_result() -> dict[str, Any]:
             entry = {"workload": "c", "clients": 3, "contestant": name, "repeat": turn, "load": 1.0 + turn}
             ours = [0.8 * second for second in found or []] if name.startswith("ours") else []
             accuracy = None if name == "bare" else 0.9
-            told = {"failed": "why"} if found is None else {"seconds": found, "train": ours, "accuracy": accuracy}
-            training.append(entry | told)
+            result = {"failed": "why"} if found is None else {"seconds": found, "train": ours, "accuracy": accuracy}
+            training.append(entry | result)
     return {
         "command": "fedpfn bench c",
         "size": "reduced",
@@ -318,7 +316,7 @@ def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monke
 
     monkeypatch.setattr(bench, "run", run)
     monkeypatch.setattr(bench, "bare_seconds", lambda workload, device: [1.0])
-    file, console = tmp_path / "bench.json", Console(file=(tmp_path / "told").open("w"), width=200)
+    file, console = tmp_path / "bench.json", Console(file=(tmp_path / "printed").open("w"), width=200)
     found = bench.bench(
         ["c", "clients", "models", "server"],
         console,
@@ -342,7 +340,7 @@ def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["z"], "there is no part 'z' at size reduced; there are a, b, c, cnn, e1, e2, d, server, clients, models"),
         (["a", "--quick"], "there is no part 'a' at size quick; there are c, d, server, clients, models"),
@@ -350,7 +348,7 @@ def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monke
         (["--quick", "--full"], "--quick and --full are mutually exclusive"),
     ],
 )
-def test_what_cannot_be_asked_for_is_said_at_once(words: list[str], told: str, tmp_path: Path) -> None:
+def test_what_cannot_be_asked_for_is_said_at_once(words: list[str], message: str, tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["bench", *words, "--out", str(tmp_path / "out")])
-    assert found.exit_code == 1 and told in " ".join(str(found.exception).split())
+    assert found.exit_code == 1 and message in " ".join(str(found.exception).split())
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from toys import Command
 
 from fedpfn.lmc.checkpoints import read_checkpoints, write_checkpoint
 from fedpfn.models import build
@@ -37,7 +38,7 @@ def without(state: State, name: str) -> State:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda s: without(s, "0.weight"), "missing 0.weight"),
         (lambda s: s | {"9.weight": torch.zeros(1)}, "not in the model 9.weight"),
@@ -46,8 +47,8 @@ def without(state: State, name: str) -> State:
         (lambda s: s | {"2.bias": torch.tensor([0.0, float("nan")])}, "2.bias holds NaN or infinity"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(tmp_path: Path, change, told: str) -> None:
-    with pytest.raises(ValueError, match=told) as caught:
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(tmp_path: Path, change, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
         read_checkpoints(model(), [saved(tmp_path, change(read_state(model())))])
     assert "\n" not in str(caught.value) and "a.safetensors" in str(caught.value)
 
@@ -65,14 +66,9 @@ def test_a_file_appears_whole(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.safetensors"]
 
 
-class Command:
-    def __reduce__(self):
-        return (print, ("code from a file has run",))
-
-
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
 @pytest.mark.parametrize(
-    ("wrap", "told"),
+    ("wrap", "messages"),
     [
         (lambda s: s, []),
         (lambda s: {"epoch": 3, "optimizer": {"lr": 0.1}, "state_dict": s}, ["taken from its 'state_dict'"]),
@@ -82,13 +78,15 @@ class Command:
         (lambda s: {name.replace("2.", "2._orig_mod."): t for name, t in s.items()}, ["'_orig_mod.' removed"]),
     ],
 )
-def test_pytorch_files_hold_states_plain_nested_or_wrapped(tmp_path: Path, suffix: str, wrap, told: list[str]) -> None:
+def test_pytorch_files_hold_states_plain_nested_or_wrapped(
+    tmp_path: Path, suffix: str, wrap, messages: list[str]
+) -> None:
     state, notes = model().state_dict(), []
     path = tmp_path / f"a{suffix}"
     torch.save(wrap(state), path)
     (found,) = read_checkpoints(model(), [path], note=notes.append)
     assert all(torch.equal(found[name], state[name]) for name in read_state(model()))
-    assert len(notes) == len(told) and all(word in note for word, note in zip(told, notes, strict=True))
+    assert len(notes) == len(messages) and all(word in note for word, note in zip(messages, notes, strict=True))
 
 
 def test_a_file_of_old_pytorch_is_read_as_well(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from toys import says
 from typer.testing import CliRunner, Result
 
 from experiments.cli import app, main
@@ -163,7 +164,7 @@ def test_an_output_folder_that_cannot_be_made_is_named(
 ) -> None:
     for words in (["--in-process"], []):
         status, _, errors = call(capsys, monkeypatch, "run", "output.dir=/proc/nowhere", *words)
-        assert status == 1 and errors.strip() == "cannot use /proc/nowhere: no such file or directory"
+        assert status == 1 and says(errors.strip(), "/proc/nowhere", "no such file")
 
 
 def test_a_file_where_a_sweep_is_to_lie_is_refused(
@@ -173,7 +174,7 @@ def test_a_file_where_a_sweep_is_to_lie_is_refused(
     (folder / "file").touch()
     for words in ([], ["--dry-run"]):
         status, _, errors = call(capsys, monkeypatch, "sweep", "sweep.yaml", "--out", "file", *words)
-        assert status == 1 and errors.strip() == f"{folder / 'file'} is a file; --out names the folder of the sweep"
+        assert status == 1 and says(errors.strip(), str(folder / "file"), "is a file", "--out")
 
 
 def test_a_run_that_diverges_in_process_ends_in_one_line(

@@ -39,12 +39,6 @@ from strategies.replies import ReplyError
 INITIAL = {name: tensor.clone() for name, tensor in apps.net().state_dict().items()}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    # models this small only wait for the other threads; conftest puts the number back
-    torch.set_num_threads(1)
-
-
 class Workers(InProcessGrid):
     """Nodes behind Flower's wire format, in an order of their own; ``sent`` are the messages that they got."""
 
@@ -69,7 +63,6 @@ def transported(content: RecordDict) -> RecordDict:
 
 
 def cohorts(nodes: int, clients: int | Sequence[int] = 10, *, mods: Sequence[Mod] = (), **settings: Any) -> CohortGrid:
-    apps.assume_identity()
     own = {key: settings.pop(key) for key in ("tolerate", "quorum", "together") if key in settings}
     silent = settings.pop("silent", ())
     app = apps.client_app(mods=[cohort_mod, *mods], **settings)
@@ -263,7 +256,6 @@ def test_bytes_on_the_wire_are_counted() -> None:
 def test_evaluation_reaches_cohorts() -> None:
     def start(grid: Grid | None, nodes: int = 2) -> Any:
         strategy = SeededSampling(flower.FedAvg(fraction_evaluate=0.5, min_evaluate_nodes=4), seed=1)
-        apps.assume_identity()
         grid = grid or InProcessGrid(apps.client_app(), {}, nodes=nodes)
         return strategy.start(grid, ArrayRecord(INITIAL), num_rounds=2)
 
@@ -287,7 +279,6 @@ def test_queries_and_several_types_at_once() -> None:
         answer |= {"blobs": [b"\x01", b"\x02"], "total": context.node_config["num-partitions"], "flag": True}
         return Message(RecordDict({"answer": ConfigRecord(answer)}), reply_to=message)
 
-    apps.assume_identity()
     grid = CohortGrid(Workers(app, nodes=2), 5)
     messages = [Message(RecordDict({"question": ConfigRecord({})}), client, MessageType.QUERY) for client in range(5)]
     arrays = ArrayRecord(INITIAL)
@@ -373,7 +364,6 @@ def test_a_handler_takes_the_whole_cohort() -> None:
             for client, m, c in zip(ids, messages, contexts, strict=True)
         ]
 
-    apps.assume_identity()
     grid = CohortGrid(Workers(apps.client_app(mods=[CohortMod(together)]), nodes=2), 7, tolerate=1)
     replies = list(grid.send_and_receive(train_messages(grid)))
     assert sorted(sizes) == [3, 4]
@@ -386,7 +376,6 @@ def test_an_answer_in_plain_tables_is_the_message_with_the_same_records(sums: bo
         for message, context in zip(messages, contexts, strict=True):
             yield Answer.of(call_next(message, context).content)
 
-    apps.assume_identity()
     plainly, as_messages = (
         CohortGrid(Workers(apps.client_app(mods=[mod]), nodes=2), 5, sums=lambda server_round: sums)
         for mod in (CohortMod(plain), cohort_mod)
@@ -404,7 +393,6 @@ def test_an_answer_in_plain_tables_is_the_message_with_the_same_records(sums: bo
 
 
 def train_messages(grid: CohortGrid, clients: Iterable[int] | None = None, server_round: int = 4) -> list[Message]:
-    apps.assume_identity()
     content = {"arrays": ArrayRecord(INITIAL), "config": ConfigRecord({"server-round": server_round})}
     ids = grid.get_node_ids() if clients is None else clients
     return [Message(RecordDict(dict(content)), client, MessageType.TRAIN) for client in ids]
@@ -507,7 +495,6 @@ def test_a_silent_worker_is_a_failure_of_its_clients() -> None:
 
 
 def test_a_node_without_the_mod_is_named() -> None:
-    apps.assume_identity()
     grid = CohortGrid(InProcessGrid(apps.client_app(), {}, nodes=1), 3)
     with pytest.raises(RoundFailedError, match=r"client 0 failed.*ClientApp\(mods=\[cohort_mod\]\) is missing"):
         grid.send_and_receive(train_messages(grid))
@@ -517,7 +504,6 @@ def test_a_worker_that_fails_as_a_whole_is_a_failure_of_its_clients() -> None:
     def broken(messages: Any, contexts: Any, call_next: Any) -> Any:
         raise MemoryError("no room")
 
-    apps.assume_identity()
     grid = CohortGrid(InProcessGrid(apps.client_app(mods=[CohortMod(broken)]), {}, nodes=1), 3)
     with pytest.raises(RoundFailedError, match=r"its node failed: .*no room") as raised:
         grid.send_and_receive(train_messages(grid))
@@ -637,7 +623,6 @@ def test_a_round_without_messages_is_none() -> None:
 
 
 def test_no_worker_is_waited_for_and_then_reported() -> None:
-    apps.assume_identity()
     grid = CohortGrid(InProcessGrid(apps.client_app(), {}, nodes=0), 3, wait_seconds=0.1)
     with pytest.raises(RuntimeError, match=r"no SuperNode started within 0\.1 seconds"):
         grid.send_and_receive(train_messages(grid))
@@ -673,7 +658,6 @@ def test_observers_see_what_each_client_sent(kind: str, packed: bool) -> None:
         return {"clients": float(len(ended.clients))}
 
     strategy = SharedMask(flower.FedMedian(fraction_evaluate=0.0), mask_ratio=0.5)
-    apps.assume_identity()
     result = Observed(strategy, observer).start(grid, ArrayRecord(INITIAL), num_rounds=2)
 
     zero, *later = rounds
@@ -731,7 +715,6 @@ def test_rounds_go_on_where_an_earlier_process_ended() -> None:
     def start(state: State, rounds: int, done: int, seen: list[Round]) -> State:
         inner = SeededSampling(SharedMask(flower.FedMedian(fraction_train=0.6)), seed=2)
         strategy = Observed(inner, seen.append, rounds_done=done)
-        apps.assume_identity()
         arrays = ArrayRecord({name: apps.Array(tensor.numpy()) for name, tensor in state.items()})
         return from_record(strategy.start(cohorts(2, 5), arrays, num_rounds=rounds).arrays)
 

@@ -41,8 +41,8 @@ def test_help_shows_what_each_positional_argument_is_for(names: tuple[str, ...])
     assert shown == invoke(*names, "--help")
     for parameter in LEAVES[names].params:
         if isinstance(parameter, click.Argument):
-            told = parameter.help  # type: ignore[attr-defined]
-            assert told and " ".join(told.split()) in shown
+            help = parameter.help  # type: ignore[attr-defined]
+            assert help and " ".join(help.split()) in shown
 
 
 @pytest.mark.parametrize("names", [(), ("lmc",)])
@@ -118,10 +118,11 @@ def test_the_package_runs_as_the_command_whatever_lies_in_the_folder(tmp_path: P
 HEAVY = {"matplotlib", "pandas", "jinja2", "sklearn", "typer"}
 
 
-@pytest.mark.parametrize("package", ["strategies", "clients", "partitions", "fedpfn.lmc", "fedpfn.models"])
-def test_the_library_is_imported_without_what_only_the_application_needs(package: str, tmp_path: Path) -> None:
+def test_the_library_is_imported_without_what_only_the_application_needs(tmp_path: Path) -> None:
     """What Flower and PyTorch import themselves is theirs: Flower's own ServerApp comes with typer."""
-    imports = (
-        f"import sys, torch, flwr.app, flwr.clientapp, flwr.serverapp; before = set(sys.modules); import {package}"
-    )
-    assert python("-c", f"{imports}; print(*({HEAVY!r} & (set(sys.modules) - before)))", folder=tmp_path) == []
+    imports = "import sys, torch, flwr.app, flwr.clientapp, flwr.serverapp; before = set(sys.modules)"
+    for package in ("partitions", "fedpfn.lmc", "fedpfn.models", "strategies", "clients"):
+        imports += (
+            f"; import {package}; print(*('{package}:' + name for name in {HEAVY!r} & set(sys.modules) - before))"
+        )
+    assert python("-c", imports, folder=tmp_path) == []

@@ -14,7 +14,6 @@ from typing import Any
 
 import flower_apps as apps
 import numpy as np
-import processes
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message
 from flwr.serverapp.strategy import FedAvg
@@ -82,7 +81,6 @@ def training(grid: CohortGrid) -> list[Message]:
 
 @pytest.mark.parametrize("polled", [False, True])
 def test_the_clients_of_a_node_that_is_gone_fail_by_name_and_round(polled: bool) -> None:
-    apps.assume_identity()
     link = Link(apps.client_app(mods=[cohort_mod]), nodes=2, gone=[101])
     grid = CohortGrid(PolledGrid(link, seconds=0.001) if polled else link, 4, tolerate=2)
     valid, failed = split(grid.send_and_receive(training(grid)))
@@ -98,7 +96,6 @@ def test_the_clients_of_a_node_that_is_gone_fail_by_name_and_round(polled: bool)
 
 
 def test_a_grid_to_a_superlink_is_polled_and_gives_up_after_the_timeout() -> None:
-    apps.assume_identity()
     polled = poll_often(HttpGrid(token="token"))
     assert isinstance(polled, PolledGrid) and polled.seconds < 1
     link = Link(apps.client_app(), nodes=2)
@@ -153,13 +150,12 @@ def digest_of(path: Path) -> str:
 
 
 @pytest.fixture
-def identity() -> Iterator[None]:
-    apps.assume_identity()
+def nothing_kept() -> Iterator[None]:
     yield
     workspace_module._kept.clear()
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 def test_nodes_that_hold_their_own_clients_give_the_bits_of_a_simulation_and_keep_no_others(tmp_path: Path) -> None:
     simulated = run_in_process(config(tmp_path / "simulated", federation__pinned=False))
     nodes = Nodes(parts(2, 0, 1, of=3))
@@ -171,7 +167,7 @@ def test_nodes_that_hold_their_own_clients_give_the_bits_of_a_simulation_and_kee
     assert digest_of(run_in_process(config(tmp_path / "four"), nodes=4)) == digest_of(simulated)
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 @pytest.mark.parametrize(
     ("configs", "complaint"),
     [
@@ -191,7 +187,7 @@ def test_nodes_that_do_not_hold_what_is_needed_are_named_before_training(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 def test_a_node_with_other_data_is_named() -> None:
     nodes = Nodes(parts(0, 1, of=2))
     settings = ConfigRecord({"run-config": json.dumps(config(Path("unused")).flat())})
@@ -200,7 +196,7 @@ def test_a_node_with_other_data_is_named() -> None:
         holdings.settle(tolerate=0, patience=0.0)
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 def test_the_clients_of_a_node_that_leaves_fail_until_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +251,7 @@ def by_node(labels: np.ndarray, clients: int, rng: np.random.Generator, **settin
 OWN = {"data__name": f"{__name__}:own_data", "federation__clients": NODES, "rounds": 3}
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 def test_nodes_that_read_data_of_their_own_give_the_bits_of_a_simulation_that_has_all(tmp_path: Path) -> None:
     READ.clear()
     nodes = Nodes(parts(0, 1, 2, of=NODES))
@@ -267,14 +263,14 @@ def test_nodes_that_read_data_of_their_own_give_the_bits_of_a_simulation_that_ha
     assert digest_of(path) == digest_of(simulated)
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 def test_a_node_deals_its_own_data_out_to_its_clients(tmp_path: Path) -> None:
     several = OWN | {"federation__clients": 2 * NODES, "partition__scheme": "iid"}
     path = run(Nodes(parts(0, 1, 2, of=NODES)), config(tmp_path / "run", **several))
     assert json.loads((path / "partition.json").read_text())["sizes"] == [EACH // 2] * 2 * NODES
 
 
-@pytest.mark.usefixtures("identity")
+@pytest.mark.usefixtures("nothing_kept")
 def test_own_data_of_a_missing_node_or_of_another_form_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,16 +298,6 @@ def wider(number: int, examples: Any = examples) -> tuple[np.ndarray, np.ndarray
 SCRIPTS = ROOT / "experiments" / "deployment"
 SECONDS = 240.0
 DEPLOYED: dict[str, Any] = {"rounds": 2, "federation.clients": 5, "barrier.every": 0, "model.width": 16}
-
-
-@pytest.fixture
-def started() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes to be ended, with all that they have started."""
-    leaders: list[subprocess.Popen[bytes]] = []
-    yield leaders
-    processes.end(leader.pid for leader in leaders)
-    for leader in leaders:
-        leader.wait()
 
 
 def bash(script: str, *words: object, out: Path, **env: str) -> "subprocess.Popen[bytes]":
@@ -382,14 +368,16 @@ def test_a_deployment_over_tls_gives_the_bits_of_a_simulation_and_leaves_its_log
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
     folder, port = tmp_path / "deployment", free_port()
-    started.append(bash("localhost.sh", folder, 2, words(DEPLOYED), out=tmp_path / "out.log", PORT=str(port)))
+    # one round: Flower starts a process per message
+    settings = DEPLOYED | {"rounds": 1}
+    started.append(bash("localhost.sh", folder, 2, words(settings), out=tmp_path / "out.log", PORT=str(port)))
     wait_until(lambda: gone(started[0]), "the run", tmp_path)
     said = (tmp_path / "out.log").read_text()
     assert started[0].returncode == 0, said[-3000:]
-    simulated = run_in_process(RunConfig.parse(DEPLOYED | {"output.dir": str(tmp_path / "simulated")}))
+    simulated = run_in_process(RunConfig.parse(settings | {"output.dir": str(tmp_path / "simulated")}))
     assert digest_of(folder / "run") == digest_of(simulated)
     log = (folder / "run" / "flower.log").read_text()
-    assert "[ROUND 2/2]" in log and log.splitlines()[-1].endswith(f"The run is complete: {folder / 'run'}")
+    assert "[ROUND 1/1]" in log and log.splitlines()[-1].endswith(f"The run is complete: {folder / 'run'}")
 
 
 @pytest.mark.slow

@@ -145,12 +145,12 @@ def test_no_disk_of_the_machine_is_ever_filled(tmp_path: Path) -> None:
 @needs_proc
 def test_faults_end_as_they_have_to(tmp_path: Path) -> None:
     quick = [fault for fault in ALL if fault.quick]
-    told: list[Outcome] = []
-    results = run_faults(quick, tmp_path, tell=told.append)
-    assert len(told) == len(results) == len(quick) >= 5
-    assert [one.faults for one in told] == [[]] * len(told)
+    reported: list[Outcome] = []
+    results = run_faults(quick, tmp_path, tell=reported.append)
+    assert len(reported) == len(results) == len(quick) >= 5
+    assert [one.faults for one in reported] == [[]] * len(reported)
     # what is on record is not repeated
-    assert run_faults(quick[:1], tmp_path, tell=told.append) == results and len(told) == len(quick)
+    assert run_faults(quick[:1], tmp_path, tell=reported.append) == results and len(reported) == len(quick)
 
 
 # ---- one writer -----------------------------------------------------------------------------------------------------

@@ -57,7 +57,6 @@ def spin() -> None:
 
 
 def grid(mods: Iterable[Mod], clients: int = 4, **settings: Any) -> CohortGrid:
-    apps.assume_identity()
     return CohortGrid(InProcessGrid(apps.client_app(mods=[cohort_mod, *mods]), {}, nodes=2), clients, **settings)
 
 
@@ -146,7 +145,7 @@ import torch
 from torch import nn
 
 class Net(nn.Sequential):
-    '''Does what it is told to in one training of all.'''
+    '''Fails as its settings say in one training of all.'''
     trained = 0
 
     def forward(self, inputs):

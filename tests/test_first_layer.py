@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from toys import draw, seeded
 
 from fedpfn.examples import Examples
 from fedpfn.lmc.first_layer import LINEAR, SplitModel, split_model, takes_stacks
@@ -16,22 +17,12 @@ Make = Callable[[], nn.Module]
 ROWS, IMAGES = (4, 6), (4, 3, 8, 8)
 
 
-def seeded(make: Make, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
-
-
 def states_of(make: Make) -> tuple[State, State]:
-    return read_state(seeded(make, 1)), read_state(seeded(make, 2))
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return read_state(seeded(1, make)), read_state(seeded(2, make))
 
 
 def cut(make: Make, inputs: Tensor) -> SplitModel | None:
-    return split_model(seeded(make, 0), inputs, *states_of(make))
+    return split_model(seeded(0, make), inputs, *states_of(make))
 
 
 def built(name: str, *shape: int, **settings: object) -> Make:
@@ -140,18 +131,18 @@ CUTS: list[tuple[Make, tuple[int, ...], str]] = [
 WHOLE: list[tuple[Make, Tensor]] = [
     (built("lstm", 5, width_multiplier=0.1), torch.arange(20).view(4, 5)),
     (lambda: nn.Sequential(nn.Embedding(6, 4), nn.Flatten(), nn.Linear(8, 3)), torch.arange(6).view(3, 2)),
-    *((make, normal(*ROWS)) for make in (ReadsWeight, CalledTwice, SharesWeight, TwoNames, ScalesFirst, Hooked)),
-    (lambda: nn.Sequential(Subclass(6, 4), nn.Linear(4, 3)), normal(*ROWS)),
-    (lambda: nn.Sequential(nn.BatchNorm1d(6, affine=False), nn.Linear(6, 3)), normal(*ROWS)),
-    (lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, track_running_stats=False)), normal(*ROWS)),
-    (lambda: nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 3)), normal(*ROWS)),
-    (lambda: nn.Sequential(nn.Flatten(), nn.PReLU()), normal(*ROWS)),
+    *((make, draw(*ROWS)) for make in (ReadsWeight, CalledTwice, SharesWeight, TwoNames, ScalesFirst, Hooked)),
+    (lambda: nn.Sequential(Subclass(6, 4), nn.Linear(4, 3)), draw(*ROWS)),
+    (lambda: nn.Sequential(nn.BatchNorm1d(6, affine=False), nn.Linear(6, 3)), draw(*ROWS)),
+    (lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, track_running_stats=False)), draw(*ROWS)),
+    (lambda: nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 3)), draw(*ROWS)),
+    (lambda: nn.Sequential(nn.Flatten(), nn.PReLU()), draw(*ROWS)),
 ]
 
 
 @pytest.mark.parametrize(("make", "shape", "name"), CUTS)
 def test_a_cut_model_gives_the_models_logits_between_two_states(make: Make, shape: tuple[int, ...], name: str) -> None:
-    model, inputs, (first, second) = seeded(make, 0), normal(*shape), states_of(make)
+    model, inputs, (first, second) = seeded(0, make), draw(*shape), states_of(make)
     found = split_model(model, inputs, first, second)
     assert found is not None and found.name == name
     assert type(found.layer) in LINEAR and found.own == {key for key in first if key.rpartition(".")[0] == name}
@@ -170,16 +161,16 @@ def test_a_model_whose_first_layer_is_not_its_own_stays_whole(make: Make, inputs
 
 
 def test_images_are_laid_out_pixel_by_pixel_where_the_model_allows_it() -> None:
-    free, bound = cut(built("resnet20", 3, 8, 8, width_multiplier=0.25), normal(*IMAGES)), cut(Views, normal(*IMAGES))
+    free, bound = cut(built("resnet20", 3, 8, 8, width_multiplier=0.25), draw(*IMAGES)), cut(Views, draw(*IMAGES))
     assert free is not None and free.channels_last
     assert bound is not None and not bound.channels_last
 
 
 def test_sizes_are_those_of_one_example() -> None:
-    found = cut(built("mlp", 6, hidden=2, width=8), normal(*ROWS))
+    found = cut(built("mlp", 6, hidden=2, width=8), draw(*ROWS))
     assert found is not None
     assert (found.fan_in, found.product_bytes, found.widest_bytes) == (6, 8 * 4, 8 * 4)
-    found = cut(built("cnn", 3, 18, 18), normal(4, 3, 18, 18))
+    found = cut(built("cnn", 3, 18, 18), draw(4, 3, 18, 18))
     assert found is not None and (found.fan_in, found.product_bytes) == (27, 32 * 16 * 16 * 4)
 
 
@@ -188,7 +179,7 @@ def test_looking_leaves_the_model_as_it_is() -> None:
     model[0].weight.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = read_state(model)
-    assert split_model(model, normal(*ROWS), state, state) is not None
+    assert split_model(model, draw(*ROWS), state, state) is not None
     assert all(module.training and not module._forward_hooks for module in model.modules())
     assert not model[0].weight.requires_grad and model[0].bias.requires_grad
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -201,15 +192,15 @@ def test_a_layer_that_is_later_called_otherwise_is_an_error() -> None:
                 return super().forward(x)
             return self.head(x) if len(x) == 5 else self.head(self.fc(self.fc(x)))
 
-    found = cut(Moody, normal(*ROWS))
+    found = cut(Moody, draw(*ROWS))
     assert found is not None
     with pytest.raises(RuntimeError, match="did not call its first layer 'fc'"):
-        found.entering(normal(5, 6))
+        found.entering(draw(5, 6))
     remaining = found.remaining(read_state(Moody()))
     with pytest.raises(RuntimeError, match="did not call its first layer 'fc'"):
-        found.logits(remaining, normal(5, 6), normal(5, 6))
+        found.logits(remaining, draw(5, 6), draw(5, 6))
     with pytest.raises(RuntimeError, match="called its first layer 'fc' twice"):
-        found.logits(remaining, normal(6, 6), normal(6, 6))
+        found.logits(remaining, draw(6, 6), draw(6, 6))
 
 
 class Branches(Custom):
@@ -220,6 +211,6 @@ class Branches(Custom):
 
 @pytest.mark.parametrize(("make", "expected"), [(Custom, True), (InPlace, True), (Branches, False)])
 def test_a_model_that_branches_on_its_features_cannot_be_stacked(make: Make, expected: bool) -> None:
-    found, labels = cut(make, normal(*ROWS)), torch.tensor([0, 1, 2, 0])
+    found, labels = cut(make, draw(*ROWS)), torch.tensor([0, 1, 2, 0])
     assert found is not None
-    assert takes_stacks(found, Examples(normal(*ROWS), labels), *states_of(make)) == expected
+    assert takes_stacks(found, Examples(draw(*ROWS), labels), *states_of(make)) == expected

@@ -26,7 +26,6 @@ def run(grid: CohortGrid) -> str:
 
 
 def grid(change: Any = None, *, sums: bool, absent: list[int] | None = None, tolerate: int = 0) -> CohortGrid:
-    apps.assume_identity()
     workers: Any = InProcessGrid(apps.client_app(mods=[cohort_mod]), {}, nodes=forged.NODES)
     sizes = [EXAMPLES * (client not in (absent or ())) for client in range(forged.CLIENTS)]
     behind = workers if change is None else forged.Forging(workers, change)

@@ -25,12 +25,6 @@ from strategies import FedAvg, FedPFN, FedPNU
 STEPS = 5
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    # a model this small only waits for the other threads; conftest puts the number back
-    torch.set_num_threads(1)
-
-
 # every optimiser of torch.optim, with weight decay and momentum where it has them; one that comes later fails the
 # first test until it is here
 OPTIMIZERS: dict[type[torch.optim.Optimizer], dict[str, Any]] = {
@@ -73,7 +67,6 @@ both_plans = pytest.mark.parametrize("strategy", PLANS.values(), ids=PLANS)
 
 def message_of(strategy: Strategy, model: nn.Module, server_round: int = 1) -> Message:
     """Return the TRAIN message that the strategy sends for ``model``."""
-    apps.assume_identity()
     arrays = ArrayRecord({name: apps.Array(tensor.numpy().copy()) for name, tensor in model.state_dict().items()})
     grid = InProcessGrid(apps.client_app(), {}, nodes=2)
     first, *_ = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from local_algorithms import with_proximal_term
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from toys import Two, bits
 
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
@@ -52,10 +53,6 @@ def toy(*, size: int = 10, dtype: torch.dtype = torch.float32, device: str = "cp
 
 def order(size: int = 10, batch_size: int = 4, seed: int = 0) -> Iterator[NDArray[np.int64]]:
     return batch_order(size, batch_size, np.random.default_rng(seed))
-
-
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().view({4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
 def same_bits(first: Tensor, second: Tensor, where: Tensor) -> bool:
@@ -229,15 +226,6 @@ def test_no_mask_holds_nothing() -> None:
 
 
 # steps by hand: logits (w0, w1) for the input 1 and the label 0, so that the gradient is (p0 - 1, p1)
-
-
-class Two(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor([1.0, 1.0], dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.w
 
 
 ONE = Examples(torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64))

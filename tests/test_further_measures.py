@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from test_recorder import new_folder, record, recorder_in
+from toys import shown
 
 from experiments.recorded import further_numbers, further_quantities, is_evaluated
 from experiments.report.figures.series import accuracy
@@ -16,7 +16,6 @@ from experiments.report.measures import final_accuracy
 from experiments.report.run_entries import curve, rounds_table
 from experiments.report.study import make_study
 from experiments.report.tables import make_report, results_tables
-from experiments.show import show_run
 from fedpfn.measures import resolve_measures
 from fedpfn.runs import Run, find_runs, read_run, read_runs
 from fedpfn.runs.config import RunConfig
@@ -44,12 +43,6 @@ def run(tmp_path: Path) -> Run:
     folder.write_summary(recorder.summary())
     folder.close()
     return read_run(folder.path)
-
-
-def shown(run: Run) -> str:
-    console = Console(record=True, width=100)
-    show_run(run, console)
-    return console.export_text()
 
 
 def v1_run(tmp_path: Path) -> Run:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from toys import same_state
 
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
@@ -49,10 +50,6 @@ def blobs(count: int = 32, classes: int = 4, *, seed: int = 0) -> Examples:
     return Examples.from_arrays((corners + 0.4 * generator.normal(size=(count, 2))).astype(np.float32), labels)
 
 
-def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-
-
 def numbers(values: Sequence[float]) -> list[State]:
     return [{"w": torch.tensor([value])} for value in values]
 
@@ -67,8 +64,8 @@ def test_a_uniform_soup_by_hand() -> None:
 @given(st.integers(1, 9), st.integers(0, 99))
 def test_a_soup_of_equal_members_is_that_member_to_the_bit(count: int, seed: int) -> None:
     state = read_state(net(seed=seed))
-    assert same(uniform_soup([state] * count), state)
-    assert same(greedy_soup([state] * count, lambda found: Evaluation(0.0, 0.5, 1)).state, state)
+    assert same_state(uniform_soup([state] * count), state)
+    assert same_state(greedy_soup([state] * count, lambda found: Evaluation(0.0, 0.5, 1)).state, state)
 
 
 @given(st.permutations(range(5)))
@@ -100,7 +97,7 @@ def test_members_are_held_out_and_reported_as_repaired_as_their_soup() -> None:
     report = soup_report(model, states, examples, examples, repair=repair)
     assert report.held_out == report.test == alone
     best = greedy_soup([states[0]], lambda state: evaluate(model, examples, state=state), repair=repair)
-    assert best.accuracy == alone[0] and same(best.state, repair(states[0], states[0]))
+    assert best.accuracy == alone[0] and same_state(best.state, repair(states[0], states[0]))
 
 
 def test_batch_norm_of_a_soup_is_measured_anew_by_a_repair() -> None:
@@ -164,7 +161,7 @@ def test_a_greedy_soup_is_never_worse_than_its_best_member_whatever_is_measured(
     assert found.accuracy == arbitrary(found.state).accuracy
     kept = [candidate.member for candidate in found.history if candidate.kept]
     assert tuple(kept) == found.members
-    assert same(found.state, mean_state([states[member] for member in kept]))
+    assert same_state(found.state, mean_state([states[member] for member in kept]))
     assert sorted(candidate.member for candidate in found.history) == list(range(len(values)))
     tried = [found.alone[candidate.member] for candidate in found.history]
     assert tried == sorted(tried, reverse=True)
@@ -181,7 +178,7 @@ def test_a_greedy_soup_agrees_with_its_recipe_taken_literally() -> None:
                 or measure(mean_state([*ingredients, state])).accuracy >= measure(mean_state(ingredients)).accuracy
             ):
                 ingredients.append(state)
-        assert same(greedy_soup(numbers(values), measure).state, mean_state(ingredients))
+        assert same_state(greedy_soup(numbers(values), measure).state, mean_state(ingredients))
 
 
 def test_a_diverged_member_stays_out() -> None:
@@ -190,7 +187,7 @@ def test_a_diverged_member_stays_out() -> None:
     bad = {name: torch.full_like(tensor, float("nan")) for name, tensor in good.items()}
     found = greedy_soup([bad, good], lambda state: evaluate(model, examples, state=state))
     assert found.members == (1,)
-    assert same(found.state, good)
+    assert same_state(found.state, good)
 
 
 @pytest.mark.parametrize("make_soup", [uniform_soup, lambda states: greedy_soup(states, closeness(0.0))])
@@ -233,25 +230,25 @@ def test_fine_tuning_starts_from_the_state_given_and_leaves_model_and_start_alon
     tiny = fine_tune(model.eval(), start, blobs(), TrainingRecipe(optimizer="sgd", lr=1e-30), seed=0)
     assert all(torch.allclose(tiny[name], start[name], rtol=0, atol=1e-25) for name in start)
     fine_tune(model, start, blobs(), ADAM, seed=0)
-    assert same(read_state(model), before)
-    assert same(start, given_start)
+    assert same_state(read_state(model), before)
+    assert same_state(start, given_start)
     assert not model.training
 
 
 def test_a_stream_is_a_batch_order_of_its_own() -> None:
     model, start = net(), read_state(net())
     tuned = [fine_tune(model, start, blobs(), SGD, seed=0, stream=stream) for stream in [(1,), (1,), (2,)]]
-    assert same(tuned[0], tuned[1])
-    assert not same(tuned[0], tuned[2])
-    assert not same(tuned[0], fine_tune(model, start, blobs(), SGD, seed=1, stream=(1,)))
+    assert same_state(tuned[0], tuned[1])
+    assert not same_state(tuned[0], tuned[2])
+    assert not same_state(tuned[0], fine_tune(model, start, blobs(), SGD, seed=1, stream=(1,)))
 
 
 def test_a_stream_is_a_dropout_of_its_own() -> None:
     # one example: there is one batch order only
     model, start, one = net(dropout=0.5), read_state(net()), blobs(1)
     tuned = [fine_tune(model, start, one, SGD, seed=0, stream=stream) for stream in [(1,), (1,), (2,)]]
-    assert same(tuned[0], tuned[1])
-    assert not same(tuned[0], tuned[2])
+    assert same_state(tuned[0], tuned[1])
+    assert not same_state(tuned[0], tuned[2])
 
 
 def test_batch_norm_gets_no_batch_of_one_example() -> None:
@@ -422,7 +419,7 @@ def test_one_contributor_is_plain_fine_tuning() -> None:
     for turn in range(2):
         state = fine_tune(model, state, task.train, SGD, seed=1, stream=("cold fusion", turn, 0))
     found = fused([task])
-    assert same(found.base | found.heads[0], state)
+    assert same_state(found.base | found.heads[0], state)
     assert found.before[1, 0] == found.after[1, 0] == evaluate(model, task.test, state=state).accuracy
 
 
@@ -442,8 +439,8 @@ def test_cold_fusion_agrees_with_its_definition_taken_literally() -> None:
         base = mean_state(parts)
         for number, (model, task) in enumerate(zip(models, tasks, strict=True)):
             assert found.after[turn, number] == evaluate(model, task.test, state=base | heads[number]).accuracy
-    assert same(found.base, base)
-    assert all(same(own, expected) for own, expected in zip(found.heads, heads, strict=True))
+    assert same_state(found.base, base)
+    assert all(same_state(own, expected) for own, expected in zip(found.heads, heads, strict=True))
 
 
 def test_heads_never_travel() -> None:
@@ -454,9 +451,9 @@ def test_heads_never_travel() -> None:
     tasks = contributors()
     others = [tasks[0], tasks[1], Task(blobs(24, 4, seed=77), tasks[2].test, 4)]
     frozen = [fused(chosen, mask=MaskRecipe(0, 1.0)) for chosen in (tasks, others)]
-    assert all(same(frozen[0].heads[number], frozen[1].heads[number]) for number in (0, 1))
-    assert not same(frozen[0].heads[2], frozen[1].heads[2])
-    assert same(frozen[0].base, frozen[1].base)
+    assert all(same_state(frozen[0].heads[number], frozen[1].heads[number]) for number in (0, 1))
+    assert not same_state(frozen[0].heads[2], frozen[1].heads[2])
+    assert same_state(frozen[0].base, frozen[1].base)
 
 
 def test_a_mask_is_shared_in_a_round_and_fresh_in_the_next() -> None:
@@ -466,7 +463,7 @@ def test_a_mask_is_shared_in_a_round_and_fresh_in_the_next() -> None:
     # three contributors, and half of 16 weights and 8 biases moved: they agree on the half
     for moved in (first, second):
         assert [int(entries.sum()) for entries in moved.values()] == [8, 4]
-    assert not same(first, second)
+    assert not same_state(first, second)
 
 
 def test_a_mask_never_touches_a_head() -> None:
@@ -483,22 +480,22 @@ def test_the_mask_of_the_caller_keeps_what_it_leaves_out() -> None:
 
 def test_a_mask_without_frozen_entries_is_no_mask() -> None:
     one, other = fused(), fused(mask=MaskRecipe(4, 0.0))
-    assert same(one.base, other.base) and np.array_equal(one.after, other.after)
+    assert same_state(one.base, other.base) and np.array_equal(one.after, other.after)
 
 
 def test_at_a_vanishing_rate_the_base_stays() -> None:
     start = {name: tensor + 1 for name, tensor in body().items()}
     found = fused(recipe=TrainingRecipe(optimizer="sgd", lr=1e-30, steps=2), base=start)
-    assert same(found.base, start)
+    assert same_state(found.base, start)
     assert np.array_equal(found.before, found.after)
 
 
 def test_cold_fusion_repeats_and_follows_its_seed() -> None:
     before = torch.random.get_rng_state()
     runs = [cold_fusion(Net, contributors(), SGD, rounds=1, seed=seed).base for seed in (1, 1, 2)]
-    assert same(runs[0], runs[1])
-    assert not same(runs[0], runs[2])
-    assert not same(fused(seed=1).base, fused(seed=2).base)  # from equal weights, by batch order
+    assert same_state(runs[0], runs[1])
+    assert not same_state(runs[0], runs[2])
+    assert not same_state(fused(seed=1).base, fused(seed=2).base)  # from equal weights, by batch order
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -512,8 +509,8 @@ def test_initial_weights_of_cold_fusion_are_a_function_of_its_seed_and_alike_for
 
     for seed in (1, 2):
         cold_fusion(watched, contributors(), SGD, rounds=1, seed=seed)
-    assert all(same(other, made[0]) for other in made[:3])
-    assert not same(made[0], made[3])
+    assert all(same_state(other, made[0]) for other in made[:3])
+    assert not same_state(made[0], made[3])
 
 
 def test_cold_fusion_learns_its_tasks_and_a_probe_sees_it() -> None:

@@ -167,7 +167,7 @@ def test_batch_norms_statistics_are_averaged_and_its_counters_are_the_bases(exam
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda m: fuse("means", m, [m]), "unknown fusion method 'means'; expected one of mean, greedy"),
         (lambda m: fuse("mean", m, [m], scale=1.0), "takes no 'scale'; it has none"),
@@ -178,10 +178,10 @@ def test_batch_norms_statistics_are_averaged_and_its_counters_are_the_bases(exam
         (lambda m: fuse("ties", m, [m], base=nn.Linear(2, 2)), "the base: the state is not this model's"),
     ],
 )
-def test_what_cannot_be_fused_is_said_in_one_line(call: Callable[[nn.Module], object], told: str) -> None:
+def test_what_cannot_be_fused_is_said_in_one_line(call: Callable[[nn.Module], object], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         call(network())
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("method", METHODS)

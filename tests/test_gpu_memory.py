@@ -16,7 +16,6 @@ from clients.answers import Answer
 from clients.client_app import app, train_cohort
 from clients.workspace import workspace
 from experiments.runtime.host import Host
-from experiments.runtime.in_process import assume_identity
 from fedpfn.params import read_state
 from fedpfn.runs.config import RunConfig
 from strategies.records import to_record
@@ -36,7 +35,6 @@ def released(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
 
 
 def answers(clients: int, **keys: Any) -> list[Any]:
-    assume_identity()
     config = RunConfig.parse(BASE | {name.replace("__", "."): value for name, value in keys.items()})
     arrays = to_record(read_state(workspace(config).model))
     about = ConfigRecord({"server-round": 1, "run-config": json.dumps(config.flat())})

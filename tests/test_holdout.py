@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import toys
 from hypothesis import given
 from hypothesis import strategies as st
-from test_federation import config, lines, run
 from test_measures import toy_instruments, toy_round
 from torch import nn
+from toys import config, lines, run
 
 from experiments.runtime.in_process import run_in_process
 from experiments.show import further_table
@@ -188,14 +189,12 @@ def test_the_recorded_accuracies_are_those_of_the_models(tmp_path: Path, named: 
 
 
 def test_what_is_held_out_does_not_move_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import test_federation
-
     first = run(tmp_path, "first", **SETTINGS)
     held = np.concatenate(load_data(config(tmp_path, **SETTINGS)).held_out)
-    (inputs, labels), test = test_federation.toy_data()
+    (inputs, labels), test = toys.toy_data()
     # features, since other labels would make another partition
     inputs[held] = 1e3
-    monkeypatch.setattr(test_federation, "toy_data", lambda: ((inputs, labels), test))
+    monkeypatch.setattr(toys, "toy_data", lambda: ((inputs, labels), test))
     second = run(tmp_path, "second", **SETTINGS)
     assert first.rounds[-1]["weights_sha256"] == second.rounds[-1]["weights_sha256"]
     assert first.rounds[-1]["client_accuracy"] != second.rounds[-1]["client_accuracy"]

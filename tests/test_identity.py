@@ -181,7 +181,7 @@ def test_used_keys_have_the_values_of_the_config_in_its_order() -> None:
 
 
 def test_fed_avg_by_default_uses_these_keys_and_no_others() -> None:
-    told = """
+    names = """
         seed rounds device deterministic measures federation.clients federation.fraction
         federation.tolerate-failures data.name data.image-size
         data.train-examples data.test-examples data.task partition.scheme partition.alpha
@@ -193,7 +193,7 @@ def test_fed_avg_by_default_uses_these_keys_and_no_others() -> None:
         barrier.every barrier.points barrier.max-pairs barrier.max-examples barrier.split barrier.batch-norm
         barrier.layers
     """
-    assert list(used_keys(RunConfig.parse({"strategy.name": "fedavg"}))) == told.split()
+    assert list(used_keys(RunConfig.parse({"strategy.name": "fedavg"}))) == names.split()
 
 
 def test_fed_pnu_across_rounds_has_one_schedule_however_it_is_spelt() -> None:
@@ -318,13 +318,13 @@ TELLING: list[tuple[Settings, Settings]] = [
 ]
 
 
-def told(changes: Settings) -> str:
+def recorded(changes: Settings) -> str:
     """Return everything that the rounds of a toy federation put on record, but for the time they took."""
-    return _told(tuple(sorted(changes.items())))
+    return _recorded(tuple(sorted(changes.items())))
 
 
 @cache
-def _told(changes: tuple[tuple[str, Scalar], ...]) -> str:
+def _recorded(changes: tuple[tuple[str, Scalar], ...]) -> str:
     with TemporaryDirectory() as folder:
         config = RunConfig.parse(TOY, dict(changes), {"output.dir": f"{folder}/run"})
         path = run_in_process(config, nodes=1)
@@ -337,13 +337,13 @@ def _told(changes: tuple[tuple[str, Scalar], ...]) -> str:
 @pytest.mark.parametrize(("where", "changes"), IDLE, ids=[f"{where} {change}" for where, change in IDLE])
 def test_what_is_left_out_of_an_address_leaves_a_run_as_it_is(where: Settings, changes: Settings) -> None:
     assert address(RunConfig.parse(TOY, where)) == address(RunConfig.parse(TOY, where, changes))
-    assert told(where) == told(where | changes)
+    assert recorded(where) == recorded(where | changes)
 
 
 @pytest.mark.parametrize(("where", "changes"), TELLING, ids=[f"{where} {change}" for where, change in TELLING])
 def test_what_moves_an_address_moves_a_run(where: Settings, changes: Settings) -> None:
     assert address(RunConfig.parse(TOY, where)) != address(RunConfig.parse(TOY, where, changes))
-    assert told(where) != told(where | changes)
+    assert recorded(where) != recorded(where | changes)
 
 
 # any config, any key

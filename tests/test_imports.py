@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toys import says
 
 from fedpfn import imports
 from fedpfn.imports import absolute_reference, is_reference, load, look_in, near_reference, resolve
@@ -74,9 +75,7 @@ MALFORMED = ["json", "json:", ":dumps", ":", "", "json dumps:x", "json:loads:dum
 def test_a_malformed_reference_is_told_the_form(reference: str) -> None:
     with pytest.raises(ValueError) as caught:
         load(reference)
-    assert str(caught.value) == (
-        f"{reference!r} is not an import string; expected 'package.module:name' or 'path/to/file.py:name'"
-    )
+    assert says(str(caught.value), repr(reference), "import string", "'package.module:name'", "'path/to/file.py:name'")
 
 
 @pytest.mark.parametrize(

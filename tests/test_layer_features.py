@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.utils import parametrizations
+from toys import draw, seeded
 
 from fedpfn.examples import Examples
 from fedpfn.lmc.layerwise import (
@@ -29,16 +30,6 @@ from fedpfn.models import build
 from fedpfn.models.bias_free import strip_biases
 from fedpfn.models.resnet import resnet
 from fedpfn.params import State, read_state
-
-
-def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def places(layers: tuple[Layer, ...]) -> list[tuple[str, int, str, int]]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+from toys import draw
 
 import fedpfn.lmc.layerwise
 import fedpfn.models.bias_free
@@ -49,10 +50,6 @@ from fedpfn.params import State, lerp, read_state
 
 seeds = st.integers(0, 2**16)
 weights = st.floats(0, 1)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def data(size: int, *shape: int, classes: int = 3, seed: int = 0) -> Examples:

@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import toys
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from toys import federate
 
-from experiments.runtime.in_process import run_in_process
 from fedpfn.examples import Examples
 from fedpfn.losses import batch_loss
 from fedpfn.models import build
 from fedpfn.params import read_state
-from fedpfn.runs import read_run
 from fedpfn.runs.arguments import lr_factor_of, round_lr
 from fedpfn.runs.config import KEYS, ConfigError, RunConfig
 from fedpfn.runs.identity import config_warnings, used_keys
@@ -48,7 +49,7 @@ def of_one(done: int) -> float:
 
 
 def config(**keys: Any) -> RunConfig:
-    return RunConfig.parse({name.replace("__", ".").replace("_", "-"): value for name, value in keys.items()})
+    return RunConfig.parse(toys.keys(keys))
 
 
 # by themselves
@@ -227,9 +228,7 @@ BASE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def run(folder: Path, *, nodes: int = 2, **keys: Any) -> Any:
-    named = {name.replace("__", ".").replace("_", "-"): value for name, value in keys.items()}
-    return read_run(run_in_process(RunConfig.parse(BASE | {"output.dir": str(folder)} | named), nodes=nodes))
+run: Callable[..., Any] = partial(federate, BASE)
 
 
 def test_a_run_with_schedules_has_the_same_bits_on_any_number_of_nodes_and_about_so_in_stacks(tmp_path: Path) -> None:

@@ -5,14 +5,15 @@ from typing import Any
 
 import flower_apps as apps
 import pytest
-import test_federation as toys
 import test_resume as cuts
 import torch
+import toys
 from flwr.app import Message
 from torch import Tensor, nn
+from toys import digest, same_state
 
 from clients import cohort_mod, packing_mod
-from experiments.runtime.in_process import InProcessGrid, assume_identity
+from experiments.runtime.in_process import InProcessGrid
 from fedpfn.examples import Examples
 from fedpfn.lmc.matching import (
     activation_matching,
@@ -38,15 +39,6 @@ EXAMPLES = Examples(
 
 def run(tmp_path: Path, name: str = "run", **settings: Any) -> Run:
     return toys.run(tmp_path, name, **({"rounds": 3, "barrier__every": 0, "train__lr": 0.5} | settings))
-
-
-def digest(found: Run) -> str:
-    assert found.summary is not None
-    return str(found.summary["weights_sha256"])
-
-
-def equal(first: State, second: State) -> bool:
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 # which units may move
@@ -78,7 +70,7 @@ def test_matching_moves_the_units_that_may_and_leaves_frozen_entries(method: str
         found = weight_matching(spec, state, permuted, movable=movable)
     else:
         found = activation_matching(spec, model, state, permuted, EXAMPLES, movable=movable)
-    assert equal(found.state, state) and units_moved(found.permutations) == {"0": 5}
+    assert same_state(found.state, state) and units_moved(found.permutations) == {"0": 5}
     # where the permutation that is looked for would move what is frozen, it is not
     other = apply_permutations(spec, random_permutations(spec, seed=1), state)
     kept = weight_matching(spec, state, other, movable=movable).state
@@ -107,7 +99,6 @@ class Renumbering(GridView):
 
 
 def started(strategy: Any, *, renumbered: bool, sums: bool = False, mods: Any = ()) -> State:
-    assume_identity()
     app = apps.client_app(mods=[cohort_mod, *mods])
     grid: Any = CohortGrid(InProcessGrid(app, {}, nodes=2), 4, sums=lambda number: sums)
     return apps.start(strategy, app, grid=Renumbering(grid, 2) if renumbered else grid)
@@ -119,14 +110,14 @@ def test_a_planted_permutation_is_found_and_the_mean_is_that_without_it(method: 
     plain = started(FedAvg(fraction_evaluate=0.0), renumbered=False)
     spoilt = started(FedAvg(fraction_evaluate=0.0), renumbered=True)
     strategy = Matched(FedAvg(fraction_evaluate=0.0), apps.net(), method=method, to=to, examples=EXAMPLES)
-    assert equal(started(strategy, renumbered=True), plain) and not equal(spoilt, plain)
+    assert same_state(started(strategy, renumbered=True), plain) and not same_state(spoilt, plain)
 
 
 def test_under_a_mask_of_weights_matching_leaves_replies_as_they_are() -> None:
     masked = SharedMask(FedAvg(fraction_evaluate=0.0), mask_ratio=0.4)
     matched = Matched(SharedMask(FedAvg(fraction_evaluate=0.0), mask_ratio=0.4), apps.net())
     plain = started(masked, renumbered=False, mods=[packing_mod])
-    assert equal(started(matched, renumbered=False, mods=[packing_mod]), plain)
+    assert same_state(started(matched, renumbered=False, mods=[packing_mod]), plain)
 
 
 def test_sums_unknown_methods_and_models_without_units_are_refused() -> None:
@@ -142,8 +133,7 @@ def test_sums_unknown_methods_and_models_without_units_are_refused() -> None:
 # runs
 
 
-@pytest.mark.parametrize("match", ["weights", "activations"])
-@pytest.mark.parametrize("to", ["global", "mean"])
+@pytest.mark.parametrize(("match", "to"), [("weights", "mean"), ("activations", "global")])
 def test_nodes_and_a_resumption_change_nothing(
     tmp_path: Path, match: str, to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

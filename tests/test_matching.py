@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.func import functional_call
+from toys import same_state
 
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
@@ -78,10 +79,6 @@ def inputs_of(shape: tuple[int, ...], count: int, seed: int = 0) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 3, (count,), generator=generator)
     return Examples(torch.randn(count, *shape, generator=generator), labels)
-
-
-def same_state(one: State, other: State) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def random_net(seed: int, *widths: int) -> tuple[nn.Sequential, State]:
@@ -277,15 +274,10 @@ def times_found(seeds: range, restarts: int) -> int:
     return found
 
 
-def test_restarts_find_what_one_search_does_not() -> None:
-    assert times_found(range(5), restarts=0) < times_found(range(5), restarts=4) == 5
-
-
-@pytest.mark.slow
-def test_of_a_hundred_planted_permutations_restarts_find_95() -> None:
-    # 17 and 99 where it was measured; other processors round otherwise
-    assert times_found(range(100), restarts=0) <= 30
-    assert times_found(range(100), restarts=20) >= 95
+def test_of_ten_planted_permutations_restarts_find_nearly_all() -> None:
+    # of a hundred 17 and 99 where it was measured; other processors round otherwise
+    assert times_found(range(10), restarts=0) <= 5
+    assert times_found(range(10), restarts=20) >= 9
 
 
 def test_more_restarts_are_never_worse_and_a_function_of_the_seed() -> None:

@@ -11,6 +11,7 @@ import torch
 from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 from rich.console import Console
+from toys import digest
 
 from experiments.run import prepare, read_run_config, unused_settings
 from experiments.runtime.in_process import InProcessGrid, run_in_process
@@ -147,10 +148,6 @@ def faults(here: Path, *words: str) -> str:
         run(here, *words)
     assert not (here / "run").exists()
     return str(caught.value)
-
-
-def digest(run: Run) -> str:
-    return str(run.rounds[-1]["weights_sha256"])
 
 
 # one file per part

@@ -1,31 +1,16 @@
 """How states travel packed: by hand, as an inverse, to the bit, and against choosing by booleans."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from toys import bits, same_bits
 
 from fedpfn.masks import Mask, MaskRecipe, build_mask
 from fedpfn.packing import Positions, pack, unpack
 from fedpfn.params import State
-
-
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
-
-
-def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    return list(first) == list(second) and all(
-        first[name].dtype == second[name].dtype
-        and first[name].shape == second[name].shape
-        and torch.equal(bits(first[name]), bits(second[name]))
-        for name in first
-    )
-
 
 SHAPES = {"w": (3, 4), "norm": (4,), "s": (), "e": (0,), "running": (4,), "b": (5,)}
 
@@ -78,8 +63,8 @@ def test_unpacking_inverts_packing_and_keeps_the_rest_of_the_base(
         whole = active.get(name, torch.ones_like(tensor, dtype=torch.bool))
         assert torch.equal(bits(tensor), bits(torch.where(whole, state[name], base[name])))
     again = pack(found, Positions.where(active))
-    assert same(again, packed)
-    assert same(packed, packed_by_booleans(state, active))
+    assert same_bits(again, packed)
+    assert same_bits(packed, packed_by_booleans(state, active))
 
 
 def test_frozen_entries_of_the_base_stay_to_the_bit_whatever_their_value() -> None:
@@ -97,7 +82,7 @@ def test_unpacking_leaves_base_and_packed_alone() -> None:
     for tensor in found.values():
         tensor.add_(9)
     assert packed["packed:float32"].tolist() == [1, 2, 3]
-    assert same(base, {"w": torch.zeros(2), "m": torch.zeros(2)})
+    assert same_bits(base, {"w": torch.zeros(2), "m": torch.zeros(2)})
 
 
 def test_the_order_of_entries_is_the_logical_one_not_the_one_in_memory() -> None:
@@ -131,9 +116,9 @@ def test_nothing_active_is_nothing_sent() -> None:
     base, active = {"w": torch.randn(4)}, {"w": torch.zeros(4, dtype=torch.bool)}
     packed = pack(base, Positions.where(active))
     assert packed["packed:float32"].numel() == 0
-    assert same(unpack(packed, Positions.where(active), base), base)
+    assert same_bits(unpack(packed, Positions.where(active), base), base)
 
 
 def test_nothing_active_needs_nothing_packed() -> None:
     base = {"w": torch.randn(3)}
-    assert same(unpack({}, Positions.where({"w": torch.zeros(3, dtype=torch.bool)}), base), base)
+    assert same_bits(unpack({}, Positions.where({"w": torch.zeros(3, dtype=torch.bool)}), base), base)

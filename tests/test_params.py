@@ -1,14 +1,14 @@
 """States as dicts of tensors: what belongs to one, how they are averaged and mixed."""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
+from toys import bits, same_bits
 
 from fedpfn.params import (
     first_non_finite,
@@ -22,19 +22,6 @@ from fedpfn.params import (
 )
 
 float32s = st.floats(width=32, allow_nan=False, allow_infinity=False)
-
-
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
-
-
-def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    return list(first) == list(second) and all(
-        first[name].dtype == second[name].dtype
-        and first[name].shape == second[name].shape
-        and torch.equal(bits(first[name]), bits(second[name]))
-        for name in first
-    )
 
 
 class Mixed(nn.Module):
@@ -69,11 +56,11 @@ def test_a_state_is_a_copy_and_writing_one_is_too() -> None:
     kept = {name: tensor.clone() for name, tensor in state.items()}
     with torch.no_grad():
         model.weight.add_(1)
-    assert same(state, kept)
+    assert same_bits(state, kept)
     write_state(model, state)
     with torch.no_grad():
         model.weight.add_(1)
-    assert same(state, kept)
+    assert same_bits(state, kept)
     assert not any(tensor.requires_grad for tensor in state.values())
 
 
@@ -81,7 +68,7 @@ def test_writing_reads_back_to_the_bit_and_leaves_what_is_no_state() -> None:
     model = Mixed()
     values = {name: torch.randn(tensor.shape) for name, tensor in read_state(model).items()}
     write_state(model, values)
-    assert same(read_state(model), values)
+    assert same_bits(read_state(model), values)
     assert model.tied is model.first.weight
     assert (model.count.tolist(), model.flag.tolist(), model.fixed.tolist()) == ([1], [True], [1, 1])
     assert model.first.weight.requires_grad and model.first.weight.grad is None
@@ -118,8 +105,8 @@ def test_a_mean_of_states_is_taken_entry_by_entry() -> None:
         {"w": torch.tensor([2.0]), "b": torch.tensor(4.0)},
         {"w": torch.tensor([4.0]), "b": torch.tensor(0.0)},
     )
-    assert same(mean_state([first, second]), {"w": torch.tensor([3.0]), "b": torch.tensor(2.0)})
-    assert same(mean_state([first, second], [3, 1]), {"w": torch.tensor([2.5]), "b": torch.tensor(3.0)})
+    assert same_bits(mean_state([first, second]), {"w": torch.tensor([3.0]), "b": torch.tensor(2.0)})
+    assert same_bits(mean_state([first, second], [3, 1]), {"w": torch.tensor([2.5]), "b": torch.tensor(3.0)})
 
 
 # zero is left out: the mean of negative zeros is a positive one
@@ -193,7 +180,7 @@ def test_the_line_by_hand_runs_from_the_second_to_the_first() -> None:
 @given(float32s, float32s)
 def test_both_ends_of_the_line_are_exact(first: float, second: float) -> None:
     ends = {"w": torch.tensor([first])}, {"w": torch.tensor([second])}
-    assert same(lerp(*ends, 1.0), ends[0]) and same(lerp(*ends, 0.0), ends[1])
+    assert same_bits(lerp(*ends, 1.0), ends[0]) and same_bits(lerp(*ends, 0.0), ends[1])
 
 
 def test_the_ends_are_exact_even_beside_an_infinite_one() -> None:
@@ -206,13 +193,13 @@ def test_the_line_keeps_names_dtypes_and_its_ends() -> None:
     kept = {name: tensor.clone() for name, tensor in first.items()}
     mixed = lerp(first, second, 0.3)
     assert [(name, tensor.dtype) for name, tensor in mixed.items()] == [("w", torch.float32), ("b", torch.float64)]
-    assert same(first, kept)
+    assert same_bits(first, kept)
 
 
 def test_entries_that_are_equal_stay_put_along_the_line() -> None:
     tensor = torch.randn(1000)
     for alpha in np.linspace(0, 1, 25):
-        assert same(lerp({"w": tensor}, {"w": tensor}, float(alpha)), {"w": tensor})
+        assert same_bits(lerp({"w": tensor}, {"w": tensor}, float(alpha)), {"w": tensor})
 
 
 def test_the_middle_of_the_line_is_the_mean() -> None:
@@ -244,4 +231,4 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
     before = read_state(model)
     with pytest.raises(ValueError, match="bias"):
         write_state(model, {"weight": torch.zeros(2, 2), "bias": torch.zeros(1)})
-    assert same(read_state(model), before)
+    assert same_bits(read_state(model), before)

@@ -37,12 +37,12 @@ def test_a_client_without_examples_has_no_distance_and_does_not_count_in_the_mea
 
 
 def test_the_manifest_says_what_was_asked_for_and_what_came_and_survives_json():
-    told = manifest(LABELS, PARTS[:1], 3, scheme="dirichlet", alpha=0.5)
-    assert json.loads(json.dumps(told)) == told
-    assert told["scheme"] == "dirichlet" and told["alpha"] == 0.5
-    assert (told["clients"], told["examples"], told["unused"]) == (1, 2, 3)
-    assert told["sizes"] == [2] and told["class_counts"] == [[1, 1, 0]]
-    assert told["mean_total_variation"] == 0.0
+    summary = manifest(LABELS, PARTS[:1], 3, scheme="dirichlet", alpha=0.5)
+    assert json.loads(json.dumps(summary)) == summary
+    assert summary["scheme"] == "dirichlet" and summary["alpha"] == 0.5
+    assert (summary["clients"], summary["examples"], summary["unused"]) == (1, 2, 3)
+    assert summary["sizes"] == [2] and summary["class_counts"] == [[1, 1, 0]]
+    assert summary["mean_total_variation"] == 0.0
 
 
 def test_the_digest_tells_assignments_apart_but_not_the_order_within_a_client():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+from toys import same_state
 
 from fedpfn.lmc.matching import (
     Axis,
@@ -54,10 +55,6 @@ def randomised(model: Module, seed: int) -> Module:
                 # biases, norms and statistics: a start of zeros and ones is moved
                 tensor.copy_(0.3 * noise if name.endswith(("bias", "mean")) else 0.5 + noise.abs())
     return model
-
-
-def same_state(one: State, other: State) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 BUILT_IN: dict[str, tuple[str, tuple[int, ...], dict[str, object]]] = {

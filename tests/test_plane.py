@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import flat
 
 from fedpfn.evaluation import Evaluation
 from fedpfn.lmc.plane import landscape, plane_through
@@ -14,10 +15,6 @@ from fedpfn.params import State
 def random_states(seed: int) -> list[State]:
     generator = torch.Generator().manual_seed(seed)
     return [{"a": torch.randn(4, 3, generator=generator), "b": torch.randn(5, generator=generator)} for _ in range(3)]
-
-
-def flat(state: State) -> torch.Tensor:
-    return torch.cat([tensor.flatten() for tensor in state.values()]).double()
 
 
 def test_a_right_triangle_by_hand() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_federation as toys
 import test_resume as cuts
 import torch
+import toys
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedMedian
 from flwr.supercore.privacy_accounting import (
@@ -22,6 +22,7 @@ from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from toys import digest
 
 from clients import packing_mod, private_mod
 from clients.records import decode, encode
@@ -42,11 +43,6 @@ PRIVATE: dict[str, Any] = {"privacy__clip_norm": 0.3, "privacy__noise_multiplier
 
 def run(tmp_path: Path, name: str = "run", **settings: Any) -> Run:
     return toys.run(tmp_path, name, **({"rounds": 3, "barrier__every": 0} | settings))
-
-
-def digest(found: Run) -> str:
-    assert found.summary is not None
-    return str(found.summary["weights_sha256"])
 
 
 def norm(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
@@ -172,8 +168,7 @@ def test_all_clients_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(checked) == 2 and min(checked) > 1
 
 
-@pytest.mark.parametrize("where", ["central", "local"])
-@pytest.mark.parametrize("base", ["fedavg", "fedadam"])
+@pytest.mark.parametrize(("where", "base"), [("central", "fedadam"), ("local", "fedavg")])
 def test_nodes_sums_and_a_resumption_change_nothing(
     tmp_path: Path, where: str, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
-from test_federation import config, lines
+from toys import config, lines, says
 
 from experiments.run import read_resumed_config
 from experiments.runtime.in_process import run_in_process
@@ -265,9 +265,8 @@ def test_another_config_does_not_go_on_with_a_run(tmp_path: Path, monkeypatch: p
     assert "train.lr=0.1, but 0.5 was requested" in second and "mask.ratio=0.4, but 0.5 was requested" in first
     # what the result does not depend on may differ
     assert not find_faults(config(tmp_path, rounds=ROUNDS, output__resume=True, output__keep_checkpoints=7))
-    assert find_faults(RunConfig.parse({"output.resume": True})) == [
-        "output.resume continues the run in output.dir, which is not set"
-    ]
+    (fault,) = find_faults(RunConfig.parse({"output.resume": True}))
+    assert says(fault, "output.resume", "output.dir", "not set")
 
 
 def test_where_there_is_nothing_to_resume_a_run_begins(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def written(folder: Path) -> Path:
 
 def toy(folder: Path, name: str, **changes: Any) -> RunConfig:
     """Two clients, who train for two rounds."""
-    ours = {"rounds": 2, "federation.clients": 2, "data.name": "test_federation:toy_data", "partition.alpha": 5.0}
+    ours = {"rounds": 2, "federation.clients": 2, "data.name": "toys:toy_data", "partition.alpha": 5.0}
     ours |= {"model.name": "users_model:Net", "barrier.every": 0, "output.dir": str(folder / name), "device": "cpu"}
     return RunConfig.parse(ours | changes)
 
@@ -233,10 +233,10 @@ def test_a_run_finds_the_users_modules_and_nothing_that_they_hide(workers: Worke
     found = read_run(path)
     assert found.summary is not None and len(found.rounds) == 3
     said = log.read_text()
-    told = [line for line in said.splitlines() if line.startswith("trained with")]
-    assert told and all(line.startswith("trained with a part of the user, ") for line in told)
-    assert all(str(folder) not in line for line in told)
-    assert said.count("on standard error") == len(told)
+    trained = [line for line in said.splitlines() if line.startswith("trained with")]
+    assert trained and all(line.startswith("trained with a part of the user, ") for line in trained)
+    assert all(str(folder) not in line for line in trained)
+    assert said.count("on standard error") == len(trained)
     # once in each round, and several times a second
     assert len(watched) >= 2
 

@@ -11,10 +11,10 @@ import flower_apps as apps
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
-from torch import Tensor
+from toys import bits
 
 from clients import packing_mod
 from experiments.runtime.in_process import InProcessGrid
@@ -59,10 +59,6 @@ REFUSED = {
 }
 
 
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(torch.int32)
-
-
 def assert_frozen(
     strategy: SharedMask, before: State, after: State, *, server_round: int = 1, moved: float = 0.5
 ) -> None:
@@ -94,7 +90,7 @@ def test_frozen_entries_stay_under_every_strategy(kind: type[Strategy], packed: 
     states = [before]
     for server_round in (1, 2):
         grid = InProcessGrid(app, {}, nodes=5)
-        messages = strategy.configure_train(server_round, ArrayRecord(states[-1]), apps_config(), grid)
+        messages = strategy.configure_train(server_round, ArrayRecord(states[-1]), ConfigRecord(), grid)
         arrays, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages))
         assert arrays is not None
         states.append(arrays.to_torch_state_dict())
@@ -105,13 +101,6 @@ def test_frozen_entries_stay_under_every_strategy(kind: type[Strategy], packed: 
         if norm:
             assert int(states[-1]["norm.num_batches_tracked"]) == 0
             assert bool((states[-1]["norm.running_var"] > 0).all())
-
-
-def apps_config() -> Any:
-    from flwr.app import ConfigRecord
-
-    apps.assume_identity()
-    return ConfigRecord()
 
 
 @pytest.mark.parametrize("kind", AVERAGING, ids=lambda kind: kind.__name__)
@@ -212,7 +201,6 @@ def test_server_momentum_of_a_frozen_entry_decays_and_acts_when_it_thaws(kind: A
     from fedpfn.masks import MaskRecipe
     from fedpfn.schedules import Phase
 
-    apps.assume_identity()
     everything, nothing = (Phase(None),), (Phase(MaskRecipe(seed=0, ratio=1.0)),)
     strategy = SharedMask(
         kind(server_momentum=0.5, server_learning_rate=1.0, min_train_nodes=1, min_available_nodes=1),
@@ -221,7 +209,7 @@ def test_server_momentum_of_a_frozen_entry_decays_and_acts_when_it_thaws(kind: A
     value, grid = np.array([10.0], dtype=np.float32), InProcessGrid(apps.client_app(), {}, nodes=1)
     for server_round, (sent_back, expected) in enumerate([(9.0, 9.0), (9.0, 9.0), (9.0, 8.75)], start=1):
         arrays = ArrayRecord({"w": apps.array(value.tolist())})
-        (message,) = strategy.configure_train(server_round, arrays, apps_config(), grid)
+        (message,) = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)
         content = RecordDict({"arrays": ArrayRecord({"w": apps.array([sent_back])}), "metrics": metrics(1)})
         result, _ = strategy.aggregate_train(server_round, [Message(content, reply_to=message)])
         assert result is not None
@@ -248,9 +236,8 @@ def test_a_client_that_does_not_freeze_is_put_right_and_named(
 
 def test_packing_refuses_what_a_client_moved_against_the_mask() -> None:
     strategy = FedPFN(mask_ratio=0.5)
-    apps.assume_identity()
     grid = InProcessGrid(apps.client_app(frozen=False, mods=[packing_mod]), {}, nodes=2)
-    messages = strategy.configure_train(1, ArrayRecord(apps.net().state_dict()), apps_config(), grid)
+    messages = strategy.configure_train(1, ArrayRecord(apps.net().state_dict()), ConfigRecord(), grid)
     replies = grid.send_and_receive(messages)
     assert all(reply.has_error() and "call clients.freeze" in reply.error.reason for reply in replies)
 
@@ -271,7 +258,7 @@ def broken(arrays: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_a_bad_reply_is_refused_with_client_round_and_reason(kind: Any, words: str) -> None:
     strategy = SharedMask(kind(min_train_nodes=1, min_available_nodes=1), mask_ratio=0.5)
     grid = InProcessGrid(apps.client_app(), {}, nodes=1)
-    (message,) = strategy.configure_train(4, ArrayRecord(apps.net().state_dict()), apps_config(), grid)
+    (message,) = strategy.configure_train(4, ArrayRecord(apps.net().state_dict()), ConfigRecord(), grid)
     arrays = ArrayRecord({name: apps.Array(v) for name, v in broken(apps.net().state_dict())[words].items()})
     reply = Message(RecordDict({"arrays": arrays, "metrics": metrics(3)}), reply_to=message)
     with pytest.raises((ReplyError, ValueError), match=f"round 4.*{words}"):
@@ -294,7 +281,7 @@ def test_a_client_that_sends_nan_is_named_on_a_plain_grid_too(kind: Any, packed:
     strategy = SharedMask(kind(), mask_ratio=0.5)
     app = apps.client_app(mods=[packing_mod] if packed else [])
     grid = InProcessGrid(app, {}, nodes=3)
-    messages = strategy.configure_train(2, ArrayRecord(apps.net().state_dict()), apps_config(), grid)
+    messages = strategy.configure_train(2, ArrayRecord(apps.net().state_dict()), ConfigRecord(), grid)
     replies = sorted(grid.send_and_receive(messages), key=lambda reply: reply.metadata.src_node_id)
     arrays = replies[1].content.array_records["arrays"]
     name = next(iter(arrays))

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from toys import same_state
 
 from fedpfn.examples import Examples
 from fedpfn.lmc.siblings import METHODS, Siblings, disjoint, mask_recipe, prune, semi_train, train_siblings
 from fedpfn.masks import build_mask, frozen_share
 from fedpfn.models import build
-from fedpfn.params import State, read_state, trainable
+from fedpfn.params import read_state, trainable
 from fedpfn.training import make_optimizer
 
 SGD = make_optimizer("sgd", lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -32,24 +33,20 @@ def raised(examples: Examples, **settings: object) -> Siblings:
     return train_siblings(start(), examples, **chosen)
 
 
-def same(one: State, other: State) -> bool:
-    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-
-
 def test_vanilla_siblings_start_together_and_differ(examples: Examples) -> None:
     found = raised(examples)
-    assert same(found.start, read_state(start())) and found.mask is None
-    assert not same(found.states[0], found.states[1]) and not same(found.states[1], found.states[2])
+    assert same_state(found.start, read_state(start())) and found.mask is None
+    assert not same_state(found.states[0], found.states[1]) and not same_state(found.states[1], found.states[2])
 
 
 def test_siblings_repeat_and_do_not_depend_on_how_many_there_are(examples: Examples) -> None:
-    assert same(raised(examples, models=1).states[0], raised(examples).states[0])
+    assert same_state(raised(examples, models=1).states[0], raised(examples).states[0])
 
 
 def test_training_does_not_change_the_model_it_starts_from(examples: Examples) -> None:
     model = start()
     train_siblings(model, examples, models=1, steps=3, batch_size=10, optimizer=SGD)
-    assert same(read_state(model), read_state(start()))
+    assert same_state(read_state(model), read_state(start()))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
@@ -76,7 +73,7 @@ def test_a_ratio_of_zero_is_vanilla_to_the_bit(examples: Examples) -> None:
     plain = raised(examples)
     for method in ("tna-pfn", "pruning"):
         found = raised(examples, method=method, mask=mask_recipe(5, 0.0))
-        assert all(same(one, other) for one, other in zip(plain.states, found.states, strict=True))
+        assert all(same_state(one, other) for one, other in zip(plain.states, found.states, strict=True))
 
 
 def test_a_mask_of_some_layers_leaves_the_others_free(examples: Examples) -> None:
@@ -91,9 +88,9 @@ def test_a_mask_of_some_layers_leaves_the_others_free(examples: Examples) -> Non
 def test_spawned_siblings_part_after_k_common_steps(examples: Examples) -> None:
     found = raised(examples, spawn_after=5)
     trunk = train_siblings(start(), examples, models=1, steps=5, batch_size=10, optimizer=SGD, seed=5)
-    assert not same(found.start, read_state(start())) and not same(found.start, trunk.states[0])
+    assert not same_state(found.start, read_state(start())) and not same_state(found.start, trunk.states[0])
     again = raised(examples, spawn_after=5, models=1, steps=11)
-    assert same(found.start, again.start) and not same(found.states[0], again.states[0])
+    assert same_state(found.start, again.start) and not same_state(found.states[0], again.states[0])
 
 
 def test_the_learning_rates_schedule_goes_on_after_the_spawning_point(examples: Examples) -> None:
@@ -110,7 +107,7 @@ def test_the_learning_rates_schedule_goes_on_after_the_spawning_point(examples: 
 def test_a_semi_trained_start_has_learnt_from_examples_that_are_not_used_again(examples: Examples) -> None:
     model = start()
     rest = semi_train(model, examples, share=0.25, epochs=2, batch_size=5, optimizer=SGD, seed=3)
-    assert len(rest) == 45 and not same(read_state(model), read_state(start()))
+    assert len(rest) == 45 and not same_state(read_state(model), read_state(start()))
     chosen, others = disjoint(60, 0.25, seed=3)
     assert sorted([*chosen, *others]) == list(range(60)) and len(chosen) == 15
     assert torch.equal(rest.inputs, examples.take(others).inputs)
@@ -141,7 +138,7 @@ def test_the_mask_of_a_seed_is_one_mask() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"method": "tnapfn"}, "one of vanilla, tna-pfn, pruning, got 'tnapfn'"),
         ({"method": "tna-pfn", "mask": None}, "tna-pfn needs a mask"),
@@ -149,8 +146,8 @@ def test_the_mask_of_a_seed_is_one_mask() -> None:
         ({"spawn_after": 12}, "before their 12 steps end, got 12"),
     ],
 )
-def test_impossible_siblings_are_refused(examples: Examples, settings: dict, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_impossible_siblings_are_refused(examples: Examples, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         raised(examples, **settings)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from toys import federate
 
 from clients.answers import Answer
 from clients.client_app import app, train_cohort
 from clients.workspace import workspace
-from experiments.runtime.in_process import assume_identity, run_in_process
 from fedpfn.params import read_state
-from fedpfn.runs import read_run
 from fedpfn.runs.config import RunConfig
 from strategies import RoundFailedError
 from strategies.records import decode, to_record
@@ -31,14 +32,11 @@ BASE: dict[str, Any] = {
 }
 
 
-def run(folder: Path, *, nodes: int = 2, **keys: Any) -> Any:
-    settings = BASE | {"output.dir": str(folder)} | {name.replace("__", "."): value for name, value in keys.items()}
-    return read_run(run_in_process(RunConfig.parse(settings), nodes=nodes))
+run: Callable[..., Any] = partial(federate, BASE)
 
 
 def updates(config: RunConfig, clients: list[int]) -> list[Answer]:
     """Return the answers of a cohort's clients in round 1."""
-    assume_identity()
     arrays = to_record(read_state(workspace(config).model))
     about = ConfigRecord({"server-round": 1, "run-config": json.dumps(config.flat())})
     messages = [
@@ -78,15 +76,15 @@ def test_a_model_that_cannot_be_stacked_trains_one_by_one_and_says_why(
 
 
 def test_a_client_that_diverges_is_named_as_it_is_one_by_one(tmp_path: Path) -> None:
-    told = []
+    failures = []
     for stack in (0, 4):
         with pytest.raises(
             RoundFailedError, match="client 0 failed in round 1, local training: NonFiniteError"
         ) as error:
             run(tmp_path / str(stack), train__lr=1e20, train__stack=stack, strategy__name="fedavg")
-        told.append(error.value.failures)
-    assert [failure.client for failure in told[0]] == [failure.client for failure in told[1]] == list(range(6))
-    assert "NonFiniteError" in told[1][0].traceback
+        failures.append(error.value.failures)
+    assert [failure.client for failure in failures[0]] == [failure.client for failure in failures[1]] == list(range(6))
+    assert "NonFiniteError" in failures[1][0].traceback
 
 
 def test_the_times_of_a_stacks_clients_add_up_to_the_stacks() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from local_algorithms import with_proximal_term
 from torch import Tensor, nn
+from toys import Two, bits, same_bits
 
 from fedpfn.examples import Examples
 from fedpfn.freezing import BitMask
@@ -107,24 +108,7 @@ def distance(first: State, second: State) -> float:
     return max(float((first[name] - tensor).norm() / tensor.norm().clamp(min=1e-3)) for name, tensor in second.items())
 
 
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().view({4: torch.int32, 8: torch.int64}[tensor.element_size()])
-
-
-def same_bits(first: State, second: State) -> bool:
-    return all(torch.equal(bits(first[name]), bits(second[name])) for name in second)
-
-
 # a step by hand: logits (w0, w1) for the input 1, so that the gradient for label 0 is (p0 - 1, p1), p0 = p1 = 1/2
-
-
-class Two(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor([1.0, 1.0], dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.w
 
 
 def labelled(*labels: int) -> Examples:

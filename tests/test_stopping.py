@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_federation import config, lines, run
 from test_measures import toy_round
 from test_recorder import new_folder, recorder_in
 from test_resume import cut_run, resumed
 from test_sweep_run import TOY, quiet, said, toy_sweep
+from toys import config, lines, run
 
 from experiments.progress import progress_line, seconds_left
 from experiments.report.measures import disagreements

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from toys import draw, same_state
 
 from fedpfn.evaluation import class_accuracy, evaluate
 from fedpfn.examples import Examples
@@ -40,17 +41,13 @@ PINBALL = Task(
 )
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def some(task: Task, count: int = 40) -> Examples:
     labels = {
         "classes": torch.arange(count) % 3,
-        "values": normal(count, seed=1),
-        "multi-hot": (normal(count, 3, seed=1) > 0).to(torch.uint8),
+        "values": draw(count, seed=1),
+        "multi-hot": (draw(count, 3, seed=1) > 0).to(torch.uint8),
     }[task.labels]
-    return Examples(normal(count, 5), labels, task=task)
+    return Examples(draw(count, 5), labels, task=task)
 
 
 def network(task: Task, seed: int = 0) -> nn.Module:
@@ -72,7 +69,7 @@ def network(task: Task, seed: int = 0) -> nn.Module:
     ],
 )
 def test_the_labels_tell_the_task(labels: Tensor, task: Task) -> None:
-    assert task_of(labels) == task == Examples(normal(2, 5), labels).task
+    assert task_of(labels) == task == Examples(draw(2, 5), labels).task
 
 
 def test_examples_keep_their_task_whatever_is_taken_of_them() -> None:
@@ -91,7 +88,7 @@ def test_tasks_go_by_name_or_import_string() -> None:
 
 def test_what_is_better_the_higher_has_to_be_a_share() -> None:
     with pytest.raises(ValueError, match="must be a share"):
-        Task("likelihood", "values", batch_loss, normal, score_unit="nats")
+        Task("likelihood", "values", batch_loss, draw, score_unit="nats")
 
 
 # losses
@@ -99,7 +96,7 @@ def test_what_is_better_the_higher_has_to_be_a_share() -> None:
 
 @given(st.integers(1, 9), st.integers(0, 99))
 def test_one_of_several_labels_is_a_binary_classification(count: int, seed: int) -> None:
-    logit, label = normal(count, 1, seed=seed), (normal(count, 1, seed=seed + 1) > 0).to(torch.uint8)
+    logit, label = draw(count, 1, seed=seed), (draw(count, 1, seed=seed + 1) > 0).to(torch.uint8)
     both = torch.cat([torch.zeros_like(logit), logit], dim=1)
     expected = functional.cross_entropy(both, label[:, 0].long())
     torch.testing.assert_close(binary_cross_entropy(logit, label), expected)
@@ -108,7 +105,7 @@ def test_one_of_several_labels_is_a_binary_classification(count: int, seed: int)
 
 
 def test_labels_that_hold_together_are_a_mean_over_them() -> None:
-    logits, labels = normal(6, 4), (normal(6, 4, seed=2) > 0).to(torch.uint8)
+    logits, labels = draw(6, 4), (draw(6, 4, seed=2) > 0).to(torch.uint8)
     alone = [batch_loss(logits[:, [at]], labels[:, [at]]) for at in range(4)]
     torch.testing.assert_close(batch_loss(logits, labels), torch.stack(alone).mean())
 
@@ -126,7 +123,7 @@ def test_sum_and_mean_are_those_of_the_examples(task: Task) -> None:
 @pytest.mark.parametrize("task", [REGRESSION, MULTILABEL])
 def test_outputs_of_another_size_are_refused(task: Task) -> None:
     with pytest.raises(ValueError, match="do not match"):
-        task.loss(normal(40, 2), some(task).labels)
+        task.loss(draw(40, 2), some(task).labels)
 
 
 # scores
@@ -221,20 +218,16 @@ def trained(task: Task, **options: object) -> State:
     return read_state(model)
 
 
-def same(one: State, other: State) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
-
-
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_training_takes_the_loss_of_the_examples_task(task: Task) -> None:
     default = trained(task)
-    assert same(default, trained(task, loss=local_loss("auto", task)(some(task).labels)))
-    assert same(default, trained(task, loss=task.loss))
+    assert same_state(default, trained(task, loss=local_loss("auto", task)(some(task).labels)))
+    assert same_state(default, trained(task, loss=task.loss))
 
 
 def test_a_task_of_the_users_own_is_trained_on_its_loss_and_can_be_stacked() -> None:
-    assert not same(trained(PINBALL), trained(REGRESSION))
-    assert same(trained(PINBALL), trained(REGRESSION, loss=PINBALL.loss))
+    assert not same_state(trained(PINBALL), trained(REGRESSION))
+    assert same_state(trained(PINBALL), trained(REGRESSION, loss=PINBALL.loss))
     assert (
         stackable(network(PINBALL), some(PINBALL)) is None and stackable(network(MULTILABEL), some(MULTILABEL)) is None
     )
@@ -250,14 +243,14 @@ def loss_of(name: str, task: Task, labels: Tensor, smoothing: float = 0.1) -> Ca
 @pytest.mark.parametrize("task", [CLASSIFICATION, MULTILABEL], ids=lambda task: task.name)
 def test_smoothing_of_0_is_the_tasks_loss_to_the_bit(task: Task) -> None:
     examples = some(task)
-    logits = normal(40, 3, seed=3)
+    logits = draw(40, 3, seed=3)
     assert torch.equal(loss_of("label-smoothing", task, examples.labels, 0.0)(logits, examples.labels),
                        task.loss(logits, examples.labels))  # fmt: skip
-    assert same(trained(task), trained(task, loss=loss_of("label-smoothing", task, examples.labels, 0.0)))
+    assert same_state(trained(task), trained(task, loss=loss_of("label-smoothing", task, examples.labels, 0.0)))
 
 
 def test_smoothed_labels_are_targets_between_0_and_1() -> None:
-    logits, labels = normal(1, 3), torch.tensor([1])
+    logits, labels = draw(1, 3), torch.tensor([1])
     targets = torch.tensor([[0.1, 0.8, 0.1]])
     expected = functional.cross_entropy(logits, targets)
     torch.testing.assert_close(loss_of("label-smoothing", CLASSIFICATION, labels, 0.3)(logits, labels), expected)
@@ -268,7 +261,7 @@ def test_smoothed_labels_are_targets_between_0_and_1() -> None:
 
 def test_balanced_classes_have_weights_of_1() -> None:
     labels = torch.arange(12) % 3
-    logits = normal(12, 3)
+    logits = draw(12, 3)
     loss = loss_of("balanced", CLASSIFICATION, labels)
     torch.testing.assert_close(loss(logits, labels), functional.cross_entropy(logits, labels))
     torch.testing.assert_close(loss(logits[:5], labels[:5]), functional.cross_entropy(logits[:5], labels[:5]))
@@ -276,7 +269,7 @@ def test_balanced_classes_have_weights_of_1() -> None:
 
 @given(st.lists(st.sampled_from([0, 1, 3]), min_size=1, max_size=12))
 def test_each_class_of_a_client_counts_alike_and_weights_are_1_on_average(classes: list[int]) -> None:
-    labels, logits = torch.tensor(classes), normal(len(classes), 5)
+    labels, logits = torch.tensor(classes), draw(len(classes), 5)
     result = loss_of("balanced", CLASSIFICATION, labels)(logits, labels)
     each = functional.cross_entropy(logits, labels, reduction="none")
     by_class = torch.stack([each[labels == one].mean() for one in labels.unique()])
@@ -294,7 +287,7 @@ def test_a_loss_of_the_users_own_is_called_with_outputs_and_labels() -> None:
     assert loss_of(f"{__name__}:own_loss", CLASSIFICATION, labels) is own_loss
     # half the rate on twice the loss
     twice = trained(CLASSIFICATION, loss=own_loss)
-    assert not same(twice, trained(CLASSIFICATION))
+    assert not same_state(twice, trained(CLASSIFICATION))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Federations of other tasks than classification: trained, measured, resumed, shown; and losses that clients choose."""
 
-import io
 import json
 import logging
 from collections.abc import Callable
@@ -9,17 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 from test_resume import cut_run, resumed
 from torch import Tensor
 from torch.nn import functional
+from toys import digest, shown
 
 from experiments.progress import progress_line
 from experiments.report.figures import barrier_matrix, interpolation
 from experiments.report.study import make_study
 from experiments.report.tables import make_report, results_tables
 from experiments.runtime.in_process import run_in_process
-from experiments.show import show_run
 from fedpfn.losses import per_example
 from fedpfn.runs import Run, read_run
 from fedpfn.runs.config import KEYS, ConfigError, RunConfig
@@ -76,17 +74,6 @@ def config(folder: Path, **more: Any) -> RunConfig:
 
 def run(folder: Path, *, nodes: int = 2, **more: Any) -> Run:
     return read_run(run_in_process(config(folder, **more), nodes=nodes))
-
-
-def digest(run: Run) -> str:
-    assert run.summary is not None
-    return str(run.summary["weights_sha256"])
-
-
-def shown(run: Run) -> str:
-    console = Console(file=io.StringIO(), record=True, width=110)
-    show_run(run, console)
-    return console.export_text()
 
 
 @pytest.fixture(scope="module")

@@ -121,7 +121,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (BOMB, "aliases expand to more than"),
         ("a: &a [*a]", "refers to a node that contains it"),
@@ -139,10 +139,10 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: '\\0'\n\x00", "control characters"),
     ],
 )
-def test_yaml_that_is_no_plain_data_is_refused_in_one_line(text: str, told: str) -> None:
+def test_yaml_that_is_no_plain_data_is_refused_in_one_line(text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_yaml(text.encode())
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_plain_yaml_is_what_it_says() -> None:
@@ -182,10 +182,10 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"), [(name, *fault) for name, faults in FAULTS.items() for fault in faults]
+    ("name", "data", "message"), [(name, *fault) for name, faults in FAULTS.items() for fault in faults]
 )
 def test_one_broken_folder_is_listed_with_its_reason_and_left_out(
-    here: Path, name: str, data: bytes, told: str
+    here: Path, name: str, data: bytes, message: str
 ) -> None:
     write_run(here / "runs" / "good")
     broken = write_run(here / "runs" / "broken", seed=1)
@@ -193,12 +193,12 @@ def test_one_broken_folder_is_listed_with_its_reason_and_left_out(
     result = fedpfn("report", here / "runs", "--markdown", "a.md")
     assert result.exit_code == 0, said(result)
     notes = [line for line in (here / "a.md").read_text().splitlines() if "left out" in line]
-    assert len(notes) == 1 and told.replace("_", r"\_") in notes[0] + notes[0].replace("_", r"\_"), notes
+    assert len(notes) == 1 and message.replace("_", r"\_") in notes[0] + notes[0].replace("_", r"\_"), notes
     assert "runs/broken" in notes[0] and str(here) not in notes[0]
     # alone it is an error that names the file
     with pytest.raises(ValueError) as caught:
         find_runs(broken)
-    assert told in str(caught.value) and str(broken) in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and str(broken) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_folder_that_lost_its_rounds_does_not_vanish(here: Path) -> None:
@@ -347,7 +347,7 @@ def test_an_experiments_folder_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "before", "after", "told"),
+    ("name", "before", "after", "message"),
     [
         ("experiment.yaml", "- '0000000000000000'", "- ../../x", "keys must be the digests of its cells"),
         ("experiment.yaml", "question: ''", "questoin: ''", "it has no question"),
@@ -358,10 +358,10 @@ def test_an_experiments_folder_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_folder_of_an_experiment_is_named(
-    tmp_path: Path, name: str, before: str, after: str, told: str
+    tmp_path: Path, name: str, before: str, after: str, message: str
 ) -> None:
     file = a_lab(tmp_path / "lab") / name
     assert before in file.read_text()
     file.write_text(file.read_text().replace(before, after))
     result = fedpfn("report", tmp_path / "lab")
-    assert result.exit_code == 1 and told in said(result) and str(file) in said(result)
+    assert result.exit_code == 1 and message in said(result) and str(file) in said(result)

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,32 @@ def environment(device: str) -> dict[str, Any]:
     """Return what a result may depend on besides its config."""
     import torch
 
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
     return {
         "device": device,
         "accelerator": torch.cuda.get_device_name(device) if device.startswith("cuda") else "none",
         "cpus": available_cpus(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": versions,
+        "versions": dict(_versions()),
         "git-revision": _git_revision(Path(__file__).parent),
     }
 
 
+# what this process has imported, whatever is installed or checked out while it runs
+
+
+@cache
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+@cache
 def _git_revision(folder: Path) -> str:
     try:
         answer = subprocess.run(

@@ -8,9 +8,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Generic, TypeVar
-
-from omegaconf import OmegaConf
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from fedpfn.args import args_of, args_text, argument_name
 from fedpfn.runs.keys import (
@@ -18,11 +16,10 @@ from fedpfn.runs.keys import (
     args_key,
     flatten,
     is_plain,
+    kept,
     key_specs,
     nearest_key,
-    nest,
     shown,
-    snake,
     type_fault,
     unknown_key,
     value_faults,
@@ -130,11 +127,21 @@ def read_layers(
         if wrong := value_faults(known[name], value):
             faults += wrong
             unknown.add(name)
-    overrides = nest({snake(name): value for name, value in merged.items() if name not in unknown})
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), overrides))
-    assert isinstance(config, schema)
+    config = _with_values(schema, {n: kept(known[n], value) for n, value in merged.items() if n not in unknown})
     faults += run_checks(checks, hide(config, unknown))
     return Reading(config, tuple(dict.fromkeys(faults)), frozenset(unknown))
+
+
+def _with_values(schema: type[Schema], values: Mapping[str, Any], prefix: str = "") -> Schema:
+    """Return a config with the ``values`` of keys; what has none has its default, which may depend on other keys."""
+    given: dict[str, Any] = {}
+    for attribute, kind in get_type_hints(schema).items():
+        name = f"{prefix}{attribute.replace('_', '-')}"
+        if isinstance(kind, type) and is_dataclass(kind):
+            given[attribute] = _with_values(kind, values, f"{name}.")
+        elif name in values:
+            given[attribute] = values[name]
+    return schema(**given)
 
 
 def parse_layers(
