@@ -126,7 +126,7 @@ def sweep(
         console.print(f"skipped, until --unskip: {cell_folder(out, cell)}", highlight=False, soft_wrap=True)
     if is_experiment(out) and any(state is State.DONE for state in ended.values()):
         show_experiment(out, console)
-    else:
+    if cells[0].kind.name == FEDERATION:
         console.print(f"tables and figures: fedpfn report {out}", highlight=False, soft_wrap=True)
     return all(state in (State.DONE, State.SKIPPED) for state in ended.values())
 
