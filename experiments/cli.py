@@ -24,6 +24,8 @@ from experiments.report.cli import report
 from experiments.reproduce.cli import EPILOG as REPRODUCE_EPILOG
 from experiments.reproduce.cli import reproduce
 from experiments.runtime.failure import RunFailed, notes, of_the_system
+from experiments.sweep.cli import EPILOG as SWEEP_EPILOG
+from experiments.sweep.cli import sweep
 from fedpfn import garbage
 
 console, errors = terminal.stdout(), terminal.stderr()
@@ -61,7 +63,6 @@ def options(
 
 Filter = Annotated[str, typer.Argument(metavar="[TEXT]", help="show only keys whose name or description contains it")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, e.g. rounds=30")]
-SweepWords = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, and seeds=N")]
 Resumed = Annotated[
     Path | None,
     typer.Option(
@@ -127,88 +128,7 @@ def run(
         workers.phases.report(console, folder / LOG)
 
 
-@app.command(
-    epilog="Settings after FILE override its base, its cases and keys of its grid, e.g. `data.root=/abs/path`; "
-    "tables: `fedpfn report OUT`."
-)
-def sweep(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="an experiment (YAML), or the name of one in `fedpfn reproduce --list`"),
-    ],
-    words: SweepWords = None,
-    quick: Annotated[bool, typer.Option("--quick", help="the short form that the file has under `quick`")] = False,
-    case: Annotated[list[str] | None, typer.Option(help="run only this case; may be repeated")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for the cells; default: sweeps/<name of the file>")] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            help="cells to run in parallel, sharing the machine; default: 1, of the laboratory one per CPU",
-            min=1,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="show the cells, which are done and which are left; run nothing")
-    ] = False,
-    fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="stop everything at the first cell that fails")
-    ] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="retry cells that failed before")] = False,
-    isolated: Annotated[
-        bool, typer.Option("--isolated", help="fresh processes for every cell, instead of for every job")
-    ] = False,
-    in_process: Annotated[
-        bool, typer.Option("--in-process", help="one process per job: fastest for small cells, same results")
-    ] = False,
-    supernodes: Annotated[int | None, typer.Option(help="SuperNodes of a job; default: one an actor")] = None,
-    gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU an actor gets, e.g. 0.25")] = None,
-    ray_address: RayAddress = "",
-    skip: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CELL", help="skip a cell, named by its folder or e.g. partition.alpha=0.1,seed=2; runs nothing"
-        ),
-    ] = None,
-    unskip: Annotated[
-        list[str] | None, typer.Option(metavar="CELL", help="skip a cell no longer; runs nothing")
-    ] = None,
-) -> None:
-    """Run every cell of an experiment: cases and a grid over any keys, for all seeds, each cell in its own folder.
-
-    FILE has `kind` (what a cell is: a run of a federation, or an experiment of the laboratory), `base` (settings of all
-    cells), `cases` (settings with a name), `grid` (lists of values; every combination), `include`, `exclude`, `seeds`,
-    `quick` (sections of a short form), and for tables `measures`, `published` and `figures`. Cells that are done are
-    never run again; one that was interrupted continues from its checkpoint, with bit-identical results. Keys that an
-    algorithm does not use do not multiply its cells. The command fails if any cell is neither done nor skipped at the
-    end. `--skip` also stops a cell that another process is running now.
-    """
-    from experiments.sweep.cli import sweep as run_sweep
-
-    with interruptible():
-        done = run_sweep(
-            file,
-            words or [],
-            console,
-            workdir=Path.cwd(),
-            quick=quick,
-            cases=case or [],
-            out=out,
-            jobs=jobs,
-            dry_run=dry_run,
-            fail_fast=fail_fast,
-            retry_failed=retry_failed,
-            isolated=isolated,
-            in_process=in_process,
-            supernodes=supernodes,
-            gpus_per_actor=gpus_per_actor,
-            ray_address=ray_address,
-            skip=skip or [],
-            unskip=unskip or [],
-        )
-    if not done:
-        raise typer.Exit(1)
-
-
+app.command(epilog=SWEEP_EPILOG)(sweep)
 app.command(epilog=REPORT_EPILOG)(report)
 app.command(epilog=BENCH_EPILOG)(bench)
 app.command(epilog=FAULTS_EPILOG)(faults)

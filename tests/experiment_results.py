@@ -8,10 +8,10 @@ import numpy as np
 from rich.console import Console
 
 from experiments.sweep.cells import Cell, expand
-from experiments.sweep.cli import sweep
 from experiments.sweep.comparison import Comparison
 from experiments.sweep.file import read_sweep
 from experiments.sweep.results import Results, read_results
+from experiments.sweep.run import sweep
 
 METHOD = "train.method"
 METHODS = ["vanilla", "tna-pfn"]

@@ -19,8 +19,8 @@ from experiments.lab.config import LabConfig
 from experiments.lab.figures import draw_figures
 from experiments.lab.settings import load_material, lr_factor_of, mask_of, sample, steps_of
 from experiments.lab.soup_cells import half_of_the_classes
-from experiments.sweep.cli import sweep
 from experiments.sweep.results import Results, read_results
+from experiments.sweep.run import sweep
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
 from fedpfn.masks import build_mask

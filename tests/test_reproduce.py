@@ -128,7 +128,7 @@ def test_the_page_tells_what_ran_and_what_did_not_and_a_second_call_runs_nothing
     # the page and its pictures can be kept together, without the runs
     assert all(name.startswith("results/theorem32-") for name in _pictures(page))
 
-    monkeypatch.setattr("experiments.sweep.cli.run_cells", lambda *_, **__: pytest.fail("it was on record"))
+    monkeypatch.setattr("experiments.sweep.run.run_cells", lambda *_, **__: pytest.fail("it was on record"))
     assert CliRunner().invoke(app, words).exit_code == 1
     assert CliRunner().invoke(app, [*words, "--page"]).exit_code == 0
 

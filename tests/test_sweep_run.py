@@ -31,13 +31,13 @@ from experiments.runtime.in_process import run_in_process
 from experiments.runtime.runtime import joined
 from experiments.sweep.board import Board, Stopped, Task
 from experiments.sweep.cells import Cell, expand
-from experiments.sweep.cli import sweep
 from experiments.sweep.costs import Finished, Work, beyond_training, expected_seconds, seconds_left
 from experiments.sweep.display import Display, ending
 from experiments.sweep.file import read_sweep
 from experiments.sweep.folders import cell_folder, check_identity, claim, clear_leftovers, record_failure
 from experiments.sweep.kinds import FEDERATION, KINDS
 from experiments.sweep.lanes import Lane, NoRuntime, Share, divide
+from experiments.sweep.run import sweep
 from experiments.sweep.runner import run_cells
 from experiments.sweep.states import State, cell_state, mark_skipped
 from fedpfn.devices import available_cpus, gpu_names, gpu_share

@@ -9,7 +9,7 @@ from experiments.faults.stage import WORDS
 from experiments.resources import Resources
 from experiments.run import prepare, read_resumed_config, read_run_config, run_config
 from experiments.runtime.output import output_to
-from experiments.sweep.cli import sweep
+from experiments.sweep.run import sweep
 from fedpfn.runs.config import RunConfig
 
 _TWO_NODES = Resources(supernodes=2, actors=1, cpus_per_actor=1, gpus=0, gpus_per_actor=0.0)

@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.runtime.failure import RunFailed
-from experiments.sweep.cli import sweep
 from experiments.sweep.file import CONF, packaged_names, read_sweep
 from experiments.sweep.kinds import FEDERATION
+from experiments.sweep.run import sweep
 from fedpfn.runs.config import ConfigError
 from fedpfn.runs.keys import Scalar
 

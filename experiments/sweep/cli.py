@@ -1,233 +1,95 @@
-"""``fedpfn sweep``: from a file and words to cells that are done, and to what they found."""
+"""``fedpfn sweep`` as typed."""
 
-import shlex
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Annotated
 
-import torch
-from rich.console import Console
+import typer
 
-from experiments.endings import log_tail, own_line
-from experiments.resources import Machine, plan_resources
-from experiments.runtime.failure import RunFailed
-from experiments.runtime.machines import machines_of, say_if_busy
-from experiments.runtime.runtime import joined
-from experiments.sweep.board import Board, Task
-from experiments.sweep.cells import Cell, cell_faults, cell_warnings, expand
-from experiments.sweep.costs import Finished
-from experiments.sweep.display import Display, counts, ending, plan_table
-from experiments.sweep.file import SweepFile, read_sweep
-from experiments.sweep.folders import cell_folder, check_identity, write_sweep
-from experiments.sweep.kinds import FEDERATION
-from experiments.sweep.lanes import Lane, LaneInProcess, divide
-from experiments.sweep.results import is_experiment
-from experiments.sweep.runner import Runner, run_cells
-from experiments.sweep.selection import choose
-from experiments.sweep.states import State, append_event, cell_state, is_skipped, mark_skipped
-from experiments.sweep.tables import show_experiment
-from fedpfn.devices import available_cpus, gpu_names
-from fedpfn.runs import LOG, read_json, read_rounds
-from fedpfn.runs.config import ConfigError
+from experiments.interruption import interruptible
+from experiments.terminal import stdout
+
+EPILOG = (
+    "Settings after FILE override its base, its cases and keys of its grid, e.g. `data.root=/abs/path`; tables: "
+    "`fedpfn report OUT`."
+)
+
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", help="an experiment (YAML), or the name of one in `fedpfn reproduce --list`")
+]
+Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, and seeds=N")]
+RayAddress = Annotated[str, typer.Option(help="a Ray cluster to run on, e.g. auto; default: a Ray of its own")]
 
 
 def sweep(
-    file: Path,
-    words: list[str],
-    console: Console,
-    *,
-    workdir: Path,
-    quick: bool = False,
-    cases: Sequence[str] = (),
-    out: Path | None = None,
-    jobs: int | None = None,
-    dry_run: bool = False,
-    fail_fast: bool = False,
-    retry_failed: bool = False,
-    isolated: bool = False,
-    in_process: bool = False,
-    supernodes: int | None = None,
-    gpus_per_actor: float | None = None,
-    ray_address: str = "",
-    skip: Sequence[str] = (),
-    unskip: Sequence[str] = (),
-) -> bool:
-    """Run the cells of ``file`` that are not done, and say whether all of them are now, or are skipped.
+    file: File,
+    words: Words = None,
+    quick: Annotated[bool, typer.Option("--quick", help="the short form that the file has under `quick`")] = False,
+    case: Annotated[list[str] | None, typer.Option(help="run only this case; may be repeated")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the cells; default: sweeps/<name of the file>")] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            help="cells to run in parallel, sharing the machine; default: 1, of the laboratory one per CPU",
+            min=1,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show the cells, which are done and which are left; run nothing")
+    ] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="stop everything at the first cell that fails")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="retry cells that failed before")] = False,
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="fresh processes for every cell, instead of for every job")
+    ] = False,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="one process per job: fastest for small cells, same results")
+    ] = False,
+    supernodes: Annotated[int | None, typer.Option(help="SuperNodes of a job; default: one an actor")] = None,
+    gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU an actor gets, e.g. 0.25")] = None,
+    ray_address: RayAddress = "",
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CELL", help="skip a cell, named by its folder or e.g. partition.alpha=0.1,seed=2; runs nothing"
+        ),
+    ] = None,
+    unskip: Annotated[
+        list[str] | None, typer.Option(metavar="CELL", help="skip a cell no longer; runs nothing")
+    ] = None,
+) -> None:
+    """Run every cell of an experiment: cases and a grid over any keys, for all seeds, each cell in its own folder.
 
-    With ``skip`` or ``unskip``, only say so of the cells that they choose; a sweep that runs elsewhere follows. Runs
-    are one at a time by default, cells of the laboratory one for each CPU, or for each GPU.
-    Every cell is checked before the first one starts: raises ``ConfigError`` with all faults, ``ValueError`` for jobs
-    or resources that cannot be had, or a folder that is not what its name says.
+    FILE has `kind` (what a cell is: a run of a federation, or an experiment of the laboratory), `base` (settings of all
+    cells), `cases` (settings with a name), `grid` (lists of values; every combination), `include`, `exclude`, `seeds`,
+    `quick` (sections of a short form), and for tables `measures`, `published` and `figures`. Cells that are done are
+    never run again; one that was interrupted continues from its checkpoint, with bit-identical results. Keys that an
+    algorithm does not use do not multiply its cells. The command fails if any cell is neither done nor skipped at the
+    end. `--skip` also stops a cell that another process is running now.
     """
-    plan = read_sweep(file, words, workdir=workdir, quick=quick, cases=cases)
-    cells = expand(plan)
-    out = (out or Path("sweeps") / file.stem).absolute()
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out names the folder of the sweep")
-    for texts, wanted in ((skip, True), (unskip, False)):
-        for cell in choose(cells, out, texts):
-            mark_skipped(out, cell.address, skip=wanted)
-            console.print(f"{'to be skipped' if wanted else 'no longer skipped'}: {cell.label}", soft_wrap=True)
-    if skip or unskip:
-        return True
-    if faults := [*cell_faults(cells), *_figure_faults(plan)]:
-        raise ConfigError(faults)
-    on_gpu = any(cell.config.device == "cuda" for cell in cells) or (
-        torch.cuda.is_available() and any(cell.config.device == "auto" for cell in cells)
-    )
-    jobs = jobs or _usual_jobs(cells, on_gpu=on_gpu, machine=not ray_address)
-    states = {cell.address: _state(out, cell) for cell in cells}
-    lanes = _lanes(
-        cells, on_gpu=on_gpu, jobs=jobs, workdir=workdir, isolated=isolated, in_process=in_process,
-        supernodes=supernodes, gpus_per_actor=gpus_per_actor, ray_address=ray_address,
-    )  # fmt: skip
-    for line in cell_warnings(cells):
-        console.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    if plan.question:
-        console.print(plan.question, style="italic", highlight=False, markup=False)
-    if dry_run:
-        rows = [(cell, states[cell.address], _rounds_on_record(out, cell)) for cell in cells]
-        console.print(plan_table(rows, _finished(out, cells, states), jobs=jobs))
-        return True
-    todo = [cell for cell in cells if _is_to_run(states[cell.address], retry_failed=retry_failed)]
-    folders = [cell_folder(out, cell) for cell in todo]
-    tasks = [
-        Task(cell, cell.kind.ready(cell.config, folder, workdir=workdir), folder)
-        for cell, folder in zip(todo, folders, strict=True)
-    ]
-    write_sweep(out, plan, cells, jobs=jobs)
-    console.print(f"{counts(list(states.values()))} · {out}", highlight=False, soft_wrap=True, markup=False)
-    failed_before = [cell for cell in cells if states[cell.address] is State.FAILED and not retry_failed]
-    board, begun = Board(tasks), time.monotonic()
-    if tasks:
-        alone = in_process and jobs == 1
-        ray = nullcontext() if alone else joined(workdir=workdir, ray_address=ray_address)
-        before, finished = len(cells) - len(tasks), _finished(out, cells, states)
-        display = Display(board, console, total=len(cells), before=before, jobs=jobs, finished=finished)
-        with _ending(out), ray as look_after, display:
-            for lane in lanes:
-                if isinstance(lane, Lane) and look_after is not None:
-                    lane.look_after = look_after
-            if ray_address and not in_process:
-                say_if_busy([lane.resources for lane in lanes])
-            run_cells(board, lanes, out=out, fail_fast=fail_fast, show=display.show)
-        for line in ending(board, seconds=time.monotonic() - begun):
-            console.print(line, highlight=False, soft_wrap=True)
-    for cell in failed_before:
-        console.print(f"failed before, retried only with --retry-failed: {cell_folder(out, cell)}", soft_wrap=True)
-    for task in board.failed:
-        console.print(f"failed: {task.folder}", highlight=False, soft_wrap=True, markup=False)
-        if place := own_line(log_tail(task.folder / LOG)):
-            console.print(f"  in your code: {place}", highlight=False, soft_wrap=True, markup=False)
-    ended = {cell: _state(out, cell) for cell in cells}
-    for cell in (cell for cell, state in ended.items() if state is State.SKIPPED):
-        console.print(f"skipped, until --unskip: {cell_folder(out, cell)}", highlight=False, soft_wrap=True)
-    if is_experiment(out) and any(state is State.DONE for state in ended.values()):
-        show_experiment(out, console)
-    if cells[0].kind.name == FEDERATION:
-        console.print(f"tables and figures: fedpfn report {out}", highlight=False, soft_wrap=True)
-    return all(state in (State.DONE, State.SKIPPED) for state in ended.values())
+    from experiments.sweep.run import sweep as run_sweep
 
-
-@contextmanager
-def _ending(out: Path) -> Iterator[None]:
-    """Record in the events that this process runs no more cells, for watching processes."""
-    try:
-        yield
-    except (KeyboardInterrupt, RunFailed) as stop:
-        stop.add_note(f"sweep folder: {out}\nto resume: {shlex.join(['fedpfn', *sys.argv[1:]])}")
-        raise
-    finally:
-        # where the folder is there and its disk has room
-        with suppress(OSError):
-            append_event(out, "ended")
-
-
-def _state(out: Path, cell: Cell) -> State:
-    folder = cell_folder(out, cell)
-    state = cell_state(folder)
-    if state is not State.LEFT:
-        check_identity(folder, cell)
-    return State.SKIPPED if state is not State.DONE and is_skipped(out, cell.address) else state
-
-
-def _is_to_run(state: State, *, retry_failed: bool) -> bool:
-    return state in (State.LEFT, State.CUT) or (state is State.FAILED and retry_failed)
-
-
-def _figure_faults(plan: SweepFile) -> list[str]:
-    if not plan.comparison.figures:
-        return []
-    from experiments.lab.figures import figure_faults
-
-    return figure_faults(plan.comparison.figures, plan.axes)
-
-
-def _usual_jobs(cells: Sequence[Cell], *, on_gpu: bool, machine: bool) -> int:
-    """Return how many cells run at a time where nobody says so; a cell of the laboratory keeps one CPU busy."""
-    if cells[0].kind.name == FEDERATION or not machine:
-        return 1
-    return max(1, min(torch.cuda.device_count() if on_gpu else available_cpus(), len(cells)))
-
-
-def _lanes(
-    cells: list[Cell],
-    *,
-    on_gpu: bool,
-    jobs: int,
-    workdir: Path,
-    isolated: bool,
-    in_process: bool,
-    supernodes: int | None,
-    gpus_per_actor: float | None,
-    ray_address: str,
-) -> list[Runner]:
-    machines = machines_of(ray_address, gpus=on_gpu)
-    count = sum(machine.gpus for machine in machines)
-    gpus = [str(number) for number in range(count)] if ray_address else gpu_names(count)
-    clients = max(map(_clients_per_round, cells))
-    with_workers = cells[0].kind.name == FEDERATION and not in_process
-    lanes: list[Runner] = []
-    for number, share in enumerate(divide(jobs, cpus=sum(machine.cpus for machine in machines), gpus=gpus)):
-        resources = plan_resources(
-            device="cuda" if on_gpu else "cpu",
-            clients_per_round=clients,
+    with interruptible():
+        done = run_sweep(
+            file,
+            words or [],
+            stdout(),
+            workdir=Path.cwd(),
+            quick=quick,
+            cases=case or [],
+            out=out,
+            jobs=jobs,
+            dry_run=dry_run,
+            fail_fast=fail_fast,
+            retry_failed=retry_failed,
+            isolated=isolated,
+            in_process=in_process,
             supernodes=supernodes,
-            actors=None,
             gpus_per_actor=gpus_per_actor,
-            machines=[Machine(share.cpus, len(share.gpus))],
+            ray_address=ray_address,
+            skip=skip or [],
+            unskip=unskip or [],
         )
-        if in_process and jobs == 1:
-            lanes.append(LaneInProcess(resources))
-            continue
-        machine = number if ray_address else None
-        lanes.append(
-            Lane(
-                share,
-                resources,
-                workdir=workdir,
-                isolated=isolated,
-                workers=with_workers,
-                machine=machine,
-            )
-        )
-    return lanes
-
-
-def _clients_per_round(cell: Cell) -> int:
-    if cell.kind.name != FEDERATION:
-        return 1
-    federation = cell.config.federation
-    return max(1, int(federation.fraction * federation.clients + 0.5))
-
-
-def _rounds_on_record(out: Path, cell: Cell) -> int:
-    return max(len(read_rounds(cell_folder(out, cell))) - 1, 0)
-
-
-def _finished(out: Path, cells: list[Cell], states: dict[str, State]) -> list[Finished]:
-    done = [cell for cell in cells if states[cell.address] is State.DONE]
-    summaries = [(cell, read_json(cell_folder(out, cell) / "summary.json")) for cell in done]
-    return [Finished(cell.keys, summary["rounds"], summary["seconds"]) for cell, summary in summaries]
+    if not done:
+        raise typer.Exit(1)
