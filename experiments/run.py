@@ -42,9 +42,9 @@ def unused_settings(config: RunConfig, words: Iterable[str], *, file: Path | Non
 
 
 def read_resumed_config(folder: Path, words: Iterable[str] = ()) -> RunConfig:
-    """Return the config with which the run in ``folder`` goes on, where ``words`` say so to more rounds.
+    """Return the config with which the run in ``folder`` is resumed, to more rounds if ``words`` say so.
 
-    Raises ``ValueError`` where there is no run, or none to go on with.
+    Raises ``ValueError`` if there is no run, or none that can be resumed.
     """
     run, given = read_run(folder), parse_overrides(words)
     if given.keys() - {"rounds"}:
@@ -76,8 +76,8 @@ def prepare(config: RunConfig, *, workdir: Path) -> RunConfig:
 def run_config(config: RunConfig, console: Console, resources: Resources, workers: Workers | None = None) -> Path:
     """Run a prepared config to its end, on ``workers`` or in this process, and return the run folder.
 
-    With ``output.resume`` it goes on with the run that is there; what was said in earlier attempts is kept beside the
-    log, by number. Raises ``RunFailed`` for a run that did not complete; what ends a run has notes that say where it is
+    With ``output.resume`` it resumes the run that is there; logs of earlier attempts are kept next to the log, by
+    number. Raises ``RunFailed`` for a run that did not complete; what ends a run has notes that say where it is
     and how to go on. A run that fails before its first record
     leaves no folder behind.
     """

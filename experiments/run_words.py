@@ -89,7 +89,7 @@ def plan_for(
 ) -> Resources:
     """Return what a run of ``config`` gets of this machine, or of the Ray cluster at ``ray_address``.
 
-    Raises ``ConfigError`` for what they lack, and ``ValueError`` where there is no such cluster.
+    Raises ``ConfigError`` for what they lack, and ``ValueError`` if there is no such cluster.
     """
     # the server needs one as well
     on_gpu = config.device == "cuda" or (config.device == "auto" and gpu_count() > 0)

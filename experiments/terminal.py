@@ -1,7 +1,7 @@
 """Standard output and error as a run needs them: always writable, and shown as they are written.
 
 A run is worth more than its progress on a screen: where the reader of a pipe has gone, or the disk under a file is
-full, what would have been printed is dropped, and the run goes on.
+full, what would have been printed is dropped, and the run continues.
 """
 
 import os

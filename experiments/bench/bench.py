@@ -31,7 +31,7 @@ PARTS = {
     "scale": "time and memory over clients and over the size of the model",
     "long": "memory and time per round over 500 rounds",
 }
-# stock and cached have a node a client: more of them only wait for longer
+# stock and cached have one node per client: more of them only wait longer
 _MOST_NODES = 1000
 
 Result = dict[str, Any]

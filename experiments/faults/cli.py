@@ -24,7 +24,7 @@ def faults(
     again: Annotated[bool, typer.Option("--again", help="repeat what is on record")] = False,
     seed: Annotated[int, typer.Option(help="seed of the moments that are drawn at random")] = 0,
 ) -> None:
-    """Put faults into small runs on this machine, and check that each ends as it should and goes on to the same bits.
+    """Put faults into small runs on this machine, and check that each ends as it should and resumes to the same bits.
 
     Processes are killed, stopped and interrupted, disks fill up, folders vanish, clocks jump: one fault per run, over a
     hundred in all. Fails if any run ended otherwise than expected. Takes most of an hour on two cores.

@@ -123,7 +123,7 @@ class Stage:
         return []
 
     def rounds(self) -> int:
-        """Return the last round on record, the furthest of a sweep's cells; -1 where there is none."""
+        """Return the last round on record, the furthest of a sweep's cells; -1 if there is none."""
         return max((_lines(cell / "rounds.jsonl") - 1 for cell in self.cells), default=-1)
 
     def wait_for(self, moment: Moment, limit: float) -> None:
@@ -143,7 +143,7 @@ class Stage:
         time.sleep(moment.after)
 
     def has_ended(self) -> int | None:
-        """Return the command's status, where it is just ending as well; None where it goes on."""
+        """Return the command's status, where it is just ending as well; None while it runs."""
         with suppress(subprocess.TimeoutExpired):
             return self.process.wait(1.0)
         return None

@@ -84,7 +84,7 @@ def _draw_paths(axes: Axes, lines: dict[str, list[Arrays]], kind: str, methods: 
 
 
 def plane(run: Results, entry: dict[str, Any]) -> Figure | None:
-    """Draw the landscape over the plane through three models, for the first seed that has one, a panel a group.
+    """Draw the landscape over the plane through three models, for the first seed that has one, one panel per group.
 
     The worst tenth of the points, and those that are not finite, share one colour: a far higher loss would leave no
     contrast for the rest.
@@ -161,7 +161,7 @@ def layers(run: Results, entry: dict[str, Any]) -> Figure | None:
 
 
 def _name_measures(axes: Axes, measures: list[str]) -> None:
-    """Name one measure beside its axis, several in a legend of line styles; what all are of stays beside the axis."""
+    """Name one measure on its axis, several in a legend of line styles; what they have in common stays on the axis."""
     words = [spoken(measure) for measure in measures]
     if len(words) == 1:
         axes.set_ylabel(words[0])

@@ -136,7 +136,7 @@ def lines(run: Results, entry: dict[str, Any]) -> Figure | None:
 
 
 def heat(run: Results, entry: dict[str, Any]) -> Figure | None:
-    """Draw a measure over two axes, a panel a group, the mean written into each field."""
+    """Draw a measure over two axes, one panel per group, the mean written into each field."""
     x, y, measure = entry["x"], entry["y"], entry["value"]
     columns, rows = axis_values(run, x), axis_values(run, y)
     tables = _found({at: [_along(run, measure, (*at, (y, row)), x) for row in rows] for at in families(run, x, y)})

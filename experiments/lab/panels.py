@@ -19,7 +19,7 @@ from experiments.sweep.results import Record, Results
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX"
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
-PAGE = 16.0  # inches; panels that find no room beside the others go below them
+PAGE = 16.0  # inches; panels that do not fit next to the others go below them
 SPOKEN = {
     "llfc_0.5": "E[1 − cos], path against linear, α = ½",
     "baseline": "E[1 − cos], model against model",
@@ -102,7 +102,7 @@ def grid(rows: int, columns: int, *, width: float, height: float) -> tuple[Figur
 
 
 def finish(figure: Figure, run: Results, note: str, *, legend: bool = True) -> Figure:
-    """Give a picture its grid lines, one legend beside the panels, and a title that ends in ``note``."""
+    """Give a picture its grid lines, one legend next to the panels, and a title that ends in ``note``."""
     known: dict[str, Any] = {}
     if legend:
         for axes in figure.axes:

@@ -8,7 +8,7 @@ import typer
 from experiments.terminal import stdout
 
 EPILOG = (
-    "Results are kept as they come: what is on record is not run again, and a second call goes on with what is left. "
+    "Finished cells are not run again; a second call runs what is left. "
     "ROOT holds data sets under their names, such as ROOT/cifar10, or is itself the folder of one. One with train and "
     "test in it is read as a folder of images."
 )

@@ -55,7 +55,7 @@ FEDERATED: dict[str, tuple[dict[str, Scalar], tuple[str, ...]]] = {
 
 
 def choose(parts: Iterable[str]) -> list[Study]:
-    """Return the studies whose names contain one of ``parts``; all where there are none.
+    """Return the studies whose names contain one of ``parts``; all if there are none.
 
     Raises ``ConfigError`` for a part that no name contains.
     """

@@ -79,7 +79,7 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], N
 def ray_cluster(address: str, *, workdir: Path) -> Iterator[Callable[[], None]]:
     """Join the Ray cluster at ``address``; its workers also find modules in ``workdir``, which are sent to them.
 
-    Raises ``ValueError`` where there is none, or where a machine of it has other versions than this one.
+    Raises ``ValueError`` if there is none, or if one of its machines has other versions than this one.
     """
     with temporary_folder("fedpfn-", longest=_LONGEST_ROOT) as root:
         # one folder down: Ray puts the folder that it sends first on the import path, where a `random.py` would hide
@@ -95,7 +95,7 @@ def ray_cluster(address: str, *, workdir: Path) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def connected(address: str, **settings: Any) -> Iterator[None]:
-    """Connect this process to the Ray cluster at ``address``. Raises ``ValueError`` where there is none."""
+    """Connect this process to the Ray cluster at ``address``. Raises ``ValueError`` if there is none."""
     import ray
 
     _answers(address)

@@ -25,7 +25,7 @@ class InProcessGrid(AtOnceGrid):
     """A grid of ``nodes`` nodes that train in turn, in the calling thread, which calls ``watch`` before each.
 
     What a client may do to its process it does to this one: it can end it, and native code that does not return holds
-    it up, whatever the timeouts. Python code of a client's is interrupted after its ``client-timeout`` all the same.
+    it up, whatever the timeouts. Python code of a client's is interrupted after its ``client-timeout`` nevertheless.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ def machines_of(ray_address: str, *, gpus: bool) -> list[Machine]:
 
     Without ``gpus`` theirs do not count.
 
-    Raises ``ValueError`` where there is no cluster, or none of its machines has a CPU to give.
+    Raises ``ValueError`` if there is no cluster, or if none of its machines has a free CPU.
     """
     if not ray_address:
         return [Machine(available_cpus(), gpu_count() if gpus else 0)]

@@ -24,7 +24,7 @@ def whole_lines() -> None:
 
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
-    """Send all output of this process to the end of ``log``, through whatever library it is written."""
+    """Send all output of this process to the end of ``log``, that of libraries included."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -99,7 +99,7 @@ class RayGrid(AtOnceGrid):
         """Yield the answers as they come; nodes that have not answered after ``timeout`` seconds are left out.
 
         The time runs from when all workers are ready, so that a first round's has no imports in it, but at most ten
-        minutes after the call. It goes on while a worker that died is replaced.
+        minutes after the call. It continues while a worker that died is replaced.
         """
         if (phase := next(self._phases, None)) is not None:
             # a round ends when the next one begins

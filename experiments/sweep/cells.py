@@ -1,7 +1,7 @@
 """The cells of an experiment: all that it asks for, each once, with its address and a name that people can read.
 
 A combination is what a case, and the grid or an entry of ``include``, set on top of the base. Combinations that differ
-only in keys they do not use are one cell: FedAvg under three mask ratios. ``exclude`` is asked of combinations, before
+only in keys they do not use are one cell: FedAvg under three mask ratios. ``exclude`` applies to combinations, before
 they become cells: leaving out FedAvg at one of the ratios leaves the cell that the others stand for. Running cells is
 left to others.
 """

@@ -78,11 +78,11 @@ def divide(jobs: int, *, cpus: int, gpus: Sequence[str]) -> list[Share]:
 
 
 class Lane:
-    """Runs cells one at a time, in whatever thread calls it; ``started`` has the seconds its hosts took to start.
+    """Runs cells one at a time, in the calling thread; ``started`` has the seconds its hosts took to start.
 
     Without ``workers`` the clients of a cell train in the lane's one process. On a cluster the host lies on the
     machine with the number ``machine``, counted around, and Ray says which GPUs are seen. ``look_after`` raises
-    ``RuntimeDied`` where there is no Ray any more.
+    ``RuntimeDied`` if Ray has ended.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Running the cells of a sweep that are not done: lanes side by side, each with cell after cell.
 
-A cell that fails is recorded with its reason and the rest goes on. Whatever happens to this process, a cell is done, or
+A cell that fails is recorded with its reason, and the others run. Whatever happens to this process, a cell is done, or
 will be resumed from its checkpoint, or begun again; what cannot be helped by going on (no runtime can be started, the
 disk is full) stops the sweep and is raised.
 """
