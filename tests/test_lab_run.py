@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from experiments.lab.config import LabConfig
 from experiments.lab.figures import draw_figures
 from experiments.lab.settings import load_material, lr_factor_of, mask_of, sample, steps_of
 from experiments.lab.soup_cells import half_of_the_classes
+from experiments.sweep.board import Board, Stopped
 from experiments.sweep.results import Results, read_results
 from experiments.sweep.run import sweep
+from experiments.sweep.states import State, cell_state
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
 from fedpfn.masks import build_mask
@@ -151,6 +154,23 @@ def test_a_cell_that_failed_is_recorded_with_its_reason_and_runs_again_when_aske
     assert sweep(tmp_path / "mine.yaml", [], Console(quiet=True), retry_failed=True, **asked)
     assert without_seconds(read_results(tmp_path / "out")) == without_seconds(read_results(small / "out"))
     assert not list((tmp_path / "out").rglob("failure.json"))
+
+
+def test_a_cell_in_this_process_can_be_stopped_and_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.yaml").write_text("{kind: theorem, base: {theorem: {hidden: 8, inputs: 2, trials: 100000000}}}")
+    begun = time.monotonic()
+
+    def stop(self: Board) -> None:
+        if time.monotonic() > begun + 2:
+            raise Stopped
+
+    monkeypatch.setattr("experiments.sweep.board.Board.check", stop)
+    asked: dict[str, Any] = {"workdir": tmp_path, "out": tmp_path / "out", "jobs": 1, "in_process": True}
+    assert not sweep(tmp_path / "mine.yaml", [], Console(quiet=True), **asked)
+    assert time.monotonic() < begun + 60
+    (folder,) = (tmp_path / "out" / "cells").iterdir()
+    assert json.loads((folder / "failure.json").read_text()) == {"reason": "stopped by the user", "stopped": True}
+    assert cell_state(folder) is State.CUT
 
 
 def test_an_experiment_can_grow_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,11 @@ Lanes are actors on one Ray, each with workers of its own. What a lane starts fo
 next; one that died, or was stopped, is made anew. ``isolated`` makes it anew each time.
 """
 
+import ctypes
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,7 +179,11 @@ class LaneInProcess:
         self.started: list[float] = []
 
     def run(self, task: Task, watch: Callable[[], None]) -> None:
-        """Run a cell; of a run ``watch`` is called before each client's training. Raises ``RunFailed``."""
+        """Run a cell.
+
+        Raises ``RunFailed``, and what ``watch`` raises: in a run before each client's training, in a cell of the
+        laboratory at any step of Python.
+        """
         from experiments.lab.cell import run_cell
 
         kind = task.cell.kind.name
@@ -184,9 +191,43 @@ class LaneInProcess:
             if kind == FEDERATION:
                 run_in_process(task.config, nodes=self.resources.supernodes, watch=watch)
             else:
-                run_cell(kind, task.config, task.folder)
+                with _interrupted(watch):
+                    run_cell(kind, task.config, task.folder)
         except Exception as error:
             raise RunFailed(one_line(f"{type(error).__name__}: {error}")) from error
 
     def close(self) -> None:
         """Do nothing: there is nothing to end."""
+
+
+class _Interruption(BaseException):
+    """Raised in a thread from another one, which cannot give it anything to say."""
+
+
+@contextmanager
+def _interrupted(watch: Callable[[], None]) -> Iterator[None]:
+    """Look at ``watch`` from another thread, and end the block with what it raises."""
+    caller, over = threading.get_ident(), threading.Event()
+    raised: list[BaseException] = []
+
+    def look() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            try:
+                watch()
+            except BaseException as stop:
+                raised.append(stop)
+                # threads have no other way to interrupt one another; native code returns first
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(caller), ctypes.py_object(_Interruption))
+                return
+
+    looking = threading.Thread(target=look, daemon=True)
+    try:
+        looking.start()
+        try:
+            yield
+        finally:
+            over.set()
+            looking.join()
+    except _Interruption:
+        # it may also come after the block
+        raise raised[0] from None
