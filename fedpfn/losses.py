@@ -44,11 +44,6 @@ def form_of(labels: Tensor) -> LabelForm:
     return "multi-hot" if labels.dim() == 2 else "classes"
 
 
-def is_regression(labels: Tensor) -> bool:
-    """Return whether the labels are real values, for which there is no accuracy."""
-    return form_of(labels) == "values"
-
-
 def cross_entropy(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Return the cross-entropy of logits (N, C) for classes (N,), in nats."""
     return functional.cross_entropy(outputs, labels, reduction=reduction)

@@ -10,7 +10,7 @@ from torch import nn
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
 from fedpfn.lmc import pairwise_barriers
-from fedpfn.losses import batch_loss, is_regression
+from fedpfn.losses import batch_loss, form_of
 from fedpfn.parallel import ModelPool
 from fedpfn.params import read_state
 from fedpfn.training import batch_order, make_optimizer, train
@@ -20,7 +20,7 @@ def test_classes_go_with_cross_entropy_and_values_with_squared_errors() -> None:
     assert batch_loss(torch.zeros(2, 4), torch.tensor([0, 3])).item() == pytest.approx(math.log(4))
     assert batch_loss(torch.tensor([1.0, 4.0]), torch.tensor([0.0, 2.0])).item() == 2.5
     assert batch_loss(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.zeros(2, 2), reduction="sum").item() == 2.5
-    assert is_regression(torch.zeros(1)) and not is_regression(torch.zeros(1, dtype=torch.int64))
+    assert (form_of(torch.zeros(1)), form_of(torch.zeros(1, dtype=torch.int64))) == ("values", "classes")
 
 
 def test_a_column_of_outputs_meets_a_row_of_targets_one_by_one() -> None:
