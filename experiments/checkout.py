@@ -10,7 +10,7 @@ Words = Annotated[list[str] | None, typer.Argument(metavar="[WORD]...", help="an
 
 
 def add_checkout_command(app: typer.Typer, name: str) -> None:
-    """Add ``fedpfn NAME`` to ``app`` from ``experiments.NAME.cli``; in an installed wheel, one that says where it is."""
+    """Add ``fedpfn NAME`` to ``app`` from ``experiments.NAME.cli``; where there is none, one that says where it is."""
     package = f"experiments.{name}"
     try:
         module = import_module(f"{package}.cli")
