@@ -12,11 +12,8 @@ from typing import Annotated
 import typer
 
 from experiments import terminal
-from experiments.bench.cli import EPILOG as BENCH_EPILOG
-from experiments.bench.cli import bench
+from experiments.checkout import add_checkout_command
 from experiments.command_classes import App
-from experiments.faults.cli import EPILOG as FAULTS_EPILOG
-from experiments.faults.cli import faults
 from experiments.interruption import INTERRUPTED, interruptible
 from experiments.lab.cli import app as lab
 from experiments.report.cli import EPILOG as REPORT_EPILOG
@@ -130,8 +127,8 @@ def run(
 
 app.command(epilog=SWEEP_EPILOG)(sweep)
 app.command(epilog=REPORT_EPILOG)(report)
-app.command(epilog=BENCH_EPILOG)(bench)
-app.command(epilog=FAULTS_EPILOG)(faults)
+add_checkout_command(app, "bench")
+add_checkout_command(app, "faults")
 app.command(epilog=REPRODUCE_EPILOG)(reproduce)
 
 

@@ -6,10 +6,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,10 +27,11 @@ def rounds_figure(run: Run) -> Figure:
 
     The barrier line is the mean over pairs; the band reaches from the smallest to the largest pair where the curves
     are on disk.
+
+    >>> figure = rounds_figure(read_run("out/pnu"))  # doctest: +SKIP
     """
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(7.0, 5.6), sharex=True, height_ratios=(3, 2), layout="constrained"
-    )
+    figure = Figure(figsize=(7.0, 5.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _draw_score(above, run, score_of(run))
     _draw_barriers(below, run, score_of(run))
     below.set_xlabel("communication round")
@@ -44,10 +41,9 @@ def rounds_figure(run: Run) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write ``figure`` as a picture and release it."""
+    """Write ``figure`` as a picture."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
-    plt.close(figure)
     # replaces what is there: a link in a folder from elsewhere may lead anywhere
     write_whole(path, buffer.getvalue())
     return path

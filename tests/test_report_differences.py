@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.report.averages import Average, average
-from experiments.report.differences import Difference, difference, find_baselines
+from experiments.report.differences import Average, Difference, average, difference, find_baselines
 from experiments.report.measures import Measure
 from experiments.report.study import Group, Study, make_study
 from fedpfn.runs import Run

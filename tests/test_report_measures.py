@@ -17,11 +17,9 @@ from experiments.report.measures import (
     disagreements,
     equal_bytes,
     final_accuracy,
-    max_accuracy_barrier,
-    max_loss_barrier,
+    largest_of,
     mean_accuracy_barrier,
-    mean_fusion_barrier,
-    mean_loss_barrier,
+    mean_of,
     measures,
     rounds_to,
 )
@@ -52,6 +50,10 @@ def barrier(mean: float | None, most: float | None, *, loss: float | None = 0.0)
         "loss_mean": loss,
         "loss_max": None if loss is None else 2 * loss,
     }
+
+
+max_accuracy_barrier, max_loss_barrier = largest_of("barrier", "accuracy_max"), largest_of("barrier", "loss_max")
+mean_loss_barrier, mean_fusion_barrier = mean_of("barrier", "loss_mean"), mean_of("fusion", "barrier")
 
 
 # accuracy

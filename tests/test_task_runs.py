@@ -224,10 +224,8 @@ def test_a_report_keeps_errors_and_accuracies_apart(regression: Run, multilabel:
 
 
 def test_figures_of_a_round_draw_errors(regression: Run) -> None:
-    (matrix,) = barrier_matrix(regression)  # type: ignore[misc]
-    assert matrix.caption.startswith("Error barrier")
-    (paths,) = interpolation(regression)  # type: ignore[misc]
-    assert paths.caption.startswith("Error and loss")
+    assert str(barrier_matrix(regression).get_label()).startswith("Error barrier")
+    assert str(interpolation(regression).get_label()).startswith("Error and loss")
 
 
 # how examples are dealt out

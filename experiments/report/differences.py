@@ -1,4 +1,7 @@
-"""Differences to a baseline, paired by seed: a group against the one that differs in the baseline's keys alone.
+"""Means over the seeds of a group, and differences to a baseline, paired by seed.
+
+Sums are exact before they are rounded once (``statistics``), so that the order of the runs does not matter. A baseline
+is the group that differs in the baseline's keys alone.
 
 Runs of one seed share partition, initial weights and clients drawn, so that their difference says more than the
 difference of two means. The interval of the mean difference d over n pairs is Student's, d ± t(0.975, n - 1) s / √n
@@ -7,13 +10,13 @@ with s the sample standard deviation of the differences; it is for one compariso
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from statistics import fmean, stdev
 
 from scipy.stats import t as student
 
-from experiments.report.averages import Average
-from experiments.report.study import SEED, Group, Study, Value, show_value
+from experiments.report.measures import Measure
+from experiments.report.study import SEED, Group, Study, show_value
 from fedpfn.runs.identity import used_keys
 from fedpfn.runs.keys import Scalar
 
@@ -21,14 +24,16 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A group's measure less its baseline's, seed by seed, over the seeds where both have one."""
+class Average:
+    """A measure of a group: its finite values ``by_seed``, of how many runs, and in how many it was not finite."""
 
     by_seed: dict[int, float]
+    of: int = 0
+    not_finite: int = 0
 
     @property
     def n(self) -> int:
-        """How many pairs there are."""
+        """How many seeds, or pairs of one seed, have a value."""
         return len(self.by_seed)
 
     @property
@@ -37,12 +42,29 @@ class Difference:
         return fmean(self.by_seed.values()) if self.by_seed else None
 
     @property
+    def deviation(self) -> float | None:
+        """Their sample standard deviation, with n - 1 below; None for fewer than two."""
+        return stdev(self.by_seed.values()) if self.n > 1 else None
+
+
+@dataclass(frozen=True)
+class Difference(Average):
+    """A group's measure less its baseline's, seed by seed, over the seeds where both have one."""
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % confidence interval of the mean; None for fewer than two pairs."""
-        if self.mean is None or self.n < 2:
+        if self.mean is None or self.deviation is None:
             return None
-        half = float(student.ppf((1 + CONFIDENCE) / 2, self.n - 1)) * stdev(self.by_seed.values()) / sqrt(self.n)
+        half = float(student.ppf((1 + CONFIDENCE) / 2, self.n - 1)) * self.deviation / sqrt(self.n)
         return self.mean - half, self.mean + half
+
+
+def average(group: Group, measure: Measure) -> Average:
+    """Return ``measure`` over the seeds of ``group``; seeds where it is missing or not finite are in no mean."""
+    by_seed = {run.config.seed: value for run in group.runs if (value := measure.of(run)) is not None}
+    finite = {seed: float(value) for seed, value in by_seed.items() if isfinite(value)}
+    return Average(finite, len(group.runs), not_finite=len(by_seed) - len(finite))
 
 
 def difference(group: Average, baseline: Average) -> Difference:
@@ -103,14 +125,8 @@ def _agree(group: Group, other: Group, free: Collection[str]) -> bool:
 
 
 def _ambiguous(group: Group, fitting: Sequence[Group], description: str) -> str:
-    values: dict[str, list[Value]] = {
-        name: list(dict.fromkeys(other.keys[name] for other in fitting)) for name in group.keys
-    }
-    choices = [
-        f"{name}={' or '.join(show_value(value) for value in distinct)}"
-        for name, distinct in values.items()
-        if len(distinct) > 1
-    ]
+    values = {name: dict.fromkeys(other.keys[name] for other in fitting) for name in group.keys}
+    choices = [f"{name}={' or '.join(map(show_value, those))}" for name, those in values.items() if len(those) > 1]
     return (
         f"{len(fitting)} groups match the baseline {description} of {group.label()}; "
         f"add to the baseline {', '.join(choices)}"

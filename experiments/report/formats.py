@@ -3,14 +3,14 @@
 The same runs give the same bytes, wherever their folders lie.
 """
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.report.layout import head_lines, split_table
-from experiments.report.study import Group, Value, show_value
+import pandas as pd
+
+from experiments.report.differences import Difference
+from experiments.report.study import show_value
 from experiments.report.tables import (
     Cell,
     Report,
@@ -18,9 +18,11 @@ from experiments.report.tables import (
     definitions,
     difference_tables,
     fixed_words,
+    head_lines,
     legend,
     results_tables,
     seeds_told,
+    split_table,
 )
 from fedpfn.runs import Run
 from fedpfn.runs.tables import rounds_of
@@ -37,44 +39,51 @@ _LATEX = {
 }  # fmt: skip
 
 
-def csv_text(report: Report) -> str:
-    """Return a row a group: its keys by their dotted names, seeds, then mean, sd and n of every measure.
+def groups_frame(report: Report) -> pd.DataFrame:
+    """Return a row per group: its keys by their dotted names, seeds, then mean, sd and n of every measure.
 
-    With a baseline there follow mean difference, ends of the confidence interval and number of pairs of each. Numbers
-    are as Python's ``repr`` has them; what there is not is empty. The columns do not depend on what was measured.
+    With a baseline there follow mean difference, ends of the confidence interval and number of pairs of each. What
+    there is not is None. The columns do not depend on what was measured.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    keys = [measure.key for measure in report.measures]
-    columns = [*report.study.by, "n", "seeds"]
-    columns += ["target"] if report.target is not None else []
-    columns += [f"{key}_{part}" for key in keys for part in ("mean", "sd", "n")]
-    if report.baseline:
-        columns += ["baseline"]
-        columns += [f"{key}_difference{part}" for key in keys for part in ("", "_low", "_high", "_pairs")]
-    writer.writerow(map(as_text, columns))
+    rows = []
     for row in report.rows:
-        cells: list[Value] = [*row.group.keys.values(), len(row.group.runs), " ".join(map(str, row.group.seeds))]
-        cells += [report.target] if report.target is not None else []
-        for average in row.averages.values():
-            cells += [average.mean, average.deviation, average.n]
+        group = row.group
+        cells: dict[str, Any] = {**group.keys, "n": len(group.runs), "seeds": " ".join(map(str, group.seeds))}
+        cells |= {} if report.target is None else {"target": report.target}
+        for key, one in row.averages.items():
+            cells |= {f"{key}_mean": one.mean, f"{key}_sd": one.deviation, f"{key}_n": one.n}
         if report.baseline:
-            cells += [_words(row.baseline) if row.baseline else None]
-            for key in keys:
-                change = row.differences.get(key)
-                low, high = (change and change.interval) or (None, None)
-                cells += [change.mean if change else None, low, high, change.n if change else 0]
-        writer.writerow([_exact(cell) for cell in cells])
-    return out.getvalue()
+            used = {
+                name: value for name, value in (row.baseline.keys if row.baseline else {}).items() if value is not None
+            }
+            cells["baseline"] = " ".join(f"{name}={show_value(value)}" for name, value in used.items()) or None
+            for key in row.averages:
+                change = row.differences.get(key, Difference({}))
+                low, high = change.interval or (None, None)
+                numbers = {"": change.mean, "_low": low, "_high": high, "_pairs": change.n}
+                cells |= {f"{key}_difference{part}": number for part, number in numbers.items()}
+        rows.append(cells)
+    return pd.DataFrame(rows, dtype=object)
+
+
+def csv_text(report: Report) -> str:
+    """Return ``groups_frame`` as CSV: numbers as Python's ``repr`` has them, what there is not is empty."""
+    return _csv(groups_frame(report).map(lambda value: str(value).lower() if isinstance(value, bool) else value))
 
 
 def rounds_text(runs: Sequence[Run]) -> str:
     """Return a row per run and round, keys and measures as ``fedpfn.runs.read_runs`` has them, as CSV."""
-    table = rounds_of(runs)
+    return _csv(rounds_of(runs))
+
+
+def _csv(table: pd.DataFrame) -> str:
     texts = table.select_dtypes(exclude="number")
-    table = table.assign(**{name: texts[name].map(as_text, na_action="ignore") for name in texts.columns})
-    table.columns = [as_text(name) for name in table.columns]
-    return str(table.to_csv(index=False, lineterminator="\n"))
+    table = table.assign(
+        **{name: texts[name].astype(object).map(as_text, na_action="ignore") for name in texts.columns}
+    )
+    return str(
+        table.set_axis([as_text(name) for name in table.columns], axis=1).to_csv(index=False, lineterminator="\n")
+    )
 
 
 def as_text(value: Any) -> Any:
@@ -118,18 +127,6 @@ def _sections(tables: Iterable[Table]) -> list[str]:
     return [text for table in tables for text in (f"## {_plain(table.title)}", markdown_table(table))]
 
 
-def _exact(value: Value) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value) if isinstance(value, float) else as_text(value) if isinstance(value, str) else str(value)
-
-
-def _words(group: Group) -> str:
-    return " ".join(f"{name}={show_value(value)}" for name, value in group.keys.items() if value is not None)
-
-
 def _plain(text: str) -> str:
     """Return text that Markdown takes as it stands."""
     return re.sub(r"([\\`*_<>|#])", r"\\\1", text)
@@ -155,32 +152,23 @@ def _latex(table: Table, caption: Iterable[str], beneath: Iterable[str]) -> str:
     def text(cell: Cell) -> str:
         return rf"\textbf{{{_escaped(cell.text)}}}" if cell.verdict else _escaped(cell.text)
 
-    def head(place: int) -> str:
-        lines = r"\\".join(_escaped(line) for line in head_lines(table, place))
-        side = "r" if table.columns[place].number else "l"
-        return rf"\shortstack[{side}]{{{lines}}}" if r"\\" in lines else lines
-
+    sides = ["r" if column.number else "l" for column in table.columns]
+    heads = [r"\\".join(map(_escaped, head_lines(table, place))) for place in range(len(sides))]
+    heads = [
+        rf"\shortstack[{side}]{{{head}}}" if r"\\" in head else head for head, side in zip(heads, sides, strict=True)
+    ]
+    frame = pd.DataFrame([list(map(text, row)) for row in table.rows], columns=heads)
+    tabular = frame.style.hide(axis="index").to_latex(hrules=True, column_format=f"@{{}}{''.join(sides)}@{{}}").strip()
+    # scaled down where it is wider than the text, and only there
     slug = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")
-    sides = "".join("r" if column.number else "l" for column in table.columns)
-    return "\n".join(
-        [
-            r"\begin{table}[t]",
-            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{4pt}",
-            rf"\caption{{{_escaped(table.title)}. {_escaped(' '.join(caption))}}}",
-            rf"\label{{tab:{slug}}}",
-            # scaled down where it is wider than the text, and only there
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{@{{}}{sides}@{{}}}}",
-            r"\toprule",
-            f"{' & '.join(head(place) for place in range(len(table.columns)))} \\\\",
-            r"\midrule",
-            *(f"{' & '.join(map(text, row))} \\\\" for row in table.rows),
-            r"\bottomrule",
-            r"\end{tabular}}",
-            rf"\par\smallskip\parbox{{\linewidth}}{{\raggedright {_escaped('. '.join(beneath))}.}}",
-            r"\end{table}",
-        ]
-    )
+    return rf"""\begin{{table}}[t]
+\centering\footnotesize\setlength{{\tabcolsep}}{{4pt}}\setlength{{\belowcaptionskip}}{{4pt}}
+\caption{{{_escaped(table.title)}. {_escaped(" ".join(caption))}}}
+\label{{tab:{slug}}}
+\resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{%
+{tabular}}}
+\par\smallskip\parbox{{\linewidth}}{{\raggedright {_escaped(". ".join(beneath))}.}}
+\end{{table}}"""
 
 
 def _escaped(text: str) -> str:

@@ -21,6 +21,7 @@ from fedpfn.runs import STOPPED, Run
 
 # share, nats, rounds, bytes, or that of a user's own measure
 Unit = str
+Value = float | None
 
 # the papers' final accuracy: that of one round alone moves with the round
 LAST_ROUNDS = 5
@@ -45,7 +46,7 @@ class Measure:
     unit: Unit
     better: Better
     part: str
-    of: Callable[[Run], float | None]
+    of: Callable[[Run], Value]
     chief: bool = False
     missing: Literal["not measured", "not reached"] = "not measured"
 
@@ -64,30 +65,62 @@ def measures(
     ``error`` the error of runs that are scored by one, ``loss_unit`` empty where the unit of the loss is not the same
     in all runs.
     """
-    loss = f"of the loss in {loss_unit}" if loss_unit else "of the loss"
-    of_accuracy = _of_accuracy(target, budget, loss)
-    named = of_accuracy if share == "accuracy" else _renamed(of_accuracy, share)
-    return (*named, *(() if error is None else _of_error(error)))
+    table = [*_of_accuracy(share), *_of_traffic(target, budget, share), *_of_loss(loss_unit, share)]
+    return (*table, *(_of_error(error) if error else ()))
 
 
-def _renamed(of_accuracy: Iterable[Measure], share: str) -> Iterator[Measure]:
-    for one in of_accuracy:
-        yield replace(one, head=one.head.replace("accuracy", share), about=one.about.replace("accuracy", share))
+def _of_accuracy(name: str) -> Iterator[Measure]:
+    one, mean = MEASURES["accuracy"], MEASURES["barrier.accuracy_mean"]
+    pairs = f"{name} barrier of the pairs of a round's client models, mean over pairs and measured rounds"
+    last, best, largest = f"mean of the last {LAST_ROUNDS} rounds", "that of the best round", "of any pair and round"
+    yield Measure("final_accuracy", f"final {name}", last, one.unit, one.better, MAIN, final_accuracy, chief=True)
+    yield Measure("best_accuracy", f"best {name}", best, one.unit, one.better, MAIN, best_accuracy)
+    yield Measure("mean_accuracy_barrier", f"mean {name} barrier", pairs, mean.unit, mean.better, MAIN,
+                  mean_accuracy_barrier, chief=True)  # fmt: skip
+    yield Measure("max_accuracy_barrier", f"max {name} barrier", f"the largest {largest}", mean.unit, mean.better, MAIN,
+                  largest_of("barrier", "accuracy_max"))  # fmt: skip
 
 
 def _of_error(error: Score) -> Iterator[Measure]:
     name, unit, words = error.name, error.unit, unit_words(error)
-    pairs = f"{name} barrier of the pairs of a round's client models"
-    table: tuple[tuple[str, str, str, Callable[[Run], float | None], bool], ...] = (
-        ("final_error", f"final {name}", f"mean of the last {LAST_ROUNDS} rounds{words}", final_error, True),
-        ("best_error", f"best {name}", f"that of the best round{words}", best_error, False),
-        ("mean_error_barrier", f"mean {name} barrier", f"{pairs}, mean over pairs and measured rounds{words}",
-         mean_error_barrier, True),
-        ("max_error_barrier", f"max {name} barrier", f"the largest of any pair and round{words}",
-         lambda run: _largest(_measured(run, "barrier", "error_max")), False),
-    )  # fmt: skip
-    for key, head, about, of, chief in table:
-        yield Measure(key, head, about, unit, "lower", ERRORS, of, chief=chief)
+    pairs = f"{name} barrier of the pairs of a round's client models, mean over pairs and measured rounds{words}"
+    last, best = f"mean of the last {LAST_ROUNDS} rounds{words}", f"that of the best round{words}"
+    yield Measure("final_error", f"final {name}", last, unit, "lower", ERRORS, final_error, chief=True)
+    yield Measure("best_error", f"best {name}", best, unit, "lower", ERRORS, best_error)
+    yield Measure("mean_error_barrier", f"mean {name} barrier", pairs, unit, "lower", ERRORS, mean_error_barrier,
+                  chief=True)  # fmt: skip
+    yield Measure("max_error_barrier", f"max {name} barrier", f"the largest of any pair and round{words}", unit,
+                  "lower", ERRORS, largest_of("barrier", "error_max"))  # fmt: skip
+
+
+def _of_traffic(target: float | None, budget: int | None, name: str) -> Iterator[Measure]:
+    if budget is not None:
+        about = (
+            "between evaluated rounds, where a run has sent, up and down, what the run that sends least sends in all"
+        )
+        yield Measure("accuracy_at_equal_bytes", f"{name} at equal bytes", about, "share", "higher", TRAFFIC,
+                      lambda run: accuracy_for(run, budget), chief=True)  # fmt: skip
+    if target is not None:
+        first = f"first round whose {name} is at least {target:g}"
+        moved = "bytes up and down until then, that round included"
+        yield Measure("rounds_to_target", f"rounds to {target:g}", first, "rounds", "lower", TRAFFIC,
+                      lambda run: rounds_to(run, target), chief=True, missing="not reached")  # fmt: skip
+        yield Measure("bytes_to_target", f"bytes to {target:g}", moved, "bytes", "lower", TRAFFIC,
+                      lambda run: bytes_to(run, target), chief=True, missing="not reached")  # fmt: skip
+    yield Measure("bytes_up", "bytes up", "clients to server, all rounds", "bytes", "lower", TRAFFIC, bytes_up)
+    yield Measure("bytes_down", "bytes down", "server to clients, all rounds", "bytes", "lower", TRAFFIC, bytes_down)
+
+
+def _of_loss(unit: str, name: str) -> Iterator[Measure]:
+    loss, fusion = MEASURES["barrier.loss_mean"], MEASURES["fusion.barrier"]
+    pairs = f"of the loss{f' in {unit}' if unit else ''}, mean over pairs and measured rounds"
+    plain = f"1 − {name} of the clients' plain mean / mean {name} of the clients, mean over measured rounds"
+    yield Measure("mean_loss_barrier", "mean loss barrier", pairs, loss.unit, loss.better, MORE,
+                  mean_of("barrier", "loss_mean"))  # fmt: skip
+    yield Measure("max_loss_barrier", "max loss barrier", "the largest of any pair and round", loss.unit, loss.better,
+                  MORE, largest_of("barrier", "loss_max"))  # fmt: skip
+    yield Measure("fusion_barrier", "fusion barrier", plain, fusion.unit, fusion.better, MORE,
+                  mean_of("fusion", "barrier"))  # fmt: skip
 
 
 def score_words(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
@@ -108,125 +141,64 @@ def score_words(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
     if error is not None and len(errors) > 1:
         notes.append(f"runs are scored by several errors: {', '.join(score.name for score in errors)}")
         error = replace(error, name="error", unit="")
-    settings = {
-        "share": next(iter(shares)) if len(shares) == 1 else "accuracy",
-        "error": error,
-        "loss_unit": units.pop() if len(units) == 1 else "",
-    }
-    return settings, notes
-
-
-def _of_accuracy(target: float | None, budget: int | None, loss: str) -> tuple[Measure, ...]:
-    barrier = "accuracy barrier of the pairs of a round's client models"
-    reached = []
-    if budget is not None:
-        reached += [
-            _of_rounds("accuracy", "accuracy_at_equal_bytes", "accuracy at equal bytes",
-                       "between evaluated rounds, where a run has sent, up and down, what the run that sends least "
-                       "sends in all", TRAFFIC, lambda run: accuracy_for(run, budget), chief=True),
-        ]  # fmt: skip
-    if target is not None:
-        to = f"{target:g}"
-        reached += [
-            Measure("rounds_to_target", f"rounds to {to}", f"first round whose accuracy is at least {to}", "rounds",
-                    "lower", TRAFFIC, lambda run: rounds_to(run, target), chief=True, missing="not reached"),
-            Measure("bytes_to_target", f"bytes to {to}", "bytes up and down until then, that round included", "bytes",
-                    "lower", TRAFFIC, lambda run: bytes_to(run, target), chief=True, missing="not reached"),
-        ]  # fmt: skip
-    return (
-        _of_rounds("accuracy", "final_accuracy", "final accuracy", f"mean of the last {LAST_ROUNDS} rounds", MAIN,
-                   final_accuracy, chief=True),
-        _of_rounds("accuracy", "best_accuracy", "best accuracy", "that of the best round", MAIN, best_accuracy),
-        _of_rounds("barrier.accuracy_mean", "mean_accuracy_barrier", "mean accuracy barrier",
-                   f"{barrier}, mean over pairs and measured rounds", MAIN, mean_accuracy_barrier, chief=True),
-        _of_rounds("barrier.accuracy_max", "max_accuracy_barrier", "max accuracy barrier",
-                   "the largest of any pair and round", MAIN, max_accuracy_barrier),
-        *reached,
-        _of_rounds("bytes_up", "bytes_up", "bytes up", "clients to server, all rounds", TRAFFIC, bytes_up),
-        _of_rounds("bytes_down", "bytes_down", "bytes down", "server to clients, all rounds", TRAFFIC, bytes_down),
-        _of_rounds("barrier.loss_mean", "mean_loss_barrier", "mean loss barrier",
-                   f"{loss}, mean over pairs and measured rounds", MORE, mean_loss_barrier),
-        _of_rounds("barrier.loss_max", "max_loss_barrier", "max loss barrier", "the largest of any pair and round",
-                   MORE, max_loss_barrier),
-        _of_rounds("fusion.barrier", "fusion_barrier", "fusion barrier", "1 − accuracy of the clients' plain mean / "
-                   "mean accuracy of the clients, mean over measured rounds", MORE, mean_fusion_barrier),
-    )  # fmt: skip
-
-
-def _of_rounds(
-    recorded: str,
-    key: str,
-    head: str,
-    about: str,
-    part: str,
-    of: Callable[[Run], float | None],
-    *,
-    chief: bool = False,
-) -> Measure:
-    """Return a measure of a run with the unit and direction of what is ``recorded`` of its rounds."""
-    quantity = MEASURES[recorded]
-    return Measure(key, head, about, quantity.unit, quantity.better, part, of, chief=chief)
+    share = next(iter(shares)) if len(shares) == 1 else "accuracy"
+    return {"share": share, "error": error, "loss_unit": units.pop() if len(units) == 1 else ""}, notes
 
 
 def further_measures(runs: Iterable[Run]) -> tuple[Measure, ...]:
     """Return the mean over measured rounds of every other number on record, a user's own measures among them."""
-    return tuple(_mean_of(quantity) for quantity in further_quantities(runs))
+    return tuple(_of_quantity(quantity) for quantity in further_quantities(runs))
 
 
-def _mean_of(quantity: Quantity) -> Measure:
-    name = quantity.name
+def _of_quantity(quantity: Quantity) -> Measure:
+    name, about = quantity.name, f"mean over measured rounds{unit_words(quantity)}"
 
-    def mean(run: Run) -> float | None:
+    def mean(run: Run) -> Value:
         numbers = map(further_numbers, run.rounds)
         return _mean([record[name] for record in numbers if name in record])
 
-    about = f"mean over measured rounds{unit_words(quantity)}"
     return Measure(name, quantity.label, about, quantity.unit, quantity.better, FURTHER, mean)
 
 
 # what figures draw where it was counted
-SHARE_MOVED = _mean_of(UNITS_MOVED[0])
+SHARE_MOVED = _of_quantity(UNITS_MOVED[0])
 
 
-def final_accuracy(run: Run) -> float | None:
+def final_accuracy(run: Run) -> Value:
     """Return the mean test accuracy of the last five rounds of training, of all where there are fewer."""
-    return _mean(_accuracies(run)[-LAST_ROUNDS:])
+    return _mean(_scores(run, "accuracy")[-LAST_ROUNDS:])
 
 
-def final_error(run: Run) -> float | None:
+def final_error(run: Run) -> Value:
     """Return the mean test error of the last five rounds of training; None where runs have an accuracy."""
-    return _mean(_errors(run)[-LAST_ROUNDS:])
+    return _mean(_scores(run, "error")[-LAST_ROUNDS:])
 
 
-def best_error(run: Run) -> float | None:
-    """Return the lowest test error of any round of training; None where runs have an accuracy."""
-    errors = _errors(run)
-    return (math.nan if any(map(math.isnan, errors)) else min(errors)) if errors else None
-
-
-def best_accuracy(run: Run) -> float | None:
+def best_accuracy(run: Run) -> Value:
     """Return the highest test accuracy of any round of training."""
-    return _largest(_accuracies(run))
+    return _largest(_scores(run, "accuracy"))
+
+
+def best_error(run: Run) -> Value:
+    """Return the lowest test error of any round of training; None where runs have an accuracy."""
+    lowest = _largest([-error for error in _scores(run, "error")])
+    return None if lowest is None else -lowest
 
 
 def rounds_to(run: Run, target: float) -> int | None:
     """Return the first round whose accuracy is at least ``target``; 0 is the initial model."""
-    return next((int(record["round"]) for record in run.rounds if _reaches(record, target)), None)
+    return next((int(record["round"]) for record in run.rounds if _number(record["accuracy"]) >= target), None)
 
 
 def bytes_to(run: Run, target: float) -> int | None:
     """Return the bytes that went up and down until the accuracy was at least ``target``, that round's included."""
-    moved = 0
-    for record in run.rounds:
-        moved += int(record["bytes_up"]) + int(record["bytes_down"])
-        if _reaches(record, target):
-            return moved
-    return None
+    reached = rounds_to(run, target)
+    return None if reached is None else sum(map(_bytes, (one for one in run.rounds if one["round"] <= reached)))
 
 
-def accuracy_for(run: Run, budget: int) -> float | None:
+def accuracy_for(run: Run, budget: int) -> Value:
     """Return the test accuracy once ``budget`` bytes went up and down, on the line between evaluated rounds."""
-    moved = np.cumsum([int(record["bytes_up"]) + int(record["bytes_down"]) for record in run.rounds])
+    moved = np.cumsum([_bytes(record) for record in run.rounds])
     if score_key(run.rounds) == "error" or not len(moved) or moved[-1] < budget:
         return None
     measured = [number for number, record in enumerate(run.rounds) if is_evaluated(record)]
@@ -250,34 +222,17 @@ def bytes_down(run: Run) -> int:
     return sum(record["bytes_down"] for record in run.rounds)
 
 
-def mean_accuracy_barrier(run: Run) -> float | None:
-    """Return the mean over measured rounds of the mean accuracy barrier over client pairs."""
-    return _mean(_measured(run, "barrier", "accuracy_mean"))
+def mean_of(table: str, key: str) -> Callable[[Run], Value]:
+    """Return the measure that is the mean of ``table.key`` over the rounds in which it was measured."""
+    return lambda run: _mean(_measured(run, table, key))
 
 
-def mean_error_barrier(run: Run) -> float | None:
-    """Return the mean over measured rounds of the mean error barrier over client pairs."""
-    return _mean(_measured(run, "barrier", "error_mean"))
+def largest_of(table: str, key: str) -> Callable[[Run], Value]:
+    """Return the measure that is the largest ``table.key`` of any round."""
+    return lambda run: _largest(_measured(run, table, key))
 
 
-def max_accuracy_barrier(run: Run) -> float | None:
-    """Return the largest accuracy barrier of any client pair in any round."""
-    return _largest(_measured(run, "barrier", "accuracy_max"))
-
-
-def mean_loss_barrier(run: Run) -> float | None:
-    """Return the mean over measured rounds of the mean loss barrier over client pairs."""
-    return _mean(_measured(run, "barrier", "loss_mean"))
-
-
-def max_loss_barrier(run: Run) -> float | None:
-    """Return the largest loss barrier of any client pair in any round."""
-    return _largest(_measured(run, "barrier", "loss_max"))
-
-
-def mean_fusion_barrier(run: Run) -> float | None:
-    """Return the mean over measured rounds of the fusion barrier of the clients' plain mean."""
-    return _mean(_measured(run, "fusion", "barrier"))
+mean_accuracy_barrier, mean_error_barrier = mean_of("barrier", "accuracy_mean"), mean_of("barrier", "error_mean")
 
 
 def disagreements(run: Run) -> Iterator[str]:
@@ -286,7 +241,7 @@ def disagreements(run: Run) -> Iterator[str]:
     trained = len(run.rounds) - 1
     if trained != summary.get(STOPPED, {}).get("round", run.config.rounds):
         yield f"complete with {trained} of {run.config.rounds} rounds on record"
-    checked: dict[str, Callable[[Run], float | None]] = {
+    checked: dict[str, Callable[[Run], Value]] = {
         "final_error": final_error,
         "best_error": best_error,
         "final_accuracy": final_accuracy,
@@ -302,16 +257,10 @@ def disagreements(run: Run) -> Iterator[str]:
             yield f"the summary says {key} {said:g}, the rounds come to {'none' if actual is None else f'{actual:g}'}"
 
 
-def _errors(run: Run) -> list[float]:
-    if score_key(run.rounds) == "accuracy":
-        return []
-    return [_number(record.get("error")) for record in run.rounds if record["round"] > 0 and is_evaluated(record)]
-
-
-def _accuracies(run: Run) -> list[float]:
-    if score_key(run.rounds) == "error":
-        return []
-    return [_number(record["accuracy"]) for record in run.rounds if record["round"] > 0 and is_evaluated(record)]
+def _scores(run: Run, key: str) -> list[float]:
+    """Return the scores of the rounds of training; none of runs that are scored by another."""
+    trained = [record for record in run.rounds if record["round"] > 0 and is_evaluated(record)]
+    return [_number(record.get(key)) for record in trained] if score_key(run.rounds) == key else []
 
 
 def _measured(run: Run, table: str, key: str) -> list[float]:
@@ -321,18 +270,18 @@ def _measured(run: Run, table: str, key: str) -> list[float]:
     return [_number(record[table].get(key)) for record in run.rounds if record.get(table)]
 
 
-def _reaches(record: dict[str, Any], target: float) -> bool:
-    return _number(record["accuracy"]) >= target
+def _bytes(record: dict[str, Any]) -> int:
+    return int(record["bytes_up"]) + int(record["bytes_down"])
 
 
-def _number(value: float | None) -> float:
+def _number(value: Value) -> float:
     # a number that was not finite is null on record
     return math.nan if value is None else value
 
 
-def _mean(values: list[float]) -> float | None:
+def _mean(values: list[float]) -> Value:
     return fmean(values) if values else None
 
 
-def _largest(values: list[float]) -> float | None:
+def _largest(values: list[float]) -> Value:
     return (math.nan if any(map(math.isnan, values)) else max(values)) if values else None

@@ -2,21 +2,19 @@
 (() => {
   const collator = new Intl.Collator("en", { numeric: true });
 
-  // Cells without a value have no place in the order: they stay last both ways. Array.sort is stable, so that rows
-  // of equal value keep the order they had.
-  const compare = (kind, sign) => (a, b) => {
-    if (a.value === undefined || b.value === undefined) {
-      return (a.value === undefined) - (b.value === undefined);
-    }
-    return sign * (kind === "number" ? a.value - b.value : collator.compare(a.value, b.value));
-  };
-
+  // Cells without a value stay last both ways; rows of equal value keep the order they had.
   const sort = (head) => {
-    const place = head.cellIndex;
-    const body = head.closest("table").tBodies[0];
     const ascending = head.getAttribute("aria-sort") !== "ascending";
-    const rows = Array.from(body.rows, (row) => ({ row, value: row.cells[place].dataset.value }));
-    rows.sort(compare(head.dataset.kind, ascending ? 1 : -1));
+    const sign = ascending ? 1 : -1;
+    const number = head.dataset.kind === "number";
+    const body = head.closest("table").tBodies[0];
+    const rows = Array.from(body.rows, (row) => ({ row, value: row.cells[head.cellIndex].dataset.value }));
+    rows.sort((a, b) => {
+      if (a.value === undefined || b.value === undefined) {
+        return (a.value === undefined) - (b.value === undefined);
+      }
+      return sign * (number ? a.value - b.value : collator.compare(a.value, b.value));
+    });
     body.append(...rows.map(({ row }) => row));
     for (const other of head.parentElement.cells) {
       other.setAttribute("aria-sort", "none");
@@ -28,30 +26,20 @@
     button.addEventListener("click", () => sort(button.closest("th")));
   }
 
-  // A word with an equals sign is a whole key with its whole value, its table left out or not; others are found anywhere.
-  const matches = (words, wanted) =>
-    wanted.every((one) =>
-      one.includes("=")
-        ? words.some((word) => word === one || word.endsWith("." + one))
-        : words.some((word) => word.includes(one)),
-    );
-
   const form = document.getElementById("filter");
   const input = document.getElementById("words");
-  const shown = document.getElementById("shown");
-  const runs = Array.from(document.querySelectorAll("details.run"), (element) => ({
-    element,
-    words: element.dataset.words.toLowerCase().split("\n"),
-  }));
+  const runs = [...document.querySelectorAll("details.run")];
 
+  // A word with an equals sign is a key with its whole value, its table left out or not; others are found anywhere.
   const filter = () => {
     const wanted = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let left = 0;
-    for (const { element, words } of runs) {
-      element.hidden = !matches(words, wanted);
-      left += element.hidden ? 0 : 1;
+    for (const run of runs) {
+      const words = run.dataset.words.toLowerCase().split("\n");
+      const has = (one) => words.some((word) =>
+        one.includes("=") ? word === one || word.endsWith("." + one) : word.includes(one));
+      run.hidden = !wanted.every(has);
     }
-    shown.textContent = `${left} of ${runs.length}`;
+    document.getElementById("shown").textContent = `${runs.filter((run) => !run.hidden).length} of ${runs.length}`;
   };
 
   input.addEventListener("input", filter);

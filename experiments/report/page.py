@@ -6,20 +6,19 @@ The same runs give the same bytes.
 """
 
 from base64 import b64encode
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from experiments.report.figures import NamedFigure, chosen_runs, png, run_figures, svg, sweep_figures
-from experiments.report.figures.words import title_of
+from experiments.report.figures import NamedFigure, inside_figures, png, svg, sweep_figures
+from experiments.report.figures.style import title_of
 from experiments.report.run_entries import CURVE_HEIGHT, CURVE_WIDTH, RunEntry, run_entries
 from experiments.report.selection import baseline_words as read_baseline
-from experiments.report.study import Study, Value, short_name, short_path, show_value
+from experiments.report.study import Study, Value, short_name, show_value
 from experiments.report.tables import (
     Report,
     baseline_words,
@@ -35,15 +34,11 @@ from fedpfn.runs import Run, write_whole
 
 # beyond it a picture of many points is smaller, and opens sooner, as pixels
 _LARGEST_SVG = 300_000
-_PIXELS_PER_INCH = 200
 # a browser's inch has 96; type that is small on paper is read from farther away on a screen
 _CSS_PIXELS_PER_INCH = 1.2 * 96
-# beyond half the width of the page
-_WIDE = 600
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A figure inside the page, ``width`` by ``height`` in CSS pixels where there is room."""
 
     name: str
@@ -51,11 +46,6 @@ class Picture:
     uri: str
     width: int
     height: int
-
-    @property
-    def wide(self) -> bool:
-        """Whether its caption stands beside it, and whether on a phone it scrolls rather than shrinks."""
-        return self.width > _WIDE
 
 
 def write_page(
@@ -79,12 +69,15 @@ def write_page(
     words = baseline if isinstance(baseline, Mapping) else read_baseline(baseline or ())
     report = make_report(study, target=target, baseline=words, across=across)
     entries = run_entries(study, runs)
-    not_drawn: list[str] = []
+    by, not_drawn = ", ".join(map(short_name, study.by)), list[str]()
+    inside = [
+        (title_of(run), _pictures(pictures), notes) for run, pictures, notes in inside_figures(study, trust=trust)
+    ]
     page = _environment().get_template("page.html.j2").render(
-        title=title or _title(study),
+        title=title or (f"Runs by {by}" if by else "Runs of one experiment"),
         question=question,
         report=report,
-        facts=_facts(report, entries),
+        facts=list(_facts(report, entries)),
         fixed=fixed_words(study),
         results=results_tables(report),
         legend=[*legend(report), *definitions(report)],
@@ -92,7 +85,7 @@ def write_page(
         difference_legend=legend(report, differences=True),
         baseline=baseline_words(report),
         figures=_pictures(sweep_figures(study, target=target, say=not_drawn.append)),
-        inside=list(_inside(chosen_runs(study).values(), trust=trust)),
+        inside=inside,
         not_drawn=not_drawn,
         entries=entries,
     )  # fmt: skip
@@ -107,9 +100,7 @@ def sort_value(value: Value) -> str | None:
     >>> sort_value(True), sort_value(0.1), sort_value("mlp"), sort_value(None)
     ('1', '0.1', 'mlp', None)
     """
-    if value is None:
-        return None
-    return value if isinstance(value, str) else repr(int(value) if isinstance(value, bool) else value)
+    return value if value is None or isinstance(value, str) else repr(+value)
 
 
 @cache
@@ -120,37 +111,12 @@ def _environment() -> Environment:
     )
     style, script = (loader.get_source(environment, f"page.{kind}")[0] for kind in ("css", "js"))
     # the style and the script of this page run, by their digests, and nothing else does
-    policy = [
-        "default-src 'none'", "img-src data:", f"style-src '{_digest(style)}'", f"script-src '{_digest(script)}'",
-        "base-uri 'none'", "form-action 'none'",
-    ]  # fmt: skip
+    digests = ["sha256-" + b64encode(sha256(text.encode()).digest()).decode() for text in (style, script)]
+    policy = "default-src 'none'; img-src data:; style-src '{}'; script-src '{}'; base-uri 'none'; form-action 'none'"
     environment.filters |= {"sort_value": sort_value, "bytes": human_bytes}
-    environment.globals |= {
-        "style": style,
-        "script": script,
-        "policy": "; ".join(policy),
-        "curve_box": f"0 0 {CURVE_WIDTH} {CURVE_HEIGHT}",
-    }
+    environment.globals |= {"style": style, "script": script, "policy": policy.format(*digests)}
+    environment.globals |= {"curve_box": f"0 0 {CURVE_WIDTH} {CURVE_HEIGHT}"}
     return environment
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + b64encode(sha256(text.encode()).digest()).decode()
-
-
-def _inside(runs: Iterable[Run], *, trust: bool = False) -> Iterator[tuple[str, list[Picture], list[str]]]:
-    """Yield what each run was, its pictures, and which there are not, and why."""
-    shown: dict[str, str] = {}
-    for run in runs:
-        title, not_drawn = title_of(run), list[str]()
-        pictures = _pictures(run_figures(run, trust=trust, say=not_drawn.append))
-        # the page says the same wherever the runs lie
-        not_drawn = [line.replace(str(run.path), short_path(run.path)) for line in not_drawn]
-        # algorithms of one seed are met by the same clients: one picture of a partition will do
-        not_drawn += [f"{one.name}: the same as under {shown[one.uri]}" for one in pictures if one.uri in shown]
-        pictures = [one for one in pictures if one.uri not in shown]
-        shown |= {one.uri: title for one in pictures}
-        yield title, pictures, not_drawn
 
 
 def _pictures(figures: Sequence[NamedFigure]) -> list[Picture]:
@@ -161,28 +127,21 @@ def _pictures(figures: Sequence[NamedFigure]) -> list[Picture]:
 def _picture(figure: NamedFigure) -> Picture:
     kind, data = "svg+xml", svg(figure)
     if len(data) > _LARGEST_SVG:
-        pixels = png(figure, dpi=_PIXELS_PER_INCH)
-        kind, data = min(("png", pixels), (kind, data), key=lambda choice: len(choice[1]))
+        kind, data = min((kind, data), ("png", png(figure, dpi=200)), key=lambda choice: len(choice[1]))
     width, height = (round(side * _CSS_PIXELS_PER_INCH) for side in figure.figure.get_size_inches())
     # in an image, and not in the page: its ids clash with no other picture's
     return Picture(figure.name, figure.caption, f"data:image/{kind};base64,{b64encode(data).decode()}", width, height)
 
 
-def _title(study: Study) -> str:
-    names = [short_name(key) for key in study.by]
-    return f"Runs by {', '.join(names)}" if names else "Runs of one experiment"
-
-
-def _facts(report: Report, entries: Sequence[RunEntry]) -> list[tuple[str, str]]:
+def _facts(report: Report, entries: Sequence[RunEntry]) -> Iterator[tuple[str, str]]:
     """Return the introduction of the page: how many runs of which kind, and what they are compared with."""
-    facts = [("Runs", str(len(entries))), ("Experiments", str(len(report.rows)))]
-    seeds = sorted({seed for row in report.rows for seed in row.group.seeds})
-    facts.append(("Seeds", ", ".join(map(str, seeds))))
-    for state, name in (("failed", "Failed"), ("incomplete", "Incomplete")):
+    yield "Runs", str(len(entries))
+    yield "Experiments", str(len(report.rows))
+    yield "Seeds", ", ".join(map(str, sorted({seed for row in report.rows for seed in row.group.seeds})))
+    for state in ("failed", "incomplete"):
         if count := sum(entry.state == state for entry in entries):
-            facts.append((name, str(count)))
+            yield state.capitalize(), str(count)
     if report.target is not None:
-        facts.append(("Target accuracy", show_value(report.target)))
+        yield "Target accuracy", show_value(report.target)
     if report.baseline:
-        facts.append(("Baseline", baseline_words(report)))
-    return facts
+        yield "Baseline", baseline_words(report)

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from experiments.progress import ScoreKey, number
+from experiments.progress import number
 from experiments.recorded import further_numbers, further_quantities, is_evaluated, unit_words
 from experiments.report.log_text import LogText, clean, read_log, without_secrets
 from experiments.report.measures import final_accuracy, final_error, mean_accuracy_barrier, mean_error_barrier
@@ -21,18 +21,16 @@ from fedpfn.runs import LOG, Run
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.identity import used_keys
 
+State = Literal["complete", "failed", "incomplete"]
+
 _DEFAULTS = RunConfig().flat()
-_HEADS = (
-    "round", "accuracy", "loss", "train loss", "clients", "frozen", "barrier, mean", "barrier, max", "fusion",
-    "bytes up", "bytes down",
-)  # fmt: skip
+_HEADS = ("loss", "train loss", "clients", "frozen", "barrier, mean", "barrier, max", "fusion", "bytes up")
 
 # of the small picture of a run's accuracy, in the units of its view box
 CURVE_WIDTH, CURVE_HEIGHT = 96, 24
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """A key of the config: its value as one reads it, whether the result depends on it, whether it is the default."""
 
     name: str
@@ -49,7 +47,7 @@ class RunEntry:
     name: str
     about: str
     seed: int
-    state: Literal["complete", "failed", "incomplete"]
+    state: State
     reason: str | None
     traceback: str | None
     score: str
@@ -68,8 +66,7 @@ def run_entries(study: Study, runs: Sequence[Run]) -> list[RunEntry]:
     counted = [run.path for group in study.groups for run in group.runs]
     places = {path: place for place, path in enumerate(counted)}
     ordered = sorted(runs, key=lambda run: (places.get(run.path, len(places)), run.path))
-    paths = [run.path for run in ordered]
-    above = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+    above = Path(os.path.commonpath([run.path.parent for run in ordered])) if ordered else Path()
     return [
         _entry(run, study.by, name=str(run.path.relative_to(above)), anchor=f"run-{place}", counted=run.path in places)
         for place, run in enumerate(ordered, start=1)
@@ -79,18 +76,19 @@ def run_entries(study: Study, runs: Sequence[Run]) -> list[RunEntry]:
 def rounds_table(run: Run) -> Table:
     """Return the lines of ``rounds.jsonl`` as a table, a dash for what was not measured."""
     score = score_of(run)
-    heads = [f"{score.name}{unit_words(score)}" if head == "accuracy" else head for head in _HEADS]
     further = [further_numbers(record) for record in run.rounds]
     shown = [one for one in further_quantities([run]) if any(one.name in numbers for numbers in further)]
-    columns = (
-        *(Column(head, head) for head in heads),
-        *(Column(one.name, f"{one.label}{unit_words(one)}") for one in shown),
-    )
+    heads = ["round", score.name + unit_words(score), *_HEADS, "bytes down"]
+    heads += [f"{one.label}{unit_words(one)}" for one in shown]
     rows = [
-        [*_round_cells(record, score.key), *(short(numbers.get(one.name)) for one in shown)]
+        [
+            *round_cells(record, score.key),
+            human_bytes(record["bytes_down"]) if record["bytes_down"] else "–",
+            *(short(numbers.get(one.name)) for one in shown),
+        ]
         for record, numbers in zip(run.rounds, further, strict=True)
     ]
-    return Table("Rounds", columns, tuple(tuple(map(Cell, row)) for row in rows), 1)
+    return Table("Rounds", tuple(Column(head, head) for head in heads), tuple(tuple(map(Cell, row)) for row in rows), 1)
 
 
 def curve(rounds: Sequence[Mapping[str, Any]]) -> str:
@@ -111,26 +109,22 @@ def curve(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool) -> RunEntry:
-    used = used_keys(run.config)
+    used, score, failure = used_keys(run.config), score_of(run), run.failure or {}
     about = Group({key: used.get(key) for key in by}, ()).label()
-    state: Literal["complete", "failed", "incomplete"] = (
-        "complete" if run.summary is not None else "failed" if run.failure else "incomplete"
-    )
+    complete = run.summary is not None
+    state: State = "complete" if complete else "failed" if failure else "incomplete"
     keys = tuple(
         Key(
             key,
             without_secrets(show_value(value)),
-            used=key in used or any(name.startswith(f"{key}.") for name in used),
+            used=any(name == key or name.startswith(f"{key}.") for name in used),
             default=value == _DEFAULTS[key],
         )
         for key, value in run.config.flat().items()
     )
     named = [f"{key.name}={key.value}" for key in keys if key.name in ("seed", *by) or not key.default]
-    score = score_of(run)
-    of_error = score.key == "error"
-    final, barrier = (final_error, mean_error_barrier) if of_error else (final_accuracy, mean_accuracy_barrier)
-    failure = run.failure or {}
-    traceback = failure.get("traceback")
+    of_accuracy, of_error = (final_accuracy, mean_accuracy_barrier), (final_error, mean_error_barrier)
+    final, barrier = of_error if score.key == "error" else of_accuracy
     return RunEntry(
         anchor=anchor,
         name=name,
@@ -138,11 +132,11 @@ def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool
         seed=run.config.seed,
         state=state,
         reason=_reason(run, counted=counted),
-        traceback=clean(str(traceback)) if traceback else None,
+        traceback=clean(str(failure["traceback"])) if failure.get("traceback") else None,
         # what a run came to is not known before its end
         score=score.name,
-        accuracy=number(final(run) if run.summary is not None else None),
-        barrier=number(barrier(run) if run.summary is not None else None),
+        accuracy=number(final(run) if complete else None),
+        barrier=number(barrier(run) if complete else None),
         curve=curve(run.rounds),
         words=(name, about, state, *named),
         keys=keys,
@@ -165,7 +159,3 @@ def _lines(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from _lines(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", without_secrets(str(value))
-
-
-def _round_cells(record: Mapping[str, Any], key: ScoreKey) -> list[str]:
-    return [*round_cells(record, key), human_bytes(record["bytes_down"]) if record["bytes_down"] else "–"]

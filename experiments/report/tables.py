@@ -4,13 +4,13 @@ A ``Report`` holds the numbers, once; ``results_tables`` and ``difference_tables
 sort. Terminal, Markdown, LaTeX, CSV and the page write these down, and compute nothing.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from experiments.limits import limit_notes
-from experiments.report.averages import Average, average
-from experiments.report.differences import CONFIDENCE, Difference, difference, find_baselines
+from experiments.report.differences import CONFIDENCE, Average, Difference, average, difference, find_baselines
 from experiments.report.measures import Measure, equal_bytes, further_measures, measures, score_words
 from experiments.report.study import Group, Study, Value, short_name, show_value
 from experiments.report.units import show_average, show_change
@@ -22,6 +22,8 @@ Verdict = Literal["better", "worse"]
 # keys that are always listed, even at their default
 _ALWAYS_TOLD = ("rounds", "federation.clients", "data.name", "model.name")
 _DEFAULTS = RunConfig().flat()
+# blanks between columns of text
+GAP = 2
 # a no-break space: no arrow stands alone
 _ARROWS = {"higher": "\u00a0↑", "lower": "\u00a0↓", "none": ""}
 
@@ -117,38 +119,62 @@ def make_report(
 
 def results_tables(report: Report) -> list[Table]:
     """Return means with standard deviations, a table a part of the measures, without columns empty everywhere."""
-    heads = (*_key_columns(report), Column("n", "n"))
-    starts = [(*_key_cells(row.group), _count(len(row.group.runs))) for row in report.rows]
-    tables = []
-    for part, shown in _parts(measure for measure in report.measures if _has_values(report, measure)).items():
-        columns = (*heads, *(_measure_column(measure) for measure in shown))
-        rows = tuple(
-            (*start, *(_average_cell(row.averages[measure.key], measure) for measure in shown))
-            for start, row in zip(starts, report.rows, strict=True)
-        )
-        tables.append(Table(part, columns, rows, len(heads)))
-    return tables
+
+    def cell(row: Row, measure: Measure) -> Cell:
+        return _average_cell(row.averages[measure.key], measure)
+
+    shown = [measure for measure in report.measures if _has_values(report, measure)]
+    counts = [len(row.group.runs) for row in report.rows]
+    return [_table(part, "n", measures, report.rows, counts, cell, report) for part, measures in _parts(shown).items()]
 
 
 def difference_tables(report: Report, *, chief: bool = False) -> list[Table]:
     """Return differences to the baseline with intervals, for groups that have one; of ``chief`` measures alone."""
     compared = [row for row in report.rows if any(change.n for change in row.differences.values())]
-    if not compared:
-        return []
-    words = baseline_words(report)
-    heads = (*_key_columns(report), Column("pairs", "pairs"))
-    tables = []
+    pairs = {id(row): max(change.n for change in row.differences.values()) for row in compared}
+
+    def cell(row: Row, measure: Measure) -> Cell:
+        return _change_cell(row.differences[measure.key], measure, of=pairs[id(row)])
+
     shown = [m for m in report.measures if any(row.differences[m.key].n for row in compared) and (m.chief or not chief)]
-    for part, of_part in ({"": shown} if chief else _parts(shown)).items():
-        columns = (*heads, *(_measure_column(measure, before="Δ\u00a0") for measure in of_part))
-        rows = []
-        for row in compared:
-            pairs = max(change.n for change in row.differences.values())
-            cells = [_change_cell(row.differences[measure.key], measure, of=pairs) for measure in of_part]
-            rows.append((*_key_cells(row.group), _count(pairs), *cells))
-        title = f"{part}: difference" if part else "Difference"
-        tables.append(Table(f"{title} to {words}, paired by seed", columns, tuple(rows), len(heads)))
-    return tables
+    shown = [replace(measure, head=f"Δ\u00a0{measure.head}", part="" if chief else measure.part) for measure in shown]
+    ending = f"ifference to {baseline_words(report)}, paired by seed"
+    return [
+        _table(
+            f"{part}: d{ending}" if part else f"D{ending}", "pairs", measures, compared, [*pairs.values()], cell, report
+        )
+        for part, measures in _parts(shown).items()
+    ]
+
+
+def head_lines(table: Table, place: int) -> list[str]:
+    """Return the head of a column as lines no wider than its cells, or than its longest word."""
+    head = table.columns[place].head
+    widest = max([len(row[place].text) for row in table.rows] + [len(word) for word in head.split(" ")])
+    return textwrap.wrap(head, widest, break_long_words=False)
+
+
+def split_table(table: Table, width: int) -> list[Table]:
+    """Return the table in pieces of at most ``width`` characters, each with the columns that say which row it is.
+
+    A column that is too wide even alone has a piece of its own.
+    """
+    places, pieces = range(len(table.columns)), [list(range(table.fixed))]
+    texts = [[*head_lines(table, place), *(row[place].text for row in table.rows)] for place in places]
+    widths = [max(map(len, column)) + GAP for column in texts]
+    for place in places[table.fixed :]:
+        if sum(widths[other] for other in pieces[-1]) + widths[place] - GAP > width and len(pieces[-1]) > table.fixed:
+            pieces.append(list(range(table.fixed)))
+        pieces[-1].append(place)
+    return [
+        Table(
+            f"{table.title}{', continued' * (number > 0)}",
+            tuple(table.columns[place] for place in piece),
+            tuple(tuple(row[place] for place in piece) for row in table.rows),
+            table.fixed,
+        )
+        for number, piece in enumerate(pieces)
+    ]
 
 
 def baseline_words(report: Report) -> str:
@@ -199,24 +225,29 @@ def seeds_told(groups: Iterable[Group]) -> str:
     return f"n = {largest} seed{'' if largest == 1 else 's'}" if fewest == largest else f"n = {fewest}–{largest} seeds"
 
 
-def _key_columns(report: Report) -> list[Column]:
+def _table(
+    title: str,
+    counted: str,
+    shown: Sequence[Measure],
+    rows: Sequence[Row],
+    counts: Sequence[int],
+    cell: Callable[[Row, Measure], Cell],
+    report: Report,
+) -> Table:
+    """Return a table with the groups' keys, how many seeds or pairs are ``counted``, and a column for each measure."""
     groups = report.study.groups
-    return [
-        Column(name, short_name(name), number=not any(isinstance(group.keys[name], str) for group in groups))
-        for name in report.study.by
+    text = {name for name in report.study.by if any(isinstance(group.keys[name], str) for group in groups)}
+    columns = (
+        *(Column(name, short_name(name), number=name not in text) for name in report.study.by),
+        Column(counted, counted),
+        *(Column(measure.key, measure.head + _ARROWS[measure.better]) for measure in shown),
+    )
+    starts = [
+        [Cell(show_value(value), value) for value in (*row.group.keys.values(), n)]
+        for row, n in zip(rows, counts, strict=True)
     ]
-
-
-def _key_cells(group: Group) -> list[Cell]:
-    return [Cell(show_value(value), value) for value in group.keys.values()]
-
-
-def _measure_column(measure: Measure, before: str = "") -> Column:
-    return Column(measure.key, f"{before}{measure.head}{_ARROWS[measure.better]}")
-
-
-def _count(number: int) -> Cell:
-    return Cell(str(number), number)
+    cells = tuple((*start, *(cell(row, measure) for measure in shown)) for start, row in zip(starts, rows, strict=True))
+    return Table(title, columns, cells, len(report.study.by) + 1)
 
 
 def _average_cell(average: Average, measure: Measure) -> Cell:

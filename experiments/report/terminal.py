@@ -6,15 +6,17 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from experiments.report.layout import GAP, head_lines, split_table
 from experiments.report.tables import (
+    GAP,
     Report,
     Table,
     definitions,
     difference_tables,
     fixed_words,
+    head_lines,
     legend,
     results_tables,
+    split_table,
 )
 
 _STYLES = {"better": "green", "worse": "red"}

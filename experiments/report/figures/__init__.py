@@ -1,29 +1,136 @@
-"""Pictures of a study, drawn from run folders alone: over rounds and keys, of bytes, of a run's clients and masks."""
+"""Pictures drawn from run folders alone: of the groups of a study, and of one run's clients and masks.
 
-from experiments.report.figures.heat_maps import heat_maps
-from experiments.report.figures.of_a_partition import partition
-from experiments.report.figures.of_a_round import barrier_matrix, interpolation
+``over_rounds``, ``over_bytes``, ``over_key`` and ``heat_map`` draw a pandas table into one matplotlib axes;
+``barrier_matrix``, ``interpolation``, ``partition`` and ``schedule`` return a figure of one run. ``write_figures``
+writes all that a report has.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from experiments.progress import score_key
+from experiments.report.figures.comparison import (
+    heat_map,
+    over_bytes,
+    over_key,
+    over_rounds,
+    results_table,
+    rounds_table,
+)
+from experiments.report.figures.of_a_run import barrier_matrix, interpolation, partition
 from experiments.report.figures.of_a_schedule import schedule
-from experiments.report.figures.over_keys import over_key
-from experiments.report.figures.over_rounds import over_bytes, over_rounds
-from experiments.report.figures.pictures import NamedFigure, Skipped, png, svg
-from experiments.report.figures.write import chosen_runs, run_figures, sweep_figures, write_figures
+from experiments.report.figures.panels import (
+    bytes_pictures,
+    heat_pictures,
+    key_pictures,
+    numeric_keys,
+    rounds_pictures,
+)
+from experiments.report.figures.style import ALPHA, NamedFigure, NotDrawnError, png, svg
+from experiments.report.study import Study, short_name, short_path
+from fedpfn.runs import Run, write_whole
 
 __all__ = [
-    "NamedFigure",
-    "Skipped",
-    "barrier_matrix",
-    "chosen_runs",
-    "heat_maps",
-    "interpolation",
-    "over_bytes",
-    "over_key",
-    "over_rounds",
-    "partition",
-    "png",
-    "run_figures",
-    "schedule",
-    "svg",
-    "sweep_figures",
-    "write_figures",
-]
+    "NamedFigure", "NotDrawnError", "barrier_matrix", "heat_map", "inside_figures", "interpolation", "over_bytes",
+    "over_key", "over_rounds", "partition", "png", "results_table", "rounds_table", "run_figures", "schedule", "svg",
+    "sweep_figures", "write_figures",
+]  # fmt: skip
+
+Say = Callable[[str], None]
+
+
+def sweep_figures(study: Study, target: float | None = None, *, say: Say = lambda line: None) -> list[NamedFigure]:
+    """Return the pictures that compare the groups of ``study``; ``say`` which there are not, and why."""
+    keys = numeric_keys(study) or [ALPHA]
+    draws: dict[str, Callable[[], list[NamedFigure]]] = {
+        "rounds": lambda: rounds_pictures(study),
+        **{f"over-{short_name(key)}": partial(key_pictures, study, key) for key in keys},
+        "heat-accuracy": lambda: heat_pictures(study),
+        "heat-barrier": lambda: heat_pictures(study, "mean_accuracy_barrier"),
+        "bytes": lambda: bytes_pictures(study, target),
+    }
+    return _drawn(draws, say)
+
+
+def run_figures(run: Run, *, trust: bool = False, say: Say = lambda line: None) -> list[NamedFigure]:
+    """Return the pictures of one run; ``say`` which there are not, and why.
+
+    With ``trust`` the run's own schedule is called for what it froze.
+    """
+
+    def named(name: str, figure: Figure) -> list[NamedFigure]:
+        return [NamedFigure(name, str(figure.get_label()), figure)]
+
+    matrix = "barrier-matrix" if score_key(run.rounds) == "accuracy" else "barrier-matrix-error"
+    draws: dict[str, Callable[[], list[NamedFigure]]] = {
+        matrix: lambda: named(matrix, barrier_matrix(run)),
+        "interpolation": lambda: named("interpolation", interpolation(run)),
+        "partition": lambda: named("partition", partition(run)),
+        "mask-schedule": lambda: named("mask-schedule", schedule(run, trust=trust)),
+    }
+    return _drawn(draws, say)
+
+
+def inside_figures(study: Study, *, trust: bool = False) -> Iterator[tuple[Run, list[NamedFigure], list[str]]]:
+    """Yield a run of each algorithm, its pictures, and lines on those that there are not.
+
+    The run is the lowest seed of the algorithm's first group. Algorithms of one seed are met by the same clients: their
+    partition is there once.
+    """
+    runs: dict[str, Run] = {}
+    for group in study.groups:
+        runs.setdefault(group.runs[0].config.strategy.name, group.runs[0])
+    partitions: dict[str, str] = {}
+    for algorithm, run in runs.items():
+        notes: list[str] = []
+        pictures = run_figures(run, trust=trust, say=notes.append)
+        digest = str((run.partition or {}).get("digest", run.path))
+        if (first := partitions.setdefault(digest, algorithm)) != algorithm:
+            pictures = [picture for picture in pictures if picture.name != "partition"]
+            notes.append(f"partition: the same as under {first}")
+        # the same wherever the runs lie
+        yield run, pictures, [note.replace(str(run.path), short_path(run.path)) for note in notes]
+
+
+def write_figures(
+    study: Study,
+    folder: Path,
+    *,
+    target: float | None = None,
+    trust: bool = False,
+    say: Say = lambda line: None,
+) -> list[Path]:
+    """Write the pictures of ``study`` and of one run of each algorithm as NAME.svg and NAME.png; return the paths.
+
+    ``say`` gets a line for each picture that there is not, with the reason. With ``trust`` schedules of the runs' own
+    are called for what they freeze.
+    """
+    pictures = sweep_figures(study, target, say=say)
+    for run, inside, notes in inside_figures(study, trust=trust):
+        # a user's own algorithm may be a path
+        head = f"run-{re.sub(r'[^A-Za-z0-9_.+-]', '-', run.config.strategy.name)}-"
+        pictures += [replace(picture, name=head + picture.name) for picture in inside]
+        for note in notes:
+            say(head + note)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for picture in pictures:
+        for suffix, save in ((".svg", svg), (".png", png)):
+            paths.append(folder / f"{picture.name}{suffix}")
+            write_whole(paths[-1], save(picture))
+    return paths
+
+
+def _drawn(draws: dict[str, Callable[[], list[NamedFigure]]], say: Say) -> list[NamedFigure]:
+    pictures = []
+    for name, draw in draws.items():
+        try:
+            pictures += draw()
+        except NotDrawnError as error:
+            say(f"{name}: {error}")
+    return pictures

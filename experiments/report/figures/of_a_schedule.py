@@ -18,9 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from experiments.report.figures.pictures import Drawn, NamedFigure, Skipped
-from experiments.report.figures.style import BLUE, DOUBLE, add_legend, entitle, in_style, new_figure
-from experiments.report.figures.words import counted, title_of
+from experiments.report.figures import style
+from experiments.report.figures.style import NotDrawnError, counted, in_style
 from fedpfn.algorithms import TITLES
 from fedpfn.imports import is_reference
 from fedpfn.masks import Shapes, mask_arrays
@@ -42,52 +41,54 @@ _COLOURS = {TRAINED: "#E4E4E4", SECOND: "#56B4E9", PARTLY: "#56B4E9", FIRST: "#D
 
 
 @in_style()
-def schedule(run: Run, *, trust: bool = False) -> Drawn:
+def schedule(run: Run, *, trust: bool = False) -> Figure:
     """Draw what the first rounds freeze, rounds by entries, under the share that is frozen in every round.
 
     Of each tensor some entries are drawn, evenly spaced over it; of many tensors, some. A user's own schedule is
-    asked for its rounds in order, as in the run, but only with ``trust``: it is code, and the folder may be anybody's.
+    called for its rounds in order, as in the run, but only with ``trust``: it is code, and the folder may be anybody's.
+    The caption is the figure's label. Raises ``NotDrawnError`` where there is nothing to draw.
+
+    >>> figure = schedule(read_run("out/pnu"))  # doctest: +SKIP
     """
-    name = "mask-schedule"
     trained = [record for record in run.rounds if record["mask"]]
     if not is_masked(run.config):
         title = TITLES.get(run.config.strategy.name, run.config.strategy.name)
-        return Skipped(name, f"{title} trains every entry in every round")
+        raise NotDrawnError(f"{title} trains every entry in every round")
     if run.config.strategy.name == "ssfl":
-        return Skipped(name, "SSFL's mask is chosen by the clients' data")
+        raise NotDrawnError("SSFL's mask is chosen by the clients' data")
     if not trained:
-        return Skipped(name, "no round of training is on record")
+        raise NotDrawnError("no round of training is on record")
     if is_reference(run.config.mask.schedule) and not trust:
-        return Skipped(name, f"the schedule {run.config.mask.schedule} is code of its author's; --trust runs it")
+        raise NotDrawnError(f"the schedule {run.config.mask.schedule} is code of its author's; --trust runs it")
     try:
         shapes = _shapes(run)
     except (OSError, SafetensorError) as error:
-        return Skipped(name, f"the final checkpoint cannot be read: {' '.join(str(error).split())}")
+        raise NotDrawnError(f"the final checkpoint cannot be read: {' '.join(str(error).split())}") from error
     entries = sum(prod(shape) for _, shape in shapes)
     if not entries:
-        return Skipped(name, "the final checkpoint holds no parameters")
+        raise NotDrawnError("the final checkpoint holds no parameters")
     rounds = min(len(trained), MOST_ROUNDS, max(1, _BUDGET // entries))
     try:
         plan_of = round_plans(run.config)
         plans = [plan_of(server_round) for server_round in range(1, rounds + 1)]
     # whatever a user's own schedule raises today: the run is over and its other pictures are not concerned
     except Exception as error:
-        return Skipped(name, f"the schedule cannot be asked again: {' '.join(str(error).split())}")
+        raise NotDrawnError(f"the schedule cannot be called again: {' '.join(str(error).split())}") from error
     for record, plan in zip(trained, plans, strict=False):
         said, actual = record["mask"]["frozen"], _frozen(plan, shapes)
         if not isclose(said, actual, rel_tol=1e-9, abs_tol=1e-12):
-            return Skipped(name, f"round {record['round']} froze {said:.6g}, rebuilt it freezes {actual:.6g}")
+            raise NotDrawnError(f"round {record['round']} froze {said:.6g}, rebuilt it freezes {actual:.6g}")
     sample = _sample(shapes)
     states, words = _states(plans, shapes, sample)
     figure = _draw(run, trained, states, words, sample)
     shown = f"the first {rounds} of {len(trained)} rounds" if rounds < len(trained) else counted([rounds], "round")
-    caption = (
+    figure.set_label(
         f"What the mask schedule {trained[0]['mask']['schedule']} freezes in {shown}: "
         f"{sum(map(len, sample.values()))} of {entries:,} entries, evenly spaced over {len(sample)} of "
         f"{counted([len(shapes)], 'tensor')}. Above, the share of entries that is frozen, weighted by the phases' "
-        f"local steps. One run (n = 1 seed), the same for all of its clients: {title_of(run)}."
+        f"local steps. One run (n = 1 seed), the same for all of its clients: {style.title_of(run)}."
     )
-    return [NamedFigure(name, caption, figure)]
+    return figure
 
 
 def _shapes(run: Run) -> Shapes:
@@ -151,10 +152,10 @@ def _draw(
     sample: Mapping[str, NDArray[np.int64]],
 ) -> Figure:
     rounds = states.shape[1]
-    figure = new_figure(DOUBLE, 4.4)
+    figure = style.new_figure(style.DOUBLE, 4.4)
     above, below = figure.subplots(2, 1, height_ratios=(1, 4.5), sharex=rounds == len(trained))
     numbers = [record["round"] for record in trained]
-    above.step(numbers, [record["mask"]["frozen"] for record in trained], where="mid", color=BLUE)
+    above.step(numbers, [record["mask"]["frozen"] for record in trained], where="mid", color=style.BLUE)
     above.set(ylim=(-0.04, 1.04), ylabel="share\nfrozen")
     above.grid(True)
     above.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -174,8 +175,10 @@ def _draw(
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.set(xlabel="communication round", ylabel="sample of entries")
     handles = {word: Patch(facecolor=_COLOURS[word], edgecolor="0.6", linewidth=0.5) for word in words}
-    add_legend(figure, {word: handle for at, (word, handle) in enumerate(handles.items()) if (states == at).any()})
-    entitle(figure, title_of(run), f"schedule {trained[0]['mask']['schedule']}")
+    style.add_legend(
+        figure, {word: handle for at, (word, handle) in enumerate(handles.items()) if (states == at).any()}
+    )
+    style.entitle(figure, style.title_of(run), f"schedule {trained[0]['mask']['schedule']}")
     return figure
 
 

@@ -1,65 +1,62 @@
-"""How every picture looks: widths of a journal's columns, sizes of type, and marks that can be distinguished without
-colour.
+"""How every picture looks, the words on it, and the files it becomes: the same bytes from the same runs.
 
 Colours are Okabe and Ito's, distinguishable for the colour-blind; markers and line styles tell the same lines apart in
-grey. An algorithm has its colour and marker on every picture, whatever else is on it.
+grey. FedAvg, FedPFN and FedPNU have the same colour and marker on every picture.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from io import BytesIO
 from textwrap import fill
 from typing import Any, Literal
 
 import matplotlib.style
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
-from experiments import figures as rounds_figures
+from experiments import figures
+from experiments.report.study import Value, short_name, show_value
+from fedpfn.algorithms import TITLES
+from fedpfn.runs import Run
+from fedpfn.runs.identity import used_keys
 
 # inches; a single and a double column of the usual two-column pages
 SINGLE, DOUBLE = 3.5, 7.16
-
-BLUE, ORANGE, GREEN = rounds_figures.BLUE, rounds_figures.ORANGE, rounds_figures.GREEN
+BLUE, ORANGE, GREEN = figures.BLUE, figures.ORANGE, figures.GREEN
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 GREY = "#767676"
 # light is small and dark is large, in colour and in grey print
 HEAT = "cividis"
+ALGORITHM, ALPHA, RATIO = "strategy.name", "partition.alpha", "mask.ratio"
 
 _MARKERS = "os^Dv<P"
 _STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-_ALGORITHMS = ("fedavg", "fedpfn", "fedpnu")
-
+_FIRST = ("fedavg", "fedpfn", "fedpnu")
+_SYMBOLS = {ALPHA: "α", RATIO: "ρ"}
+_AXES = {ALPHA: "Dirichlet α (smaller: more skewed)", RATIO: "mask ratio ρ (share of entries frozen)"}
 # glyphs as paths: a picture looks alike on every machine and its labels keep the room that was measured for them
 _RC: dict[str, Any] = {
-    "svg.fonttype": "path",
-    "svg.hashsalt": "fedpfn",
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.title_fontsize": 7,
-    "legend.frameon": False,
-    "legend.handlelength": 2.8,
-    "figure.titlesize": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3.2,
-    "lines.markeredgewidth": 0.9,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "hatch.linewidth": 0.5,
-}
+    "svg.fonttype": "path", "svg.hashsalt": "fedpfn", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.title_fontsize": 7,
+    "legend.frameon": False, "legend.handlelength": 2.8, "figure.titlesize": 8, "axes.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.alpha": 0.3,
+    "grid.linewidth": 0.5, "lines.linewidth": 1.2, "lines.markersize": 3.2, "lines.markeredgewidth": 0.9,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "hatch.linewidth": 0.5,
+}  # fmt: skip
+
+
+class NotDrawnError(ValueError):
+    """There is no such picture of a run or of a study; the message says why."""
+
+
+@dataclass(frozen=True)
+class NamedFigure:
+    """A picture, the stem of its files, and a caption that says what is shown, over how many seeds."""
+
+    name: str
+    caption: str
+    figure: Figure
 
 
 @contextmanager
@@ -69,57 +66,47 @@ def in_style() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Look:
-    """Colour, marker and line style of a line; every other line of an algorithm has hollow marks."""
-
-    colour: str
-    marker: str
-    line: Any
-    hollow: bool = False
-
-    def of_line(self) -> dict[str, Any]:
-        """Return the look as keywords of matplotlib's line."""
-        face = "white" if self.hollow else self.colour
-        return {"color": self.colour, "marker": self.marker, "linestyle": self.line, "markerfacecolor": face}
-
-
-def looks(lines: Sequence[tuple[str, str | None]]) -> dict[str, Look]:
-    """Return a look for each label of ``lines``, pairs of label and algorithm, each in its place.
+def looks(algorithms: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
+    """Return colour, marker and line style, as keywords of matplotlib's ``plot``, for each label of ``algorithms``.
 
     With several algorithms, colour and marker are the algorithm's and line styles tell its lines apart; with one, or
-    with more lines of one than there are styles to see, colours, markers and styles all go by the line.
+    with more lines of one than there are styles to see, all three go by the line.
     """
-    distinct = list(dict.fromkeys(lines))
-    families = [
-        (algorithm, [label for label, _ in members])
-        for algorithm, members in groupby(sorted(distinct, key=_family), key=lambda line: line[1])
-    ]
-    if len(families) > 1 and max(len(labels) for _, labels in families) <= 4:
-        return {
-            label: Look(PALETTE[number], _MARKERS[number], _STYLES[at], hollow=at % 2 == 1)
-            for algorithm, labels in families
-            for number in [_number(algorithm)]
-            for at, label in enumerate(labels)
+    order = list(dict.fromkeys([*_FIRST, *algorithms.values()]))
+    members = {name: [label for label, other in algorithms.items() if other == name] for name in order}
+    by_algorithm = sum(map(bool, members.values())) > 1 and max(map(len, members.values())) <= 4
+    found = {}
+    for place, (label, name) in enumerate(algorithms.items()):
+        number, style = (order.index(name), members[name].index(label)) if by_algorithm else (place, place)
+        colour, hollow = PALETTE[number % len(PALETTE)], by_algorithm and style % 2
+        found[label] = {
+            "color": colour,
+            "marker": _MARKERS[number % len(_MARKERS)],
+            "linestyle": _STYLES[style % len(_STYLES)],
+            "markerfacecolor": "white" if hollow else colour,
         }
-    return {
-        label: Look(PALETTE[at % len(PALETTE)], _MARKERS[at % len(_MARKERS)], _STYLES[at % len(_STYLES)])
-        for at, (label, _) in enumerate(distinct)
-    }
+    return found
 
 
-def draw_band(
-    axes: Axes, x: NDArray[Any], mean: NDArray[Any], deviation: NDArray[Any], look: Look, *, label: str, marks: int = 12
-) -> None:
-    """Draw a mean with the band mean ± deviation; about ``marks`` points have markers, and those that stand alone."""
-    there = np.concatenate([[False], np.isfinite(mean), [False]])
-    alone = set(np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:]).tolist())
-    step = max(1, -(-len(x) // marks))
-    # lines that run together show their marks in turn
-    first = len(axes.lines) * (step // 3) % step
-    marked = sorted(alone | set(range(first, len(x), step)))
-    axes.plot(x, mean, label=label, markevery=marked, **look.of_line())
-    axes.fill_between(x, mean - deviation, mean + deviation, color=look.colour, alpha=0.13, linewidth=0)
+def svg(picture: NamedFigure) -> bytes:
+    """Return a picture as SVG: no date, no library's version, ids made from what is drawn."""
+    return _saved(picture.figure, "svg", {"Date": None, "Creator": None}, 300)
+
+
+def png(picture: NamedFigure, *, dpi: int = 300) -> bytes:
+    """Return a picture as PNG."""
+    return _saved(picture.figure, "png", {"Software": None}, dpi)
+
+
+def _saved(figure: Figure, kind: str, metadata: dict[str, None], dpi: int) -> bytes:
+    buffer = BytesIO()
+    with in_style():
+        if not isinstance(figure.get_layout_engine(), PlaceHolderLayoutEngine):
+            # laid out once, so that it does not matter what a figure is saved as first
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        figure.savefig(buffer, format=kind, metadata=metadata, dpi=dpi)
+    return buffer.getvalue()
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -134,25 +121,64 @@ def entitle(figure: Figure, *parts: str) -> None:
     figure.suptitle(joined if len(joined) <= width else "\n".join(fill(part, width) for part in parts), fontsize=7.5)
 
 
-def add_legend(figure: Figure, handles: dict[str, Any], title: str | None = None, *, above: bool = False) -> None:
-    """Put the labels of ``handles`` below a figure or above it, on as few and as even lines as its width allows.
-
-    The figure grows by as much.
-    """
+def add_legend(figure: Figure, handles: Mapping[str, Any], title: str | None = None, *, above: bool = False) -> None:
+    """Put the labels of ``handles`` below a figure or above it, on lines that its width allows; it grows by as much."""
     labels = [fill(label, int((figure.get_figwidth() - 0.6) / 0.056)) for label in handles]
     width = 0.55 + 0.056 * max(len(line) for label in labels for line in label.split("\n"))
     rows = -(-len(labels) // max(1, int(figure.get_figwidth() // width)))
-    columns, tallest = -(-len(labels) // rows), max(label.count("\n") + 1 for label in labels)
+    tallest = max(label.count("\n") + 1 for label in labels)
     figure.set_figheight(figure.get_figheight() + 0.12 + 0.15 * (rows * tallest + (title is not None)))
     where: Literal["outside upper center", "outside lower center"] = "outside lower center"
     if above:
         where = "outside upper center"
-    figure.legend(handles.values(), labels, loc=where, ncols=columns, title=title)
+    figure.legend(handles.values(), labels, loc=where, ncols=-(-len(labels) // rows), title=title)
 
 
-def _number(algorithm: str | None) -> int:
-    return _ALGORITHMS.index(algorithm) if algorithm in _ALGORITHMS else len(_ALGORITHMS)
+def symbol(key: str) -> str:
+    """Return a key as it stands before an equals sign: the papers' symbol where there is one."""
+    return _SYMBOLS.get(key, short_name(key))
 
 
-def _family(line: tuple[str, str | None]) -> tuple[int, str]:
-    return _number(line[1]), line[1] or ""
+def axis_name(key: str) -> str:
+    """Return a key as it stands next to an axis."""
+    return _AXES.get(key, key)
+
+
+def setting(key: str, value: Value) -> str:
+    """Return a key with its value.
+
+    >>> setting("partition.alpha", 0.05), setting("strategy.name", "fedpnu"), setting("mask.ratio", None)
+    ('α = 0.05', 'FedPNU', 'no ρ')
+    """
+    if value is None:
+        return f"no {symbol(key)}"
+    if key == ALGORITHM:
+        return TITLES.get(str(value), str(value))
+    return f"{symbol(key)} = {show_value(value)}"
+
+
+def settings(keys: Mapping[str, Value]) -> str:
+    """Return the keys that are used with their values, the algorithm first."""
+    order = sorted(keys, key=lambda key: key != ALGORITHM)
+    return ", ".join(setting(key, keys[key]) for key in order if keys[key] is not None) or "all runs"
+
+
+def counted(numbers: Collection[int], noun: str) -> str:
+    """Return how many there are, as a range where the numbers differ.
+
+    >>> counted([1], "seed"), counted([3, 2, 3], "seed")
+    ('1 seed', '2–3 seeds')
+    """
+    low, high = min(numbers), max(numbers)
+    return f"{low if low == high else f'{low}–{high}'} {noun}{'s' * (high != 1)}"
+
+
+def title_of(run: Run, *, algorithm: bool = True) -> str:
+    """Return what a run was, on one line: algorithm, data, model, clients, skew and seed."""
+    config, used = run.config, used_keys(run.config)
+    skew = setting(ALPHA, config.partition.alpha) if ALPHA in used else config.partition.scheme
+    head = setting(ALGORITHM, config.strategy.name)
+    if RATIO in used:
+        head += f" ({setting(RATIO, config.mask.ratio)})"
+    trained = [head, config.data.name, config.model.name] if algorithm else [config.data.name]
+    return " · ".join([*trained, counted([config.federation.clients], "client"), skew, f"seed {config.seed}"])

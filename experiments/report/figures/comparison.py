@@ -1,0 +1,268 @@
+"""Runs next to each other, in one matplotlib axes: over rounds, over bytes, over a key, and over two keys.
+
+Rows of a pandas table that agree in the keys ``by`` are a line; what is left to differ within, the seeds, is averaged,
+with bands and bars of ± 1 sample standard deviation. Tables of rounds are those of ``fedpfn.runs.read_runs``, tables of
+results those of ``results_table``. Every function draws into ``ax``, by default pyplot's current axes, and returns it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
+
+from experiments.report.figures import style
+from experiments.report.measures import SHARE_MOVED, measures
+from experiments.report.study import Study, Value, show_value
+from fedpfn.runs.tables import rounds_of
+
+# columns of tables, by what stands next to their axis
+LABELS = {
+    "accuracy": "test accuracy", "error": "test error", "barrier.accuracy_mean": "accuracy barrier",
+    "barrier.error_mean": "error barrier", "final_accuracy": "final test accuracy",
+    "mean_accuracy_barrier": "accuracy barrier", SHARE_MOVED.key: "hidden units moved",
+}  # fmt: skip
+_SIZES = {1e12: "TB", 1e9: "GB", 1e6: "MB", 1e3: "kB", 1.0: "B"}
+_MARKS = 12
+
+Keys = str | Sequence[str]
+Looks = Mapping[str, Mapping[str, Any]]
+
+
+def rounds_table(study: Study) -> pd.DataFrame:
+    """Return the rounds of the runs of ``study`` as ``read_runs`` does, keys that a run does not use left empty."""
+    tables = []
+    for number, group in enumerate(study.groups):
+        rounds = rounds_of(group.runs)
+        keys = {key: [value] * len(rounds) for key, value in group.keys.items()}
+        own = pd.DataFrame({"group": number, **keys}, rounds.index, dtype=object)
+        tables.append(pd.concat([own, rounds.drop(columns=list(study.by), errors="ignore")], axis=1))
+    return pd.concat(tables, ignore_index=True)
+
+
+def results_table(study: Study) -> pd.DataFrame:
+    """Return one row per run of ``study``: run, group and seed, keys, and every measure of a report by its key."""
+    shown = (*measures(), SHARE_MOVED)
+    rows = [
+        {"run": str(run.path), "group": number, "seed": run.config.seed, **group.keys}
+        | {measure.key: measure.of(run) for measure in shown}
+        for number, group in enumerate(study.groups)
+        for run in group.runs
+    ]
+    return pd.DataFrame(rows, dtype=object).astype({measure.key: float for measure in shown})
+
+
+def over_rounds(
+    table: pd.DataFrame, y: str = "accuracy", *, by: Keys = (style.ALGORITHM,), looks: Looks | None = None,
+    ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Draw ``y`` after each round: a line per group, the mean over its seeds, in a band.
+
+    Parameters
+    ----------
+    table
+        Rounds, as ``read_runs`` returns them.
+    y
+        A column of numbers: ``accuracy``, ``loss``, ``barrier.accuracy_mean`` ...
+    by
+        Keys that tell the lines apart, or the name of one column that holds their labels.
+    looks
+        Colour, marker and line style of each label; chosen here by default.
+    ax
+        Where to draw.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> table = pd.DataFrame({"strategy.name": "fedpfn", "run": list("aabb"), "round": [0, 1] * 2,
+    ...                       "accuracy": [0.25, 0.5, 0.25, 1.0]})
+    >>> axes = over_rounds(table, ax=Figure().subplots())
+    >>> axes.get_lines()[0].get_ydata().tolist()
+    [0.25, 0.75]
+    """
+    ax, looks = ax or plt.gca(), looks or looks_of(table, by)
+    for label, rows in lines_of(measured(table, y), by):
+        series = rows.groupby("round")[y].agg(["mean", "std"])
+        if series["mean"].notna().any():
+            _draw_band(ax, series.index.to_numpy(), series, looks[label], label)
+    ax.set(xlabel="communication round", ylabel=LABELS.get(y, y))
+    ax.set_xlim(left=min(0, ax.get_xlim()[0]))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=[1, 2, 5, 10]))
+    return ax
+
+
+def over_bytes(
+    table: pd.DataFrame, y: str = "accuracy", *, by: Keys = (style.ALGORITHM,), target: float | None = None,
+    looks: Looks | None = None, ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Draw ``y`` against the bytes sent so far, up and down; a diamond where a mean first reaches ``target``.
+
+    Bytes, too, are means over the seeds. Parameters are those of ``over_rounds``.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> table = pd.DataFrame({"strategy.name": "fedpfn", "run": "a", "round": [0, 1, 2], "accuracy": [0.1, 0.5, 0.8],
+    ...                       "bytes_up": [0, 500, 500], "bytes_down": [0, 1500, 1500]})
+    >>> axes = over_bytes(table, ax=Figure().subplots())
+    >>> axes.get_lines()[0].get_xdata().tolist(), axes.get_xlabel()
+    ([0.0, 2.0, 4.0], 'bytes up and down, cumulative (kB)')
+    """
+    ax, looks = ax or plt.gca(), looks or looks_of(table, by)
+    moved = (table["bytes_up"] + table["bytes_down"]).groupby(table["run"]).cumsum()
+    size = next((size for size in _SIZES if moved.max() >= size), 1.0)
+    for label, rows in lines_of(measured(table, y), by):
+        series = rows.groupby("round")[y].agg(["mean", "std"])
+        x = (moved[rows.index] / size).groupby(rows["round"]).mean().to_numpy()
+        _draw_band(ax, x, series, looks[label], label)
+        reached = np.flatnonzero(series["mean"] >= (np.inf if target is None else target))[:1]
+        edge = {"markerfacecolor": "none", "markeredgecolor": looks[label]["color"], "zorder": 5}
+        ax.plot(x[reached], series["mean"].iloc[reached], "D", markersize=7, **edge)
+    if target is not None:
+        words = f"target {target:g}"
+        ax.axhline(target, color=style.GREY, linewidth=0.9, linestyle=(0, (2, 2)), label=words, zorder=1)
+    ax.set(xlabel=f"bytes up and down, cumulative ({_SIZES[size]})", ylabel=LABELS.get(y, y))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    return ax
+
+
+def over_key(
+    table: pd.DataFrame, key: str, y: str = "final_accuracy", *, by: Keys = (style.ALGORITHM,),
+    looks: Looks | None = None, ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Draw ``y`` of a table of results against ``key``, with bars; the axis is logarithmic beyond a decade.
+
+    Runs that do not use ``key`` are a level line with a band. Other parameters are those of ``over_rounds``.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> table = pd.DataFrame({"strategy.name": "fedpfn", "mask.ratio": [0.2, 0.2, 0.6], "final_accuracy": [0.5, 1, 1]})
+    >>> axes = over_key(table, "mask.ratio", ax=Figure().subplots())
+    >>> axes.get_lines()[0].get_ydata().tolist()
+    [0.75, 1.0]
+    """
+    ax, looks = ax or plt.gca(), looks or looks_of(table, by)
+    for number, (label, rows) in enumerate(lines_of(table[table[y].notna()], by)):
+        look, level = looks[label], rows[rows[key].isna()][y]
+        points = rows.astype({key: float}).groupby(key)[y].agg(["mean", "std"])
+        if len(points):
+            bars = points["std"].to_numpy() if points["std"].notna().any() else None
+            line = {"label": label, "capsize": 2, "elinewidth": 0.8, "capthick": 0.8, **look}
+            drawn = ax.errorbar(points.index, points["mean"], bars, **line)
+            # bars of several lines at one value would hide each other: lines move by points of the page, not of data
+            shift = 0.0 if bars is None else (number + 1) // 2 * (1.8 if number % 2 else -1.8)
+            for artist in drawn.get_children():
+                artist.set_transform(offset_copy(ax.transData, ax.get_figure(root=True), x=shift, units="points"))
+        if len(level):
+            words = f"{label} (no {style.symbol(key)})" if len(points) else label
+            ax.axhline(level.mean(), color=look["color"], linestyle=look["linestyle"], label=words)
+        if len(level) > 1:
+            low, high = level.mean() - level.std(), level.mean() + level.std()
+            ax.axhspan(low, high, color=look["color"], alpha=0.12, linewidth=0)
+    values = sorted(table[key].dropna().astype(float).unique())
+    if values and values[0] > 0 and values[-1] > 10 * values[0]:
+        ax.set_xscale("log")
+    ax.margins(x=0.08)
+    if len(values) <= 8:
+        ax.set_xticks(values, [f"{value:g}" for value in values], rotation=45 if len(values) > 5 else 0)
+        ax.minorticks_off()
+    ax.set(xlabel=style.axis_name(key), ylabel=LABELS.get(y, y))
+    return ax
+
+
+def heat_map(
+    table: pd.DataFrame, y: str = "final_accuracy", *, x: str = style.RATIO, rows: str = style.ALPHA,
+    limits: tuple[float, float] | None = None, numbers: bool = False, ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Draw ``y`` of a table of results over the keys ``x`` and ``rows``: fields of colour with mean and deviation.
+
+    Runs that do not use a key have a column or a row for it; what is missing is hatched. Colours go from the lowest to
+    the highest mean, or within ``limits``; with ``numbers`` n stands in each field.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> table = pd.DataFrame({"mask.ratio": [0.2, 0.6], "partition.alpha": 0.5, "final_accuracy": [0.25, 0.75]})
+    >>> [text.get_text() for text in heat_map(table, ax=Figure().subplots()).texts]
+    ['0.250', '0.750']
+    """
+    ax = ax or plt.gca()
+    ticks = {key: [*dict.fromkeys(_tick(key, value) for value in sorted(table[key], key=_rank))] for key in (x, rows)}
+    keys = [[_tick(key, value) for value in table[key]] for key in (rows, x)]
+    fields = table[y].groupby(keys).agg(["mean", "std", "count"])
+    shaped = (fields[name].unstack().reindex(index=ticks[rows], columns=ticks[x]) for name in fields)
+    means, deviations, counts = (table.to_numpy(dtype=float) for table in shaped)
+    low, high = limits or (np.nanmin(means), np.nanmax(means))
+    ax.patch.set(hatch="////", edgecolor="0.75", facecolor="white")
+    image = ax.imshow(means, cmap=style.HEAT, vmin=low, vmax=high, origin="lower", aspect="auto")
+    ax.set_xticks(range(len(ticks[x])), ticks[x])
+    ax.set_yticks(range(len(ticks[rows])), ticks[rows])
+    for (row, column), mean in np.ndenumerate(means):
+        if np.isnan(mean):
+            continue
+        lines = [f"{mean:.3f}"]
+        lines += [] if np.isnan(deviations[row, column]) else [f"±{deviations[row, column]:.3f}"]
+        lines += [f"n = {counts[row, column]:.0f}"] if numbers else []
+        # how light a colour looks, by the weights of Rec. 709
+        light = np.dot(image.to_rgba(np.array([mean]))[0][:3], (0.2126, 0.7152, 0.0722))
+        ink = "white" if light < 0.45 else "black"
+        ax.text(column, row, "\n".join(lines), color=ink, fontsize=6.5, ha="center", va="center")
+    ax.set(xlabel=style.axis_name(x), ylabel=style.axis_name(rows).partition(" (")[0])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def lines_of(table: pd.DataFrame, by: Keys) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the rows that agree in the keys ``by``, with their label."""
+    if not by:
+        yield "all runs", table
+        return
+    for values, rows in table.groupby(by if isinstance(by, str) else [*by], dropna=False, sort=False):
+        keys = dict(zip(by, map(plain, values), strict=True)) if isinstance(values, tuple) else {}
+        yield style.settings(keys) if keys else str(values), rows
+
+
+def looks_of(table: pd.DataFrame, by: Keys) -> Looks:
+    """Return the look of every line, by its label."""
+    known = style.ALGORITHM in table and (isinstance(by, str) or style.ALGORITHM in by)
+    return style.looks(
+        {label: str(rows[style.ALGORITHM].iat[0]) if known else None for label, rows in lines_of(table, by)}
+    )
+
+
+def measured(table: pd.DataFrame, y: str) -> pd.DataFrame:
+    """Return the rows in which ``y`` was measured; a barrier among them may be no finite number, which is NaN."""
+    # settings, some of which have the same prefix, come before the number of the round
+    recorded = [str(name) for name in table][list(table).index("round") if "round" in table else 0 :]
+    siblings = [name for name in recorded if name == y or ("." in y and name.startswith(f"{y.split('.')[0]}."))]
+    return table[table[siblings].notna().any(axis=1)]
+
+
+def plain(value: Any) -> Value:
+    """Return a cell of a table as the value of a key: None where it is empty, and no number of NumPy's."""
+    return None if pd.isna(value) else getattr(value, "item", lambda: value)()
+
+
+def _draw_band(ax: Axes, x: Any, series: pd.DataFrame, look: Mapping[str, Any], label: str) -> None:
+    mean, deviation = series["mean"].to_numpy(), series["std"].to_numpy()
+    # what stands alone between gaps is seen by its mark
+    every = 1 if np.isnan(mean).any() else -(-len(x) // _MARKS)
+    # lines that run together show their marks in turn
+    ax.plot(x, mean, label=label, markevery=(len(ax.lines) * (every // 3) % every, every), **look)
+    ax.fill_between(x, mean - deviation, mean + deviation, color=look["color"], alpha=0.13, linewidth=0)
+
+
+def _rank(value: Any) -> float:
+    return -np.inf if pd.isna(value) else float(value)
+
+
+def _tick(key: str, value: Any) -> str:
+    if pd.isna(value):
+        return "no mask" if key == style.RATIO else style.setting(key, None)
+    return show_value(plain(value))
