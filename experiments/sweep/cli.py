@@ -8,6 +8,8 @@ import typer
 from experiments.interruption import interruptible
 from experiments.terminal import stdout
 
+console = stdout()
+
 EPILOG = (
     "Settings after FILE override its base, its cases and keys of its grid, e.g. `data.root=/abs/path`; tables: "
     "`fedpfn report OUT`."
@@ -74,7 +76,7 @@ def sweep(
         done = run_sweep(
             file,
             words or [],
-            stdout(),
+            console,
             workdir=Path.cwd(),
             quick=quick,
             cases=case or [],
