@@ -153,8 +153,11 @@ def show(
 ) -> None:
     """Show a run: its rounds as a table, and one picture of accuracy and barrier over rounds (RUN/rounds.png)."""
     from experiments.show import show_run
+    from experiments.sweep.states import CELL_FILE
     from fedpfn.runs import is_run, read_run
 
+    if (folder / CELL_FILE).is_file():
+        raise ValueError(f"{folder} is a cell of the laboratory; try `fedpfn report {folder.resolve().parents[1]}`")
     if not is_run(folder) and (command := _command_for(folder)):
         raise ValueError(f"{folder} is not the folder of one run; try `fedpfn {command} {folder}`")
     show_run(read_run(folder), console, every=every)
