@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.lab.array_figures import curves, layers, plane
 from experiments.lab.figures import COLOURS, FIGURES, bars, draw_figures, heat, lines, theorem
-from experiments.lab.panels import counted, mean_and_spread
+from experiments.lab.panels import mean_and_spread
 from experiments.sweep.file import CONF, read_sweep
 
 RATIOS = {"mask.ratio": [0.2, 0.4]}
@@ -324,10 +324,6 @@ def test_a_measure_that_is_switched_off_is_no_mistake(tmp_path: Path) -> None:
     one = record(barrier=0.1)
     run = a_run(tmp_path, [one], measures=["barrier", "sweeps"], figures=[{"kind": "bars", "y": ["barrier", "sweeps"]}])
     assert draw_figures(run) == ["1-bars"] and len(drawn(bars(run, run.comparison.figures[0])).axes) == 1
-
-
-def test_counts_are_ranges_where_they_differ() -> None:
-    assert [counted(numbers, "seed") for numbers in ([1], [2, 2], [3, 1])] == ["1 seed", "2 seeds", "1–3 seeds"]
 
 
 def test_means_and_spreads_are_those_of_finite_values() -> None:

@@ -15,10 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from experiments.lab.panels import (
-    COLOURS,
     PAGE,
     STYLES,
-    counted,
     draw_line,
     families,
     finish,
@@ -30,6 +28,8 @@ from experiments.lab.panels import (
     records_at,
     spoken,
 )
+from experiments.report.figures.style import PALETTE as COLOURS
+from experiments.report.figures.style import counted
 from experiments.report.published import Address, method_key, methods_of
 from experiments.sweep.results import Results
 
@@ -65,8 +65,8 @@ def curves(run: Results, entry: dict[str, Any]) -> Figure | None:
             axes = cells[number // wide * len(kinds) + row, number % wide]
             _draw_paths(axes, lines, kind, methods_of(run) or [""])
             axes.set_title(label_of(group) if row == 0 else "", fontsize=9)
-    pairs = counted((len(found["loss"]) for found in every), "pair")
-    seeds = counted((len(arrays) for lines in columns.values() for arrays in lines.values()), "seed")
+    pairs = counted([len(found["loss"]) for found in every], "pair")
+    seeds = counted([len(arrays) for lines in columns.values() for arrays in lines.values()], "seed")
     return finish(figure, run, f"n = {seeds}, {pairs} each")
 
 
@@ -156,7 +156,7 @@ def layers(run: Results, entry: dict[str, Any]) -> Figure | None:
             _name_measures(axes, measures)
             if entry.get("log"):
                 axes.set_yscale("log")
-    counts = (len(tables) for groups in networks.values() for tables in groups.values())
+    counts = [len(tables) for groups in networks.values() for tables in groups.values()]
     return finish(figure, run, f"n = {counted(counts, 'seed')}")
 
 

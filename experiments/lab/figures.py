@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 
 from experiments.lab.array_figures import UNITS, curves, layers, plane
 from experiments.lab.panels import (
-    COLOURS,
     MARKERS,
     axis_values,
-    counted,
     draw_line,
     families,
     finish,
@@ -30,6 +28,8 @@ from experiments.lab.panels import (
     spoken,
 )
 from experiments.report import published as report
+from experiments.report.figures.style import PALETTE as COLOURS
+from experiments.report.figures.style import counted
 from experiments.report.published import Address, figure_of, method_key, methods_of, published_of, short
 from experiments.sweep.results import Results
 
@@ -249,7 +249,7 @@ def _seeds(tables: dict[Any, list[Row]]) -> str:
     drawn = [one for table in tables.values() for row in table for one in row if one is not None]
     lost = sum(one.n - len(one.values) for one in drawn)
     left_out = f", {counted([lost], 'value')} not finite and left out" if lost else ""
-    return f"n = {counted((one.n for one in drawn), 'seed')}{left_out}"
+    return f"n = {counted([one.n for one in drawn], 'seed')}{left_out}"
 
 
 def _scale(axes: Axes, axis: str, values: list[Any], *, log: bool) -> NDArray[np.float64]:

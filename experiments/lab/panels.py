@@ -1,6 +1,5 @@
 """What an experiment's pictures share: colours, panels, lines with bands, and words for groups, measures and counts."""
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import matplotlib
@@ -12,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from experiments.report.figures.style import PALETTE as COLOURS
 from experiments.report.published import Address, spoken_part
 from experiments.sweep.results import Record, Results
 
-# Okabe and Ito's palette: distinguishable for the colour-blind; markers and line styles tell them apart in grey
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# markers and line styles tell colours apart in grey
 MARKERS = "osD^vPX"
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 PAGE = 16.0  # inches; panels that do not fit next to the others go below them
@@ -74,13 +73,6 @@ def spoken(measure: str) -> str:
 def flattened(value: Any) -> list[str]:
     """Return the names in a name, a list of names, or a list of such lists."""
     return [value] if isinstance(value, str) else [name for item in value for name in flattened(item)]
-
-
-def counted(numbers: Iterable[int], noun: str) -> str:
-    """Return how many there are, as a range where the numbers differ: ``3 seeds``, ``1–3 seeds``."""
-    distinct = set(numbers)
-    low, high = min(distinct), max(distinct)
-    return f"{low if low == high else f'{low}–{high}'} {noun}{'s' * (high > 1)}"
 
 
 def panels(count: int, *, width: float, height: float = 3.5) -> tuple[Figure, list[Axes]]:
