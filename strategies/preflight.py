@@ -31,7 +31,7 @@ from partitions import datasets, reads_parts, schemes
 from strategies.bases import base_faults, server_class
 from strategies.mask_faults import cycle_faults, frozen_faults, pattern_faults, schedule_faults
 from strategies.private import privacy_fault
-from strategies.resumption import resume_faults as resume_faults
+from strategies.resumption import resume_faults
 
 # algorithms with further arrays, sent or kept, whose entries belong to a client's own units
 _BY_UNIT = ("scaffold", "feddyn", "moon")

@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -11,11 +10,10 @@ import ray
 import torch
 from pretend_cuda import pretend_cuda, why_not
 
-from experiments.lab import run as lab_run
 from experiments.resources import Machine, Resources, even_share, place_of, plan_resources
 from experiments.runtime.cluster import local_ray
 from experiments.runtime.workers import Workers
-from fedpfn.devices import GPU_SHARE, VISIBLE, gpu_names, resolve_device
+from fedpfn.devices import GPU_SHARE, VISIBLE, resolve_device
 
 SHARES = (1.0, 1 / 2, 1 / 3, 0.2, 0.1)
 CARDS = (1, 2, 4)
@@ -95,20 +93,6 @@ def test_who_shares_a_card_takes_no_more_than_its_part_of_the_memory(monkeypatch
 def test_a_lane_passes_its_part_of_a_card_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(GPU_SHARE, "0.5")
     assert place_of(1, 2, cards=["3"]) == {VISIBLE: "3", GPU_SHARE: "0.25"}
-
-
-def test_the_processes_of_the_laboratory_have_cards_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lab_run, "_end_with_parent", lambda: None)
-    monkeypatch.setenv(VISIBLE, "GPU-a,GPU-b")
-    monkeypatch.setenv(GPU_SHARE, "1")
-    waiting = SimpleQueue[dict[str, str]]()
-    for number in range(3):
-        waiting.put(place_of(number, 3, cards=gpu_names(2)))
-    seen = []
-    for _ in range(3):
-        lab_run._begin([], waiting)
-        seen.append((os.environ[VISIBLE], os.environ[GPU_SHARE]))
-    assert seen == [("GPU-a", "0.5"), ("GPU-b", "1"), ("GPU-a", "0.5")]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedpfn.lmc.siblings import METHODS
-from fedpfn.runs import config as run
+from fedpfn.runs import sections as run
 from fedpfn.runs.keys import key
 from fedpfn.runs.parsing import parse_layers
 
@@ -31,8 +31,6 @@ class Data(run.Data):
     name: str = key(
         "digits", "a data set as in `fedpfn run`, or quadratic, cubic (the regressions of arXiv 2402.01342)"
     )
-    train_examples: int = key(0, "training examples, drawn from the seed; 0 = all", minimum=0)
-    test_examples: int = key(0, "test examples, drawn from the seed; 0 = all", minimum=0)
     held_out: int = key(0, "training examples set aside for calibration and greedy soups, never trained on", minimum=0)
 
 

@@ -15,7 +15,7 @@ from experiments.sweep.kinds import FEDERATION
 from experiments.sweep.states import State, cell_state
 from fedpfn.runs import read_json, read_yaml, write_whole
 from fedpfn.runs.config import RunConfig
-from strategies.preflight import resume_faults
+from strategies.resumption import resume_faults
 
 _COPIED_FILES = ("partition.json", "measures.json", "rounds.jsonl")
 _COPIED_FOLDERS = ("barriers", "checkpoints")

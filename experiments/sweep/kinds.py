@@ -6,7 +6,6 @@
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -22,117 +21,77 @@ from fedpfn.runs.config import RunConfig, flat, read_overrides
 from fedpfn.runs.keys import KeySpec, Scalar, args_key, key_specs, type_fault, unknown_key, value_faults
 from fedpfn.runs.parsing import argument_fault
 
-Config = RunConfig | LabConfig
-
 FEDERATION = "federation"
 _LAB_KEYS = {spec.name: spec for spec in key_specs(LabConfig)}
 
 
-class Kind(ABC):
-    """One kind of cell. Keys are dotted and kebab-case."""
+class Kind:
+    """One kind of cell, by default a run of a federation. Keys are dotted and kebab-case.
 
-    name: str
-    keys: Mapping[str, KeySpec]
-    # keys that are set for each cell by those who run it
-    ours: tuple[str, ...] = ()
-    # keys that may name a user's own file, path/to/file.py:name; some of them several
-    references: tuple[str, ...]
-    # keys that hold a path
-    paths: tuple[str, ...]
-
-    @abstractmethod
-    def parse(self, *layers: Mapping[str, Any]) -> Config:
-        """Merge ``layers`` over the defaults, later ones winning. Raises ``ConfigError`` naming every fault."""
-
-    @abstractmethod
-    def read_words(self, words: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
-        """Read ``key=value`` words; return the values, and what is wrong with other words."""
-
-    @abstractmethod
-    def is_key(self, name: str) -> bool:
-        """Whether a cell has a key of that name."""
-
-    @abstractmethod
-    def key_faults(self, name: str, value: Any) -> list[str]:
-        """Return what is wrong with a key and its value, as far as it shows from these two alone."""
-
-    @abstractmethod
-    def used_keys(self, config: Any) -> dict[str, Scalar]:
-        """Return the keys that the result of ``config`` depends on, with their values."""
-
-    @abstractmethod
-    def unused_keys(self, config: Any) -> dict[str, str]:
-        """Return the keys that no part of ``config`` reads, each with the setting that is the reason."""
-
-    @abstractmethod
-    def address(self, config: Any) -> str:
-        """Return 12 hexadecimal digits that name what ``config`` computes."""
-
-    @abstractmethod
-    def find_faults(self, config: Any) -> list[str]:
-        """Return what would keep ``config`` from running here, as far as names and folders show it."""
-
-    @abstractmethod
-    def rounds(self, config: Any) -> int:
-        """Return how many rounds a cell has."""
-
-    @abstractmethod
-    def ready(self, config: Any, folder: Path, *, workdir: Path) -> Config:
-        """Return ``config`` as it will run here and into ``folder``, going on where an attempt was cut off."""
-
-
-class Federation(Kind):
-    """Runs of a federation, as ``fedpfn run`` makes them."""
+    ``ours`` are keys that are set for each cell by those who run it, ``paths`` keys that hold a path, and
+    ``references`` those that may name a user's own file, path/to/file.py:name, some of them several.
+    """
 
     name = FEDERATION
-    keys = run.KEYS
-    ours = ("output.dir", "output.resume")
-    references = (
+    keys: Mapping[str, KeySpec] = run.KEYS
+    ours: tuple[str, ...] = ("output.dir", "output.resume")
+    paths: tuple[str, ...] = ("data.root",)
+    references: tuple[str, ...] = (
         "data.name", "partition.scheme", "model.name", "strategy.base", "mask.schedule", "train.optimizer",
         "train.schedule", "train.round-schedule", "train.augment", "measures", "data.task", "train.loss",
     )  # fmt: skip
-    paths = ("data.root",)
 
-    def parse(self, *layers: Mapping[str, Any]) -> RunConfig:
+    def parse(self, *layers: Mapping[str, Any]) -> Any:
+        """Merge ``layers`` over the defaults, later ones winning. Raises ``ConfigError`` naming every fault."""
         return RunConfig.parse(*layers)
 
     def read_words(self, words: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Read ``key=value`` words; return the values, and what is wrong with other words."""
         return read_overrides(words)
 
     def is_key(self, name: str) -> bool:
+        """Whether a cell has a key of that name."""
         return run.is_key(name)
 
     def key_faults(self, name: str, value: Any) -> list[str]:
+        """Return what is wrong with a key and its value, as far as it shows from these two alone."""
         return run.key_faults(name, value)
 
-    def used_keys(self, config: RunConfig) -> dict[str, Scalar]:
+    def used_keys(self, config: Any) -> dict[str, Scalar]:
+        """Return the keys that the result of ``config`` depends on, with their values."""
         return identity.used_keys(config)
 
-    def unused_keys(self, config: RunConfig) -> dict[str, str]:
+    def unused_keys(self, config: Any) -> dict[str, str]:
+        """Return the keys that no part of ``config`` reads, each with the setting that is the reason."""
         return identity.unused_keys(config)
 
-    def address(self, config: RunConfig) -> str:
+    def address(self, config: Any) -> str:
+        """Return 12 hexadecimal digits that name what ``config`` computes."""
         return identity.address(config)
 
-    def find_faults(self, config: RunConfig) -> list[str]:
+    def find_faults(self, config: Any) -> list[str]:
+        """Return what would keep ``config`` from running here, as far as names and folders show it."""
         from strategies.preflight import find_faults
 
         return find_faults(config)
 
-    def rounds(self, config: RunConfig) -> int:
-        return config.rounds
+    def rounds(self, config: Any) -> int:
+        """Return how many rounds a cell has, one if it has none."""
+        return int(config.rounds)
 
-    def ready(self, config: RunConfig, folder: Path, *, workdir: Path) -> RunConfig:
+    def ready(self, config: Any, folder: Path, *, workdir: Path) -> Any:
+        """Return ``config`` as it will run here and into ``folder``, resuming an attempt that was interrupted."""
         output = replace(config.output, dir=str(folder), resume=True)
         return prepare(replace(config, output=output), workdir=workdir)
 
 
 class Laboratory(Kind):
-    """Cells of the laboratory: each trains and measures models at a time, and has no rounds."""
+    """Cells of the laboratory: each trains and measures models, and has no rounds."""
 
     keys = _LAB_KEYS
-    references = ("data.name", "data.task", "model.name")
+    ours = ()
     paths = ("data.root", "start.path")
+    references = ("data.name", "data.task", "model.name")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -157,7 +116,7 @@ class Laboratory(Kind):
                 return value_faults(self.keys[name], value)
         return [fault] if fault else []
 
-    def used_keys(self, config: LabConfig) -> dict[str, Scalar]:
+    def used_keys(self, config: Any) -> dict[str, Scalar]:
         settings, unused = flat(config), self.unused_keys(config)
         return {
             name: value
@@ -167,11 +126,11 @@ class Laboratory(Kind):
             and identity.is_in_result(self.keys[name], settings)
         }
 
-    def unused_keys(self, config: LabConfig) -> dict[str, str]:
+    def unused_keys(self, config: Any) -> dict[str, str]:
         reason = f"kind: {self.name}"
         return {name: reason for name in self.keys if not any(fnmatchcase(name, some) for some in READ[self.name])}
 
-    def address(self, config: LabConfig) -> str:
+    def address(self, config: Any) -> str:
         settings = {
             name: value
             for name, value in self.used_keys(config).items()
@@ -183,16 +142,16 @@ class Laboratory(Kind):
         text = json.dumps([self.name, settings], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def find_faults(self, config: LabConfig) -> list[str]:
+    def find_faults(self, config: Any) -> list[str]:
         from experiments.lab.settings import find_faults
 
         return find_faults(self.name, config)
 
-    def rounds(self, config: LabConfig) -> int:
+    def rounds(self, config: Any) -> int:
         return 1
 
-    def ready(self, config: LabConfig, folder: Path, *, workdir: Path) -> LabConfig:
+    def ready(self, config: Any, folder: Path, *, workdir: Path) -> Any:
         return config
 
 
-KINDS: dict[str, Kind] = {FEDERATION: Federation()} | {name: Laboratory(name) for name in READ}
+KINDS: dict[str, Kind] = {FEDERATION: Kind()} | {name: Laboratory(name) for name in READ}

@@ -219,8 +219,7 @@ def _lanes(
 def _clients_per_round(cell: Cell) -> int:
     if cell.kind.name != FEDERATION:
         return 1
-    federation = cell.config.federation
-    return max(1, int(federation.fraction * federation.clients + 0.5))
+    return int(cell.config.federation.per_round)
 
 
 def _rounds_on_record(out: Path, cell: Cell) -> int:

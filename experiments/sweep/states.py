@@ -5,14 +5,13 @@
 not before.
 """
 
-import json
-import os
 import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from fedpfn.runs import is_run, read_json
+from fedpfn.runs.files import append_json
 
 CELLS, EVENTS = "cells.json", "sweep.jsonl"
 # the settings of a cell of the laboratory; a run has its config.yaml
@@ -62,8 +61,4 @@ def mark_skipped(out: Path, address: str, *, skip: bool) -> None:
 
 def append_event(out: Path, event: str, **about: Any) -> None:
     """Add a line to what happened."""
-    line = json.dumps({"at": round(time.time(), 3), "event": event} | about)
-    with (out / EVENTS).open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_json(out / EVENTS, {"at": round(time.time(), 3), "event": event} | about)

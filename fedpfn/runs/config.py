@@ -31,9 +31,11 @@ from fedpfn.runs.parsing import Reading, argument_fault, read_layers
 from fedpfn.runs.sections import (
     BY_ALGORITHM,
     Barrier,
+    Data,
     Evaluate,
     Federation,
     Mask,
+    Model,
     Output,
     Partition,
     Privacy,
@@ -42,8 +44,6 @@ from fedpfn.runs.sections import (
     Train,
     Transport,
 )
-from fedpfn.runs.sections import Data as Data
-from fedpfn.runs.sections import Model as Model
 
 _MASKING = ("fedavg", "fedpfn", "fedpnu", "ssfl")
 
