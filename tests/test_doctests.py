@@ -3,10 +3,10 @@
 import ast
 import doctest
 import importlib
-import inspect
 import pkgutil
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -16,13 +16,13 @@ import fedpfn
 import partitions
 import strategies
 
-MODULES = sorted(
-    module.name
+SOURCES = {
+    module.name: Path(module.module_finder.find_spec(module.name, None).origin).read_text(encoding="utf-8")  # type: ignore
     for package in (fedpfn, partitions, strategies, clients, experiments)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     # the benchmark's peers are imported in environments of their own
     if not module.name.endswith("_driver")
-)
+}
 
 
 def outside_code(docstring: str) -> str:
@@ -36,10 +36,10 @@ def outside_code(docstring: str) -> str:
     return "\n".join(kept)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("experiments.")])
+@pytest.mark.parametrize("name", sorted(name for name in SOURCES if not name.startswith("experiments.")))
 def test_the_docstrings_of_a_module_survive_a_browser(name: str) -> None:
     """``<u, v>`` is a tag to it, and shown as nothing."""
-    tree = ast.parse(inspect.getsource(importlib.import_module(name)))
+    tree = ast.parse(SOURCES[name])
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             docstring = ast.get_docstring(node) or ""
@@ -48,12 +48,12 @@ def test_the_docstrings_of_a_module_survive_a_browser(name: str) -> None:
 
 
 def test_there_are_modules_to_look_through() -> None:
-    assert "fedpfn.params" in MODULES and "fedpfn.lmc.barrier" in MODULES
+    assert "fedpfn.params" in SOURCES and ">>> " in SOURCES["fedpfn.lmc.barrier"]
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", sorted(name for name, source in SOURCES.items() if ">>> " in source))
 def test_the_examples_of_a_module_hold(name: str) -> None:
     module = importlib.import_module(name)
     # a package shows the docstrings of what it re-exports too: those are run where they are written
     found = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-    assert found.failed == 0
+    assert found.failed == 0 < found.attempted
