@@ -51,9 +51,9 @@ def upset(_what: str) -> None:
 
 
 def run_out_of_memory(_what: str) -> None:
-    """Take memory until somebody ends this process, at most 5 GB."""
+    """Take memory until somebody ends this process, at most 10 GB."""
     kept = []
-    for _ in range(100):
+    for _ in range(200):
         kept.append(b"x" * 50_000_000)
         time.sleep(0.05)
 

@@ -15,8 +15,9 @@ from strategies import CohortGrid, RoundFailedError
 @pytest.mark.slow
 def test_a_client_that_the_memory_monitor_ends_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     memory = psutil.virtual_memory()
-    # 2 GB more than are in use
-    monkeypatch.setenv("RAY_memory_usage_threshold", str((memory.total - memory.available + 2e9) / memory.total))
+    # 4 GB more than are in use: Ray itself takes one, and what else runs on this machine may take some too
+    threshold = min(0.95, (memory.total - memory.available + 4e9) / memory.total)
+    monkeypatch.setenv("RAY_memory_usage_threshold", str(threshold))
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
     (tmp_path / "3").write_text("out-of-memory always")
     with local_ray(cpus=1, gpus=0, workdir=TESTS):

@@ -18,7 +18,8 @@ from fedpfn.runs.config import RunConfig
 
 
 def quiet(**settings: Any) -> Console:
-    return Console(file=StringIO(), width=160, **settings)
+    # wide enough for any folder of temporary files
+    return Console(file=StringIO(), width=400, **settings)
 
 
 def said(console: Console) -> str:

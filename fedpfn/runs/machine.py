@@ -23,7 +23,7 @@ def environment(device: str) -> dict[str, Any]:
         "cpus": available_cpus(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": dict(_versions()),
+        "versions": dict(_versions(_PACKAGES)),
         "git-revision": _git_revision(Path(__file__).parent),
     }
 
@@ -32,9 +32,9 @@ def environment(device: str) -> dict[str, Any]:
 
 
 @cache
-def _versions() -> dict[str, str]:
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     versions = {}
-    for package in _PACKAGES:
+    for package in packages:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
