@@ -653,12 +653,6 @@ def test_two_phases_are_told_apart(runs: Runs) -> None:
     assert legend(picture.figure)[1] == ["frozen in phase 2", "frozen in phase 1"]
 
 
-def test_a_warm_up_freezes_nothing(runs: Runs) -> None:
-    _, share = frozen_in(0, 2)
-    run = runs([0.1] * 3, frozen=[0.0, share], state=STATE, mask__warmup_rounds=1, rounds=2)
-    assert rows_of(shown(schedule(run)))[:, 0].tolist() == [0] * 24
-
-
 def test_many_tensors_and_rounds_are_sampled_and_the_caption_says_so(runs: Runs) -> None:
     state = {f"layer.{number}.weight": torch.zeros(10) for number in range(100)}
     run = runs([0.1] * 61, frozen=[0.4] * 60, state=state, rounds=60)
