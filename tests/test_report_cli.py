@@ -100,17 +100,6 @@ def test_a_target_and_a_baseline_are_reported(sweep: Path) -> None:
     assert "+0.0150 [" in text
 
 
-def test_several_words_are_one_baseline(sweep: Path) -> None:
-    text = done(sweep, "--baseline", "strategy.name=fedpfn", "--baseline", "mask.ratio=0.2")
-    assert "Difference to strategy.name=fedpfn mask.ratio=0.2, paired by seed" in text
-
-
-def test_incomplete_runs_are_counted(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", 0.5)
-    write_run(tmp_path / "b", 0.5, complete=False, seed=1)
-    assert "1 of 2 runs are not complete and not averaged" in done(tmp_path)
-
-
 def test_run_folders_may_be_named_one_by_one(sweep: Path) -> None:
     text = done(sweep / "avg-0", sweep / "avg-1")
     assert "n = 2 seeds" in text and "fedpfn" not in text
@@ -148,19 +137,10 @@ def test_where_keeps_runs_with_one_of_the_values_and_those_that_do_not_use_the_k
     assert kept("mask.ratio=0.2", "mask.ratio=0.6", "seed=1") == ["avg-1", "pfn-0.2-1", "pfn-0.6-1"]
 
 
-def test_where_goes_before_grouping(sweep: Path) -> None:
-    text = done(sweep, "--where", "strategy.name=fedpfn", "--where", "mask.ratio=0.2")
-    assert "strategy" not in text.split("Mean ±")[0] and "n = 2 seeds" in text
-
-
 def test_where_passes_over_an_incomplete_run_whose_model_is_not_there(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0.5)
     write_run(tmp_path / "b", complete=False, rounds=3, model_name="no_such_module_here:net")
     assert "1 of 2 runs are not complete" in done(tmp_path, "--where", "seed=0")
-
-
-def test_numbers_are_the_same_however_they_are_written(sweep: Path) -> None:
-    assert read_words(["partition.alpha=1", "partition.alpha=1.0"], option="--where") == {"partition.alpha": [1.0]}
 
 
 # files
@@ -203,12 +183,6 @@ def test_the_same_cells_elsewhere_give_the_same_csv(sweep: Path, tmp_path: Path)
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     done(write_sweep(tmp_path / "third", gain=0.2), *options, tmp_path / "three.csv")
     assert (tmp_path / "one.csv").read_bytes() != (tmp_path / "three.csv").read_bytes()
-
-
-def test_a_report_may_be_written_again(sweep: Path, tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("old")
-    done(sweep, "--csv", tmp_path / "t.csv")
-    assert (tmp_path / "t.csv").read_text().startswith("strategy.name")
 
 
 # figures and page

@@ -42,12 +42,6 @@ def test_mean_and_sample_deviation_over_seeds() -> None:
     assert found.deviation == pytest.approx(7**0.5)
 
 
-def test_zero_is_a_value_and_two_seeds_have_a_deviation() -> None:
-    found = average(group_of(0, 1), measure_of({0: 0.0, 1: 1.0}))
-    assert (found.by_seed, found.mean) == ({0: 0.0, 1: 1.0}, 0.5)
-    assert found.deviation == pytest.approx(0.5**0.5)
-
-
 def test_one_seed_has_no_deviation_and_none_no_mean() -> None:
     alone = average(group_of(4), measure_of({4: 0.5}))
     assert (alone.mean, alone.deviation, alone.n) == (0.5, None, 1)

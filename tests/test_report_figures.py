@@ -24,6 +24,7 @@ from experiments.report.figures import (
     NamedFigure,
     NotDrawnError,
     barrier_matrix,
+    heat_map,
     inside_figures,
     interpolation,
     over_rounds,
@@ -340,17 +341,29 @@ def test_tables_are_drawn_into_the_axes_that_are_given_or_into_the_current_ones(
     plt.close("all")
 
 
-def test_tables_of_folders_are_drawn_as_they_are(tmp_path: Path) -> None:
-    for seed, accuracy in enumerate((0.5, 0.75)):
-        folder = RunFolder(tmp_path / str(seed))
-        folder.write_config(RunConfig.parse({"seed": seed, "rounds": 1}), device="cpu")
+def test_seeds_alone_are_averaged_unless_keys_are_named(tmp_path: Path) -> None:
+    for seed, alpha in product((0, 1), (0.1, 0.5)):
+        folder = RunFolder(tmp_path / f"{alpha}-{seed}")
+        words = {"seed": seed, "rounds": 1, "partition.alpha": alpha, "output.dir": str(folder.path)}
+        folder.write_config(RunConfig.parse(words), device="cpu")
         for number in (0, 1):
             moved = {"loss": 1.0, "bytes_up": number, "bytes_down": number, "clients": [], "train_loss": None}
-            record = {"round": number, "accuracy": accuracy * number, "mask": None, "barrier": None, "fusion": None}
-            folder.append_round(record | moved)
+            record = {"round": number, "accuracy": (alpha + seed / 4) * number, "mask": None, "barrier": None}
+            folder.append_round(record | moved | {"fusion": None})
         folder.close()
-    axes = over_rounds(read_runs(tmp_path), ax=Figure().subplots())
-    assert axes.get_lines()[0].get_ydata().tolist() == [0.0, 0.625]
+    table = read_runs(tmp_path)
+    own, together = (over_rounds(table, by=by, ax=Figure().subplots()) for by in (None, ["strategy.name"]))
+    ends = {label: line.get_ydata()[-1] for label, line in lines(own).items()}
+    assert ends == pytest.approx({"α = 0.1": 0.225, "α = 0.5": 0.625})
+    assert lines(together)["FedPFN"].get_ydata()[-1] == pytest.approx(0.425)
+
+
+def test_a_heat_map_of_runs_that_differ_in_a_third_key_is_refused(runs: Runs) -> None:
+    table = results_table(three_algorithms(runs, [0.1, 100.0], [0.2, 0.6]))
+    with pytest.raises(ValueError, match=r"runs differ in strategy.name too"):
+        heat_map(table, ax=Figure().subplots())
+    drawn = heat_map(table[table["strategy.name"] == "fedpfn"], ax=Figure().subplots())
+    assert len(drawn.texts) == 4
 
 
 def test_a_table_of_results_has_every_measure_and_no_value_for_keys_that_are_not_used(runs: Runs) -> None:
@@ -651,12 +664,6 @@ def test_two_phases_are_told_apart(runs: Runs) -> None:
     picture = shown(schedule(run, trust=True))
     assert rows_of(picture)[:, 0].tolist() == np.where(first, 2, 1).tolist()
     assert legend(picture.figure)[1] == ["frozen in phase 2", "frozen in phase 1"]
-
-
-def test_a_warm_up_freezes_nothing(runs: Runs) -> None:
-    _, share = frozen_in(0, 2)
-    run = runs([0.1] * 3, frozen=[0.0, share], state=STATE, mask__warmup_rounds=1, rounds=2)
-    assert rows_of(shown(schedule(run)))[:, 0].tolist() == [0] * 24
 
 
 def test_many_tensors_and_rounds_are_sampled_and_the_caption_says_so(runs: Runs) -> None:

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from experiments.report.measures import (
     accuracy_for,
     best_accuracy,
-    bytes_down,
     bytes_to,
-    bytes_up,
     disagreements,
     equal_bytes,
     final_accuracy,
@@ -69,17 +67,7 @@ def test_final_accuracy_of_fewer_rounds_is_that_of_all_but_the_initial_model() -
     assert final_accuracy(with_accuracies(0.9)) is None
 
 
-def test_best_accuracy_is_that_of_a_round_of_training() -> None:
-    assert best_accuracy(with_accuracies(0.9, 0.2, 0.6, 0.4)) == 0.6
-    assert best_accuracy(with_accuracies(0.9)) is None
-
-
 # bytes and targets
-
-
-def test_bytes_are_summed_over_the_rounds_each_way() -> None:
-    run = a_run(a_round(0), a_round(1, up=1, down=10), a_round(2, up=2, down=30))
-    assert (bytes_up(run), bytes_down(run)) == (3, 40)
 
 
 def test_a_target_is_reached_in_the_first_round_at_or_above_it_and_its_bytes_count() -> None:
@@ -102,10 +90,6 @@ def test_bytes_buy_the_accuracy_of_the_place_on_the_line_between_rounds() -> Non
     assert equal_bytes([dear, dear]) is None and equal_bytes([]) is None
     assert "accuracy_at_equal_bytes" not in {measure.key for measure in measures()}
     assert "accuracy_at_equal_bytes" in {measure.key for measure in measures(budget=48)}
-
-
-def test_an_initial_model_may_be_there_already() -> None:
-    assert (rounds_to(with_accuracies(0.7, 0.1), 0.6), bytes_to(with_accuracies(0.7, 0.1), 0.6)) == (0, 0)
 
 
 # barriers
@@ -170,11 +154,6 @@ def test_each_measure_has_its_function() -> None:
             "fusion_barrier": 0.4,
         }
     )
-
-
-def test_only_accuracies_are_better_where_they_are_higher() -> None:
-    better = {measure.key: measure.better for measure in measures(0.5)}
-    assert {key for key, way in better.items() if way == "higher"} == {"final_accuracy", "best_accuracy"}
 
 
 def test_without_a_target_there_are_no_measures_of_one() -> None:

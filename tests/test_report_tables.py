@@ -1,12 +1,10 @@
 """Reports as tables, worked out by hand: what cells say, what files hold, and what a reader is told beneath."""
 
 import csv
-import doctest
 import io
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from experiments.report import study, units
 from experiments.report.formats import csv_text, latex_text, markdown_text
 from experiments.report.study import make_study
 from experiments.report.tables import (
@@ -117,12 +114,6 @@ def test_averages_read_well(mean: float, deviation: float | None, unit: Any, tex
 )
 def test_changes_have_their_signs(mean: float, interval: tuple[float, float] | None, unit: Any, text: str) -> None:
     assert show_change(mean, interval, unit) == text
-
-
-@pytest.mark.parametrize("module", [study, units])
-def test_the_examples_in_docstrings_hold(module: ModuleType) -> None:
-    found = doctest.testmod(module)
-    assert found.attempted and not found.failed
 
 
 @given(st.integers(0, 10**14), st.integers(0, 10**6))
@@ -491,13 +482,6 @@ def test_the_terminal_shows_question_tables_and_notes() -> None:
     assert "n = 3 seeds" in text and "confidence interval" in text and "Δ bytes up" not in text
 
 
-def test_the_terminal_prints_the_notes() -> None:
-    runs = pair(fedavg=(0.5,), fedpnu=(0.7,))
-    runs.append(a_run(0.9, strategy_name="fedavg", seed=1, partition_alpha=2.0))
-    note = "- partition.alpha differs and was not requested: its values stay in separate groups"
-    assert note in printed(report_of(runs, by=["strategy.name"]))
-
-
 def test_better_is_green_and_worse_is_red_in_a_terminal_that_has_colours() -> None:
     runs = [a_run(0.5, barrier=0.5, strategy_name="fedavg", seed=seed) for seed in range(3)]
     runs += [
@@ -511,12 +495,6 @@ def test_better_is_green_and_worse_is_red_in_a_terminal_that_has_colours() -> No
     assert len(green) == len(red) == 1 and capture.get().index("[32m") < capture.get().index("[31m")
     assert "Green is better and red is worse" in capture.get()
     assert "Green" not in "\n".join(printed(report_of(runs, baseline=BASELINE)))
-
-
-def test_without_a_baseline_the_terminal_shows_no_differences() -> None:
-    text = "\n".join(printed(report_of([a_run()])))
-    assert "ifference" not in text and "interval" not in text
-    assert text.startswith("Accuracy and barriers")
 
 
 def test_no_number_is_cut_in_a_narrow_terminal() -> None:

@@ -1,8 +1,9 @@
 """Runs next to each other, in one matplotlib axes: over rounds, over bytes, over a key, and over two keys.
 
-Rows of a pandas table that agree in the keys ``by`` are a line; what is left to differ within, the seeds, is averaged,
-with bands and bars of ± 1 sample standard deviation. Tables of rounds are those of ``fedpfn.runs.read_runs``, tables of
-results those of ``results_table``. Every function draws into ``ax``, by default pyplot's current axes, and returns it.
+Rows of a pandas table that agree in the keys ``by``, by default in every setting that differs, are a line; what is left
+to differ within, the seeds, is averaged, with bands and bars of ± 1 sample standard deviation. Tables of rounds are
+those of ``fedpfn.runs.read_runs``, tables of results those of ``results_table``. Every function draws into ``ax``, by
+default pyplot's current axes, and returns it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ from matplotlib.transforms import offset_copy
 
 from experiments.report.figures import style
 from experiments.report.measures import SHARE_MOVED, measures
-from experiments.report.study import Study, Value, show_value
+from experiments.report.study import SEED, Study, Value, show_value
+from fedpfn.runs.config import KEYS
 from fedpfn.runs.tables import rounds_of
 
 # columns of tables, by what stands next to their axis
@@ -41,7 +43,9 @@ def rounds_table(study: Study) -> pd.DataFrame:
         keys = {key: [value] * len(rounds) for key, value in group.keys.items()}
         own = pd.DataFrame({"group": number, **keys}, rounds.index, dtype=object)
         tables.append(pd.concat([own, rounds.drop(columns=list(study.by), errors="ignore")], axis=1))
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs["by"] = list(study.by)
+    return table
 
 
 def results_table(study: Study) -> pd.DataFrame:
@@ -53,11 +57,13 @@ def results_table(study: Study) -> pd.DataFrame:
         for number, group in enumerate(study.groups)
         for run in group.runs
     ]
-    return pd.DataFrame(rows, dtype=object).astype({measure.key: float for measure in shown})
+    table = pd.DataFrame(rows, dtype=object).astype({measure.key: float for measure in shown})
+    table.attrs["by"] = list(study.by)
+    return table
 
 
 def over_rounds(
-    table: pd.DataFrame, y: str = "accuracy", *, by: Keys = (style.ALGORITHM,), looks: Looks | None = None,
+    table: pd.DataFrame, y: str = "accuracy", *, by: Keys | None = None, looks: Looks | None = None,
     ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     """Draw ``y`` after each round: a line per group, the mean over its seeds, in a band.
@@ -69,7 +75,8 @@ def over_rounds(
     y
         A column of numbers: ``accuracy``, ``loss``, ``barrier.accuracy_mean`` ...
     by
-        Keys that tell the lines apart, or the name of one column that holds their labels.
+        Keys that tell the lines apart, or the name of one column that holds their labels; by default all settings with
+        several values, so that seeds alone are averaged.
     looks
         Colour, marker and line style of each label; chosen here by default.
     ax
@@ -84,11 +91,12 @@ def over_rounds(
     >>> axes.get_lines()[0].get_ydata().tolist()
     [0.25, 0.75]
     """
+    by = keys_of(table) if by is None else by
     ax, looks = ax or plt.gca(), looks or looks_of(table, by)
-    for label, rows in lines_of(measured(table, y), by):
+    for label, line in lines_of(table, by):
+        rows = measured(line, y)
         series = rows.groupby("round")[y].agg(["mean", "std"])
-        if series["mean"].notna().any():
-            _draw_band(ax, series.index.to_numpy(), series, looks[label], label)
+        _draw_band(ax, series.index.to_numpy(), series, looks[label], label)
     ax.set(xlabel="communication round", ylabel=LABELS.get(y, y))
     ax.set_xlim(left=min(0, ax.get_xlim()[0]))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=[1, 2, 5, 10]))
@@ -96,7 +104,7 @@ def over_rounds(
 
 
 def over_bytes(
-    table: pd.DataFrame, y: str = "accuracy", *, by: Keys = (style.ALGORITHM,), target: float | None = None,
+    table: pd.DataFrame, y: str = "accuracy", *, by: Keys | None = None, target: float | None = None,
     looks: Looks | None = None, ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     """Draw ``y`` against the bytes sent so far, up and down; a diamond where a mean first reaches ``target``.
@@ -112,10 +120,12 @@ def over_bytes(
     >>> axes.get_lines()[0].get_xdata().tolist(), axes.get_xlabel()
     ([0.0, 2.0, 4.0], 'bytes up and down, cumulative (kB)')
     """
+    by = keys_of(table) if by is None else by
     ax, looks = ax or plt.gca(), looks or looks_of(table, by)
     moved = (table["bytes_up"] + table["bytes_down"]).groupby(table["run"]).cumsum()
     size = next((size for size in _SIZES if moved.max() >= size), 1.0)
-    for label, rows in lines_of(measured(table, y), by):
+    for label, line in lines_of(table, by):
+        rows = measured(line, y)
         series = rows.groupby("round")[y].agg(["mean", "std"])
         x = (moved[rows.index] / size).groupby(rows["round"]).mean().to_numpy()
         _draw_band(ax, x, series, looks[label], label)
@@ -131,7 +141,7 @@ def over_bytes(
 
 
 def over_key(
-    table: pd.DataFrame, key: str, y: str = "final_accuracy", *, by: Keys = (style.ALGORITHM,),
+    table: pd.DataFrame, key: str, y: str = "final_accuracy", *, by: Keys | None = None,
     looks: Looks | None = None, ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     """Draw ``y`` of a table of results against ``key``, with bars; the axis is logarithmic beyond a decade.
@@ -146,6 +156,7 @@ def over_key(
     >>> axes.get_lines()[0].get_ydata().tolist()
     [0.75, 1.0]
     """
+    by = [other for other in keys_of(table) if other != key] if by is None else by
     ax, looks = ax or plt.gca(), looks or looks_of(table, by)
     for number, (label, rows) in enumerate(lines_of(table[table[y].notna()], by)):
         look, level = looks[label], rows[rows[key].isna()][y]
@@ -182,7 +193,8 @@ def heat_map(
     """Draw ``y`` of a table of results over the keys ``x`` and ``rows``: fields of colour with mean and deviation.
 
     Runs that do not use a key have a column or a row for it; what is missing is hatched. Colours go from the lowest to
-    the highest mean, or within ``limits``; with ``numbers`` n stands in each field.
+    the highest mean, or within ``limits``; with ``numbers`` n stands in each field. Raises ``ValueError`` where a
+    further setting differs.
 
     Examples
     --------
@@ -191,6 +203,8 @@ def heat_map(
     >>> [text.get_text() for text in heat_map(table, ax=Figure().subplots()).texts]
     ['0.250', '0.750']
     """
+    if mixed := [key for key in keys_of(table) if key not in (x, rows) and table[key].nunique(dropna=False) > 1]:
+        raise ValueError(f"runs differ in {', '.join(mixed)} too: draw those of one value")
     ax = ax or plt.gca()
     ticks = {key: [*dict.fromkeys(_tick(key, value) for value in sorted(table[key], key=_rank))] for key in (x, rows)}
     keys = [[_tick(key, value) for value in table[key]] for key in (rows, x)]
@@ -218,14 +232,27 @@ def heat_map(
     return ax
 
 
+def keys_of(table: pd.DataFrame) -> list[str]:
+    """Return the keys that tell groups apart: a study's, or those of ``read_runs`` with several values.
+
+    The seed and where a run lies are no such keys.
+    """
+    if "by" in table.attrs:
+        return list(table.attrs["by"])
+    settings = _settings(table)
+    return [key for key in KEYS if key in settings and key not in (SEED, "output.dir") and settings[key].nunique() > 1]
+
+
 def lines_of(table: pd.DataFrame, by: Keys) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield the rows that agree in the keys ``by``, with their label."""
     if not by:
         yield "all runs", table
         return
-    for values, rows in table.groupby(by if isinstance(by, str) else [*by], dropna=False, sort=False):
-        keys = dict(zip(by, map(plain, values), strict=True)) if isinstance(values, tuple) else {}
-        yield style.settings(keys) if keys else str(values), rows
+    settings = _settings(table)
+    names = [by] if isinstance(by, str) else list(by)
+    for values, rows in table.groupby([settings[name] for name in names], dropna=False, sort=False):
+        keys = dict(zip(names, map(plain, values), strict=True))
+        yield str(keys[by]) if isinstance(by, str) else style.settings(keys), rows
 
 
 def looks_of(table: pd.DataFrame, by: Keys) -> Looks:
@@ -249,8 +276,18 @@ def plain(value: Any) -> Value:
     return None if pd.isna(value) else getattr(value, "item", lambda: value)()
 
 
+def _settings(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with what a run's first row says in all rows: later ones have the round's own mask."""
+    if "round" not in table:
+        return table
+    first = table.drop_duplicates("run").set_index("run")
+    return first.loc[table["run"]].set_axis(table.index)
+
+
 def _draw_band(ax: Axes, x: Any, series: pd.DataFrame, look: Mapping[str, Any], label: str) -> None:
     mean, deviation = series["mean"].to_numpy(), series["std"].to_numpy()
+    if np.isnan(mean).all():
+        return
     # what stands alone between gaps is seen by its mark
     every = 1 if np.isnan(mean).any() else -(-len(x) // _MARKS)
     # lines that run together show their marks in turn
