@@ -8,6 +8,11 @@ import signal
 import subprocess
 from collections.abc import Generator, Iterator
 
+# before rich and typer look: no terminal's width or colours of who runs the tests
+os.environ.pop("FORCE_COLOR", None)
+os.environ.pop("NO_COLOR", None)
+os.environ.pop("COLUMNS", None)
+
 import processes
 import pytest
 import torch

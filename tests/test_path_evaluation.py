@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_first_layer import CalledTwice, Custom, InPlace, ReadsWeight, SharesWeight, seeded
+from test_first_layer import CalledTwice, Custom, InPlace, ReadsWeight, SharesWeight
 from torch import Tensor, nn
+from toys import seeded
 
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
@@ -125,8 +126,8 @@ def test_every_model_agrees_with_the_plain_evaluation(
     name: str, stacked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, shape = MODELS[name]
-    states, examples = [read_state(seeded(make, seed)) for seed in (1, 2, 3)], some(shape, tokens=name == "lstm")
-    model = seeded(make, 0)
+    states, examples = [read_state(seeded(seed, make)) for seed in (1, 2, 3)], some(shape, tokens=name == "lstm")
+    model = seeded(0, make)
     for policy in POLICIES if "batch" in name else POLICIES[:1]:
         settings: dict[str, Any] = {"batch_norm": policy, "stacked": stacked}
         with watched(monkeypatch) as ways:
@@ -140,7 +141,7 @@ def test_every_model_agrees_with_the_plain_evaluation(
             assert_identical(fast, plain)
             continue
         exact = [{key: tensor.double() for key, tensor in state.items()} for state in states]
-        model64 = seeded(make, 0).double()
+        model64 = seeded(0, make).double()
         assert_agree(
             measured(model64, exact, double(examples), **settings),
             measured(model64, exact, double(examples), plain=True, **settings),
@@ -151,31 +152,31 @@ def test_every_model_agrees_with_the_plain_evaluation(
 @pytest.mark.parametrize("name", FAST)
 def test_every_model_that_is_cut_can_be_stacked(name: str) -> None:
     make, shape = MODELS[name]
-    (first, second), few = (read_state(seeded(make, seed)) for seed in (1, 2)), some(shape, 4)
-    split = split_model(seeded(make, 0), few.inputs, first, second)
+    (first, second), few = (read_state(seeded(seed, make)) for seed in (1, 2)), some(shape, 4)
+    split = split_model(seeded(0, make), few.inputs, first, second)
     assert split is not None and takes_stacks(split, few, first, second)
 
 
 def test_a_policy_of_its_own_is_kept_on_the_path() -> None:
     make, shape = MODELS["resnet20 batch"]
-    states, examples = [read_state(seeded(make, seed)) for seed in (1, 2)], some(shape)
-    average, none = (measured(seeded(make, 0), states, examples, batch_norm=policy) for policy in POLICIES)
+    states, examples = [read_state(seeded(seed, make)) for seed in (1, 2)], some(shape)
+    average, none = (measured(seeded(0, make), states, examples, batch_norm=policy) for policy in POLICIES)
     assert np.abs(average.loss - none.loss).max() > 1e-4
 
 
 def test_a_reset_is_measured_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     make, shape = MODELS["resnet20 batch"]
-    states, examples = [read_state(seeded(make, seed)) for seed in (1, 2)], some(shape)
+    states, examples = [read_state(seeded(seed, make)) for seed in (1, 2)], some(shape)
     settings: dict[str, Any] = {"batch_norm": "reset", "batches": InputBatches(examples), "points": 3}
     with watched(monkeypatch) as ways:
-        found = measured(seeded(make, 0), states, examples, **settings)
+        found = measured(seeded(0, make), states, examples, **settings)
     assert "path_sums" not in ways
-    assert_identical(found, measured(seeded(make, 0), states, examples, plain=True, **settings))
+    assert_identical(found, measured(seeded(0, make), states, examples, plain=True, **settings))
 
 
 @pytest.mark.parametrize("stacked", [False, True])
 def test_a_regression_has_losses_and_no_accuracy(stacked: bool) -> None:
-    states = [read_state(seeded(Custom, seed)) for seed in (1, 2, 3)]
+    states = [read_state(seeded(seed, Custom)) for seed in (1, 2, 3)]
     inputs = some((6,)).inputs
     examples = Examples(inputs, inputs[:, :3].sin())
     fast = measured(Custom(), states, examples, stacked=stacked)
@@ -187,14 +188,14 @@ def test_images_are_decoded_as_they_are_for_the_plain_evaluation() -> None:
     make, shape = MODELS["mlp h2"]
     images = torch.randint(256, (40, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     examples = Examples(images, some(shape).labels, mean=(0.4,), std=(0.2,))
-    states = [read_state(seeded(make, seed)) for seed in (1, 2, 3)]
-    plain = measured(seeded(make, 0), states, examples, plain=True)
-    assert_agree(measured(seeded(make, 0), states, examples), plain, 1e-6)
+    states = [read_state(seeded(seed, make)) for seed in (1, 2, 3)]
+    plain = measured(seeded(0, make), states, examples, plain=True)
+    assert_agree(measured(seeded(0, make), states, examples), plain, 1e-6)
 
 
 @pytest.mark.parametrize("stacked", [False, True])
 def test_equal_first_layers_and_equal_models_have_their_path(stacked: bool) -> None:
-    first, second = (read_state(seeded(Custom, seed)) for seed in (1, 2))
+    first, second = (read_state(seeded(seed, Custom)) for seed in (1, 2))
     second |= {name: first[name] for name in ("fc.weight", "fc.bias")}
     states, examples = [first, second, dict(first)], some((6,))
     fast = measured(Custom(), states, examples, stacked=stacked)
@@ -210,14 +211,14 @@ def test_frozen_parameters_stay_as_built() -> None:
         model.fc.weight.requires_grad_(False).copy_(torch.ones(6, 6) / 3)
         return model
 
-    states, examples = [read_state(seeded(make, seed)) for seed in (1, 2, 3)], some((6,))
+    states, examples = [read_state(seeded(seed, make)) for seed in (1, 2, 3)], some((6,))
     assert "fc.weight" not in states[0]
     fast = measured(make(), states, examples)
     assert_agree(fast, measured(make(), states, examples, plain=True), 1e-6)
 
 
 def test_a_product_that_overflows_is_not_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
-    states = [read_state(seeded(Custom, seed)) for seed in (1, 2, 3)]
+    states = [read_state(seeded(seed, Custom)) for seed in (1, 2, 3)]
     states[2] = {name: tensor * 1e38 if name.startswith("fc") else tensor for name, tensor in states[2].items()}
     examples = Examples(some((6,)).inputs * 30, some((6,)).labels)
     with watched(monkeypatch) as ways:
@@ -233,7 +234,7 @@ def test_a_product_that_overflows_is_not_interpolated(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["fc.weight", "fc.bias", "head"])
 @pytest.mark.parametrize("wild", [0, 2])
 def test_models_of_nan_have_the_barriers_of_the_plain_evaluation(name: str, wild: int, stacked: bool) -> None:
-    states = [read_state(seeded(Custom, seed)) for seed in (1, 2, 3)]
+    states = [read_state(seeded(seed, Custom)) for seed in (1, 2, 3)]
     name = name if name in states[0] else list(states[0])[-1]
     states[wild] = states[wild] | {name: torch.full_like(states[wild][name], float("nan"))}
     examples = some((6,))
@@ -248,9 +249,9 @@ def test_models_of_nan_have_the_barriers_of_the_plain_evaluation(name: str, wild
 @pytest.mark.parametrize("policy", ["average", "reset", "none"])
 def test_no_barrier_depends_on_which_model_is_first(policy: str, plain: bool) -> None:
     make, shape = MODELS["resnet20 batch"]
-    states, examples = [read_state(seeded(make, seed)) for seed in (1, 2)], some(shape)
+    states, examples = [read_state(seeded(seed, make)) for seed in (1, 2)], some(shape)
     settings: dict[str, Any] = {"batch_norm": policy, "batches": InputBatches(examples), "points": 5, "plain": plain}
-    there, back = (measured(seeded(make, 0), states, examples, pairs=[pair], **settings) for pair in ((0, 1), (1, 0)))
+    there, back = (measured(seeded(0, make), states, examples, pairs=[pair], **settings) for pair in ((0, 1), (1, 0)))
     np.testing.assert_allclose(there.loss, back.loss[:, ::-1], rtol=1e-5)
     np.testing.assert_allclose(there.accuracy, back.accuracy[:, ::-1], atol=1e-12)
     assert there.loss_barriers == pytest.approx(back.loss_barriers, abs=1e-5)
@@ -261,9 +262,9 @@ def test_no_barrier_depends_on_which_model_is_first(policy: str, plain: bool) ->
 @pytest.mark.parametrize("policy", ["average", "reset", "none"])
 def test_a_model_with_batch_norm_has_no_barrier_with_itself(policy: str, plain: bool) -> None:
     make, shape = MODELS["resnet20 batch"]
-    state, examples = read_state(seeded(make, 1)), some(shape)
+    state, examples = read_state(seeded(1, make)), some(shape)
     settings: dict[str, Any] = {"batch_norm": policy, "batches": InputBatches(examples), "points": 3, "plain": plain}
-    found = measured(seeded(make, 0), [state, dict(state)], examples, **settings)
+    found = measured(seeded(0, make), [state, dict(state)], examples, **settings)
     assert found.loss_barriers == pytest.approx([0], abs=1e-5) and found.accuracy_barriers.tolist() == [0]
 
 
@@ -273,9 +274,9 @@ def test_a_model_with_batch_norm_has_no_barrier_with_itself(policy: str, plain: 
 @pytest.mark.parametrize("name", ["mlp h2", "cnn", "resnet20 batch"])
 def test_workers_change_no_bit(name: str) -> None:
     make, shape = MODELS[name]
-    states, examples = [read_state(seeded(make, seed)) for seed in range(4)], some(shape, 50)
+    states, examples = [read_state(seeded(seed, make)) for seed in range(4)], some(shape, 50)
     one, two, three = (
-        measured(seeded(make, 0), states, examples, workers=workers, points=5, budget=100_000) for workers in (1, 2, 3)
+        measured(seeded(0, make), states, examples, workers=workers, points=5, budget=100_000) for workers in (1, 2, 3)
     )
     assert_identical(one, two)
     assert_identical(one, three)
@@ -285,38 +286,38 @@ def test_workers_change_no_bit(name: str) -> None:
 @pytest.mark.parametrize("name", ["mlp h2", "cnn"])
 def test_a_tiny_budget_measures_the_same(name: str, stacked: bool) -> None:
     make, shape = MODELS[name]
-    states = [{key: t.double() for key, t in read_state(seeded(make, seed)).items()} for seed in range(3)]
-    model, examples = seeded(make, 0).double(), double(some(shape, 37))
+    states = [{key: t.double() for key, t in read_state(seeded(seed, make)).items()} for seed in range(3)]
+    model, examples = seeded(0, make).double(), double(some(shape, 37))
     tiny, large = (measured(model, states, examples, budget=budget, stacked=stacked) for budget in (1, 2**30))
     assert_agree(tiny, large, 1e-12)
 
 
 def test_more_blocks_of_the_same_chunks_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     make, shape = MODELS["mlp h2"]
-    states, examples = [read_state(seeded(make, seed)) for seed in range(3)], some(shape, 100)
+    states, examples = [read_state(seeded(seed, make)) for seed in range(3)], some(shape, 100)
     monkeypatch.setattr(path_evaluation, "CHUNK", 0)  # 16 examples
     row = 3 * 12 * 4  # bytes of an example's products
-    blocks = [measured(seeded(make, 0), states, examples, budget=budget) for budget in (16 * row, 40 * row, 2**30)]
+    blocks = [measured(seeded(0, make), states, examples, budget=budget) for budget in (16 * row, 40 * row, 2**30)]
     assert_identical(blocks[0], blocks[1])
     assert_identical(blocks[0], blocks[2])
 
 
 def test_only_the_states_of_the_pairs_asked_for_are_read() -> None:
     make, shape = MODELS["mlp h2"]
-    states, examples = [read_state(seeded(make, seed)) for seed in range(4)], some(shape)
-    whole = measured(seeded(make, 0), states, examples)
+    states, examples = [read_state(seeded(seed, make)) for seed in range(4)], some(shape)
+    whole = measured(seeded(0, make), states, examples)
     states[1] = {}
     pairs = [(3, 2), (0, 3)]
-    found = measured(seeded(make, 0), states, examples, pairs=pairs)
+    found = measured(seeded(0, make), states, examples, pairs=pairs)
     assert found.pairs.tolist() == [[3, 2], [0, 3]]
-    assert_agree(found, measured(seeded(make, 0), states, examples, pairs=pairs, plain=True), 1e-6)
+    assert_agree(found, measured(seeded(0, make), states, examples, pairs=pairs, plain=True), 1e-6)
     order = list(combinations(range(4), 2))
     assert np.array_equal(found.loss[1], whole.loss[order.index((0, 3))])
 
 
 def test_ends_are_evaluated_once_and_taken_where_known(monkeypatch: pytest.MonkeyPatch) -> None:
     make, shape = MODELS["mlp h2"]
-    model, states, examples = seeded(make, 0), [read_state(seeded(make, s)) for s in range(3)], some(shape)
+    model, states, examples = seeded(0, make), [read_state(seeded(s, make)) for s in range(3)], some(shape)
     asked: list[int] = []
 
     def counting(*args: Any, **kwargs: Any) -> Any:
@@ -334,7 +335,7 @@ def test_ends_are_evaluated_once_and_taken_where_known(monkeypatch: pytest.Monke
 
 def test_the_first_layer_runs_once_a_model_and_chunk_and_not_once_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
     make, shape = MODELS["mlp h2"]
-    model, states, examples = seeded(make, 0), [read_state(seeded(make, s)) for s in range(4)], some(shape, 64)
+    model, states, examples = seeded(0, make), [read_state(seeded(s, make)) for s in range(4)], some(shape, 64)
     ends = [evaluate(model, examples, state=state) for state in states]
     monkeypatch.setattr(path_evaluation, "CHUNK", 0)  # 16 examples
     linear, rows = nn.Linear.forward, []
@@ -352,7 +353,7 @@ def test_the_first_layer_runs_once_a_model_and_chunk_and_not_once_a_point(monkey
 
 @pytest.mark.parametrize(("size", "pairs"), [(0, None), (10, [])])
 def test_nothing_to_measure_is_measured_plainly(size: int, pairs: list[tuple[int, int]] | None) -> None:
-    states, examples = [read_state(seeded(Custom, seed)) for seed in (1, 2)], some((6,), size)
+    states, examples = [read_state(seeded(seed, Custom)) for seed in (1, 2)], some((6,), size)
     found = measured(Custom(), states, examples, pairs=pairs)
     assert_identical(found, measured(Custom(), states, examples, pairs=pairs, plain=True))
 
@@ -366,7 +367,7 @@ def test_a_state_that_is_not_the_models_is_refused() -> None:
 
 def test_states_and_model_stay_as_they_are() -> None:
     make, shape = MODELS["resnet20 batch"]
-    model, states = seeded(make, 0).train(), [read_state(seeded(make, seed)) for seed in (1, 2)]
+    model, states = seeded(0, make).train(), [read_state(seeded(seed, make)) for seed in (1, 2)]
     kept = [{name: tensor.clone() for name, tensor in one.items()} for one in (model.state_dict(), *states)]
     measured(model, states, some(shape), workers=2)
     for now, before in zip((model.state_dict(), *states), kept, strict=True):
@@ -391,7 +392,7 @@ def test_the_cut_pays_by_its_rule(fan_in: int, models: int, paths: int, inner: i
 
 def test_the_call_for_people_takes_the_fast_way_and_the_plain_one_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     make, shape = MODELS["mlp h2"]
-    model, states, examples = seeded(make, 0), [read_state(seeded(make, s)) for s in range(3)], some(shape)
+    model, states, examples = seeded(0, make), [read_state(seeded(s, make)) for s in range(3)], some(shape)
     with watched(monkeypatch) as ways:
         fast = pairwise_barriers(model, states, examples, points=5)
         plain = pairwise_barriers(model, states, examples, points=5, plain=True)
@@ -403,8 +404,8 @@ def test_the_call_for_people_takes_the_fast_way_and_the_plain_one_if_asked(monke
 @pytest.mark.parametrize("name", FAST)
 def test_a_gpu_agrees_with_the_cpu(name: str) -> None:
     make, shape = MODELS[name]
-    states, examples = [read_state(seeded(make, seed)) for seed in (1, 2, 3)], some(shape)
+    states, examples = [read_state(seeded(seed, make)) for seed in (1, 2, 3)], some(shape)
     there = [{key: tensor.cuda() for key, tensor in state.items()} for state in states]
     moved = Examples(examples.inputs.cuda(), examples.labels.cuda())
-    cpu, gpu = measured(seeded(make, 0), states, examples), measured(seeded(make, 0).cuda(), there, moved)
+    cpu, gpu = measured(seeded(0, make), states, examples), measured(seeded(0, make).cuda(), there, moved)
     np.testing.assert_allclose(gpu.loss, cpu.loss, rtol=1e-4)

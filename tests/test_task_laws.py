@@ -83,7 +83,7 @@ def test_tasks_go_by_name_or_import_string() -> None:
     with pytest.raises(ValueError, match="no task 'ranking'; built in: auto, classification"):
         resolve_task("ranking")
     with pytest.raises(ValueError, match=r"is of type function; expected a fedpfn\.tasks\.Task"):
-        resolve_task(f"{__name__}:normal")
+        resolve_task(f"{__name__}:network")
 
 
 def test_what_is_better_the_higher_has_to_be_a_share() -> None:
