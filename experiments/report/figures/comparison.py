@@ -131,7 +131,8 @@ def over_bytes(
         _draw_band(ax, x, series, looks[label], label)
         reached = np.flatnonzero(series["mean"] >= (np.inf if target is None else target))[:1]
         edge = {"markerfacecolor": "none", "markeredgecolor": looks[label]["color"], "zorder": 5}
-        ax.plot(x[reached], series["mean"].iloc[reached], "D", markersize=7, **edge)
+        if len(reached):
+            ax.plot(x[reached], series["mean"].iloc[reached], "D", markersize=7, **edge)
     if target is not None:
         words = f"target {target:g}"
         ax.axhline(target, color=style.GREY, linewidth=0.9, linestyle=(0, (2, 2)), label=words, zorder=1)
