@@ -149,9 +149,12 @@ def test_the_python_of_a_page_runs(page: Path, folder: Path) -> None:
     for line in typed_lines(text_of(page)):
         if line.startswith("python ") and (folder / line.split()[1]).is_file():
             runpy.run_path(line.split()[1], run_name="__main__")
-    if "out/pnu" in "".join(block.text for block in blocks(text_of(page), "python")):
-        small = "rounds=1 federation.clients=2 barrier.points=3 device=cpu output.dir=out/pnu strategy.name=fedpnu"
-        run_in_process(RunConfig.parse(parse_overrides(small.split())))
+    shown = "".join(block.text for block in blocks(text_of(page), "python"))
+    runs = {"out/pnu": "strategy.name=fedpnu", "out/digits/one": "partition.alpha=1", "out/digits/two": "seed=1"}
+    for place, words in runs.items():
+        if place in shown or f'"{Path(place).parent}"' in shown:
+            small = f"rounds=1 federation.clients=2 barrier.points=3 device=cpu output.dir={place} {words}"
+            run_in_process(RunConfig.parse(parse_overrides(small.split())))
     for block in blocks(text_of(page), "python"):
         if block.module is None:
             exec(compile(block.text, f"{page}", "exec"), {"__name__": "shown"})
