@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import CLIENTS, bits, config, failing_model, lines, run, toy_data  # noqa: F401 (some of them named in configs)
+from toys import CLIENTS, bits, lines, run, toy_data
 
 from fedpfn.examples import Examples
 from fedpfn.lmc.layerwise import layer_report

@@ -20,7 +20,7 @@ import pytest
 import ray
 from processes import kill, marked, needs_proc
 from rich.console import Console
-from test_federation import config, lines
+from toys import config, lines
 
 from experiments.report.formats import csv_text
 from experiments.report.study import make_study
@@ -52,7 +52,7 @@ question: Does it all hang together?
 base:
   rounds: 4
   federation.clients: 4
-  data.name: test_federation:toy_data
+  data.name: toys:toy_data
   model: {name: mlp, hidden: 1, width: 8}
   train.batch-size: 8
   partition.alpha: 5.0
@@ -207,8 +207,8 @@ def test_every_cell_is_checked_before_the_first_one_starts(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-FAILS = {"model__name": "test_federation:failing_model", "model__hidden": 2, "model__width": 200}
-FAILING_MODEL = "model.name: 'test_federation:failing_model', model.hidden: 2, model.width: 200"
+FAILS = {"model__name": "toys:failing_model", "model__hidden": 2, "model__width": 200}
+FAILING_MODEL = "model.name: 'toys:failing_model', model.hidden: 2, model.width: 200"
 FAILING = TOY + f"include: [{{strategy.name: fedavg, {FAILING_MODEL}}}]\n"
 
 
@@ -235,7 +235,7 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> N
 
 def test_fail_fast_stops_at_the_first_failure(tmp_path: Path) -> None:
     text = FAILING.replace("  strategy.name: [fedavg, fedpfn]\n", "").replace("  mask.ratio", "  partition.alpha")
-    text = text.replace("partition.alpha: [0.2, 0.6]", "model.name: ['test_federation:failing_model', mlp]")
+    text = text.replace("partition.alpha: [0.2, 0.6]", "model.name: ['toys:failing_model', mlp]")
     text = text.partition("include")[0].replace("model: {name: mlp, hidden: 1, width: 8}", "")
     assert not toy_sweep(tmp_path, text, fail_fast=True)
     assert [cell_state(folder) for folder in (tmp_path / "out" / "cells").iterdir()] == [State.FAILED]
