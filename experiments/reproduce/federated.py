@@ -29,6 +29,8 @@ def federated_section(study: Study, folder: Path) -> tuple[str, Counter[str], st
     """Return the text of a sweep, how its claims went, and how far it has come."""
     runs = find_runs([folder])
     made = make_study(runs)
+    # where the data lie is nothing to a reader of the page
+    made = replace(made, fixed={name: value for name, value in made.fixed.items() if name != "data.root"})
     across = [name for name in study.across if name in made.by]
     report = _shown(make_report(made, baseline=study.baseline, across=across))
     rows = list(claims(report))
