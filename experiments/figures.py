@@ -27,8 +27,6 @@ def rounds_figure(run: Run) -> Figure:
 
     The barrier line is the mean over pairs; the band reaches from the smallest to the largest pair where the curves
     are on disk.
-
-    >>> figure = rounds_figure(read_run("out/pnu"))  # doctest: +SKIP
     """
     figure = Figure(figsize=(7.0, 5.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))

@@ -282,7 +282,7 @@ def test_a_failing_client_stops_the_run_and_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         RoundFailedError, match=r"client 0 failed in round 1, local training: RuntimeError: the cat sat"
     ):
-        run(tmp_path, model__name=f"{__name__}:failing_model", model__hidden=2, model__width=200)
+        run(tmp_path, model__name="toys:failing_model", model__hidden=2, model__width=200)
     found = read_run(tmp_path / "run")
     assert found.summary is None and found.failure is not None
     assert "the cat sat" in found.failure["reason"] and len(found.rounds) == 1
@@ -308,7 +308,7 @@ def test_a_tolerated_failure_is_recorded_and_the_others_go_on(tmp_path: Path, mo
 
 
 def test_a_round_below_its_quorum_stops_though_failures_are_tolerated(tmp_path: Path) -> None:
-    settings = {"model__name": f"{__name__}:failing_model", "model__hidden": 2, "model__width": 200}
+    settings = {"model__name": "toys:failing_model", "model__hidden": 2, "model__width": 200}
     with pytest.raises(RoundFailedError, match=r"0 of 4 clients answered.*the limit is set by federation\.quorum"):
         run(tmp_path, federation__tolerate_failures=4, **settings)
 

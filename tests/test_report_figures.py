@@ -336,6 +336,7 @@ def test_tables_are_drawn_into_the_axes_that_are_given_or_into_the_current_ones(
     own = Figure().subplots()
     assert over_rounds(table, ax=own) is own and list(lines(own)) == ["FedAvg", "FedPFN"]
     assert own.get_xlabel() == "communication round" and own.get_ylabel() == "test accuracy"
+    plt.close("all")
     current = over_rounds(table, by=[])
     assert current is plt.gca() and current.get_lines()[0].get_ydata() == pytest.approx([0.1, 0.6])
     plt.close("all")

@@ -34,10 +34,6 @@ def barrier_matrix(run: Run, server_round: int | None = None, kind: str = "") ->
 
     ``kind`` is "accuracy", "error" or "loss", by default what the run is scored by. Pairs that were not measured are
     left white, as is the diagonal.
-
-    >>> figure = barrier_matrix(read_run("out/pnu"))  # doctest: +SKIP
-    >>> print(figure.get_label())  # doctest: +SKIP
-    Accuracy barrier between the client models of round 30, 45 pairs, one run (n = 1 seed): ...
     """
     kind = kind or score_key(run.rounds)
     server_round, arrays = _of_round(run, server_round)
@@ -85,10 +81,7 @@ def barrier_matrix(run: Run, server_round: int | None = None, kind: str = "") ->
 
 @in_style()
 def interpolation(run: Run, server_round: int | None = None) -> Figure:
-    """Draw accuracy and loss along the path between every pair of client models of a round, and their means.
-
-    >>> figure = interpolation(read_run("out/pnu"), server_round=10)  # doctest: +SKIP
-    """
+    """Draw accuracy and loss along the path between every pair of client models of a round, and their means."""
     server_round, arrays = _of_round(run, server_round)
     kinds = [kind for kind in _KINDS if kind in arrays and np.isfinite(arrays[kind]).any()]
     if not kinds:
@@ -186,8 +179,6 @@ def partition(run: Run) -> Figure:
     """Draw how many examples of each class each client holds, as areas of dots; above, how many it holds in all.
 
     Many clients or classes are fields of colour on a logarithmic scale instead.
-
-    >>> figure = partition(read_run("out/pnu"))  # doctest: +SKIP
     """
     record = run.partition or {}
     rows = record.get("class_counts")

@@ -47,8 +47,6 @@ def schedule(run: Run, *, trust: bool = False) -> Figure:
     Of each tensor some entries are drawn, evenly spaced over it; of many tensors, some. A user's own schedule is
     called for its rounds in order, as in the run, but only with ``trust``: it is code, and the folder may be anybody's.
     The caption is the figure's label. Raises ``NotDrawnError`` where there is nothing to draw.
-
-    >>> figure = schedule(read_run("out/pnu"))  # doctest: +SKIP
     """
     trained = [record for record in run.rounds if record["mask"]]
     if not is_masked(run.config):
