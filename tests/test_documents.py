@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import documents
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import yaml
@@ -131,6 +132,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
     yield tmp_path
+    plt.close("all")
     written = {"task", "quickstart", *(path.stem for path in tmp_path.glob("*.py"))}
     for name in set(sys.modules) - before:
         if name.partition(".")[0] in written:

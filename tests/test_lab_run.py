@@ -157,7 +157,7 @@ def test_a_cell_that_failed_is_recorded_with_its_reason_and_runs_again_when_aske
 
 
 def test_a_cell_in_this_process_can_be_stopped_and_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.yaml").write_text("{kind: theorem, base: {theorem: {hidden: 8, inputs: 2, trials: 100000000}}}")
+    (tmp_path / "mine.yaml").write_text("{kind: theorem, base: {theorem: {hidden: 8, inputs: 2, trials: 2000000}}}")
     begun = time.monotonic()
 
     def stop(self: Board) -> None:

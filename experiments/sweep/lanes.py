@@ -37,7 +37,7 @@ class NoRuntime(RunFailed):
     """Not a cell's failure: no runtime could be started for it."""
 
 
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS, _AGAIN_SECONDS = 0.05, 1.0
 
 
 @dataclass(frozen=True)
@@ -211,14 +211,16 @@ def _interrupted(watch: Callable[[], None]) -> Iterator[None]:
     raised: list[BaseException] = []
 
     def look() -> None:
-        while not over.wait(_LOOK_SECONDS):
+        while not over.wait(_LOOK_SECONDS if not raised else _AGAIN_SECONDS):
             try:
-                watch()
+                if not raised:
+                    watch()
+                    continue
             except BaseException as stop:
                 raised.append(stop)
-                # threads have no other way to interrupt one another; native code returns first
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(caller), ctypes.py_object(_Interruption))
-                return
+            # threads have no other way to interrupt one another; native code returns first. What is raised in a
+            # finaliser is lost: again, until it arrives
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(caller), ctypes.py_object(_Interruption))
 
     looking = threading.Thread(target=look, daemon=True)
     try:
