@@ -43,7 +43,7 @@ class Block(NamedTuple):
 def pages() -> list[Path]:
     """Return every document but those that are generated, by path below the root."""
     found = (path.relative_to(ROOT) for path in ROOT.rglob("*.md"))
-    generated = ("runs", "out", "results", "sweeps", "tests")
+    generated = ("build", "runs", "out", "results", "sweeps", "tests")
     return sorted(p for p in found if not any(part.startswith(".") or part in generated for part in p.parts))
 
 
