@@ -368,16 +368,14 @@ def test_a_deployment_over_tls_gives_the_bits_of_a_simulation_and_leaves_its_log
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
     folder, port = tmp_path / "deployment", free_port()
-    # one round: Flower starts a process per message
-    settings = DEPLOYED | {"rounds": 1}
-    started.append(bash("localhost.sh", folder, 2, words(settings), out=tmp_path / "out.log", PORT=str(port)))
+    started.append(bash("localhost.sh", folder, 2, words(DEPLOYED), out=tmp_path / "out.log", PORT=str(port)))
     wait_until(lambda: gone(started[0]), "the run", tmp_path)
     said = (tmp_path / "out.log").read_text()
     assert started[0].returncode == 0, said[-3000:]
-    simulated = run_in_process(RunConfig.parse(settings | {"output.dir": str(tmp_path / "simulated")}))
+    simulated = run_in_process(RunConfig.parse(DEPLOYED | {"output.dir": str(tmp_path / "simulated")}))
     assert digest_of(folder / "run") == digest_of(simulated)
     log = (folder / "run" / "flower.log").read_text()
-    assert "[ROUND 1/1]" in log and log.splitlines()[-1].endswith(f"The run is complete: {folder / 'run'}")
+    assert "[ROUND 2/2]" in log and log.splitlines()[-1].endswith(f"The run is complete: {folder / 'run'}")
 
 
 @pytest.mark.slow
