@@ -46,6 +46,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reason = why_not()
     else:
         reason = "" if torch.cuda.is_available() else "no CUDA device is visible"
+    if "browser" not in config.option.markexpr:
+        # whatever else is asked for: pages are opened where a browser is, by -m browser
+        opening = [item for item in items if item.get_closest_marker("browser")]
+        items[:] = [item for item in items if item not in opening]
+        config.hook.pytest_deselected(items=opening)
     for item in items:
         if reason and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))
