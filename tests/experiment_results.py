@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from experiments.published.results import Results, read_results
 from experiments.sweep.cells import Cell, expand
 from experiments.sweep.comparison import Comparison
 from experiments.sweep.file import read_sweep
-from experiments.sweep.results import Results, read_results
 from experiments.sweep.run import sweep
 
 METHOD = "train.method"

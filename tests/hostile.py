@@ -24,14 +24,14 @@ from rich.console import Console
 from run_folders import write_run
 
 from experiments.lab.cell import write_cell_config
+from experiments.published.results import read_results
+from experiments.published.tables import markdown_report
 from experiments.report.formats import csv_text, latex_text, markdown_text, rounds_text
-from experiments.report.published import markdown_report
 from experiments.report.study import make_study
 from experiments.report.tables import make_report
 from experiments.show import rounds_table, show_run, summary_table
 from experiments.sweep.cells import expand
 from experiments.sweep.file import read_sweep
-from experiments.sweep.results import read_results
 from experiments.watch import view_of
 from fedpfn import imports
 from fedpfn.npy import from_npy, split_npy, to_npy

@@ -7,7 +7,7 @@ import pytest
 from experiment_results import METHOD, written
 
 from experiments.lab.config import LabConfig
-from experiments.lab.figures import FIGURES
+from experiments.published.figures import FIGURES
 from experiments.sweep.cells import Cell, expand
 from experiments.sweep.file import SweepFile, packaged_names, read_sweep
 from experiments.sweep.kinds import FEDERATION

@@ -10,9 +10,9 @@ import pytest
 from experiment_results import METHOD, METHODS, a_run, keep, record
 from matplotlib.figure import Figure
 
-from experiments.lab.array_figures import curves, layers, plane
-from experiments.lab.figures import COLOURS, FIGURES, bars, draw_figures, heat, lines, theorem
-from experiments.lab.panels import mean_and_spread
+from experiments.published.array_figures import curves, layers, plane
+from experiments.published.figures import COLOURS, FIGURES, bars, draw_figures, heat, lines, theorem
+from experiments.published.panels import mean_and_spread
 from experiments.sweep.file import CONF, read_sweep
 
 RATIOS = {"mask.ratio": [0.2, 0.4]}

@@ -1,6 +1,7 @@
 """Reports over hand-made records: means, deviations, published figures, and directions told plainly."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,10 @@ from experiment_results import record as a_record
 from typer.testing import CliRunner
 
 from experiments.cli import app
-from experiments.report.published import (
-    figure_of,
-    markdown_report,
-    published_of,
-    results_table,
-    settings_lines,
-    short,
-    verdicts,
-)
-from experiments.sweep.results import Results
+from experiments.published.results import Results
+from experiments.published.tables import markdown_report, results_table, settings_lines
+from experiments.published.values import figure_of, published_of, short
+from experiments.published.verdicts import verdicts
 
 
 def record(method: str, seed: int, barrier: float, case: str = "MLP") -> dict[str, Any]:
@@ -220,7 +215,19 @@ def test_a_sweep_of_any_kind_prints_published_next_to_measured_and_report_prints
     assert "of 2 done" in typed("watch", str(out), "--once") or "2 done" in typed("watch", str(out), "--once")
 
 
+def test_measures_alone_are_enough_for_a_table_and_one_that_no_cell_has_is_named(tmp_path: Path) -> None:
+    text = PUBLISHED.format(**KINDS["federation"]).replace("measures: [final", "measures: [finale_accuracy, final")
+    (tmp_path / "mine.yaml").write_text(re.sub(r"published:\n(  - .*\n)*figures", "figures", text))
+    words = ["sweep", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "out"), "--in-process"]
+    result = CliRunner().invoke(app, words, env={"COLUMNS": "160"})
+    assert result.exit_code == 0 and "final accuracy" in result.output
+    assert "- not measured in any cell: finale_accuracy" in result.output
+    assert (tmp_path / "out" / "figures" / "1-bars.png").is_file()
+
+
 def test_options_for_federations_are_refused_for_the_laboratory(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("kind: theorem")
+    words = ["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out"), "--supernodes", "2"]
+    assert "--supernodes and --gpus-per-actor are for" in str(CliRunner().invoke(app, words).exception)
     result = CliRunner().invoke(app, ["report", str(tmp_path), "--by", "rounds"])
     assert "--by is for runs of a federation" in str(result.exception)

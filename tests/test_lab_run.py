@@ -17,11 +17,12 @@ from torch import nn
 
 from experiments.lab.cell import run_cell
 from experiments.lab.config import LabConfig
-from experiments.lab.figures import draw_figures
 from experiments.lab.settings import load_material, lr_factor_of, mask_of, sample, steps_of
 from experiments.lab.soup_cells import half_of_the_classes
-from experiments.sweep.board import Board, Stopped
-from experiments.sweep.results import Results, read_results
+from experiments.published.figures import draw_figures
+from experiments.published.results import Results, read_results
+from experiments.sweep.board import Board, Stopped, Task
+from experiments.sweep.display import Display
 from experiments.sweep.run import sweep
 from experiments.sweep.states import State, cell_state
 from fedpfn.evaluation import evaluate
@@ -407,3 +408,14 @@ def test_findings_are_strict_json(tmp_path: Path) -> None:
     findings = json.loads(file.read_text(), parse_constant=lambda text: pytest.fail(f"{text} in a record"))
     assert "average_accuracy" not in findings["measures"] and findings["not_finite"]["fusion_barrier"] == "nan"
     assert found.records[0]["config"] == {"data.name": "cubic", "train.steps": 2, "barrier.points": 3}
+
+
+def test_the_time_left_is_judged_by_cells_that_are_done(tmp_path: Path) -> None:
+    cells = written(tmp_path, "kind: theorem\ngrid: {theorem.hidden: [8, 16, 32]}")
+    board = Board(Task(cell, cell.config, tmp_path / cell.address) for cell in cells)
+    display = Display(board, Console(quiet=True), total=3, before=0)
+    first = board.next(1)
+    assert first is not None and display._seconds_left() is None
+    board.end(first, board.done)
+    first.seconds = 10.0
+    assert display._seconds_left() == pytest.approx(20.0)

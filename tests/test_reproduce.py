@@ -9,9 +9,9 @@ from test_sweep_run import toy_sweep
 from typer.testing import CliRunner
 
 from experiments.cli import app
+from experiments.published.values import short
 from experiments.report.differences import Difference
 from experiments.report.measures import final_accuracy
-from experiments.report.published import short
 from experiments.reproduce.directions import DIFFERENT, OPEN, SAME, direction
 from experiments.reproduce.federated import federated_section
 from experiments.reproduce.page import contrasts

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.lab.checkpoint_set import CheckpointSet
-from experiments.lab.figures import COLOURS, MARKERS
 from experiments.lab.settings import match_options, sample
-from experiments.report.published import short
+from experiments.published.figures import COLOURS, MARKERS
+from experiments.published.values import short
 from fedpfn.lmc import PairwiseBarriers, measure_connectivity, pairwise_barriers
 from fedpfn.lmc.checkpoints import write_checkpoint
 from fedpfn.lmc.layerwise import layer_report

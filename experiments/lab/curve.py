@@ -9,9 +9,9 @@ from rich.console import Console
 
 from experiments.lab.checkpoint_set import CheckpointSet
 from experiments.lab.compare import plain_table, require_new_checkpoint, save_figure
-from experiments.lab.figures import COLOURS, MARKERS
 from experiments.lab.settings import lr_factor_of, steps_of
-from experiments.report.published import short
+from experiments.published.figures import COLOURS, MARKERS
+from experiments.published.values import short
 from fedpfn.lmc.barrier import Curves, accuracy_barrier, loss_barrier
 from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.lmc.bezier import length, measure_curves, straight_line, train_curve

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from experiments.lab.checkpoint_set import CheckpointSet
 from experiments.lab.compare import plain_table
-from experiments.report.published import short
+from experiments.published.values import short
 from fedpfn.evaluation import Evaluation
 from fedpfn.lmc.barrier import repaired_end
 from fedpfn.parallel import temporary_pool

@@ -10,7 +10,7 @@ from experiments.lab.checkpoint_set import CheckpointSet
 from experiments.lab.compare import plain_table, require_new_checkpoint
 from experiments.lab.evaluate import evaluate_states
 from experiments.lab.settings import sample
-from experiments.report.published import short
+from experiments.published.values import short
 from fedpfn.lmc.checkpoints import write_checkpoint
 from fedpfn.lmc.fusion import NEED_BASE, NEED_DATA, fuse, method_faults
 from fedpfn.progress import progress_bar

@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from experiments.lab.panels import (
+from experiments.published.panels import (
     PAGE,
     STYLES,
     draw_line,
@@ -28,10 +28,10 @@ from experiments.lab.panels import (
     records_at,
     spoken,
 )
+from experiments.published.results import Results
+from experiments.published.values import Address, method_key, methods_of
 from experiments.report.figures.style import PALETTE as COLOURS
 from experiments.report.figures.style import counted
-from experiments.report.published import Address, method_key, methods_of
-from experiments.sweep.results import Results
 
 UNITS = {"loss": "loss (nats)", "accuracy": "accuracy"}
 CLIPPED = 0.1  # of a plane's points, the worst: where the models' surroundings would else be of one colour

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.lab.array_figures import UNITS, curves, layers, plane
-from experiments.lab.panels import (
+from experiments.published.array_figures import UNITS, curves, layers, plane
+from experiments.published.panels import (
     MARKERS,
     axis_values,
     draw_line,
@@ -27,18 +27,17 @@ from experiments.lab.panels import (
     panels,
     spoken,
 )
-from experiments.report import published as report
+from experiments.published.results import Results
+from experiments.published.values import Address, SeedValues, figure_of, method_key, methods_of, published_of, short
 from experiments.report.figures.style import PALETTE as COLOURS
 from experiments.report.figures.style import counted
-from experiments.report.published import Address, figure_of, method_key, methods_of, published_of, short
-from experiments.sweep.results import Results
 
 __all__ = ["COLOURS", "FIGURES", "MARKERS", "draw_figures", "save"]
 
 THEOREM = {"z": "|z|", "z_prime": "|z′|", "z_second": "|z″|"}
 THEOREM_MEASURES = [f"{name}_{kind}" for name in THEOREM for kind in ("bound", "quantile")]
 
-Row = list[report.SeedValues | None]
+Row = list[SeedValues | None]
 Name = TypeVar("Name")
 
 

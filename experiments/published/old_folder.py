@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.lab.cell import FINDINGS_SHAPE
+from experiments.published.results import Record, Results
 from experiments.sweep.comparison import read_comparison
 from experiments.sweep.kinds import KINDS
-from experiments.sweep.results import Record, Results
 from experiments.sweep.sections import Place
 from fedpfn.runs import ENVIRONMENT, read_yaml
 from fedpfn.runs.arrays_file import read_arrays

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from experiments.published.results import Record, Results
+from experiments.published.values import Address, spoken_part
 from experiments.report.figures.style import PALETTE as COLOURS
-from experiments.report.published import Address, spoken_part
-from experiments.sweep.results import Record, Results
 
 # markers and line styles tell colours apart in grey
 MARKERS = "osD^vPX"

@@ -1,12 +1,12 @@
 """What an experiment found, as its folder tells: one record for each cell that is done, and what the file asks of them.
 
 The cells follow from ``sweep.yaml`` as they did when it ran, and are read from their own folders. Of a federation the
-measures are those of ``fedpfn report``; a cell that stands in several places of the grid, since a key changes nothing
-that it does, has a record for each. Folders of the laboratory's earlier format are read as well.
+measures are those of ``fedpfn report``. A cell that stands for several combinations of the grid, as FedAvg does for all
+mask ratios, has a record for each of them. Folders of the laboratory's earlier format are read as well.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from experiments.lab.cell import read_cell, read_cell_arrays, read_findings
-from experiments.report.measures import further_measures, measures
-from experiments.sweep.cells import Cell, expand
+from experiments.report.measures import Measure, further_measures, measures
+from experiments.sweep.cells import Cell, Spot, expand
 from experiments.sweep.comparison import Comparison
 from experiments.sweep.file import read_sweep
 from experiments.sweep.folders import SWEEP_FILE, cell_folder
@@ -77,9 +77,10 @@ def is_laboratory(folder: Path) -> bool:
 
 
 def is_experiment(folder: Path) -> bool:
-    """Whether a folder is that of an experiment whose file says what its tables show: one of the laboratory, or one
-    with published figures."""
-    return is_laboratory(folder) or bool(_file_of(folder).get("published"))
+    """Whether a folder is that of an experiment whose tables or pictures its file describes: one of the laboratory, or
+    one that names measures, published figures or pictures."""
+    described = _file_of(folder)
+    return is_laboratory(folder) or any(described.get(name) for name in ("measures", "published", "figures"))
 
 
 def _file_of(folder: Path) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def read_results(folder: Path) -> Results:
     Raises ``ValueError`` where there is none, and in one line that names the file for what no experiment writes.
     """
     if (folder / "experiment.yaml").is_file():
-        from experiments.lab.old_folder import read_old_folder
+        from experiments.published.old_folder import read_old_folder
 
         return read_old_folder(folder)
     file = folder / SWEEP_FILE
@@ -112,7 +113,8 @@ def read_results(folder: Path) -> Results:
     folders = {cell.address: path for cell, path in found}
     if sweep.kind.name == FEDERATION:
         runs = {cell.address: read_run(path) for cell, path in found}
-        records = [record for cell, _ in found for record in _of_run(cell, runs[cell.address], list(runs.values()))]
+        taken = (*measures(), *further_measures(runs.values()))
+        records = [record for cell, _ in found for record in _of_run(cell, runs[cell.address], taken)]
         about = next((run.environment for run in runs.values()), {})
     else:
         records = [record for cell, path in found for record in _of_cell(cell, path)]
@@ -129,8 +131,8 @@ def _of_cell(cell: Cell, path: Path) -> list[Record]:
     return [{**_place(cell, spot), **found, "seconds": seconds} for spot in cell.spots]
 
 
-def _of_run(cell: Cell, run: Run, runs: list[Run]) -> list[Record]:
-    values = {one.key: one.of(run) for one in (*measures(), *further_measures(runs))}
+def _of_run(cell: Cell, run: Run, taken: Sequence[Measure]) -> list[Record]:
+    values = {one.key: one.of(run) for one in taken}
     known = {name: float(value) for name, value in values.items() if value is not None}
     found = {
         "measures": {name: value for name, value in known.items() if math.isfinite(value)},
@@ -141,7 +143,7 @@ def _of_run(cell: Cell, run: Run, runs: list[Run]) -> list[Record]:
     return [{**_place(cell, spot), **found, "seconds": seconds} for spot in cell.spots]
 
 
-def _place(cell: Cell, spot: Any) -> Record:
+def _place(cell: Cell, spot: Spot) -> Record:
     config = flat(cell.config)
     defaults = {name: spec.default for name, spec in cell.kind.keys.items()}
     return {

@@ -6,14 +6,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.report.published import markdown_report, results_table, settings_lines, verdicts
-from experiments.sweep.results import read_results
+from experiments.published.results import read_results
+from experiments.published.tables import markdown_report, results_table, settings_lines
+from experiments.published.verdicts import verdicts
 from fedpfn.runs import write_whole
 
 
 def show_experiment(folder: Path, console: Console) -> None:
     """Print published figures next to measured ones, and write the report, its pictures drawn anew."""
-    from experiments.lab.figures import draw_figures
+    from experiments.published.figures import draw_figures
 
     result = read_results(folder)
     results = results_table(result)

@@ -133,8 +133,8 @@ def report(
 
 def _shown_as_experiment(folder: Path, options: Sequence[str]) -> bool:
     """Print what an experiment's file asks for, and return whether that is all: there are no runs of a federation."""
-    from experiments.sweep.results import is_experiment, is_laboratory
-    from experiments.sweep.tables import show_experiment
+    from experiments.published.results import is_experiment, is_laboratory
+    from experiments.published.show import show_experiment
 
     if not is_experiment(folder):
         return False

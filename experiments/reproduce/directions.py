@@ -6,8 +6,8 @@ it does not or where there is one seed.
 
 from collections.abc import Sequence
 
+from experiments.published.values import short
 from experiments.report.differences import Difference
-from experiments.report.published import short
 
 SAME, DIFFERENT, OPEN = "same", "**different**", "open"
 HEADER = ("case", "measure", "methods", "published", "here", "seeds", "difference, 95 % interval", "direction")

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from experiments.published.tables import Table
+from experiments.published.values import short
 from experiments.report.formats import markdown_table
 from experiments.report.measures import Measure
-from experiments.report.published import Table, short
 from experiments.report.study import make_study
 from experiments.report.tables import Report, Row, difference_tables, fixed_words, legend, make_report, results_tables
 from experiments.reproduce.directions import HEADER, direction, spread

@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.lab.figures import draw_figures
-from experiments.report.differences import Difference
-from experiments.report.published import (
+from experiments.published.figures import draw_figures
+from experiments.published.results import Results, read_results
+from experiments.published.tables import Table as LabTable
+from experiments.published.tables import results_table, settings_lines
+from experiments.published.values import (
     Address,
     SeedValues,
     figure_of,
@@ -26,16 +28,13 @@ from experiments.report.published import (
     method_key,
     methods_of,
     published_of,
-    results_table,
-    settings_lines,
     short,
     spoken_part,
-)  # fmt: skip
-from experiments.report.published import Table as LabTable
+)
+from experiments.report.differences import Difference
 from experiments.reproduce.directions import DIFFERENT, HEADER, OPEN, SAME, direction, spread
 from experiments.reproduce.federated import federated_section
 from experiments.reproduce.studies import Study
-from experiments.sweep.results import Results, read_results
 from fedpfn.runs import write_whole
 from fedpfn.runs.machine import environment
 

@@ -26,7 +26,7 @@ LONGEST_LABEL = 80
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a cell stands in tables: its case, and the value of every key of the grid."""
+    """The row of a table that a cell belongs to: its case, and the value of each key of the grid."""
 
     case: str
     axes: dict[str, Scalar]

@@ -155,8 +155,9 @@ class Display:
 
     def _seconds_left(self) -> float | None:
         board = self.board
-        # what a resumed cell took is not all in this sweep
-        ran = [(task, max(len(task.rounds()) - 1, 1)) for task in board.done if task.beyond is not None]
+        # what a resumed run took is not all in this sweep; a cell of the laboratory always begins anew
+        whole = [t for t in board.done if t.beyond is not None or t.cell.kind.name != FEDERATION]
+        ran = [(task, max(len(task.rounds()) - 1, 1)) for task in whole]
         done = [Finished(task.keys, rounds, task.seconds) for task, rounds in ran]
         running = [_work(task) for task in list(board.running)]
         queued = [Work(task.keys, task.cell.rounds - max(len(task.rounds()) - 1, 0)) for task in list(board.queued)]

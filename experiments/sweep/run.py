@@ -11,6 +11,8 @@ import torch
 from rich.console import Console
 
 from experiments.endings import log_tail, own_line
+from experiments.published.results import is_experiment
+from experiments.published.show import show_experiment
 from experiments.resources import Machine, plan_resources
 from experiments.runtime.failure import RunFailed
 from experiments.runtime.machines import machines_of, say_if_busy
@@ -23,11 +25,9 @@ from experiments.sweep.file import SweepFile, read_sweep
 from experiments.sweep.folders import cell_folder, check_identity, write_sweep
 from experiments.sweep.kinds import FEDERATION
 from experiments.sweep.lanes import Lane, LaneInProcess, divide
-from experiments.sweep.results import is_experiment
 from experiments.sweep.runner import Runner, run_cells
 from experiments.sweep.selection import choose
 from experiments.sweep.states import State, append_event, cell_state, is_skipped, mark_skipped
-from experiments.sweep.tables import show_experiment
 from fedpfn.devices import available_cpus, gpu_names
 from fedpfn.runs import LOG, read_json, read_rounds
 from fedpfn.runs.config import ConfigError
@@ -77,7 +77,11 @@ def sweep(
     on_gpu = any(cell.config.device == "cuda" for cell in cells) or (
         torch.cuda.is_available() and any(cell.config.device == "auto" for cell in cells)
     )
-    jobs = jobs or _usual_jobs(cells, on_gpu=on_gpu, machine=not ray_address)
+    if cells[0].kind.name != FEDERATION and (supernodes is not None or gpus_per_actor is not None):
+        raise ValueError(
+            f"--supernodes and --gpus-per-actor are for federations; cells here are of kind {cells[0].kind.name}"
+        )
+    jobs = jobs or _usual_jobs(cells, on_gpu=on_gpu, alone=in_process or bool(ray_address))
     states = {cell.address: _state(out, cell) for cell in cells}
     lanes = _lanes(
         cells, on_gpu=on_gpu, jobs=jobs, workdir=workdir, isolated=isolated, in_process=in_process,
@@ -160,14 +164,14 @@ def _is_to_run(state: State, *, retry_failed: bool) -> bool:
 def _figure_faults(plan: SweepFile) -> list[str]:
     if not plan.comparison.figures:
         return []
-    from experiments.lab.figures import figure_faults
+    from experiments.published.figures import figure_faults
 
     return figure_faults(plan.comparison.figures, plan.axes)
 
 
-def _usual_jobs(cells: Sequence[Cell], *, on_gpu: bool, machine: bool) -> int:
-    """Return how many cells run at a time where nobody says so; a cell of the laboratory keeps one CPU busy."""
-    if cells[0].kind.name == FEDERATION or not machine:
+def _usual_jobs(cells: Sequence[Cell], *, on_gpu: bool, alone: bool) -> int:
+    """Return how many cells run at a time by default; a cell of the laboratory keeps one CPU busy."""
+    if cells[0].kind.name == FEDERATION or alone:
         return 1
     return max(1, min(torch.cuda.device_count() if on_gpu else available_cpus(), len(cells)))
 

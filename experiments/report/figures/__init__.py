@@ -19,9 +19,8 @@ from experiments.report.figures.comparison import (
     over_bytes,
     over_key,
     over_rounds,
-    results_table,
-    rounds_table,
 )
+from experiments.report.figures.frames import results_table, rounds_table
 from experiments.report.figures.of_a_run import barrier_matrix, interpolation, partition
 from experiments.report.figures.of_a_schedule import schedule
 from experiments.report.figures.panels import (

@@ -2,8 +2,8 @@
 
 Rows of a pandas table that agree in the keys ``by``, by default in every setting that differs, are a line; what is left
 to differ within, the seeds, is averaged, with bands and bars of ± 1 sample standard deviation. Tables of rounds are
-those of ``fedpfn.runs.read_runs``, tables of results those of ``results_table``. Every function draws into ``ax``, by
-default pyplot's current axes, and returns it.
+those of ``fedpfn.runs.read_runs``, tables of results those of ``frames.results_table``. Every function draws into
+``ax``, by default pyplot's current axes, and returns it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 
 from experiments.report.figures import style
-from experiments.report.measures import SHARE_MOVED, measures
-from experiments.report.study import SEED, Study, Value, show_value
+from experiments.report.measures import SHARE_MOVED
+from experiments.report.study import SEED, Value, show_value
 from fedpfn.runs.config import KEYS
-from fedpfn.runs.tables import rounds_of
 
 # columns of tables, by what stands next to their axis
 LABELS = {
@@ -33,33 +32,6 @@ _MARKS = 12
 
 Keys = str | Sequence[str]
 Looks = Mapping[str, Mapping[str, Any]]
-
-
-def rounds_table(study: Study) -> pd.DataFrame:
-    """Return the rounds of the runs of ``study`` as ``read_runs`` does, keys that a run does not use left empty."""
-    tables = []
-    for number, group in enumerate(study.groups):
-        rounds = rounds_of(group.runs)
-        keys = {key: [value] * len(rounds) for key, value in group.keys.items()}
-        own = pd.DataFrame({"group": number, **keys}, rounds.index, dtype=object)
-        tables.append(pd.concat([own, rounds.drop(columns=list(study.by), errors="ignore")], axis=1))
-    table = pd.concat(tables, ignore_index=True)
-    table.attrs["by"] = list(study.by)
-    return table
-
-
-def results_table(study: Study) -> pd.DataFrame:
-    """Return one row per run of ``study``: run, group and seed, keys, and every measure of a report by its key."""
-    shown = (*measures(), SHARE_MOVED)
-    rows = [
-        {"run": str(run.path), "group": number, "seed": run.config.seed, **group.keys}
-        | {measure.key: measure.of(run) for measure in shown}
-        for number, group in enumerate(study.groups)
-        for run in group.runs
-    ]
-    table = pd.DataFrame(rows, dtype=object).astype({measure.key: float for measure in shown})
-    table.attrs["by"] = list(study.by)
-    return table
 
 
 def over_rounds(
@@ -194,7 +166,7 @@ def heat_map(
     """Draw ``y`` of a table of results over the keys ``x`` and ``rows``: fields of colour with mean and deviation.
 
     Runs that do not use a key have a column or a row for it; what is missing is hatched. Colours go from the lowest to
-    the highest mean, or within ``limits``; with ``numbers`` n stands in each field. Raises ``ValueError`` where a
+    the highest mean, or within ``limits``; with ``numbers`` each field shows n. Raises ``ValueError`` where a
     further setting differs.
 
     Examples

@@ -1,7 +1,7 @@
 """The pictures that compare the groups of a study: panels with one legend, and captions that say over how many seeds.
 
 No panel has more than six lines where one or two keys, the partition's alpha before any other, can make panels. A line
-that does not use such a key (FedAvg has no mask ratio) stands in every panel of it, and none is dropped.
+that does not use such a key (FedAvg has no mask ratio) is drawn in every panel, so that none is dropped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.report.figures import comparison, style
+from experiments.report.figures import comparison, frames, style
 from experiments.report.figures.comparison import LABELS, lines_of, measured
 from experiments.report.figures.style import ALPHA, NamedFigure, NotDrawnError, counted, setting
 from experiments.report.measures import SHARE_MOVED
@@ -23,7 +23,7 @@ from experiments.report.study import Study, short_name
 MOST_LINES, MOST_COLUMNS = 6, 5
 
 _PAIRS, _MOVED = "barrier between client models (mean over pairs", "share of hidden units that matching moves"
-# columns of tables: what stands in names of files, and in captions
+# columns of tables, with the words for them in file names and captions
 _COLUMNS = {
     "accuracy": ("accuracy", "test accuracy of the global model"),
     "barrier.accuracy_mean": ("barrier", f"accuracy {_PAIRS})"),
@@ -47,14 +47,14 @@ Draw = Callable[..., Axes]
 
 def rounds_pictures(study: Study) -> list[NamedFigure]:
     """Return accuracy and mean barrier after each round, or error and its barrier; raise ``NotDrawnError`` without."""
-    table = comparison.rounds_table(study)
+    table = frames.rounds_table(study)
     said = "against communication rounds; round 0 is the initial model"
     return _draw("rounds", table, study.by, _on_record(table, _ROUNDS), comparison.over_rounds, "band", said)
 
 
 def bytes_pictures(study: Study, target: float | None = None) -> list[NamedFigure]:
     """Return accuracy against bytes; raise ``NotDrawnError`` where either is not on record."""
-    table = comparison.rounds_table(study)
+    table = frames.rounds_table(study)
     if not (table["bytes_up"] + table["bytes_down"]).any():
         raise NotDrawnError("no bytes are on record")
     said = "against the bytes that all clients together sent and received, as means over the seeds"
@@ -68,7 +68,7 @@ def key_pictures(study: Study, key: str = ALPHA) -> list[NamedFigure]:
     """Return final accuracy, and mean barrier or the share of units moved, against ``key``; see ``NotDrawnError``."""
     if key not in numeric_keys(study):
         raise NotDrawnError(f"{key} is no number that differs between the groups")
-    table = comparison.results_table(study)
+    table = frames.results_table(study)
     said = f"against {style.axis_name(key).partition(' (')[0]}"
     if table[key].isna().any():
         said += f"; a level line without marks does not use {style.symbol(key)}"
@@ -87,7 +87,7 @@ def heat_pictures(study: Study, y: str = "final_accuracy") -> list[NamedFigure]:
     if len(keys) < 2:
         raise NotDrawnError("no two numbers differ between the groups")
     x, rows = keys[:2]
-    table = comparison.results_table(study)
+    table = frames.results_table(study)
     _on_record(table, [y])
     lines = list(lines_of(table, [key for key in study.by if key not in (x, rows)]))
     groups = table.groupby("group")[y].agg(["mean", "count"])

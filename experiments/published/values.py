@@ -1,0 +1,128 @@
+"""The figures of an experiment: a measure over the seeds of a group, and what a paper published for it.
+
+A group is a case with values of the axes, the methods left out. Methods are what the experiment compares: ways of
+training, or the algorithms of a federation.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isfinite, isnan, nan
+from statistics import mean, stdev
+from typing import Any
+
+from experiments.published.results import Record, Results
+
+METHODS = ("train.method", "strategy.name")  # the axis of the methods, the first that there is
+
+Address = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class SeedValues:
+    """A measure seed by seed; ``mean`` and sample ``deviation`` (None for one seed) are over the finite values."""
+
+    by_seed: dict[int, float]
+
+    @property
+    def values(self) -> list[float]:
+        """The finite values."""
+        return [value for value in self.by_seed.values() if isfinite(value)]
+
+    @property
+    def mean(self) -> float:
+        """Their mean; NaN where there is none."""
+        return mean(self.values) if self.values else nan
+
+    @property
+    def deviation(self) -> float | None:
+        """Their sample standard deviation."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def n(self) -> int:
+        """Number of seeds."""
+        return len(self.by_seed)
+
+    def __str__(self) -> str:
+        spread = "" if self.deviation is None else f" ± {short(self.deviation, like=self.mean)}"
+        lost = self.n - len(self.values)
+        if lost == self.n:
+            return f"not finite ({self.n})"
+        return f"{short(self.mean)}{spread} ({f'{self.n - lost} of {self.n}; {lost} not finite' if lost else self.n})"
+
+
+def short(number: float, *, like: float | None = None) -> str:
+    """Return a number with three decimals, or three digits where that shows nothing; ``like`` decides in its place."""
+    size = abs(number if like is None else like)
+    return f"{number:.3f}" if 1e-3 <= size < 1000 or size == 0 else f"{number:.3g}"
+
+
+def figure_of(run: Results, measure: str, **address: Any) -> SeedValues | None:
+    """Return a measure over the seeds of the records at ``address`` (case and axes), or None where it has none.
+
+    Raises ``ValueError`` for an address that leaves room for two records of a seed.
+    """
+    by_seed: dict[int, float] = {}
+    places = [(address_of(record), record) for record in run.records]
+    # one that says all that there is to say is not meant for those with keys of their own
+    exact = [record for place, record in places if place == address]
+    for record in exact or [record for place, record in places if address.items() <= place.items()]:
+        value = _value(record, measure)
+        if value is not None and record["seed"] in by_seed:
+            raise ValueError(f"{address} names more than one group of cells")
+        if value is not None:
+            by_seed[record["seed"]] = value
+    # a measure that is never a number, as the accuracy of a regression, is not one of these cells'
+    return None if all(isnan(value) for value in by_seed.values()) else SeedValues(by_seed)
+
+
+def published_of(run: Results, measure: str, **address: Any) -> float | None:
+    """Return the published figure of a measure at ``address``, or None."""
+    axes = {"case", *run.axes}
+    for entry in run.comparison.published:
+        place = {name: value for name, value in entry.items() if name in axes}
+        if measure in entry and all(address.get(name) == value for name, value in place.items()):
+            return float(entry[measure])
+    return None
+
+
+def measures_of(run: Results) -> list[str]:
+    """Return the measures to report: those the experiment names, else all that were found."""
+    names = dict.fromkeys(name for record in run.records for name in (*record["measures"], *record["not_finite"]))
+    return [name for name in run.comparison.measures if name in names] or list(names)
+
+
+def methods_of(run: Results) -> list[str]:
+    """Return the methods that the experiment compares; none where it has one."""
+    return [str(value) for value in run.axes.get(method_key(run), [])]
+
+
+def method_key(run: Results) -> str:
+    """Return the axis whose values are the methods."""
+    return next((name for name in METHODS if name in run.axes), METHODS[0])
+
+
+def groups(run: Results) -> Iterator[Address]:
+    """Yield the addresses of the experiment's groups in the order of its records, methods left out."""
+    seen: dict[Address, None] = {}
+    for record in run.records:
+        place = {name: value for name, value in address_of(record).items() if name != method_key(run)}
+        seen[tuple(place.items())] = None
+    yield from seen
+
+
+def address_of(record: Record) -> dict[str, Any]:
+    address: dict[str, Any] = {"case": record["case"], **record["axes"]}
+    return address
+
+
+def spoken_part(part: tuple[str, Any]) -> str:
+    """Return a part of an address as it is read: a number with the name of its axis, a word alone."""
+    name, value = part
+    return str(value) if isinstance(value, str) else f"{name.rpartition('.')[2]} = {value:g}"
+
+
+def _value(record: Record, measure: str) -> float | None:
+    if measure in record["measures"]:
+        return float(record["measures"][measure])
+    return float(record["not_finite"][measure]) if measure in record["not_finite"] else None

@@ -1,0 +1,81 @@
+"""Whether the direction of a published contrast is the same here, said in a line for each."""
+
+from math import isfinite, isnan
+from statistics import mean, stdev
+from typing import Any
+
+from experiments.published.results import Results
+from experiments.published.values import (
+    SeedValues,
+    figure_of,
+    groups,
+    measures_of,
+    method_key,
+    methods_of,
+    published_of,
+    short,
+    spoken_part,
+)
+
+NO_BARRIER = 0.02  # an accuracy barrier below it leaves a method nothing to reduce
+
+
+def verdicts(run: Results) -> list[str]:
+    """Say for each case and published contrast whether the direction is the same here, and in how many seeds."""
+    methods = methods_of(run)
+    lines = []
+    for address in groups(run):
+        place = dict(address)
+        name = ", ".join(word for word in map(spoken_part, address) if word) or run.title
+        for method in methods[1:]:
+            for measure in measures_of(run):
+                before, after = ({method_key(run): m} | place for m in (methods[0], method))
+                published = [published_of(run, measure, **at) for at in (before, after)]
+                here = [figure_of(run, measure, **at) for at in (before, after)]
+                if None not in published and None not in here:
+                    lines.append(f"{name}: {_verdict(measure, methods[0], method, published, here)}")  # type: ignore[arg-type]
+        if methods and (none := _no_barrier(run, place, methods[0])):
+            lines.append(f"{name}: {none}")
+    return lines
+
+
+def _verdict(measure: str, first: str, second: str, published: list[float], here: list[SeedValues]) -> str:
+    line = (
+        f"{measure}, {first} → {second}: published {short(published[0])} → {short(published[1])}, "
+        f"here {short(here[0].mean)} → {short(here[1].mean)}"
+    )
+    # seed by seed, since both methods of a seed share start and batches
+    shared = sorted(here[0].by_seed.keys() & here[1].by_seed.keys())
+    gains = [_gain(here[0].by_seed[seed], here[1].by_seed[seed]) for seed in shared]
+    sign = _sign(published[1] - published[0])
+    if not gains:
+        return f"{line}: no seed has both"
+    if not sign or not any(gains):
+        return f"{line}: no difference {'published' if not sign else 'here'}"
+    agreeing = sum(_sign(gain) == sign for gain in gains)
+    finite = [gain for gain in gains if isfinite(gain)]
+    whole = mean(finite) if len(finite) == len(gains) else sum(map(_sign, gains))
+    if len(gains) == 1:
+        return f"{line}: {'same' if agreeing else 'another'} direction on the one seed"
+    faint = len(finite) == len(gains) and abs(whole) < stdev(gains)
+    return (
+        f"{line}: {'same direction' if _sign(whole) == sign else 'THE DIRECTION DIFFERS'}"
+        f"{', by less than the spread of the differences' if faint else ''} (in {agreeing} of {len(gains)} seeds)"
+    )
+
+
+def _gain(before: float, after: float) -> float:
+    """Return after - before; 0 where both are infinite alike, or one is not a number."""
+    gain = after - before
+    return 0.0 if isnan(gain) else gain
+
+
+def _no_barrier(run: Results, place: dict[str, Any], method: str) -> str | None:
+    barrier = figure_of(run, "accuracy_barrier", **place, **{method_key(run): method}) if method == "vanilla" else None
+    if barrier is None or not barrier.mean < NO_BARRIER:
+        return None
+    return f"no accuracy barrier between {method} models here ({short(barrier.mean)}): there is nothing to reduce"
+
+
+def _sign(number: float) -> int:
+    return (number > 0) - (number < 0)
