@@ -252,7 +252,7 @@ def _seeds(tables: dict[Any, list[Row]]) -> str:
 
 
 def _scale(axes: Axes, axis: str, values: list[Any], *, log: bool) -> NDArray[np.float64]:
-    """Name the x axis, give it its ticks, and return where its values stand: words at equal distances."""
+    """Name the x axis, give it its ticks, and return the positions of its values; words are equally spaced."""
     axes.set_xlabel(axis)
     if not all(isinstance(value, int | float) for value in values):
         axes.set_xticks(range(len(values)), map(str, values))

@@ -1,8 +1,8 @@
 """What an experiment found, as its folder tells: one record for each cell that is done, and what the file asks of them.
 
 The cells follow from ``sweep.yaml`` as they did when it ran, and are read from their own folders. Of a federation the
-measures are those of ``fedpfn report``. A cell that stands for several combinations of the grid, as FedAvg does for all
-mask ratios, has a record for each of them. Folders of the laboratory's earlier format are read as well.
+measures are those of ``fedpfn report``. A cell that several combinations of the grid share, such as FedAvg under every
+mask ratio, has a record for each of them. Folders of the laboratory's earlier format are read as well.
 """
 
 import math

@@ -1,7 +1,7 @@
 """A report as one HTML page: the question, the tables, the figures, and every run with its config and log.
 
 The page holds all it needs, pictures included, and asks no network for anything: its content security policy would not
-let it. What it looks like and what it does stand in ``page.html.j2``, ``page.css`` and ``page.js`` next to this module.
+let it. Its layout and behaviour are in ``page.html.j2``, ``page.css`` and ``page.js`` next to this module.
 The same runs give the same bytes.
 """
 
@@ -120,7 +120,7 @@ def _environment() -> Environment:
 
 
 def _pictures(figures: Sequence[NamedFigure]) -> list[Picture]:
-    """Return the figures as pictures, the widest first, so that those of one width stand side by side."""
+    """Return the figures as pictures, the widest first, so that those of equal width are side by side."""
     return sorted(map(_picture, figures), key=lambda picture: -picture.width)
 
 

@@ -37,7 +37,7 @@ class Cell:
     """One cell of an experiment.
 
     ``address`` says what it computes, whatever else the file holds. ``label`` says how it differs from the other cells
-    of the file, may stand in a path, and is not unique. Both are those of ``config`` as the file gives it, its device
+    of the file, can be part of a path, and is not unique. Both are those of ``config`` as the file gives it, its device
     not settled. It has several ``spots`` where a key of the grid changes nothing that it does.
     """
 

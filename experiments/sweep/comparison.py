@@ -13,7 +13,7 @@ from fedpfn.runs.keys import shown
 
 @dataclass(frozen=True)
 class Comparison:
-    """The sections as they stand in the file, checked."""
+    """The checked sections of the file."""
 
     measures: list[str]
     published: list[dict[str, Any]]

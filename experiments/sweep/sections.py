@@ -164,7 +164,7 @@ def read_seeds(place: Place, given: Any, first: int) -> Sequence[Scalar]:
 
 
 def _is_key(place: Place, name: str, *, swept: bool = False) -> bool:
-    """Whether a name is that of a key which may stand here; else there is a fault."""
+    """Whether a name is that of a key which is allowed here; if not, add a fault."""
     if not place.kind.is_key(name):
         place.fault((place.kind.key_faults(name, None) or [unknown_key(name, place.kind.keys)])[0])
     elif name in place.kind.ours:

@@ -21,7 +21,7 @@ from experiments.report.measures import SHARE_MOVED
 from experiments.report.study import SEED, Value, show_value
 from fedpfn.runs.config import KEYS
 
-# columns of tables, by what stands next to their axis
+# axis labels of a table's columns
 LABELS = {
     "accuracy": "test accuracy", "error": "test error", "barrier.accuracy_mean": "accuracy barrier",
     "barrier.error_mean": "error barrier", "final_accuracy": "final test accuracy",

@@ -140,7 +140,7 @@ def symbol(key: str) -> str:
 
 
 def axis_name(key: str) -> str:
-    """Return a key as it stands next to an axis."""
+    """Return the axis label of a key."""
     return _AXES.get(key, key)
 
 
