@@ -152,8 +152,8 @@ def show(
     every: Annotated[int, typer.Option(help="show every n-th round", min=1)] = 1,
 ) -> None:
     """Show a run: its rounds as a table, and one picture of accuracy and barrier over rounds (RUN/rounds.png)."""
-    from experiments.lab.cell import CELL_FILE
     from experiments.show import show_run
+    from experiments.sweep.states import CELL_FILE
     from fedpfn.runs import is_run, read_run
 
     if (folder / CELL_FILE).is_file():

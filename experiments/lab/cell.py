@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from experiments.lab.config import LabConfig
 from experiments.lab.findings import Findings
+from experiments.sweep.states import CELL_FILE
 from fedpfn.runs import ENVIRONMENT, environment, read_yaml, write_json, write_whole
 from fedpfn.runs.arrays_file import read_arrays
 from fedpfn.runs.config import ConfigError, flat
@@ -25,7 +26,7 @@ from fedpfn.runs.files import finite, whole_file
 from fedpfn.runs.keys import is_plain, nest
 from fedpfn.runs.shapes import Kind, is_number, read_table
 
-CELL_FILE, FINDINGS, ARRAYS, MODELS = "cell.yaml", "findings.json", "arrays.npz", "models"
+FINDINGS, ARRAYS, MODELS = "findings.json", "arrays.npz", "models"
 
 
 def run_cell(kind: str, config: LabConfig, folder: Path) -> None:

@@ -10,11 +10,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from experiments.lab.cell import CELL_FILE
 from fedpfn.runs import is_run, read_json
 from fedpfn.runs.files import append_json
 
 CELLS, EVENTS = "cells.json", "sweep.jsonl"
+# the settings of a cell of the laboratory, as a run has its config.yaml; here, so that watching imports no PyTorch
+CELL_FILE = "cell.yaml"
 _SKIPPED = ".skipped"
 
 
