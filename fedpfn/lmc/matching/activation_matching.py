@@ -40,11 +40,36 @@ def activation_matching(
 ) -> Matching:
     """Return the matching of ``second`` to ``first`` by their features on ``examples``, in one sweep.
 
-    ``model`` gives the architecture and is not changed. ``objective`` is sum over the permutations of tr(P^T C) at the
-    identity and at the result. ``movable`` says which units may move, as in weight matching. ``progress(done, total)``
-    is called after each batch. Raises ``ValueError`` for states that are not the spec's or not finite, features that
-    are not, a permutation whose features the spec does not name, and no examples.
+    Parameters
+    ----------
+    spec
+        The hidden units of the architecture.
+    model
+        Gives the architecture and is not changed.
+    first, second
+        The state that stays and the state that is renumbered, of equal shapes and dtypes, on the same device.
+    examples
+        Examples to compare the features on; only their inputs are read.
+    batch_size
+        Number of examples per forward pass.
+    movable
+        Boolean tensors, one per permutation, of shape (units,), True for units that may move; None lets all move.
+    progress
+        Called with the number of batches done and the total.
 
+    Returns
+    -------
+    Matching
+        ``objective`` is the sum over the permutations of tr(P^T C), at the identity and at the result.
+
+    Raises
+    ------
+    ValueError
+        For states that are not the spec's, differ from each other in shape, dtype or device, or are not finite, for
+        features that are not finite, a permutation whose features the spec does not name, and no examples.
+
+    Examples
+    --------
     >>> from fedpfn.lmc.matching.specs import spec_for
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
     >>> first = {"0.weight": torch.tensor([[1.0], [-1.0]]), "2.weight": torch.tensor([[1.0, 2.0]])}

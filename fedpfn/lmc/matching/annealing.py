@@ -43,11 +43,40 @@ def simulated_annealing(
 ) -> Matching:
     """Return the matching of ``second`` to ``first`` of the lowest energy met in ``steps`` moves from ``start``.
 
-    ``objective`` is the energy at the walk's position, before the first and after each move, each a sweep; the result
-    has the lowest of them. A permutation does not change its network's accuracy, so the ends are evaluated once.
-    BatchNorm's statistics are estimated anew at both ends and at every midpoint. ``model`` is not changed.
-    ``progress(done, steps)`` is called after each move. Raises ``ValueError`` for states that cannot be matched, labels
-    that have no accuracy, and options out of range.
+    A permutation does not change its network's accuracy, so the ends are evaluated once. BatchNorm's statistics are
+    estimated anew at both ends and at every midpoint.
+
+    Parameters
+    ----------
+    spec
+        The hidden units of the architecture.
+    model
+        Gives the architecture and is not changed.
+    first, second
+        The state that stays and the state that is renumbered, of equal shapes and dtypes, on the same device.
+    examples
+        Labelled examples over which accuracies are averaged.
+    seed
+        Seed of the swaps, and of whether a move that raises the energy is accepted.
+    steps
+        Number of moves, 0 or more.
+    hottest, coldest
+        Temperatures at the first and at the last move, in units of accuracy: 0 < ``coldest`` <= ``hottest``.
+    start
+        Permutations at which the walk starts; None is the identity.
+    progress
+        Called with the number of moves done and the total.
+
+    Returns
+    -------
+    Matching
+        ``objective`` is the energy at the walk's position, before the first and after each move, each a sweep; the
+        result has the lowest energy of all positions.
+
+    Raises
+    ------
+    ValueError
+        For states that cannot be matched, no examples, labels that have no accuracy, and options out of range.
     """
     if steps < 0 or not 0 < coldest <= hottest:
         raise ValueError(f"expected steps >= 0 and 0 < coldest <= hottest; got {steps}, {coldest}, {hottest}")

@@ -18,8 +18,21 @@ from fedpfn.lmc.matching.permutations import Axis, PermutationSpec, extent, part
 def movable_units(spec: PermutationSpec, active: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return for each permutation's units whether all of their entries are active.
 
-    ``active`` holds booleans in the shapes of the tensors that a mask covers; other tensors count as active.
+    Parameters
+    ----------
+    spec
+        The hidden units of the architecture.
+    active
+        Boolean tensors in the shapes of the tensors that a mask covers, True where an entry is active; other tensors
+        count as active.
 
+    Returns
+    -------
+    dict
+        Boolean tensors on the CPU, one per permutation, of shape (units,).
+
+    Examples
+    --------
     >>> from fedpfn.lmc.matching.permutations import Axis
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 3})
     >>> movable_units(spec, {"in.weight": torch.tensor([[True], [False], [True]])})
@@ -39,7 +52,7 @@ def movable_units(spec: PermutationSpec, active: Mapping[str, Tensor]) -> dict[s
 
 
 def units_moved(permutations: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return how many units each permutation moves.
+    """Return the number of units that each permutation moves.
 
     >>> units_moved({"in": torch.tensor([0, 2, 1])})
     {'in': 2}

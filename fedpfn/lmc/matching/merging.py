@@ -27,10 +27,21 @@ from fedpfn.seeding import derive, numpy_generator
 
 @dataclass(frozen=True)
 class Merging:
-    """Merged models: ``state``, the mean of ``states`` = pi_i(theta_i), by the ``permutations`` pi_i.
+    """Models that are renumbered and merged.
 
-    ``objective`` is sum over pairs of ``<pi_i(theta_i), pi_j(theta_j)>`` over the weights, in float64: of the models as
-    given, after the first pass, and after each of the ``rounds`` in which a model moved.
+    Attributes
+    ----------
+    state
+        Mean of ``states``.
+    states
+        The models renumbered, pi_i(theta_i), in the order given.
+    permutations
+        pi_i of each model.
+    rounds
+        Number of rounds in which a model moved.
+    objective
+        Sum over pairs of ``<pi_i(theta_i), pi_j(theta_j)>`` over the weights, in float64: of the models as given, after
+        the first pass, and after each of the ``rounds``.
     """
 
     state: State
@@ -48,11 +59,33 @@ def merge_many(
     max_rounds: int = 100,
     max_sweeps: int = 100,
 ) -> Merging:
-    """Merge two or more ``states``; the first pass leaves the first state as it is.
+    """Merge several ``states``; the first pass leaves the first state as it is.
 
-    With ``max_rounds=0`` there is only that pass, matching to a running mean. In the rounds the objective never falls.
-    Raises ``ValueError`` for fewer than two states, and for states that cannot be matched.
+    Parameters
+    ----------
+    spec
+        The hidden units of the architecture.
+    states
+        Two or more states, of equal shapes and dtypes, on the same device.
+    seed
+        Seed of the order of models in a round, and of permutations in a sweep of weight matching.
+    max_rounds
+        Maximum number of rounds; with 0 there is only the first pass, matching to a running mean.
+    max_sweeps
+        Maximum number of sweeps of each weight matching.
 
+    Returns
+    -------
+    Merging
+        In the rounds its objective never falls.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two states, and for states that cannot be matched.
+
+    Examples
+    --------
     >>> import torch
     >>> from fedpfn.lmc.matching.permutations import Axis
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})

@@ -31,12 +31,37 @@ def match(
     seed: int = 0,
     **options: Any,
 ) -> Matching:
-    """Return the matching of ``second`` to ``first``, two states of ``model``, by ``method``: a name of ``METHODS``.
+    """Return the matching of ``second`` to ``first`` by one of ``METHODS``.
 
-    ``options`` are the method's own (``max_sweeps``, ``steps``, ``lr``, ...), and ``progress`` for all of them; weight
-    matching needs no examples, and activation matching draws nothing from ``seed``. Raises ``ValueError`` for an
-    unknown method or option, missing examples, a model without a specification, and whatever the method itself refuses.
+    Parameters
+    ----------
+    method
+        ``weight``, ``activation``, ``ste`` or ``annealing``.
+    model
+        The model that the states belong to; it is not changed.
+    first, second
+        The state that stays and the state that is renumbered, of equal shapes and dtypes, on the same device.
+    examples
+        Data that the methods compare models on; ``weight`` needs none. The first example also runs through the model to
+        find its permutations (``spec_for``); with None one is made up.
+    seed
+        Seed of the method's random draws; ``activation`` has none.
+    **options
+        The method's own (``max_sweeps``, ``steps``, ``lr``, ...), and ``progress`` for all of them.
 
+    Returns
+    -------
+    Matching
+        With the sweeps and the objective that the method defines.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method or option, missing examples, a model without a specification, and whatever the method
+        itself refuses.
+
+    Examples
+    --------
     >>> from fedpfn.models import build
     >>> from fedpfn.params import read_state
     >>> model = build("mlp", (4,), 2, seed=0, hidden=1, width=3)

@@ -22,9 +22,15 @@ Permutations = dict[str, Tensor]
 
 
 class Axis(NamedTuple):
-    """An axis that a permutation acts on, as ``block`` neighbours per unit.
+    """An axis that a permutation acts on.
 
-    Blocks above 1 are the inputs of a linear layer that reads flattened maps: a channel is H * W neighbouring inputs.
+    Parameters
+    ----------
+    permutation
+        Name of the permutation.
+    block
+        Number of neighbouring entries per unit. It is above 1, for example, for the inputs of a linear layer that reads
+        flattened maps: a channel is H * W neighbouring inputs.
     """
 
     permutation: str
@@ -44,8 +50,19 @@ Place = Axis | Joined | None
 
 
 class Features(NamedTuple):
-    """Where a permutation's units are seen: the output of call number ``call`` (from 0) of ``module``, or its first
-    input with ``entering``. They lie on ``axis``, each as a block of neighbours that divides it evenly."""
+    """Where a permutation's units are seen: in the output of a module, or in its first input.
+
+    Parameters
+    ----------
+    module
+        Name of the module.
+    call
+        Number of the call of the module within a forward pass, from 0.
+    axis
+        Axis of the tensor that the units lie on, each as a block of neighbours that divides it evenly.
+    entering
+        Whether the units are seen in the first input instead of the output.
+    """
 
     module: str
     call: int = 0
@@ -57,13 +74,28 @@ class Features(NamedTuple):
 class PermutationSpec:
     """The hidden units of an architecture, as data.
 
-    ``axes`` names every tensor of a state and gives each of its axes an ``Axis`` (or ``Joined``), or None where it is
-    fixed; ``sizes`` holds the number of units of each permutation; ``features`` says where the units are seen, after
-    the activation; ``statistics`` names the tensors that move with the units but are not weights (BatchNorm's running
-    statistics), so that no cost counts them; ``kept`` gives, for tensors with an axis that stays in place, the reason,
-    unless that is the input or the output. Raises ``ValueError`` for an axis of an unknown permutation, and for a
-    tensor with one permutation on two axes: matching it is not a linear assignment.
+    Parameters
+    ----------
+    axes
+        For every tensor of a state an ``Axis`` (or ``Joined``) per axis, or None where the axis is fixed.
+    sizes
+        Number of units of each permutation.
+    features
+        Where the units of each permutation are seen, after the activation.
+    statistics
+        Names of tensors that move with the units but are not weights (BatchNorm's running statistics), so that no cost
+        counts them.
+    kept
+        For tensors with an axis that stays in place, the reason, unless that is the input or the output.
 
+    Raises
+    ------
+    ValueError
+        For an axis of an unknown permutation, features of an unknown permutation, statistics that are not among the
+        tensors, and a tensor with one permutation on two axes: matching it is not a linear assignment.
+
+    Examples
+    --------
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 3})
     >>> spec.sizes["in"], spec.axes["out.weight"][1]
     (3, Axis(permutation='in', block=1))
@@ -94,7 +126,20 @@ def identity_permutations(spec: PermutationSpec) -> Permutations:
 
 
 def random_permutations(spec: PermutationSpec, *, seed: int) -> Permutations:
-    """Return uniformly drawn permutations, each a function of ``seed`` and its name."""
+    """Return uniformly drawn permutations.
+
+    Parameters
+    ----------
+    spec
+        The hidden units of the architecture.
+    seed
+        Each permutation is a function of ``seed`` and its name.
+
+    Returns
+    -------
+    Permutations
+        One permutation per name of the spec.
+    """
     return {
         name: torch.from_numpy(numpy_generator(seed, "permutation", name).permutation(size))
         for name, size in spec.sizes.items()
@@ -111,7 +156,23 @@ def inverse(permutations: Mapping[str, Tensor]) -> Permutations:
 
 
 def compose(outer: Mapping[str, Tensor], inner: Mapping[str, Tensor]) -> Permutations:
-    """Return the permutations that act as ``inner`` and ``outer`` after it."""
+    """Return the permutations that act as ``inner`` and ``outer`` after it.
+
+    Parameters
+    ----------
+    outer, inner
+        Permutations of one specification.
+
+    Returns
+    -------
+    Permutations
+        ``apply_permutations`` with them equals applying ``inner`` first, then ``outer``.
+
+    Raises
+    ------
+    ValueError
+        Where the names in ``outer`` and ``inner`` differ.
+    """
     if outer.keys() != inner.keys():
         raise ValueError(f"permutations of one specification have the same names; got {sorted(outer)}, {sorted(inner)}")
     return {name: inner[name][index] for name, index in outer.items()}
@@ -120,8 +181,27 @@ def compose(outer: Mapping[str, Tensor], inner: Mapping[str, Tensor]) -> Permuta
 def apply_permutations(spec: PermutationSpec, permutations: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> State:
     """Return pi(state), a new state that computes the same function with its units renumbered.
 
-    Raises ``ValueError`` where the state or the permutations are not those of ``spec``.
+    Parameters
+    ----------
+    spec
+        The hidden units of the architecture.
+    permutations
+        One permutation for each name of the spec.
+    state
+        Names and shapes as in the spec; it is not changed.
 
+    Returns
+    -------
+    State
+        Copies of all tensors, detached.
+
+    Raises
+    ------
+    ValueError
+        Where the state or the permutations are not those of ``spec``.
+
+    Examples
+    --------
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})
     >>> state = {"in.weight": torch.tensor([[1.0], [2.0]]), "out.weight": torch.tensor([[3.0, 4.0]])}
     >>> swapped = apply_permutations(spec, {"in": torch.tensor([1, 0])}, state)

@@ -41,13 +41,43 @@ def straight_through(
 ) -> Matching:
     """Return the matching of ``second`` to ``first`` with the lowest midpoint loss met in ``steps`` gradient steps.
 
-    ``objective`` is the loss of the midpoint on all ``examples`` before the first and after each step, each a sweep;
-    the result has the lowest of them. BatchNorm normalises by the batch in a step, and by re-estimated statistics where
-    losses are compared. Each matching starts from the previous one. ``model`` is not changed. No unit changes place
-    before the latent model has moved by about a weight's size: on MLPs learning rates of 1 to 10 achieved this, 0.1
-    hardly did.
-    ``progress(done, steps)`` is called after each step. Raises ``ValueError`` for states that cannot be matched and
-    options out of range, and ``NonFiniteError``, naming the step, for a gradient that is not finite.
+    Each matching starts from the previous one. BatchNorm normalises by the batch in a step, and by re-estimated
+    statistics where losses are compared.
+
+    Parameters
+    ----------
+    spec
+        The hidden units of the architecture.
+    model
+        Gives the architecture and is not changed.
+    first, second
+        The state that stays and the state that is renumbered, of equal shapes and dtypes, on the same device.
+    examples
+        Labelled examples to take gradients on, and to compare midpoints on.
+    seed
+        Seed of the batches, and of the order of permutations in a sweep of weight matching.
+    steps
+        Number of gradient steps, 0 or more; with 0 the result is that of weight matching.
+    lr
+        Learning rate eta of the latent model, above 0. No unit changes place before the latent model has moved by about
+        a weight's size: on MLPs learning rates of 1 to 10 achieved this, 0.1 hardly did.
+    batch_size
+        Number of examples per gradient step, 1 or more.
+    progress
+        Called with the number of steps done and the total.
+
+    Returns
+    -------
+    Matching
+        ``objective`` is the loss of the midpoint on all ``examples`` before the first and after each step, each a
+        sweep; the result has the lowest of them.
+
+    Raises
+    ------
+    ValueError
+        For states that cannot be matched, options out of range, and too few examples for a batch.
+    NonFiniteError
+        For a gradient that is not finite; the message names the step.
     """
     if steps < 0 or batch_size < 1 or not lr > 0:
         raise ValueError(f"expected steps >= 0, batch_size >= 1 and lr > 0; got {steps}, {batch_size}, {lr}")

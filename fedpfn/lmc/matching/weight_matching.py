@@ -35,10 +35,18 @@ _TOLERANCE = 1e-12  # of |theta_A| |theta_B|, the objective's bound: a smaller g
 
 @dataclass(frozen=True)
 class Matching:
-    """How a second model is renumbered to match a first: the permutations, and ``state`` = pi(second).
+    """How a second model is renumbered to match a first.
 
-    ``objective`` is what the method improves, before its first and after each of its ``sweeps``; each method defines
-    both.
+    Attributes
+    ----------
+    permutations
+        pi, one permutation per name of the specification.
+    state
+        pi(second).
+    sweeps
+        Number of sweeps; each method defines what a sweep is.
+    objective
+        What the method improves, before its first and after each of its ``sweeps``; each method defines it.
     """
 
     permutations: Permutations
@@ -59,19 +67,49 @@ def weight_matching(
     restarts: int = 0,
     progress: Progress | None = None,
 ) -> Matching:
-    """Return the matching of ``second`` to ``first`` by weights, from the permutations ``start`` (identity) on.
+    """Return the matching of ``second`` to ``first`` by weights.
 
-    A sweep solves every permutation once, in an order drawn from ``seed``. The search ends after a sweep without gain,
-    which only confirms the result and is not counted, so that a net with one hidden layer takes one sweep, and two nets
-    that already match best take none. ``objective`` is ``<theta_A, pi(theta_B)>`` over the weights, in float64; it
-    never falls. ``movable`` marks by boolean tensors which of each permutation's units may move; the others stay where
-    ``start`` puts them. The search climbs to a point that no single permutation improves, which may be one of many:
-    ``restarts`` more searches start elsewhere, the first one from ``outside_in``'s guess, each of the others from the
-    best result so far, with about half of the permutations guessed anew from the rest. The search with the highest
-    objective wins, and no more searches start once the models are the same network. ``progress(done, total)`` is called
-    after each search. Raises ``ValueError`` for states that are not the spec's, differ in dtype or device, or are not
-    finite, and for restarts where some units may not move.
+    A sweep solves every permutation once. A search ends after a sweep without gain, which only confirms the result and
+    is not counted, so that a net with one hidden layer takes one sweep, and two nets that already match best take none.
+    It climbs to a point that no single permutation improves, which may be one of many; of several searches the one with
+    the highest objective wins.
 
+    Parameters
+    ----------
+    spec
+        The hidden units of the architecture.
+    first, second
+        The state that stays and the state that is renumbered, of equal shapes and dtypes, on the same device.
+    seed
+        Seed of the order of permutations in a sweep, and of which permutations a restart guesses anew.
+    max_sweeps
+        Maximum number of sweeps of a search.
+    start
+        Permutations at which the first search starts; None is the identity.
+    movable
+        Boolean tensors, one per permutation, of shape (units,), True for units that may move; the others stay where
+        ``start`` puts them. None lets all move.
+    restarts
+        Number of further searches, which start elsewhere: the first one from ``outside_in``'s guess, each of the others
+        from the best result so far, with about half of the permutations guessed anew from the rest. No more of them
+        start once the models are the same network.
+    progress
+        Called with the number of searches done and the total.
+
+    Returns
+    -------
+    Matching
+        ``objective`` is ``<theta_A, pi(theta_B)>`` over the weights in the search that won, in float64; it never falls.
+
+    Raises
+    ------
+    ValueError
+        For states that are not the spec's, differ from each other in shape, dtype or device, or are not finite, for
+        permutations in ``start`` that are not the spec's, for ``restarts`` below 0, and for restarts together with
+        ``movable``.
+
+    Examples
+    --------
     >>> from fedpfn.lmc.matching.permutations import Axis
     >>> spec = PermutationSpec({"in.weight": (Axis("in"), None), "out.weight": (None, Axis("in"))}, {"in": 2})
     >>> first = {"in.weight": torch.tensor([[1.0], [2.0]]), "out.weight": torch.tensor([[3.0, 4.0]])}
