@@ -87,10 +87,30 @@ def fisher_information(
     *,
     done: Callable[[float], None] = lambda count: None,
 ) -> State:
-    """Return the diagonal Fisher information of ``model`` at ``state``, a mean over ``examples``, float64.
+    """Return the diagonal Fisher information of ``model`` at ``state``, a mean over ``examples``.
 
-    In evaluation mode, one backward pass per example and class. ``done`` is called after each example with its share of
-    all examples. Raises ``ValueError`` for a state that is not the model's, and for no examples.
+    In evaluation mode, one backward pass per example and class.
+
+    Parameters
+    ----------
+    model
+        The model that the state belongs to; its weights are not changed.
+    state
+        Trainable parameters and floating-point buffers by name.
+    examples
+        One or more examples. Labels are read only where they are not classes.
+    done
+        Called after each example with its share of all examples.
+
+    Returns
+    -------
+    State
+        A tensor for each trainable parameter, of its shape, float64.
+
+    Raises
+    ------
+    ValueError
+        For a state that is not the model's, and for no examples.
     """
     if not len(examples):
         raise ValueError("Fisher information is a mean over examples; got none")

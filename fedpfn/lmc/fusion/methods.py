@@ -30,7 +30,15 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Fused:
-    """A fused ``state``, with notes on how it was made."""
+    """Several models fused into one.
+
+    Attributes
+    ----------
+    state
+        The fused state.
+    notes
+        How it was made, such as the members of a greedy soup; empty for most methods.
+    """
 
     state: State
     notes: tuple[str, ...] = ()
@@ -165,7 +173,22 @@ def fuse(
 
 
 def method_faults(method: str, options: Mapping[str, Any], *, has_base: bool, has_data: bool) -> None:
-    """Raise ``ValueError`` for an unknown method or option, and for a base or data that it lacks."""
+    """Raise an error for a fusion method that cannot run with what it is given.
+
+    Parameters
+    ----------
+    method
+        Name of the method.
+    options
+        The method's own options by name; only the names are checked.
+    has_base, has_data
+        Whether there is a common base, and whether there are data.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method or option, and for a base or data that the method needs and lacks.
+    """
     if method not in METHODS:
         raise ValueError(f"unknown fusion method {method!r}; expected one of {', '.join(METHODS)}")
     known = list(signature(METHODS[method]).parameters)[1:]

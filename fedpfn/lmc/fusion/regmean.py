@@ -77,11 +77,32 @@ def input_grams(
     batch_size: int = _BATCH,
     done: Callable[[float], None] = lambda count: None,
 ) -> State:
-    """Return G = X^T X / rows of the inputs of every ``nn.Linear`` of ``model`` at ``state``, float64.
+    """Return G = X^T X / rows of the inputs of every ``nn.Linear`` of ``model`` at ``state``.
 
-    By the name of the layer's weight; each position of a sequence is a row. ``done`` is called after each batch
-    with its share of all examples. Raises ``ValueError`` for a model without a linear layer that runs, and for no
-    examples.
+    Each position of a sequence is a row.
+
+    Parameters
+    ----------
+    model
+        The model that the state belongs to; its weights are not changed.
+    state
+        Its tensors by name; linear layers whose weight is not among them are left out.
+    examples
+        Examples to run through the model; only their inputs are read.
+    batch_size
+        Number of examples per forward pass.
+    done
+        Called after each batch with its share of all examples.
+
+    Returns
+    -------
+    State
+        G (in, in) by the name of the layer's weight, float64.
+
+    Raises
+    ------
+    ValueError
+        For a model without a linear layer that runs, and for no examples.
     """
     grams: State = {}
     rows: dict[str, int] = {}

@@ -15,8 +15,27 @@ Tensors = Mapping[str, Tensor]
 
 
 def task_vector(state: Tensors, base: Tensors) -> State:
-    """Return tau = w - w_0 of the floating-point tensors, float64. Raises ``ValueError`` for states that do not fit.
+    """Return tau = w - w_0.
 
+    Parameters
+    ----------
+    state
+        w, a model that was fine-tuned from ``base``.
+    base
+        w_0, its start.
+
+    Returns
+    -------
+    State
+        The difference of the floating-point tensors, float64.
+
+    Raises
+    ------
+    ValueError
+        For states that do not fit.
+
+    Examples
+    --------
     >>> task_vector({"w": torch.tensor([3.0, 1.0])}, {"w": torch.tensor([1.0, 1.0])})
     {'w': tensor([2., 0.], dtype=torch.float64)}
     """
