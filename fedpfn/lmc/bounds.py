@@ -30,10 +30,25 @@ from fedpfn.seeding import numpy_generator
 
 @dataclass(frozen=True, kw_only=True)
 class TwoLayerSetting:
-    """The setting of the theorem: ``hidden`` h, ``inputs`` d, ``radius`` b, and for U (hidden layer) and v (output
-    layer) the ratio of shared entries rho and the deviation sigma of an entry.
+    """The setting of the theorem.
 
-    Raises ``ValueError`` for sizes below 1, ratios outside [0, 1], and deviations or a radius not positive.
+    Parameters
+    ----------
+    hidden
+        Number h of hidden units.
+    inputs
+        Dimension d of the inputs.
+    hidden_ratio, output_ratio
+        Shares rho of the entries of U (hidden layer) and of v (output layer) that the networks share.
+    hidden_deviation, output_deviation
+        Deviations sigma of an entry of U and of v.
+    radius
+        Radius b of the ball that inputs are drawn from.
+
+    Raises
+    ------
+    ValueError
+        For sizes below 1, ratios outside [0, 1], and deviations or a radius not positive.
     """
 
     hidden: int
@@ -60,7 +75,15 @@ class TwoLayerSetting:
 
 @dataclass(frozen=True)
 class Networks:
-    """A stack of two-layer networks: U (..., h, d) and v (..., h), float64."""
+    """A stack of two-layer networks.
+
+    Parameters
+    ----------
+    hidden
+        U (..., h, d), float64.
+    output
+        v (..., h), float64.
+    """
 
     hidden: Floats
     output: Floats
@@ -68,7 +91,17 @@ class Networks:
 
 @dataclass(frozen=True)
 class PathDifference:
-    """z, z', z'' and the kinks' part of z's second derivative, each (..., A) over ``alphas`` (A,)."""
+    """z and its derivatives along the path between two networks, or along several paths.
+
+    Attributes
+    ----------
+    alphas
+        Values of alpha, (A,).
+    z, z_prime, z_second
+        z, z' and z'', (..., A).
+    kinks
+        The kinks' part of z's second derivative, (..., A).
+    """
 
     alphas: Floats
     z: Floats
@@ -79,7 +112,15 @@ class PathDifference:
 
 @dataclass(frozen=True)
 class Measured:
-    """``path`` (trials, A) measured on random networks of ``setting``, whose ratios are those actually drawn."""
+    """z and its derivatives, measured on random networks.
+
+    Attributes
+    ----------
+    setting
+        What the networks were drawn from, with the ratios that were actually drawn.
+    path
+        The measurements, (trials, A).
+    """
 
     setting: TwoLayerSetting
     path: PathDifference
@@ -99,8 +140,25 @@ class Measured:
 def bound_z(setting: TwoLayerSetting, delta: float) -> float:
     """Return sqrt(2) b sigma_v sigma_U log(8 h / delta) sqrt(h) sqrt(1 - rho_U), the bound of |z|.
 
-    Raises ``ValueError`` for a ``delta`` outside (0, 1).
+    Parameters
+    ----------
+    setting
+        Sizes, ratios, deviations and radius of the theorem.
+    delta
+        Probability with which the bound may fail, within (0, 1).
 
+    Returns
+    -------
+    float
+        The bound, at any one alpha.
+
+    Raises
+    ------
+    ValueError
+        For a ``delta`` outside (0, 1).
+
+    Examples
+    --------
     >>> round(bound_z(TwoLayerSetting(hidden=4, hidden_ratio=0.5), delta=32 / exp(4)), 12)
     8.0
     """
@@ -108,18 +166,66 @@ def bound_z(setting: TwoLayerSetting, delta: float) -> float:
 
 
 def bound_z_prime(setting: TwoLayerSetting, delta: float) -> float:
-    """Return 4 sqrt(2) b sigma_v sigma_U log(24 h / delta) sqrt(h) (sqrt(1 - rho_v) + sqrt(1 - rho_U)), for |z'|."""
+    """Return 4 sqrt(2) b sigma_v sigma_U log(24 h / delta) sqrt(h) (sqrt(1 - rho_v) + sqrt(1 - rho_U)), for |z'|.
+
+    Parameters
+    ----------
+    setting, delta
+        As for ``bound_z``.
+
+    Returns
+    -------
+    float
+        The bound, at any one alpha.
+
+    Raises
+    ------
+    ValueError
+        For a ``delta`` outside (0, 1).
+    """
     roots = sqrt(1 - setting.output_ratio) + sqrt(1 - setting.hidden_ratio)
     return 4 * sqrt(2) * _scale(setting, 24, delta) * roots
 
 
 def bound_z_second(setting: TwoLayerSetting, delta: float) -> float:
-    """Return 8 b sigma_v sigma_U log(4 h / delta) sqrt(h) sqrt(1 - max(rho_U, rho_v)), the bound of |z''|."""
+    """Return 8 b sigma_v sigma_U log(4 h / delta) sqrt(h) sqrt(1 - max(rho_U, rho_v)), the bound of |z''|.
+
+    Parameters
+    ----------
+    setting, delta
+        As for ``bound_z``.
+
+    Returns
+    -------
+    float
+        The bound, at any one alpha.
+
+    Raises
+    ------
+    ValueError
+        For a ``delta`` outside (0, 1).
+    """
     return 8 * _scale(setting, 4, delta) * sqrt(1 - max(setting.hidden_ratio, setting.output_ratio))
 
 
 def bounds(setting: TwoLayerSetting, delta: float) -> Floats:
-    """Return the bounds on |z|, |z'| and |z''|, (3,)."""
+    """Return the bounds on |z|, |z'| and |z''|.
+
+    Parameters
+    ----------
+    setting, delta
+        As for ``bound_z``; each bound may fail with probability ``delta``.
+
+    Returns
+    -------
+    Floats
+        The three bounds, (3,).
+
+    Raises
+    ------
+    ValueError
+        For a ``delta`` outside (0, 1).
+    """
     return np.array([bound(setting, delta) for bound in (bound_z, bound_z_prime, bound_z_second)])
 
 
@@ -127,8 +233,26 @@ def mean_activation(inputs: int, radius: float = 1.0) -> float:
     """Return the mean of relu(u^T x) for a unit vector u and x uniform in the ball |x| < b of R^d.
 
     Half the mean of |x_1|: b d / (d + 1) * Gamma(d / 2) / (2 sqrt(pi) Gamma((d + 1) / 2)), about b / sqrt(2 pi d).
-    Raises ``ValueError`` for a dimension below 1 and a radius that is not positive.
 
+    Parameters
+    ----------
+    inputs
+        Dimension d, 1 or more.
+    radius
+        Radius b, above 0.
+
+    Returns
+    -------
+    float
+        The mean, in the unit of the radius.
+
+    Raises
+    ------
+    ValueError
+        For a dimension below 1 and a radius that is not positive.
+
+    Examples
+    --------
     >>> round(mean_activation(1, radius=4.0), 12)
     1.0
     """
@@ -144,9 +268,29 @@ def difference_along_path(
     """Return z and its derivatives for pairs of networks; exactly 0 where the theorem's quantities vanish.
 
     With c = ``mean_activation`` and n(alpha) = |u(alpha)| of a hidden unit, z sums over the units
-    c [v(alpha) n(alpha) - alpha v1 n(1) - (1 - alpha) v2 n(0)], of which the derivatives follow. Raises ``ValueError``
-    for networks of different shapes and for an alpha outside [0, 1].
+    c [v(alpha) n(alpha) - alpha v1 n(1) - (1 - alpha) v2 n(0)], of which the derivatives follow.
 
+    Parameters
+    ----------
+    first, second
+        Two networks, or two stacks of networks, of one shape; alpha = 1 is the first.
+    alphas
+        Where to measure, (A,), within [0, 1].
+    radius
+        Radius b of the ball that inputs are drawn from, above 0.
+
+    Returns
+    -------
+    PathDifference
+        z and its derivatives, (..., A) for stacks of shape (...).
+
+    Raises
+    ------
+    ValueError
+        For networks of different shapes, an alpha outside [0, 1], and a radius that is not positive.
+
+    Examples
+    --------
     >>> one, other = (Networks(np.array([[u]]), np.array([1.0])) for u in (1.0, -1.0))
     >>> difference_along_path(one, other, [0, 0.5, 1]).z.round(12).tolist()
     [0.0, -0.25, 0.0]
@@ -165,7 +309,21 @@ def difference_along_path(
 
 
 def draw_pair(setting: TwoLayerSetting, rng: np.random.Generator) -> tuple[Networks, Networks]:
-    """Return two Gaussian networks, U (h, d) and v (h,), that share round(rho n) entries of each tensor, drawn anew."""
+    """Return two Gaussian networks that share some entries.
+
+    Parameters
+    ----------
+    setting
+        Sizes, deviations, and the ratios rho: round(rho n) of the n entries of a tensor are shared; which ones is drawn
+        anew.
+    rng
+        The generator to draw from.
+
+    Returns
+    -------
+    tuple of Networks
+        Two networks, U (h, d) and v (h,).
+    """
     shapes = ((setting.hidden, setting.inputs), (setting.hidden,))
     deviations = (setting.hidden_deviation, setting.output_deviation)
     one, other = (
@@ -178,11 +336,31 @@ def draw_pair(setting: TwoLayerSetting, rng: np.random.Generator) -> tuple[Netwo
 
 
 def measure(setting: TwoLayerSetting, *, trials: int = 1000, points: int = 9, seed: int = 0) -> Measured:
-    """Measure z, z' and z'' of ``trials`` random pairs on ``points`` equally spaced alphas.
+    """Measure z, z' and z'' of random pairs of networks.
 
-    Trial k is a function of ``seed`` and k alone. Raises ``ValueError`` for less than one trial, and for ``points``
-    that are even or below 3.
+    Parameters
+    ----------
+    setting
+        What the networks are drawn from.
+    trials
+        Number of pairs, 1 or more.
+    points
+        Number of equally spaced alphas, both ends included; odd.
+    seed
+        Trial k is a function of ``seed`` and k alone.
 
+    Returns
+    -------
+    Measured
+        (trials, points) values of each.
+
+    Raises
+    ------
+    ValueError
+        For less than one trial, and for ``points`` that are even or below 3.
+
+    Examples
+    --------
     >>> measure(TwoLayerSetting(hidden=16, inputs=4, hidden_ratio=0.4), trials=200).within(delta=0.1)
     True
     """
