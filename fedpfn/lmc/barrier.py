@@ -34,7 +34,17 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Curves:
-    """Loss and score along one path, at the grid ``alphas``: the accuracy, or the error; the other one is NaN."""
+    """Loss and score along one path.
+
+    Attributes
+    ----------
+    alphas
+        Grid over [0, 1], (points,); alpha = 1 is the first model.
+    loss
+        Loss at each alpha, (points,).
+    accuracy, error
+        Score at each alpha, (points,): the accuracy, or the error; the other one is NaN.
+    """
 
     alphas: Floats
     loss: Floats
@@ -46,11 +56,21 @@ class Curves:
 class PairwiseBarriers(Shown):
     """Barriers of P pairs of models.
 
-    ``pairs`` (P, 2) are positions in the list measured, ``loss`` and ``accuracy`` (P, points) the curves over
-    ``alphas``, ``loss_barriers`` and ``accuracy_barriers`` (P,). Under the BatchNorm policy ``none`` an inner point has
-    the larger loss and the lower accuracy of those measured with the first and with the second model's statistics. A
-    task that is scored by an error has ``error`` and ``error_barriers``, and NaN for accuracies; other tasks have NaN
-    for errors.
+    Under the BatchNorm policy ``none`` an inner point has the larger loss and the worse score of those measured with
+    the first and with the second model's statistics.
+
+    Attributes
+    ----------
+    pairs
+        Positions in the list measured, (P, 2); alpha = 1 is the first of a pair.
+    alphas
+        Grid over [0, 1], (points,).
+    loss, accuracy
+        Curves over ``alphas``, (P, points). Accuracies are NaN for a task that is scored by an error.
+    loss_barriers, accuracy_barriers
+        Barriers of the curves, (P,).
+    error, error_barriers
+        Curves (P, points) and barriers (P,) of a task that is scored by an error; NaN for other tasks.
     """
 
     pairs: NDArray[np.int64]
@@ -86,10 +106,23 @@ def grid(points: int) -> Floats:
 
 
 def loss_barrier(alphas: ArrayLike, losses: ArrayLike) -> float:
-    """Return B_loss = max_alpha L(w(alpha)) - [alpha L(w1) + (1 - alpha) L(w2)], in its unit, at least 0 (eq. 1).
+    """Return B_loss = max_alpha L(w(alpha)) - [alpha L(w1) + (1 - alpha) L(w2)] (eq. 1).
 
-    Infinite where the loss is infinite between the ends; NaN where it is not finite at an end: there is no chord.
+    Parameters
+    ----------
+    alphas
+        Grid from 0 to 1, ascending, (points,).
+    losses
+        Loss at each alpha, (points,).
 
+    Returns
+    -------
+    float
+        At least 0, in the loss's unit. Infinite or NaN where a loss between the ends is; NaN where one at an end is not
+        finite: there is no chord.
+
+    Examples
+    --------
     >>> loss_barrier([0, 0.5, 1], [1.0, 4.0, 2.0])
     2.5
     """
@@ -103,10 +136,22 @@ def loss_barrier(alphas: ArrayLike, losses: ArrayLike) -> float:
 
 
 def accuracy_barrier(alphas: ArrayLike, accuracies: ArrayLike) -> float:
-    """Return B_acc = max_alpha 1 - A(w(alpha)) / [alpha A(w1) + (1 - alpha) A(w2)], within [0, 1] (eq. 2).
+    """Return B_acc = max_alpha 1 - A(w(alpha)) / [alpha A(w1) + (1 - alpha) A(w2)] (eq. 2).
 
-    A denominator of 0 counts as no barrier. NaN where an end has no accuracy, as in a regression.
+    Parameters
+    ----------
+    alphas
+        Grid from 0 to 1, ascending, (points,).
+    accuracies
+        Accuracy at each alpha, a share, (points,).
 
+    Returns
+    -------
+    float
+        Within [0, 1]; a denominator of 0 counts as no barrier. NaN where an end has no accuracy, as in a regression.
+
+    Examples
+    --------
     >>> round(accuracy_barrier([0, 0.5, 1], [0.8, 0.35, 0.6]), 12)
     0.5
     """
@@ -120,9 +165,20 @@ def accuracy_barrier(alphas: ArrayLike, accuracies: ArrayLike) -> float:
 
 
 def fusion_barrier(accuracy_of_mean: float, accuracies: Sequence[float]) -> float:
-    """Return B = 1 - A(mean_i w_i) / mean_i A(w_i) of several models (table 3); 0 where no model is ever right.
+    """Return B = 1 - A(mean_i w_i) / mean_i A(w_i) of several models (table 3).
 
-    NaN where there is no accuracy, as in a regression.
+    Parameters
+    ----------
+    accuracy_of_mean
+        Accuracy of the models' mean, a share.
+    accuracies
+        Accuracies of the models, shares.
+
+    Returns
+    -------
+    float
+        Negative where the mean is better than the models; 0 where no model is ever right. NaN where there is no
+        accuracy, as in a regression.
     """
     average = float(np.mean(accuracies))
     if np.isnan(average):

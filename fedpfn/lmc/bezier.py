@@ -39,7 +39,17 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class BezierCurve:
-    """The curve from ``second`` (alpha = 0) to ``first`` (alpha = 1) with the control point ``bend``."""
+    """A quadratic Bezier curve between two models.
+
+    Parameters
+    ----------
+    first
+        The end at alpha = 1.
+    second
+        The end at alpha = 0.
+    bend
+        The control point theta.
+    """
 
     first: Tensors
     second: Tensors
@@ -61,7 +71,20 @@ class BezierCurve:
 
 
 def straight_line(first: Tensors, second: Tensors) -> BezierCurve:
-    """Return the curve whose bend is the midpoint."""
+    """Return the curve whose bend is the midpoint.
+
+    Parameters
+    ----------
+    first
+        The end at alpha = 1.
+    second
+        The end at alpha = 0.
+
+    Returns
+    -------
+    BezierCurve
+        At every alpha the point of the line, up to rounding.
+    """
     return BezierCurve(first, second, lerp(first, second, 0.5))
 
 
@@ -153,10 +176,36 @@ def measure_curves(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> list[Curves]:
-    """Return loss and score along ``curves`` of ``model``, at ``points`` equally spaced alphas.
+    """Return loss and score along ``curves`` of ``model``.
 
-    Arguments as for ``pairwise_barriers``; ``barrier.loss_barrier(curve.alphas, curve.loss)`` is a curve's barrier.
-    Raises as that does.
+    ``barrier.loss_barrier(curve.alphas, curve.loss)`` is a curve's barrier.
+
+    Parameters
+    ----------
+    model
+        The model that the curves belong to; it is not changed.
+    curves
+        Curves between states of the model.
+    examples
+        Data over which losses and scores are averaged (``own_data``).
+    points
+        Number of points of a curve, both ends included; odd.
+    batch_norm, training, workers
+        As for ``pairwise_barriers``.
+    progress
+        Called with the number of points done and the total.
+
+    Returns
+    -------
+    list of Curves
+        In the order of ``curves``.
+
+    Raises
+    ------
+    TypeError
+        For data of the wrong type.
+    ValueError
+        For curves that are not the model's, an even number of points, and a reset without ``training``.
     """
     data = as_examples(examples, model=model).decoded()
     if batch_norm == "reset" and training is None:

@@ -21,11 +21,28 @@ _NAMED = 3
 def read_checkpoints(
     model: nn.Module, paths: Sequence[Path], *, note: Callable[[str], None] | None = None
 ) -> list[State]:
-    """Return the states of ``model`` that the files hold, ``.safetensors`` or PyTorch's ``.pt``, ``.pth``, ``.bin``.
+    """Return the states of ``model`` that the files hold.
 
-    ``note`` is called with one line for each thing that was removed to get at a state: a training checkpoint around it,
-    prefixes of its names. Raises ``ValueError``, with a one-line message, for a file that cannot be read, names, shapes
-    or dtypes that are not the model's, and weights that are not finite.
+    Parameters
+    ----------
+    model
+        The model that the states must fit; it is not changed.
+    paths
+        Files, ``.safetensors`` or PyTorch's ``.pt``, ``.pth``, ``.bin``.
+    note
+        Called with one line for each thing that was removed to get at a state: a training checkpoint around it,
+        prefixes of its names.
+
+    Returns
+    -------
+    list of State
+        In the order of ``paths``, each tensor on the device of the model's.
+
+    Raises
+    ------
+    ValueError
+        With a one-line message, for a file that cannot be read, names, shapes or dtypes that are not the model's, and
+        weights that are not finite.
     """
     own = trainable(model) | float_buffers(model)
     known = own.keys() | model.state_dict().keys()
@@ -39,7 +56,17 @@ def read_checkpoints(
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
-    """Write a state as safetensors, whole or not at all, with ``about`` in the file's header."""
+    """Write a state as safetensors, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The file; missing folders are created.
+    state
+        Tensors by name.
+    about
+        Text by name for the file's header; None leaves it empty.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(path, state, about or {})
 

@@ -26,7 +26,20 @@ MakeModel = Callable[[int], nn.Module]
 
 @dataclass(frozen=True)
 class Task:
-    """A data set with labels 0..num_classes-1: what a contributor trains on, and what it is measured on."""
+    """A data set: what a contributor trains on, and what it is measured on.
+
+    Parameters
+    ----------
+    train, test
+        Examples with integer labels 0..num_classes-1, one or more of each.
+    num_classes
+        Number of classes, and of outputs of the task's head.
+
+    Raises
+    ------
+    ValueError
+        For no examples, and labels that are not integers or lie outside the range.
+    """
 
     train: Examples
     test: Examples
@@ -46,9 +59,18 @@ class Task:
 
 @dataclass(frozen=True)
 class ColdFusion:
-    """The fused base, each task's last head, and accuracies (rounds, tasks) on the tasks' test data.
+    """The result of ColD fusion, with accuracies on the tasks' test data.
 
-    ``before`` fusion: each contributor's own model on its own task. ``after``: the average with that task's own head.
+    Attributes
+    ----------
+    base
+        The fused base of the last round.
+    heads
+        Each task's last head.
+    before
+        Accuracy before fusion, (rounds, tasks): each contributor's own model on its own task.
+    after
+        Accuracy after fusion, (rounds, tasks): the average with that task's own head.
     """
 
     base: State
@@ -70,11 +92,39 @@ def cold_fusion(
 ) -> ColdFusion:
     """Fuse the fine-tuned bases of ``tasks`` for ``rounds`` rounds.
 
-    ``make(num_classes)`` makes a model; parameters and buffers whose names match ``head``, comma-separated shell
-    patterns, stay with the contributor, and all others are the base, which starts as ``base`` or as that of the first
-    task's model. The seed of ``mask`` is that of a stream with one mask per round; the head is never masked. Raises
-    ``ValueError`` for no task or round, models whose bases differ, and patterns that leave no head or no base.
+    Parameters
+    ----------
+    make
+        ``make(num_classes)`` makes a model.
+    tasks
+        One or more tasks, one per contributor.
+    recipe
+        How each contributor trains in a round.
+    rounds
+        Number of rounds, 1 or more.
+    head
+        Parameters and buffers whose names match these comma-separated shell patterns stay with the contributor; all
+        others are the base.
+    base
+        The base at the start; None takes that of the first task's model.
+    mask
+        Mask of the base; the head is never masked. Its seed is that of a stream with one mask per round. None trains
+        everything.
+    seed
+        Seed of initial weights, batch orders and dropout.
 
+    Returns
+    -------
+    ColdFusion
+        After the last round, with accuracies of all rounds.
+
+    Raises
+    ------
+    ValueError
+        For no task or round, models whose bases differ, and patterns that leave no head or no base.
+
+    Examples
+    --------
     >>> import torch
     >>> def make(num_classes):
     ...     return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, num_classes))
@@ -121,9 +171,33 @@ def probe(
 ) -> float:
     """Return the test accuracy of ``base`` on a task, seen or not, with a fresh head trained on top of it.
 
-    With ``frozen`` the base does not change (linear probing), nor do its running statistics; otherwise it is
-    fine-tuned with the head. Fresh heads are a function of ``seed``: two bases probed with one seed start with the same
-    head.
+    Parameters
+    ----------
+    make
+        As for ``cold_fusion``.
+    base
+        Parameters and buffers of the base by name.
+    task
+        What the head is trained and measured on.
+    recipe
+        How it is trained.
+    head
+        As for ``cold_fusion``.
+    frozen
+        Whether the base and its running statistics stay as they are (linear probing); otherwise the base is
+        fine-tuned with the head.
+    seed
+        Seed of the fresh head, the batch order and dropout. Two bases probed with one seed start with the same head.
+
+    Returns
+    -------
+    float
+        A share, within [0, 1].
+
+    Raises
+    ------
+    ValueError
+        For a base that does not fit the model, and patterns that leave no head or no base.
     """
     model = _make(make, task, seed)
     body, fresh = split_state(read_state(model), head)

@@ -164,14 +164,18 @@ def barriers_to(
 
     Parameters
     ----------
-    pool, examples, points, batch_norm, batches, plain
+    pool
         As for ``measure_connectivity``.
     states
         K states of the model, the first ends of the paths (alpha = 1).
     target
         The state at the other end of every path (alpha = 0).
+    examples, points, batch_norm, batches
+        As for ``measure_connectivity``.
     ends
         Known evaluations of ``states``, as in ``Connectivity.ends``; without the target's.
+    plain
+        As for ``measure_connectivity``.
 
     Returns
     -------

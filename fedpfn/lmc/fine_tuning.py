@@ -22,9 +22,29 @@ from fedpfn.training import OPTIMIZERS, batch_order, count_steps, make_optimizer
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
-    """How one model is trained: for ``steps`` batches if above 0, else for ``epochs``.
+    """How one model is trained.
 
-    ``optimizer`` is sgd, adam or adamw; ``momentum`` is SGD's. Raises ``ValueError`` for invalid values.
+    Parameters
+    ----------
+    lr
+        Learning rate, above 0.
+    epochs
+        Number of epochs, where ``steps`` is 0.
+    steps
+        Number of batches; 0 trains for ``epochs``.
+    batch_size
+        Number of examples per batch, 1 or more.
+    optimizer
+        ``sgd``, ``adam`` or ``adamw``.
+    momentum
+        SGD's, within [0, 1); 0 for the others.
+    weight_decay
+        The optimiser's weight decay, 0 or more.
+
+    Raises
+    ------
+    ValueError
+        For invalid values.
     """
 
     lr: float
@@ -64,13 +84,40 @@ def fine_tune(
     seed: int,
     stream: Sequence[Path] = (),
 ) -> State:
-    """Return the state after training ``model`` from ``start``, where the examples lie; the model is not changed.
+    """Return the state after training ``model`` from ``start``.
 
-    Batch order and dropout are streams of ``seed`` under ``stream``: calls with different streams see the examples in
-    different orders. ``mask`` has its own seed, so that it can be shared. BatchNorm's running statistics are not
-    masked. Raises ``ValueError`` for a start that is not the model's or too few examples for a batch, and
-    ``NonFiniteError`` where training diverges.
+    BatchNorm's running statistics are not masked.
 
+    Parameters
+    ----------
+    model
+        The model to train; it is not changed.
+    start
+        The state to start from.
+    examples
+        Training data; the model is trained on their device.
+    recipe
+        How it is trained.
+    mask
+        Mask of the parameters, which has its own seed, so that it can be shared. None trains everything.
+    seed, stream
+        Batch order and dropout are streams of ``seed`` under ``stream``: calls with different streams see the examples
+        in different orders.
+
+    Returns
+    -------
+    State
+        On the examples' device.
+
+    Raises
+    ------
+    ValueError
+        For a start that is not the model's, or too few examples for a batch.
+    NonFiniteError
+        Where training diverges.
+
+    Examples
+    --------
     >>> model = nn.Linear(2, 2)
     >>> start = read_state(model)
     >>> examples = Examples(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))

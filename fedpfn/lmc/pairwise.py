@@ -110,7 +110,15 @@ def pairwise_barriers(
 
 
 class InputBatches:
-    """Decoded input batches of some examples, iterated anew each time; even ones of at most ``size``."""
+    """Decoded input batches of some examples, iterated anew each time.
+
+    Parameters
+    ----------
+    examples
+        Examples whose inputs are read, in their order.
+    size
+        Maximum number of examples in a batch; batches differ in size by at most one example.
+    """
 
     def __init__(self, examples: Examples, *, size: int = 200) -> None:
         self.examples, self.size = examples, size

@@ -22,7 +22,15 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Plane:
-    """Three states and their coordinates (3, 2), the first at (0, 0), the second at (|w2 - w1|, 0)."""
+    """Three states and the plane through them.
+
+    Attributes
+    ----------
+    states
+        The three states.
+    corners
+        Their coordinates, (3, 2): the first at (0, 0), the second at (|w2 - w1|, 0).
+    """
 
     states: tuple[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]]
     corners: Floats
@@ -46,7 +54,17 @@ class Plane:
 
 @dataclass(frozen=True)
 class Landscape:
-    """Loss and accuracy (rows over ``ys``, columns over ``xs``), and where the three models lie (3, 2)."""
+    """Loss and accuracy over a plane.
+
+    Attributes
+    ----------
+    xs, ys
+        Coordinates of the columns and of the rows, (points,) each.
+    loss, accuracy
+        Values at the points, (points, points): rows over ``ys``, columns over ``xs``.
+    corners
+        Coordinates of the three models, (3, 2).
+    """
 
     xs: Floats
     ys: Floats
@@ -56,8 +74,25 @@ class Landscape:
 
 
 def plane_through(first: Mapping[str, Tensor], second: Mapping[str, Tensor], third: Mapping[str, Tensor]) -> Plane:
-    """Return the plane. Raises ``ValueError`` for states that differ in shape, and for three on one line.
+    """Return the plane through three models.
 
+    Parameters
+    ----------
+    first, second, third
+        States of one model.
+
+    Returns
+    -------
+    Plane
+        The third model lies above the line through the other two (y > 0).
+
+    Raises
+    ------
+    ValueError
+        For states that differ in names or shapes, and for three on one line.
+
+    Examples
+    --------
     >>> states = [{"w": torch.tensor(w)} for w in ([0.0, 0.0], [3.0, 0.0], [1.0, 2.0])]
     >>> plane_through(*states).corners.tolist()
     [[0.0, 0.0], [3.0, 0.0], [1.0, 2.0]]
@@ -85,7 +120,23 @@ def landscape(
 ) -> Landscape:
     """Evaluate the plane on a grid of ``points`` by ``points`` around the models.
 
-    ``margin`` is the space left around them, as a share of their extent. ``run_all`` is ``map`` or a parallel one.
+    Parameters
+    ----------
+    plane
+        The plane through the models.
+    evaluate
+        Measures a state.
+    points
+        Number of points along each axis.
+    margin
+        Space left around the models on each side, as a share of their extent.
+    run_all
+        ``map``, or a parallel one.
+
+    Returns
+    -------
+    Landscape
+        Loss and accuracy on the grid, and the models' coordinates.
     """
     low, high = plane.corners.min(axis=0), plane.corners.max(axis=0)
     space = margin * (high - low)

@@ -35,11 +35,33 @@ POLYNOMIALS: dict[str, Polynomial] = {
 def polynomial_examples(
     name: str, *, seed: int, train: int = 1000, test: int = 1000, device: torch.device | str = "cpu"
 ) -> tuple[Examples, Examples]:
-    """Return training and test examples of the polynomial ``name``: inputs (N, 1), labels (N,), float32.
+    """Return training and test examples of the polynomial ``name``.
 
-    x is drawn uniformly from the domain, for each split by itself. Raises ``ValueError`` for an unknown name and for
-    an empty split.
+    x is drawn uniformly from the domain, for each split by itself.
 
+    Parameters
+    ----------
+    name
+        ``quadratic`` or ``cubic``.
+    seed
+        Seed of the inputs.
+    train, test
+        Number of examples in each split, 1 or more.
+    device
+        Device of the examples.
+
+    Returns
+    -------
+    tuple of Examples
+        Training and test examples: inputs (N, 1), labels (N,), float32.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name and for an empty split.
+
+    Examples
+    --------
     >>> train, test = polynomial_examples("cubic", seed=0, train=5, test=3)
     >>> train.inputs.shape, test.labels.shape
     (torch.Size([5, 1]), torch.Size([3]))

@@ -27,7 +27,19 @@ METHODS = ("vanilla", "tna-pfn", "pruning")
 
 @dataclass(frozen=True)
 class Siblings:
-    """States trained from ``start``, where they separated, each sibling's mean training loss, and their common mask."""
+    """Models trained from a common start.
+
+    Attributes
+    ----------
+    start
+        The state in which the siblings separated.
+    states
+        The siblings' states after training.
+    losses
+        Each sibling's mean training loss since they separated.
+    mask
+        The mask that they share, boolean tensors by name; None under ``vanilla``.
+    """
 
     start: State
     states: tuple[State, ...]
@@ -49,15 +61,49 @@ def train_siblings(
     lr_factor: Callable[[int], float] | None = None,
     seed: int = 0,
 ) -> Siblings:
-    """Train ``models`` copies of ``model``, which holds the start w_0 and is not changed, for ``steps`` steps each.
+    """Train several copies of ``model``.
 
-    ``mask`` applies to ``tna-pfn`` and ``pruning``; ``vanilla`` ignores it, so that methods can be compared with one
-    recipe. With ``spawn_after`` = k the first k steps are taken once, and the siblings separate there: they continue
-    with their own batch orders and fresh optimisers, and with the learning rate's schedule where it was.
-    ``lr_factor(step)`` multiplies the learning rate, steps counted from w_0. Sibling i sees the same batches under
-    every method: a function of ``seed`` and i. Raises ``ValueError`` for an unknown method, a method without its mask,
-    or a spawning point beyond the training.
+    Parameters
+    ----------
+    model
+        Holds the start w_0 and is not changed.
+    examples
+        Training data.
+    models
+        Number of siblings, 1 or more.
+    steps
+        Number of steps from w_0, 1 or more.
+    batch_size
+        Number of examples per batch.
+    optimizer
+        Makes an optimiser from parameters (``training.make_optimizer``).
+    method
+        ``vanilla``, ``tna-pfn`` or ``pruning``.
+    mask
+        Recipe of the mask for ``tna-pfn`` and ``pruning``; ``vanilla`` ignores it, so that methods can be compared with
+        one recipe.
+    spawn_after
+        Number k of first steps that are taken once, below ``steps``. The siblings separate there: they continue with
+        their own batch orders and fresh optimisers, and with the learning rate's schedule where it was.
+    lr_factor
+        ``lr_factor(step)`` multiplies the learning rate, steps counted from w_0; None keeps it constant.
+    seed
+        Seed of batch orders and dropout. The batches of sibling i are a function of ``seed`` and i, the same under
+        every method.
 
+    Returns
+    -------
+    Siblings
+        ``models`` states, with their mean losses, their start and their mask.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, a method without its mask, no model or step, a spawning point beyond the training, and
+        too few examples for a batch.
+
+    Examples
+    --------
     >>> from fedpfn.models import build
     >>> from fedpfn.training import make_optimizer
     >>> examples = Examples(torch.randn(64, 4), torch.randint(0, 3, (64,)))
@@ -92,7 +138,15 @@ def train_siblings(
 
 @torch.no_grad()
 def prune(model: nn.Module, mask: Mapping[str, torch.Tensor]) -> None:
-    """Set the entries that ``mask`` freezes to 0: w_0 <- m * w_0 (arXiv 2402.01342, figure 2)."""
+    """Set the entries that ``mask`` freezes to 0: w_0 <- m * w_0 (arXiv 2402.01342, figure 2).
+
+    Parameters
+    ----------
+    model
+        The model to prune, in place.
+    mask
+        A boolean tensor for each trainable parameter, of its shape; False freezes.
+    """
     for name, parameter in trainable(model).items():
         parameter.masked_fill_(~mask[name], 0)
 
@@ -107,10 +161,37 @@ def semi_train(
     optimizer: MakeOptimizer,
     seed: int = 0,
 ) -> Examples:
-    """Train ``model`` in place on a random ``share`` of ``examples`` and return the others: a semi-trained start.
+    """Train ``model`` in place on a part of ``examples`` and return the others: a semi-trained start.
 
     The two parts are disjoint, so that no example is seen again (arXiv 2402.01342, table 2, where the start was trained
-    for half an epoch). ``epochs`` may be a fraction. Raises ``ValueError`` where one of the parts would be empty.
+    for half an epoch).
+
+    Parameters
+    ----------
+    model
+        The model to train, in place.
+    examples
+        Training data.
+    share
+        Share of the examples, drawn at random, that the model is trained on.
+    epochs
+        Number of epochs over that part, which may be a fraction; at least one step is taken.
+    batch_size
+        Number of examples per batch.
+    optimizer
+        Makes an optimiser from parameters (``training.make_optimizer``).
+    seed
+        Seed of the draw, the batch order and dropout.
+
+    Returns
+    -------
+    Examples
+        Those that the model was not trained on, in their order.
+
+    Raises
+    ------
+    ValueError
+        Where one of the parts would be empty, and for too few examples for a batch.
     """
     chosen, rest = disjoint(len(examples), share, seed=seed)
     part = examples.take(chosen)
@@ -132,7 +213,22 @@ def disjoint(total: int, share: float, *, seed: int) -> tuple[NDArray[np.int64],
 
 
 def mask_recipe(seed: int, ratio: float, **choices: str) -> MaskRecipe:
-    """Return the recipe of the one mask that the siblings of ``seed`` share; ``choices`` are ``MaskRecipe``'s own."""
+    """Return the recipe of the one mask that the siblings of ``seed`` share.
+
+    Parameters
+    ----------
+    seed
+        Seed of the siblings.
+    ratio
+        Share of frozen entries, within [0, 1].
+    **choices
+        ``MaskRecipe``'s own: ``granularity``, ``draw``, ``include``, ``exclude``.
+
+    Returns
+    -------
+    MaskRecipe
+        With a seed of its own, derived from ``seed``.
+    """
     return MaskRecipe(derive(seed, "mask", "siblings"), ratio, **choices)  # type: ignore[arg-type]
 
 

@@ -35,9 +35,20 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Soup:
-    """A mean of ``members`` (positions, in the order kept), its held-out accuracy, and the steps that led to it.
+    """A mean of several states.
 
-    ``alone`` are the held-out accuracies of all states it was made from, in their order.
+    Attributes
+    ----------
+    state
+        The mean.
+    members
+        Positions of the states in it, in the order kept.
+    accuracy
+        Its held-out accuracy.
+    alone
+        Held-out accuracies of all states it was made from, in their order.
+    history
+        The steps that led to it, one per state, in the order tried.
     """
 
     state: State
@@ -51,8 +62,16 @@ class Soup:
 class SoupReport:
     """Accuracies on held-out data, which choose, and on test data, which report.
 
-    ``held_out`` and ``test`` (members,) are the single models'; ``best`` is the position of the member with the highest
-    held-out accuracy. ``uniform`` and ``greedy`` are pairs (held-out, test). ``members`` are those of the greedy soup.
+    Attributes
+    ----------
+    held_out, test
+        Accuracies of the single models, in their order.
+    best
+        Position of the model with the highest held-out accuracy.
+    uniform, greedy
+        Pairs (held-out, test) of accuracies of the two soups.
+    members
+        Positions of the models in the greedy soup, in the order kept.
     """
 
     held_out: tuple[float, ...]
@@ -66,8 +85,23 @@ class SoupReport:
 def uniform_soup(states: Sequence[Mapping[str, Tensor]], *, repair: Repair | None = None) -> State:
     """Return the mean of ``states``; in float32 that of equal states is that state, to the bit.
 
-    ``repair(mean, first state)`` (``batch_norm.repair_for``) sets BatchNorm's running statistics, of the mean of one
-    state too. Raises ``ValueError`` for no state, or states of different models.
+    Parameters
+    ----------
+    states
+        One or more states of one model.
+    repair
+        ``repair(mean, first state)`` sets BatchNorm's running statistics (``batch_norm.repair_for``), of the mean of
+        one state too; None leaves the mean as it is.
+
+    Returns
+    -------
+    State
+        In the states' dtypes.
+
+    Raises
+    ------
+    ValueError
+        For no state, or states of different models.
     """
     _require_members(states)
     mean = dict(states[0]) if len(states) == 1 else mean_state(states)
@@ -82,11 +116,30 @@ def greedy_soup(
 ) -> Soup:
     """Return the greedy soup of ``states``: by ``evaluate``, never worse than its best member.
 
-    ``evaluate`` measures a state on held-out data: neither the members' training data nor the data that the soup is
-    reported on. ``repair`` applies to single members as well as soups. Members of equal accuracy are tried in their
-    order in ``states``, and one that does not change the soup's accuracy is kept. n members cost 2 n - 1 evaluations.
-    Raises ``ValueError`` for no state, states of different models, and an accuracy that is NaN, as a regression's is.
+    Members of equal accuracy are tried in their order in ``states``, and one that does not change the soup's accuracy
+    is kept. n members cost 2 n - 1 evaluations.
 
+    Parameters
+    ----------
+    states
+        One or more states of one model.
+    evaluate
+        Measures a state on held-out data: neither the members' training data nor the data that the soup is reported on.
+    repair
+        Repair of BatchNorm's running statistics (``batch_norm.repair_for``), of single members as well as soups.
+
+    Returns
+    -------
+    Soup
+        The soup, and the steps that led to it.
+
+    Raises
+    ------
+    ValueError
+        For no state, states of different models, and an accuracy that is NaN, as a regression's is.
+
+    Examples
+    --------
     >>> import torch
     >>> def near_one(state):
     ...     return Evaluation(loss=0.0, accuracy=1 - abs(float(state["w"]) - 1), examples=1)
@@ -118,8 +171,30 @@ def soup_report(
 ) -> SoupReport:
     """Measure members, uniform and greedy soup of ``states`` of ``model`` on held-out and on test data.
 
-    States may be whole ``state_dict()``s or modules, data as in ``own_data``. ``repair`` applies to members and soups
-    alike. Raises ``TypeError`` for states or data of the wrong type, and ``ValueError`` as ``greedy_soup``.
+    Parameters
+    ----------
+    model
+        The model that the states belong to; it is not changed.
+    states
+        One or more states, whole ``state_dict()``s or modules.
+    held_out
+        Data by which members are chosen (``own_data``).
+    test
+        Data that the results are reported on.
+    repair
+        Repair of BatchNorm's running statistics (``batch_norm.repair_for``), of members and soups alike.
+
+    Returns
+    -------
+    SoupReport
+        Accuracies on both, and the members of the greedy soup.
+
+    Raises
+    ------
+    TypeError
+        For states or data of the wrong type.
+    ValueError
+        For states that are not the model's, and as ``greedy_soup``.
     """
     states = fitting_states(model, states)
     held_out, test = as_examples(held_out, model=model, name="held_out"), as_examples(test, model=model, name="test")
@@ -157,12 +232,41 @@ def soup_of_fine_tunes(
 ) -> SoupReport:
     """Pre-train on ``classes``, fine-tune on all classes once per recipe, and report the soups of the results.
 
-    With a ``mask`` all members share it (TNA-PFN); pre-training is never masked. Calls that differ only in the mask
-    have the same start and the same batch orders, to the bit: {name: soup_of_fine_tunes(..., mask=mask) for name, mask
-    in (("vanilla", None), ("tna-pfn", recipe))} compares the methods. The head has an output for every class from the
-    beginning and is pre-trained with the rest; it is not replaced, since the members of a soup have to share it as they
-    share the body. ``model`` gives the initial weights and is not changed. Raises ``ValueError`` for no recipe or an
-    absent class.
+    Calls that differ only in the mask have the same start and the same batch orders, to the bit: {name:
+    soup_of_fine_tunes(..., mask=mask) for name, mask in (("vanilla", None), ("tna-pfn", recipe))} compares the methods.
+    The head has an output for every class from the beginning and is pre-trained with the rest; it is not replaced,
+    since the members of a soup have to share it as they share the body.
+
+    Parameters
+    ----------
+    model
+        Gives the initial weights and is not changed.
+    train
+        Training examples of all classes.
+    held_out, test
+        Examples that choose, and examples that report.
+    classes
+        Labels of the examples to pre-train on.
+    pretraining
+        How the start is trained.
+    recipes
+        How the members are trained, one recipe for each.
+    mask
+        Mask that all members share (TNA-PFN); pre-training is never masked. None trains everything.
+    repair
+        As for ``soup_report``.
+    seed
+        Seed of batch orders and dropout.
+
+    Returns
+    -------
+    SoupReport
+        Members in the order of ``recipes``.
+
+    Raises
+    ------
+    ValueError
+        For no recipe or an absent class.
     """
     if not recipes:
         raise ValueError("a soup of fine-tunes needs one or more training recipes; got none")
