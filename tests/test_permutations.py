@@ -636,6 +636,8 @@ def test_a_specification_checks_itself() -> None:
         PermutationSpec({"w": (Axis("p"),)}, {})
     with pytest.raises(ValueError, match="w: a permutation may act on one axis of a tensor only, but 'p' acts on two"):
         PermutationSpec({"w": (Axis("p"), Axis("p"))}, {"p": 2})
+    with pytest.raises(ValueError, match="only, but 'q' acts on two"):
+        PermutationSpec({"w": (Axis("p"), Axis("q"), Axis("q"))}, {"p": 2, "q": 2})
     spec = PermutationSpec({"w": (Axis("p"),)}, {"p": 2})
     with pytest.raises(ValueError, match="'m' is not a tensor or permutation"):
         replace(spec, statistics=frozenset({"m"}))

@@ -112,9 +112,9 @@ class PermutationSpec:
             used = [permutation for axis in axes for permutation in {part.permutation for part in axes_in(axis)}]
             if unknown := sorted(set(used) - self.sizes.keys()):
                 raise ValueError(f"{name}: no size is given for permutation {unknown[0]!r}")
-            if len(used) != len(set(used)):
+            if twice := [permutation for permutation in used if used.count(permutation) > 1]:
                 raise ValueError(
-                    f"{name}: a permutation may act on one axis of a tensor only, but {used[0]!r} acts on two"
+                    f"{name}: a permutation may act on one axis of a tensor only, but {twice[0]!r} acts on two"
                 )
         if strays := sorted(self.statistics - self.axes.keys()) or sorted(self.features.keys() - self.sizes.keys()):
             raise ValueError(f"{strays[0]!r} is not a tensor or permutation of this specification")
