@@ -51,7 +51,7 @@ def test_one_seed_has_no_deviation_and_none_no_mean() -> None:
 
 def test_seeds_without_a_value_are_in_no_mean_and_counted_apart_from_values_not_finite() -> None:
     found = average(group_of(0, 1, 2, 3), measure_of({0: 1.0, 1: None, 2: math.nan, 3: 2.0}))
-    assert found == Average({0: 1.0, 3: 2.0}, of=4, not_finite=1)
+    assert found.finite == {0: 1.0, 3: 2.0} and (found.n, found.not_finite, found.of) == (2, 1, 4)
     assert found.mean == 1.5
 
 

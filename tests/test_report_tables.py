@@ -14,20 +14,15 @@ from rich.console import Console
 
 from experiments.report.formats import csv_text, latex_text, markdown_text
 from experiments.report.study import make_study
+from experiments.report.table import GAP, Cell, Column, Table, head_lines, split_table
 from experiments.report.tables import (
-    GAP,
-    Cell,
-    Column,
     Report,
-    Table,
     definitions,
     difference_tables,
     fixed_words,
-    head_lines,
     legend,
     make_report,
     results_tables,
-    split_table,
 )
 from experiments.report.terminal import print_report
 from experiments.report.units import show_average, show_change

@@ -122,7 +122,7 @@ def test_the_page_tells_what_ran_and_what_did_not_and_a_second_call_runs_nothing
     # the reviews that one of them needs are not here
     assert first.exit_code == 1 and "not run: data set 'imdb' is not in" in first.output.replace("\n", " ")
     page = (out / "RESULTS.md").read_text()
-    assert "| paper/table4_imdb | – | – | – | data set 'imdb' is not in" in page
+    assert "| paper/table4\\_imdb | – | – | – | data set 'imdb' is not in" in page
     assert "| paper/theorem32 | – | – | – | 18 cells, " in page
     assert "![" in page and all((out / name).is_file() for name in _pictures(page))
     # the page and its pictures can be kept together, without the runs
@@ -142,7 +142,7 @@ def test_a_page_is_written_while_the_first_cell_of_a_sweep_still_runs(tmp_path: 
     (folder / "sweep.yaml").write_text("question: How?")
     done = CliRunner().invoke(app, ["reproduce", "privacy", "--out", str(tmp_path / "out"), "--page"])
     assert done.exit_code == 0, done.output
-    assert "| sweeps/privacy_mnist | – | – | – | not run |" in (tmp_path / "out" / "RESULTS.md").read_text()
+    assert "| sweeps/privacy\\_mnist | – | – | – | not run |" in (tmp_path / "out" / "RESULTS.md").read_text()
 
 
 def _pictures(page: str) -> list[str]:

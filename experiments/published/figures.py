@@ -28,7 +28,8 @@ from experiments.published.panels import (
     spoken,
 )
 from experiments.published.results import Results
-from experiments.published.values import Address, SeedValues, figure_of, method_key, methods_of, published_of, short
+from experiments.published.values import Address, figure_of, method_key, methods_of, published_of, short
+from experiments.report.differences import Average
 from experiments.report.figures.style import PALETTE as COLOURS
 from experiments.report.figures.style import counted
 
@@ -37,7 +38,7 @@ __all__ = ["COLOURS", "FIGURES", "MARKERS", "draw_figures", "save"]
 THEOREM = {"z": "|z|", "z_prime": "|z′|", "z_second": "|z″|"}
 THEOREM_MEASURES = [f"{name}_{kind}" for name in THEOREM for kind in ("bound", "quantile")]
 
-Row = list[SeedValues | None]
+Row = list[Average | None]
 Name = TypeVar("Name")
 
 
@@ -236,7 +237,7 @@ def _found(tables: dict[Name, list[Row]]) -> dict[Name, list[Row]]:
 
 
 def _means(row: Row) -> NDArray[np.float64]:
-    return np.array([np.nan if one is None else one.mean for one in row])
+    return np.array([np.nan if one is None or one.mean is None else one.mean for one in row])
 
 
 def _deviations(row: Row) -> NDArray[np.float64]:
@@ -246,9 +247,9 @@ def _deviations(row: Row) -> NDArray[np.float64]:
 
 def _seeds(tables: dict[Any, list[Row]]) -> str:
     drawn = [one for table in tables.values() for row in table for one in row if one is not None]
-    lost = sum(one.n - len(one.values) for one in drawn)
+    lost = sum(one.not_finite for one in drawn)
     left_out = f", {counted([lost], 'value')} not finite and left out" if lost else ""
-    return f"n = {counted([one.n for one in drawn], 'seed')}{left_out}"
+    return f"n = {counted([one.of for one in drawn], 'seed')}{left_out}"
 
 
 def _scale(axes: Axes, axis: str, values: list[Any], *, log: bool) -> NDArray[np.float64]:

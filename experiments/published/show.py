@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from experiments.published.results import read_results
 from experiments.published.tables import markdown_report, results_table, settings_lines
 from experiments.published.verdicts import verdicts
+from experiments.report.terminal import rich_table
 from fedpfn.runs import write_whole
 
 
@@ -17,13 +17,8 @@ def show_experiment(folder: Path, console: Console) -> None:
     from experiments.published.figures import draw_figures
 
     result = read_results(folder)
-    results = results_table(result)
-    table = Table(title=Text(result.title), title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for name in results.header:
-        table.add_column(Text(name), overflow="fold")
-    for row in results.rows:
-        table.add_row(*map(Text, row))
-    console.print(table, highlight=False)
+    console.print(Text(result.title, style="bold"), soft_wrap=not console.is_terminal)
+    console.print(rich_table(results_table(result)), highlight=False)
     for line in (*settings_lines(result), *verdicts(result)):
         console.print(f"- {line}", highlight=False, soft_wrap=True, markup=False)
     # first without pictures: tables are not lost where one cannot be drawn

@@ -5,12 +5,10 @@ deviations.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from experiments.published.results import Results
 from experiments.published.values import (
     Address,
-    SeedValues,
     figure_of,
     groups,
     measures_of,
@@ -18,23 +16,13 @@ from experiments.published.values import (
     methods_of,
     published_of,
     short,
+    spoken_average,
 )
 from experiments.published.verdicts import verdicts
+from experiments.report.differences import Average
+from experiments.report.table import Table, markdown_table, plain, text_table
 
 NEUTRAL = ("data.root", "data.download", "device", "seed", "output.save-models")  # they do not change what is measured
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        """Return the table as Markdown."""
-        lines = [self.header, tuple("---" for _ in self.header), *self.rows]
-        return "\n".join(f"| {' | '.join(map(_cell_text, cells))} |" for cells in lines)
 
 
 def results_table(run: Results) -> Table:
@@ -49,7 +37,7 @@ def results_table(run: Results) -> Table:
         (*_address_cells(run, address), *(_cell(figure_of(run, measure, **dict(address))) for measure in measures))
         for address in groups(run)
     ]
-    return Table((*_address_header(run), *map(_spoken, measures)), tuple(rows))
+    return text_table((*_address_header(run), *map(_spoken, measures)), rows, title=run.title)
 
 
 def _by_method(run: Results) -> Table:
@@ -69,7 +57,7 @@ def _by_method(run: Results) -> Table:
                     _cell(value) for published, here in pairs for value in ((published, here) if compared else (here,))
                 ]
                 rows.append((*_address_cells(run, address), _spoken(measure), *cells))
-    return Table(tuple(header), tuple(rows))
+    return text_table(header, rows, title=run.title)
 
 
 def _address_header(run: Results) -> list[str]:
@@ -83,10 +71,10 @@ def _address_cells(run: Results, address: Address) -> list[str]:
     return [str(value) for name, value in address if name != "case" or any(run.cases)]
 
 
-def _cell(value: "SeedValues | float | None") -> str:
+def _cell(value: Average | float | None) -> str:
     if value is None:
         return "–"
-    return str(value) if isinstance(value, SeedValues) else short(value)
+    return spoken_average(value) if isinstance(value, Average) else short(value)
 
 
 def _spoken(measure: str) -> str:
@@ -96,12 +84,12 @@ def _spoken(measure: str) -> str:
 def markdown_report(run: Results, figures: Sequence[str] = ()) -> str:
     """Return the whole report as Markdown."""
     seeds = sorted({record["seed"] for record in run.records})
-    parts = [f"# {_no_tags(run.title)}"]
-    parts += [f"*Source: {_no_tags(run.source)}*"] if run.source else []
-    parts += [_no_tags(run.question)] if run.question else []
-    parts.append(results_table(run).markdown())
+    parts = [f"# {plain(run.title)}"]
+    parts += [f"*Source: {plain(run.source)}*"] if run.source else []
+    parts += [plain(run.question)] if run.question else []
+    parts.append(markdown_table(results_table(run)))
     if lines := [*settings_lines(run), *verdicts(run)]:
-        parts.append("\n".join(f"- {_no_tags(line)}" for line in lines))
+        parts.append("\n".join(f"- {plain(line)}" for line in lines))
     parts += [f"![{name}](figures/{name}.png)" for name in figures]
     about = run.environment
     state = "" if run.complete else " Not complete."
@@ -126,12 +114,3 @@ def settings_lines(run: Results) -> list[str]:
         return missing
     caution = "; published figures are those of other settings" if run.comparison.published else ""
     return [f"settings: {', '.join(parts)}{caution}", *missing]
-
-
-def _cell_text(text: str) -> str:
-    return _no_tags(text).replace("|", "\\|")
-
-
-def _no_tags(text: str) -> str:
-    """Return text without what a reader of Markdown takes for a tag of HTML."""
-    return text.replace("<", "&lt;")

@@ -5,59 +5,38 @@ training, or the algorithms of a federation.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import isfinite, isnan, nan
-from statistics import mean, stdev
+from math import isnan
 from typing import Any
 
 from experiments.published.results import Record, Results
+from experiments.report.differences import Average
 
 METHODS = ("train.method", "strategy.name")  # the axis of the methods, the first that there is
 
 Address = tuple[tuple[str, Any], ...]
 
 
-@dataclass(frozen=True)
-class SeedValues:
-    """A measure seed by seed; ``mean`` and sample ``deviation`` (None for one seed) are over the finite values."""
-
-    by_seed: dict[int, float]
-
-    @property
-    def values(self) -> list[float]:
-        """The finite values."""
-        return [value for value in self.by_seed.values() if isfinite(value)]
-
-    @property
-    def mean(self) -> float:
-        """Their mean; NaN where there is none."""
-        return mean(self.values) if self.values else nan
-
-    @property
-    def deviation(self) -> float | None:
-        """Their sample standard deviation."""
-        return stdev(self.values) if len(self.values) > 1 else None
-
-    @property
-    def n(self) -> int:
-        """Number of seeds."""
-        return len(self.by_seed)
-
-    def __str__(self) -> str:
-        spread = "" if self.deviation is None else f" ± {short(self.deviation, like=self.mean)}"
-        lost = self.n - len(self.values)
-        if lost == self.n:
-            return f"not finite ({self.n})"
-        return f"{short(self.mean)}{spread} ({f'{self.n - lost} of {self.n}; {lost} not finite' if lost else self.n})"
+def spoken_average(average: Average) -> str:
+    """Return the mean with its deviation, and the number of seeds in brackets."""
+    if average.mean is None:
+        return f"not finite ({average.of})"
+    spread = "" if average.deviation is None else f" ± {short(average.deviation, like=average.mean)}"
+    lost = f"{average.n} of {average.of}; {average.not_finite} not finite" if average.not_finite else average.n
+    return f"{short(average.mean)}{spread} ({lost})"
 
 
-def short(number: float, *, like: float | None = None) -> str:
-    """Return a number with three decimals, or three digits where that shows nothing; ``like`` decides in its place."""
+def short(number: float | None, *, like: float | None = None) -> str:
+    """Return a number with three decimals, or three digits where that shows nothing; ``like`` decides in its place.
+
+    None is a mean without any finite value.
+    """
+    if number is None:
+        return "not finite"
     size = abs(number if like is None else like)
     return f"{number:.3f}" if 1e-3 <= size < 1000 or size == 0 else f"{number:.3g}"
 
 
-def figure_of(run: Results, measure: str, **address: Any) -> SeedValues | None:
+def figure_of(run: Results, measure: str, **address: Any) -> Average | None:
     """Return a measure over the seeds of the records at ``address`` (case and axes), or None where it has none.
 
     Raises ``ValueError`` for an address that leaves room for two records of a seed.
@@ -73,7 +52,7 @@ def figure_of(run: Results, measure: str, **address: Any) -> SeedValues | None:
         if value is not None:
             by_seed[record["seed"]] = value
     # a measure that is never a number, as the accuracy of a regression, is not one of these cells'
-    return None if all(isnan(value) for value in by_seed.values()) else SeedValues(by_seed)
+    return None if all(isnan(value) for value in by_seed.values()) else Average(by_seed, len(by_seed))
 
 
 def published_of(run: Results, measure: str, **address: Any) -> float | None:

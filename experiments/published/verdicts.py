@@ -6,7 +6,6 @@ from typing import Any
 
 from experiments.published.results import Results
 from experiments.published.values import (
-    SeedValues,
     figure_of,
     groups,
     measures_of,
@@ -16,6 +15,7 @@ from experiments.published.values import (
     short,
     spoken_part,
 )
+from experiments.report.differences import Average
 
 NO_BARRIER = 0.02  # an accuracy barrier below it leaves a method nothing to reduce
 
@@ -39,7 +39,7 @@ def verdicts(run: Results) -> list[str]:
     return lines
 
 
-def _verdict(measure: str, first: str, second: str, published: list[float], here: list[SeedValues]) -> str:
+def _verdict(measure: str, first: str, second: str, published: list[float], here: list[Average]) -> str:
     line = (
         f"{measure}, {first} → {second}: published {short(published[0])} → {short(published[1])}, "
         f"here {short(here[0].mean)} → {short(here[1].mean)}"
@@ -72,7 +72,7 @@ def _gain(before: float, after: float) -> float:
 
 def _no_barrier(run: Results, place: dict[str, Any], method: str) -> str | None:
     barrier = figure_of(run, "accuracy_barrier", **place, **{method_key(run): method}) if method == "vanilla" else None
-    if barrier is None or not barrier.mean < NO_BARRIER:
+    if barrier is None or barrier.mean is None or barrier.mean >= NO_BARRIER:
         return None
     return f"no accuracy barrier between {method} models here ({short(barrier.mean)}): there is nothing to reduce"
 

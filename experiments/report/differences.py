@@ -25,26 +25,38 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Average:
-    """A measure of a group: its finite values ``by_seed``, of how many runs, and in how many it was not finite."""
+    """A measure of a group: its values ``by_seed``, those that are not finite among them, and the number of runs.
+
+    Mean and deviation are over the finite values.
+    """
 
     by_seed: dict[int, float]
     of: int = 0
-    not_finite: int = 0
+
+    @property
+    def finite(self) -> dict[int, float]:
+        """The finite values by seed."""
+        return {seed: value for seed, value in self.by_seed.items() if isfinite(value)}
 
     @property
     def n(self) -> int:
-        """How many seeds, or pairs of one seed, have a value."""
-        return len(self.by_seed)
+        """The number of seeds, or pairs of one seed, that have a finite value."""
+        return len(self.finite)
+
+    @property
+    def not_finite(self) -> int:
+        """The number of seeds whose value is not finite."""
+        return len(self.by_seed) - self.n
 
     @property
     def mean(self) -> float | None:
-        """Their mean; None where there is none."""
-        return fmean(self.by_seed.values()) if self.by_seed else None
+        """The mean; None where there is no value."""
+        return fmean(self.finite.values()) if self.n else None
 
     @property
     def deviation(self) -> float | None:
-        """Their sample standard deviation, with n - 1 below; None for fewer than two."""
-        return stdev(self.by_seed.values()) if self.n > 1 else None
+        """The sample standard deviation, with n - 1 below; None for fewer than two values."""
+        return stdev(self.finite.values()) if self.n > 1 else None
 
 
 @dataclass(frozen=True)
@@ -63,14 +75,13 @@ class Difference(Average):
 def average(group: Group, measure: Measure) -> Average:
     """Return ``measure`` over the seeds of ``group``; seeds where it is missing or not finite are in no mean."""
     by_seed = {run.config.seed: value for run in group.runs if (value := measure.of(run)) is not None}
-    finite = {seed: float(value) for seed, value in by_seed.items() if isfinite(value)}
-    return Average(finite, len(group.runs), not_finite=len(by_seed) - len(finite))
+    return Average({seed: float(value) for seed, value in by_seed.items()}, len(group.runs))
 
 
 def difference(group: Average, baseline: Average) -> Difference:
-    """Return ``group`` less ``baseline`` over the seeds they share."""
-    shared = sorted(group.by_seed.keys() & baseline.by_seed.keys())
-    return Difference({seed: group.by_seed[seed] - baseline.by_seed[seed] for seed in shared})
+    """Return ``group`` less ``baseline`` over the seeds where both are finite."""
+    ours, theirs = group.finite, baseline.finite
+    return Difference({seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())})
 
 
 def find_baselines(

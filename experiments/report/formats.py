@@ -11,18 +11,15 @@ import pandas as pd
 
 from experiments.report.differences import Difference
 from experiments.report.study import show_value
+from experiments.report.table import Cell, Table, head_lines, markdown_table, plain, split_table
 from experiments.report.tables import (
-    Cell,
     Report,
-    Table,
     definitions,
     difference_tables,
     fixed_words,
-    head_lines,
     legend,
     results_tables,
     seeds_told,
-    split_table,
 )
 from fedpfn.runs import Run
 from fedpfn.runs.tables import rounds_of
@@ -98,11 +95,11 @@ def as_text(value: Any) -> Any:
 def markdown_text(report: Report, *, title: str, question: str = "") -> str:
     """Return the tables as Markdown, with notes for the reader beneath."""
     results, changes = results_tables(report), difference_tables(report)
-    parts = [f"# {_plain(title)}", *([_plain(question)] if question else []), *_sections(results)]
+    parts = [f"# {plain(title)}", *([plain(question)] if question else []), *_sections(results)]
     parts += [" ".join(legend(report)), *_sections(changes)]
     if changes:
         parts += [" ".join([*legend(report, differences=True), "Bold: the interval leaves out 0."])]
-    parts += ["## Notes", "\n".join(f"- {_plain(line)}" for line in [*definitions(report), *_notes(report)])]
+    parts += ["## Notes", "\n".join(f"- {plain(line)}" for line in [*definitions(report), *_notes(report)])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -124,28 +121,7 @@ def _notes(report: Report) -> list[str]:
 
 
 def _sections(tables: Iterable[Table]) -> list[str]:
-    return [text for table in tables for text in (f"## {_plain(table.title)}", markdown_table(table))]
-
-
-def _plain(text: str) -> str:
-    """Return text that Markdown takes as it stands."""
-    return re.sub(r"([\\`*_<>|#])", r"\\\1", text)
-
-
-def markdown_table(table: Table) -> str:
-    """Return a table as Markdown, numbers to the right; a cell whose interval leaves out 0 is bold."""
-
-    def line(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
-    def text(cell: Cell) -> str:
-        return f"**{_plain(cell.text)}**" if cell.verdict else _plain(cell.text)
-
-    lines = [
-        line(_plain(column.head) for column in table.columns),
-        line("---:" if column.number else "---" for column in table.columns),
-    ]
-    return "\n".join([*lines, *(line(map(text, row)) for row in table.rows)])
+    return [text for table in tables for text in (f"## {plain(table.title)}", markdown_table(table))]
 
 
 def _latex(table: Table, caption: Iterable[str], beneath: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from experiments.recorded import further_numbers, further_quantities, is_evaluat
 from experiments.report.log_text import LogText, clean, read_log, without_secrets
 from experiments.report.measures import final_accuracy, final_error, mean_accuracy_barrier, mean_error_barrier
 from experiments.report.study import Group, Study, show_value
-from experiments.report.tables import Cell, Column, Table
+from experiments.report.table import Cell, Column, Table
 from experiments.scores import score_of
 from experiments.show import human_bytes, round_cells, short
 from fedpfn.runs import LOG, Run

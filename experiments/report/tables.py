@@ -4,26 +4,21 @@ A ``Report`` holds the numbers, once; ``results_tables`` and ``difference_tables
 sort. Terminal, Markdown, LaTeX, CSV and the page write these down, and compute nothing.
 """
 
-import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from experiments.limits import limit_notes
 from experiments.report.differences import CONFIDENCE, Average, Difference, average, difference, find_baselines
 from experiments.report.measures import Measure, equal_bytes, further_measures, measures, score_words
-from experiments.report.study import Group, Study, Value, short_name, show_value
+from experiments.report.study import Group, Study, short_name, show_value
+from experiments.report.table import Cell, Column, Table, Verdict
 from experiments.report.units import show_average, show_change
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 
-Verdict = Literal["better", "worse"]
-
 # keys that are always listed, even at their default
 _ALWAYS_TOLD = ("rounds", "federation.clients", "data.name", "model.name")
 _DEFAULTS = RunConfig().flat()
-# blanks between columns of text
-GAP = 2
 # a no-break space: no arrow stands alone
 _ARROWS = {"higher": "\u00a0↑", "lower": "\u00a0↓", "none": ""}
 
@@ -51,34 +46,6 @@ class Report:
     baseline: dict[str, Scalar]
     across: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The text of a cell, and the number or text it sorts by; ``verdict`` if an interval excludes 0."""
-
-    text: str
-    value: Value = None
-    verdict: Verdict | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column's head and whether its cells are numbers; ``key`` is a config key's name, ``n`` or a measure's key."""
-
-    key: str
-    head: str
-    number: bool = True
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells under heads; the first ``fixed`` columns say which group a row is, and how many seeds it has."""
-
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    fixed: int
 
 
 def make_report(
@@ -144,36 +111,6 @@ def difference_tables(report: Report, *, chief: bool = False) -> list[Table]:
             f"{part}: d{ending}" if part else f"D{ending}", "pairs", measures, compared, [*pairs.values()], cell, report
         )
         for part, measures in _parts(shown).items()
-    ]
-
-
-def head_lines(table: Table, place: int) -> list[str]:
-    """Return the head of a column as lines no wider than its cells, or than its longest word."""
-    head = table.columns[place].head
-    widest = max([len(row[place].text) for row in table.rows] + [len(word) for word in head.split(" ")])
-    return textwrap.wrap(head, widest, break_long_words=False)
-
-
-def split_table(table: Table, width: int) -> list[Table]:
-    """Return the table in pieces of at most ``width`` characters, each with the columns that say which row it is.
-
-    A column that is too wide even alone has a piece of its own.
-    """
-    places, pieces = range(len(table.columns)), [list(range(table.fixed))]
-    texts = [[*head_lines(table, place), *(row[place].text for row in table.rows)] for place in places]
-    widths = [max(map(len, column)) + GAP for column in texts]
-    for place in places[table.fixed :]:
-        if sum(widths[other] for other in pieces[-1]) + widths[place] - GAP > width and len(pieces[-1]) > table.fixed:
-            pieces.append(list(range(table.fixed)))
-        pieces[-1].append(place)
-    return [
-        Table(
-            f"{table.title}{', continued' * (number > 0)}",
-            tuple(table.columns[place] for place in piece),
-            tuple(tuple(row[place] for place in piece) for row in table.rows),
-            table.fixed,
-        )
-        for number, piece in enumerate(pieces)
     ]
 
 

@@ -6,17 +6,14 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from experiments.report.table import GAP, Table, head_lines, split_table
 from experiments.report.tables import (
-    GAP,
     Report,
-    Table,
     definitions,
     difference_tables,
     fixed_words,
-    head_lines,
     legend,
     results_tables,
-    split_table,
 )
 
 _STYLES = {"better": "green", "worse": "red"}
@@ -46,11 +43,12 @@ def _print_tables(tables: Iterable[Table], console: Console) -> None:
         for piece in split_table(table, console.width):
             # not as the title of the table, whose width it would have to keep to
             console.print(Text(piece.title, style="bold"), soft_wrap=not console.is_terminal)
-            console.print(_rich(piece), highlight=False)
+            console.print(rich_table(piece), highlight=False)
             console.print()
 
 
-def _rich(table: Table) -> RichTable:
+def rich_table(table: Table) -> RichTable:
+    """Return a table as it is printed."""
     shown = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0))
     for place, column in enumerate(table.columns):
         head = Text("\n".join(head_lines(table, place)))

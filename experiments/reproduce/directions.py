@@ -4,13 +4,14 @@ A direction is *the same* or *different* where the 95 % interval of the paired d
 it does not or where there is one seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from experiments.published.values import short
 from experiments.report.differences import Difference
+from experiments.report.table import Cell, Table, text_table
 
-SAME, DIFFERENT, OPEN = "same", "**different**", "open"
-HEADER = ("case", "measure", "methods", "published", "here", "seeds", "difference, 95 % interval", "direction")
+SAME, DIFFERENT, OPEN = "same", "different", "open"
+_HEADS = ("case", "measure", "methods", "published", "here", "seeds", "difference, 95 % interval", "direction")
 
 
 def direction(published: Sequence[float | None], found: Difference) -> str:
@@ -33,3 +34,10 @@ def spread(found: Difference) -> str:
         return short(found.mean)
     low, high = found.interval
     return f"{short(found.mean)} [{short(low, like=found.mean)}, {short(high, like=found.mean)}]"
+
+
+def claims_table(rows: Iterable[Sequence[str]]) -> Table:
+    """Return claims as a table, one row each; where the direction is another one, it is bold."""
+    return text_table(
+        _HEADS, ((*row, Cell(last, verdict="worse" if last == DIFFERENT else None)) for *row, last in rows)
+    )

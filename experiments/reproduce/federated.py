@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.published.tables import Table
 from experiments.published.values import short
-from experiments.report.formats import markdown_table
 from experiments.report.measures import Measure
 from experiments.report.study import make_study
+from experiments.report.table import markdown_table
 from experiments.report.tables import Report, Row, difference_tables, fixed_words, legend, make_report, results_tables
-from experiments.reproduce.directions import HEADER, direction, spread
+from experiments.reproduce.directions import claims_table, direction, spread
 from experiments.reproduce.studies import Study
 from fedpfn.runs import find_runs
 
@@ -41,7 +40,7 @@ def federated_section(study: Study, folder: Path) -> tuple[str, Counter[str], st
         parts += [f"Differences to {_spoken(study)}:", *map(markdown_table, differences)]
         parts += [" ".join([*legend(report, differences=True), "Bold: the interval leaves out 0."])]
     if rows:
-        parts.append(Table(HEADER, tuple(rows)).markdown())
+        parts.append(markdown_table(claims_table(rows)))
     listed = json.loads((folder / "cells.json").read_text())["cells"]
     done = sum(run.summary is not None for run in runs)
     minutes = sum(run.summary["seconds"] for run in runs if run.summary is not None) / 60

@@ -8,20 +8,15 @@ page, in ``results/``, so that both can be kept and sent together.
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from experiments.published.figures import draw_figures
 from experiments.published.results import Results, read_results
-from experiments.published.tables import Table as LabTable
 from experiments.published.tables import results_table, settings_lines
 from experiments.published.values import (
     Address,
-    SeedValues,
     figure_of,
     groups,
     measures_of,
@@ -31,8 +26,10 @@ from experiments.published.values import (
     short,
     spoken_part,
 )
-from experiments.report.differences import Difference
-from experiments.reproduce.directions import DIFFERENT, HEADER, OPEN, SAME, direction, spread
+from experiments.report.differences import Difference, difference
+from experiments.report.table import markdown_table, text_table
+from experiments.report.terminal import rich_table
+from experiments.reproduce.directions import DIFFERENT, OPEN, SAME, claims_table, direction, spread
 from experiments.reproduce.federated import federated_section
 from experiments.reproduce.studies import Study
 from fedpfn.runs import write_whole
@@ -63,14 +60,14 @@ def write_page(
         sections.append(f"## {study.title}\n\n`{study.name}`\n\n{text}")
         counts = [str(directions[name]) if directions else "–" for name in (SAME, DIFFERENT, OPEN)]
         summary.append((study.name, *counts, why or state))
-    table = LabTable(_SUMMARY, tuple(summary)).markdown()
+    table = text_table(_SUMMARY, summary)
     head = f"# Results of `fedpfn reproduce`\n\n{_about(form)}\n\n{_READING}"
-    text = "\n\n".join([head, table, *sections]) + "\n"
+    text = "\n\n".join([head, markdown_table(table), *sections]) + "\n"
     path = out / "RESULTS.md"
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode())
     if console is not None:
-        console.print(_shown(summary))
+        console.print(rich_table(table))
         console.print(f"page: {path}", highlight=False, markup=False, soft_wrap=True)
     return path
 
@@ -82,15 +79,6 @@ _READING = (
     "papers publish neither optimisers nor lengths of training. Of federated tables the claims are those of "
     "arXiv 2402.01342 about FedPFN and FedPNU next to FedAvg: higher accuracy, lower barriers, fewer units that move."
 )
-
-
-def _shown(summary: Sequence[tuple[str, ...]]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in _SUMMARY:
-        table.add_column(name, overflow="fold")
-    for row in summary:
-        table.add_row(*(Text(cell.replace("*", "")) for cell in row))
-    return table
 
 
 def _about(form: str) -> str:
@@ -111,11 +99,11 @@ def laboratory_section(study: Study, folder: Path) -> tuple[str, Counter[str], s
     parts = [run.question] if run.question else []
     parts += [f"- {line}" for line in settings_lines(run)]
     if rows:
-        parts.append(LabTable(HEADER, tuple(rows)).markdown())
+        parts.append(markdown_table(claims_table(rows)))
     elif run.comparison.published:
-        parts.append(LabTable(_ALONE, tuple(_single(run))).markdown())
+        parts.append(markdown_table(text_table(_ALONE, _single(run))))
     else:
-        parts.append(results_table(run).markdown())
+        parts.append(markdown_table(results_table(run)))
     parts += [_kept(folder / "figures" / f"{name}.png", study) for name in draw_figures(run)]
     state = f"{run.done} cells, {run.seconds / 60:.0f} min" + ("" if run.complete else ", not complete")
     return "\n\n".join(parts), directions, state
@@ -141,7 +129,7 @@ def contrasts(run: Results) -> Iterator[tuple[str, ...]]:
                 published = [published_of(run, measure, **place) for place in places]
                 if here[0] is None or here[1] is None:
                     continue
-                found = _difference(here[0], here[1])
+                found = difference(here[1], here[0])
                 yield (
                     _case(address), measure.replace("_", " "), f"{methods[0]} → {method}",
                     " → ".join(map(_number, published)) if any(published) else "–",
@@ -150,20 +138,14 @@ def contrasts(run: Results) -> Iterator[tuple[str, ...]]:
                 )  # fmt: skip
 
 
-def _difference(first: SeedValues, second: SeedValues) -> Difference:
-    shared = sorted(first.by_seed.keys() & second.by_seed.keys())
-    pairs = {seed: second.by_seed[seed] - first.by_seed[seed] for seed in shared}
-    return Difference({seed: value for seed, value in pairs.items() if isfinite(value)})
-
-
 def _single(run: Results) -> Iterator[tuple[str, ...]]:
     """Yield a row for each group and measure of an experiment without methods to compare."""
     for address in groups(run):
         for measure in measures_of(run):
             if (figure := figure_of(run, measure, **dict(address))) is not None:
                 published = _number(published_of(run, measure, **dict(address)))
-                finite = {seed: value for seed, value in figure.by_seed.items() if isfinite(value)}
-                yield _case(address), measure.replace("_", " "), published, spread(Difference(finite)), str(figure.n)
+                here = spread(Difference(figure.by_seed))
+                yield _case(address), measure.replace("_", " "), published, here, str(figure.of)
 
 
 def _number(value: float | None) -> str:
