@@ -22,11 +22,30 @@ ALPHAS = tuple(step / 10 for step in range(1, 10))
 def weak_additivity(
     activation: Callable[[Tensor], Tensor], first: Tensor, second: Tensor, *, alphas: Sequence[float] = ALPHAS
 ) -> tuple[Tensor, Tensor]:
-    """Return max over ``alphas`` of dist and of 1 - cos of the two sides, both (N,) in float64, one value per example.
+    """Return max over ``alphas`` of dist and of 1 - cos of the two sides, example by example.
 
-    ``first`` and ``second`` (N, ...) are pre-activations. NaN where a side is zero at one of the alphas. Raises
-    ``ValueError`` without alphas, or for one outside [0, 1].
+    Parameters
+    ----------
+    activation
+        The activation s, which may work in place: it gets float64 tensors of its own.
+    first, second
+        Pre-activations h1 and h2 of the same N examples, of shape (N, ...).
+    alphas
+        Values of a, one or more within [0, 1]; by default 0.1, 0.2, ..., 0.9.
 
+    Returns
+    -------
+    tuple of Tensor
+        The largest dist and the largest 1 - cos of each example, both (N,) in float64; NaN where a side is zero at one
+        of the alphas.
+
+    Raises
+    ------
+    ValueError
+        Without alphas, or for one outside [0, 1].
+
+    Examples
+    --------
     >>> opposed = weak_additivity(torch.relu, torch.tensor([[3.0, -1.0]]), torch.tensor([[-1.0, 3.0]]), alphas=[0.5])
     >>> [round(float(value), 12) for value in opposed]  # (1, 1) against (1.5, 1.5)
     [0.166666666667, 0.0]
@@ -49,8 +68,25 @@ def gaussian_additivity(*, alphas: Sequence[float] = ALPHAS) -> tuple[float, flo
     """Return what ``weak_additivity`` tends to for ReLU and wide layers of independent N(0, 1) pre-activations.
 
     By the arc-cosine kernel of order one (Cho & Saul 2009): for Gaussians u, v of deviations p, q and correlation
-    cos t, E[relu(u) relu(v)] = p q (sin t + (pi - t) cos t) / (2 pi). Raises ``ValueError`` as ``weak_additivity``.
+    cos t, E[relu(u) relu(v)] = p q (sin t + (pi - t) cos t) / (2 pi).
 
+    Parameters
+    ----------
+    alphas
+        As for ``weak_additivity``.
+
+    Returns
+    -------
+    tuple of float
+        The limits of the largest dist and of the largest 1 - cos.
+
+    Raises
+    ------
+    ValueError
+        As ``weak_additivity``.
+
+    Examples
+    --------
     >>> distance, gap = gaussian_additivity(alphas=[0.5])
     >>> round(1 - gap, 4)
     0.9304

@@ -30,8 +30,18 @@ SPREAD = 1e4  # b is searched so that the root mean square of b (z - mean z) lie
 
 @dataclass(frozen=True)
 class Temperature:
-    """The factor ``beta`` on the logits, its mean loss in nats on the examples it was fitted to, and whether the best
-    one lies outside the range searched: all answers right (beta is unbounded), or misleading logits."""
+    """A factor fitted to logits, and the loss that it gives.
+
+    Attributes
+    ----------
+    beta
+        Factor on the logits, above 0.
+    loss
+        Mean loss under ``beta`` in nats, on the examples that it was fitted to.
+    at_bound
+        Whether the best factor lies outside the range searched: all answers right (beta is unbounded), or misleading
+        logits.
+    """
 
     beta: float
     loss: float
@@ -40,7 +50,19 @@ class Temperature:
 
 @dataclass(frozen=True)
 class CalibratedBarrier:
-    """Loss along a path at ``alphas``, raw and with each point's own ``betas``, and the barrier of each curve."""
+    """Loss along a path, raw and calibrated, and the barrier of each curve.
+
+    Attributes
+    ----------
+    alphas
+        Points of the path, (points,), from 0 to 1; alpha = 1 is the first model.
+    raw, calibrated
+        Mean loss in nats at each point, (points,): of the logits as they are, and times the point's own beta.
+    betas
+        Factor fitted at each point, (points,).
+    raw_barrier, calibrated_barrier
+        Loss barrier of each curve in nats (``barrier.loss_barrier``).
+    """
 
     alphas: Floats
     raw: Floats
@@ -51,13 +73,31 @@ class CalibratedBarrier:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
-    """Return the minimiser b of the mean cross-entropy of softmax(b · logits), (N, C), on labels (N,).
+    """Return the minimiser b of the mean cross-entropy of softmax(b · logits).
 
     The loss is convex in b; log b is searched so that b times the spread of the logits, the root mean square of their
     deviations from each example's mean, lies within [1e-4, 1e4]: logits scaled by k have b / k, however small they are.
-    Logits that do not differ within any example have b = 1. Raises ``ValueError`` for labels that are no classes, sizes
-    that differ, no examples, or logits that are not finite.
 
+    Parameters
+    ----------
+    logits
+        Finite logits of shape (N, C).
+    labels
+        Integer classes of shape (N,).
+
+    Returns
+    -------
+    Temperature
+        Its ``beta`` is b, or 1 where logits do not differ within any example.
+
+    Raises
+    ------
+    ValueError
+        For labels that are no classes, logits of another shape, sizes that differ, no examples, or logits that are not
+        finite.
+
+    Examples
+    --------
     >>> logits, labels = torch.tensor([[1.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
     >>> round(fit_temperature(logits, labels).beta, 6), round(math.log(3), 6)
     (1.098612, 1.098612)
@@ -104,12 +144,41 @@ def calibrated_barrier(
 ) -> CalibratedBarrier:
     """Return the loss barrier of the path w(alpha) on ``examples``, raw and calibrated, alpha = 1 being ``first``.
 
-    At every point, the ends included, beta is fitted on ``held_out`` and applied to ``examples``. ``held_out`` must
-    share no example with ``examples`` or with the models' training data: it is never the test set, on which the
-    barrier is measured. ``repair(state, first)`` is that of ``barrier``, each end repaired with itself; under the
-    BatchNorm policy ``none`` the points between have the first model's statistics. Raises ``ValueError`` for a state
-    that is not the model's or not finite, an even number of points, and whatever ``fit_temperature`` refuses.
+    At every point, the ends included, beta is fitted on ``held_out`` and applied to ``examples``.
 
+    Parameters
+    ----------
+    model
+        The network that the states belong to; it runs in evaluation mode and is not changed.
+    first, second
+        States of the two models.
+    examples
+        Examples with classes as labels, on which the barrier is measured.
+    held_out
+        Examples on which beta is fitted. They must share none with ``examples`` or with the models' training data:
+        never the test set, on which the barrier is measured.
+    points
+        Number of points of the path, both ends included; odd, 3 or more.
+    batch_size
+        Number of examples per forward pass.
+    repair
+        ``repair(state, end)``, that of ``barrier``, returns the state to measure in place of ``state``; an inner point
+        is repaired with the first model as ``end``, an end with itself. Under the BatchNorm policy ``none`` the points
+        between thus have the first model's statistics. None measures the states as they are.
+
+    Returns
+    -------
+    CalibratedBarrier
+        Both curves, the betas of all points, and both barriers.
+
+    Raises
+    ------
+    ValueError
+        For a state that is not the model's or not finite, an even number of points or fewer than three, and whatever
+        ``fit_temperature`` refuses.
+
+    Examples
+    --------
     >>> from fedpfn.params import read_state
     >>> net = nn.Linear(2, 2)
     >>> data = Examples(torch.randn(8, 2), torch.tensor([0, 1] * 4))

@@ -22,9 +22,15 @@ from fedpfn.lmc.layerwise.comparison import flat
 
 @dataclass(frozen=True)
 class Products:
-    """Bias-free outputs of one layer for a batch, weights of a model by features of a model: ``first_second`` is W1 H2.
+    """Bias-free outputs of one layer for a batch: weights of one model applied to features of one model.
 
-    ``excess`` is (W1 - W2)(H1 - H2), computed as such.
+    Attributes
+    ----------
+    first_first, first_second, second_first, second_second
+        The first word names the model of the weights, the second that of the features: ``first_second`` is W1 H2.
+        Shaped as the layer's output, (n, ...).
+    excess
+        (W1 - W2)(H1 - H2), computed as such.
     """
 
     first_first: Tensor
@@ -36,7 +42,17 @@ class Products:
 
 @dataclass(frozen=True)
 class Commutativity:
-    """Dist_com, Dist_W and Dist_H of one layer; NaN where a side is zero."""
+    """The distances of one layer; NaN where a side is zero.
+
+    Attributes
+    ----------
+    commutativity
+        Dist_com, of the products.
+    weight_distance
+        Dist_W, of the two weights.
+    feature_distance
+        Dist_H, of the features that enter the layer.
+    """
 
     commutativity: float
     weight_distance: float
@@ -44,8 +60,29 @@ class Commutativity:
 
 
 def apply_weight(layer: nn.Module, weight: Tensor, inputs: Tensor) -> Tensor:
-    """Return W H for an ``nn.Linear`` or ``nn.Conv2d`` with ``weight`` in place of its own, and no bias.
+    """Return W H: the output of a layer with ``weight`` in place of its own, and no bias.
 
+    Parameters
+    ----------
+    layer
+        An ``nn.Linear`` or ``nn.Conv2d``, whose stride, padding, dilation and groups are kept.
+    weight
+        Weight of the shape that the layer's own has.
+    inputs
+        Features that enter the layer, of shape (n, ...).
+
+    Returns
+    -------
+    Tensor
+        W H, shaped as the layer's output.
+
+    Raises
+    ------
+    ValueError
+        For a layer of another class.
+
+    Examples
+    --------
     >>> layer = nn.Conv2d(1, 1, 2)
     >>> apply_weight(layer, torch.ones(1, 1, 2, 2), torch.ones(1, 1, 3, 3)).flatten()
     tensor([4., 4., 4., 4.])
@@ -60,7 +97,27 @@ def apply_weight(layer: nn.Module, weight: Tensor, inputs: Tensor) -> Tensor:
 
 
 def cross_products(layer: nn.Module, weights: tuple[Tensor, Tensor], features: tuple[Tensor, Tensor]) -> Products:
-    """Return the products of both models' ``weights`` with both models' ``features`` entering ``layer``."""
+    """Return the products of both models' weights with both models' features entering one layer.
+
+    Parameters
+    ----------
+    layer
+        The layer, as ``apply_weight`` takes it.
+    weights
+        Its weight in the first model and in the second.
+    features
+        What enters it in the first model and in the second, on the same batch; each of shape (n, ...).
+
+    Returns
+    -------
+    Products
+        All four, and that of the differences.
+
+    Raises
+    ------
+    ValueError
+        For a layer that ``apply_weight`` refuses.
+    """
     (w1, w2), (h1, h2) = weights, features
     return Products(
         first_first=apply_weight(layer, w1, h1),

@@ -14,11 +14,23 @@ def flat(features: Tensor) -> Tensor:
 
 
 def cosine_gap(first: Tensor, second: Tensor) -> Tensor:
-    """Return 1 - cos(x, y) of each example, (N,), within [0, 2]; NaN where a vector is zero.
+    """Return 1 - cos(x, y) of each example.
 
     Computed as |x/|x| - y/|y||² / 2, which has no cancellation: equal vectors give 0, and float32 features, not copied
     to float64, have an error near 1e-7 of the value's square root.
 
+    Parameters
+    ----------
+    first, second
+        Features x and y of the same N examples, of shape (N, ...).
+
+    Returns
+    -------
+    Tensor
+        (N,) in float64, within [0, 2]; NaN where a vector is zero.
+
+    Examples
+    --------
     >>> gaps = cosine_gap(torch.tensor([[1.0, 0.0], [2.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 3.0]]).expand(3, 2))
     >>> [round(gap, 6) for gap in gaps.tolist()]
     [1.0, 0.292893, nan]
@@ -29,10 +41,22 @@ def cosine_gap(first: Tensor, second: Tensor) -> Tensor:
 
 
 def relative_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Return dist(x, y) = |x - y|² / (|x| |y|) of each example, (N,), 0 or more; NaN where a vector is zero.
+    """Return dist(x, y) = |x - y|² / (|x| |y|) of each example.
 
     With r = |x| / |y| it is r + 1/r - 2 cos(x, y): it sees direction and length.
 
+    Parameters
+    ----------
+    first, second
+        Features x and y of the same N examples, of shape (N, ...).
+
+    Returns
+    -------
+    Tensor
+        (N,) in float64, 0 or more; NaN where a vector is zero.
+
+    Examples
+    --------
     >>> relative_distance(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     tensor([0.5000, 2.0000], dtype=torch.float64)
     """

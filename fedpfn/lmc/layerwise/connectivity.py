@@ -37,9 +37,20 @@ Counts = NDArray[np.int64]
 class LayerCosines:
     """E[1 - cos] of P pairs at L layers.
 
-    ``llfc`` (P, L) compares f_l(w(alpha)) with the interpolated features, ``baseline`` (P, L) the two ends' features
-    with each other; ``left_out`` (P, L) counts the dead examples left out of ``llfc``. ``pairs`` (P, 2) are positions
-    in the list of states; ``layers`` are the names of the weighted layers.
+    Attributes
+    ----------
+    layers
+        Names of the L weighted layers, in the order they run.
+    pairs
+        Positions of each pair in the list of states, (P, 2).
+    alpha
+        The point of the paths; alpha = 1 is the first of a pair.
+    llfc
+        f_l(w(alpha)) compared with the interpolated features, (P, L).
+    baseline
+        The two ends' features compared with each other, (P, L).
+    left_out
+        Number of dead examples left out of ``llfc``, (P, L).
     """
 
     layers: tuple[str, ...]
@@ -53,11 +64,26 @@ class LayerCosines:
 def linear_agreement(
     mixed: Tensor, first: Tensor, second: Tensor, alpha: float, *, depth: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Return 1 - cos(f, t) and ``<f, t> / |t|²`` of each example, both (N,) in float64, for
-    t = alpha^depth f1 + (1 - alpha)^depth f2: LLFC at ``depth`` = 1, LEWC at the layer's own depth.
+    """Return 1 - cos(f, t) and ``<f, t> / |t|²`` of each example, for t = alpha^depth f1 + (1 - alpha)^depth f2.
 
-    ``mixed`` (N, ...) are the features f at w(alpha). Both are NaN where f or t is zero.
+    Parameters
+    ----------
+    mixed
+        Features f at w(alpha), of shape (N, ...).
+    first, second
+        Features f1 and f2 of the two models, of the same shape.
+    alpha
+        The point of the path, within [0, 1]; alpha = 1 is the first model.
+    depth
+        1 for LLFC, the layer's own depth for LEWC.
 
+    Returns
+    -------
+    tuple of Tensor
+        The gap 1 - cos and the coefficient, both (N,) in float64; NaN where f or t is zero.
+
+    Examples
+    --------
     >>> ends = torch.tensor([[8.0, 0.0]]), torch.tensor([[0.0, 8.0]])
     >>> gap, coefficient = linear_agreement(torch.ones(1, 2), *ends, 0.5)
     >>> round(float(gap), 12), float(coefficient)
@@ -80,14 +106,43 @@ def layer_cosines(
     batch_size: int = 100,
     repair: Repair | None = None,
 ) -> LayerCosines:
-    """Measure LLFC and its baseline at every layer, for ``pairs`` of positions in ``states``; alpha = 1 is the first.
+    """Measure LLFC and its baseline at every layer, for pairs of models.
 
     A batch runs once through each state in a pair and once through each interpolation; the features of one batch are
-    held for all states, so that small batches are the fast ones on a CPU. ``repair(state, first)`` returns the state to
-    measure in place of an interpolated one, and of each end with itself, as in ``barrier``; under the BatchNorm policy
-    ``none`` the points between have the first model's statistics. Raises ``ValueError`` for a state that is not the
-    model's or not finite, a pair of positions out of range, and whatever ``measurable_layers`` refuses.
+    held for all states, so that small batches are the fast ones on a CPU.
 
+    Parameters
+    ----------
+    model
+        The network that the states belong to; it runs in evaluation mode and is not changed.
+    states
+        States of the models.
+    pairs
+        Pairs of positions in ``states``; alpha = 1 is the first of a pair.
+    examples
+        Examples whose features are compared.
+    alpha
+        The point of each path, within [0, 1].
+    batch_size
+        Number of examples per forward pass.
+    repair
+        ``repair(state, end)``, that of ``barrier``, returns the state to measure in place of ``state``; an interpolated
+        one is repaired with the first model as ``end``, an end with itself. Under the BatchNorm policy ``none`` the
+        points between thus have the first model's statistics. None measures the states as they are.
+
+    Returns
+    -------
+    LayerCosines
+        One row per pair and one column per layer.
+
+    Raises
+    ------
+    ValueError
+        For a state that is not the model's or not finite, a pair of positions out of range, an alpha outside [0, 1], no
+        examples, and whatever ``measurable_layers`` refuses.
+
+    Examples
+    --------
     >>> from fedpfn.params import read_state
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> data = Examples(torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))

@@ -54,10 +54,24 @@ FUNCTIONS = frozenset(
 class Layer:
     """One weighted layer, and where its features lie.
 
-    ``index`` counts layers in the order they run, from 1. ``depth`` is the largest number of layers on a way from the
-    input to the features: the l of a plain stack. The features are the output of call number ``call`` (from 0) of
-    module ``site``, the model itself being ``""``; ``activated`` says whether that is an activation. ``below`` names
-    the state's tensors that the features depend on. ``reads_input``: its inputs depend on no weight.
+    Attributes
+    ----------
+    name
+        Name of its module.
+    index
+        Its number in the order that layers run, from 1.
+    depth
+        Largest number of layers on a way from the input to the features: the l of a plain stack.
+    site
+        Name of the module whose output the features are, the model itself being ``""``.
+    call
+        Number of the call of ``site`` that returns them, from 0.
+    activated
+        Whether ``site`` is an activation.
+    reads_input
+        Whether its inputs depend on no weight.
+    below
+        Names of the state's tensors that the features depend on.
     """
 
     name: str
@@ -82,11 +96,30 @@ class _Call:
 
 @torch.enable_grad()
 def find_layers(model: nn.Module, inputs: Tensor, *, state: Mapping[str, Tensor] | None = None) -> tuple[Layer, ...]:
-    """Return the layers of ``model`` in the order they run on ``inputs`` (one example will do), at ``state`` if given.
+    """Return the layers of ``model`` in the order they run.
 
-    Raises ``ValueError`` for a model that runs no layer, or one layer twice, calls an activation as a function, or
-    returns anything but a tensor.
+    Parameters
+    ----------
+    model
+        The network, run once in evaluation mode and not changed.
+    inputs
+        A batch of inputs for the run; one example will do.
+    state
+        Tensors to run at by name; those that it lacks are the model's own, by default all.
 
+    Returns
+    -------
+    tuple of Layer
+        One per ``nn.Linear`` or ``nn.Conv2d`` that runs.
+
+    Raises
+    ------
+    ValueError
+        For a model that runs no layer, or one layer twice, calls an activation as a function, or returns anything but a
+        tensor.
+
+    Examples
+    --------
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> [(layer.name, layer.depth, layer.site, layer.activated) for layer in find_layers(net, torch.ones(1, 3))]
     [('0', 1, '1', True), ('2', 2, '', False)]

@@ -9,9 +9,23 @@ each is at most eps.
 def path_error_bound(first: float, second: float) -> float:
     """Return 2 max(first, second), at most 1: what no error on the path exceeds under LLFC at the output.
 
-    ``first`` and ``second`` are the ends' errors, shares of wrong answers; NaN passes through. Raises ``ValueError``
-    for a value outside [0, 1].
+    Parameters
+    ----------
+    first, second
+        Errors of the two ends, shares of wrong answers within [0, 1], or NaN.
 
+    Returns
+    -------
+    float
+        The bound; NaN where an error is NaN.
+
+    Raises
+    ------
+    ValueError
+        For a value outside [0, 1].
+
+    Examples
+    --------
     >>> path_error_bound(0.03, 0.05)
     0.1
     """

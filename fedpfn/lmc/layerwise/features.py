@@ -27,7 +27,19 @@ Key = tuple[str, int, str]  # module, number of its call, and "in", "out" or "we
 
 @dataclass(frozen=True)
 class Captured:
-    """What was captured at a layer in one pass: its weight, its inputs, its pre-activation and its features."""
+    """What was captured at a layer in one pass.
+
+    Attributes
+    ----------
+    weight
+        Its weight in the state that ran.
+    entering
+        Its inputs, of shape (n, ...).
+    before
+        Its pre-activation, (n, ...).
+    after
+        Its features, (n, ...).
+    """
 
     weight: Tensor
     entering: Tensor
@@ -37,16 +49,43 @@ class Captured:
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass of a batch: its output, and one ``Captured`` per layer."""
+    """One forward pass of a batch.
+
+    Attributes
+    ----------
+    output
+        Output of the model, (n, ...).
+    layers
+        What was captured at each layer, in the order of the layers asked for.
+    """
 
     output: Tensor
     layers: tuple[Captured, ...]
 
 
 def capture(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, state: Mapping[str, Tensor]) -> Pass:
-    """Run ``inputs`` through ``model`` at ``state`` and capture its layers. Use within ``evaluating(model)``.
+    """Run a batch through ``model`` and capture its layers. Use within ``evaluating(model)``.
 
-    Raises ``ValueError`` for outputs that are not finite.
+    Parameters
+    ----------
+    model
+        The network.
+    layers
+        Layers of it (``measurable_layers``).
+    inputs
+        Decoded inputs of the batch, of shape (n, ...).
+    state
+        Tensors to run at.
+
+    Returns
+    -------
+    Pass
+        The output and what was captured at each layer.
+
+    Raises
+    ------
+    ValueError
+        For outputs that are not finite.
     """
     places = [_places(layer) for layer in layers]
     captured = _record(model, {key for keys in places for key in keys}, inputs, state)
@@ -56,10 +95,25 @@ def capture(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, state: Ma
 def read_features(
     model: nn.Module, layers: Sequence[Layer], inputs: Tensor, state: Mapping[str, Tensor]
 ) -> list[Tensor]:
-    """Return the features (n, ...) of every layer, and nothing else. Use within ``evaluating(model)``.
+    """Return the features of every layer on a batch, and nothing else. Use within ``evaluating(model)``.
 
-    Raises ``ValueError`` for outputs that are not finite.
+    Parameters
+    ----------
+    model, layers, inputs, state
+        As for ``capture``.
 
+    Returns
+    -------
+    list of Tensor
+        Features of shape (n, ...), one tensor per layer.
+
+    Raises
+    ------
+    ValueError
+        For outputs that are not finite.
+
+    Examples
+    --------
     >>> from fedpfn.lmc.layerwise.discovery import find_layers
     >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
     >>> state = {"0.weight": torch.tensor([[1.0, 0.0], [0.0, -1.0]]), "2.weight": torch.ones(1, 2)}
@@ -72,7 +126,25 @@ def read_features(
 
 
 def batches(examples: Examples, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield decoded inputs and labels in order. Raises ``ValueError`` without examples, or for batches of none."""
+    """Yield decoded inputs and labels in order.
+
+    Parameters
+    ----------
+    examples
+        Examples to go through once.
+    batch_size
+        Number of examples per batch, 1 or more; the last batch may be shorter.
+
+    Yields
+    ------
+    tuple of Tensor
+        Inputs and labels of a batch.
+
+    Raises
+    ------
+    ValueError
+        Without examples, or for batches of none.
+    """
     if not len(examples) or batch_size < 1:
         raise ValueError(f"features need examples, in batches of 1 or more; got {len(examples)} and {batch_size}")
     for start in range(0, len(examples), batch_size):

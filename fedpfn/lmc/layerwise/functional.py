@@ -21,12 +21,18 @@ def measurable_layers(
     Parameters
     ----------
     model
-        It is not changed. It is returned itself where its activations are modules, else a copy for evaluation in which
-        they are: what a forward does in training alone, such as ``F.dropout(x, training=self.training)``, is left out.
+        The network; it is not changed.
     inputs
         An example or more, for the dry run that looks for layers.
     state
         Tensors to run at, by default the model's own.
+
+    Returns
+    -------
+    tuple
+        The model itself where its activations are modules, else a copy for evaluation in which they are: what a forward
+        does in training alone, such as ``F.dropout(x, training=self.training)``, is left out. Then its layers, a tuple
+        of ``Layer`` in the order they run.
 
     Raises
     ------

@@ -39,14 +39,38 @@ ALPHAS = (0.25, 0.5, 0.75)
 class LayerRow:
     """The measures of one layer; NaN where one is not defined.
 
-    One value per alpha: ``llfc`` and ``lewc`` are E[1 - cos], ``llfc_coefficient`` and ``lewc_coefficient`` mean
-    coefficients, ``left_out`` the dead examples left out of ``llfc``. ``baseline``: E[1 - cos] of the ends' features,
-    ``cka`` their debiased linear CKA.
-    ``additivity`` and ``additivity_gap``: E of the largest dist and 1 - cos over the report's alphas (NaN without an
-    activation). ``commutativity``, ``weight_distance``, ``feature_distance``: Dist_com, Dist_W, Dist_H (the first and
-    the last NaN at a layer that reads the input, as ``orthogonality``). Two values: ``orthogonality`` E|W2 z1| /
-    E|W1 z1| and its mirror; ``stitched_error`` and ``stitched_loss`` with the first model below, then the second;
-    the stable ranks of the first and the second model.
+    Attributes
+    ----------
+    layer
+        Name of the layer.
+    index
+        Its number in the order that layers run, from 1.
+    depth
+        Largest number of layers on a way from the input to its features.
+    features
+        Name of the module whose output its features are, or ``output`` for the model's own.
+    llfc
+        E[1 - cos] under LLFC, one value per alpha.
+    baseline
+        E[1 - cos] of the ends' features.
+    cka
+        Debiased linear CKA of the ends' features.
+    llfc_coefficient
+        Mean coefficient under LLFC, one value per alpha.
+    lewc, lewc_coefficient
+        The same two under LEWC.
+    left_out
+        Number of dead examples left out of ``llfc``, one per alpha.
+    additivity, additivity_gap
+        E of the largest dist and of the largest 1 - cos over the report's alphas; NaN without an activation.
+    commutativity, weight_distance, feature_distance
+        Dist_com, Dist_W and Dist_H; the first and the last are NaN at a layer that reads the input.
+    orthogonality
+        E|W2 z1| / E|W1 z1| and its mirror; NaN at a layer that reads the input.
+    stitched_error, stitched_loss
+        Error and loss of the stitch with the first model below, then with the second.
+    weight_stable_rank, activation_stable_rank
+        Stable ranks of the first and of the second model; NaN for activations of more than 2048 units or channels.
     """
 
     layer: str
@@ -74,10 +98,19 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """The ``layers`` of a pair at ``alphas``, with errors (shares of wrong answers, NaN in a regression).
+    """The layers of a pair of models, with errors (shares of wrong answers, NaN in a regression).
 
-    ``end_errors`` are the first and the second model's, ``path_errors`` those at ``alphas``; under LLFC at the output
-    none exceeds ``error_bound`` (lemma 1 of Zhou et al. 2023, see ``error_bound``).
+    Attributes
+    ----------
+    alphas
+        Points of the path that were measured; alpha = 1 is the first model.
+    layers
+        One row per layer, in the order they run.
+    end_errors
+        Errors of the first and of the second model.
+    path_errors
+        Errors at ``alphas``; under LLFC at the output none exceeds ``error_bound`` (lemma 1 of Zhou et al. 2023, see
+        ``error_bound``).
     """
 
     alphas: Numbers
@@ -127,14 +160,46 @@ def layer_report(
 ) -> LayerReport:
     """Measure two models at every layer, and w(alpha) = alpha ``first`` + (1 - alpha) ``second`` between them.
 
-    A batch's features are held for both models and each alpha. ``repair(state, first)`` returns the state to measure in
-    place of an interpolated one, and of each end with itself, as in ``barrier``; under the BatchNorm policy ``none``
-    the points between have the first model's statistics. ``stitching`` costs two evaluations per layer, ``ranks`` the
-    singular values of every weight; without them their columns are NaN. ``progress(done, total)`` is called after every
-    batch, after every layer stitched each way and after every layer summed up. Raises ``ValueError`` for a state that
-    is not the model's or not finite, no alphas or one outside [0, 1], no examples, and what ``measurable_layers``
-    refuses.
+    A batch's features are held for both models and each alpha.
 
+    Parameters
+    ----------
+    model
+        The network that the states belong to; it runs in evaluation mode and is not changed.
+    first, second
+        States of the two models.
+    examples
+        Examples that everything is measured on.
+    alphas
+        Points of the path, one or more within [0, 1].
+    batch_size
+        Number of examples per forward pass, except in the evaluations of ``stitching``.
+    repair
+        ``repair(state, end)``, that of ``barrier``, returns the state to measure in place of ``state``; an interpolated
+        one is repaired with the first model as ``end``, an end with itself. Under the BatchNorm policy ``none`` the
+        points between thus have the first model's statistics. None measures the states as they are.
+    stitching
+        Evaluate stitches, which costs two evaluations per layer; without it their columns are NaN.
+    ranks
+        Compute stable ranks, which costs two eigenvalue decompositions per layer and model; without it their columns
+        are NaN.
+    progress
+        ``progress(done, total)`` is called after every batch, after every layer stitched each way and after every layer
+        summed up.
+
+    Returns
+    -------
+    LayerReport
+        One row per layer, and the errors at the ends and at ``alphas``.
+
+    Raises
+    ------
+    ValueError
+        For a state that is not the model's or not finite, no alphas or one outside [0, 1], no examples, and what
+        ``measurable_layers`` refuses.
+
+    Examples
+    --------
     >>> from fedpfn.params import read_state
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
     >>> data = Examples(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))

@@ -22,7 +22,17 @@ from fedpfn.progress import Progress, Steps
 
 @dataclass(frozen=True)
 class Stitching:
-    """Error (share of wrong answers; NaN in a regression) and mean loss of the stitch at each layer, in order."""
+    """Error and loss of the stitch at each layer, in order.
+
+    Attributes
+    ----------
+    layers
+        Names of the layers.
+    error
+        Share of wrong answers; NaN in a regression.
+    loss
+        Mean loss of the examples' task.
+    """
 
     layers: tuple[str, ...]
     error: tuple[float, ...]
@@ -30,7 +40,20 @@ class Stitching:
 
 
 def stitch(layer: Layer, lower: Mapping[str, Tensor], upper: Mapping[str, Tensor]) -> State:
-    """Return the state with ``lower``'s tensors where the features of ``layer`` depend on them, else ``upper``'s."""
+    """Return the state with ``lower``'s tensors where the features of ``layer`` depend on them, else ``upper``'s.
+
+    Parameters
+    ----------
+    layer
+        The last layer of the lower model.
+    lower, upper
+        States of the two models.
+
+    Returns
+    -------
+    State
+        Tensors with the names of ``upper``, not copied.
+    """
     return {name: lower[name] if name in layer.below else tensor for name, tensor in upper.items()}
 
 
@@ -44,12 +67,38 @@ def stitching_errors(
     batch_size: int = 1000,
     progress: Progress | None = None,
 ) -> Stitching:
-    """Evaluate the stitch of ``lower`` below and ``upper`` above every layer, or those of ``layers``.
+    """Evaluate the stitch of ``lower`` below and ``upper`` above at every layer.
 
     At the last layer nothing of ``upper`` remains. Layers whose stitches are one network, as a block's last convolution
-    and its projection, are evaluated once. ``progress(done, total)`` is called after every layer. Raises ``ValueError``
-    for a state that is not the model's or not finite, and what ``measurable_layers`` refuses.
+    and its projection, are evaluated once.
 
+    Parameters
+    ----------
+    model
+        The network that the states belong to; it is not changed.
+    lower, upper
+        States of the two models.
+    examples
+        Examples that stitches are evaluated on.
+    layers
+        Layers to stitch at, by default all of the model's.
+    batch_size
+        Number of examples per forward pass.
+    progress
+        ``progress(done, total)`` is called after every layer.
+
+    Returns
+    -------
+    Stitching
+        One entry per layer.
+
+    Raises
+    ------
+    ValueError
+        For a state that is not the model's or not finite, and what ``measurable_layers`` refuses.
+
+    Examples
+    --------
     >>> import torch
     >>> from fedpfn.params import read_state
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
