@@ -64,10 +64,24 @@ AUGMENTATIONS: dict[str, CropFlip] = {
 
 
 def make_augment(name: str) -> Augment | None:
-    """Return the augmentation ``name``: crop-flip, crop, flip, a function by import string, or None for none.
+    """Return the augmentation called ``name``.
 
-    A user's own function may draw from the generator that it is given or from PyTorch's default one, as torchvision's
-    transforms do: both are seeded for it. Raises ``ValueError`` for an import string that does not load.
+    Parameters
+    ----------
+    name
+        ``crop-flip``, ``crop``, ``flip``, ``none``, or an import string of a user's own function. That may draw from
+        the generator that it is given or from PyTorch's default one, as torchvision's transforms do: both are seeded
+        for it.
+
+    Returns
+    -------
+    Augment or None
+        A function (images, generator) -> images, or None for ``none``.
+
+    Raises
+    ------
+    ValueError
+        For an import string that does not load, or not to something that can be called.
     """
     if imports.is_reference(name):
         own = imports.load(name)
@@ -79,7 +93,17 @@ def make_augment(name: str) -> Augment | None:
 
 @dataclass(frozen=True)
 class Augmenter:
-    """One client's augmentation in one round: ``augment`` with the streams of draws below (seed, *path), by step."""
+    """One client's augmentation in one round: a function (step, images) -> images.
+
+    Parameters
+    ----------
+    augment
+        What is applied to the images of each step.
+    seed
+        Seed of the run.
+    path
+        Path of the client's draws in this round below ``seed`` (``seeding.derive``); each step has a stream below it.
+    """
 
     augment: Augment
     seed: int
@@ -135,10 +159,23 @@ def require_images(inputs: Tensor) -> None:
 
 
 def image_faults(name: str, kind: str, input_shape: tuple[int, ...] | None) -> list[str]:
-    """Return why the augmentation ``name`` cannot be used on data of a ``kind``, images or others, one line each.
+    """Return why the augmentation ``name`` cannot be used on data of a ``kind``.
 
-    A user's own function is tried twice on two images if their shape, (C, H, W), is known: the same draws must give the
-    same images.
+    A user's own function is tried twice on two images: the same draws must give the same images.
+
+    Parameters
+    ----------
+    name
+        As for ``make_augment``.
+    kind
+        Kind of the data; only ``images`` can be augmented.
+    input_shape
+        Shape of an image, (C, H, W); None where it is not known, and a user's own function is then not tried.
+
+    Returns
+    -------
+    list of str
+        One line per fault; empty if there is none.
     """
     if name != "none" and kind != "images":
         return [f"train.augment={name} is for images, and the data are {kind}; set train.augment=none"]

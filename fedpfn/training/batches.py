@@ -10,8 +10,31 @@ from numpy.typing import NDArray
 def count_steps(num_examples: int, *, batch_size: int, epochs: float, steps: int = 0, min_batch: int = 1) -> int:
     """Return the number of local steps: ``steps`` where above 0, else ``epochs`` times the batches of an epoch.
 
-    Of a fraction of an epoch, rounded up: a client takes at least one step.
+    Parameters
+    ----------
+    num_examples
+        Number of the client's examples.
+    batch_size
+        Number of examples per batch.
+    epochs
+        Number of epochs. Of a fraction of an epoch steps are rounded up: a client takes at least one.
+    steps
+        Number of steps; 0 takes ``epochs``.
+    min_batch
+        Smallest number of examples in a batch, as for ``batch_order``.
 
+    Returns
+    -------
+    int
+        Number of steps, 1 or more.
+
+    Raises
+    ------
+    ValueError
+        If ``epochs`` counts and there is no batch at all.
+
+    Examples
+    --------
     >>> count_steps(100, batch_size=32, epochs=1), count_steps(100, batch_size=32, epochs=0.6)
     (4, 3)
     """
@@ -24,8 +47,26 @@ def batch_order(
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the index batches of endless epochs, each epoch a fresh permutation.
 
-    The last batch of an epoch is short, and left out if it has fewer than ``min_batch`` examples (BatchNorm needs 2).
-    Raises ``ValueError`` if there is no batch at all.
+    Parameters
+    ----------
+    num_examples
+        Number of examples.
+    batch_size
+        Number of examples per batch; the last one of an epoch is short.
+    generator
+        What the permutations are drawn from.
+    min_batch
+        Smallest number of examples in a batch: one with fewer is left out (BatchNorm needs 2).
+
+    Yields
+    ------
+    NDArray[np.int64]
+        Positions of a batch's examples, (n,), from 0.
+
+    Raises
+    ------
+    ValueError
+        If there is no batch at all.
     """
     per_epoch = _batches_per_epoch(num_examples, batch_size, min_batch)
     while True:

@@ -36,8 +36,15 @@ class NonFiniteError(FloatingPointError):
 class Trained:
     """What a training call reports.
 
-    ``loss`` is the mean over the examples of all batches, ``steps`` their number, and ``reach`` how far each phase's
-    steps move an entry under a constant gradient of -1: under SGD, sum_k eta_k v_k with v_k = beta v_{k-1} + 1.
+    Attributes
+    ----------
+    loss
+        Mean over the examples of all batches; NaN without a step.
+    steps
+        Number of batches.
+    reach
+        How far each phase's steps move an entry under a constant gradient of -1: under SGD, sum_k eta_k v_k with
+        v_k = beta v_{k-1} + 1.
     """
 
     loss: float
@@ -59,15 +66,46 @@ def train(
     augment: Callable[[int, Tensor], Tensor] | None = None,
     plain: bool = False,
 ) -> Trained:
-    """Train ``model`` in place for ``phases``, pairs (mask or None, number of steps), on ``loss``.
+    """Train ``model`` in place for the phases of a round.
 
-    By default that is the loss of the examples' task.
-    ``lr_factor(step)``, steps counted from 0 over all phases, multiplies the optimiser's own learning rate.
-    ``augment(step, images)`` returns what is trained on in their place; it gets uint8 images, before normalisation.
-    ``clip_norm`` above 0 bounds the norm of the gradient after masking, so that frozen entries do not shrink the step.
-    ``plain`` uses autograd, PyTorch's optimiser as it is and every precaution at every step; without it the optimiser
-    steps in one fused pass where PyTorch has one, which rounds differently in the last digit.
-    Raises ``NonFiniteError``, naming the step, if a loss or at the end a weight is not finite.
+    Parameters
+    ----------
+    model
+        The network, on the device of the examples.
+    examples
+        The client's examples.
+    batches
+        Positions of each step's examples, int64 (``batch_order``); as many are read as there are steps.
+    phases
+        Pairs of a mask and a number of steps. A mask has booleans by parameter name, True where trained, or is the same
+        prepared as a ``BitMask``; None trains everything.
+    optimizer
+        Function from parameters to an optimiser (``make_optimizer``), called at the start of each phase.
+    loss
+        Mean loss of a batch from outputs and labels, by default that of the examples' task. Not used with an
+        algorithm that has a loss of its own.
+    algorithm
+        The client's half of an algorithm, begun for this round; None only descends.
+    clip_norm
+        Largest norm of the gradient after masking, so that frozen entries do not shrink the step; 0 does not clip.
+    lr_factor
+        Function from the step, counted from 0 over all phases, to a factor on the optimiser's own learning rate; None
+        leaves it.
+    augment
+        ``augment(step, images)`` returns what is trained on in their place; it gets uint8 images, before normalisation.
+    plain
+        Use autograd, PyTorch's optimiser as it is and every precaution at every step. Otherwise the optimiser steps in
+        one fused pass where PyTorch has one, which rounds differently in the last digit.
+
+    Returns
+    -------
+    Trained
+        Mean loss, number of steps, and each phase's reach.
+
+    Raises
+    ------
+    NonFiniteError
+        If a loss or at the end a weight is not finite; it names the step.
     """
     own_loss = algorithm is not None and algorithm.has_loss
     usual = loss is batch_loss or (loss is None and examples.task == CLASSIFICATION)

@@ -24,7 +24,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Correction:
     """An addition to every gradient of a round, entry by entry: g <- g + mu (w - w_t) + offset.
 
-    ``offset`` holds tensors by parameter name; a parameter that it does not name gets none.
+    Parameters
+    ----------
+    mu
+        Strength of the pull towards w_t; 0 = none.
+    offset
+        Tensors by parameter name, each shaped as the parameter; a parameter that is not named gets none.
     """
 
     mu: float = 0.0
@@ -70,9 +75,14 @@ class Start:
 
 @dataclass(frozen=True)
 class End:
-    """What a client ends a round with: the current ``parameters``, and the steps that led to them.
+    """What a client ends a round with.
 
-    ``phases`` pairs each phase's mask, None where everything was trained, with its reach (``Trained.reach``).
+    Attributes
+    ----------
+    parameters
+        The current parameters by name.
+    phases
+        Each phase's mask, None where everything was trained, with its reach (``Trained.reach``).
     """
 
     parameters: Mapping[str, Tensor]
@@ -91,8 +101,14 @@ class End:
 class Finished:
     """What a client's round leaves behind.
 
-    ``shared`` goes to the server's half in addition to the model, tensors named and shaped as trainable parameters;
-    ``own`` stays with the client; ``metrics`` are numbers, or lists of them, for the reply.
+    Parameters
+    ----------
+    shared
+        What goes to the server's half in addition to the model: tensors named and shaped as trainable parameters.
+    own
+        What stays with the client until the next round in which it trains.
+    metrics
+        Numbers by name, or lists of them, for the reply.
     """
 
     shared: State = field(default_factory=dict)
@@ -144,7 +160,14 @@ class LocalAlgorithm:
 class Begun:
     """A running algorithm: begun for one client's round, in the form that the kernel takes.
 
-    ``proximal_mu`` adds FedProx's term to whatever the algorithm adds.
+    Parameters
+    ----------
+    algorithm
+        The algorithm, made for this client and round.
+    start
+        What the client starts the round with.
+    proximal_mu
+        Weight mu of FedProx's term, which is added to whatever the algorithm adds; 0 = none.
     """
 
     def __init__(self, algorithm: LocalAlgorithm, start: Start, *, proximal_mu: float = 0.0) -> None:

@@ -39,6 +39,11 @@ def local_loss(name: str, task: Task, *, smoothing: float = 0.1) -> Callable[[Te
     smoothing
         The share a of label smoothing, within [0, 1).
 
+    Returns
+    -------
+    Callable[[Tensor], Loss]
+        Called with the labels of all of a client's examples; only ``balanced`` reads them.
+
     Raises
     ------
     ValueError
@@ -68,8 +73,22 @@ def local_loss(name: str, task: Task, *, smoothing: float = 0.1) -> Callable[[Te
 
 
 def loss_faults(name: str, task: Task | None) -> list[str]:
-    """Return why a task cannot be trained on a loss, in one line; what depends on an unknown task is not checked.
+    """Return why a task cannot be trained on a loss.
 
+    Parameters
+    ----------
+    name
+        As for ``local_loss``.
+    task
+        What is to be trained; None where it is not known, and what depends on it is then not checked.
+
+    Returns
+    -------
+    list of str
+        One line at most; empty if there is no fault.
+
+    Examples
+    --------
     >>> from fedpfn.tasks import REGRESSION
     >>> loss_faults("balanced", REGRESSION)
     ['train.loss=balanced is for classes, and the labels of a regression are values; take train.loss=auto']

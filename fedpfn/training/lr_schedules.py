@@ -52,6 +52,20 @@ def step_by(every: int, gamma: float) -> LrSchedule:
 def warm_up(done: int, rounds: int) -> float:
     """Raise the rate in a straight line over the first ``rounds``: (t + 1) / (rounds + 1), then 1.
 
+    Parameters
+    ----------
+    done
+        Number t of rounds that have ended, from 0.
+    rounds
+        Number of rounds below the full rate; 0 = none.
+
+    Returns
+    -------
+    float
+        Factor on the rate, within (0, 1].
+
+    Examples
+    --------
     >>> [warm_up(done, 3) for done in range(5)]
     [0.25, 0.5, 0.75, 1.0, 1.0]
     """
@@ -59,10 +73,27 @@ def warm_up(done: int, rounds: int) -> float:
 
 
 def make_lr_schedule(name: str, *, every: int = 1, gamma: float = 1.0) -> LrSchedule:
-    """Return the schedule ``name``: constant, cosine, step, linear, or a function by import string.
+    """Return the learning-rate schedule called ``name``.
 
-    ``every`` and ``gamma`` are for ``step``. Raises ``ValueError`` for an import string that does not load; calling a
-    user's own function raises it if the result is not a finite number of 0 or more.
+    Parameters
+    ----------
+    name
+        ``constant``, ``cosine``, ``step``, ``linear``, or an import string of a function (done, total) -> factor.
+    every
+        Number of steps or rounds after which ``step`` multiplies the rate by ``gamma``; not used by the others.
+    gamma
+        Factor of ``step``.
+
+    Returns
+    -------
+    LrSchedule
+        The function (done, total) -> factor.
+
+    Raises
+    ------
+    ValueError
+        For an import string that does not load. The schedule of a user's own function raises it when called, if that
+        fails or its result is not a finite number of 0 or more.
     """
     if not imports.is_reference(name):
         return {"constant": constant, "cosine": cosine, "step": step_by(every, gamma), "linear": linear}[name]
@@ -84,6 +115,18 @@ def lr_schedule_faults(name: str, total: int) -> list[str]:
     """Return why the schedule ``name`` cannot be used over ``total`` steps or rounds: it is tried first, midway, last.
 
     Other totals may occur, so this finds mistakes but proves nothing.
+
+    Parameters
+    ----------
+    name
+        As for ``make_lr_schedule``.
+    total
+        Their number, 1 or more.
+
+    Returns
+    -------
+    list of str
+        One line at most; empty if there is no fault.
     """
     try:
         schedule = make_lr_schedule(name)

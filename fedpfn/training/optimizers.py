@@ -43,11 +43,31 @@ def make_optimizer(
     weight_decay: float = 0.0,
     args: Mapping[str, Scalar] | None = None,
 ) -> MakeOptimizer:
-    """Return a function from parameters to the optimiser ``name``: sgd, adam, adamw, or one by import string.
+    """Return a function from parameters to the optimiser called ``name``.
 
-    ``args`` are further arguments, such as ``amsgrad``. ``momentum`` and ``nesterov`` are for sgd only,
-    ``weight_decay`` for the three by name: an optimiser by import string gets ``lr`` and its own ``args``. Raises
-    ``ValueError`` for an import string that does not load.
+    Parameters
+    ----------
+    name
+        ``sgd``, ``adam``, ``adamw``, or an import string of a class or factory.
+    lr
+        Learning rate.
+    momentum, nesterov
+        Momentum, and whether it is Nesterov's; for ``sgd`` only.
+    weight_decay
+        Weight decay; for the three by name only: an optimiser by import string gets ``lr`` and its own ``args``.
+    args
+        Further arguments by name, such as ``amsgrad``.
+
+    Returns
+    -------
+    MakeOptimizer
+        It makes a new optimiser at each call, and raises ``TypeError`` where a factory makes anything else or an
+        optimiser that cannot be used.
+
+    Raises
+    ------
+    ValueError
+        For an import string that does not load.
     """
     args = args or {}
     if name in OPTIMIZERS:
@@ -58,7 +78,20 @@ def make_optimizer(
 
 
 def optimizer_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
-    """Return why the optimiser ``name`` cannot be used with ``args``, one line each, before any training."""
+    """Return why the optimiser ``name`` cannot be used with ``args``, before any training.
+
+    Parameters
+    ----------
+    name
+        As for ``make_optimizer``.
+    args
+        Its further arguments by name.
+
+    Returns
+    -------
+    list of str
+        One line per fault; empty if there is none.
+    """
     if name in OPTIMIZERS:
         provided = _provided(name, lr=0.0, momentum=0.0, nesterov=False, weight_decay=0.0)
         return signature_faults(name, OPTIMIZERS[name], args, provided, key="train.args", positional=1)

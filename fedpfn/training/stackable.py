@@ -24,9 +24,19 @@ _LARGEST_ERROR = 1e-6
 
 
 def stackable(model: nn.Module, examples: Examples) -> str | None:
-    """Return None if ``train_stacked`` trains ``model`` as ``train`` does, or else why not, in one line.
+    """Decide whether ``train_stacked`` trains ``model`` as ``train`` does.
 
-    ``examples`` are one or more of those it will train on: four are tried, on a copy of the model, on its device.
+    Parameters
+    ----------
+    model
+        The network; a copy of it is tried, on its device.
+    examples
+        One or more of those that it will train on; four are tried.
+
+    Returns
+    -------
+    str or None
+        None if it does, or else why not, in one line.
     """
     return _by_its_layers(model) or _by_trying(model, examples)
 

@@ -37,7 +37,15 @@ _ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a client ended with. ``state`` are the trainable parameters, views of the stack they were trained in."""
+    """What a client ended with.
+
+    Attributes
+    ----------
+    state
+        The trainable parameters by name, views of the stack they were trained in.
+    trained
+        What ``train`` would report.
+    """
 
     state: State
     trained: Trained
@@ -54,15 +62,42 @@ def train_stacked(
     algorithms: Sequence[Begun] = (),
     clip_norm: float = 0.0,
 ) -> list[Outcome | NonFiniteError]:
-    """Train each of ``jobs`` from the model's weights as ``train`` would, ``rows`` at a time; the model is unchanged.
+    """Train each of ``jobs`` from the model's weights as ``train`` would, ``rows`` at a time.
 
-    ``masks`` holds one mask (or None) per phase, for all jobs; ``batch_size`` is the longest batch of any. A client
-    whose loss or weights are not finite comes back as its ``NonFiniteError``, without affecting the others. Outcomes
-    are in the order of the jobs. A stack's decoded examples lie in memory together, and ``rows`` times the model's
+    A stack's examples lie in memory together, decoded unless they are augmented, and ``rows`` times the model's
     weights, gradients and moments.
 
-    Raises ``ValueError`` for phases or batches that do not fit, and for an optimiser that is not SGD, Adam or AdamW:
-    the stack needs one that takes each entry by itself.
+    Parameters
+    ----------
+    model
+        The network, which is not changed; ``stackable`` says whether it will do.
+    jobs
+        The clients' local training.
+    masks
+        One mask per phase for all jobs, as for ``train``; None trains everything.
+    optimizer
+        Function from parameters to SGD, Adam or AdamW: the stack needs one that takes each entry by itself.
+    batch_size
+        Number of examples in the longest batch of any job.
+    rows
+        Number of clients in a stack, 1 or more.
+    algorithms
+        Algorithms begun for each of ``jobs``, all of them elementwise (``is_elementwise``) and with one mu; without
+        any, clients only descend.
+    clip_norm
+        Largest norm of each client's gradient after masking; 0 does not clip.
+
+    Returns
+    -------
+    list of Outcome or NonFiniteError
+        One per job, in their order. A client whose loss or weights are not finite comes back as its ``NonFiniteError``,
+        without affecting the others.
+
+    Raises
+    ------
+    ValueError
+        For phases or batches that do not fit, another optimiser, images that are normalised differently, and
+        corrections that differ in mu.
     """
     if rows < 1 or any(len(job.steps) != len(masks) for job in jobs):
         raise ValueError(f"a stack needs at least one row, and each job its steps for each of the {len(masks)} phases")

@@ -20,7 +20,21 @@ from fedpfn.training.augment import Augmenter, augment_rows
 
 @dataclass(frozen=True)
 class Job:
-    """One client's local training: its examples, its number of steps per phase, and the rest as ``train`` takes it."""
+    """One client's local training.
+
+    Parameters
+    ----------
+    examples
+        The client's examples.
+    batches
+        Positions of each step's examples, as for ``train``.
+    steps
+        Number of steps in each phase.
+    lr_factor
+        Factor on the learning rate by step, as for ``train``.
+    augment
+        The client's augmentation in this round; None leaves its images as they are.
+    """
 
     examples: Examples
     batches: Iterator[NDArray[np.int64]]
