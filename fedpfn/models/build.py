@@ -65,15 +65,42 @@ def build(
     pretrained: bool = False,
     args: Mapping[str, Scalar] | None = None,
 ) -> nn.Module:
-    """Return the model ``name`` for inputs of ``input_shape`` (without the batch axis), on the CPU.
+    """Return the model ``name`` for inputs of ``input_shape``, without changing PyTorch's global generators.
 
-    Its initial weights are a function of ``seed`` (float32, drawn on the CPU), and PyTorch's global generators are
-    unchanged. ``hidden`` and ``width`` are the MLP's; ``norm`` is for the ResNets, the VGGs and torchvision;
-    ``width_multiplier`` for every alias; ``pretrained`` for torchvision; ``args`` for torchvision's
-    constructors and a factory of the user's own.
+    Parameters
+    ----------
+    name
+        Alias of ``MODELS``, torchvision classifier, or import string ``package.module:factory``.
+    input_shape
+        Shape of an example, without the batch axis.
+    num_classes
+        Number of outputs, 1 or more.
+    seed
+        What the initial weights are a function of; they are float32 and drawn on the CPU.
+    hidden
+        Number of hidden layers of the MLP; with 0 it is a linear classifier.
+    width
+        Units per hidden layer of the MLP, 1 or more.
+    norm
+        ``none``, ``group``, ``layer`` or ``batch``; for the ResNets, the VGGs and torchvision.
+    width_multiplier
+        Factor above 0 on the width of a model of ``MODELS``.
+    pretrained
+        Whether a torchvision model starts from its published weights, all but a fresh head.
+    args
+        Further arguments by name, for torchvision's constructors and a factory of the user's own.
 
-    Raises ``ValueError``, with all faults in a one-line message: what ``find_faults`` finds, a shape the network cannot
-    take, a factory that raises or returns no ``nn.Module``, and a model without a trainable parameter.
+    Returns
+    -------
+    nn.Module
+        The model, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        With all faults in a one-line message: what ``find_faults`` finds, a shape that the network cannot take, a
+        network larger than this machine's memory, a factory that raises or returns no ``nn.Module``, and a model with
+        lazy layers or without a trainable parameter.
     """
     options: dict[str, Any] = {
         "hidden": hidden,
@@ -116,9 +143,20 @@ def find_faults(
     pretrained: bool = False,
     args: Mapping[str, Scalar] | None = None,
 ) -> list[str]:
-    """Return what is wrong with a choice of model, one line each, before anything is built or any data are known.
+    """Return what is wrong with a choice of model, before anything is built or any data are known.
 
-    A setting without effect on the named model is a fault too: a run must not record what it did not do.
+    A setting without effect on the named model is a fault too: a run must not record what it did not do. Of ``hidden``
+    and ``width`` this is checked only where the model is the user's own.
+
+    Parameters
+    ----------
+    name, norm, hidden, width, width_multiplier, pretrained, args
+        As for ``build``.
+
+    Returns
+    -------
+    list of str
+        One line per fault; empty if there is none.
     """
     faults: list[str] = []
     if norm not in NORMS:
@@ -156,10 +194,24 @@ def find_faults(
 
 
 def used_settings(name: str, *, hidden: int = 1) -> set[str]:
-    """Return which settings of ``build`` the model ``name`` takes, other than seed and args; ``hidden`` is the MLP's.
+    """Return which settings of ``build`` the model ``name`` takes, other than seed and args.
 
     Judged by name alone: no module of the user's is imported, so that it is safe for a name read from a file.
 
+    Parameters
+    ----------
+    name
+        As for ``build``.
+    hidden
+        Number of hidden layers of the MLP; one without any takes no width.
+
+    Returns
+    -------
+    set of str
+        Names of the settings; empty for a model of the user's own.
+
+    Examples
+    --------
     >>> sorted(used_settings("cnn"))
     ['width_multiplier']
     """

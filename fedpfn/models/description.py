@@ -22,7 +22,17 @@ SHOWN = 6  # names spelt out in one message before "and n more"
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding about a model: its severity, the check that reports it, and what it means and what to do."""
+    """One finding about a model.
+
+    Attributes
+    ----------
+    level
+        Severity: ``ok``, ``warning`` or ``fault``.
+    check
+        Name of the check that reports it.
+    message
+        What it means and what to do, in one line.
+    """
 
     level: Level
     check: str
@@ -31,11 +41,24 @@ class Finding:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One parameter (a tied one under its first name) or buffer.
+    """One parameter or buffer of a model.
 
-    ``role``: ``trained`` parameters are trained, masked and averaged; ``fixed`` ones have requires_grad=False, stay as
-    built and never travel; an ``averaged buffer`` is averaged as weights are; a ``kept buffer`` (integer, or not part
-    of the state dict) stays as built on the server and never travels.
+    Attributes
+    ----------
+    name
+        Its name in the model; a tied parameter has the first of its names.
+    shape
+        Its shape.
+    numel
+        Number of entries.
+    trainable
+        Whether its role is ``trained``.
+    dtype
+        Name of its dtype, such as ``float32``.
+    role
+        ``trained`` parameters are trained, masked and averaged; ``fixed`` ones have requires_grad=False, stay as built
+        and never travel; an ``averaged buffer`` is averaged as weights are; a ``kept buffer`` (integer, or not part of
+        the state dict) stays as built on the server and never travels.
     """
 
     name: str

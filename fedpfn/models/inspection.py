@@ -19,7 +19,15 @@ from fedpfn.seeding import torch_seed
 
 @dataclass(frozen=True)
 class Inspection:
-    """The findings, in the order of the checks, and the model's tensors (none if it could not be built)."""
+    """What an inspection found.
+
+    Attributes
+    ----------
+    findings
+        The findings, in the order of the checks.
+    tensors
+        The model's parameters, then its buffers; none if it could not be built.
+    """
 
     findings: tuple[Finding, ...]
     tensors: tuple[TensorInfo, ...]
@@ -50,10 +58,25 @@ def inspect_model(
 ) -> Inspection:
     """Check whether a model can be federated, and describe it.
 
-    ``source`` makes the model anew at each call, as ``partial(build, "cnn", shape, 10, seed=0)`` does; each call runs
-    with PyTorch's generators at the same state. A ready-made model will do too, is not changed, and goes without the
-    check that building is repeatable. Inputs are two examples of ``input_shape``: standard normal floats, or int64
-    zeros and ones where ``tokens``. Nothing is raised for the model's own faults.
+    Parameters
+    ----------
+    source
+        Function that makes the model anew at each call, as ``partial(build, "cnn", shape, 10, seed=0)`` does; each call
+        runs with PyTorch's generators at the same state. A ready-made model will do too, is not changed, and goes
+        without the check that building is repeatable.
+    input_shape
+        Shape of an example; the model runs on two.
+    num_classes
+        Number of logits expected for each.
+    tokens
+        Whether inputs are int64 zeros and ones instead of standard normal floats.
+    seed
+        Seed of the inputs and of the generators' state at each build.
+
+    Returns
+    -------
+    Inspection
+        Findings and tensors. The model's own faults are among the findings; nothing is raised for them.
     """
     findings: list[Finding] = []
     with torch_seed(seed, "inspection"):
