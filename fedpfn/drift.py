@@ -21,7 +21,15 @@ from fedpfn.updates import Updates
 
 @dataclass(frozen=True)
 class Drift:
-    """Euclidean norms of the client updates, in their order, and the mean cosine over pairs of updates that moved."""
+    """How far the clients of a round moved, and how much their directions agree.
+
+    Attributes
+    ----------
+    norms
+        Euclidean norm of each client's update, in their order.
+    cosine_mean
+        Mean cosine over pairs of updates that moved, each weighted by its part in the average; NaN without such a pair.
+    """
 
     norms: tuple[float, ...]
     cosine_mean: float

@@ -22,9 +22,14 @@ from fedpfn.rounds import Round
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What the clients of a federation hold out: all of their examples, (N, ...), and whose each is, (N,).
+    """What the clients of a federation hold out.
 
-    An example that two clients hold out occurs twice.
+    Attributes
+    ----------
+    examples
+        All of their N examples; one that two clients hold out occurs twice.
+    clients
+        Id of the client that holds out each example, (N,).
     """
 
     examples: Examples

@@ -40,6 +40,13 @@ def resolve_measures(names: str = "", task: Task = CLASSIFICATION) -> tuple[Meas
     names
         Comma-separated import strings ``package.module:function``, and names of built-in measures or tables to leave
         out, with a minus: ``"-client_to_global,my_measures:sharpness"``.
+    task
+        What the models are trained for; it determines which measures are built in (``measures_of``).
+
+    Returns
+    -------
+    tuple of Measure
+        The measures without those left out.
 
     Raises
     ------

@@ -78,6 +78,8 @@ class Instruments:
         Whether layerwise connectivity is measured too.
     held_out
         The examples that clients hold out for testing; None where they hold out none.
+    _results
+        Results of the round being measured, by name; not to be given.
     """
 
     pool: ModelPool
@@ -95,7 +97,6 @@ class Instruments:
     batch_norm: str = "average"
     layers: bool = False
     held_out: HeldOut | None = None
-    # results of the round being measured, by name
     _results: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod

@@ -57,6 +57,8 @@ class Measure(Quantity):
 
     Attributes
     ----------
+    name, label, unit, better
+        As for ``Quantity``.
     function
         Called with a ``Round`` and the run's ``Instruments``; None means that the round has no such value.
     due
@@ -77,9 +79,23 @@ class Measure(Quantity):
 def measure_round(
     measures: Iterable[Measure], round: Round, instruments: Instruments, *, due: Iterable[Due] | None = None
 ) -> dict[str, Value]:
-    """Return the values of the measures for a round by their dotted names; None where one is not due.
+    """Return the values of the measures for a round.
 
-    ``due`` limits the result to measures of these occasions.
+    Parameters
+    ----------
+    measures
+        What is measured.
+    round
+        A round that has ended.
+    instruments
+        The run's instruments.
+    due
+        Occasions that the result is limited to: measures of other ones are left out. None takes all.
+
+    Returns
+    -------
+    dict
+        Values by the measures' dotted names; None where one is not due.
     """
     chosen = [measure for measure in measures if due is None or measure.due in due]
     return {
@@ -89,14 +105,42 @@ def measure_round(
 
 
 def is_due(measure: Measure, server_round: int, instruments: Instruments) -> bool:
-    """Return whether a measure is due in a round, by the round's number."""
+    """Return whether a measure is due in a round, by the round's number.
+
+    Parameters
+    ----------
+    measure
+        The measure.
+    server_round
+        Number of the round; 0 for the initial model.
+    instruments
+        The run's instruments, which say in which rounds there are evaluations and barriers.
+
+    Returns
+    -------
+    bool
+        Whether ``measure_round`` calls its function.
+    """
     if measure.due == "barriers":
         return instruments.measures_barriers(server_round)
     return measure.due == "always" or instruments.evaluates(server_round)
 
 
 def needs_models(measures: Iterable[Measure], server_round: int, instruments: Instruments) -> bool:
-    """Return whether any measure needs client models in a round, by the round's number."""
+    """Return whether any measure needs client models in a round, by the round's number.
+
+    Parameters
+    ----------
+    measures
+        What is measured.
+    server_round, instruments
+        As for ``is_due``.
+
+    Returns
+    -------
+    bool
+        Whether one that is due needs them.
+    """
     due = (measure for measure in measures if is_due(measure, server_round, instruments))
     return any(measure.needs_models or measure.due == "barriers" for measure in due)
 
@@ -312,10 +356,23 @@ def _errors(task: Task) -> Iterator[Measure]:
 
 
 def describe(name: str, own: Mapping[str, Mapping[str, Any]] | None = None) -> Quantity:
-    """Return what the recorded number ``name`` is, from a run's ``own`` measures (``Run.measures``) or from the table.
+    """Return what the recorded number ``name`` is.
 
-    A number in the table of a user's measure has that measure's unit and direction; an unknown one has neither.
+    Parameters
+    ----------
+    name
+        Key of the number in ``rounds.jsonl``, dotted for one within a table.
+    own
+        The run's own measures (``Run.measures``), which come before the table; None where it has none.
 
+    Returns
+    -------
+    Quantity
+        Its label, unit and direction. A number in the table of a user's measure has that measure's unit and direction;
+        an unknown one has neither.
+
+    Examples
+    --------
     >>> describe("drift.norm_mean").label, describe("sharpness.at_end").label
     ('norm of client updates', 'sharpness at end')
     """
