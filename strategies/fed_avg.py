@@ -32,6 +32,22 @@ class FedAvg(flower.FedAvg):
     ``elementwise`` says that the new value of an entry depends on the mean of the clients' values of that entry alone,
     whatever the round before: such a strategy can be handed packed arrays, and, unless a subclass of it overrides
     ``aggregate_train``, sums.
+
+    Parameters
+    ----------
+    fraction_train, fraction_evaluate
+        Shares of the connected nodes that train and evaluate in a round, from 0 for none to 1.
+    min_train_nodes, min_evaluate_nodes
+        Smallest numbers of nodes to sample where the fraction is above 0.
+    min_available_nodes
+        Number of nodes that must be connected before any are sampled.
+    weighted_by_key
+        Name of the metric that is a client's weight in all means.
+    arrayrecord_key, configrecord_key
+        Keys of the records in a message; the parts in ``clients`` look for the config record under the default.
+    train_metrics_aggr_fn, evaluate_metrics_aggr_fn
+        Functions that aggregate metrics from the contents of the replies and ``weighted_by_key``; by default weighted
+        means.
     """
 
     elementwise = True

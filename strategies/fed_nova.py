@@ -29,7 +29,17 @@ from strategies.replies import ReplyError, only_arrays, only_metrics, split
 
 
 class FedNova(FedAvg):
-    """FedNova on the server. Takes the arguments of Flower's FedAvg."""
+    """FedNova on the server.
+
+    Parameters
+    ----------
+    fraction_train, fraction_evaluate, min_train_nodes, min_evaluate_nodes, min_available_nodes
+        How nodes are sampled, as in ``FedAvg``.
+    weighted_by_key, arrayrecord_key, configrecord_key
+        Names of the weight and of records, as in ``FedAvg``.
+    train_metrics_aggr_fn, evaluate_metrics_aggr_fn
+        How metrics are aggregated, as in ``FedAvg``.
+    """
 
     elementwise = False
 
