@@ -28,7 +28,23 @@ _hooked: "WeakKeyDictionary[torch.optim.Optimizer, Frozen]" = WeakKeyDictionary(
 class Frozen:
     """The hooks of one round on one optimiser; ``remove`` removes them, as does leaving a ``with`` block.
 
-    ``steps`` counts the optimiser's steps so far, ``phase`` is the index of the current phase of the plan.
+    Parameters
+    ----------
+    parameters
+        The live parameters that the round masks, by name; frozen entries keep their present values.
+    optimizer
+        The optimiser to hook.
+    plan
+        The round's plan, whose first phase starts at once.
+    steps
+        Number of steps that the phases divide; None for a plan of one phase, which never ends.
+
+    Attributes
+    ----------
+    steps
+        Number of the optimiser's steps so far.
+    phase
+        Index of the current phase of the plan.
     """
 
     def __init__(

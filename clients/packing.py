@@ -22,8 +22,25 @@ from fedpfn.schedules import decode_plan
 def packing_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Pack the arrays of the reply to a message with a mask plan.
 
-    Raises ``ValueError`` for a reply whose arrays are not those of the message, and for one in which frozen entries
-    have moved: leaving them out would silently undo what the client did.
+    Parameters
+    ----------
+    message
+        The server's message, with the plan in its config record.
+    context
+        The client's context, passed on.
+    call_next
+        The ClientApp, or the next mod.
+
+    Returns
+    -------
+    Message
+        The packed reply; an error, a reply that is already packed and one to a message without a plan are unchanged.
+
+    Raises
+    ------
+    ValueError
+        For a reply without exactly one array record or whose arrays are not those of the message, and for one in which
+        frozen entries have moved: leaving them out would silently undo what the client did.
     """
     reply = call_next(message, context)
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})

@@ -38,6 +38,11 @@ def make_private(
         The message's config record.
     generator
         Draws the client's noise.
+
+    Returns
+    -------
+    State
+        The private active entries, packed.
     """
     norm, noise = float(config[CLIP_NORM]), float(config.get(CLIENT_NOISE, 0.0))
     clipped = clip_update(packed, before, norm)
@@ -47,8 +52,27 @@ def make_private(
 def private_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """A Flower mod that clips the update in a reply, and adds noise from the operating system if requested.
 
-    It goes before ``packing_mod`` if both are used. Messages without a request pass unchanged. Raises
-    ``ValueError`` for a reply that holds more than one array record, or other arrays than the message.
+    It goes before ``packing_mod`` if both are used.
+
+    Parameters
+    ----------
+    message
+        The server's message, with the largest norm and the noise in its config record.
+    context
+        The client's context, passed on.
+    call_next
+        The ClientApp, or the next mod.
+
+    Returns
+    -------
+    Message
+        The private reply, whole or packed as it was, with a weight of 1 among its metrics; an error and a reply to a
+        message without a request are unchanged.
+
+    Raises
+    ------
+    ValueError
+        For a reply without exactly one array record and one metric record, or with other arrays than the message.
     """
     reply = call_next(message, context)
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})

@@ -79,8 +79,27 @@ def quantised(
 def quantising_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """A Flower mod that sends the update in a reply at the precision that the message requests.
 
-    It goes before ``private_mod`` and ``packing_mod`` if they are used. Messages without a request pass unchanged.
-    Raises ``ValueError`` for a reply that holds more than one array record, or other arrays than the message.
+    It goes before ``private_mod`` and ``packing_mod`` if they are used.
+
+    Parameters
+    ----------
+    message
+        The server's message, with the precision in its config record.
+    context
+        The client's context, whose state keeps what the update lost; passed on.
+    call_next
+        The ClientApp, or the next mod.
+
+    Returns
+    -------
+    Message
+        The coded reply; an error, a reply that is already coded and one to a message without a request are unchanged.
+
+    Raises
+    ------
+    ValueError
+        For a reply without exactly one array record or with other arrays than the message, and for what the client
+        kept of another model.
     """
     reply = call_next(message, context)
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
