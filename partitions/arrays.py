@@ -33,12 +33,16 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """``inputs``: uint8 images (N, C, H, W), float32 features (N, ...) or int64 tokens (N, L).
+    """The examples of a data set that are for training, or those for testing.
 
-    ``labels``: classes, int64 (N,); values of a target, float32 (N,) or (N, k); or several labels each, uint8 (N, L) of
-    0 and 1.
-
-    ``inputs`` may be a read-only memory map; copy the batch, not the array.
+    Attributes
+    ----------
+    inputs
+        uint8 images (N, C, H, W), float32 features (N, ...) or int64 tokens (N, L). They may be a read-only memory map:
+        copy the batch, not the array.
+    labels
+        Classes, int64 (N,); values of a target, float32 (N,) or (N, k); or several labels each, uint8 (N, L) of 0
+        and 1.
     """
 
     inputs: NDArray[Any]
@@ -49,8 +53,14 @@ class Split:
 class Dataset:
     """Train and test data, never merged.
 
-    ``num_classes`` is the number of classes, which lie in 0..num_classes-1; or that of the labels in a row, or of the
-    values of a target.
+    Attributes
+    ----------
+    name
+        Name of the data set, or ``module:name`` of the user's loader.
+    train, test
+        The examples of each split.
+    num_classes
+        Number of classes, which lie in 0..num_classes-1; or that of the labels in a row, or of the values of a target.
     """
 
     name: str

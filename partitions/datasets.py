@@ -117,13 +117,39 @@ def load(
     labels: RequestedForm = "",
     part: tuple[int, int] | None = None,
 ) -> Dataset:
-    """Return a built-in data set by its name, or what a user's loader (see ``user_loader``) returns for ``args``.
+    """Return a built-in data set by its name, or what a user's loader returns.
 
-    ``image_size`` is for ``image-folder``: the side of the square that images are resized and cropped to (0: images of
-    one size, as they are). ``cache_dir`` is where its images and the tokens of ``imdb`` are kept once decoded (None:
-    ``content_cache.default_folder``). ``labels`` is the form in which labels are taken (``partitions.labels``), as they
-    are by default. Raises ``DataError`` with all that ``find_faults`` finds, and for data that turn
-    out to be unreadable or wrong.
+    Parameters
+    ----------
+    name
+        A name in ``DATASETS``, or the user's loader (see ``user_loader``).
+    root
+        Folder that holds the data; the digits and ``diabetes`` need none. A user's loader gets it if it takes
+        ``root=``.
+    download
+        Whether data sets of torchvision are downloaded into ``root`` where they are missing.
+    image_size
+        For ``image-folder``: side, in pixels, of the square that images are resized and cropped to; 0 takes images of
+        one size as they are.
+    args
+        Keyword arguments of a user's loader; built-in data sets take none.
+    cache_dir
+        Folder that keeps the images of ``image-folder`` and the tokens of ``imdb`` once decoded; None takes
+        ``content_cache.default_folder``.
+    labels
+        Form in which labels are taken (``partitions.labels``); by default as they are.
+    part
+        Number of the part to read and number of parts, for a user's loader that ``reads_parts``.
+
+    Returns
+    -------
+    Dataset
+        Train and test data.
+
+    Raises
+    ------
+    DataError
+        With all that ``find_faults`` finds, and for data that turn out to be unreadable or wrong.
     """
     faults = find_faults(name, root, download=download, image_size=image_size, args=args, labels=labels)
     if faults:

@@ -21,9 +21,17 @@ from partitions.statistics import manifest
 class FederatedData:
     """A data set with every client's indices into its training split.
 
-    ``parts`` are the examples that clients train on, ``held_out`` those that they are tested on; empty where none are.
-    ``strata`` are the classes (N,) of the training examples by which they were dealt out: the labels, where these are
-    classes (``partitions.labels``).
+    Attributes
+    ----------
+    dataset
+        The data set, its training split undivided.
+    parts
+        Each client's indices of the examples that it trains on, int64 (n,).
+    strata
+        The classes (N,) of the training examples by which they were dealt out: the labels, where these are classes
+        (``partitions.labels``).
+    held_out
+        Each client's indices of the examples that it is tested on, int64 (h,); empty where none are held out.
     """
 
     dataset: Dataset
@@ -109,18 +117,32 @@ def load_federated(
 
     Parameters
     ----------
-    source, root, args, download, image_size, labels, part
-        As in ``partitions.load``.
-    train_examples, test_examples, subset_rng
-        Numbers of examples to use, 0 for all, and what they are drawn from; see ``partitions.limit``.
+    source, root
+        Name of the data set or the user's loader, and the folder of the data, as in ``partitions.load``.
+    clients
+        Number of clients.
     rng
         What the partition is drawn from; the same state on every process gives the same shares.
     shares
         The partition's settings: ``scheme`` and the keyword arguments of ``partitions.partition``. A scheme of the
         user's own is called with the labels as they are, a built-in one with their strata.
-    holdout, holdout_rng
-        Share of each client's examples that it does not train on but is tested on, and the generator that these are
-        drawn from, by client; see ``partitions.hold_out``.
+    subset_rng
+        What the examples to use are drawn from where there are more; see ``partitions.limit``.
+    args, download, image_size
+        As in ``partitions.load``.
+    train_examples, test_examples
+        Numbers of examples to use, 0 for all.
+    holdout
+        Share of each client's examples that it does not train on but is tested on; 0 for none.
+    holdout_rng
+        Returns the generator that these are drawn from, by the client's number; see ``partitions.hold_out``.
+    labels, part
+        As in ``partitions.load``.
+
+    Returns
+    -------
+    FederatedData
+        The examples in use, and each client's indices into those to train on.
 
     Raises
     ------

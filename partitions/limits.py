@@ -8,11 +8,24 @@ from partitions.arrays import Dataset, Split
 
 
 def limit(dataset: Dataset, *, rng: np.random.Generator, train: int = 0, test: int = 0) -> Dataset:
-    """Return ``dataset`` with at most ``train`` training and ``test`` test examples, in their order; 0 keeps all.
+    """Return a data set with a limited number of examples.
 
     The two splits are drawn from separately and never mixed. With generators of one seed a smaller choice is part of a
-    larger one, and the choice of test examples does not depend on how many are trained on. The number of classes does
-    not change, whichever of them are drawn.
+    larger one, and the choice of test examples does not depend on the number of training examples.
+
+    Parameters
+    ----------
+    dataset
+        The data set to draw from.
+    rng
+        Draws the examples that are kept.
+    train, test
+        Largest numbers of training and test examples; 0 keeps all.
+
+    Returns
+    -------
+    Dataset
+        The examples drawn, in their order. The number of classes does not change, whichever of them are drawn.
     """
     train_rng, test_rng = rng.spawn(2)
     return replace(dataset, train=_draw(dataset.train, train, train_rng), test=_draw(dataset.test, test, test_rng))

@@ -45,13 +45,38 @@ def partition(
     classes_per_client: int,
     args: Mapping[str, Any] | None = None,
 ) -> list[Indices]:
-    """Return each client's indices into ``labels``, ascending int64, by a built-in scheme's name or a user's function.
+    """Divide examples among clients by a built-in scheme's name or a user's function.
 
-    ``args`` are the user's arguments for their own scheme.
+    Parameters
+    ----------
+    scheme
+        A name in ``SCHEMES``, or the user's scheme, a function like those.
+    labels
+        The examples' classes, integers (N,); a user's scheme may take labels of another form.
+    clients
+        Number of clients.
+    rng
+        Draws the partition.
+    alpha
+        Dirichlet concentration, above 0, for schemes that take it: lower means more skew.
+    min_size
+        Smallest number of examples of a client, for every scheme: those that take it redraw, the others are checked
+        afterwards.
+    shards_per_client, classes_per_client
+        Number of shards or classes of each client, at least 1, for schemes that take it.
+    args
+        The user's arguments for their own scheme.
 
-    ``min_size`` applies to every scheme: those that take it redraw, the others are checked afterwards. Raises
-    ``PartitionError`` for an unknown scheme, impossible settings, a smallest client below ``min_size``, and a user's
-    scheme that returns anything but one array of indices for each client.
+    Returns
+    -------
+    list of (n,) int64
+        Each client's indices into ``labels``, ascending.
+
+    Raises
+    ------
+    PartitionError
+        For an unknown scheme, impossible settings, a smallest client below ``min_size``, and a user's scheme that
+        returns anything but one array of indices for each client.
     """
     settings: dict[str, Any] = {
         "alpha": alpha,
