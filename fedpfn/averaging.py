@@ -53,10 +53,26 @@ _AS_BITS = int(np.float64(_TO_INTEGER).view(np.int64))
 
 
 def grid_exponents(before: Mapping[str, Tensor], clients: int, largest: float = LARGEST) -> dict[str, int]:
-    """Return e of each tensor of a state, for ``clients`` clients with weights up to about ``largest``.
+    """Return the exponent e of the grid of each tensor of a state.
 
     A tensor of zeros, whose size is unknown, is treated as a tensor of ones.
 
+    Parameters
+    ----------
+    before
+        State that the clients start from.
+    clients
+        K, the number of clients that may be summed up.
+    largest
+        n, the largest weight expected; an update with a larger one may not fit.
+
+    Returns
+    -------
+    dict
+        The exponents, by the tensors' names.
+
+    Examples
+    --------
     >>> grid_exponents({"w": torch.tensor([0.5, -0.75]), "b": torch.zeros(2)}, clients=16, largest=64)
     {'w': -42, 'b': -41}
     """
@@ -183,9 +199,23 @@ class Sum:
 
 
 def open_sum(names: Collection[str], before: State, config: Mapping[str, Any]) -> Sum:
-    """Return an empty sum for replies whose arrays have these names, on the grid that a round's config record states.
+    """Return an empty sum for a round's replies, on the grid that its config record states.
 
-    Server and workers read the same record, so that they sum on the same grid, whether replies are whole or packed.
+    Server and workers read the same record, so that they sum on the same grid.
+
+    Parameters
+    ----------
+    names
+        Names of the arrays in the replies, which show whether these are whole or packed.
+    before
+        State that the clients started from, whole.
+    config
+        The round's config record, with the grid and, under a shared mask, the plan.
+
+    Returns
+    -------
+    Sum
+        Takes arrays with these names.
     """
     updates = Updates(before)
     if is_packed(names):
@@ -238,7 +268,20 @@ def _exponent(tensor: Tensor) -> int:
 
 
 def largest_total(count: int, clients: int) -> int:
-    """Return the largest integer that ``count`` clients can reach in a sum of at most ``clients``."""
+    """Return the largest integer that a sum of clients can hold.
+
+    Parameters
+    ----------
+    count
+        Number of clients that were summed up.
+    clients
+        K, the number that the grid is made for.
+
+    Returns
+    -------
+    int
+        Bound on the magnitude of every entry.
+    """
     return count << _bits(clients)
 
 

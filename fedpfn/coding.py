@@ -49,8 +49,20 @@ def decoded_name(name: str) -> str:
 def fit_scales(name: str, tensor: Tensor) -> bool:
     """Return whether the squares of the largest values that scales can represent sum to a finite float32.
 
-    True for arrays that are not scales.
+    Parameters
+    ----------
+    name
+        Name of the array on the wire.
+    tensor
+        The array.
 
+    Returns
+    -------
+    bool
+        True as well for arrays that are not scales.
+
+    Examples
+    --------
     >>> fit_scales("scales:w", torch.tensor([1e-3])), fit_scales("scales:w", torch.tensor([1e19]))
     (True, False)
     """
@@ -62,8 +74,17 @@ def fit_scales(name: str, tensor: Tensor) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Coding:
-    """How a round's replies are decoded: from the state that its clients started from and its config record.
+    """How a round's replies are decoded.
 
+    Attributes
+    ----------
+    before
+        State that the round's clients started from, whole.
+    config
+        The round's config record, with the precision and, under a shared mask, the plan.
+
+    Examples
+    --------
     >>> coding = Coding({"w": torch.zeros(3)}, {PRECISION: "int8"})
     >>> coding.decode({"coded:w": torch.tensor([2, -127, 0], dtype=torch.int8), "scales:w": torch.tensor([0.5])})
     {'w': tensor([  1.0000, -63.5000,   0.0000])}
@@ -74,7 +95,7 @@ class Coding:
 
     @property
     def precision(self) -> str:
-        """The number of bits in which clients reply."""
+        """The precision in which clients reply, ``float32`` where none was requested."""
         return str(self.config.get(PRECISION, "float32"))
 
     @cached_property

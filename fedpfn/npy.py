@@ -78,6 +78,20 @@ def split_npy(data: bytes) -> tuple[bytes, memoryview] | None:
 def stack_npy(head: bytes, bodies: Sequence[memoryview]) -> bytes:
     """Return arrays of one head as a file with a single array, in which they follow each other.
 
+    Parameters
+    ----------
+    head
+        The head that all the arrays' files have.
+    bodies
+        The bodies of the files, as from ``split_npy`` or ``npy_parts``.
+
+    Returns
+    -------
+    bytes
+        The file, whose array has one more axis, the first.
+
+    Examples
+    --------
     >>> head, body = npy_parts(torch.tensor([1.0, 2.0]))
     >>> from_npy(stack_npy(head, [body, body])).tolist()
     [[1.0, 2.0], [1.0, 2.0]]

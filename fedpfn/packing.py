@@ -51,14 +51,41 @@ class Positions:
 
 @lru_cache(maxsize=2)
 def plan_positions(plan: Plan, shapes: Shapes) -> Positions:
-    """Return where any phase of ``plan`` trains, on the CPU; all of a round's clients share it."""
+    """Return where any phase of a plan trains; all of a round's clients share it.
+
+    Parameters
+    ----------
+    plan
+        The round's plan.
+    shapes
+        Names and shapes of the parameters that masks apply to.
+
+    Returns
+    -------
+    Positions
+        Those of the parameters, on the CPU.
+    """
     masks = [mask_arrays(phase.mask, shapes) for phase in plan]
     return Positions.where({name: torch.from_numpy(sum(mask[name] for mask in masks) > 0) for name, _ in shapes})
 
 
 def pack(state: Mapping[str, Tensor], active: Positions) -> dict[str, Tensor]:
-    """Return the active entries as one new vector per dtype, in the order of ``state``.
+    """Return the active entries of a state as one new vector per dtype.
 
+    Parameters
+    ----------
+    state
+        The tensors by name.
+    active
+        Positions of the active entries, on the device of ``state``.
+
+    Returns
+    -------
+    dict
+        Vectors under the names of their dtypes (``packed:float32``), the entries in the order of ``state``.
+
+    Examples
+    --------
     >>> state = {"w": torch.tensor([1.0, 2.0, 3.0]), "mean": torch.tensor([4.0])}
     >>> pack(state, Positions.where({"w": torch.tensor([True, False, True])}))
     {'packed:float32': tensor([1., 3., 4.])}
@@ -84,9 +111,26 @@ def pack(state: Mapping[str, Tensor], active: Positions) -> dict[str, Tensor]:
 
 
 def unpack(packed: Mapping[str, Tensor], active: Positions, base: Mapping[str, Tensor]) -> State:
-    """Undo ``pack``: return ``base`` with its active entries replaced and its inactive ones unchanged, to the bit.
+    """Undo ``pack``.
 
-    Raises ``ValueError`` if the vectors' lengths are not those of the active entries.
+    Parameters
+    ----------
+    packed
+        The vectors that ``pack`` returned.
+    active
+        Positions of the active entries, as they were packed.
+    base
+        State that the other entries come from.
+
+    Returns
+    -------
+    State
+        New tensors: ``base`` with its active entries replaced and its inactive ones unchanged, to the bit.
+
+    Raises
+    ------
+    ValueError
+        If the vectors' lengths are not those of the active entries.
     """
     state: State = {}
     taken = dict.fromkeys(packed, 0)

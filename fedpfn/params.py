@@ -32,20 +32,59 @@ def read_state(model: nn.Module) -> State:
 
 
 def write_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy ``state`` into the model. Raises ``ValueError`` where names or shapes are not the model's."""
+    """Copy a state into a model.
+
+    Parameters
+    ----------
+    model
+        The model, whose trainable parameters and floating-point buffers are overwritten.
+    state
+        Tensors of the same names and shapes.
+
+    Raises
+    ------
+    ValueError
+        Where names or shapes are not the model's.
+    """
     write_tensors(trainable(model) | float_buffers(model), state)
 
 
 @torch.no_grad()
 def write_tensors(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Copy ``state`` into a model's live tensors. Raises ``ValueError`` where names or shapes are not theirs."""
+    """Copy a state into a model's live tensors.
+
+    Parameters
+    ----------
+    own
+        The live tensors by name, which are overwritten.
+    state
+        Tensors of the same names and shapes.
+
+    Raises
+    ------
+    ValueError
+        Where names or shapes are not theirs.
+    """
     require_fit(own, state)
     for name, tensor in own.items():
         tensor.copy_(state[name])
 
 
 def require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Raise ``ValueError`` where names or shapes of ``state`` are not those of ``own``."""
+    """Check that a state is one of a model.
+
+    Parameters
+    ----------
+    own
+        The model's tensors by name.
+    state
+        The state to check.
+
+    Raises
+    ------
+    ValueError
+        Where names or shapes of ``state`` are not those of ``own``.
+    """
     if own.keys() != state.keys():
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         raise ValueError(f"the state is not this model's: missing {missing}, not in the model {extra}")
@@ -59,6 +98,18 @@ def lerp(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float
 
     Exact at both ends, and where the entries are equal: frozen entries do not change along the path. Integer buffers,
     which a whole ``state_dict()`` has, are the first's between the ends.
+
+    Parameters
+    ----------
+    first, second
+        The states w1 and w2 at the two ends, with the same tensors.
+    alpha
+        Place on the path: 1 at ``first``, 0 at ``second``.
+
+    Returns
+    -------
+    State
+        The state at that place; at an end, the tensors of the end itself.
     """
     if alpha in (0, 1):
         return dict(first if alpha else second)
@@ -71,7 +122,24 @@ def lerp(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float
 def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return sum_i p_i x_i with p_i = weights_i / sum(weights), summed in float64 in the order given.
 
-    The result has the tensors' dtype. In float32 the mean of equal tensors is that tensor, to the bit.
+    In float32 the mean of equal tensors is that tensor, to the bit.
+
+    Parameters
+    ----------
+    tensors
+        The tensors x_i, at least one, of one shape.
+    weights
+        A weight of 0 or more for each, with a positive and finite sum.
+
+    Returns
+    -------
+    Tensor
+        The mean, in the first tensor's dtype.
+
+    Raises
+    ------
+    ValueError
+        Without tensors, and for weights that are not such.
     """
     total = float(sum(weights))
     if not tensors or len(tensors) != len(weights) or not 0 < total < math.inf or min(weights) < 0:
@@ -86,7 +154,25 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
 
 
 def mean_state(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | None = None) -> State:
-    """Return the (weighted) mean of states, entry by entry; integer buffers are the first state's."""
+    """Return the (weighted) mean of states, entry by entry.
+
+    Parameters
+    ----------
+    states
+        The states, at least one, with the same tensors.
+    weights
+        As in ``weighted_mean``; None for equal ones.
+
+    Returns
+    -------
+    State
+        The means, in the first state's dtypes; integer buffers are the first state's.
+
+    Raises
+    ------
+    ValueError
+        Without states, and for weights as in ``weighted_mean``.
+    """
     if not states:
         raise ValueError("a mean needs at least one state; got none")
     weights = [1.0] * len(states) if weights is None else weights

@@ -71,7 +71,22 @@ def clip_update(arrays: Mapping[str, Tensor], before: Mapping[str, Tensor], norm
 
 
 def add_noise(arrays: Mapping[str, Tensor], deviation: float, generator: np.random.Generator) -> State:
-    """Return arrays with independent Gaussian noise of standard deviation ``deviation`` on each entry, new tensors."""
+    """Return arrays with independent Gaussian noise on each entry.
+
+    Parameters
+    ----------
+    arrays
+        The arrays by name, whole or packed.
+    deviation
+        Standard deviation of the noise.
+    generator
+        Draws the noise, in the order of the arrays.
+
+    Returns
+    -------
+    State
+        New tensors in the arrays' own dtypes, on their devices.
+    """
     noisy: State = {}
     for name, tensor in arrays.items():
         noise = torch.from_numpy(generator.standard_normal(tensor.numel())).view(tensor.shape)
@@ -149,9 +164,28 @@ def _renyi(multiplier: float, size: int, population: int) -> tuple[NDArray[Any],
 
 @lru_cache(maxsize=16)
 def noise_for(target: float, *, rounds: int, size: int, population: int, delta: float, amplified: bool = True) -> float:
-    """Return the smallest noise multiplier with which ``rounds`` releases of ``size`` clients cost ``target`` epsilon.
+    """Return the smallest noise multiplier with which a number of releases costs no more than a given epsilon.
 
-    It is found by bisection, to a thousandth from above. Raises ``ValueError`` where no multiplier does.
+    Parameters
+    ----------
+    target
+        The epsilon not to exceed.
+    rounds
+        Number of releases.
+    size
+        Number of clients of each release.
+    population, delta, amplified
+        As in ``epsilon``.
+
+    Returns
+    -------
+    float
+        The multiplier z, found by bisection, to a thousandth from above.
+
+    Raises
+    ------
+    ValueError
+        Where no multiplier does.
     """
 
     def spent(z: float) -> float:

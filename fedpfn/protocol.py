@@ -92,7 +92,20 @@ OWN = "client/"
 
 
 def own_key(client: int, key: str) -> str:
-    """Return the name under which a record of one client alone travels to its worker."""
+    """Return the name under which a record of one client alone travels to its worker.
+
+    Parameters
+    ----------
+    client
+        The client's number.
+    key
+        The record's own key.
+
+    Returns
+    -------
+    str
+        The name, reserved for cohorts (``is_reserved``).
+    """
     return f"{OWN}{client}/{key}"
 
 
@@ -106,5 +119,20 @@ def is_reserved(key: str) -> bool:
 
 
 def array_key(client: int, key: str, name: str) -> str:
-    """Return the name under which an array of one client's record ``key`` travels back, if it travels alone."""
+    """Return the name under which an array of one client's record travels back, if it travels alone.
+
+    Parameters
+    ----------
+    client
+        The client's number.
+    key
+        The record's own key.
+    name
+        The array's own name.
+
+    Returns
+    -------
+    str
+        The three, separated by slashes.
+    """
     return f"{client}/{key}/{name}"

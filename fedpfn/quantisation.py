@@ -30,15 +30,37 @@ LEVELS = 127
 
 
 class Code(NamedTuple):
-    """An update as it travels: ``values`` (n,) in few bits, and the ``scales`` of their blocks, None for float16."""
+    """An update as it travels.
+
+    Attributes
+    ----------
+    values
+        The entries in few bits, (n,).
+    scales
+        The scales of their blocks, float32; None for float16.
+    """
 
     values: Tensor
     scales: Tensor | None
 
 
 def is_quantised(dtype: torch.dtype, precision: str) -> bool:
-    """Return whether arrays of a dtype travel in fewer bits: floating-point ones wider than the precision.
+    """Return whether arrays of a dtype travel in fewer bits.
 
+    Parameters
+    ----------
+    dtype
+        The arrays' own dtype.
+    precision
+        ``float32`` for arrays in full, ``float16`` or ``int8``.
+
+    Returns
+    -------
+    bool
+        True for floating-point arrays that are wider than the precision.
+
+    Examples
+    --------
     >>> is_quantised(torch.float32, "int8"), is_quantised(torch.int64, "int8"), is_quantised(torch.float16, "float16")
     (True, False, False)
     """
@@ -46,7 +68,20 @@ def is_quantised(dtype: torch.dtype, precision: str) -> bool:
 
 
 def num_scales(entries: int, precision: str) -> int:
-    """Return how many scales go with so many entries."""
+    """Return the number of scales that go with entries.
+
+    Parameters
+    ----------
+    entries
+        Number of entries.
+    precision
+        A key of ``PRECISIONS``.
+
+    Returns
+    -------
+    int
+        One per block for ``int8``, the last block being filled up; otherwise 0.
+    """
     return -(-entries // BLOCK) if precision == "int8" else 0
 
 

@@ -25,6 +25,11 @@ def fault_of_metrics(
     phases
         The number of phases of the round's plan, where it has one.
 
+    Returns
+    -------
+    str or None
+        The first fault that is found, by the metric's name.
+
     Examples
     --------
     >>> fault_of_metrics({"num-examples": 30, "train-loss": 0.4}, max_examples=40)
@@ -43,7 +48,20 @@ def fault_of_metrics(
 
 
 def fault_of_weight(name: str, weight: Any) -> str | None:
-    """Return why a client's metric ``name`` cannot serve as its weight in a mean, or None."""
+    """Return why a client's metric cannot serve as its weight in a mean, or None.
+
+    Parameters
+    ----------
+    name
+        Name of the metric.
+    weight
+        What the client reports under it; None where it is missing.
+
+    Returns
+    -------
+    str or None
+        The fault of anything but a finite number above 0.
+    """
     return None if _is_number(weight) and weight > 0 else f"{name} must be a finite number above 0, got {weight!r}"
 
 

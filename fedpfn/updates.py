@@ -21,7 +21,19 @@ _BLOCK = 2**15
 
 @dataclass(frozen=True)
 class Block:
-    """Neighbouring entries of the vector: their positions there, their array, and where in that array they start."""
+    """Neighbouring entries of the vector, all of one array.
+
+    Attributes
+    ----------
+    entries
+        Their positions in the vector.
+    array
+        Index of their array.
+    start
+        Where in that array, flattened, they start.
+    tensors
+        Names of the tensors that they belong to, in order, with the number of entries of each in the block.
+    """
 
     entries: slice
     array: int
@@ -121,7 +133,20 @@ class Updates:
 
 
 def packed_updates(before: State, active: Positions) -> Updates:
-    """Return the updates of clients that start from ``before`` and send their active entries packed."""
+    """Return the updates of clients that send their active entries packed.
+
+    Parameters
+    ----------
+    before
+        State that the clients started from, whole.
+    active
+        Positions of its active entries.
+
+    Returns
+    -------
+    Updates
+        Those of the packed vectors, in which the tensors keep their own names.
+    """
     by_dtype: dict[torch.dtype, list[tuple[str, int]]] = {}
     for name, tensor in before.items():
         by_dtype.setdefault(tensor.dtype, []).append((name, active.count(name, tensor)))
@@ -145,7 +170,20 @@ def _blocks(arrays: Sequence[int], tensors: Sequence[tuple[str, int]]) -> Iterat
 
 
 def sum_of_squares(update: Tensor, counted: float | Tensor) -> float:
-    """Return the sum of squares of the entries of a block that are counted: 1 or 0 for all of them, or for each."""
+    """Return the sum of squares of the entries of a block that are counted.
+
+    Parameters
+    ----------
+    update
+        The block of an update, (n,) in float64.
+    counted
+        1.0 or 0.0 for all entries, or 1 or 0 for each of them, (n,).
+
+    Returns
+    -------
+    float
+        The sum.
+    """
     if isinstance(counted, float):
         return float(torch.dot(update, update)) if counted else 0.0
     own = update * counted
