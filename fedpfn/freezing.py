@@ -48,8 +48,15 @@ class BitMask:
 class Freeze:
     """The frozen entries of some live parameters, anchored at the values they have now.
 
-    ``mask`` maps names to booleans, True = trained, or is the same mask prepared; None freezes nothing. Where an
-    optimiser keeps entries without a gradient as they are, anchors are not needed: ``anchored=False`` omits them.
+    Parameters
+    ----------
+    parameters
+        The live parameters by name.
+    mask
+        Booleans by name, True where trained, for every parameter; or the same mask prepared. None freezes nothing.
+    anchored
+        Whether to keep the values that ``restore`` needs. An optimiser that leaves entries without a gradient as they
+        are can do without.
     """
 
     def __init__(

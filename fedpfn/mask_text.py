@@ -15,7 +15,25 @@ def mask_text(mask: Mapping[str, NDArray[np.bool_]]) -> str:
 
 
 def bits_of(text: str, size: int) -> NDArray[np.bool_]:
-    """Return the ``size`` entries of a mask that ``mask_text`` wrote. Raises ``ValueError`` for any other text."""
+    """Return the entries of a mask that ``mask_text`` wrote.
+
+    Parameters
+    ----------
+    text
+        The mask as text.
+    size
+        Number of entries of all its parts together.
+
+    Returns
+    -------
+    (size,) bool
+        The entries, part after part.
+
+    Raises
+    ------
+    ValueError
+        For any other text.
+    """
     num_bytes = -(-size // 8)
     try:
         reader = zlib.decompressobj()

@@ -23,17 +23,25 @@ class Masking:
     seed
         Seed of the run that every mask is derived from.
     schedule
-        ``per-round``, ``fixed``, ``complement``, ``cyclic``, or an import string ``package.module:schedule``; ``args``
-        are the keyword arguments of the latter.
+        ``per-round``, ``fixed``, ``complement``, ``cyclic``, or an import string ``package.module:schedule``.
     ratio_shape, final_ratio, rounds
         How the ratio changes over the run's ``rounds``: ``constant``, or ``linear`` or ``cosine`` towards
         ``final_ratio``, which both need ``rounds``.
     warmup_rounds
         Number of first rounds that train without a mask.
-    granularity, draw, include, exclude
+    granularity, draw
         As in ``MaskRecipe``.
     blocks
         Number of starting points that ``cyclic`` takes in turn.
+    include, exclude
+        As in ``MaskRecipe``.
+    args
+        Keyword arguments of a schedule that is imported.
+
+    Raises
+    ------
+    ValueError
+        For a ratio outside [0, 1], an unknown shape, and one other than ``constant`` without ``rounds``.
     """
 
     ratio: float = 0.4

@@ -31,15 +31,33 @@ class MaskRecipe:
     """Everything that determines a mask, except the parameters' names and shapes.
 
     Each unit (an entry, or a neuron) of a tensor gets a random position in [0, 1); the units in the window
-    [start, start + ratio), wrapped around at 1, are frozen, or with ``inverted`` all others. Hence one recipe and
-    its inverse cover every unit once, and recipes with one seed whose starts lie at least ``ratio`` apart freeze
-    disjoint units.
+    [start, start + ratio), wrapped around at 1, are frozen. Hence one recipe and its inverse cover every unit once, and
+    recipes with one seed whose starts lie at least ``ratio`` apart freeze disjoint units.
 
-    ``draw="exact"`` spaces the positions evenly, so that round(ratio * n) of n units are frozen (one more or less where
-    ``start`` is not 0); ``"bernoulli"`` draws them independently, so that the count is binomial.
-    ``granularity="neuron"`` freezes whole rows (first axis) of a weight with the entries of its bias. ``include`` and
-    ``exclude`` are comma-separated shell patterns of parameter names; parameters left out are trained in full, in the
-    inverse too. ``chosen`` is a mask of all parameters bit by bit (``mask_text``), in place of a draw.
+    Attributes
+    ----------
+    seed
+        Seed of the positions, from which every tensor derives its own.
+    ratio
+        Length of the window, in [0, 1]: the share of frozen units, or with ``inverted`` of trained ones.
+    start
+        Where the window starts, in [0, 1).
+    inverted
+        Whether the units outside the window are frozen and those in it trained.
+    granularity
+        ``weight`` freezes entries; ``neuron`` whole rows (first axis) of a weight with the entries of its bias.
+    draw
+        ``exact`` spaces the positions evenly, so that round(ratio * n) of n units are frozen (one more or less where
+        ``start`` is not 0); ``bernoulli`` draws them independently, so that the count is binomial.
+    include, exclude
+        Comma-separated shell patterns of parameter names; parameters left out are trained in full, in the inverse too.
+    chosen
+        A mask of all parameters bit by bit (``mask_text``), in place of a draw; empty for a draw.
+
+    Raises
+    ------
+    ValueError
+        For a ratio or a start out of range, and an unknown granularity or draw.
     """
 
     seed: int
@@ -70,9 +88,19 @@ class MaskRecipe:
 
 
 def build_mask(recipe: MaskRecipe | None, parameters: Mapping[str, Tensor]) -> Mask:
-    """Return the boolean mask of ``recipe`` for ``parameters``, on their devices; True trains.
+    """Return the mask of a recipe for parameters.
 
-    None trains everything.
+    Parameters
+    ----------
+    recipe
+        The recipe; None trains everything.
+    parameters
+        The parameters by name, of which only shapes and devices count.
+
+    Returns
+    -------
+    dict
+        Boolean tensors in the shapes and on the devices of the parameters; True trains.
     """
     shapes = tuple((name, tuple(parameter.shape)) for name, parameter in parameters.items())
     arrays = mask_arrays(recipe, shapes)
@@ -81,7 +109,20 @@ def build_mask(recipe: MaskRecipe | None, parameters: Mapping[str, Tensor]) -> M
 
 @lru_cache(maxsize=4)
 def mask_arrays(recipe: MaskRecipe | None, shapes: Shapes) -> dict[str, NDArray[np.bool_]]:
-    """Return the mask as arrays, cached for the few masks of a round. Treat them as read-only."""
+    """Return the mask of a recipe as arrays, cached for the few masks of a round.
+
+    Parameters
+    ----------
+    recipe
+        The recipe; None trains everything.
+    shapes
+        Names and shapes of the parameters.
+
+    Returns
+    -------
+    dict
+        Boolean arrays by name, to be treated as read-only; True trains.
+    """
     if recipe is not None and recipe.chosen:
         return _chosen(recipe, shapes)
     masks: dict[str, NDArray[np.bool_]] = {}

@@ -21,7 +21,19 @@ from fedpfn.updates import Updates, packed_updates
 
 @dataclass(frozen=True)
 class Failure:
-    """A client that did not contribute to a round: where and how it failed, and the traceback if there is one."""
+    """A client that did not contribute to a round.
+
+    Attributes
+    ----------
+    client
+        The client's number.
+    stage
+        What it failed in, such as ``answering``.
+    error
+        The error, in one line.
+    traceback
+        Its traceback; empty where there is none.
+    """
 
     client: int
     stage: str
@@ -33,10 +45,19 @@ class Failure:
 class Contribution:
     """What one client sent back.
 
-    ``arrays`` are its arrays as they travelled: whole tensors by name, or the packed active entries
-    (``packing.is_packed``). ``examples`` is its weight. ``metrics`` are all numbers it reported under their names on
-    the wire, among them, from this project's own client, ``train-loss``, ``seconds`` and ``phase-steps`` (a list with
-    the number of local steps of each phase of the plan).
+    Attributes
+    ----------
+    client
+        The client's number.
+    arrays
+        Its arrays as they travelled: whole tensors by name, or the packed active entries (``packing.is_packed``); empty
+        where they stayed on its worker, summed up.
+    examples
+        Its weight, the number of examples that it reports.
+    metrics
+        All numbers that it reported, under their names on the wire, among them, from this project's own client,
+        ``train-loss``, ``seconds`` and ``phase-steps`` (a list with the number of local steps of each phase of the
+        plan).
     """
 
     client: int

@@ -18,9 +18,23 @@ from fedpfn.params import State, trainable
 def snip(
     model: nn.Module, examples: Examples, loss: Callable[[Tensor, Tensor], Tensor], *, batch_size: int = 256
 ) -> State:
-    """Return |w * g| of every trainable parameter, g the gradient of the mean loss over ``examples``.
+    """Return |w * g| of every trainable parameter, g the gradient of the mean loss over examples.
 
-    The model is in training mode, as it will be when trained; its gradients are overwritten.
+    Parameters
+    ----------
+    model
+        The model, put into training mode, as it will be when trained; its gradients are discarded.
+    examples
+        The examples, on the model's device.
+    loss
+        Mean loss of a batch from the model's outputs and the labels.
+    batch_size
+        Number of examples per batch; gradients are summed up over batches.
+
+    Returns
+    -------
+    State
+        The saliency of each entry, by parameter; 0 where a parameter has no gradient.
     """
     model.train()
     parameters = trainable(model)
@@ -38,10 +52,24 @@ def snip(
 
 
 def keep_largest(saliency: Mapping[str, Tensor], ratio: float) -> dict[str, NDArray[np.bool_]]:
-    """Return the mask that freezes the share ``ratio`` of all entries with the smallest saliency.
+    """Return the mask that freezes the entries with the smallest saliency.
 
-    Ranked over all tensors together; among equals the earlier entry trains.
+    Entries are ranked over all tensors together; among equals the earlier one trains.
 
+    Parameters
+    ----------
+    saliency
+        The saliency of each entry, by parameter.
+    ratio
+        Share of all entries to freeze, from 0 to 1.
+
+    Returns
+    -------
+    dict
+        Boolean arrays in the shapes of the parameters; True trains.
+
+    Examples
+    --------
     >>> keep_largest({"w": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 0.0])}, 0.5)
     {'w': array([ True, False]), 'b': array([ True, False])}
     """

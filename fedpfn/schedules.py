@@ -23,7 +23,15 @@ from fedpfn.seeding import derive
 
 @dataclass(frozen=True)
 class Phase:
-    """A share of a round's local steps, and the mask they train with; None trains every entry."""
+    """A part of a round's local steps, and the mask that they train with.
+
+    Attributes
+    ----------
+    mask
+        The mask's recipe; None trains every entry.
+    share
+        Share of the local steps, 0 or more; the shares of a plan's phases sum to 1.
+    """
 
     mask: MaskRecipe | None
     share: float = 1.0
@@ -83,22 +91,58 @@ SCHEDULES: dict[str, Callable[[Masking], PlanStep]] = {
 
 
 def fed_avg(server_round: int, plan: Plan) -> Plan:
-    """Train every entry."""
+    """Train every entry.
+
+    Parameters
+    ----------
+    server_round
+        Number of the round.
+    plan
+        The scheduled plan, which is replaced.
+
+    Returns
+    -------
+    tuple of Phase
+        One phase without a mask.
+    """
     return UNMASKED
 
 
 def fed_pfn(server_round: int, plan: Plan) -> Plan:
-    """Train under the mask as it is."""
+    """Train under the mask as it is.
+
+    Parameters
+    ----------
+    server_round
+        Number of the round.
+    plan
+        The scheduled plan.
+
+    Returns
+    -------
+    tuple of Phase
+        ``plan`` itself.
+    """
     return plan
 
 
 def fed_pnu(variant: str, phase_share: float) -> PlanStep:
     """Return progressive neuron updating; the paper leaves the phases open, so each reading is a variant.
 
-    ``within-round``: the first ``phase_share`` of the steps with m, the rest with 1-m. ``across-rounds``: m in one
-    round, its complement in the next (that is the schedule ``complement``).
-    ``then-all``: m, then every entry. An unmasked phase stays as it is. Steps are whole: a client with a single local
-    step takes it in the first phase.
+    An unmasked phase stays as it is. Steps are whole: a client with a single local step takes it in the first phase.
+
+    Parameters
+    ----------
+    variant
+        ``within-round``: m, then 1-m. ``across-rounds``: m in one round, its complement in the next (that is the
+        schedule ``complement``; plans stay as they are). ``then-all``: m, then every entry.
+    phase_share
+        Share of the steps that train with m, from 0 to 1; without effect across rounds.
+
+    Returns
+    -------
+    function
+        From the number of a round and its scheduled plan to the plan to use.
     """
 
     def step(server_round: int, plan: Plan) -> Plan:
@@ -136,9 +180,26 @@ def make_schedule(masking: Masking) -> PlanStep:
 def plan_rounds(masking: Masking, algorithm: PlanStep = fed_pfn) -> RoundPlans:
     """Return the function from a round to its plan: fresh mask, then the schedule, then the algorithm.
 
-    Warm-up rounds have nothing masked. The function raises ``ValueError`` if a user's schedule returns something other
-    than phases whose shares sum to 1.
+    Parameters
+    ----------
+    masking
+        How masks are drawn; its warm-up rounds have nothing masked.
+    algorithm
+        Function of a round's number and its scheduled plan that returns the plan to use; by default FedPFN.
 
+    Returns
+    -------
+    function
+        From the number of a round, counted from 1, to its plan.
+
+    Raises
+    ------
+    ValueError
+        For an unknown schedule or a bad import string. The function raises it if a user's schedule returns something
+        other than phases whose shares sum to 1.
+
+    Examples
+    --------
     >>> plan = plan_rounds(Masking(0.4, seed=1, warmup_rounds=1), fed_pnu("within-round", 0.5))
     >>> [len(plan(server_round)) for server_round in (1, 2)]
     [1, 2]
@@ -156,8 +217,22 @@ def plan_rounds(masking: Masking, algorithm: PlanStep = fed_pfn) -> RoundPlans:
 
 
 def phase_steps(shares: tuple[float, ...], steps: int) -> tuple[int, ...]:
-    """Split ``steps`` by ``shares``: each phase ends at its cumulative share, rounded, so that all steps are used.
+    """Split local steps among phases: each ends at its cumulative share, rounded, so that all steps are used.
 
+    Parameters
+    ----------
+    shares
+        The phases' shares, which sum to 1.
+    steps
+        Number of local steps.
+
+    Returns
+    -------
+    tuple of int
+        Number of steps of each phase.
+
+    Examples
+    --------
     >>> phase_steps((0.5, 0.5), 5)
     (3, 2)
     """
