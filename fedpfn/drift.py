@@ -28,7 +28,8 @@ class Drift:
     norms
         Euclidean norm of each client's update, in their order.
     cosine_mean
-        Mean cosine over pairs of updates that moved, each weighted by its part in the average; NaN without such a pair.
+        Mean cosine over pairs of updates that moved, each weighted by its part in the average, in [-1, 1]; NaN where
+        fewer than two did, or where norms are not finite.
     """
 
     norms: tuple[float, ...]
@@ -77,7 +78,24 @@ def measure_drift(
     *,
     names: Collection[str] | None = None,
 ) -> Drift:
-    """Measure the updates of clients whose states are in the form of ``updates``, whole or packed."""
+    """Measure the updates of clients whose states are whole or packed.
+
+    Parameters
+    ----------
+    updates
+        The updates from the state that all clients started from, in the form of ``states``.
+    states
+        The clients' states; an iterator is read once, one state at a time.
+    weights
+        The clients' weights in the average, equal by default.
+    names
+        The tensors that count, all by default.
+
+    Returns
+    -------
+    Drift
+        As ``client_drift`` returns it.
+    """
     total = torch.zeros(updates.size, dtype=torch.float64)
 
     def added(state: Mapping[str, Tensor], weight: float) -> Iterator[Tensor]:
@@ -94,7 +112,22 @@ def measure_drift(
 
 
 def drift_of(norms: Sequence[float], weights: Sequence[float], norm_of_sum: float) -> Drift:
-    """Return the drift of clients from the norms of their updates and of the weighted sum of them."""
+    """Return the drift of clients from norms alone.
+
+    Parameters
+    ----------
+    norms
+        Norms of the clients' updates.
+    weights
+        The clients' weights in the average, in the same order.
+    norm_of_sum
+        Norm of the weighted sum of the updates.
+
+    Returns
+    -------
+    Drift
+        As ``client_drift`` returns it.
+    """
     parts = [norm * weight for norm, weight in zip(norms, weights, strict=True)]
     alone = math.fsum(part**2 for part in parts)
     pairs = math.fsum(parts) ** 2 - alone

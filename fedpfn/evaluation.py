@@ -19,10 +19,19 @@ from fedpfn.tasks import Task, task_of
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and mean score over ``examples`` examples.
+    """Mean loss and mean score over examples.
 
-    Where the score is a share of right answers it is the ``accuracy``, and ``error`` is None; where it is an error, as
-    in a regression, it is the ``error``, and ``accuracy`` is NaN.
+    Attributes
+    ----------
+    loss
+        Mean loss; NaN without examples.
+    accuracy
+        Mean score where this is a share of right answers; NaN where it is an error, as in a regression, and without
+        examples.
+    examples
+        Number of examples.
+    error
+        Mean score where this is an error; None where it is a share, and without examples.
     """
 
     loss: float
@@ -40,14 +49,34 @@ def evaluate(
     batch_size: int = 1000,
     marks: list[Tensor] | None = None,
 ) -> Evaluation:
-    """Evaluate ``model`` in evaluation mode, with ``state`` in place of its own tensors where given.
+    """Evaluate a model in evaluation mode; its weights and modes are unchanged.
 
-    Where ``marks`` is given, each batch adds to it the scores of its examples, as the task has them: of classes which
-    were answered right, (batch,) booleans.
+    Sums are taken in float64 on the device; logits that contain NaN count as a wrong answer. A non-finite loss is
+    returned as it is: it is a measurement.
 
-    The model's weights and modes are unchanged; a state that is not the model's raises ``ValueError``. Sums are taken
-    in float64 on the device; logits that contain NaN count as a wrong answer. A non-finite loss is returned as it is:
-    it is a measurement.
+    Parameters
+    ----------
+    model
+        The model, on the device of the examples.
+    examples
+        What to evaluate on; their task has the loss and the score.
+    state
+        Tensors to evaluate in place of the model's own.
+    batch_size
+        Number of examples per batch.
+    marks
+        List to which each batch adds the scores of its examples, as the task has them: of classes which were answered
+        right, (batch,) booleans.
+
+    Returns
+    -------
+    Evaluation
+        Means over all examples.
+
+    Raises
+    ------
+    ValueError
+        For a state that is not the model's.
     """
     loss = torch.zeros((), dtype=torch.float64, device=examples.device)
     scores = torch.zeros_like(loss)
@@ -123,9 +152,23 @@ def class_accuracy(
 
 
 def shares_by_class(marks: Tensor, examples: Examples, num_classes: int) -> list[float]:
-    """Return the mean score of the examples of each class, or of each label, from what ``evaluate`` marked.
+    """Return the mean score of the examples of each class, or of each label.
 
     Where a task has one score for all labels of an example, a label has the mean over the examples that bear it.
+
+    Parameters
+    ----------
+    marks
+        The scores that ``evaluate`` marked, concatenated: (N,), or (N, L) for one of each label.
+    examples
+        The examples that were evaluated, with classes or several labels each.
+    num_classes
+        Number of classes, C; not used for several labels each.
+
+    Returns
+    -------
+    list of float
+        C or L means; NaN for a class without an example and a label that no example bears.
     """
     if examples.task.labels == "multi-hot":
         if marks.dim() == 2:
@@ -143,10 +186,24 @@ def shares_by_class(marks: Tensor, examples: Examples, num_classes: int) -> list
 
 
 def score(logits: Tensor, labels: Tensor, task: Task | None = None) -> tuple[Tensor, Tensor]:
-    """Return the sums over a batch of its examples' losses and scores, on its device; losses are float64.
+    """Return the sums over a batch of its examples' losses and scores.
 
-    The scores of a classification are its right answers, counted in int64; other sums are float64. Logits that contain
-    NaN count as a wrong answer, and the loss is NaN. The default task is the one that goes with the labels.
+    Logits that contain NaN count as a wrong answer, and the loss is NaN.
+
+    Parameters
+    ----------
+    logits
+        The model's outputs for the batch.
+    labels
+        The labels of its examples, in a form that the task takes.
+    task
+        Has the loss and the score; None takes the built-in one that goes with the labels.
+
+    Returns
+    -------
+    loss, score
+        Scalars on the device of the batch, float64. The scores of a classification are its right answers, counted in
+        int64.
     """
     task = task or task_of(labels)
     loss, scores = task.loss(logits.double(), labels, reduction="sum"), task.score(logits, labels)
@@ -175,7 +232,20 @@ def _answering(model: nn.Module, state: Mapping[str, Tensor] | None) -> Iterator
 
 
 def mean_of(loss: float, scores: float, examples: Examples) -> Evaluation:
-    """Return the evaluation that the sums of ``score`` over all batches of ``examples`` amount to."""
+    """Return the evaluation that sums over all examples amount to.
+
+    Parameters
+    ----------
+    loss, scores
+        Sums of what ``score`` returns for each batch.
+    examples
+        The examples that were evaluated.
+
+    Returns
+    -------
+    Evaluation
+        Loss and score divided by the number of examples.
+    """
     total = len(examples)
     if total == 0:
         return Evaluation(math.nan, math.nan, 0)

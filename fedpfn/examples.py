@@ -19,9 +19,23 @@ from fedpfn.tasks import Task, task_of
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs (N, ...) with labels (N,) or (N, k), and the channel statistics that normalise images; else empty.
+    """Labelled examples on one device.
 
-    ``task`` is what is trained and measured on them; the default follows from the form of the labels.
+    Parameters
+    ----------
+    inputs
+        uint8 images (N, C, H, W), float features or integer tokens, (N, ...).
+    labels
+        Labels in one of the forms of ``fedpfn.losses``, (N,) or (N, k).
+    mean, std
+        Statistics of each channel that normalise images, pixels in [0, 1]; empty for other inputs.
+    task
+        What is trained and measured on them; the default follows from the form of the labels.
+
+    Raises
+    ------
+    ValueError
+        For images without the statistics of their channels.
     """
 
     inputs: Tensor

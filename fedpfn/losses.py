@@ -23,10 +23,29 @@ class BatchLoss(Protocol):
 
 
 def batch_loss(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Return the loss that goes with the form of the labels; ``reduction`` is over the batch's examples.
+    """Return the loss that goes with the form of the labels.
 
-    Raises ``ValueError`` where outputs and targets differ in size: broadcasting them would measure something else.
+    Parameters
+    ----------
+    outputs
+        The model's outputs for the batch.
+    labels
+        Labels in any of the three forms (``form_of``).
+    reduction
+        ``mean`` or ``sum`` over the batch's examples, or ``none`` for the loss of each.
 
+    Returns
+    -------
+    Tensor
+        A scalar, or without a reduction (N,).
+
+    Raises
+    ------
+    ValueError
+        Where outputs and targets differ in size: broadcasting them would measure something else.
+
+    Examples
+    --------
     >>> import torch
     >>> batch_loss(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 1.0]), reduction="sum")
     tensor(5.)
@@ -45,19 +64,65 @@ def form_of(labels: Tensor) -> LabelForm:
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Return the cross-entropy of logits (N, C) for classes (N,), in nats."""
+    """Return the cross-entropy of logits for classes, in nats.
+
+    Parameters
+    ----------
+    outputs
+        Logits (N, C).
+    labels
+        Classes (N,).
+    reduction
+        As in ``batch_loss``.
+
+    Returns
+    -------
+    Tensor
+        As ``batch_loss`` returns it.
+    """
     return functional.cross_entropy(outputs, labels, reduction=reduction)
 
 
 def squared_error(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Return the squared error of outputs for targets (N,) or (N, k), an example's the mean over its k values."""
+    """Return the squared error of outputs for targets, an example's the mean over its k values.
+
+    Parameters
+    ----------
+    outputs
+        Predictions, (N,) or (N, k).
+    labels
+        Targets, (N,) or (N, k).
+    reduction
+        As in ``batch_loss``.
+
+    Returns
+    -------
+    Tensor
+        As ``batch_loss`` returns it, in the labels' unit squared.
+    """
     errors = (outputs - targets_like(outputs, labels)).square()
     return reduced(errors.reshape(len(labels), -1).mean(dim=1), reduction)
 
 
 def binary_cross_entropy(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Return the binary cross-entropy of logits (N, L) for labels (N, L) of 0 and 1, an example's the mean over them.
+    """Return the binary cross-entropy of logits for labels of 0 and 1, an example's the mean over its L labels.
 
+    Parameters
+    ----------
+    outputs
+        Logits (N, L).
+    labels
+        Labels (N, L) of 0 and 1.
+    reduction
+        As in ``batch_loss``.
+
+    Returns
+    -------
+    Tensor
+        As ``batch_loss`` returns it, in nats.
+
+    Examples
+    --------
     >>> import torch
     >>> binary_cross_entropy(torch.zeros(1, 3), torch.tensor([[1, 0, 1]]))
     tensor(0.6931)
@@ -90,14 +155,45 @@ def per_example(losses: Callable[[Tensor, Tensor], Tensor]) -> BatchLoss:
 
 
 def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
-    """Return the losses of a batch's examples, (N,), as their mean or sum, or as they are."""
+    """Return the losses of a batch's examples, reduced.
+
+    Parameters
+    ----------
+    losses
+        One loss per example, (N,).
+    reduction
+        As in ``batch_loss``.
+
+    Returns
+    -------
+    Tensor
+        Their mean or sum, a scalar, or the losses as they are.
+    """
     if reduction == "none":
         return losses
     return losses.sum() if reduction == "sum" else losses.mean()
 
 
 def targets_like(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return labels in the shape of outputs. Raises ``ValueError`` where they differ in size."""
+    """Return labels in the shape of outputs.
+
+    Parameters
+    ----------
+    outputs
+        A model's outputs for a batch.
+    labels
+        The labels of its examples.
+
+    Returns
+    -------
+    Tensor
+        A view of the labels.
+
+    Raises
+    ------
+    ValueError
+        Where they differ in size.
+    """
     if outputs.numel() != labels.numel() or len(outputs) != len(labels):
         raise ValueError(f"outputs of shape {tuple(outputs.shape)} do not match targets of shape {tuple(labels.shape)}")
     return labels.view(outputs.shape)

@@ -25,9 +25,16 @@ Thing = TypeVar("Thing")
 
 
 class ModelPool:
-    """Workers that each hold a copy of ``model``: calls swap a model's tensors, so it cannot be shared.
+    """Workers that each hold a copy of a model: calls swap a model's tensors, so it cannot be shared.
 
-    On a GPU there is one worker, whatever is requested. Making a pool sets PyTorch to one CPU thread there too.
+    Making a pool sets PyTorch to one CPU thread, on a GPU too.
+
+    Parameters
+    ----------
+    model
+        The model, whose device decides where the workers compute.
+    workers
+        Number of threads on a CPU; on a GPU there is one worker, whatever is requested.
     """
 
     def __init__(self, model: nn.Module, *, workers: int) -> None:
@@ -117,8 +124,22 @@ class ModelPool:
 
 @contextmanager
 def temporary_pool(model: nn.Module, *, workers: int | None = None) -> Iterator[ModelPool]:
-    """Yield a pool that ends with the block, restoring PyTorch's CPU threads. By default one worker per core.
+    """Make a pool that ends with the block, restoring PyTorch's CPU threads.
 
+    Parameters
+    ----------
+    model
+        The model that workers copy.
+    workers
+        As in ``ModelPool``; None for one per core that this process may use.
+
+    Yields
+    ------
+    ModelPool
+        The pool.
+
+    Examples
+    --------
     >>> with temporary_pool(nn.Linear(2, 2), workers=1) as pool:
     ...     pool.map(abs, [-1, 2])
     [1, 2]

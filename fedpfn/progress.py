@@ -15,7 +15,15 @@ Progress = Callable[[int, int], None]
 
 
 class Steps:
-    """Counts the steps of a known total and reports each; without a callback it counts nothing."""
+    """Counts the steps of a known total and reports each.
+
+    Parameters
+    ----------
+    progress
+        The callback; with None nothing is counted.
+    total
+        Number of steps.
+    """
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0.0
@@ -38,8 +46,22 @@ class Steps:
 
 @contextmanager
 def progress_bar(text: str, console: "Console | None" = None) -> Iterator[Progress]:
-    """Yield a callback that draws a bar, on standard error by default, and only on a terminal.
+    """Draw a progress bar while the block runs, on a terminal only.
 
+    Parameters
+    ----------
+    text
+        What is in progress, shown in front of the bar.
+    console
+        Where the bar is drawn; None for standard error.
+
+    Yields
+    ------
+    Progress
+        The callback ``progress(done, total)`` that moves the bar.
+
+    Examples
+    --------
     >>> with progress_bar("barriers") as progress:
     ...     progress(1, 2)
     """

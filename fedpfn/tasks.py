@@ -102,22 +102,60 @@ class Task:
 
 
 def right_class(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return whether each row of logits (N, C) is a right answer, (N,).
+    """Return whether each row of logits is a right answer.
 
     A tie is won by the first class; a row that holds NaN is wrong, whatever its largest entry.
+
+    Parameters
+    ----------
+    logits
+        One row per example, (N, C).
+    labels
+        Classes (N,).
+
+    Returns
+    -------
+    Tensor
+        Booleans (N,).
     """
     return (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
 
 
 def right_labels(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return whether each label is predicted right, (N, L): 1 where its logit is above 0; none in a row with NaN."""
+    """Return whether each label is predicted right: 1 where its logit is above 0; none in a row with NaN.
+
+    Parameters
+    ----------
+    logits
+        One row per example, (N, L).
+    labels
+        Labels (N, L) of 0 and 1.
+
+    Returns
+    -------
+    Tensor
+        Booleans (N, L).
+    """
     rows = logits.reshape(len(labels), -1)
     right = (rows > 0) == (targets_like(rows, labels) > 0)
     return right & ~rows.isnan().any(dim=1, keepdim=True)
 
 
 def absolute_error(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the absolute error of each value, (N, k)."""
+    """Return the absolute error of each value.
+
+    Parameters
+    ----------
+    outputs
+        Predictions, (N,) or (N, k).
+    labels
+        Targets, (N,) or (N, k).
+
+    Returns
+    -------
+    Tensor
+        Errors (N, k), float64, in the labels' unit; k is 1 for targets (N,).
+    """
     return (outputs.double() - targets_like(outputs, labels)).abs().reshape(len(labels), -1)
 
 
