@@ -80,14 +80,32 @@ def float32_products() -> Iterator[None]:
 
 
 def resolve_device(requested: str, *, who: str, last: bool = False, deterministic: bool = False) -> "torch.device":
-    """Return the device for ``auto``, ``cpu`` or ``cuda``, set up for repeatable float32 arithmetic.
+    """Return the device that a setting stands for, set up for repeatable float32 arithmetic.
 
-    Of several GPUs that is the first one, or with ``last`` the last: workers are assigned from the first GPU on, so
-    the last one has the fewest, and a server there shares it with as few as possible. Where ``FEDPFN_GPU_SHARE`` says
-    that the GPU is shared, PyTorch takes no more than that share of its memory. With ``deterministic`` a GPU uses only
-    algorithms that are bit-for-bit repeatable, and PyTorch raises where an operator has none (``why_refused``).
+    Where ``FEDPFN_GPU_SHARE`` says that the GPU is shared, PyTorch takes no more than that share of its memory.
 
-    Raises ``RuntimeError`` if CUDA was requested and no GPU is visible; ``who`` names the process in the message.
+    Parameters
+    ----------
+    requested
+        ``cpu``, ``cuda``, or ``auto`` for a GPU where one is visible and the CPU elsewhere.
+    who
+        Name of the process in an error's message.
+    last
+        Whether to take the last of several GPUs and not the first: workers are assigned from the first GPU on, so the
+        last one has the fewest, and a server there shares it with as few as possible.
+    deterministic
+        Whether a GPU uses only algorithms that are bit-for-bit repeatable; PyTorch then raises where an operator has
+        none (``why_refused``).
+
+    Returns
+    -------
+    torch.device
+        The CPU, or a GPU with its number, made PyTorch's current one.
+
+    Raises
+    ------
+    RuntimeError
+        If CUDA was requested and no GPU is visible.
     """
     # imported here: counting CPUs must not need PyTorch
     import torch

@@ -59,10 +59,24 @@ def is_reference(text: str) -> bool:
 
 
 def absolute_reference(text: str, folder: Path) -> str:
-    """Return ``text`` with the path of a file reference made absolute from ``folder``, anything else as it is.
+    """Return a file reference with an absolute path, any other text as it is.
 
     Processes of a run start in their own folders, where a relative path would resolve differently.
 
+    Parameters
+    ----------
+    text
+        A reference, or any other text.
+    folder
+        Folder that a relative path starts from.
+
+    Returns
+    -------
+    str
+        The text, where it is a file reference with its path resolved.
+
+    Examples
+    --------
     >>> absolute_reference("nets/models.py:Net", Path("/home/me"))
     '/home/me/nets/models.py:Net'
     >>> absolute_reference("models:Net", Path("/home/me")), absolute_reference("mlp", Path("/home/me"))

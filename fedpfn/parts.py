@@ -90,10 +90,26 @@ def signature_faults(
 def call_with(
     part: Callable[..., Any], provided: Mapping[str, Any], args: Mapping[str, Scalar], *positional: Any
 ) -> Any:
-    """Call ``part`` with ``positional``, those of ``provided`` that its signature takes, and ``args``.
+    """Call a part with what the framework provides and the user's own arguments.
 
-    Whole numbers become floats where the signature asks for floats.
+    Parameters
+    ----------
+    part
+        A function, a class or a callable object.
+    provided
+        Keyword arguments of the framework, passed where the signature takes them.
+    args
+        The user's arguments; whole numbers become floats where the signature asks for floats.
+    *positional
+        Arguments of the framework that are passed by position.
 
+    Returns
+    -------
+    object
+        What ``part`` returns.
+
+    Examples
+    --------
     >>> call_with(lambda shape, *, width: (shape, width), {"shape": (3,), "classes": 10}, {"width": 4})
     ((3,), 4)
     """
@@ -101,8 +117,22 @@ def call_with(
 
 
 def accepted(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the ``offered`` keyword arguments that the signature of ``part`` takes.
+    """Return those of the offered keyword arguments that a part's signature takes.
 
+    Parameters
+    ----------
+    part
+        A function, a class or a callable object.
+    offered
+        Keyword arguments.
+
+    Returns
+    -------
+    dict
+        Those that ``part`` takes; all where it takes ``**kwargs``, none where it has no signature.
+
+    Examples
+    --------
     >>> accepted(lambda width: None, {"width": 3, "norm": "none"})
     {'width': 3}
     """
@@ -113,8 +143,22 @@ def accepted(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, 
 
 
 def named(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the ``offered`` keyword arguments that ``part``, or a base that it passes them on to, names.
+    """Return those of the offered keyword arguments that a part names.
 
+    Parameters
+    ----------
+    part
+        A function, a class or a callable object.
+    offered
+        Keyword arguments.
+
+    Returns
+    -------
+    dict
+        Those that ``part``, or a base that it passes them on to, names; ``**kwargs`` alone takes none.
+
+    Examples
+    --------
     >>> named(lambda width, **others: None, {"width": 3, "norm": "none"})
     {'width': 3}
     """
@@ -123,7 +167,20 @@ def named(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any
 
 
 def converted(part: Callable[..., Any], args: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return ``args`` with whole numbers made floats where ``part`` takes floats and no whole numbers."""
+    """Return arguments with whole numbers made floats where a part takes floats and no whole numbers.
+
+    Parameters
+    ----------
+    part
+        A function, a class or a callable object.
+    args
+        The user's arguments.
+
+    Returns
+    -------
+    dict
+        All of ``args``.
+    """
     # reading a signature takes longer than a small model's step
     parameters = (_parameters(part) if args else None) or {}
     return {
