@@ -38,10 +38,18 @@ _NAME = re.compile(r"round-(\d+)\.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after ``server_round``.
+    """The state after a round.
 
-    ``model`` is the whole state dict, ``server_optimizer`` what the server's optimiser carries from round to round,
-    ``about`` further entries as text: the counts so far, and the plans and settings that the rounds were trained with.
+    Attributes
+    ----------
+    server_round
+        Number of the round.
+    model
+        The model's whole state dict.
+    server_optimizer
+        Tensors that the server's optimiser carries from round to round.
+    about
+        Further entries as text: the counts so far, and the plans and settings that the rounds were trained with.
     """
 
     server_round: int
@@ -87,7 +95,22 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], about: Mapping[str, s
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint into a run folder, then remove all but the last ``keep`` of them; 0 keeps all."""
+    """Write a checkpoint into a run folder, then remove older ones.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    checkpoint
+        The checkpoint.
+    keep
+        Number of latest checkpoints to keep, this one included; 0 keeps all.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
     path = checkpoint_path(folder, checkpoint.server_round)
     behind = {SERVER_OPTIMIZER + name: tensor for name, tensor in checkpoint.server_optimizer.items()}
     about = checkpoint.about | {"round": str(checkpoint.server_round), DIGEST: checkpoint.digest}
@@ -112,10 +135,26 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def last_checkpoint(folder: Path, *, up_to: int) -> Checkpoint | None:
-    """Return the checkpoint of the latest round up to ``up_to`` that can be read whole, or None.
+    """Return the checkpoint of the latest round that can be read whole.
 
-    A truncated file is skipped in favour of the one before it: that is why two are kept. One that is whole but has been
-    changed raises ``ValueError``.
+    A truncated file is skipped in favour of the one before it: that is why two are kept.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    up_to
+        The latest round that counts.
+
+    Returns
+    -------
+    Checkpoint or None
+        None where there is no such checkpoint.
+
+    Raises
+    ------
+    ValueError
+        For one that is whole but has been changed.
     """
     final = _read_final(folder)
     for server_round in reversed(checkpoint_rounds(folder)):

@@ -20,7 +20,15 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file atomically, even if the machine crashes."""
+    """Write a file atomically, even if the machine crashes.
+
+    Parameters
+    ----------
+    path
+        The file, which is replaced if it exists.
+    data
+        Its content.
+    """
     with whole_file(path) as part:
         part.write_bytes(data)
 
@@ -61,7 +69,15 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON, whole or not at all; non-finite numbers become null."""
+    """Write a value as JSON, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The file, which is replaced if it exists.
+    value
+        Anything that ``finite`` makes fit for JSON: non-finite numbers become null.
+    """
     write_whole(path, to_json(value, indent=1))
 
 

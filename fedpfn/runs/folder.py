@@ -166,7 +166,19 @@ class RunFolder:
 
 
 def record_end(path: Path, reason: str, *, stopped: bool = False) -> None:
-    """Record in a run folder why the run is not complete, if the run itself could not: it was stopped, or died."""
+    """Record in a run folder why the run is not complete, if the run itself could not: it was stopped, or died.
+
+    A reason that is on record already stays; nothing is written for a complete run or into a folder without a config.
+
+    Parameters
+    ----------
+    path
+        The run folder.
+    reason
+        Why the run ended.
+    stopped
+        Whether it was stopped, and did not fail.
+    """
     if not (path / "failure.json").is_file():
         failure = {"reason": reason, "rounds": len(read_rounds(path)) - 1}
         _write_end(path, failure | ({"stopped": True} if stopped else {}))

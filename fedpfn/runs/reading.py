@@ -38,9 +38,26 @@ _TRACES = ("rounds.jsonl", "failure.json", "summary.json", "partition.json")
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as read: config, environment, rounds in order, and the rest where it exists.
+    """A run folder as read.
 
-    ``measures`` holds label, unit and better direction of the user's measures, by name.
+    Attributes
+    ----------
+    path
+        The folder.
+    config
+        The run's settings.
+    environment
+        Where it ran: versions, git revision, machine and device; empty where that is not on record.
+    rounds
+        The records of its rounds, in order, from round 0, the initial model.
+    partition
+        The record of the partition; None where there is none.
+    summary
+        The summary of a complete run; None for any other.
+    failure
+        Why the run ended early; None where no reason is on record.
+    measures
+        Label, unit and better direction of the user's measures, by name.
     """
 
     path: Path
@@ -114,11 +131,28 @@ def read_run_config(path: Path) -> tuple[RunConfig, dict[str, Any]]:
 def find_runs(
     paths: Iterable[Path | str] | Path | str, *, broken: Callable[[Path, str], None] | None = None
 ) -> list[Run]:
-    """Read every run folder at or below ``paths``, sorted by path, each once.
+    """Read every run folder at or below some paths.
 
-    A run folder holds ``config.yaml`` and what a run writes next to it. One that cannot be read is left out and passed
-    to ``broken`` with the reason; without ``broken``, ``ValueError`` is raised, as it is for a path that does not exist
-    or has no run below it.
+    A run folder holds ``config.yaml`` and what a run writes next to it.
+
+    Parameters
+    ----------
+    paths
+        One folder or several.
+    broken
+        Called with the path of a run folder that cannot be read, which is left out, and the reason; with None that is
+        an error.
+
+    Returns
+    -------
+    list of Run
+        The runs, complete or not, sorted by path, each once.
+
+    Raises
+    ------
+    ValueError
+        For a path that does not exist or has no run below it; and, without ``broken``, for a run folder that cannot be
+        read.
     """
     folders: dict[Path, None] = {}
     for path in [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]:
