@@ -15,7 +15,7 @@ def federate(*words: str, config: Path | str | None = None, in_process: bool = F
 
     Parameters
     ----------
-    words
+    *words
         Settings as on the command line, such as ``"strategy.name=fedpfn"``. Paths, and modules of your own that are
         named here, are looked for in the current folder.
     config
