@@ -68,6 +68,8 @@ class Observed(Strategy):
     ----------
     strategy
         Any Flower strategy. The observers see what travels, so this is the outermost wrapper.
+    *observers
+        Functions of a ``fedpfn.rounds.Round``; numbers that they return are in Flower's result.
     device
         Device of the states of rounds.
     rounds_done
@@ -75,8 +77,6 @@ class Observed(Strategy):
         rounds are numbered ``rounds_done`` higher, and the initial model is not shown again.
     ended
         Called after the observers have seen a round; returns whether the run ends with it, before the last one.
-    *observers
-        Functions of a ``fedpfn.rounds.Round``; numbers that they return are in Flower's result.
 
     Examples
     --------

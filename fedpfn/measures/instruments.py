@@ -78,8 +78,6 @@ class Instruments:
         Whether layerwise connectivity is measured too.
     held_out
         The examples that clients hold out for testing; None where they hold out none.
-    _results
-        Results of the round being measured, by name; not to be given.
     """
 
     pool: ModelPool

@@ -139,7 +139,7 @@ def fuse(
         Repair of the result's BatchNorm statistics (``batch_norm.repair_for``), and for ``greedy`` of each soup's.
     progress
         Called with the number of models that are done, and the total.
-    options
+    **options
         The method's own: ``scale``, ``density``, ``off_diagonal``.
 
     Returns
