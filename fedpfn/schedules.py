@@ -41,6 +41,8 @@ Plan = tuple[Phase, ...]
 PlanStep = Callable[[int, Plan], Plan]
 RoundPlans = Callable[[int], Plan]
 
+VARIANTS = ("within-round", "across-rounds", "then-all")  # of FedPNU
+
 UNMASKED: Plan = (Phase(None),)
 
 
@@ -143,7 +145,14 @@ def fed_pnu(variant: str, phase_share: float) -> PlanStep:
     -------
     function
         From the number of a round and its scheduled plan to the plan to use.
+
+    Raises
+    ------
+    ValueError
+        For another variant.
     """
+    if variant not in VARIANTS:
+        raise ValueError(f"FedPNU's variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
 
     def step(server_round: int, plan: Plan) -> Plan:
         phases: list[Phase] = []

@@ -780,6 +780,8 @@ def test_a_repair_is_for_the_ends_and_the_points_between() -> None:
     cosines = layer_cosines(model, [first, second], [(0, 1)], examples, repair=repair)
     assert cosines.llfc[0] == pytest.approx([row.llfc[1] for row in report.layers])
     assert cosines.baseline[0] == pytest.approx([row.baseline for row in report.layers])
+    end = layer_cosines(model, [first, second], [(0, 1)], examples, alpha=0, repair=repair)
+    assert end.llfc[0].max() == 0
     settings: dict[str, Any] = {"held_out": examples, "points": 3}
     raw = calibrated_barrier(model, first, second, examples, repair=repair, **settings).raw
     repaired = [evaluate(model, examples, state=repair(state, state)).loss for state in (second, first)]

@@ -19,6 +19,7 @@ from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.schedules import (
     SCHEDULES,
     UNMASKED,
+    VARIANTS,
     Phase,
     Plan,
     PlanStep,
@@ -225,7 +226,12 @@ def test_fedpnu_then_all_trains_the_mask_and_then_everything() -> None:
     assert found == (Phase(MaskRecipe(drawn(1), 0.4), 0.5), Phase(None, 0.5))
 
 
-@pytest.mark.parametrize("variant", ["within-round", "across-rounds", "then-all"])
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(ValueError, match="one of within-round, across-rounds, then-all; got 'typo'"):
+        fed_pnu("typo", 0.5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_fedpnu_leaves_an_unmasked_phase_and_splits_only_its_own_share(variant: str) -> None:
     mixed = (Phase(None, 0.5), Phase(MaskRecipe(1, 0.4), 0.5))
     found = fed_pnu(variant, 0.5)(1, mixed)

@@ -206,6 +206,14 @@ def repaired_end(state: Mapping[str, Tensor], repair: Repair | None) -> Mapping[
     return state if repair is None else repair(state, state)
 
 
+def path_point(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float, repair: Repair | None
+) -> Mapping[str, Tensor]:
+    """Return the state to evaluate at ``alpha`` between ends that are repaired already; an end stays as it is."""
+    mixed = lerp(first, second, alpha)
+    return mixed if repair is None or alpha in (0, 1) else repair(mixed, first)
+
+
 def measure_pairs(
     states: Sequence[Mapping[str, Tensor]],
     evaluate: Callable[[Mapping[str, Tensor]], Evaluation],

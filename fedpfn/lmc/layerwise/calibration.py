@@ -18,11 +18,10 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.barrier import Repair, grid, loss_barrier, repaired_end
+from fedpfn.lmc.barrier import Repair, grid, loss_barrier, path_point, repaired_end
 from fedpfn.lmc.layerwise.features import batches, require_states
 from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.losses import form_of
-from fedpfn.params import lerp
 
 Floats = NDArray[np.float64]
 SPREAD = 1e4  # b is searched so that the root mean square of b (z - mean z) lies within [1 / SPREAD, SPREAD]
@@ -192,9 +191,7 @@ def calibrated_barrier(
     calibrated: list[float] = []
     betas: list[float] = []
     for alpha in alphas.tolist():
-        mixed = lerp(first, second, alpha)
-        if repair is not None and 0 < alpha < 1:
-            mixed = repair(mixed, first)
+        mixed = path_point(first, second, alpha, repair)
         betas.append(fit_temperature(_logits(model, mixed, held_out, batch_size), held_out.labels).beta)
         logits = _logits(model, mixed, examples, batch_size).double()
         raw.append(float(functional.cross_entropy(logits, examples.labels)))

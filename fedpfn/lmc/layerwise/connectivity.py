@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.barrier import Pair, Repair, repaired_end
+from fedpfn.lmc.barrier import Pair, Repair, path_point, repaired_end
 from fedpfn.lmc.layerwise.comparison import ExampleMean, cosine_gap, flat
 from fedpfn.lmc.layerwise.discovery import Layer
 from fedpfn.lmc.layerwise.features import batches, read_features, require_states
 from fedpfn.lmc.layerwise.functional import measurable_layers
 from fedpfn.lmc.layerwise.modes import evaluating
-from fedpfn.params import State, lerp
+from fedpfn.params import lerp
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -157,7 +157,7 @@ def layer_cosines(
     used = sorted({end for pair in pairs for end in pair})
     states = [repaired_end(state, repair) if at in used else state for at, state in enumerate(states)]
     # without a repair, mixing anew for each batch is cheap and holds only one mixed state
-    ready = [repair(lerp(states[i], states[j], alpha), states[i]) for i, j in pairs] if repair else []
+    ready = [path_point(states[i], states[j], alpha, repair) for i, j in pairs] if repair else []
     layers: tuple[Layer, ...] = ()
     if states:
         model, layers = measurable_layers(model, examples.batch(slice(0, 1))[0], state=states[0])
@@ -167,7 +167,7 @@ def layer_cosines(
         for inputs, _ in batches(examples, batch_size):
             ends = {end: read_features(model, layers, inputs, states[end]) for end in used}
             for row, (i, j) in enumerate(pairs):
-                mixed: State = ready[row] if repair else lerp(states[i], states[j], alpha)
+                mixed = ready[row] if repair else lerp(states[i], states[j], alpha)
                 for column, features in enumerate(read_features(model, layers, inputs, mixed)):
                     first, second = ends[i][column], ends[j][column]
                     llfc[row][column].add(cosine_gap(features, torch.lerp(second, first, alpha)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.barrier import Repair, repaired_end
+from fedpfn.lmc.barrier import Repair, path_point, repaired_end
 from fedpfn.lmc.layerwise.additivity import weak_additivity
 from fedpfn.lmc.layerwise.cka import CKASums
 from fedpfn.lmc.layerwise.commutativity import Commutativity, CommutativitySums, cross_products
@@ -27,7 +27,6 @@ from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.lmc.layerwise.orthogonality import OrthogonalitySums
 from fedpfn.lmc.layerwise.ranks import ActivationGram, weight_stable_rank
 from fedpfn.lmc.layerwise.stitching import stitching_errors
-from fedpfn.params import lerp
 from fedpfn.progress import Progress, Steps
 from fedpfn.tasks import Task
 
@@ -212,9 +211,7 @@ def layer_report(
         raise ValueError(f"alphas must be one or more values within [0, 1]; got {list(alphas)}")
     first, second = repaired_end(first, repair), repaired_end(second, repair)
     model, layers = measurable_layers(model, examples.batch(slice(0, 1))[0], state=first)
-    mixed = [lerp(first, second, alpha) for alpha in alphas]
-    if repair is not None:
-        mixed = [state if a in (0, 1) else repair(state, first) for a, state in zip(alphas, mixed, strict=True)]
+    mixed = [path_point(first, second, alpha, repair) for alpha in alphas]
     sums = [_LayerSums(model, layer, alphas, ranks=ranks) for layer in layers]
     done = Steps(progress, -(-len(examples) // max(1, batch_size)) + len(layers) * (3 if stitching else 1))
     errors = [ExampleMean() for _ in (first, second, *mixed)]
