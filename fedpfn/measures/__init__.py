@@ -5,20 +5,8 @@ from fedpfn.measures.alignment import UNITS_MOVED
 from fedpfn.measures.clients import HeldOut
 from fedpfn.measures.custom import MeasureError, resolve_measures
 from fedpfn.measures.instruments import Instruments
-from fedpfn.measures.table import (
-    BUILT_IN,
-    EPSILON,
-    MEASURES,
-    Better,
-    Measure,
-    Quantity,
-    describe,
-    is_due,
-    measure_round,
-    measures_of,
-    needs_models,
-    nest,
-)
+from fedpfn.measures.measure import Better, Measure, Quantity, is_due, measure_round, needs_models, nest
+from fedpfn.measures.table import BUILT_IN, EPSILON, MEASURES, describe, measures_of
 
 __all__ = [
     "BUILT_IN",

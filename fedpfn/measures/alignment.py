@@ -12,7 +12,7 @@ from typing import Any
 
 from fedpfn.lmc.matching import PermutationSpec, spec_for, units_moved, weight_matching
 from fedpfn.measures.instruments import Instruments
-from fedpfn.measures.table import SHARE, Measure
+from fedpfn.measures.measure import SHARE, Measure
 from fedpfn.protocol import MOVED
 from fedpfn.rounds import Round
 from fedpfn.seeding import derive

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fedpfn import imports
 from fedpfn.measures.instruments import Instruments
-from fedpfn.measures.table import MEASURES, Better, Measure, measures_of
+from fedpfn.measures.measure import Better, Measure
+from fedpfn.measures.table import MEASURES, measures_of
 from fedpfn.rounds import Round
 from fedpfn.tasks import CLASSIFICATION, Task
 
