@@ -1,6 +1,6 @@
 """The client halves of the parts, for any ClientApp: ``freeze`` and Flower mods."""
 
-from clients.cohort_mod import CohortMod, cohort_mod
+from clients.cohort import CohortMod, cohort_mod
 from clients.freezing import Frozen, freeze
 from clients.packing import packing_mod
 from clients.privacy import private_mod

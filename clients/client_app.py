@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.answers import Answer
-from clients.cohort_mod import CohortMod, in_turn
+from clients.cohort import CohortMod, in_turn
 from clients.gpu_memory import give_back
 from clients.holding import holding_of, reply_with_holding
 from clients.local_training import saliency_of, train_client

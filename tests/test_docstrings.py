@@ -93,3 +93,12 @@ def faults(name: str, one: Callable[..., Any]) -> list[str]:
 @pytest.mark.parametrize("room", [*rooms()])
 def test_public_docstrings_describe_every_parameter(room: str) -> None:
     assert [fault for name, one in public(room).items() for fault in faults(name, one)] == []
+
+
+@pytest.mark.parametrize("room", [*rooms()])
+def test_no_exported_name_hides_a_module(room: str) -> None:
+    """Else ``import package.name`` gives a function, and the API reference has no page for one of the two."""
+    package = importlib.import_module(room)
+    modules = {info.name for info in pkgutil.iter_modules(getattr(package, "__path__", []))}
+    named = modules & set(getattr(package, "__all__", []))
+    assert [name for name in named if not inspect.ismodule(getattr(package, name))] == []

@@ -14,7 +14,7 @@ from toys import same_state
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.lmc.batch_norm import repair_for
-from fedpfn.lmc.cold_fusion import ColdFusion, Task, cold_fusion, probe, split_state
+from fedpfn.lmc.collaborative_descent import ColdFusion, Task, cold_fusion, probe, split_state
 from fedpfn.lmc.fine_tuning import TrainingRecipe, fine_tune, positions_of_classes
 from fedpfn.lmc.soups import SoupReport, greedy_soup, soup_of_fine_tunes, soup_report, uniform_soup
 from fedpfn.masks import MaskRecipe, build_mask

@@ -19,7 +19,7 @@ from fedpfn.lmc.fusion import (
     task_arithmetic,
     ties,
 )
-from fedpfn.lmc.fusion.ties import merged_vector, trimmed
+from fedpfn.lmc.fusion.ties_merging import merged_vector, trimmed
 from fedpfn.masks import MaskRecipe, build_mask
 from fedpfn.params import State, mean_state, read_state, trainable
 

@@ -41,11 +41,11 @@ from fedpfn.lmc.matching import (
     weight_matching,
 )
 from fedpfn.lmc.matching import annealing as annealing_module
-from fedpfn.lmc.matching.activation_matching import feature_products
+from fedpfn.lmc.matching.activations import feature_products
 from fedpfn.lmc.matching.annealing import _swapped
 from fedpfn.lmc.matching.midpoint import midpoint_evaluator
-from fedpfn.lmc.matching.straight_through import _gradient, _normalising_by_batch
-from fedpfn.lmc.matching.weight_matching import assignment_cost, outside_in, solve_assignment
+from fedpfn.lmc.matching.straight_through_estimator import _gradient, _normalising_by_batch
+from fedpfn.lmc.matching.weights import assignment_cost, outside_in, solve_assignment
 from fedpfn.losses import batch_loss
 from fedpfn.models import build
 from fedpfn.params import State, float_buffers, lerp, mean_state, read_state, trainable, write_state

@@ -28,7 +28,7 @@ from fedpfn.lmc.matching import (
     random_permutations,
     spec_for,
 )
-from fedpfn.lmc.matching.activation_matching import _recorded
+from fedpfn.lmc.matching.activations import _recorded
 from fedpfn.lmc.matching.permutations import axes_in
 from fedpfn.models import build
 from fedpfn.models.vit import vit

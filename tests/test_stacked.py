@@ -21,7 +21,7 @@ from fedpfn.models.vit import vit
 from fedpfn.params import State, read_state, trainable
 from fedpfn.seeding import torch_seed
 from fedpfn.training import NonFiniteError, Trained, batch_order, make_optimizer, train
-from fedpfn.training.stackable import stackable
+from fedpfn.training.stack_checks import stackable
 from fedpfn.training.stacked import Outcome, stacked_losses, train_stacked
 from fedpfn.training.stacked_steps import Job, lay_out
 

@@ -13,7 +13,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.cohort_mod import CohortMod
+from clients.cohort import CohortMod
 from clients.tasks import Update, reply_with
 from experiments.bench.made_data import CLASSES, SHAPES
 from experiments.runtime.in_process import InProcessGrid, assume_identity

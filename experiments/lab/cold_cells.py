@@ -14,7 +14,7 @@ from experiments.lab.findings import Findings
 from experiments.lab.settings import build_model, load_material, mask_of
 from experiments.lab.soup_cells import recipe_of
 from fedpfn.examples import Examples
-from fedpfn.lmc.cold_fusion import Task, cold_fusion
+from fedpfn.lmc.collaborative_descent import Task, cold_fusion
 from fedpfn.lmc.fine_tuning import positions_of_classes
 from fedpfn.seeding import numpy_generator
 

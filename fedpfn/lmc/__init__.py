@@ -15,7 +15,7 @@ from fedpfn.lmc.barrier import (
 from fedpfn.lmc.batch_norm import repair_for
 from fedpfn.lmc.bezier import BezierCurve, measure_curves, straight_line, train_curve
 from fedpfn.lmc.checkpoints import read_checkpoints, write_checkpoint
-from fedpfn.lmc.cold_fusion import ColdFusion, Task, cold_fusion, probe
+from fedpfn.lmc.collaborative_descent import ColdFusion, Task, cold_fusion, probe
 from fedpfn.lmc.connectivity import Connectivity, barriers_to, measure_connectivity
 from fedpfn.lmc.fine_tuning import TrainingRecipe, fine_tune
 from fedpfn.lmc.pairwise import InputBatches, pairwise_barriers

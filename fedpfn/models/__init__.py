@@ -1,6 +1,6 @@
 """Models by name: ``build`` makes one from a seed, ``inspect_model`` checks whether it can be federated."""
 
-from fedpfn.models.build import MODELS, build, find_faults, used_settings
+from fedpfn.models.construction import MODELS, build, find_faults, used_settings
 from fedpfn.models.description import Finding, TensorInfo
 from fedpfn.models.inspection import Inspection, inspect_model
 from fedpfn.models.layout import to_preferred_memory_format

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fedpfn.models.build import MODELS
+from fedpfn.models.construction import MODELS
 from fedpfn.models.layers import NORMS
 from fedpfn.parts import accepted
 

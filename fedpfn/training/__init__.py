@@ -2,6 +2,7 @@
 
 from fedpfn.training.augment import Augmenter, image_faults, make_augment
 from fedpfn.training.batches import batch_order, count_steps
+from fedpfn.training.client_losses import LOCAL_LOSSES, local_loss, loss_faults
 from fedpfn.training.kernel import NonFiniteError, Trained, train
 from fedpfn.training.local_algorithm import (
     UNCORRECTED,
@@ -14,10 +15,9 @@ from fedpfn.training.local_algorithm import (
     Start,
     is_elementwise,
 )
-from fedpfn.training.local_loss import LOCAL_LOSSES, local_loss, loss_faults
 from fedpfn.training.lr_schedules import LrSchedule, lr_schedule_faults, make_lr_schedule, warm_up
 from fedpfn.training.optimizers import OPTIMIZERS, MakeOptimizer, make_optimizer, optimizer_faults
-from fedpfn.training.stackable import stackable
+from fedpfn.training.stack_checks import stackable
 from fedpfn.training.stacked import Outcome, train_stacked
 from fedpfn.training.stacked_steps import Job
 

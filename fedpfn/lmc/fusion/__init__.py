@@ -4,7 +4,7 @@ from fedpfn.lmc.fusion.fisher import fisher_information, fisher_mean
 from fedpfn.lmc.fusion.methods import METHODS, NEED_BASE, NEED_DATA, Fused, fuse, method_faults
 from fedpfn.lmc.fusion.regmean import input_grams, reg_mean
 from fedpfn.lmc.fusion.task_vectors import task_arithmetic, task_vector
-from fedpfn.lmc.fusion.ties import ties
+from fedpfn.lmc.fusion.ties_merging import ties
 
 __all__ = [
     "METHODS",

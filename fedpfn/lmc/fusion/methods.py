@@ -1,7 +1,7 @@
 """``fuse``: the fusion methods by name.
 
-Each has a page of its own: ``task_vectors``, ``ties``, ``fisher``, ``regmean``; the mean and the greedy soup are in
-``fedpfn.lmc.soups``.
+Each has a module of its own: ``task_vectors``, ``ties_merging``, ``fisher``, ``regmean``; the mean and the greedy soup
+are in ``fedpfn.lmc.soups``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from fedpfn.lmc.checks import StateLike, fitting_state, fitting_states
 from fedpfn.lmc.fusion.fisher import fisher_information, fisher_mean
 from fedpfn.lmc.fusion.regmean import input_grams, reg_mean
 from fedpfn.lmc.fusion.task_vectors import task_arithmetic
-from fedpfn.lmc.fusion.ties import ties
+from fedpfn.lmc.fusion.ties_merging import ties
 from fedpfn.lmc.soups import greedy_soup, uniform_soup
 from fedpfn.own_data import Data, as_examples
 from fedpfn.parallel import ModelPool, temporary_pool

@@ -1,6 +1,6 @@
 """Matching after training: permutations of units that bring models together (Git Re-Basin; Entezari et al.)."""
 
-from fedpfn.lmc.matching.activation_matching import activation_matching
+from fedpfn.lmc.matching.activations import activation_matching
 from fedpfn.lmc.matching.annealing import simulated_annealing
 from fedpfn.lmc.matching.in_rounds import movable_units, units_moved
 from fedpfn.lmc.matching.merging import Merging, merge_many
@@ -18,8 +18,8 @@ from fedpfn.lmc.matching.permutations import (
     random_permutations,
 )
 from fedpfn.lmc.matching.specs import spec_for
-from fedpfn.lmc.matching.straight_through import straight_through
-from fedpfn.lmc.matching.weight_matching import Matching, weight_matching
+from fedpfn.lmc.matching.straight_through_estimator import straight_through
+from fedpfn.lmc.matching.weights import Matching, weight_matching
 
 __all__ = [
     "METHODS",

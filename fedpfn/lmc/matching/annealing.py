@@ -22,7 +22,7 @@ from fedpfn.lmc.matching.permutations import (
     identity_permutations,
     require_pair,
 )
-from fedpfn.lmc.matching.weight_matching import Matching
+from fedpfn.lmc.matching.weights import Matching
 from fedpfn.progress import Progress, Steps
 from fedpfn.seeding import numpy_generator
 

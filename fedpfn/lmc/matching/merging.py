@@ -20,7 +20,7 @@ from fedpfn.lmc.matching.permutations import (
     identity_permutations,
     require_pair,
 )
-from fedpfn.lmc.matching.weight_matching import weight_matching
+from fedpfn.lmc.matching.weights import weight_matching
 from fedpfn.params import State, mean_state
 from fedpfn.seeding import derive, numpy_generator
 

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.matching.activation_matching import activation_matching
+from fedpfn.lmc.matching.activations import activation_matching
 from fedpfn.lmc.matching.annealing import simulated_annealing
 from fedpfn.lmc.matching.specs import spec_for
-from fedpfn.lmc.matching.straight_through import straight_through
-from fedpfn.lmc.matching.weight_matching import Matching, weight_matching
+from fedpfn.lmc.matching.straight_through_estimator import straight_through
+from fedpfn.lmc.matching.weights import Matching, weight_matching
 
 METHODS: dict[str, Callable[..., Matching]] = {
     "weight": weight_matching,

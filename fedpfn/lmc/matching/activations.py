@@ -22,7 +22,7 @@ from fedpfn.lmc.matching.permutations import (
     identity_permutations,
     require_pair,
 )
-from fedpfn.lmc.matching.weight_matching import Matching, solve_assignment
+from fedpfn.lmc.matching.weights import Matching, solve_assignment
 from fedpfn.params import State, write_state
 from fedpfn.progress import Progress, Steps
 

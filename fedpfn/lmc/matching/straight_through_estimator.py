@@ -18,7 +18,7 @@ from fedpfn.examples import Examples
 from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.lmc.matching.midpoint import midpoint_evaluator
 from fedpfn.lmc.matching.permutations import PermutationSpec
-from fedpfn.lmc.matching.weight_matching import Matching, weight_matching
+from fedpfn.lmc.matching.weights import Matching, weight_matching
 from fedpfn.losses import batch_loss
 from fedpfn.params import State, first_non_finite, lerp
 from fedpfn.progress import Progress, Steps
