@@ -112,7 +112,7 @@ def report(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, text().encode())
             written.append(path)
-    # after the files, which a pipe that is closed early would cost
+    # after the files have been written: a pipe that is closed early ends the command
     print_report(result, console, title=title or "", question=question)
     for path in written:
         _say(f"wrote {path}")
@@ -132,7 +132,7 @@ def report(
 
 
 def _shown_as_experiment(folder: Path, options: Sequence[str]) -> bool:
-    """Print what an experiment's file asks for, and return whether that is all: there are no runs of a federation."""
+    """Print what an experiment's file asks for; return True where there are no runs of a federation to report."""
     from experiments.published.results import is_experiment, is_laboratory
     from experiments.published.show import show_experiment
 
@@ -150,7 +150,7 @@ def _names(keys: str) -> list[str]:
 
 
 def _check_places(files: Sequence[Path | None], folder: Path | None) -> None:
-    """Refuse, in one line, places that cannot be written to, before anything is read."""
+    """Refuse, in one line, paths that cannot be written to, before anything is read."""
     named = [path for path in (*files, folder) if path is not None]
     resolved = [path.resolve() for path in named]
     if twice := {str(path) for path, place in zip(named, resolved, strict=True) if resolved.count(place) > 1}:

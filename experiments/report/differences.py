@@ -1,11 +1,12 @@
 """Means over the seeds of a group, and differences to a baseline, paired by seed.
 
-Sums are exact before they are rounded once (``statistics``), so that the order of the runs does not matter. A baseline
-is the group that differs in the baseline's keys alone.
+Sums are exact and rounded once (``statistics``), so the order of the runs does not matter. The baseline of a group is
+the group that differs from it only in the baseline's keys.
 
-Runs of one seed share partition, initial weights and clients drawn, so that their difference says more than the
-difference of two means. The interval of the mean difference d over n pairs is Student's, d ± t(0.975, n - 1) s / √n
-with s the sample standard deviation of the differences; it is for one comparison, not corrected for their number.
+Runs with the same seed share the partition, the initial weights and the clients drawn, so their difference says more
+than the difference of two means. The interval of the mean difference d over n pairs is Student's,
+d ± t(0.975, n - 1) s / √n, where s is the sample standard deviation of the differences; it is for one comparison and
+not corrected for the number of comparisons.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -25,7 +26,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Average:
-    """A measure of a group: its values ``by_seed``, those that are not finite among them, and the number of runs.
+    """A measure of a group: its values ``by_seed``, including those that are not finite, and the number of runs.
 
     Mean and deviation are over the finite values.
     """
@@ -40,7 +41,7 @@ class Average:
 
     @property
     def n(self) -> int:
-        """The number of seeds, or pairs of one seed, that have a finite value."""
+        """The number of seeds with a finite value; in a difference, the number of pairs."""
         return len(self.finite)
 
     @property
@@ -50,18 +51,18 @@ class Average:
 
     @property
     def mean(self) -> float | None:
-        """The mean; None where there is no value."""
+        """The mean; None without a finite value."""
         return fmean(self.finite.values()) if self.n else None
 
     @property
     def deviation(self) -> float | None:
-        """The sample standard deviation, with n - 1 below; None for fewer than two values."""
+        """The sample standard deviation, with divisor n - 1; None for fewer than two values."""
         return stdev(self.finite.values()) if self.n > 1 else None
 
 
 @dataclass(frozen=True)
 class Difference(Average):
-    """A group's measure less its baseline's, seed by seed, over the seeds where both have one."""
+    """A group's measure minus its baseline's, seed by seed, over the seeds for which both have a finite value."""
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -73,13 +74,13 @@ class Difference(Average):
 
 
 def average(group: Group, measure: Measure) -> Average:
-    """Return ``measure`` over the seeds of ``group``; seeds where it is missing or not finite are in no mean."""
+    """Return ``measure`` over the seeds of ``group``; the mean leaves out values that are missing or not finite."""
     by_seed = {run.config.seed: value for run in group.runs if (value := measure.of(run)) is not None}
     return Average({seed: float(value) for seed, value in by_seed.items()}, len(group.runs))
 
 
 def difference(group: Average, baseline: Average) -> Difference:
-    """Return ``group`` less ``baseline`` over the seeds where both are finite."""
+    """Return ``group`` minus ``baseline`` over the seeds for which both are finite."""
     ours, theirs = group.finite, baseline.finite
     return Difference({seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())})
 
@@ -87,12 +88,13 @@ def difference(group: Average, baseline: Average) -> Difference:
 def find_baselines(
     study: Study, words: Mapping[str, Scalar], across: Collection[str] = ()
 ) -> tuple[list[int | None], list[str]]:
-    """Return for each group of ``study`` the place of its baseline among the groups, and notes on those that have none.
+    """Return for each group of ``study`` the index of its baseline among the groups, and notes on those without one.
 
-    Baselines are the groups with the values of ``words``; they have none themselves. A group's is the one that agrees
-    with it in all columns that are neither in ``words`` nor in ``across``, such as a learning rate that was tuned for
-    each algorithm; a key that either of them does not use agrees with anything. Raises ``ValueError``, one line, for
-    the seed as a word, a key of ``across`` that is no column, and a group with several baselines.
+    Baselines are the groups that have the values of ``words``; they have no baseline themselves. The baseline of a
+    group is the one that agrees with it in all columns that are neither in ``words`` nor in ``across`` (keys such as a
+    learning rate that was tuned for each algorithm); a key that either of them does not use counts as equal. Raises
+    ``ValueError``, one line, if ``words`` holds the seed, for a key of ``across`` that is not a column, and for a group
+    with several baselines.
     """
     if SEED in words:
         raise ValueError(f"a baseline has no {SEED}: differences are paired over seeds")
@@ -122,7 +124,7 @@ def find_baselines(
 
 
 def _has(group: Group, words: Mapping[str, Scalar]) -> bool:
-    # any run will do: those of a group differ in nothing that a word may name
+    # any run will do: the runs of a group agree in every key that a word may name
     keys = used_keys(group.runs[0].config)
     return all(keys.get(name) == value for name, value in words.items())
 

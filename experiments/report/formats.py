@@ -1,6 +1,6 @@
-"""A report as text for other programs: CSV at full precision, Markdown, and LaTeX that a paper can take in.
+"""A report as text for other programs: CSV at full precision, Markdown, and LaTeX that a paper can include.
 
-The same runs give the same bytes, wherever their folders lie.
+The same runs give the same bytes, wherever their folders are.
 """
 
 import re
@@ -26,7 +26,7 @@ from fedpfn.runs.tables import rounds_of
 
 # a spreadsheet treats a cell that begins with one of these as a formula
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
-# characters of a table that is not too small to read where LaTeX scales it to the width of its text
+# a table of at most so many characters is still readable when LaTeX scales it to the text width
 _LATEX_WIDTH = 105
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -37,10 +37,10 @@ _LATEX = {
 
 
 def groups_frame(report: Report) -> pd.DataFrame:
-    """Return a row per group: its keys by their dotted names, seeds, then mean, sd and n of every measure.
+    """Return one row per group: its keys by their dotted names, seeds, then mean, sd and n of every measure.
 
-    With a baseline there follow mean difference, ends of the confidence interval and number of pairs of each. What
-    there is not is None. The columns do not depend on what was measured.
+    With a baseline, the mean difference, the ends of its confidence interval and the number of pairs follow for each
+    measure. Missing values are None. The columns do not depend on what was measured.
     """
     rows = []
     for row in report.rows:
@@ -64,12 +64,12 @@ def groups_frame(report: Report) -> pd.DataFrame:
 
 
 def csv_text(report: Report) -> str:
-    """Return ``groups_frame`` as CSV: numbers as Python's ``repr`` has them, what there is not is empty."""
+    """Return ``groups_frame`` as CSV: numbers as Python's ``repr`` writes them, missing values empty."""
     return _csv(groups_frame(report).map(lambda value: str(value).lower() if isinstance(value, bool) else value))
 
 
 def rounds_text(runs: Sequence[Run]) -> str:
-    """Return a row per run and round, keys and measures as ``fedpfn.runs.read_runs`` has them, as CSV."""
+    """Return one row per run and round as CSV, with the keys and measures of ``fedpfn.runs.read_runs``."""
     return _csv(rounds_of(runs))
 
 
@@ -84,7 +84,7 @@ def _csv(table: pd.DataFrame) -> str:
 
 
 def as_text(value: Any) -> Any:
-    """Return a text such that no spreadsheet takes a cell of it for a formula, and what is no text as it is.
+    """Return text escaped so that no spreadsheet takes it for a formula; other values are returned unchanged.
 
     >>> as_text("=1+1"), as_text("fedavg"), as_text(-1.0)
     ("'=1+1", 'fedavg', -1.0)
@@ -135,7 +135,7 @@ def _latex(table: Table, caption: Iterable[str], beneath: Iterable[str]) -> str:
     ]
     frame = pd.DataFrame([list(map(text, row)) for row in table.rows], columns=heads)
     tabular = frame.style.hide(axis="index").to_latex(hrules=True, column_format=f"@{{}}{''.join(sides)}@{{}}").strip()
-    # scaled down where it is wider than the text, and only there
+    # scaled down only where it is wider than the text
     slug = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")
     return rf"""\begin{{table}}[t]
 \centering\footnotesize\setlength{{\tabcolsep}}{{4pt}}\setlength{{\belowcaptionskip}}{{4pt}}

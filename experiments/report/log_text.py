@@ -1,6 +1,6 @@
-"""A run's log as a page can show it: its beginning and its end where it is long, without terminal codes and secrets.
+"""A run's log as a page can show it: only beginning and end of a long one, without terminal codes and secrets.
 
-What the log says is left as it is; escaping it for HTML is left to the template.
+The text is not escaped for HTML: the template does that.
 """
 
 import os
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MOST = 100_000
-# a failure is explained at the end of a log more often than at its beginning
+# less than half: a failure is explained at the end of a log more often than at its beginning
 _HEAD_SHARE = 0.4
 
 # ECMA-48: control sequences, operating system commands up to their end, and two-character escapes
@@ -29,7 +29,7 @@ _SECRETS = (
 
 @dataclass(frozen=True)
 class LogText:
-    """A log in text: all of it in ``head``, or its two ends and the number of bytes ``left_out`` between them."""
+    """A log as text: all of it in ``head``, or its two ends and the number of bytes ``left_out`` between them."""
 
     head: str
     tail: str
@@ -38,9 +38,9 @@ class LogText:
 
 
 def read_log(path: Path, *, max_bytes: int = MOST) -> LogText | None:
-    """Read a log, None where there is none; of one with more than ``max_bytes`` bytes, whole lines from both ends.
+    """Read a log; return None where there is none. Of more than ``max_bytes`` bytes, read whole lines from both ends.
 
-    A link that leads out of the folder is not read: its target was not meant to be published.
+    A link that leads out of the folder is not followed: its target was not meant to be published.
     """
     if not path.is_file() or not path.resolve().is_relative_to(path.parent.resolve()):
         return None
@@ -51,14 +51,14 @@ def read_log(path: Path, *, max_bytes: int = MOST) -> LogText | None:
         head = file.read(int(max_bytes * _HEAD_SHARE))
         file.seek(-(max_bytes - len(head)), os.SEEK_END)
         tail = file.read(max_bytes - len(head))
-    # a line without end is cut where it must be
+    # a line longer than the limit is cut within the line
     head = head[: head.rfind(b"\n") + 1] or head
     tail = tail[tail.find(b"\n") + 1 :] or tail
     return LogText(clean(head), clean(tail), size - len(head) - len(tail), size)
 
 
 def clean(text: bytes | str) -> str:
-    """Return text as a terminal would have left it, in one colour: the last state of lines that were written over.
+    """Return text as a terminal would show it at the end, without colour: overwritten lines in their last state.
 
     >>> clean(b"\\x1b[32mround 1\\x1b[0m\\n 10%\\r100%\\n")
     'round 1\\n100%\\n'
@@ -71,7 +71,7 @@ def clean(text: bytes | str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return ``text`` without what looks like a password, a token or a key: a page is made to be passed on.
+    """Return ``text`` with everything that looks like a password, token or key hidden: pages are made to be shared.
 
     >>> without_secrets("GET https://me:pass@host/data api_key=0123456789")
     'GET https://[hidden]@host/data api_key=[hidden]'

@@ -1,8 +1,8 @@
-"""What a report says of a run, computed from the lines of its ``rounds.jsonl``: accuracies, bytes, barriers.
+"""What a report says about a run, computed from the lines of its ``rounds.jsonl``: accuracies, bytes, barriers.
 
-One table of measures; a measure of a run is a number, None where it was not measured or not reached, and NaN where a
-value that went into it was not finite. There is no time among them: the same cells give the same report. How numbers
-are averaged over seeds and written is left to others.
+One table of measures. The measure of a run is a number, None where it was not measured or not reached, and NaN where a
+value that went into it was not finite. No measure is a time, so the same cells give the same report. Other modules
+average the numbers over seeds and write them.
 """
 
 import math
@@ -19,14 +19,14 @@ from experiments.scores import Score, score_of
 from fedpfn.measures import MEASURES, UNITS_MOVED, Better, Quantity
 from fedpfn.runs import STOPPED, Run
 
-# share, nats, rounds, bytes, or that of a user's own measure
+# share, nats, rounds, bytes, or the unit of a user's own measure
 Unit = str
 Value = float | None
 
-# the papers' final accuracy: that of one round alone moves with the round
+# for the papers' final accuracy: that of a single round fluctuates
 LAST_ROUNDS = 5
 
-# parts of a table that are read together
+# titles of the tables into which a report groups its measures
 MAIN, TRAFFIC, MORE = "Accuracy and barriers", "Communication", "Loss and fusion barriers"
 ERRORS = "Error and barriers"
 FURTHER = "Further measures"
@@ -36,8 +36,8 @@ FURTHER = "Further measures"
 class Measure:
     """A row of the table of measures.
 
-    ``head`` stands above a column, ``about`` in the legend beneath. ``chief`` measures are compared with a baseline in
-    the terminal as well. ``missing`` says what it means that a run has none.
+    ``head`` is the heading of its column, ``about`` its line in the legend. ``chief`` measures are compared with a
+    baseline in the terminal as well. ``missing`` says why a run may have no value.
     """
 
     key: str
@@ -59,11 +59,11 @@ def measures(
     error: Score | None = None,
     loss_unit: str = "nats",
 ) -> tuple[Measure, ...]:
-    """Return the measures of a report; those of reaching an accuracy are there where there is a ``target``.
+    """Return the measures of a report; with a ``target``, they include the rounds and bytes to reach that accuracy.
 
-    Where there is a ``budget`` of bytes, one is the accuracy that they buy. ``share`` is the name of the accuracy,
-    ``error`` the error of runs that are scored by one, ``loss_unit`` empty where the unit of the loss is not the same
-    in all runs.
+    With a ``budget`` of bytes, they include the accuracy reached with it. ``share`` is the name of the accuracy,
+    ``error`` the error of runs that are scored by one, ``loss_unit`` is empty where the unit of the loss is not the
+    same in all runs.
     """
     table = [*_of_accuracy(share), *_of_traffic(target, budget, share), *_of_loss(loss_unit, share)]
     return (*table, *(_of_error(error) if error else ()))
@@ -124,10 +124,10 @@ def _of_loss(unit: str, name: str) -> Iterator[Measure]:
 
 
 def score_words(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
-    """Return what ``measures`` takes of how runs are scored, and a note where they are not all scored alike.
+    """Return the arguments of ``measures`` that say how runs are scored, and notes where they are not all scored alike.
 
-    A word that holds for some of the runs alone is left out: such accuracies are called accuracies, and the note says
-    what else they are.
+    A name that holds for only some of the runs is not used: the measure is then called the accuracy, and a note says
+    what it is in which runs.
     """
     scores = [score_of(run) for run in runs]
     shares = {score.name: None for score in scores if score.key == "accuracy"}
@@ -146,7 +146,7 @@ def score_words(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
 
 
 def further_measures(runs: Iterable[Run]) -> tuple[Measure, ...]:
-    """Return the mean over measured rounds of every other number on record, a user's own measures among them."""
+    """Return the mean over measured rounds of every other number on record, including a user's own measures."""
     return tuple(_of_quantity(quantity) for quantity in further_quantities(runs))
 
 
@@ -160,12 +160,12 @@ def _of_quantity(quantity: Quantity) -> Measure:
     return Measure(name, quantity.label, about, quantity.unit, quantity.better, FURTHER, mean)
 
 
-# what figures draw where it was counted
+# drawn in figures where it was counted
 SHARE_MOVED = _of_quantity(UNITS_MOVED[0])
 
 
 def final_accuracy(run: Run) -> Value:
-    """Return the mean test accuracy of the last five rounds of training, of all where there are fewer."""
+    """Return the mean test accuracy of the last five rounds of training, or of all if there are fewer."""
     return _mean(_scores(run, "accuracy")[-LAST_ROUNDS:])
 
 
@@ -191,13 +191,13 @@ def rounds_to(run: Run, target: float) -> int | None:
 
 
 def bytes_to(run: Run, target: float) -> int | None:
-    """Return the bytes that went up and down until the accuracy was at least ``target``, that round's included."""
+    """Return the bytes sent up and down until the accuracy was at least ``target``, including that round's."""
     reached = rounds_to(run, target)
     return None if reached is None else sum(map(_bytes, (one for one in run.rounds if one["round"] <= reached)))
 
 
 def accuracy_for(run: Run, budget: int) -> Value:
-    """Return the test accuracy once ``budget`` bytes went up and down, on the line between evaluated rounds."""
+    """Return the test accuracy after ``budget`` bytes up and down, interpolated linearly between evaluated rounds."""
     moved = np.cumsum([_bytes(record) for record in run.rounds])
     if score_key(run.rounds) == "error" or not len(moved) or moved[-1] < budget:
         return None
@@ -207,7 +207,7 @@ def accuracy_for(run: Run, budget: int) -> Value:
 
 
 def equal_bytes(runs: Iterable[Run]) -> int | None:
-    """Return the bytes of the run that sends least, or None where all send about as many (within 2 %)."""
+    """Return the bytes of the run that sends least, or None where all send about the same number (within 2 %)."""
     sent = [bytes_up(run) + bytes_down(run) for run in runs]
     return min(sent) if sent and 0 < min(sent) < 0.98 * max(sent) else None
 
@@ -252,19 +252,19 @@ def disagreements(run: Run) -> Iterator[str]:
     }
     for key, measure in checked.items():
         said, actual = summary.get(key), measure(run)
-        # null stands for what was not measured, and for a mean that was not finite
+        # null stands for a value that was not measured and for a mean that was not finite
         if said is not None and (actual is None or not math.isclose(said, actual, rel_tol=1e-9, abs_tol=1e-12)):
             yield f"the summary says {key} {said:g}, the rounds come to {'none' if actual is None else f'{actual:g}'}"
 
 
 def _scores(run: Run, key: str) -> list[float]:
-    """Return the scores of the rounds of training; none of runs that are scored by another."""
+    """Return the scores of the rounds of training; empty if the run is scored by another measure."""
     trained = [record for record in run.rounds if record["round"] > 0 and is_evaluated(record)]
     return [_number(record.get(key)) for record in trained] if score_key(run.rounds) == key else []
 
 
 def _measured(run: Run, table: str, key: str) -> list[float]:
-    # a run that is scored by an error has no accuracies, nor the other way round
+    # a run that is scored by an error has no accuracies, and the other way round
     if not key.startswith("loss") and key.startswith("error") != (score_key(run.rounds) == "error"):
         return []
     return [_number(record[table].get(key)) for record in run.rounds if record.get(table)]
@@ -275,7 +275,7 @@ def _bytes(record: dict[str, Any]) -> int:
 
 
 def _number(value: Value) -> float:
-    # a number that was not finite is null on record
+    # the record holds null for a number that was not finite
     return math.nan if value is None else value
 
 

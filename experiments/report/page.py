@@ -1,8 +1,7 @@
 """A report as one HTML page: the question, the tables, the figures, and every run with its config and log.
 
-The page holds all it needs, pictures included, and asks no network for anything: its content security policy would not
-let it. Its layout and behaviour are in ``page.html.j2``, ``page.css`` and ``page.js`` next to this module.
-The same runs give the same bytes.
+The page is self-contained, pictures included, and its content security policy forbids network requests. Its layout and
+behaviour are in ``page.html.j2``, ``page.css`` and ``page.js`` next to this module. The same runs give the same bytes.
 """
 
 from base64 import b64encode
@@ -32,14 +31,14 @@ from experiments.report.tables import (
 from experiments.show import human_bytes
 from fedpfn.runs import Run, write_whole
 
-# beyond it a picture of many points is smaller, and opens sooner, as pixels
+# bytes; a larger picture, of many points, is smaller and opens sooner as pixels
 _LARGEST_SVG = 300_000
-# a browser's inch has 96; type that is small on paper is read from farther away on a screen
+# CSS has 96 pixels per inch; enlarged, because a screen is read from farther away than paper
 _CSS_PIXELS_PER_INCH = 1.2 * 96
 
 
 class Picture(NamedTuple):
-    """A figure inside the page, ``width`` by ``height`` in CSS pixels where there is room."""
+    """A figure in the page, ``width`` by ``height`` CSS pixels where there is room."""
 
     name: str
     caption: str
@@ -62,9 +61,9 @@ def write_page(
 ) -> Path:
     """Write the report of ``study`` with all of ``runs``, complete or not, as the page ``path``, and return it.
 
-    ``baseline`` are keys with their values, or the same as ``key=value`` words; a group and its baseline may differ in
-    the keys ``across``. With ``trust`` the runs' own schedules are called for what they freeze. Raises ``ValueError``
-    where a group has several baselines.
+    ``baseline`` maps keys to values, or lists ``key=value`` words; a group and its baseline may differ in the keys
+    ``across``. With ``trust``, schedules that are the runs' own code are called to draw what they freeze. Raises
+    ``ValueError`` where a group has several baselines.
     """
     words = baseline if isinstance(baseline, Mapping) else read_baseline(baseline or ())
     report = make_report(study, target=target, baseline=words, across=across)
@@ -95,7 +94,7 @@ def write_page(
 
 
 def sort_value(value: Value) -> str | None:
-    """Return what a column's cells are sorted by in the browser; None for what has no place in the order.
+    """Return the key by which the browser sorts a column's cells; None for a cell that is not sorted.
 
     >>> sort_value(True), sort_value(0.1), sort_value("mlp"), sort_value(None)
     ('1', '0.1', 'mlp', None)
@@ -110,7 +109,7 @@ def _environment() -> Environment:
         autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style, script = (loader.get_source(environment, f"page.{kind}")[0] for kind in ("css", "js"))
-    # the style and the script of this page run, by their digests, and nothing else does
+    # by their digests, the policy allows this page's style and script and nothing else
     digests = ["sha256-" + b64encode(sha256(text.encode()).digest()).decode() for text in (style, script)]
     policy = "default-src 'none'; img-src data:; style-src '{}'; script-src '{}'; base-uri 'none'; form-action 'none'"
     environment.filters |= {"sort_value": sort_value, "bytes": human_bytes}
@@ -120,7 +119,7 @@ def _environment() -> Environment:
 
 
 def _pictures(figures: Sequence[NamedFigure]) -> list[Picture]:
-    """Return the figures as pictures, the widest first, so that those of equal width are side by side."""
+    """Return the figures as pictures, widest first, so that pictures of equal width stand side by side."""
     return sorted(map(_picture, figures), key=lambda picture: -picture.width)
 
 
@@ -129,12 +128,12 @@ def _picture(figure: NamedFigure) -> Picture:
     if len(data) > _LARGEST_SVG:
         kind, data = min((kind, data), ("png", png(figure, dpi=200)), key=lambda choice: len(choice[1]))
     width, height = (round(side * _CSS_PIXELS_PER_INCH) for side in figure.figure.get_size_inches())
-    # in an image, and not in the page: its ids clash with no other picture's
+    # as an image rather than inline: its ids cannot clash with those of other pictures
     return Picture(figure.name, figure.caption, f"data:image/{kind};base64,{b64encode(data).decode()}", width, height)
 
 
 def _facts(report: Report, entries: Sequence[RunEntry]) -> Iterator[tuple[str, str]]:
-    """Return the introduction of the page: how many runs of which kind, and what they are compared with."""
+    """Return the introduction of the page: the numbers of runs, and what they are compared with."""
     yield "Runs", str(len(entries))
     yield "Experiments", str(len(report.rows))
     yield "Seeds", ", ".join(map(str, sorted({seed for row in report.rows for seed in row.group.seeds})))

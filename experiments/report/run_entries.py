@@ -1,6 +1,6 @@
 """A run as the page lists it: what it is and how far it came, its config, rounds, environment, failure and log.
 
-Plain text and numbers; how they look is said in the template.
+This module has the text and the numbers; the template says how they look.
 """
 
 import os
@@ -26,12 +26,12 @@ State = Literal["complete", "failed", "incomplete"]
 _DEFAULTS = RunConfig().flat()
 _HEADS = ("loss", "train loss", "clients", "frozen", "barrier, mean", "barrier, max", "fusion", "bytes up")
 
-# of the small picture of a run's accuracy, in the units of its view box
+# size of the small picture of a run's accuracy, in units of its view box
 CURVE_WIDTH, CURVE_HEIGHT = 96, 24
 
 
 class Key(NamedTuple):
-    """A key of the config: its value as one reads it, whether the result depends on it, whether it is the default."""
+    """A key of the config: its value as text, whether the result depends on it, whether it is the default."""
 
     name: str
     value: str
@@ -41,7 +41,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class RunEntry:
-    """One run; ``words`` are what it is found by, ``reason`` says why it is not complete or in no mean."""
+    """One run; a search finds it by ``words``, and ``reason`` says why it is incomplete or not averaged."""
 
     anchor: str
     name: str
@@ -62,7 +62,7 @@ class RunEntry:
 
 
 def run_entries(study: Study, runs: Sequence[Run]) -> list[RunEntry]:
-    """Return an entry for each of ``runs``: those of the groups in their order, then the rest by path."""
+    """Return an entry for each of ``runs``: those of the groups in their order, then the others by path."""
     counted = [run.path for group in study.groups for run in group.runs]
     places = {path: place for place, path in enumerate(counted)}
     ordered = sorted(runs, key=lambda run: (places.get(run.path, len(places)), run.path))
@@ -74,7 +74,7 @@ def run_entries(study: Study, runs: Sequence[Run]) -> list[RunEntry]:
 
 
 def rounds_table(run: Run) -> Table:
-    """Return the lines of ``rounds.jsonl`` as a table, a dash for what was not measured."""
+    """Return the lines of ``rounds.jsonl`` as a table, with a dash for what was not measured."""
     score = score_of(run)
     further = [further_numbers(record) for record in run.rounds]
     shown = [one for one in further_quantities([run]) if any(one.name in numbers for numbers in further)]
@@ -92,9 +92,9 @@ def rounds_table(run: Run) -> Table:
 
 
 def curve(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Return accuracy over rounds as the data of an SVG path, 0 at the bottom and 1 on top; broken where not finite.
+    """Return accuracy over rounds as the data of an SVG path, from 0 to 1, interrupted where it is not finite.
 
-    Empty for an error, which has no scale of its own.
+    Empty for runs that are scored by an error, which has no fixed scale.
     """
     step = CURVE_WIDTH / max(len(rounds) - 1, 1)
     pieces, pen = [], "M"
@@ -133,7 +133,7 @@ def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool
         state=state,
         reason=_reason(run, counted=counted),
         traceback=clean(str(failure["traceback"])) if failure.get("traceback") else None,
-        # what a run came to is not known before its end
+        # the final numbers of a run are not known before its end
         score=score.name,
         accuracy=number(final(run) if complete else None),
         barrier=number(barrier(run) if complete else None),

@@ -1,4 +1,4 @@
-"""What a report is about: ``KEY=VALUE`` words read and checked, the runs they choose, and the question of a sweep."""
+"""What a report is about: reads and checks ``KEY=VALUE`` words, selects runs, and finds the question of a sweep."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +14,9 @@ SWEEP = "sweep.yaml"
 
 
 def read_words(words: Iterable[str], *, option: str) -> dict[str, list[Scalar]]:
-    """Return the values of each key among ``KEY=VALUE`` words, in their order, each once.
+    """Return the values of each key among ``KEY=VALUE`` words, in order and without duplicates.
 
-    Raises ``ValueError``, one line with all faults, that names the ``option`` the words were given to.
+    Raises ``ValueError`` whose one line has all faults and names the ``option`` that the words were given to.
     """
     values: dict[str, list[Scalar]] = {}
     faults: list[str] = []
@@ -42,10 +42,10 @@ def baseline_words(words: Iterable[str]) -> dict[str, Scalar]:
 
 
 def select_runs(runs: Sequence[Run], where: Mapping[str, Sequence[Scalar]]) -> list[Run]:
-    """Return the runs that have one of the values of each key; a key that a run does not use leaves it in.
+    """Return the runs that have one of the given values for each key that they use.
 
-    So ``mask.ratio=0.2`` keeps FedAvg, which has none, as well as FedPFN at 0.2. Raises ``ValueError``, one line, for a
-    key that no run uses and where nothing is left.
+    So ``mask.ratio=0.2`` keeps FedAvg, which has no mask ratio, as well as FedPFN at 0.2. Raises ``ValueError``, one
+    line, for a key that no run uses and if no run is left.
     """
     used = [used_keys(run.config) for run in runs]
     if idle := [name for name in where if not any(name in keys for keys in used)]:
@@ -62,9 +62,9 @@ def select_runs(runs: Sequence[Run], where: Mapping[str, Sequence[Scalar]]) -> l
 
 
 def find_question(folders: Iterable[Path], *, broken: Callable[[Path, str], None] | None = None) -> str:
-    """Return the questions of the sweeps among ``folders``, each once, one line each; empty where there is none.
+    """Return the questions of the sweeps among ``folders``, one line each, without duplicates; empty if there are none.
 
-    A sweep's file that cannot be read is given to ``broken``, with why; without it, ``ValueError`` is raised.
+    ``broken`` is called with a sweep's file that cannot be read and the reason; without it, ``ValueError`` is raised.
     """
     questions = []
     for file in (folder / SWEEP for folder in folders if (folder / SWEEP).is_file()):

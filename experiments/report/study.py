@@ -1,8 +1,8 @@
-"""Runs sorted into groups of one experiment each, differing in the seed alone: what may be averaged, and what may not.
+"""Sorts runs into groups that differ only in the seed, which are what may be averaged.
 
-Keys that a config does not use are no difference: FedAvg under any mask ratio is one experiment, and where such a key
-is asked for, its value is None. A key that differs and was not asked for splits a group all the same, and a note says
-so: nothing is ever averaged across configs that differ in more than the seed.
+A key that a config does not use makes no difference: FedAvg under any mask ratio is one experiment, and as a column
+such a key has the value None. A key that differs splits a group even if it was not asked for, and a note says so:
+configs that differ in more than the seed are never averaged.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,13 +18,13 @@ from fedpfn.runs.keys import Scalar, args_key, unknown_key
 Value = Scalar | None
 
 SEED = "seed"
-# how a run was done, not what was done: mentioned in the notes if it differs, never a column unless requested
+# how a run was done, not what was done: mentioned in the notes if it differs, a column only if requested
 _CIRCUMSTANCES = ("device",)
 
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one experiment, one a seed, by seed; ``keys`` are the study's columns with this group's values."""
+    """The runs of one experiment, one per seed in ascending order; ``keys`` are the study's columns with its values."""
 
     keys: dict[str, Value]
     runs: tuple[Run, ...]
@@ -35,7 +35,7 @@ class Group:
         return tuple(run.config.seed for run in self.runs)
 
     def label(self, *, without: Iterable[str] = ()) -> str:
-        """Return the group's keys and values as one reads them, less those that are not used or ``without``."""
+        """Return the group's keys and values as text, leaving out those that are not used or are in ``without``."""
         left_out = set(without)
         shown = {name: value for name, value in self.keys.items() if value is not None and name not in left_out}
         return ", ".join(f"{short_name(name)} {show_value(value)}" for name, value in shown.items()) or "all runs"
@@ -45,8 +45,8 @@ class Group:
 class Study:
     """Groups in the order of their keys, the columns that tell them apart, and notes for the reader.
 
-    ``incomplete`` are runs that are not averaged because they did not complete; ``fixed`` the keys that are no column
-    and have one value in all runs that use them.
+    ``incomplete`` are runs that are not averaged because they did not complete; ``fixed`` are the keys that are not
+    columns and have the same value in all runs that use them.
     """
 
     by: tuple[str, ...]
@@ -61,8 +61,8 @@ def make_study(
 ) -> Study:
     """Sort complete ``runs`` into groups by the keys ``by``; by default, by every used key that differs among them.
 
-    ``broken`` are folders that could not be read, with why: the notes say so. Raises ``ValueError``, one line, for an
-    unknown key, for the seed as a key, and where no run is complete.
+    ``broken`` maps folders that could not be read to the reason, for the notes. Raises ``ValueError``, one line, for an
+    unknown key, for the seed as a key, and if no run is complete.
     """
     complete = [run for run in runs if run.summary is not None]
     left_out = [f"left out: {fault.replace(str(path), short_path(path))}" for path, fault in (broken or {}).items()]
@@ -95,12 +95,12 @@ def make_study(
     return Study(columns, groups, tuple(notes), incomplete, fixed)
 
 
-# settings of local training that a mask has under the same name
+# settings of local training whose names a mask uses as well
 _MASKS_TOO = ("schedule", "warmup-rounds")
 
 
 def short_name(key: str) -> str:
-    """Return a key as a column's head: the last part of its name, but for names that say too little alone.
+    """Return a key as a column's heading: the last part of its name, or more where that alone says too little.
 
     >>> short_name("partition.alpha"), short_name("strategy.name"), short_name("mask.schedule")
     ('alpha', 'strategy', 'schedule')
@@ -125,7 +125,7 @@ def show_value(value: Value) -> str:
 
 
 def short_path(path: Path) -> str:
-    """Return the end of a run folder's path: enough to find it, and the same wherever the sweep lies."""
+    """Return the end of a run folder's path: enough to find it, and the same wherever the sweep is."""
     return "/".join(path.parts[-2:])
 
 
@@ -148,7 +148,7 @@ def _differs_within(name: str, requested: Sequence[str], used: Sequence[dict[str
 
 
 def _difference_told(name: str, splitting: Sequence[str]) -> str:
-    """Return a note on what differs without being a column: a circumstance, or a key implied by the requested ones."""
+    """Return a note on a key that differs but is not a column: a circumstance, or implied by the requested keys."""
     if name in splitting:
         return f"{name} was not requested and differs between groups, but not within any"
     return f"runs differ in {name}, which is not a key of the groups"
@@ -174,14 +174,14 @@ def _groups(
 
 
 def _rank(value: Value) -> tuple[int, float, str]:
-    """Order values of a column: unused first, numbers by size, text by letter."""
+    """Order the values of a column: unused first, then numbers by size, then text alphabetically."""
     if value is None:
         return (0, 0.0, "")
     return (1, float(value), "") if isinstance(value, bool | int | float) else (2, 0.0, value)
 
 
 def _environment_notes(runs: Sequence[Run]) -> list[str]:
-    """Return which circumstances that a result may depend on besides its config differ between runs."""
+    """Return notes on what differs between runs, other than the config, and may affect results, such as versions."""
     by_name: dict[str, set[str]] = {}
     for run in runs:
         about = {**run.environment, **run.environment.get("versions", {})}

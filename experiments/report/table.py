@@ -1,6 +1,6 @@
-"""A table of text: cells under heads, as Markdown, and in pieces that fit a width.
+"""A table of text: cells under headings, as Markdown, and in pieces that fit a width.
 
-Terminal, Markdown, LaTeX and the page write tables down; what stands in them is decided elsewhere.
+Terminal, Markdown, LaTeX and the page write such tables; other modules decide what they contain.
 """
 
 import re
@@ -13,7 +13,7 @@ from experiments.report.study import Value
 
 Verdict = Literal["better", "worse"]
 
-# blanks between columns of text
+# spaces between columns of text
 GAP = 2
 
 
@@ -28,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's head and whether its cells are numbers; ``key`` is a config key's name, ``n`` or a measure's key."""
+    """A column's heading and whether its cells are numbers; ``key`` is a config key, ``n`` or a measure's key."""
 
     key: str
     head: str
@@ -37,7 +37,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells under heads; the first ``fixed`` columns say which group a row is, and how many seeds it has."""
+    """Cells under headings; the first ``fixed`` columns identify the group of a row and its number of seeds."""
 
     title: str
     columns: tuple[Column, ...]
@@ -46,22 +46,22 @@ class Table:
 
 
 def text_table(heads: Sequence[str], rows: Iterable[Sequence[str | Cell]], *, title: str = "") -> Table:
-    """Return a table of words: no column is one of numbers, and each may be broken."""
+    """Return a table of text: no column holds numbers, and every cell may be wrapped."""
     cells = (tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
     return Table(title, tuple(Column(head, head, number=False) for head in heads), tuple(cells), 0)
 
 
 def head_lines(table: Table, place: int) -> list[str]:
-    """Return the head of a column as lines no wider than its cells, or than its longest word."""
+    """Return the heading of a column as lines no wider than its widest cell, or than the heading's longest word."""
     head = table.columns[place].head
     widest = max([len(row[place].text) for row in table.rows] + [len(word) for word in head.split(" ")])
     return textwrap.wrap(head, widest, break_long_words=False)
 
 
 def split_table(table: Table, width: int) -> list[Table]:
-    """Return the table in pieces of at most ``width`` characters, each with the columns that say which row it is.
+    """Return the table in pieces of at most ``width`` characters, each with the columns that identify its rows.
 
-    A column that is too wide even alone has a piece of its own.
+    A column that is too wide on its own gets a piece of its own.
     """
     places, pieces = range(len(table.columns)), [list(range(table.fixed))]
     texts = [[*head_lines(table, place), *(row[place].text for row in table.rows)] for place in places]
@@ -82,12 +82,12 @@ def split_table(table: Table, width: int) -> list[Table]:
 
 
 def plain(text: str) -> str:
-    """Return text that Markdown takes as it stands."""
+    """Return text escaped so that Markdown shows it unchanged."""
     return re.sub(r"([\\`*_<>|#])", r"\\\1", text)
 
 
 def markdown_table(table: Table) -> str:
-    """Return a table as Markdown, numbers to the right; a cell whose interval leaves out 0 is bold."""
+    """Return a table as Markdown, numbers right-aligned; a cell whose interval excludes 0 is bold."""
 
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"

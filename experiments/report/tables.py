@@ -1,7 +1,7 @@
-"""A study as tables: one row per group, one column per measure, with notes for the reader beneath.
+"""A study as tables: one row per group, one column per measure, with notes for the reader below.
 
-A ``Report`` holds the numbers, once; ``results_tables`` and ``difference_tables`` put them as cells that read well and
-sort. Terminal, Markdown, LaTeX, CSV and the page write these down, and compute nothing.
+A ``Report`` holds all numbers; ``results_tables`` and ``difference_tables`` turn them into cells that read well and can
+be sorted. Terminal, Markdown, LaTeX, CSV and the page write these and compute nothing.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -19,13 +19,13 @@ from fedpfn.runs.keys import Scalar
 # keys that are always listed, even at their default
 _ALWAYS_TOLD = ("rounds", "federation.clients", "data.name", "model.name")
 _DEFAULTS = RunConfig().flat()
-# a no-break space: no arrow stands alone
+# with a no-break space, so that no arrow begins a line
 _ARROWS = {"higher": "\u00a0↑", "lower": "\u00a0↓", "none": ""}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A group with its averages, and its differences to its baseline, by the keys of measures."""
+    """A group with its averages and its differences from its baseline, by the keys of the measures."""
 
     group: Group
     averages: dict[str, Average]
@@ -35,8 +35,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """All numbers of a report. ``baseline`` holds the words that differences are taken to, empty where none are;
-    a group and its baseline may differ in ``across``.
+    """All numbers of a report.
+
+    ``baseline`` has the keys and values that the baselines have, and is empty without a baseline; a group and its
+    baseline may differ in the keys ``across``.
     """
 
     study: Study
@@ -55,7 +57,7 @@ def make_report(
     baseline: Mapping[str, Scalar] | None = None,
     across: Collection[str] = (),
 ) -> Report:
-    """Average every measure over every group, and take differences to ``baseline`` where it is given.
+    """Average every measure over every group, and take differences from ``baseline`` if it is given.
 
     A group and its baseline may differ in the keys ``across``. Raises ``ValueError`` where a group has several
     baselines.
@@ -85,7 +87,7 @@ def make_report(
 
 
 def results_tables(report: Report) -> list[Table]:
-    """Return means with standard deviations, a table a part of the measures, without columns empty everywhere."""
+    """Return means with standard deviations, one table per group of measures, without columns that are empty."""
 
     def cell(row: Row, measure: Measure) -> Cell:
         return _average_cell(row.averages[measure.key], measure)
@@ -96,7 +98,7 @@ def results_tables(report: Report) -> list[Table]:
 
 
 def difference_tables(report: Report, *, chief: bool = False) -> list[Table]:
-    """Return differences to the baseline with intervals, for groups that have one; of ``chief`` measures alone."""
+    """Return differences from the baseline with intervals, for groups that have one; ``chief``: of chief measures."""
     compared = [row for row in report.rows if any(change.n for change in row.differences.values())]
     pairs = {id(row): max(change.n for change in row.differences.values()) for row in compared}
 
@@ -121,7 +123,7 @@ def baseline_words(report: Report) -> str:
 
 
 def legend(report: Report, *, differences: bool = False) -> list[str]:
-    """Return what the cells of the tables mean: means, seeds, intervals."""
+    """Return what the cells of the tables show: means, seeds, intervals."""
     if differences:
         return [
             f"Mean difference over pairs of one seed, [{CONFIDENCE:.0%} confidence interval] by Student's t, "
@@ -139,14 +141,14 @@ def legend(report: Report, *, differences: bool = False) -> list[str]:
 
 
 def definitions(report: Report, tables: Iterable[Table] | None = None) -> list[str]:
-    """Return what the measures in ``tables`` are, one line each; by default, in those of the results."""
+    """Return one line per measure in ``tables``, saying what it is; by default, for the tables of results."""
     among = results_tables(report) if tables is None else tables
     shown = {column.key for table in among for column in table.columns}
     return [f"{measure.head}: {measure.about}" for measure in report.measures if measure.key in shown]
 
 
 def fixed_words(study: Study) -> str:
-    """Return what all runs share, as the words one types: what is not the default, and a few that are always asked."""
+    """Return the settings that all runs share, as one types them: those that are not the default, and a few others."""
     words = [
         f"{name}={show_value(value)}"
         for name, value in study.fixed.items()
@@ -156,7 +158,7 @@ def fixed_words(study: Study) -> str:
 
 
 def seeds_told(groups: Iterable[Group]) -> str:
-    """Return how many seeds groups have, as text: ``n = 3 seeds``, ``n = 2–3 seeds``."""
+    """Return the number of seeds of the groups as text: ``n = 3 seeds``, ``n = 2–3 seeds``."""
     counts = [len(group.runs) for group in groups]
     fewest, largest = min(counts), max(counts)
     return f"n = {largest} seed{'' if largest == 1 else 's'}" if fewest == largest else f"n = {fewest}–{largest} seeds"
@@ -171,7 +173,7 @@ def _table(
     cell: Callable[[Row, Measure], Cell],
     report: Report,
 ) -> Table:
-    """Return a table with the groups' keys, how many seeds or pairs are ``counted``, and a column for each measure."""
+    """Return a table of the groups' keys, a column ``counted`` of seeds or pairs, and a column for each measure."""
     groups = report.study.groups
     text = {name for name in report.study.by if any(isinstance(group.keys[name], str) for group in groups)}
     columns = (
@@ -197,7 +199,7 @@ def _average_cell(average: Average, measure: Measure) -> Cell:
 def _change_cell(difference: Difference, measure: Measure, *, of: int) -> Cell:
     if difference.mean is None:
         return Cell("–")
-    # where all pairs agree, an interval without width would claim more than so few of them can
+    # where all pairs agree, an interval of zero width would claim more than so few pairs can show
     interval = difference.interval if difference.interval and difference.interval[0] < difference.interval[1] else None
     text = show_change(difference.mean, interval, measure.unit)
     verdict: Verdict | None = None
@@ -214,7 +216,7 @@ def _parts(shown: Iterable[Measure]) -> dict[str, list[Measure]]:
 
 
 def _has_values(report: Report, measure: Measure) -> bool:
-    """Whether a column is worth showing: a target that nobody reached is, a barrier that nobody measured is not."""
+    """Whether to show a column: a target that no run reached is shown, a barrier that no run measured is not."""
     averages = [row.averages[measure.key] for row in report.rows]
     return measure.missing == "not reached" or any(one.n or one.not_finite for one in averages)
 

@@ -20,7 +20,7 @@ _STYLES = {"better": "green", "worse": "red"}
 
 
 def print_report(report: Report, console: Console, *, title: str = "", question: str = "") -> None:
-    """Print every table of results, the chief differences to a baseline, and the notes."""
+    """Print every table of results, the chief differences from a baseline, and the notes."""
     if title:
         console.print(Text(title, style="bold"))
     if question:
@@ -41,7 +41,7 @@ def print_report(report: Report, console: Console, *, title: str = "", question:
 def _print_tables(tables: Iterable[Table], console: Console) -> None:
     for table in tables:
         for piece in split_table(table, console.width):
-            # not as the title of the table, whose width it would have to keep to
+            # not as the title of the table, which would be wrapped to the table's width
             console.print(Text(piece.title, style="bold"), soft_wrap=not console.is_terminal)
             console.print(rich_table(piece), highlight=False)
             console.print()
@@ -52,7 +52,7 @@ def rich_table(table: Table) -> RichTable:
     shown = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0))
     for place, column in enumerate(table.columns):
         head = Text("\n".join(head_lines(table, place)))
-        # a long text may go on in the next line, a number may not
+        # long text may wrap, a number may not
         shown.add_column(
             head,
             justify="right" if column.number else "left",
@@ -67,5 +67,5 @@ def rich_table(table: Table) -> RichTable:
 
 def _print_lines(lines: Iterable[str], console: Console, *, before: str = "") -> None:
     for line in lines:
-        # told line by line, so that a pipe gets each whole
+        # without wrapping where the output is not a terminal, so that a pipe gets complete lines
         console.print(Text(before + line), highlight=False, soft_wrap=not console.is_terminal)

@@ -1,1 +1,1 @@
-"""Sweeps: from a question in one file to many runs, each done once."""
+"""Sweeps: one question in one file, answered by many runs, each done once."""

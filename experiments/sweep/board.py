@@ -1,7 +1,7 @@
 """The state of a running sweep: what is queued, running, done and failed, shared by the lanes' threads and the display.
 
-Lanes take the next cell from it and report how cells ended; the display reads it. It knows nothing about how a
-cell is run.
+Lanes take the next cell from the board and report how cells ended; the display reads it. The board knows nothing about
+how a cell is run.
 """
 
 import threading
@@ -19,16 +19,16 @@ from fedpfn.runs.keys import Scalar
 
 
 class Stopped(BaseException):
-    """The sweep must stop: raised in the lanes, to end what they run. Not an error: the user requested it."""
+    """The sweep must stop: raised in the lanes to end what they run. Not an error: the user requested it."""
 
 
 class Skipped(BaseException):
-    """A cell is to be skipped: raised in the lane that runs it, to end it alone."""
+    """A running cell is to be skipped: raised in the lane that runs it, to end only this cell."""
 
 
 @dataclass
 class Task:
-    """A cell to be run: its config as it will run here, its folder, and what is known of it meanwhile."""
+    """A cell to be run: its config as it will run here, its folder, and its state so far."""
 
     cell: Cell
     config: Any
@@ -41,7 +41,7 @@ class Task:
 
     @cached_property
     def keys(self) -> dict[str, Scalar]:
-        """The keys that its result depends on."""
+        """The keys that the cell's result depends on."""
         return self.cell.kind.used_keys(self.config)
 
     @cached_property
@@ -54,7 +54,7 @@ class Task:
 
 
 class Board:
-    """What there is to do and what became of it. Its methods may be called from any thread."""
+    """The cells of a sweep, in one list for each state. The methods may be called from any thread."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self.queued = deque(tasks)
@@ -69,7 +69,7 @@ class Board:
         self._lock = threading.Lock()
 
     def next(self, lane: int) -> Task | None:
-        """Return the next cell for a lane, or None where none is left or the sweep stops."""
+        """Return the next cell for a lane, or None if none is left or the sweep stops."""
         with self._lock:
             if self._stop.is_set() or not self.queued:
                 return None
@@ -79,19 +79,19 @@ class Board:
             return task
 
     def end(self, task: Task, where: list[Task]) -> None:
-        """Move a running cell to one of the lists of what became of cells."""
+        """Move a running cell to ``where``, one of the lists of cells that have ended."""
         with self._lock:
             task.seconds = time.monotonic() - task.begun
             self.running.remove(task)
             where.append(task)
 
     def stop(self, crash: BaseException | None = None) -> None:
-        """Ask the lanes to stop, because of ``crash`` where it was one."""
+        """Ask the lanes to stop, because of ``crash`` if there was one."""
         with self._lock:
             self.crash = self.crash or crash
         self._stop.set()
 
     def check(self) -> None:
-        """Raise ``Stopped`` where the sweep is to stop."""
+        """Raise ``Stopped`` if the sweep is to stop."""
         if self._stop.is_set():
             raise Stopped

@@ -1,9 +1,9 @@
-"""The cells of an experiment: all that it asks for, each once, with its address and a name that people can read.
+"""The cells of an experiment: all that it asks for, without duplicates, each with its address and a readable name.
 
-A combination is what a case, and the grid or an entry of ``include``, set on top of the base. Combinations that differ
-only in keys they do not use are one cell: FedAvg under three mask ratios. ``exclude`` applies to combinations, before
-they become cells: leaving out FedAvg at one of the ratios leaves the cell that the others stand for. Running cells is
-left to others.
+A combination is the settings that a case, together with the grid or an entry of ``include``, puts on top of the base.
+Combinations that differ only in keys they do not use are one cell, such as FedAvg under three mask ratios. ``exclude``
+applies to combinations before they become cells: after excluding FedAvg at one of the ratios, the cell is still there
+for the others. This module does not run cells.
 """
 
 import re
@@ -36,9 +36,9 @@ class Spot:
 class Cell:
     """One cell of an experiment.
 
-    ``address`` says what it computes, whatever else the file holds. ``label`` says how it differs from the other cells
-    of the file, can be part of a path, and is not unique. Both are those of ``config`` as the file gives it, its device
-    not settled. It has several ``spots`` where a key of the grid changes nothing that it does.
+    ``address`` identifies what it computes, independently of the rest of the file. ``label`` says how it differs from
+    the other cells of the file, can be part of a path, and is not unique. Both derive from ``config`` as the file gives
+    it, before the device is chosen. A cell has several ``spots`` if a key of the grid has no effect on it.
     """
 
     kind: Kind
@@ -49,18 +49,18 @@ class Cell:
 
     @property
     def rounds(self) -> int:
-        """How many rounds it has; one where it has none."""
+        """The number of rounds; 1 for a cell without rounds."""
         return self.kind.rounds(self.config)
 
     @property
     def keys(self) -> dict[str, Scalar]:
-        """The keys that its result depends on."""
+        """The keys that the cell's result depends on."""
         return self.kind.used_keys(self.config)
 
 
 @dataclass(frozen=True)
 class _Combination:
-    """What is set on top of the base, the config it makes or the faults of it, and what ``exclude`` may ask for."""
+    """The settings on top of the base, the resulting config or its faults, and the keys that ``exclude`` may match."""
 
     spot: Spot
     settings: dict[str, Scalar]
@@ -70,11 +70,10 @@ class _Combination:
 
 
 def expand(sweep: SweepFile) -> list[Cell]:
-    """Return the cells, case by case: the grid's, its first key slowest, then those of ``include``; the seeds of each
-    side by side.
+    """Return the cells, case by case: those of the grid, whose first key varies slowest, then those of ``include``.
 
-    Raises ``ConfigError`` with every fault that whole configs show, each once with where it shows, for an entry of
-    ``exclude`` that matches nothing, and where no cell is left.
+    The seeds of a combination follow one another. Raises ``ConfigError`` with every fault of complete configs, each
+    once with the cells it is in, for an entry of ``exclude`` that matches nothing, and if no cell is left.
     """
     imports.look_in(sweep.workdir)
     combinations = [_combine(sweep, spot, settings) for spot, settings in _all_settings(sweep)]
@@ -116,14 +115,14 @@ def expand(sweep: SweepFile) -> list[Cell]:
 
 
 def cell_faults(cells: Sequence[Cell]) -> list[str]:
-    """Return what would keep ``cells`` from running here, as far as names and folders show it; each fault once."""
+    """Return what would keep ``cells`` from running here, as far as names and folders show, each fault once."""
     return _grouped(
         ((fault, cell.label) for cell in cells for fault in cell.kind.find_faults(cell.config)), total=len(cells)
     )
 
 
 def cell_warnings(cells: Sequence[Cell]) -> list[str]:
-    """Return one line for each key that is set in some of ``cells``, and that none of those uses."""
+    """Return one line for each key that is set in some of ``cells`` and used by none of those."""
     reasons: dict[str, list[str]] = {}
     used: set[str] = set()
     for cell in cells:
@@ -145,20 +144,20 @@ def _all_settings(sweep: SweepFile) -> Iterator[tuple[Spot, dict[str, Scalar]]]:
         for axes in grids_of(sweep.grid, sweep.include):
             for rows in product(*(axis.rows for axis in axes)):
                 swept = dict(zip(_keys(axes), chain(*rows), strict=True))
-                # an entry of include has its own keys, whose values tell its cells apart as well
+                # an entry of include has its own keys, whose values also tell its cells apart
                 spot = {name: value for name, value in swept.items() if name in grid or axes is not sweep.grid}
                 yield Spot(case, spot), layer | swept
 
 
 def _combine(sweep: SweepFile, spot: Spot, settings: dict[str, Scalar]) -> _Combination:
-    """Put settings on the base. ``exclude`` may ask for them, and for all else that the result depends on."""
+    """Put settings on top of the base. ``exclude`` may match them and every other key that the result depends on."""
     kind = sweep.kind
     try:
         config = kind.parse(sweep.base, settings)
         return _Combination(spot, settings, config, (), kind.used_keys(config) | settings)
     except ValueError as error:
         faults = error.faults if isinstance(error, ConfigError) else (str(error),)
-        # what a config with faults depends on is not known; it can be left out by any key
+        # it is not known which keys a faulty config uses, so it can be excluded by any key
         defaults = {name: spec.default for name, spec in kind.keys.items()}
         return _Combination(spot, settings, None, tuple(faults), {**defaults, **sweep.base, **settings})
 
@@ -169,9 +168,9 @@ def _matches(entry: Iterable[Axis], combination: _Combination, seed: int) -> boo
 
 
 def _varying(sweep: SweepFile, used: Sequence[Mapping[str, Scalar]]) -> list[str]:
-    """Return the keys that cells use with more than one value, the algorithm first, others as the file has them."""
+    """Return the keys that cells use with more than one value: the algorithm first, others in the file's order."""
     names = dict.fromkeys(_keys(chain(sweep.grid, *sweep.include)))
-    # a text of arguments, or a key of version 1, shows as the keys that it stands for
+    # arguments in one text, and keys of version 1, show as the keys that they stand for
     names |= dict.fromkeys(
         name
         for keys in used
@@ -184,7 +183,7 @@ def _varying(sweep: SweepFile, used: Sequence[Mapping[str, Scalar]]) -> list[str
 
 
 def _label(keys: Mapping[str, Scalar], names: Iterable[str], seed: int, case: str = "") -> str:
-    """Name a cell by its case, what it uses of ``names``, and its seed.
+    """Name a cell by its case, the keys among ``names`` that it uses, and its seed.
 
     >>> _label({"strategy.name": "fedavg", "partition.alpha": 0.1}, ["strategy.name", "partition.alpha"], 0)
     'fedavg_alpha=0.1_seed=0'
@@ -202,7 +201,7 @@ def _keys(axes: Iterable[Axis]) -> list[str]:
 
 
 def _grouped(faults: Iterable[tuple[str, str]], *, total: int) -> list[str]:
-    """Return each fault once, with how many of ``total`` cells it is in, and the names of two of them."""
+    """Return each fault once, with the number of cells it is in out of ``total``, and the names of two of them."""
     cells: dict[str, list[str]] = {}
     for fault, cell in faults:
         cells.setdefault(fault, []).append(cell)

@@ -1,4 +1,4 @@
-"""``fedpfn sweep`` as typed."""
+"""The command line of ``fedpfn sweep``."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,6 +1,6 @@
 """What an experiment's file has for its tables and pictures: measures, a paper's figures, and what to draw.
 
-A published entry gives some of an address (the case and values of axes) and figures by measure.
+A published entry gives part of an address (the case and values of axes) and a figure for each measure.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,21 +13,21 @@ from fedpfn.runs.keys import shown
 
 @dataclass(frozen=True)
 class Comparison:
-    """The checked sections of the file."""
+    """The sections of the file, checked."""
 
     measures: list[str]
     published: list[dict[str, Any]]
     figures: list[dict[str, Any]]
 
     def as_tree(self) -> dict[str, Any]:
-        """Return the sections that there are."""
+        """Return the sections that are not empty."""
         return {name: value for name, value in asdict(self).items() if value}
 
 
 def read_comparison(
     place: Place, given: Mapping[str, Any], *, cases: Sequence[str], axes: Collection[str]
 ) -> Comparison:
-    """Return the sections of a file; what is wrong with them is added to the faults of ``place``."""
+    """Return the sections of a file, and add what is wrong with them to the faults of ``place``."""
     measures, published = given.get("measures", []), given.get("published", [])
     for name in measures:
         if not isinstance(name, str):
@@ -65,5 +65,5 @@ def _check_figure(place: Place, entry: Any) -> None:
 
 
 def _are_names(value: Any) -> bool:
-    """Return whether a value is a list of names, or of such lists."""
+    """Whether a value is a list of names, or of such lists."""
     return isinstance(value, list) and all(isinstance(item, str) or _are_names(item) for item in value)

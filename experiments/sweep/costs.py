@@ -1,4 +1,4 @@
-"""What cells cost in time: what the rest will take, judged by what was run, and what one took beyond its training."""
+"""The time that cells take: an estimate for those left, from those that ran, and what a cell took beyond training."""
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from fedpfn.runs.keys import Scalar
 
 
 class Finished(NamedTuple):
-    """Rounds that were run: the keys that the cell used, how many, and the seconds they took."""
+    """Rounds that were run: the keys that the cell used, the number of rounds, and the seconds they took."""
 
     keys: Mapping[str, Scalar]
     rounds: int
@@ -18,7 +18,7 @@ class Finished(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What is left of a cell: the keys it uses, its rounds, and the seconds of each where that is known by now."""
+    """What is left of a cell: the keys it uses, its rounds, and the seconds of each if already known."""
 
     keys: Mapping[str, Scalar]
     rounds: int
@@ -26,7 +26,10 @@ class Work(NamedTuple):
 
 
 def expected_seconds(keys: Mapping[str, Scalar], rounds: int, finished: Sequence[Finished]) -> float | None:
-    """Return the mean time a round of the finished cells that agree in most keys, times ``rounds``; None if none is."""
+    """Return ``rounds`` times the mean seconds per round of the finished cells that agree in most keys.
+
+    None if no cell is finished.
+    """
     if not finished:
         return None
     agreement = [sum(other.keys.get(name) == value for name, value in keys.items()) for other in finished]
@@ -37,9 +40,9 @@ def expected_seconds(keys: Mapping[str, Scalar], rounds: int, finished: Sequence
 def seconds_left(
     running: Sequence[Work], queued: Iterable[Work], finished: Sequence[Finished], *, jobs: int
 ) -> float | None:
-    """Return when the last job will end, if each takes the next cell of ``queued`` as soon as it is free.
+    """Return the seconds until the last job ends, if each takes the next cell of ``queued`` as soon as it is free.
 
-    None where no round has been run that it could be judged by.
+    None if no round has been run from which to estimate.
 
     >>> cells = [Work({"model.name": "mlp"}, rounds) for rounds in (30, 10, 10, 10)]
     >>> seconds_left([], cells, [Finished({"model.name": "mlp"}, 5, 10.0)], jobs=2)
@@ -56,10 +59,10 @@ def seconds_left(
 
 
 def beyond_training(seconds: float, rounds: Sequence[Mapping[str, Any]]) -> float:
-    """Return what a cell of ``seconds`` took next to its rounds: starting, loading, building, writing.
+    """Return how much of a cell's ``seconds`` its rounds did not take: starting, loading, building, writing.
 
-    The first round's transfer holds the time in which actors load data and build their model: what it has above the
-    median of the others counts as well.
+    The transfer time of the first round includes loading data and building the model in the actors: its excess over
+    the median of the others counts as well.
 
     >>> trained = [{"seconds": {"train": 1.0, "transfer": transfer}} for transfer in (2.1, 0.1, 0.1)]
     >>> round(beyond_training(8.0, [{"seconds": {"evaluate": 0.5}}, *trained]), 6)

@@ -1,4 +1,4 @@
-"""A sweep as a person sees it: what will run, what runs, what came of it."""
+"""A sweep in the terminal: what will run, what is running, and how it ended."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,12 +19,12 @@ from experiments.sweep.states import State
 from fedpfn.runs import STOPPED
 
 _STYLES = {State.DONE: "green", State.FAILED: "red", State.CUT: "yellow", State.SKIPPED: "dim", State.LEFT: ""}
-# comparing all cells that are queued with all that are done takes a moment
+# not at every refresh: comparing all queued cells with all finished ones takes a moment
 _OUTLOOK_SECONDS = 5.0
 
 
 def plan_table(cells: Sequence[tuple[Cell, State, int]], finished: Sequence[Finished], *, jobs: int) -> RenderableType:
-    """Return every cell with its state and rounds on record, and the time left, as far as it is known."""
+    """Return every cell with its state and rounds on record, and the time left if it is known."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for head in ("cell", "address", "state"):
         table.add_column(head, no_wrap=True)
@@ -44,7 +44,7 @@ def plan_table(cells: Sequence[tuple[Cell, State, int]], finished: Sequence[Fini
 
 
 def counts(states: Sequence[State]) -> str:
-    """Return how many cells there are in each state.
+    """Return the number of cells in each state, as text.
 
     >>> counts([State.DONE, State.LEFT, State.LEFT])
     '3 cells: 1 done, 2 left'
@@ -54,9 +54,9 @@ def counts(states: Sequence[State]) -> str:
 
 
 class Display:
-    """The board in a terminal, live; elsewhere a line for each cell that ends, and one every ``HEARTBEAT_SECONDS``.
+    """The board, live in a terminal; elsewhere a line for each cell that ends, and one every ``HEARTBEAT_SECONDS``.
 
-    ``finished`` is what earlier sweeps in the folder ran, ``jobs`` how many cells run at a time.
+    ``finished`` is what earlier sweeps in the folder ran, ``jobs`` the number of cells that run at a time.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Display:
 
     def _seconds_left(self) -> float | None:
         board = self.board
-        # what a resumed run took is not all in this sweep; a cell of the laboratory always begins anew
+        # part of a resumed run's time was spent before this sweep; a laboratory cell always starts from scratch
         whole = [t for t in board.done if t.beyond is not None or t.cell.kind.name != FEDERATION]
         ran = [(task, max(len(task.rounds()) - 1, 1)) for task in whole]
         done = [Finished(task.keys, rounds, task.seconds) for task, rounds in ran]
@@ -165,7 +165,7 @@ class Display:
 
 
 def ending(board: Board, *, seconds: float) -> list[str]:
-    """Return the closing lines of a sweep: its results, and its cost beyond training."""
+    """Return the closing lines of a sweep: its outcome, and its time beyond training."""
     lines = [f"{len(board.done)} cells ran in {duration(seconds)}"]
     others = ("failed", board.failed), ("skipped", board.skipped), ("stopped", board.stopped)
     for word, tasks in (*others, ("left to another", board.elsewhere)):

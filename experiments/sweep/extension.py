@@ -1,6 +1,6 @@
-"""A cell that begins where a finished one of fewer rounds ended: those rounds need not be run again.
+"""A cell that continues from a finished one with fewer rounds, so that those rounds need not be run again.
 
-Both are results of their own, each with its address, so the shorter one is copied and stays as it is.
+Both are separate results with their own addresses, so the shorter one is copied and stays unchanged.
 """
 
 import shutil
@@ -22,9 +22,9 @@ _COPIED_FOLDERS = ("barriers", "checkpoints")
 
 
 def begin_from_shorter(out: Path, task: Task) -> Path | None:
-    """Copy what the longest finished cell recorded that has only fewer rounds, as a run of ``task`` that was cut off.
+    """Copy the longest finished cell that differs from ``task`` only in having fewer rounds, as an interrupted run.
 
-    Returns the folder it came from; None where there is none, or its record is not how that of the longer run begins.
+    Returns the folder it came from, or None if there is no such cell whose record the longer run would begin with.
     """
     if task.cell.kind.name != FEDERATION:
         return None
@@ -40,7 +40,7 @@ def begin_from_shorter(out: Path, task: Task) -> Path | None:
 
 
 def _begins_like(shorter: RunConfig) -> bool:
-    """Whether the last round was evaluated as it would have been among others: it is always, and on all examples."""
+    """Whether the longer run evaluates this run's last round too, which is always evaluated, and on all examples."""
     return shorter.rounds % shorter.evaluate.every == 0 and not shorter.evaluate.max_examples
 
 
@@ -54,5 +54,5 @@ def _copy(source: Path, task: Task) -> None:
             shutil.copy(source / name, task.folder / name)
     config = read_yaml(source / "config.yaml") | {"rounds": task.config.rounds}
     config["output"]["dir"] = str(task.folder)
-    # last: a folder without it is taken for a leftover
+    # written last: a folder without it is taken for a leftover
     write_whole(task.folder / "config.yaml", OmegaConf.to_yaml(config).encode())

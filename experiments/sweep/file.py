@@ -1,10 +1,10 @@
-"""An experiment as a file: one question put to many cells. Which cells follow is said in ``cells``.
+"""The file of an experiment: one question put to many cells. ``cells`` derives the cells from it.
 
 ::
 
     title: How skew moves barriers                          # texts for readers, as question and source
     question: How do barriers move with the skew?
-    kind: federation                                        # what runs a cell: runs, or one of the laboratory's kinds
+    kind: federation                                        # what a cell is: a run, or one of the laboratory's kinds
     config: ../mnist_mlp.yaml                               # settings to start from; the path is relative to this file
     base: {rounds: 10, train: {lr: 0.1}}                    # settings of every cell
     cases:                                                  # settings that have a name in tables
@@ -13,17 +13,17 @@
       partition.alpha: [0.1, 1]                             # ... the values of keys
       "model.name, train.lr": [[mlp, 0.1], [cnn, 0.05]]     # ... and the rows of keys that move together
     include: [{strategy.name: fedavg, rounds: [10, 20]}]    # small grids of their own next to it
-    exclude: [{partition.alpha: 1, rounds: [10, 30]}]       # what matches all keys of an entry is left out
-    seeds: [0, 1]                                           # or a number n for n seeds from that of the base on
-    quick: {base: {rounds: 2}, seeds: 1}                    # sections of a short form; its base adds to that above
+    exclude: [{partition.alpha: 1, rounds: [10, 30]}]       # combinations that match all keys of an entry are left out
+    seeds: [0, 1]                                           # or a number n: n seeds, beginning with that of the base
+    quick: {base: {rounds: 2}, seeds: 1}                    # sections of a short form; its base adds to the one above
     measures: [final_accuracy, mean_accuracy_barrier]       # what tables show
     published:                                              # figures of a paper, by case and axes
       - {case: wide, partition.alpha: 0.1, final_accuracy: 0.91}
     figures: [{kind: bars, y: [final_accuracy]}]            # pictures
 
-Every section may be left out. Without ``grid``, ``cases`` and ``include`` the base is the only cell, without ``seeds``
-its seed the only one. Nothing is looked up, as ``${...}`` would ask for. How many cells a file may ask for is bounded
-before any of them is made.
+Every section may be left out. Without ``grid``, ``cases`` and ``include`` the base is the only cell; without ``seeds``
+its seed is the only seed. Interpolations such as ``${...}`` are not resolved. The number of cells is limited, and the
+limit is checked before any cell is made.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -55,11 +55,11 @@ CONF = Path(__file__).parents[1] / "conf"
 
 @dataclass(frozen=True)
 class SweepFile:
-    """What a file says, with the words of the command line in its base. Keys are dotted and kebab-case.
+    """The contents of a file, with the words of the command line in its base. Keys are dotted and kebab-case.
 
-    Values are as a config holds them: floats are floats, the data's root and the files of own parts are absolute paths,
-    since processes of a run start in folders of their own. ``workdir`` is where the user's own modules are found.
-    ``words`` are those of the command line, and win over cases, as what a short form adds does.
+    Values have the types and forms of a config: floats are floats, and the data's root and the user's own files are
+    absolute paths, since processes of a run start in folders of their own. ``workdir`` is where the user's own modules
+    are found. ``words`` come from the command line; like the settings that a short form adds, they win over cases.
     """
 
     path: Path
@@ -91,7 +91,7 @@ class SweepFile:
 def find_file(path: Path) -> Path:
     """Return ``path``, or the experiment of that name that comes with the package, such as ``paper/table3_mnist``.
 
-    Raises ``ConfigError`` where there is neither.
+    Raises ``ConfigError`` if neither exists.
     """
     packaged = CONF / path if path.suffix == ".yaml" else CONF / f"{path}.yaml"
     for candidate in (path, packaged):
@@ -114,12 +114,12 @@ def packaged_names() -> list[str]:
 def read_sweep(
     path: Path, words: Iterable[str] = (), *, workdir: Path, quick: bool = False, cases: Collection[str] = ()
 ) -> SweepFile:
-    """Return the experiment of a file; ``key=value`` words win over its base and cases, and over single keys of its
-    grid; ``seeds=n`` sets their number. Relative data roots start at ``workdir``.
+    """Read the experiment of a file.
 
-    With ``quick``, the sections of its short form take the place of the file's; settings of both bases hold. ``cases``
-    keeps those alone. Raises ``ConfigError`` with every fault of single keys and values; ``cells.expand`` reports those
-    of whole configs.
+    ``key=value`` words win over its base and cases, and over axes of a single key in its grid; ``seeds=n`` sets the
+    number of seeds. Relative data roots start at ``workdir``. With ``quick``, the sections of the short form replace
+    those of the file, except that both bases apply. ``cases`` keeps only these cases. Raises ``ConfigError`` with every
+    fault of single keys and values; ``cells.expand`` reports those of complete configs.
     """
     path = find_file(path)
     try:
@@ -181,12 +181,12 @@ def read_sweep(
 
 
 def grids_of(grid: tuple[Axis, ...], include: tuple[tuple[Axis, ...], ...]) -> list[tuple[Axis, ...]]:
-    """Return what cells come from: the grid, which an empty one is not where there are others, and the entries."""
+    """Return the grids that cells come from: the grid, unless it is empty and there are entries, and the entries."""
     return [*([grid] if grid or not include else []), *include]
 
 
 def as_tree(sweep: SweepFile) -> dict[str, Any]:
-    """Return the sections of an experiment, such that a file of them is the same one; words are in its base by now."""
+    """Return the sections from which a file of the same experiment can be written; its base includes the words."""
     texts = {name: getattr(sweep, name) for name in ("title", "source", "question") if getattr(sweep, name)}
     cases = {} if [*sweep.cases] == [""] else {"cases": sweep.cases}
     asked = ({"form": sweep.form} if sweep.form != "full" else {}) | ({"words": sweep.words} if sweep.words else {})
@@ -212,7 +212,7 @@ def _axes_tree(axes: Iterable[Axis]) -> dict[str, Any]:
 
 
 def _words(place: Place, words: Iterable[str]) -> tuple[int | None, dict[str, Scalar]]:
-    """Return the number of seeds that ``seeds=n`` asks for, and the settings of the other words."""
+    """Return the number of seeds that ``seeds=n`` asks for, and the settings in the other words."""
     place, words = place.at(""), list(words)
     counts = [word.partition("=")[2] for word in words if word.startswith("seeds=")]
     if wrong := [count for count in counts if not count.isdecimal() or not 0 < int(count) <= MOST_CELLS]:
@@ -224,7 +224,7 @@ def _words(place: Place, words: Iterable[str]) -> tuple[int | None, dict[str, Sc
 
 
 def _narrowed(axis: Axis, settings: Mapping[str, Scalar]) -> Axis:
-    """Return an axis of one key with the value that a word gives it, if one does."""
+    """Return an axis of one key with only the value that a word gives it, if one does; else the axis unchanged."""
     if len(axis.keys) > 1 or axis.keys[0] not in settings:
         return axis
     return Axis(axis.keys, ((settings[axis.keys[0]],),))
@@ -244,7 +244,7 @@ def _seeds(
 
 
 def _started(place: Place, path: Path) -> dict[str, Scalar]:
-    """Return the settings of another file, a run's own config too, whose folder is no cell's."""
+    """Return the settings of another file, possibly a run's config, without the keys that are set for each cell."""
     try:
         layer = dict(flatten(read_config(path)))
     except ValueError as error:

@@ -1,9 +1,8 @@
-"""Where the cells of a sweep lie, how far each has come, and who may touch it.
+"""The folders of a sweep's cells, and the locks that decide which process may write to them.
 
-``OUT/cells/<label>-<address>/`` is a cell's folder: that of a run, or what ``lab.cell`` writes. It is found again by
-its address alone: a label changes when the file gains a key. ``OUT/sweep.yaml`` is the experiment as it was last run,
-``OUT/.locks/`` holds a lock per cell. What else lies there, and can be read without knowing the experiment, is in
-``states``.
+``OUT/cells/<label>-<address>/`` is a cell's folder: a run folder, or what ``lab.cell`` writes. It is found again by its
+address alone, because labels change when the file gains a key. ``OUT/sweep.yaml`` is the experiment as it was last run;
+``OUT/.locks/`` holds a lock per cell. ``states`` has the files that can be read without knowing the experiment.
 """
 
 import shutil
@@ -26,13 +25,13 @@ SWEEP_FILE = "sweep.yaml"
 
 
 def cell_folder(out: Path, cell: Cell) -> Path:
-    """Return the folder of a cell: the existing one, or the one it will get."""
+    """Return the folder of a cell: the existing one, or the one that will be made."""
     there = sorted((out / "cells").glob(f"*-{cell.address}"))
     return there[0] if there else out / "cells" / f"{cell.label}-{cell.address}"
 
 
 def check_identity(folder: Path, cell: Cell) -> None:
-    """Raise ``ValueError`` where a cell's folder holds another experiment: a folder was renamed, or a config edited."""
+    """Raise ``ValueError`` if a cell's folder holds another experiment: a folder was renamed, or a config edited."""
     config = read_run(folder).config if cell.kind.name == FEDERATION else read_cell_config(folder)
     there, here = cell.kind.used_keys(config), cell.keys
     if "device" in here:
@@ -44,7 +43,7 @@ def check_identity(folder: Path, cell: Cell) -> None:
 
 @contextmanager
 def claim(out: Path, cell: Cell) -> Iterator[bool]:
-    """Claim a cell for this process, and return whether that succeeded; the lock ends with the process."""
+    """Claim a cell for this process, and yield whether that succeeded; the lock ends with the process."""
     locks = out / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     lock = FileLock(locks / f"{cell.address}.lock", timeout=0)
@@ -60,13 +59,13 @@ def claim(out: Path, cell: Cell) -> Iterator[bool]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove a cell's folder that a process left before its config was written: nothing was recorded."""
+    """Remove a cell's folder if a process left it before writing its config: nothing was recorded."""
     if folder.is_dir() and not has_begun(folder):
         shutil.rmtree(folder)
 
 
 def record_failure(task: Task, reason: str, *, stopped: bool = False) -> None:
-    """Record in a cell's folder why it did not complete, if the cell itself could not, or never began."""
+    """Record in a cell's folder why it did not complete, if the cell itself could not or never began."""
     folder, begun = task.folder, has_begun(task.folder)
     if stopped and not begun:
         clear_leftovers(folder)
@@ -84,7 +83,7 @@ def record_failure(task: Task, reason: str, *, stopped: bool = False) -> None:
 
 
 def write_sweep(out: Path, sweep: SweepFile, cells: Iterable[Cell], *, jobs: int) -> None:
-    """Keep the sweep, in a form that can be run again, and its cells, for processes that watch from elsewhere."""
+    """Write the sweep in a form that can be run again, and the list of its cells for watching processes."""
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / SWEEP_FILE, OmegaConf.to_yaml(OmegaConf.create(as_tree(sweep))).encode())
     listed = [

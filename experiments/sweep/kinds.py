@@ -1,7 +1,7 @@
 """The kinds of experiment: which settings a cell has, what its result depends on, and what would keep it from starting.
 
-``federation`` cells are runs, with the keys of ``fedpfn keys``. The others are the laboratory's, with those of
-``fedpfn lmc keys``. A kind knows nothing of files, folders or processes; ``lanes`` run its cells.
+``federation`` cells are runs, with the keys of ``fedpfn keys``. The other kinds are the laboratory's, with the keys of
+``fedpfn lmc keys``. A kind knows nothing about files, folders or processes; ``lanes`` run its cells.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ _LAB_KEYS = {spec.name: spec for spec in key_specs(LabConfig)}
 class Kind:
     """One kind of cell, by default a run of a federation. Keys are dotted and kebab-case.
 
-    ``ours`` are keys that are set for each cell by those who run it, ``paths`` keys that hold a path, and
-    ``references`` those that may name a user's own file, path/to/file.py:name, some of them several.
+    ``ours`` are keys that the sweep sets for each cell, ``paths`` keys that hold a path, and ``references`` keys that
+    may name the user's own code as path/to/file.py:name, some of them with several names.
     """
 
     name = FEDERATION
@@ -46,7 +46,7 @@ class Kind:
         return RunConfig.parse(*layers)
 
     def read_words(self, words: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
-        """Read ``key=value`` words; return the values, and what is wrong with other words."""
+        """Read ``key=value`` words; return the values, and what is wrong with the other words."""
         return read_overrides(words)
 
     def is_key(self, name: str) -> bool:
@@ -54,7 +54,7 @@ class Kind:
         return run.is_key(name)
 
     def key_faults(self, name: str, value: Any) -> list[str]:
-        """Return what is wrong with a key and its value, as far as it shows from these two alone."""
+        """Return what is wrong with a key and its value, judging by these two alone."""
         return run.key_faults(name, value)
 
     def used_keys(self, config: Any) -> dict[str, Scalar]:
@@ -62,31 +62,31 @@ class Kind:
         return identity.used_keys(config)
 
     def unused_keys(self, config: Any) -> dict[str, str]:
-        """Return the keys that no part of ``config`` reads, each with the setting that is the reason."""
+        """Return the keys that have no effect in ``config``, each with the setting that is the reason."""
         return identity.unused_keys(config)
 
     def address(self, config: Any) -> str:
-        """Return 12 hexadecimal digits that name what ``config`` computes."""
+        """Return 12 hexadecimal digits that identify what ``config`` computes."""
         return identity.address(config)
 
     def find_faults(self, config: Any) -> list[str]:
-        """Return what would keep ``config`` from running here, as far as names and folders show it."""
+        """Return what would keep ``config`` from running here, as far as names and folders show."""
         from strategies.preflight import find_faults
 
         return find_faults(config)
 
     def rounds(self, config: Any) -> int:
-        """Return how many rounds a cell has, one if it has none."""
+        """Return the number of rounds of a cell; 1 for a cell without rounds."""
         return int(config.rounds)
 
     def ready(self, config: Any, folder: Path, *, workdir: Path) -> Any:
-        """Return ``config`` as it will run here and into ``folder``, resuming an attempt that was interrupted."""
+        """Return ``config`` as it will run here, writing to ``folder`` and resuming an interrupted attempt."""
         output = replace(config.output, dir=str(folder), resume=True)
         return prepare(replace(config, output=output), workdir=workdir)
 
 
 class Laboratory(Kind):
-    """Cells of the laboratory: each trains and measures models, and has no rounds."""
+    """Cells of the laboratory: each trains and measures models, without rounds."""
 
     keys = _LAB_KEYS
     ours = ()
@@ -134,10 +134,10 @@ class Laboratory(Kind):
         settings = {
             name: value
             for name, value in self.used_keys(config).items()
-            # as with runs, keys that were added later count only where they are set
+            # as with runs, keys that were added in a later version count only if they are set
             if self.keys[name].since == 1 or value != self.keys[name].default
         }
-        # a cell that keeps its models is another one than a cell that did not
+        # a cell that saves its models is a different cell from one that does not
         settings["output.save-models"] = config.output.save_models
         text = json.dumps([self.name, settings], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

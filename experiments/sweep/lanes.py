@@ -1,7 +1,7 @@
 """A lane: one job of a sweep, with its share of the machine, that runs cell after cell.
 
-Lanes are actors on one Ray, each with workers of its own. What a lane starts for its first cell stays warm for the
-next; one that died, or was stopped, is made anew. ``isolated`` makes it anew each time.
+Lanes are actors of one Ray runtime, each with its own workers. The processes that a lane starts for its first cell stay
+warm for the next ones; a host that died or was stopped is started again. ``isolated`` starts a new one for every cell.
 """
 
 import ctypes
@@ -30,11 +30,11 @@ from fedpfn.runs.config import flat
 
 
 class HostDied(RunFailed):
-    """The process in which a cell ran has ended: killed from outside, or by what it ran."""
+    """The process in which a cell ran has ended: it was killed from outside or crashed."""
 
 
 class NoRuntime(RunFailed):
-    """Not a cell's failure: no runtime could be started for it."""
+    """No runtime could be started for a cell, which is not the cell's failure."""
 
 
 _LOOK_SECONDS, _AGAIN_SECONDS = 0.05, 1.0
@@ -44,7 +44,7 @@ _LOOK_SECONDS, _AGAIN_SECONDS = 0.05, 1.0
 class Share:
     """What a lane may use of the machine: a number of CPUs, and the GPUs it can see, by name.
 
-    ``of_gpu`` is its share of a GPU that other lanes see, too, and else 1.
+    ``of_gpu`` is its share of a GPU that other lanes see too, otherwise 1.
     """
 
     cpus: int
@@ -52,14 +52,14 @@ class Share:
     of_gpu: float = 1.0
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables that tell its processes."""
+        """Return the environment variables that pass the share on to the lane's processes."""
         return {CPUS: str(self.cpus), VISIBLE: ",".join(self.gpus), GPU_SHARE: f"{self.of_gpu:.6g}"}
 
 
 def divide(jobs: int, *, cpus: int, gpus: Sequence[str]) -> list[Share]:
-    """Divide the machine among ``jobs`` lanes: CPUs evenly, the first lanes one more; GPUs in turn, shared if fewer.
+    """Divide the machine among ``jobs`` lanes: CPUs evenly, any rest to the first lanes; GPUs in turn, shared if fewer.
 
-    Raises ``ValueError`` where there are more lanes than CPUs.
+    Raises ``ValueError`` if there are more lanes than CPUs.
 
     >>> [share.cpus for share in divide(2, cpus=5, gpus=[])]
     [3, 2]
@@ -83,8 +83,8 @@ def divide(jobs: int, *, cpus: int, gpus: Sequence[str]) -> list[Share]:
 class Lane:
     """Runs cells one at a time, in the calling thread; ``started`` has the seconds its hosts took to start.
 
-    Without ``workers`` the clients of a cell train in the lane's one process. On a cluster the host lies on the
-    machine with the number ``machine``, counted around, and Ray says which GPUs are seen. ``look_after`` raises
+    Without ``workers``, the clients of a cell train in the lane's one process. On a cluster, the host is on the machine
+    with index ``machine`` modulo the number of machines, and Ray decides which GPUs are visible. ``look_after`` raises
     ``RuntimeDied`` if Ray has ended.
     """
 
@@ -107,10 +107,10 @@ class Lane:
         self._host: ActorHandle[Any] | None = None
 
     def run(self, task: Task, watch: Callable[[], None]) -> None:
-        """Run a cell into its folder and return when it is complete.
+        """Run a cell, which writes to its folder, and return when it is complete.
 
-        ``watch`` is called many times a second; what it raises ends the host and is passed on. Raises ``RunFailed``,
-        as ``HostDied`` where the cell itself had no chance to say why, and as ``RuntimeDied`` where no lane can go on.
+        ``watch`` is called many times a second; an exception from it ends the host and is raised again. Raises
+        ``RunFailed``, as ``HostDied`` if the cell itself could not record why, as ``RuntimeDied`` if no lane can go on.
         """
         kind, folder = task.cell.kind.name, task.folder
         asked = {"workdir": str(self.workdir), "log": str(folder / LOG)}
@@ -141,7 +141,7 @@ class Lane:
             ray.kill(host)
 
     def _place(self) -> NodeAffinitySchedulingStrategy | None:
-        """Return the machine for the host; left to itself Ray puts all actors that need no CPU on one."""
+        """Return the machine for the host; by default, Ray puts all actors that need no CPU on the same one."""
         if self.machine is None:
             return None
         every: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -150,7 +150,7 @@ class Lane:
 
     def _start(self, watch: Callable[[], None], *, attempts: int = 2) -> ActorHandle[Any]:
         begun = time.monotonic()
-        # the server's work is small next to the workers', which have the CPUs
+        # the server's work is small compared with that of the workers, which have the CPUs
         make: Any = ray.remote(Host).options(num_cpus=0, max_restarts=0, scheduling_strategy=self._place())
         host: ActorHandle[Any] = make.remote(self.resources, self.environment, workers=self.workers)
         self._host = host
@@ -172,7 +172,7 @@ def _wait(reference: ray.ObjectRef[Any], watch: Callable[[], None]) -> Any:
 
 
 class LaneInProcess:
-    """The same in the calling thread, without Ray: for debuggers, with the same results."""
+    """A lane in the calling thread, without Ray: for debuggers, with the same results."""
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
@@ -181,8 +181,8 @@ class LaneInProcess:
     def run(self, task: Task, watch: Callable[[], None]) -> None:
         """Run a cell.
 
-        Raises ``RunFailed``, and what ``watch`` raises: in a run before each client's training, in a cell of the
-        laboratory at any step of Python.
+        Raises ``RunFailed`` and what ``watch`` raises: a run stops before the next client's training, a cell of the
+        laboratory at any Python instruction.
         """
         from experiments.lab.cell import run_cell
 
@@ -201,12 +201,12 @@ class LaneInProcess:
 
 
 class _Interruption(BaseException):
-    """Raised in a thread from another one, which cannot give it anything to say."""
+    """Raised in a thread by another one, which can pass only the class, no message."""
 
 
 @contextmanager
 def _interrupted(watch: Callable[[], None]) -> Iterator[None]:
-    """Look at ``watch`` from another thread, and end the block with what it raises."""
+    """Call ``watch`` repeatedly in another thread, and end the block with what it raises."""
     caller, over = threading.get_ident(), threading.Event()
     raised: list[BaseException] = []
 
@@ -218,8 +218,8 @@ def _interrupted(watch: Callable[[], None]) -> Iterator[None]:
                     continue
             except BaseException as stop:
                 raised.append(stop)
-            # threads have no other way to interrupt one another; native code returns first. What is raised in a
-            # finaliser is lost: again, until it arrives
+            # threads have no other way to interrupt one another; it takes effect once native code returns. An
+            # exception raised in a finaliser is lost, so it is raised again until it arrives
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(caller), ctypes.py_object(_Interruption))
 
     looking = threading.Thread(target=look, daemon=True)
@@ -231,5 +231,5 @@ def _interrupted(watch: Callable[[], None]) -> Iterator[None]:
             over.set()
             looking.join()
     except _Interruption:
-        # it may also come after the block
+        # it may also arrive after the block
         raise raised[0] from None

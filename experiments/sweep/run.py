@@ -1,4 +1,4 @@
-"""``fedpfn sweep``: from a file and words to cells that are done, and to what they found."""
+"""``fedpfn sweep``: reads a file and words, runs the cells, and shows what they found."""
 
 import shlex
 import sys
@@ -54,12 +54,12 @@ def sweep(
     skip: Sequence[str] = (),
     unskip: Sequence[str] = (),
 ) -> bool:
-    """Run the cells of ``file`` that are not done, and say whether all of them are now, or are skipped.
+    """Run the cells of ``file`` that are not done, and return whether all of them are now done or skipped.
 
-    With ``skip`` or ``unskip``, only say so of the cells that they choose; a sweep that runs elsewhere follows. Runs
-    are one at a time by default, cells of the laboratory one for each CPU, or for each GPU.
-    Every cell is checked before the first one starts: raises ``ConfigError`` with all faults, ``ValueError`` for jobs
-    or resources that cannot be had, or a folder that is not what its name says.
+    With ``skip`` or ``unskip``, only mark the chosen cells, which a sweep in another process then follows. By default,
+    one run is done at a time, and one cell of the laboratory for each CPU or GPU. Every cell is checked before the
+    first one starts: raises ``ConfigError`` with all faults, and ``ValueError`` for jobs or resources that are not
+    available, or for a folder that does not hold what its name says.
     """
     plan = read_sweep(file, words, workdir=workdir, quick=quick, cases=cases)
     cells = expand(plan)
@@ -137,14 +137,14 @@ def sweep(
 
 @contextmanager
 def _ending(out: Path) -> Iterator[None]:
-    """Record in the events that this process runs no more cells, for watching processes."""
+    """At the end, record in the events that this process runs no more cells, for watching processes."""
     try:
         yield
     except (KeyboardInterrupt, RunFailed) as stop:
         stop.add_note(f"sweep folder: {out}\nto resume: {shlex.join(['fedpfn', *sys.argv[1:]])}")
         raise
     finally:
-        # where the folder is there and its disk has room
+        # fails if the folder is gone or its disk is full
         with suppress(OSError):
             append_event(out, "ended")
 
@@ -170,7 +170,7 @@ def _figure_faults(plan: SweepFile) -> list[str]:
 
 
 def _usual_jobs(cells: Sequence[Cell], *, on_gpu: bool, alone: bool) -> int:
-    """Return how many cells run at a time by default; a cell of the laboratory keeps one CPU busy."""
+    """Return the default number of cells that run at a time; a cell of the laboratory keeps one CPU busy."""
     if cells[0].kind.name == FEDERATION or alone:
         return 1
     return max(1, min(torch.cuda.device_count() if on_gpu else available_cpus(), len(cells)))

@@ -1,8 +1,8 @@
-"""Running the cells of a sweep that are not done: lanes side by side, each with cell after cell.
+"""Runs the cells of a sweep that are not done: lanes in parallel, each with cell after cell.
 
 A cell that fails is recorded with its reason, and the others run. Whatever happens to this process, a cell is done, or
-will be resumed from its checkpoint, or begun again; what cannot be helped by going on (no runtime can be started, the
-disk is full) stops the sweep and is raised.
+will be resumed from its checkpoint, or started again. A problem that would stop every cell (no runtime can be started,
+the disk is full) stops the sweep and is raised.
 """
 
 import threading
@@ -26,27 +26,27 @@ _SHOW_SECONDS = 0.25
 
 
 class Runner(Protocol):
-    """What runs one cell after another: a lane."""
+    """Runs one cell after another, as a lane does."""
 
     started: list[float]
     resources: Resources
 
     def run(self, task: Task, watch: Callable[[], None]) -> None:
-        """Run a cell to its end. Raises ``RunFailed``, and whatever ``watch`` raises."""
+        """Run a cell to its end. Raises ``RunFailed`` and whatever ``watch`` raises."""
 
     def close(self) -> None:
-        """End what it keeps warm."""
+        """End the processes that it keeps warm."""
 
 
 def run_cells(
     board: Board, lanes: Sequence[Runner], *, out: Path, fail_fast: bool, show: Callable[[], None] = lambda: None
 ) -> None:
-    """Run what is on the board, one thread per lane, and return when nothing runs any more.
+    """Run the cells on the board, one thread per lane, and return when nothing runs any more.
 
     ``show`` is called four times a second, in this thread. Ctrl-C and SIGTERM stop the lanes and are raised again as
-    ``KeyboardInterrupt`` when all their processes have gone. Raises what no lane could help.
+    ``KeyboardInterrupt`` when all their processes have ended. Raises the error that stopped the sweep, if one did.
     """
-    # not `join`: in Python 3.11 a Ctrl-C in it has a thread taken for dead that is not
+    # not `join`: in Python 3.11, a Ctrl-C in it makes a live thread count as dead
     ended = [threading.Event() for _ in lanes]
     threads = [
         threading.Thread(target=_serve, args=(board, lane, number, over), kwargs={"out": out, "fail_fast": fail_fast})
@@ -64,7 +64,7 @@ def run_cells(
 
 @contextmanager
 def _stopping(board: Board, threads: Sequence[threading.Thread], ended: Sequence[threading.Event]) -> Iterator[None]:
-    """See the lanes to their end, whatever ends the block."""
+    """Wait for the lanes to end, however the block ends."""
     try:
         yield
     except BaseException:
@@ -83,7 +83,7 @@ def _serve(board: Board, lane: Runner, number: int, over: threading.Event, *, ou
                 board.end(task, board.skipped)
                 continue
             with claim(out, task.cell) as ours:
-                # another sweep may have finished it since this one looked
+                # another sweep may have finished it since this one checked
                 if not ours or cell_state(task.folder) is State.DONE:
                     board.end(task, board.elsewhere)
                     continue
@@ -100,7 +100,7 @@ def _serve(board: Board, lane: Runner, number: int, over: threading.Event, *, ou
 
 
 def _run(board: Board, lane: Runner, task: Task, *, out: Path) -> None:
-    """Run one cell and say on the board, in its folder and in the events how it went."""
+    """Run one cell, and record its outcome on the board, in its folder and in the events."""
     clear_leftovers(task.folder)
     keep_log(task.folder)
     about = {"cell": task.cell.address, "label": task.cell.label, "lane": task.lane}
@@ -119,7 +119,7 @@ def _run(board: Board, lane: Runner, task: Task, *, out: Path) -> None:
         try:
             lane.run(task, check)
         except HostDied as died:
-            # once, on a new host: most are killed by somebody else, or for want of memory that is there again
+            # retried once on a new host: most are killed by somebody else, or for lack of memory that is free again
             append_event(out, "host died", **about, error=str(died))
             lane.run(task, check)
         where = board.done

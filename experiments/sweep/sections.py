@@ -1,7 +1,7 @@
 """The sections of an experiment's file, read and checked key by key: settings, axes, cases, seeds.
 
-Every function takes the ``Place`` of what it reads and adds to the faults there what is wrong with it, so that one
-message has them all.
+Every function takes the ``Place`` of what it reads and adds what is wrong with it to the faults there, so that one
+message has all faults.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,14 +33,14 @@ SECTIONS: dict[str, tuple[type, str]] = {
     "published": (list, "a list of tables"),
     "figures": (list, "a list of tables"),
 }
-# what a folder keeps of how its experiment was asked for
+# what a sweep's folder records about how the experiment was requested
 _KEPT: dict[str, tuple[type, str]] = {"form": (str, "quick or full"), "words": (dict, "a table of settings")}
 TEXTS = ("title", "source", "question", "kind", "form")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Keys that move together, often one alone, and the rows of values that they take."""
+    """Keys that vary together, often just one, and the rows of values that they take."""
 
     keys: tuple[str, ...]
     rows: tuple[tuple[Scalar, ...], ...]
@@ -48,7 +48,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Place:
-    """A part of what is read: its name before each fault, the list of all faults, and the kind of the cells."""
+    """A section being read: its name, which precedes each fault, the list of all faults, and the kind of the cells."""
 
     name: str
     workdir: Path
@@ -56,16 +56,16 @@ class Place:
     kind: Kind
 
     def at(self, name: str) -> "Place":
-        """Return another part of the same."""
+        """Return another section of the same file, with the same list of faults."""
         return replace(self, name=name)
 
     def fault(self, text: str) -> None:
-        """Add a fault here."""
+        """Add a fault of this section."""
         self.faults.append(f"{self.name}: {text}" if self.name else text)
 
 
 def read_sections(place: Place, tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return the sections of the right shape; one with nothing in it is as one left out."""
+    """Return the sections that have the right type; an empty one counts as left out."""
     given = {}
     tables = {name.partition(".")[0] for name in place.kind.keys}
     known = SECTIONS | _KEPT
@@ -85,7 +85,7 @@ def read_sections(place: Place, tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def read_tables(place: Place, given: Mapping[str, Any], section: str) -> Iterator[tuple[Place, Mapping[str, Any]]]:
-    """Yield the entries of a list of tables, each with its place."""
+    """Yield the entries of a list of tables, each with its ``Place``."""
     for number, table in enumerate(given.get(section, []), start=1):
         if isinstance(table, Mapping):
             yield place.at(f"{section} {number}"), table
@@ -96,10 +96,10 @@ def read_tables(place: Place, given: Mapping[str, Any], section: str) -> Iterato
 
 
 def read_cases(place: Place, given: Mapping[str, Any]) -> dict[str, dict[str, Scalar]]:
-    """Return the settings of each case; the one case without a name where the file has none."""
+    """Return the settings of each case; a single case with an empty name if the file has none."""
     cases = {}
     for name, table in given.get("cases", {"": {}}).items():
-        # of a YAML a case without settings is empty
+        # in YAML, a case without settings is null
         if not isinstance(table or {}, Mapping):
             place.fault(f"case {name} must be a table of keys, got {shown(table)}")
         elif not is_plain(str(name)):
@@ -110,7 +110,7 @@ def read_cases(place: Place, given: Mapping[str, Any]) -> dict[str, dict[str, Sc
 
 
 def read_settings(place: Place, table: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Return settings as a config holds them."""
+    """Return settings with their values as a config holds them."""
     settings: dict[str, Scalar] = {}
     for name, value in flatten(table):
         if name in settings:
@@ -121,7 +121,7 @@ def read_settings(place: Place, table: Mapping[str, Any]) -> dict[str, Scalar]:
 
 
 def read_axes(place: Place, table: Mapping[str, Any], *, alone: bool = False, swept: bool = True) -> tuple[Axis, ...]:
-    """Return the axes of a grid; ``alone`` allows a value without a list, ``swept`` says that its keys are set."""
+    """Return the axes of a grid; ``alone`` allows a value outside a list, ``swept`` says that cells set its keys."""
     axes: list[Axis] = []
     seen: set[str] = set()
     for heading, given in flatten(table):
@@ -145,9 +145,9 @@ def read_axes(place: Place, table: Mapping[str, Any], *, alone: bool = False, sw
 
 
 def read_seeds(place: Place, given: Any, first: int) -> Sequence[Scalar]:
-    """Return the seeds of a list, or as many as a number says from ``first`` on."""
+    """Return the seeds of a list, or for a number n, the n seeds from ``first`` on."""
     if type(given) is int and given > 0:
-        # not a list, which a number of seeds is not yet known to be short enough for
+        # a range, not a list: the number of seeds has not been limited yet
         return range(first, first + min(given, MOST_SEED - 1))
     if not isinstance(given, list) or not given:
         place.fault(f"must be a list of one or more seeds, or their number, got {shown(given)}")
@@ -164,7 +164,7 @@ def read_seeds(place: Place, given: Any, first: int) -> Sequence[Scalar]:
 
 
 def _is_key(place: Place, name: str, *, swept: bool = False) -> bool:
-    """Whether a name is that of a key which is allowed here; if not, add a fault."""
+    """Whether a name is a key that is allowed here; if not, add a fault."""
     if not place.kind.is_key(name):
         place.fault((place.kind.key_faults(name, None) or [unknown_key(name, place.kind.keys)])[0])
     elif name in place.kind.ours:
@@ -179,7 +179,7 @@ def _is_key(place: Place, name: str, *, swept: bool = False) -> bool:
 
 
 def _value(place: Place, name: str, value: Any) -> Scalar:
-    """Return a value as a config holds it, once it is checked."""
+    """Check a value, and return it as a config holds it."""
     kind = place.kind
     faults = kind.key_faults(name, value)
     for fault in faults:
@@ -194,7 +194,7 @@ def _value(place: Place, name: str, value: Any) -> Scalar:
 
 
 def _repeated(values: Sequence[Any]) -> list[Any]:
-    """Return the values that come again, each time that they do."""
+    """Return every repetition of a value."""
     seen: set[Any] = set()
     again = []
     for value in values:

@@ -1,4 +1,4 @@
-"""Cells of a sweep chosen by a word: a cell's name, or the settings that it has."""
+"""Selects cells of a sweep by a word: a cell's name, or settings that it has."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from experiments.sweep.folders import cell_folder
 def choose(cells: Sequence[Cell], out: Path, texts: Iterable[str]) -> list[Cell]:
     """Return the cells that any of ``texts`` names: a cell's folder, label or address, or settings ``key=value,...``.
 
-    Raises ``ValueError`` for a text that names none.
+    Raises ``ValueError`` for a text that names no cell.
     """
     chosen: dict[str, Cell] = {}
     for text in texts:

@@ -30,7 +30,7 @@ _ORDER = {
     WAITING: "",
     State.DONE: "green",
 }
-# what ``cells.json`` holds
+# the contents of ``cells.json``
 _LIST: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "jobs": ("a whole number, 1 or more,", lambda value: is_count(value) and 0 < value < 10**6),
     "cells": ("a list of cells, each with address, label, rounds and keys,", lambda value: _are_cells(value)),
@@ -38,13 +38,13 @@ _LIST: dict[str, tuple[str, Callable[[Any], bool]]] = {
 # digits at the end of a cell's folder
 _ADDRESS = 12
 _IS_ADDRESS = re.compile(f"[0-9a-f]{{{_ADDRESS}}}")
-# around the table: its head, the line above, the terminal's last one
+# lines around the table: its heading, the line above, the terminal's last one
 _OTHER_LINES = 5
 
 
 @dataclass
 class _Watched:
-    """A cell: what the sweep says of it, and what its folder does."""
+    """A cell: what the sweep says about it, and what its folder holds."""
 
     label: str
     address: str
@@ -59,7 +59,7 @@ class _Watched:
         self.file = RoundsFile(self.folder)
 
     def look(self, out: Path) -> None:
-        """Find out how far it has come."""
+        """Update the state of the cell from its folder."""
         state = cell_state(self.folder)
         if state is State.DONE:
             self.summary = self.summary or read_table(self.folder / "summary.json", SUMMARY)
@@ -73,14 +73,14 @@ class _Watched:
         self.state = WAITING if state is State.LEFT else state
 
     def work(self) -> Work:
-        """Return what is left of it."""
+        """Return the work that is left of the cell."""
         rounds = self.file.read()
         each = seconds_per_round(rounds, self.config) if self.config is not None else None
         return Work(self.keys, self.rounds - max(len(rounds) - 1, 0), each)
 
 
 class SweepView:
-    """The cells of a sweep, or the runs in any folder, which has no cells that wait."""
+    """The cells of a sweep, or the runs in any other folder, which has no cells that wait."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -88,7 +88,7 @@ class SweepView:
         self.jobs = 1
 
     def look(self) -> bool:
-        """Read what is new, and return whether nothing runs or will."""
+        """Read what is new, and return whether nothing runs or is going to run."""
         listed = read_table(self.out / CELLS, _LIST, needed=tuple(_LIST))
         self._list(listed)
         for cell in self.cells.values():
@@ -99,14 +99,14 @@ class SweepView:
         return not states & {WAITING, State.CUT} or listed is None or _last_event(self.out) == "ended"
 
     def line(self) -> str:
-        """Return how many cells there are in each state, and the time left."""
+        """Return the number of cells in each state, and the time left, as text."""
         states = [cell.state for cell in self.cells.values()]
         counts = ", ".join(f"{states.count(state)} {state}" for state in _ORDER if state in states)
         left = self._seconds_left()
         return f"{len(states)} cells: {counts}" + (f"; about {duration(left)} left" if left else "")
 
     def render(self, *, height: int | None = None) -> RenderableType:
-        """Return the cells as a table, those that run first, as many as there is room for."""
+        """Return as many cells as there is room for as a table, those that are running first."""
         table = Table(box=None, header_style="bold", pad_edge=False)
         for place, head in enumerate(("cell", "state", "round", "score", "s per round", "left")):
             table.add_column(head, justify="right" if place > 1 else "left", no_wrap=True)
@@ -118,7 +118,7 @@ class SweepView:
         return Group(Text(f"{self.out}: {self.line()}"), table, *more)
 
     def _list(self, listed: dict[str, Any] | None) -> None:
-        """Take note of cells that are new to the list, or to a folder without one, and of those that left it."""
+        """Add cells that are new in the list, or in a folder without one, and remove those that have gone."""
         places = self.out / "cells" if (self.out / "cells").is_dir() else self.out
         folders = sorted(path for path in places.iterdir() if path.is_dir())
         if listed is None:
@@ -171,7 +171,7 @@ def _are_cells(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(cell, dict)
         and cell.keys() == {"address", "label", "rounds", "keys"}
-        # it becomes part of a path
+        # the address becomes part of a path
         and isinstance(cell["address"], str)
         and _IS_ADDRESS.fullmatch(cell["address"])
         and isinstance(cell["label"], str)

@@ -1,8 +1,8 @@
-"""Pictures drawn from run folders alone: of the groups of a study, and of one run's clients and masks.
+"""Figures drawn from run folders alone: of the groups of a study, and of one run's clients and masks.
 
 ``over_rounds``, ``over_bytes``, ``over_key`` and ``heat_map`` draw a pandas table into one matplotlib axes;
 ``barrier_matrix``, ``interpolation``, ``partition`` and ``schedule`` return a figure of one run. ``write_figures``
-writes all that a report has.
+writes all figures of a report.
 """
 
 import re
@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 
 
 def sweep_figures(study: Study, target: float | None = None, *, say: Say = lambda line: None) -> list[NamedFigure]:
-    """Return the pictures that compare the groups of ``study``; ``say`` which there are not, and why."""
+    """Return the figures that compare the groups of ``study``; ``say`` is called for each one not drawn, with why."""
     keys = numeric_keys(study) or [ALPHA]
     draws: dict[str, Callable[[], list[NamedFigure]]] = {
         "rounds": lambda: rounds_pictures(study),
@@ -57,9 +57,9 @@ def sweep_figures(study: Study, target: float | None = None, *, say: Say = lambd
 
 
 def run_figures(run: Run, *, trust: bool = False, say: Say = lambda line: None) -> list[NamedFigure]:
-    """Return the pictures of one run; ``say`` which there are not, and why.
+    """Return the figures of one run; ``say`` is called for each one that is not drawn, with the reason.
 
-    With ``trust`` the run's own schedule is called for what it froze.
+    With ``trust``, a schedule that is the run's own code is called to draw what it froze.
     """
 
     def named(name: str, figure: Figure) -> list[NamedFigure]:
@@ -76,10 +76,10 @@ def run_figures(run: Run, *, trust: bool = False, say: Say = lambda line: None) 
 
 
 def inside_figures(study: Study, *, trust: bool = False) -> Iterator[tuple[Run, list[NamedFigure], list[str]]]:
-    """Yield a run of each algorithm, its pictures, and lines on those that there are not.
+    """Yield one run of each algorithm, its figures, and a line for each figure that is not drawn.
 
-    The run is the lowest seed of the algorithm's first group. Algorithms of one seed are met by the same clients: their
-    partition is there once.
+    The run is the one with the lowest seed in the algorithm's first group. A partition that several of these runs share
+    is drawn once.
     """
     runs: dict[str, Run] = {}
     for group in study.groups:
@@ -92,7 +92,7 @@ def inside_figures(study: Study, *, trust: bool = False) -> Iterator[tuple[Run, 
         if (first := partitions.setdefault(digest, algorithm)) != algorithm:
             pictures = [picture for picture in pictures if picture.name != "partition"]
             notes.append(f"partition: the same as under {first}")
-        # the same wherever the runs lie
+        # the same notes wherever the runs are stored
         yield run, pictures, [note.replace(str(run.path), short_path(run.path)) for note in notes]
 
 
@@ -104,14 +104,14 @@ def write_figures(
     trust: bool = False,
     say: Say = lambda line: None,
 ) -> list[Path]:
-    """Write the pictures of ``study`` and of one run of each algorithm as NAME.svg and NAME.png; return the paths.
+    """Write the figures of ``study`` and of one run of each algorithm as NAME.svg and NAME.png; return the paths.
 
-    ``say`` gets a line for each picture that there is not, with the reason. With ``trust`` schedules of the runs' own
-    are called for what they freeze.
+    ``say`` is called with a line for each figure that is not drawn, with the reason. With ``trust``, schedules that are
+    the runs' own code are called to draw what they freeze.
     """
     pictures = sweep_figures(study, target, say=say)
     for run, inside, notes in inside_figures(study, trust=trust):
-        # a user's own algorithm may be a path
+        # the name of a user's own algorithm may be a path
         head = f"run-{re.sub(r'[^A-Za-z0-9_.+-]', '-', run.config.strategy.name)}-"
         pictures += [replace(picture, name=head + picture.name) for picture in inside]
         for note in notes:

@@ -1,9 +1,9 @@
-"""Runs next to each other, in one matplotlib axes: over rounds, over bytes, over a key, and over two keys.
+"""Runs compared in one matplotlib axes: over rounds, over bytes, over one key, and over two keys.
 
-Rows of a pandas table that agree in the keys ``by``, by default in every setting that differs, are a line; what is left
-to differ within, the seeds, is averaged, with bands and bars of ± 1 sample standard deviation. Tables of rounds are
-those of ``fedpfn.runs.read_runs``, tables of results those of ``frames.results_table``. Every function draws into
-``ax``, by default pyplot's current axes, and returns it.
+Rows of a pandas table that agree in the keys ``by`` form a line; ``by`` defaults to every setting that differs. Within
+a line only the seeds differ: they are averaged, with bands and bars of ± 1 sample standard deviation. Tables of rounds
+come from ``fedpfn.runs.read_runs``, tables of results from ``frames.results_table``. Every function draws into ``ax``,
+by default pyplot's current axes, and returns it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ def over_rounds(
     table: pd.DataFrame, y: str = "accuracy", *, by: Keys | None = None, looks: Looks | None = None,
     ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
-    """Draw ``y`` after each round: a line per group, the mean over its seeds, in a band.
+    """Draw ``y`` after each round: per group, a line for the mean over its seeds, with a band.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def over_rounds(
         A column of numbers: ``accuracy``, ``loss``, ``barrier.accuracy_mean`` ...
     by
         Keys that tell the lines apart, or the name of one column that holds their labels; by default all settings with
-        several values, so that seeds alone are averaged.
+        several values, so that only seeds are averaged.
     looks
         Colour, marker and line style of each label; chosen here by default.
     ax
@@ -79,9 +79,9 @@ def over_bytes(
     table: pd.DataFrame, y: str = "accuracy", *, by: Keys | None = None, target: float | None = None,
     looks: Looks | None = None, ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
-    """Draw ``y`` against the bytes sent so far, up and down; a diamond where a mean first reaches ``target``.
+    """Draw ``y`` against the bytes sent so far, up and down; a diamond marks where a mean first reaches ``target``.
 
-    Bytes, too, are means over the seeds. Parameters are those of ``over_rounds``.
+    Bytes are means over the seeds, too. The other parameters are those of ``over_rounds``.
 
     Examples
     --------
@@ -117,9 +117,10 @@ def over_key(
     table: pd.DataFrame, key: str, y: str = "final_accuracy", *, by: Keys | None = None,
     looks: Looks | None = None, ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
-    """Draw ``y`` of a table of results against ``key``, with bars; the axis is logarithmic beyond a decade.
+    """Draw ``y`` of a table of results against ``key``, with error bars; the axis is logarithmic beyond one decade.
 
-    Runs that do not use ``key`` are a level line with a band. Other parameters are those of ``over_rounds``.
+    Runs that do not use ``key`` become a horizontal line with a band. The other parameters are those of
+    ``over_rounds``.
 
     Examples
     --------
@@ -138,7 +139,7 @@ def over_key(
             bars = points["std"].to_numpy() if points["std"].notna().any() else None
             line = {"label": label, "capsize": 2, "elinewidth": 0.8, "capthick": 0.8, **look}
             drawn = ax.errorbar(points.index, points["mean"], bars, **line)
-            # bars of several lines at one value would hide each other: lines move by points of the page, not of data
+            # error bars of several lines at one value would hide each other: lines are shifted by points on the page
             shift = 0.0 if bars is None else (number + 1) // 2 * (1.8 if number % 2 else -1.8)
             for artist in drawn.get_children():
                 artist.set_transform(offset_copy(ax.transData, ax.get_figure(root=True), x=shift, units="points"))
@@ -163,11 +164,11 @@ def heat_map(
     table: pd.DataFrame, y: str = "final_accuracy", *, x: str = style.RATIO, rows: str = style.ALPHA,
     limits: tuple[float, float] | None = None, numbers: bool = False, ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
-    """Draw ``y`` of a table of results over the keys ``x`` and ``rows``: fields of colour with mean and deviation.
+    """Draw ``y`` of a table of results over the keys ``x`` and ``rows``: coloured cells with mean and deviation.
 
-    Runs that do not use a key have a column or a row for it; what is missing is hatched. Colours go from the lowest to
-    the highest mean, or within ``limits``; with ``numbers`` each field shows n. Raises ``ValueError`` where a
-    further setting differs.
+    Runs that do not use a key get a column or row of their own; missing cells are hatched. Colours span the lowest to
+    the highest mean, or ``limits``; with ``numbers`` each cell shows n. Raises ``ValueError`` if any other setting
+    differs.
 
     Examples
     --------
@@ -195,7 +196,7 @@ def heat_map(
         lines = [f"{mean:.3f}"]
         lines += [] if np.isnan(deviations[row, column]) else [f"±{deviations[row, column]:.3f}"]
         lines += [f"n = {counts[row, column]:.0f}"] if numbers else []
-        # how light a colour looks, by the weights of Rec. 709
+        # relative luminance, with the weights of Rec. 709
         light = np.dot(image.to_rgba(np.array([mean]))[0][:3], (0.2126, 0.7152, 0.0722))
         ink = "white" if light < 0.45 else "black"
         ax.text(column, row, "\n".join(lines), color=ink, fontsize=6.5, ha="center", va="center")
@@ -208,7 +209,7 @@ def heat_map(
 def keys_of(table: pd.DataFrame) -> list[str]:
     """Return the keys that tell groups apart: a study's, or those of ``read_runs`` with several values.
 
-    The seed and where a run lies are no such keys.
+    The seed and the folder of a run are not among them.
     """
     if "by" in table.attrs:
         return list(table.attrs["by"])
@@ -217,7 +218,7 @@ def keys_of(table: pd.DataFrame) -> list[str]:
 
 
 def lines_of(table: pd.DataFrame, by: Keys) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the rows that agree in the keys ``by``, with their label."""
+    """Yield a label and its rows for each combination of values of the keys ``by``."""
     if not by:
         yield "all runs", table
         return
@@ -237,20 +238,20 @@ def looks_of(table: pd.DataFrame, by: Keys) -> Looks:
 
 
 def measured(table: pd.DataFrame, y: str) -> pd.DataFrame:
-    """Return the rows in which ``y`` was measured; a barrier among them may be no finite number, which is NaN."""
-    # settings, some of which have the same prefix, come before the number of the round
+    """Return the rows in which ``y`` was measured; a barrier that was not finite is NaN there."""
+    # settings, some of which have the same prefix, come before the column of the round
     recorded = [str(name) for name in table][list(table).index("round") if "round" in table else 0 :]
     siblings = [name for name in recorded if name == y or ("." in y and name.startswith(f"{y.split('.')[0]}."))]
     return table[table[siblings].notna().any(axis=1)]
 
 
 def plain(value: Any) -> Value:
-    """Return a cell of a table as the value of a key: None where it is empty, and no number of NumPy's."""
+    """Return a cell of a table as the value of a key: None if it is empty, and Python numbers for NumPy's."""
     return None if pd.isna(value) else getattr(value, "item", lambda: value)()
 
 
 def _settings(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with what a run's first row says in all rows: later ones have the round's own mask."""
+    """Return the table with the first row of each run in all of its rows: later rows have the mask of their round."""
     if "round" not in table:
         return table
     first = table.drop_duplicates("run").set_index("run")
@@ -261,9 +262,9 @@ def _draw_band(ax: Axes, x: Any, series: pd.DataFrame, look: Mapping[str, Any], 
     mean, deviation = series["mean"].to_numpy(), series["std"].to_numpy()
     if np.isnan(mean).all():
         return
-    # what stands alone between gaps is seen by its mark
+    # a point that stands alone between gaps is visible only by its marker
     every = 1 if np.isnan(mean).any() else -(-len(x) // _MARKS)
-    # lines that run together show their marks in turn
+    # lines that coincide show their markers in turn
     ax.plot(x, mean, label=label, markevery=(len(ax.lines) * (every // 3) % every, every), **look)
     ax.fill_between(x, mean - deviation, mean + deviation, color=look["color"], alpha=0.13, linewidth=0)
 

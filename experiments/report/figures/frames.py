@@ -1,4 +1,4 @@
-"""A study as pandas tables that pictures are drawn from: one row per round, or one row per run."""
+"""A study as pandas tables from which figures are drawn: one row per round, or one row per run."""
 
 import pandas as pd
 
@@ -8,7 +8,7 @@ from fedpfn.runs.tables import rounds_of
 
 
 def rounds_table(study: Study) -> pd.DataFrame:
-    """Return the rounds of the runs of ``study`` as ``read_runs`` does, keys that a run does not use left empty."""
+    """Return the rounds of the runs of ``study`` as ``read_runs`` does, with the keys that a run does not use empty."""
     tables = []
     for number, group in enumerate(study.groups):
         rounds = rounds_of(group.runs)
@@ -21,7 +21,7 @@ def rounds_table(study: Study) -> pd.DataFrame:
 
 
 def results_table(study: Study) -> pd.DataFrame:
-    """Return one row per run of ``study``: run, group and seed, keys, and every measure of a report by its key."""
+    """Return one row per run of ``study``: run, group, seed, keys, and every measure of a report under its key."""
     shown = (*measures(), SHARE_MOVED)
     rows = [
         {"run": str(run.path), "group": number, "seed": run.config.seed, **group.keys}

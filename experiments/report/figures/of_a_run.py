@@ -1,7 +1,7 @@
-"""One run's pictures: the barriers and the paths between a round's client models, and which client holds what.
+"""Figures of one run: the barriers and paths between the client models of a round, and which client holds what.
 
-Each function returns a matplotlib figure whose label is its caption, and raises ``NotDrawnError`` where there is
-nothing to draw.
+Each function returns a matplotlib figure whose label is its caption, and raises ``NotDrawnError`` if there is nothing
+to draw.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ from fedpfn.runs import Run
 
 Arrays = dict[str, NDArray[Any]]
 
-# clients up to which the numbers can be read within their fields
+# largest number of clients at which the numbers in the cells can be read
 MOST_NUMBERS = 12
 _KINDS = ("accuracy", "error", "loss")
 
@@ -111,7 +111,7 @@ def _draw_paths(axes: Axes, alphas: NDArray[Any], paths: NDArray[Any], kind: str
     finite = np.where(np.isfinite(paths), paths, np.nan)
     strength = float(np.clip(4.0 / len(paths), 0.12, 0.5))
     axes.plot(alphas, finite.T, color=colour, alpha=strength, linewidth=0.6)
-    # an infinite loss on one path makes no mean there
+    # where the loss on one path is infinite there is no mean
     mean = paths.mean(axis=0)
     axes.plot(alphas, np.where(np.isfinite(mean), mean, np.nan), color=colour, linewidth=2)
     chord = alphas * mean[-1] + (1 - alphas) * mean[0]
@@ -125,7 +125,7 @@ def _unit(run: Run, kind: str) -> str:
 
 
 def _of_round(run: Run, server_round: int | None) -> tuple[int, Arrays]:
-    """Return a round and its arrays; by default the last one measured."""
+    """Return a round and its arrays; by default the last round measured."""
     measured = [record["round"] for record in run.rounds if record["barrier"]]
     if not measured:
         raise NotDrawnError("no barrier was measured")
@@ -146,7 +146,7 @@ def _of_round(run: Run, server_round: int | None) -> tuple[int, Arrays]:
 
 
 def _shape_fault(arrays: Arrays) -> str | None:
-    """Say which array does not fit the others: the clients, their pairs and the points of a path give all sizes."""
+    """Return which array does not fit the others: clients, pairs and points of a path determine all sizes."""
     sizes = [arrays[name].shape[:1] for name in ("clients", "pairs", "alphas") if name in arrays]
     if len(sizes) < 3 or not all(sizes) or not all(size[0] for size in sizes):
         return "clients, pairs or alphas are not there"
@@ -161,7 +161,7 @@ def _shape_fault(arrays: Arrays) -> str | None:
 
 
 def _short(value: float) -> str:
-    """Write a barrier into its field: two decimals, without the zero before the point."""
+    """Return a barrier as its cell shows it: two decimals, without the zero before the point."""
     if np.isinf(value):
         return "∞"
     return f"{value:.2f}".removeprefix("0") if value < 1 else f"{value:.3g}"
@@ -169,16 +169,16 @@ def _short(value: float) -> str:
 
 Counts = NDArray[np.int64]
 
-# beyond so many clients or classes, dots are too small to be compared
+# with more clients or classes than these, dots are too small to compare
 MOST_DOTS = (40, 20)
 MOST_TICKS = 20
 
 
 @in_style()
 def partition(run: Run) -> Figure:
-    """Draw how many examples of each class each client holds, as areas of dots; above, how many it holds in all.
+    """Draw the number of examples of each class that each client holds, as areas of dots, with its total above.
 
-    Many clients or classes are fields of colour on a logarithmic scale instead.
+    With many clients or classes, draw coloured cells on a logarithmic scale instead.
     """
     record = run.partition or {}
     rows = record.get("class_counts")
@@ -210,7 +210,7 @@ def partition(run: Run) -> Figure:
 
 def _draw_dots(figure: Figure, axes: Axes, counts: Counts) -> None:
     clients, classes = counts.shape
-    # points across one field, so that the largest dot just fills it
+    # the width of one cell in points, so that the largest dot just fills it
     across = 72 * min((figure.get_figwidth() - 0.7) / clients, (figure.get_figheight() - 1.55) * 0.8 / classes)
     area = (0.95 * across) ** 2 / counts.max()
     held = np.argwhere(counts > 0)
@@ -245,6 +245,6 @@ def _draw_fields(figure: Figure, axes: Axes, counts: Counts) -> None:
 
 
 def _round_number(value: float) -> int:
-    """Return the first of 1, 2, 5, 10, 20 ... below ``value``, 1 at least."""
+    """Return the largest of 1, 2, 5, 10, 20 ... that is at most ``value``, and at least 1."""
     base = 10 ** int(np.floor(np.log10(max(value, 1))))
     return int(max(step * base for step in (1, 2, 5) if step * base <= max(value, 1)))

@@ -1,8 +1,8 @@
 """What a mask schedule freezes, round by round: a sample of each tensor's entries, rebuilt from the config alone.
 
 Masks are functions of (config, round, names and shapes of the parameters): plans come from the run's strategy, shapes
-from its final checkpoint, data are not needed. The share that a rebuilt round freezes is compared with the one on
-record, so that a picture is of the run or is not drawn.
+from its final checkpoint, and data are not needed. The share that a rebuilt round freezes is compared with the one on
+record; if they differ, the figure is not drawn.
 """
 
 import re
@@ -28,9 +28,9 @@ from fedpfn.runs.arguments import is_masked, round_plans
 from fedpfn.schedules import Plan
 
 MOST_ROUNDS, MOST_TENSORS = 40, 24
-# rows of the picture, shared out over its tensors
+# rows of the figure, shared by its tensors
 _ROWS = 144
-# entries that are drawn at most; of a large model, fewer rounds are shown
+# largest number of entries to rebuild; of a large model, fewer rounds are shown
 _BUDGET = 40_000_000
 # what torch's normalisation layers keep in addition to their parameters
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -42,11 +42,11 @@ _COLOURS = {TRAINED: "#E4E4E4", SECOND: "#56B4E9", PARTLY: "#56B4E9", FIRST: "#D
 
 @in_style()
 def schedule(run: Run, *, trust: bool = False) -> Figure:
-    """Draw what the first rounds freeze, rounds by entries, under the share that is frozen in every round.
+    """Draw which entries the first rounds freeze, rounds by entries, below the share that each round freezes.
 
-    Of each tensor some entries are drawn, evenly spaced over it; of many tensors, some. A user's own schedule is
-    called for its rounds in order, as in the run, but only with ``trust``: it is code, and the folder may be anybody's.
-    The caption is the figure's label. Raises ``NotDrawnError`` where there is nothing to draw.
+    Evenly spaced entries of each tensor are drawn; of many tensors, only some. A user's own schedule is called for its
+    rounds in order, as in the run, but only with ``trust``: it is code, and the folder may come from anybody. The
+    caption is the figure's label. Raises ``NotDrawnError`` if there is nothing to draw.
     """
     trained = [record for record in run.rounds if record["mask"]]
     if not is_masked(run.config):
@@ -69,7 +69,7 @@ def schedule(run: Run, *, trust: bool = False) -> Figure:
     try:
         plan_of = round_plans(run.config)
         plans = [plan_of(server_round) for server_round in range(1, rounds + 1)]
-    # whatever a user's own schedule raises today: the run is over and its other pictures are not concerned
+    # whatever a user's own schedule raises now: the run is over, and its other figures can still be drawn
     except Exception as error:
         raise NotDrawnError(f"the schedule cannot be called again: {' '.join(str(error).split())}") from error
     for record, plan in zip(trained, plans, strict=False):
@@ -90,7 +90,7 @@ def schedule(run: Run, *, trust: bool = False) -> Figure:
 
 
 def _shapes(run: Run) -> Shapes:
-    """Return names and shapes of the parameters, by name: their order in the model is not on record."""
+    """Return names and shapes of the parameters, sorted by name: their order in the model is not on record."""
     state = run.state()
     return tuple(
         (name, tuple(tensor.shape))
@@ -100,7 +100,7 @@ def _shapes(run: Run) -> Shapes:
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
-    """Order names as one counts: layer 2 comes before layer 10."""
+    """Return a sort key that orders numbers in names by value: layer 2 comes before layer 10."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -112,7 +112,7 @@ def _frozen(plan: Plan, shapes: Shapes) -> float:
 
 
 def _sample(shapes: Shapes) -> dict[str, NDArray[np.int64]]:
-    """Return positions within the flattened tensors, evenly spaced, of all tensors or of some, evenly spaced too."""
+    """Return evenly spaced positions within flattened tensors; of many tensors, for an evenly spaced choice of them."""
     tensors = [(name, prod(shape)) for name, shape in shapes if prod(shape)]
     chosen = np.unique(np.linspace(0, len(tensors) - 1, min(len(tensors), MOST_TENSORS)).round().astype(np.int64))
     rows = max(1, _ROWS // len(chosen))
@@ -125,7 +125,7 @@ def _sample(shapes: Shapes) -> dict[str, NDArray[np.int64]]:
 def _states(
     plans: list[Plan], shapes: Shapes, sample: Mapping[str, NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Return (entries, rounds) positions in the list of words that say when an entry is frozen."""
+    """Return an array (entries, rounds) of indices into a list of labels that say when an entry is frozen."""
     used = [[phase for phase in plan if phase.share > 0] for plan in plans]
     phases = max(map(len, used))
     words = {1: [TRAINED, FROZEN], 2: [TRAINED, SECOND, FIRST, FROZEN]}.get(phases, [TRAINED, PARTLY, FROZEN])
@@ -181,7 +181,7 @@ def _draw(
 
 
 def _with_gaps(states: NDArray[np.int64], sizes: list[int], gap: int = 2) -> tuple[Any, list[float]]:
-    """Return the rows with empty ones between tensors, and where the middle of each tensor lies."""
+    """Return the rows with empty ones between tensors, and the position of the middle of each tensor."""
     ends = np.cumsum(sizes)
     starts = ends - sizes + gap * np.arange(len(sizes))
     picture = np.full((len(states) + gap * (len(sizes) - 1), states.shape[1]), -1, dtype=np.int64)

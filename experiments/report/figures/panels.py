@@ -1,7 +1,7 @@
-"""The pictures that compare the groups of a study: panels with one legend, and captions that say over how many seeds.
+"""The figures that compare the groups of a study: panels with one legend, and captions that give the number of seeds.
 
-No panel has more than six lines where one or two keys, the partition's alpha before any other, can make panels. A line
-that does not use such a key (FedAvg has no mask ratio) is drawn in every panel, so that none is dropped.
+Lines are split into panels by one or two keys, preferably the partition's alpha, so that no panel has more than six
+lines where that is possible. A line that does not use such a key (FedAvg has no mask ratio) is drawn in every panel.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ from experiments.report.study import Study, short_name
 MOST_LINES, MOST_COLUMNS = 6, 5
 
 _PAIRS, _MOVED = "barrier between client models (mean over pairs", "share of hidden units that matching moves"
-# columns of tables, with the words for them in file names and captions
+# columns of tables, with their names in file names and captions
 _COLUMNS = {
     "accuracy": ("accuracy", "test accuracy of the global model"),
     "barrier.accuracy_mean": ("barrier", f"accuracy {_PAIRS})"),
@@ -41,19 +41,19 @@ _COLUMNS = {
 }
 _ROUNDS, _RESULTS = list(_COLUMNS)[:4], list(_COLUMNS)[4:]
 
-# draws a column of a table into axes, as ``over_rounds`` does
+# draws a column of a table into axes, like ``over_rounds``
 Draw = Callable[..., Axes]
 
 
 def rounds_pictures(study: Study) -> list[NamedFigure]:
-    """Return accuracy and mean barrier after each round, or error and its barrier; raise ``NotDrawnError`` without."""
+    """Draw accuracy and mean barrier, or error and its barrier, after each round; may raise ``NotDrawnError``."""
     table = frames.rounds_table(study)
     said = "against communication rounds; round 0 is the initial model"
     return _draw("rounds", table, study.by, _on_record(table, _ROUNDS), comparison.over_rounds, "band", said)
 
 
 def bytes_pictures(study: Study, target: float | None = None) -> list[NamedFigure]:
-    """Return accuracy against bytes; raise ``NotDrawnError`` where either is not on record."""
+    """Draw accuracy against bytes; raise ``NotDrawnError`` if either is not on record."""
     table = frames.rounds_table(study)
     if not (table["bytes_up"] + table["bytes_down"]).any():
         raise NotDrawnError("no bytes are on record")
@@ -65,7 +65,7 @@ def bytes_pictures(study: Study, target: float | None = None) -> list[NamedFigur
 
 
 def key_pictures(study: Study, key: str = ALPHA) -> list[NamedFigure]:
-    """Return final accuracy, and mean barrier or the share of units moved, against ``key``; see ``NotDrawnError``."""
+    """Draw final accuracy, and mean barrier or share of units moved, against ``key``; may raise ``NotDrawnError``."""
     if key not in numeric_keys(study):
         raise NotDrawnError(f"{key} is no number that differs between the groups")
     table = frames.results_table(study)
@@ -82,7 +82,7 @@ def key_pictures(study: Study, key: str = ALPHA) -> list[NamedFigure]:
 
 @style.in_style()
 def heat_pictures(study: Study, y: str = "final_accuracy") -> list[NamedFigure]:
-    """Return ``y`` over mask ratio and alpha, or the first two numeric keys: one panel per remaining setting."""
+    """Draw ``y`` over mask ratio and alpha, or over the first two numeric keys: one panel per remaining setting."""
     keys = sorted(numeric_keys(study), key=lambda key: (key != style.RATIO, key != ALPHA))
     if len(keys) < 2:
         raise NotDrawnError("no two numbers differ between the groups")
@@ -115,7 +115,7 @@ def heat_pictures(study: Study, y: str = "final_accuracy") -> list[NamedFigure]:
 
 
 def numeric_keys(study: Study) -> list[str]:
-    """Return the columns of ``study`` whose values are numbers, two different ones at least; alpha before any other."""
+    """Return the columns of ``study`` that hold at least two different numbers; alpha comes first."""
     values = {key: {group.keys[key] for group in study.groups} - {None} for key in study.by}
     keys = [
         key for key, those in values.items() if len(those) > 1 and not any(isinstance(one, bool | str) for one in those)
@@ -124,7 +124,7 @@ def numeric_keys(study: Study) -> list[str]:
 
 
 def panels(table: pd.DataFrame, by: Sequence[str]) -> tuple[list[str], list[tuple[str, pd.DataFrame]]]:
-    """Return the fewest keys, two at most, that leave no panel too many lines, and the panels with their titles."""
+    """Return the fewest keys, at most two, by which no panel has too many lines, and the panels with their titles."""
     names = [key for key in by if table[key].nunique() > 1]
     names.sort(key=lambda key: (key == style.ALGORITHM, key != ALPHA))
     choices: list[tuple[str, ...]] = [(), *((key,) for key in names), *combinations(names, 2)]
@@ -153,7 +153,7 @@ def _on_record(table: pd.DataFrame, ys: Sequence[str]) -> list[str]:
 
 
 def _labels(table: pd.DataFrame, by: Sequence[str], panel_keys: Sequence[str]) -> list[str]:
-    """Return the label of each row's line: its settings, and which of the panels' keys it does not use."""
+    """Return the label of each row's line: its settings, and the panels' keys that it does not use."""
     found = []
     for row in table[list(by)].itertuples(index=False, name=None):
         keys = dict(zip(by, map(comparison.plain, row), strict=True))
@@ -166,9 +166,9 @@ def _labels(table: pd.DataFrame, by: Sequence[str], panel_keys: Sequence[str]) -
 def _draw(
     name: str, table: pd.DataFrame, by: Sequence[str], ys: Sequence[str], draw: Draw, spread: str, said: str
 ) -> list[NamedFigure]:
-    """Return pictures of the columns ``ys``, above each other where panels fit into a row, else one of each.
+    """Draw the columns ``ys``: one below the other if the panels fit into a row, otherwise a figure for each.
 
-    ``spread`` is what a deviation is drawn as, ``said`` what lies along x.
+    ``spread`` is what deviations are drawn as, for the caption, and ``said`` describes the x axis.
     """
     keys, shown = panels(table, by)
     table = pd.concat([table, pd.Series(_labels(table, by, keys), table.index, name="line")], axis=1)
@@ -199,7 +199,7 @@ def _draw(
 
 
 def _finish(figure: Figure, table: pd.DataFrame, ys: Sequence[str], spread: str, said: str) -> str:
-    """Put the legend above a figure, and return its caption: what is shown, n, what is missing or was left out."""
+    """Put the legend above a figure and return its caption: what is shown, n, and what is missing or left out."""
     seeds: dict[str, set[int]] = {}
     notes, lost = "", 0
     for y in ys:
@@ -227,5 +227,5 @@ def _finish(figure: Figure, table: pd.DataFrame, ys: Sequence[str], spread: str,
 
 
 def _capital(text: str) -> str:
-    # a caption begins with a capital, the names within it do not
+    # `str.capitalize` would lower the names within
     return text[0].upper() + text[1:]

@@ -1,7 +1,7 @@
-"""How every picture looks, the words on it, and the files it becomes: the same bytes from the same runs.
+"""How every figure looks, its labels, and the files it is saved as: the same runs give the same bytes.
 
 Colours are Okabe and Ito's, distinguishable for the colour-blind; markers and line styles tell the same lines apart in
-grey. FedAvg, FedPFN and FedPNU have the same colour and marker on every picture.
+grey. FedAvg, FedPFN and FedPNU have the same colour and marker in every figure.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -21,7 +21,7 @@ from fedpfn.algorithms import TITLES
 from fedpfn.runs import Run
 from fedpfn.runs.identity import used_keys
 
-# inches; a single and a double column of the usual two-column pages
+# inches; a single and a double column of a typical two-column page
 SINGLE, DOUBLE = 3.5, 7.16
 BLUE, ORANGE, GREEN = figures.BLUE, figures.ORANGE, figures.GREEN
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -35,7 +35,7 @@ _STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (
 _FIRST = ("fedavg", "fedpfn", "fedpnu")
 _SYMBOLS = {ALPHA: "α", RATIO: "ρ"}
 _AXES = {ALPHA: "Dirichlet α (smaller: more skewed)", RATIO: "mask ratio ρ (share of entries frozen)"}
-# glyphs as paths: a picture looks alike on every machine and its labels keep the room that was measured for them
+# glyphs as paths: a figure looks the same on every machine, and its labels keep the size that was measured for them
 _RC: dict[str, Any] = {
     "svg.fonttype": "path", "svg.hashsalt": "fedpfn", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.title_fontsize": 7,
@@ -47,12 +47,12 @@ _RC: dict[str, Any] = {
 
 
 class NotDrawnError(ValueError):
-    """There is no such picture of a run or of a study; the message says why."""
+    """A run or study has no such figure; the message says why."""
 
 
 @dataclass(frozen=True)
 class NamedFigure:
-    """A picture, the stem of its files, and a caption that says what is shown, over how many seeds."""
+    """A figure, the stem of its file names, and a caption that says what is shown and over how many seeds."""
 
     name: str
     caption: str
@@ -61,7 +61,7 @@ class NamedFigure:
 
 @contextmanager
 def in_style() -> Iterator[None]:
-    """Draw and save with these settings alone, whatever the reader's own matplotlibrc says."""
+    """Draw and save with these settings alone, regardless of the user's own matplotlibrc."""
     with matplotlib.style.context(["default", _RC]):
         yield
 
@@ -69,8 +69,8 @@ def in_style() -> Iterator[None]:
 def looks(algorithms: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
     """Return colour, marker and line style, as keywords of matplotlib's ``plot``, for each label of ``algorithms``.
 
-    With several algorithms, colour and marker are the algorithm's and line styles tell its lines apart; with one, or
-    with more lines of one than there are styles to see, all three go by the line.
+    With several algorithms, colour and marker show the algorithm and line styles tell its lines apart. With one
+    algorithm, or with more than four lines of one, every line has its own colour, marker and line style.
     """
     order = list(dict.fromkeys([*_FIRST, *algorithms.values()]))
     members = {name: [label for label, other in algorithms.items() if other == name] for name in order}
@@ -89,12 +89,12 @@ def looks(algorithms: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
 
 
 def svg(picture: NamedFigure) -> bytes:
-    """Return a picture as SVG: no date, no library's version, ids made from what is drawn."""
+    """Return a figure as SVG: without date or library version, with ids derived from what is drawn."""
     return _saved(picture.figure, "svg", {"Date": None, "Creator": None}, 300)
 
 
 def png(picture: NamedFigure, *, dpi: int = 300) -> bytes:
-    """Return a picture as PNG."""
+    """Return a figure as PNG."""
     return _saved(picture.figure, "png", {"Software": None}, dpi)
 
 
@@ -102,7 +102,7 @@ def _saved(figure: Figure, kind: str, metadata: dict[str, None], dpi: int) -> by
     buffer = BytesIO()
     with in_style():
         if not isinstance(figure.get_layout_engine(), PlaceHolderLayoutEngine):
-            # laid out once, so that it does not matter what a figure is saved as first
+            # laid out once, so that the format it is first saved in does not matter
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
         figure.savefig(buffer, format=kind, metadata=metadata, dpi=dpi)
@@ -110,19 +110,19 @@ def _saved(figure: Figure, kind: str, metadata: dict[str, None], dpi: int) -> by
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure, in inches, that pyplot does not manage."""
+    """Return an empty figure, sized in inches, that pyplot does not manage."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def entitle(figure: Figure, *parts: str) -> None:
-    """Put a title above a figure: its parts on one line if they fit, else on lines of their own."""
+    """Put a title above a figure: its parts on one line if they fit, otherwise on separate lines."""
     width = int(19 * figure.get_figwidth())
     joined = " · ".join(parts)
     figure.suptitle(joined if len(joined) <= width else "\n".join(fill(part, width) for part in parts), fontsize=7.5)
 
 
 def add_legend(figure: Figure, handles: Mapping[str, Any], title: str | None = None, *, above: bool = False) -> None:
-    """Put the labels of ``handles`` below a figure or above it, on lines that its width allows; it grows by as much."""
+    """Put a legend of ``handles`` below or above a figure, wrapped to its width; the figure grows by its height."""
     labels = [fill(label, int((figure.get_figwidth() - 0.6) / 0.056)) for label in handles]
     width = 0.55 + 0.056 * max(len(line) for label in labels for line in label.split("\n"))
     rows = -(-len(labels) // max(1, int(figure.get_figwidth() // width)))
@@ -135,7 +135,7 @@ def add_legend(figure: Figure, handles: Mapping[str, Any], title: str | None = N
 
 
 def symbol(key: str) -> str:
-    """Return a key as it stands before an equals sign: the papers' symbol where there is one."""
+    """Return the name of a key before an equals sign: the papers' symbol if there is one."""
     return _SYMBOLS.get(key, short_name(key))
 
 
@@ -158,13 +158,13 @@ def setting(key: str, value: Value) -> str:
 
 
 def settings(keys: Mapping[str, Value]) -> str:
-    """Return the keys that are used with their values, the algorithm first."""
+    """Return the keys that are used, with their values, the algorithm first."""
     order = sorted(keys, key=lambda key: key != ALGORITHM)
     return ", ".join(setting(key, keys[key]) for key in order if keys[key] is not None) or "all runs"
 
 
 def counted(numbers: Collection[int], noun: str) -> str:
-    """Return how many there are, as a range where the numbers differ.
+    """Return a number with its noun, as a range where several numbers differ.
 
     >>> counted([1], "seed"), counted([3, 2, 3], "seed")
     ('1 seed', '2–3 seeds')
@@ -174,7 +174,7 @@ def counted(numbers: Collection[int], noun: str) -> str:
 
 
 def title_of(run: Run, *, algorithm: bool = True) -> str:
-    """Return what a run was, on one line: algorithm, data, model, clients, skew and seed."""
+    """Describe a run on one line: algorithm, data, model, clients, skew and seed."""
     config, used = run.config, used_keys(run.config)
     skew = setting(ALPHA, config.partition.alpha) if ALPHA in used else config.partition.scheme
     head = setting(ALGORITHM, config.strategy.name)
