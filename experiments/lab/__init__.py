@@ -1,1 +1,1 @@
-"""The laboratory: experiments as files, cells run and recorded, tables and figures; no Flower, no Ray."""
+"""The laboratory: experiments in files, cells that are run and recorded, tables and figures; without Flower and Ray."""

@@ -1,9 +1,9 @@
 """A cell of the laboratory and its folder.
 
-``cell.yaml`` (kind and settings, with the environment), ``findings.json`` (measures and rows), ``arrays.npz`` and
-``models/*.safetensors`` with their ``config.yaml`` where the cell keeps any, and last ``summary.json``, whose presence
-means that the cell is complete. Files are written whole or not at all. A cell is a function of its settings: neither
-the process nor what ran before changes a figure.
+The folder has ``cell.yaml`` (kind and settings, with the environment), ``findings.json`` (measures and rows),
+``arrays.npz`` and ``models/*.safetensors`` with their ``config.yaml`` if the cell saves any, and last
+``summary.json``, whose presence means that the cell is complete. Files are written atomically. The results of a cell
+depend only on its settings, not on the process or on what ran before.
 """
 
 import math
@@ -41,12 +41,12 @@ def run_cell(kind: str, config: LabConfig, folder: Path) -> None:
     findings = _runner(kind)(config, workers=available_cpus())
     _write_findings(folder, config, findings)
     release_memory()
-    # last: it says that the cell is complete
+    # written last: it marks the cell as complete
     write_json(folder / "summary.json", {"rounds": 1, "seconds": time.perf_counter() - started})
 
 
 def write_cell_config(folder: Path, kind: str, config: LabConfig) -> None:
-    """Write what a cell is, as the first file of its folder; a record of an earlier failure goes."""
+    """Write a cell's kind and settings as the first file of its folder; delete the record of an earlier failure."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "failure.json").unlink(missing_ok=True)
     tree = {"kind": kind} | nest(flat(config)) | {ENVIRONMENT: environment(_device(config))}
@@ -54,12 +54,12 @@ def write_cell_config(folder: Path, kind: str, config: LabConfig) -> None:
 
 
 def read_cell_config(folder: Path) -> LabConfig:
-    """Return the settings of the cell in ``folder``. Raises ``ValueError`` that names the file."""
+    """Return the settings of the cell in ``folder``. Raises ``ValueError`` naming an invalid file."""
     return read_cell(folder)[0]
 
 
 def read_cell(folder: Path) -> tuple[LabConfig, dict[str, Any]]:
-    """Return the settings of the cell in ``folder``, and where it ran. Raises ``ValueError`` that names the file."""
+    """Return settings and environment of the cell in ``folder``. Raises ``ValueError`` naming an invalid file."""
     file = folder / CELL_FILE
     tree = read_yaml(file)
     about = tree.pop(ENVIRONMENT, {})
@@ -71,17 +71,17 @@ def read_cell(folder: Path) -> tuple[LabConfig, dict[str, Any]]:
 
 
 def read_findings(folder: Path) -> dict[str, Any]:
-    """Return measures, ``not_finite`` and rows of a complete cell. Raises ``ValueError`` that names the file."""
+    """Return measures, ``not_finite`` and rows of a complete cell. Raises ``ValueError`` naming an invalid file."""
     return dict(read_table(folder / FINDINGS, FINDINGS_SHAPE, needed=tuple(FINDINGS_SHAPE)) or {})
 
 
 def read_cell_arrays(folder: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays that a cell keeps; none where it has none."""
+    """Return the arrays that a cell saved; empty if it has none."""
     return read_arrays(folder / ARRAYS) if (folder / ARRAYS).is_file() else {}
 
 
 def _runner(kind: str) -> Callable[..., Findings]:
-    # here, since what sees to the processes needs no PyTorch
+    # imported here, so that the processes that manage cells do not import PyTorch
     from experiments.lab.cold_cells import run_cold
     from experiments.lab.sibling_cells import run_siblings
     from experiments.lab.soup_cells import run_soup

@@ -1,7 +1,7 @@
-"""A set of checkpoints: which files, of which model, measured on which examples.
+"""A set of checkpoints: the files, their model, and the examples to measure them on.
 
-Model and data are taken from the folder of a checkpoint, that of a federated run or an experiment, unless they are
-given; without either there is no default. ``compare``, ``curve`` and ``fuse`` work on the set.
+Unless model and data are given, they are read from the folder of a checkpoint, which belongs to a federated run or a
+cell; there is no default. ``compare``, ``curve`` and ``fuse`` work on the set.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -34,7 +34,7 @@ from fedpfn.runs.config import ConfigError, parse_overrides
 from fedpfn.runs.keys import flatten, shown
 from partitions.datasets import DATASETS
 
-# the keys of a model or its data that may name a module
+# keys of the model and the data that may name code
 _CODE = ("model.name", "data.name", "data.task")
 
 
@@ -46,7 +46,7 @@ class CheckpointSet:
     ) -> None:
         """Take the paths and ``key=value`` words of a command line.
 
-        With ``trust``, the folder of a checkpoint may name models and data sets that are code. Raises ``ConfigError``
+        With ``trust``, models and data sets that the folder of a checkpoint names may be code. Raises ``ConfigError``
         for invalid settings, ``ValueError`` for checkpoints that are missing or unusable.
         """
         self.paths, settings = _sorted_out(words)
@@ -80,15 +80,15 @@ class CheckpointSet:
 
     @property
     def score(self) -> str:
-        """The score of the models: ``accuracy``, or ``error``."""
+        """The score of the models: ``accuracy`` or ``error``."""
         return "accuracy" if self.test.task.has_accuracy else "error"
 
     def read(self, path: Path) -> State:
-        """Return the state of the model in a file. Raises a one-line ``ValueError`` if it holds none."""
+        """Return the model's state from a file. Raises a one-line ``ValueError`` if the file holds none."""
         return read_checkpoints(self.model, [path], note=self.notes.append)[0]
 
     def describe(self, console: Console) -> None:
-        """Print what is measured on which data, and what was removed to read it."""
+        """Print which checkpoints are measured on which data, and notes on how they were read."""
         config = self.config
         console.print(f"{config.model.name} on {len(self.test)} test examples of {config.data.name}", highlight=False)
         for number, path in enumerate(self.paths, start=1):
@@ -98,14 +98,13 @@ class CheckpointSet:
 
 
 def _sorted_out(words: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Return the paths and the settings among ``words``: a setting has an equals sign and is no file."""
+    """Return the paths and the settings among ``words``: a setting has an equals sign and is not a file."""
     settings = [word for word in words if "=" in word and not Path(word).exists()]
     return [Path(word) for word in words if word not in settings], settings
 
 
 def _recorded_settings(path: Path) -> dict[str, Any]:
-    """Return model, data, seed and barrier policy of the run or the cell whose folder a checkpoint lies in; nothing
-    without one."""
+    """Return model, data, seed and barrier settings of the run or cell whose folder holds a checkpoint, if any."""
     path = path.resolve()
     for folder in (path.parent, path.parent.parent):
         with suppress(OSError, ValueError):
@@ -117,7 +116,7 @@ def _recorded_settings(path: Path) -> dict[str, Any]:
 
 
 def _unnamed(path: Path, given: Collection[str]) -> list[str]:
-    """Say that neither the command line nor a checkpoint's folder names the model or the data, with a hint."""
+    """Return faults, with a hint, if neither the command line nor a checkpoint's folder names the model or the data."""
     faults = []
     if "model.name" not in given:
         shapes = {name: tuple(tensor.shape) for name, tensor in read_state_file(path).tensors.items()}
@@ -133,7 +132,7 @@ def _unnamed(path: Path, given: Collection[str]) -> list[str]:
 
 
 def _refuse_code(recorded: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
-    """Raise ``ConfigError`` where a folder, which may be anybody's, names code that the command line does not."""
+    """Raise ``ConfigError`` if a folder, which may come from anybody, names code that the command line does not."""
     own = {name: value for name, value in recorded.items() if name in _CODE and _is_code(str(value))}
     options = {"model.name": "--model {}", "data.name": "--data {}"}
     faults = [

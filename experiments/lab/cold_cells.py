@@ -1,7 +1,7 @@
-"""The kind ``cold``: contributors with classes of their own improve one base by turns (Don-Yehiya et al. 2023).
+"""The kind ``cold``: contributors with different classes repeatedly improve one base (Don-Yehiya et al. 2023).
 
-The classes of the data set are dealt out to ``cold.tasks`` contributors; what each has trained, its body is averaged
-with the others', its head stays. ``train.method`` says whether a round's bodies share a subspace.
+The classes of the data set are divided among ``cold.tasks`` contributors. After training, the bodies of their models
+are averaged, while each keeps its head. ``train.method`` says whether the bodies of a round share a subspace.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ from fedpfn.seeding import numpy_generator
 
 
 def run_cold(config: LabConfig, *, workers: int) -> Findings:
-    """Fuse one cell."""
+    """Run cold fusion for one cell."""
     material = load_material(config)
     order = numpy_generator(config.seed, "tasks").permutation(material.num_classes)
     shares = [sorted(int(label) for label in share) for share in np.array_split(order, config.cold.tasks)]

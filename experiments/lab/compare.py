@@ -1,4 +1,4 @@
-"""Comparing checkpoints: barriers between any of them, one matched to another, two layer by layer.
+"""Compares checkpoints: barriers between any of them, one matched to another, two layer by layer.
 
 ``checkpoint_set`` reads the checkpoints, their model and the examples.
 """
@@ -32,7 +32,7 @@ PICTURES = (".png", ".svg", ".pdf")
 
 
 def show_barriers(checkpoints: CheckpointSet, console: Console, *, picture: Path | None) -> None:
-    """Print both barriers of every pair, and the fusion of all; draw the curves if requested."""
+    """Print the barriers of every pair and the fusion of all checkpoints; draw the curves if requested."""
     settings = checkpoints.config.barrier
     with temporary_pool(checkpoints.model) as pool, progress_bar("barriers") as progress:
         measured = measure_connectivity(
@@ -75,7 +75,7 @@ def show_barriers(checkpoints: CheckpointSet, console: Console, *, picture: Path
 
 
 def draw_paths(barriers: PairwiseBarriers, kind: str, *, ax: Axes | None = None) -> Axes:
-    """Draw loss, accuracy or error along each path, on ``ax`` or on axes of its own, and return the axes."""
+    """Draw loss, accuracy or error along each path, on ``ax`` or on new axes, and return the axes."""
     axes = ax if ax is not None else plt.subplots(layout="constrained")[1]
     for row, (first, second) in enumerate(barriers.pairs):
         colour, marker = COLOURS[row % len(COLOURS)], MARKERS[row % len(MARKERS)]
@@ -87,7 +87,7 @@ def draw_paths(barriers: PairwiseBarriers, kind: str, *, ax: Axes | None = None)
 
 
 def match_pair(checkpoints: CheckpointSet, console: Console, *, method: str, out: Path, **options: Any) -> None:
-    """Match the second checkpoint to the first, write it, and say what that did to the path between them."""
+    """Match the second checkpoint to the first, write it, and print how that changed the path between them."""
     first, second = checkpoints.states
     if out.exists():
         raise ValueError(f"{out} exists; checkpoints are never overwritten, name another file")
@@ -171,13 +171,13 @@ def show_layers(checkpoints: CheckpointSet, console: Console, *, out: Path) -> N
 
 
 def require_picture(path: Path | None) -> None:
-    """Raise ``ValueError`` for a file that no picture can be written to, before anything is measured."""
+    """Raise ``ValueError``, before anything is measured, for a file that no picture can be written to."""
     if path is not None and path.suffix not in PICTURES:
         raise ValueError(f"{path} must end in {', '.join(PICTURES)} to be a picture")
 
 
 def require_new_checkpoint(path: Path) -> None:
-    """Raise ``ValueError`` for a file that is there already, or is not to be safetensors."""
+    """Raise ``ValueError`` for a file that exists already, or whose name does not end in .safetensors."""
     if path.exists():
         raise ValueError(f"{path} exists; checkpoints are never overwritten, name another file")
     if path.suffix != ".safetensors":
@@ -185,7 +185,7 @@ def require_new_checkpoint(path: Path) -> None:
 
 
 def plain_table(*columns: str) -> Table:
-    """Return an empty table as the laboratory's commands print them, numbers to the right."""
+    """Return an empty table in the style of the laboratory's commands, with numbers right-aligned."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left")
@@ -193,7 +193,7 @@ def plain_table(*columns: str) -> Table:
 
 
 def save_figure(figure: Any, path: Path, console: Console) -> None:
-    """Write a picture, close it, and say where it is."""
+    """Write a picture, close it, and print its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         figure.savefig(path, dpi=150)

@@ -1,7 +1,7 @@
 """The keys of a laboratory experiment: one cell of it is one ``LabConfig``.
 
-The same machinery, spelling and messages as a run's keys (``fedpfn.runs.config``); what a cell does with
-them is said in the module of its kind.
+They are parsed and spelled like a run's keys, with the same messages (``fedpfn.runs.config``). The module of each kind
+says what its cells do with them.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""``fedpfn lmc curve``: a Bezier curve of low loss between two checkpoints, next to the straight line."""
+"""``fedpfn lmc curve``: a Bezier curve of low loss between two checkpoints, compared with the straight line."""
 
 import csv
 from pathlib import Path
@@ -23,13 +23,13 @@ NAMES = ("line", "curve")
 
 
 def require_bend(path: Path | None) -> None:
-    """Raise ``ValueError`` for a checkpoint that the bend cannot be written to, before anything is trained."""
+    """Raise ``ValueError``, before anything is trained, for a checkpoint that the bend cannot be written to."""
     if path is not None:
         require_new_checkpoint(path)
 
 
 def show_curve(checkpoints: CheckpointSet, console: Console, *, out: Path, bend: Path | None) -> None:
-    """Train the bend by the settings ``train.*``, print line and curve side by side, write values and picture."""
+    """Train the bend with the settings ``train.*``, print line and curve side by side, write values and picture."""
     train, barrier = checkpoints.config.train, checkpoints.config.barrier
     steps = steps_of(checkpoints.config, len(checkpoints.material.train))
     factor = lr_factor_of(checkpoints.config, steps)

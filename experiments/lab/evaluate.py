@@ -1,4 +1,4 @@
-"""Loss and score of checkpoints by themselves, as a table and as JSON."""
+"""Loss and score of single checkpoints, as a table and as JSON."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def show_evaluations(checkpoints: CheckpointSet, console: Console, *, out: Path 
 
 
 def evaluations_record(checkpoints: CheckpointSet, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    """Return what is written: model, data, task, and path, loss and score of each checkpoint; null for NaN."""
+    """Return the record to write: model, data, task, and path, loss and score of each checkpoint; None for NaN."""
     return {
         "model": checkpoints.config.model.name,
         "data": checkpoints.config.data.name,

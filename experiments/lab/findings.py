@@ -1,4 +1,4 @@
-"""The findings of a cell: numbers by measure, tables by layer, arrays for pictures, and models worth keeping."""
+"""The findings of a cell: numbers by measure, tables by layer, arrays for pictures, and models to save."""
 
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
@@ -10,7 +10,7 @@ from fedpfn.params import State
 
 @dataclass
 class Findings:
-    """Filled by a kind as it measures. ``measures`` are scalars; ``rows`` are flat tables by name."""
+    """What the code of a kind adds to as it measures. ``measures`` are scalars; ``rows`` are flat tables by name."""
 
     measures: dict[str, float] = field(default_factory=dict)
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

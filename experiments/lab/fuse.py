@@ -1,4 +1,4 @@
-"""``fedpfn lmc fuse``: checkpoints fused into one, which is written and measured next to those it was made of."""
+"""``fedpfn lmc fuse``: fuses checkpoints into one, writes it, and measures it next to those it was made from."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +15,12 @@ from fedpfn.lmc.checkpoints import write_checkpoint
 from fedpfn.lmc.fusion import NEED_BASE, NEED_DATA, fuse, method_faults
 from fedpfn.progress import progress_bar
 
-# Fisher information takes a backward pass per example and class
+# default numbers of examples; few for Fisher information, which takes a backward pass per example and class
 EXAMPLES = {"greedy": 1000, "fisher": 200, "regmean": 1000}
 
 
 def require_method(method: str, options: Mapping[str, Any], *, base: Path | None, out: Path) -> None:
-    """Raise ``ValueError`` for a method, its options or an output that will not do, before anything is read."""
+    """Raise ``ValueError``, before anything is read, for a method, options or an output that cannot be used."""
     if method in NEED_BASE and base is None:
         raise ValueError(f"{method} adds what models have learnt since their common start: name it by --base FILE")
     method_faults(method, options, has_base=base is not None, has_data=True)
@@ -39,8 +39,8 @@ def fuse_checkpoints(
 ) -> None:
     """Fuse the checkpoints by ``method`` and write the result.
 
-    Methods that need data see ``examples`` training examples, by default ``EXAMPLES``; the greedy soup held-out ones
-    where ``data.held-out`` sets some aside.
+    Methods that need data see ``examples`` training examples, by default ``EXAMPLES``; the greedy soup sees held-out
+    ones if ``data.held-out`` sets some aside.
     """
     start = None if base is None else checkpoints.read(base)
     material, seed = checkpoints.material, checkpoints.config.seed

@@ -1,4 +1,4 @@
-"""What a cell works with, from its config: examples, the model at its start, mask, optimiser, schedule, steps."""
+"""Makes what a cell works with from its config: examples, initial model, mask, optimiser, schedule, steps."""
 
 import math
 from collections.abc import Callable
@@ -33,12 +33,12 @@ from fedpfn.seeding import numpy_generator
 from fedpfn.training import MakeOptimizer, count_steps, make_optimizer
 from partitions import datasets
 
-STATISTICS_EXAMPLES = 2000  # training examples that BatchNorm's statistics are estimated on at a point of a path
+STATISTICS_EXAMPLES = 2000  # number of training examples from which BatchNorm's statistics at a point are estimated
 
 
 @dataclass(frozen=True)
 class Material:
-    """Examples on the cell's device: to train on, held out of training, to test on; and the shape of the task."""
+    """Examples on the cell's device, for training, held out and for testing, and the shape of the task."""
 
     train: Examples
     held_out: Examples
@@ -48,7 +48,7 @@ class Material:
 
 
 def load_material(config: LabConfig) -> Material:
-    """Return the examples of a cell. Raises ``ConfigError`` for data that are absent or too few."""
+    """Return the examples of a cell. Raises ``ConfigError`` for data that are missing or too few."""
     device = resolve_device(config.device, who="the laboratory")
     if config.data.name in POLYNOMIALS:
         train, test = polynomial_examples(config.data.name, seed=config.seed, device=device)
@@ -105,7 +105,7 @@ def find_faults(kind: str, config: LabConfig) -> list[str]:
 
 
 def _unread(kind: str, config: LabConfig) -> list[str]:
-    """Return the keys that were set but that a kind does not read: a record must not claim what a cell did not do."""
+    """Return the keys that are set but not read by a kind: a record must not claim what a cell did not do."""
     defaults = flat(LabConfig())
     faults = [
         f"kind {kind} does not read {name}: leave it at {defaults[name]!r}, got {value!r}"
@@ -122,7 +122,7 @@ def _unread(kind: str, config: LabConfig) -> list[str]:
 
 
 def match_options(config: LabConfig, method: str) -> dict[str, int]:
-    """Return what a matching method takes from the config."""
+    """Return the options of a matching method from the config."""
     if method == "weight":
         return {"max_sweeps": config.match.max_sweeps, "restarts": config.match.restarts}
     return {"steps": config.match.steps} if method in ("ste", "annealing") else {}
@@ -143,7 +143,7 @@ def build_model(config: LabConfig, material: Material, *, seed: int | None = Non
 
 
 def start_model(config: LabConfig, material: Material) -> tuple[nn.Module, Examples]:
-    """Return the model at the start that ``start.kind`` names, and the examples that are left to train on."""
+    """Return the initial model that ``start.kind`` asks for, and the examples that are left to train on."""
     model = build_model(config, material)
     if config.start.kind == "file":
         load_weights(model, config.start.path, head=None if config.start.head == "last" else config.start.head)
@@ -176,19 +176,19 @@ def mask_of(config: LabConfig, model: nn.Module) -> MaskRecipe:
 
 
 def optimizer_of(config: LabConfig) -> MakeOptimizer:
-    """Return what makes the optimiser."""
+    """Return the function that makes the optimiser."""
     train = config.train
     return make_optimizer(train.optimizer, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
 
 
 def steps_of(config: LabConfig, num_examples: int) -> int:
-    """Return the number of steps of a model: ``train.steps``, or ``train.epochs`` in steps, at least one."""
+    """Return a model's number of steps: ``train.steps``, or ``train.epochs`` converted to steps, at least one."""
     per_epoch = count_steps(num_examples, batch_size=config.train.batch_size, epochs=1)
     return config.train.steps or max(1, round(config.train.epochs * per_epoch))
 
 
 def lr_factor_of(config: LabConfig, steps: int) -> Callable[[int], float] | None:
-    """Return the schedule over ``steps``: 1 - s, or (1 + cos(pi s)) / 2, with s the share of the steps done."""
+    """Return the schedule over ``steps``: 1 - s or (1 + cos(pi s)) / 2, where s is the share of steps done; or None."""
     if config.train.lr_schedule == "constant":
         return None
     if config.train.lr_schedule == "linear":
@@ -212,7 +212,7 @@ def _dataset(config: LabConfig) -> partitions.Dataset:
 
 
 def _as_arrays(loader: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a loader that gives arrays where ``loader`` gives (train, test) as data sets or loaders of PyTorch."""
+    """Return a loader that converts (train, test) to arrays if ``loader`` returns PyTorch data sets or loaders."""
 
     @wraps(loader)
     def load(**settings: Any) -> Any:
@@ -227,8 +227,10 @@ def _as_arrays(loader: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sample(examples: Examples, maximum: int, seed: int, purpose: str) -> Examples:
-    """Return ``maximum`` examples drawn at random, in their order; all if ``maximum`` is 0. Not simply the first ones:
-    they may all be of one class."""
+    """Return ``maximum`` examples drawn at random, in their order; all if ``maximum`` is 0.
+
+    The first ones would not do: they may all be of one class.
+    """
     if not maximum or maximum >= len(examples):
         return examples
     chosen = numpy_generator(seed, "subset", purpose).choice(len(examples), size=maximum, replace=False)

@@ -1,8 +1,9 @@
 """The kind ``siblings``: train models from one start, then take the requested measurements between them.
 
-Measures, accuracy as a share and loss in nats (or squared error): the models' averages; ``interpolated_*`` at w(1/2)
-and the two barriers, as means over pairs; ``fusion_*`` of the plain mean of all models (arXiv 2402.01342, table 3);
-the same after matching every model to the first (``merge``: each to the others' mean), under the method's name.
+Measures, with accuracy as a share and loss in nats (or squared error): the averages over the models; ``interpolated_*``
+at w(1/2) and the two barriers, as means over pairs; ``fusion_*`` of the plain mean of all models (arXiv 2402.01342,
+table 3). The same are taken after matching every model to the first (``merge``: each to the mean of the others), with
+the method's name as prefix.
 """
 
 import numpy as np
@@ -60,7 +61,7 @@ def run_siblings(config: LabConfig, *, workers: int) -> Findings:
 
 
 def _require_measurable(config: LabConfig, material: Material) -> None:
-    """Raise ``ValueError`` before training if the requested measures cannot be taken on the model."""
+    """Raise ``ValueError``, before training, if the requested measures cannot be taken on the model."""
     model = build_model(config, material)
     if config.match.methods:
         spec_for(model, material.test.batch(slice(0, 1))[0])
@@ -69,7 +70,7 @@ def _require_measurable(config: LabConfig, material: Material) -> None:
 
 
 def train(config: LabConfig, material: Material) -> tuple[nn.Module, Siblings]:
-    """Return the model at its start and the siblings trained from it; with independent starts, as many families."""
+    """Return the initial model and the siblings trained from it; with independent starts, one family per model."""
     if config.start.kind != "independent":
         model, examples = start_model(config, material)
         return model, _family(config, model, examples, config.train.models, config.seed)
@@ -114,7 +115,7 @@ class Measurements:
         self.repair = repair_for(config.barrier.batch_norm, lambda: model, InputBatches(self.statistics))
 
     def measure_pairs(self, findings: Findings, states: tuple[State, ...], prefix: str = "") -> None:
-        """Measure ends, pairs and the mean of all."""
+        """Measure the models, their pairs and the mean of all models."""
         with temporary_pool(self.model, workers=self.workers) as pool:
             measured = measure_connectivity(
                 pool,
@@ -149,7 +150,7 @@ class Measurements:
         findings.arrays |= _curves(pairs, prefix)
 
     def measure_matched(self, findings: Findings, method: str) -> None:
-        """Match every model to the first and measure again; ``sweeps`` and the like are means over them."""
+        """Match every model to the first and measure again; ``sweeps`` is a mean over the matched models."""
         settings = self.config.match
         if method == "merge":
             spec = spec_for(self.model, self.test.batch(slice(0, 1))[0])
@@ -168,13 +169,13 @@ class Measurements:
             findings.add("weight_", sweeps=np.mean([one.sweeps for one in matched]))
 
     def measure_layers(self, findings: Findings) -> None:
-        """Look inside the first pair, layer by layer."""
+        """Measure the first pair layer by layer."""
         examples = sample(self.test, self.config.measure.layer_examples, self.config.seed, "layers")
         report = layer_report(self.model, self.states[0], self.states[1], examples, repair=self.repair)
         findings.rows["layers"] = report.rows()
 
     def measure_plane(self, findings: Findings) -> None:
-        """Look at the plane through the first three models."""
+        """Measure loss and accuracy on the plane through the first three models."""
         policy, batches = self.config.barrier.batch_norm, InputBatches(self.statistics)
         with temporary_pool(self.model, workers=self.workers) as pool:
             repair = repair_for(policy, lambda: pool.model, batches)
@@ -193,7 +194,7 @@ class Measurements:
         findings.arrays |= {f"plane_{name}": getattr(seen, name) for name in names}
 
     def measure_calibration(self, findings: Findings) -> None:
-        """Measure the first pair's loss barrier with a temperature for each point, fitted on held-out examples."""
+        """Measure the first pair's loss barrier with a temperature per point, fitted on held-out examples."""
         calibrated = calibrated_barrier(
             self.model,
             self.states[0],

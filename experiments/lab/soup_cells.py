@@ -1,7 +1,8 @@
 """The kind ``soup``: pre-train on half of the classes, fine-tune with many settings, and mix (Wortsman et al. 2022).
 
-``train.method`` says whether the members are fine-tuned in a common subspace. ``data.held-out`` examples choose the
-greedy soup; test examples report. Every learning rate of ``soup.lrs`` with every number of ``soup.epochs`` is a member.
+``train.method`` says whether the members are fine-tuned in a common subspace. The greedy soup is chosen on
+``data.held-out`` examples and evaluated on test examples. Every learning rate of ``soup.lrs`` combined with every
+number of ``soup.epochs`` is a member.
 """
 
 from itertools import product
@@ -51,13 +52,13 @@ def run_soup(config: LabConfig, *, workers: int) -> Findings:
 
 
 def half_of_the_classes(num_classes: int, seed: int) -> list[int]:
-    """Return half of the classes, rounded up, drawn from the seed, ascending."""
+    """Return half of the classes, rounded up, drawn with the seed, in ascending order."""
     order = numpy_generator(seed, "half of the classes").permutation(num_classes)
     return sorted(int(label) for label in order[: -(-num_classes // 2)])
 
 
 def recipe_of(config: LabConfig, lr: float, epochs: int) -> TrainingRecipe:
-    """Return a cell's training with another learning rate and number of epochs."""
+    """Return a cell's training recipe with this learning rate and number of epochs."""
     train = config.train
     momentum = train.momentum if train.optimizer == "sgd" else 0.0
     return TrainingRecipe(

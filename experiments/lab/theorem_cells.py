@@ -1,6 +1,7 @@
-"""The kind ``theorem``: the three bounds of arXiv 2402.01342's theorem 3.2 compared with random two-layer nets.
+"""The kind ``theorem``: the three bounds of theorem 3.2 in arXiv 2402.01342, compared with random two-layer networks.
 
-Quantiles are the (1 - delta) ones over the trials, the largest along the path, since a bound holds at any one alpha.
+A figure is the (1 - delta) quantile over the trials at each alpha, and then the largest along the path, since each
+bound holds for any single alpha.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ NAMES = ("z", "z_prime", "z_second")
 
 
 def run_theorem(config: LabConfig, *, workers: int) -> Findings:
-    """Draw nets and measure one cell."""
+    """Draw networks and measure one cell."""
     theorem = config.theorem
     setting = TwoLayerSetting(
         hidden=theorem.hidden,

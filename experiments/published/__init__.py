@@ -1,1 +1,1 @@
-"""Experiments of any kind as read again: what a paper published next to what was measured, as tables and pictures."""
+"""Reads experiments of any kind, and shows published figures next to measured ones, as tables and pictures."""

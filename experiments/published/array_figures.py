@@ -1,7 +1,6 @@
-"""Pictures of the arrays that a cell keeps in addition to its measures: curves along paths, planes through three
-models, layers in depth.
+"""Pictures of what a cell keeps in addition to its measures: curves along paths, planes through three models, layers.
 
-Cells without such arrays or rows, as those still to run, are left out; where none has any there is no picture.
+Cells without such arrays or rows, such as those still to run, are left out; without any, there is no picture.
 """
 
 from typing import Any
@@ -34,16 +33,16 @@ from experiments.report.figures.style import PALETTE as COLOURS
 from experiments.report.figures.style import counted
 
 UNITS = {"loss": "loss (nats)", "accuracy": "accuracy"}
-CLIPPED = 0.1  # of a plane's points, the worst: where the models' surroundings would else be of one colour
+CLIPPED = 0.1  # the share of a plane's points, the worst, without whose range the rest would show as one colour
 
 Arrays = dict[str, NDArray[Any]]
 Rows = list[dict[str, Any]]
 
 
 def curves(run: Results, entry: dict[str, Any]) -> Figure | None:
-    """Draw loss and accuracy along the paths of all pairs and seeds, thin, with their mean thick.
+    """Draw loss and accuracy along the paths of all pairs and seeds as thin lines, and their mean as a thick one.
 
-    A column is a group, a line in it a method.
+    Each group is a column, each method a line in it.
     """
     columns: dict[Address, dict[str, list[Arrays]]] = {}
     for group in families(run, method_key(run)):
@@ -86,7 +85,7 @@ def _draw_paths(axes: Axes, lines: dict[str, list[Arrays]], kind: str, methods: 
 def plane(run: Results, entry: dict[str, Any]) -> Figure | None:
     """Draw the landscape over the plane through three models, for the first seed that has one, one panel per group.
 
-    The worst tenth of the points, and those that are not finite, share one colour: a far higher loss would leave no
+    The worst tenth of the points, and those that are not finite, share one colour: a much higher loss would leave no
     contrast for the rest.
     """
     kind = entry.get("value", "loss")
@@ -122,7 +121,7 @@ def plane(run: Results, entry: dict[str, Any]) -> Figure | None:
         limits = {"xlim": (xs.min(), xs.max()), "ylim": (ys.min(), ys.max())}
         axes.set(xlabel="distance in weights", ylabel="distance in weights", aspect="equal", **limits)
         axes.set_title(label_of((("case", record["case"]), *record["axes"].items())), fontsize=9)
-    # a contour's own ticks lie at its levels, and round ones beyond the ends would be drawn on the ends
+    # by default the ticks are at the contour levels, and round values beyond the ends would be drawn at the ends
     ticks = [tick for tick in MaxNLocator(7).tick_values(low, high) if low <= tick <= high]
     figure.colorbar(image, ax=all_axes, label=_unit(shown, kind, prefix="plane_"), ticks=ticks)
     return finish(figure, run, f"n = 1 seed (number {planes[0][0]['seed']})", legend=False)
@@ -131,7 +130,7 @@ def plane(run: Results, entry: dict[str, Any]) -> Figure | None:
 def layers(run: Results, entry: dict[str, Any]) -> Figure | None:
     """Draw layerwise measures against the layers, one row of panels per network, one line per group.
 
-    A panel is a measure, or the measures of an inner list of ``y``, told apart by line style.
+    A panel shows one measure, or all measures of an inner list of ``y``, told apart by line style.
     """
     items = [entry["y"]] if isinstance(entry["y"], str) else entry["y"]
     shown = [flattened(item) for item in items]
@@ -161,7 +160,7 @@ def layers(run: Results, entry: dict[str, Any]) -> Figure | None:
 
 
 def _name_measures(axes: Axes, measures: list[str]) -> None:
-    """Name one measure on its axis, several in a legend of line styles; what they have in common stays on the axis."""
+    """Name one measure on its axis, several in a legend of line styles, with what they have in common on the axis."""
     words = [spoken(measure) for measure in measures]
     if len(words) == 1:
         axes.set_ylabel(words[0])
@@ -180,7 +179,7 @@ def _some_finite(arrays: list[Arrays], name: str) -> bool:
 
 
 def _unit(arrays: list[Arrays], kind: str, *, prefix: str = "") -> str:
-    """Return the unit of a kind: a loss without any accuracy is a regression's."""
+    """Return the unit of a kind: a loss without any accuracy is that of a regression."""
     return UNITS[kind] if _some_finite(arrays, f"{prefix}accuracy") else "squared error"
 
 

@@ -1,8 +1,8 @@
-"""Pictures of an experiment, redrawn from its folder alone: each entry under ``figures`` of its file is one.
+"""Pictures of an experiment, drawn from its folder alone: each entry under ``figures`` of its file is one.
 
 ``kind`` names the picture, ``x`` an axis, ``y`` a measure or a list of them. Bands and bars are means ± sample standard
-deviation over the seeds, whose number stands on the picture. Those of measures are drawn here; those of curves, planes
-and layers in ``array_figures``. What is not on record yet is left out.
+deviation over the seeds, whose number is in the title. Pictures of measures are drawn here, those of curves, planes and
+layers in ``array_figures``. What is not on record yet is left out.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -54,7 +54,7 @@ def draw_figures(run: Results) -> list[str]:
     for number, entry in enumerate(run.comparison.figures, start=1):
         try:
             figure = FIGURES[entry["kind"]](run, entry)
-        # whatever the record of a folder from elsewhere, or its arrays, lead to: the folder is named, and the figure
+        # a record or arrays from elsewhere may cause any error: the message names the folder and the figure
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(f"{run.path}: figure {number} cannot be drawn from what is on record: {reason}") from error
@@ -65,7 +65,7 @@ def draw_figures(run: Results) -> list[str]:
 
 
 def figure_faults(entries: Sequence[dict[str, Any]], axes: Collection[str]) -> list[str]:
-    """Return why entries of a file can never be drawn, as far as it shows before anything has run."""
+    """Return why entries of a file can never be drawn, as far as can be told before anything has run."""
     faults = []
     for number, entry in enumerate(entries, start=1):
         if entry["kind"] not in FIGURES:
@@ -88,7 +88,7 @@ def save(figure: Figure, stem: Path) -> None:
 
 
 def bars(run: Results, entry: dict[str, Any]) -> Figure | None:
-    """Draw measures as bars, a panel each and a group of bars a case, with the published figures as diamonds."""
+    """Draw measures as bars, one panel per measure, a group of bars per case, with published figures as diamonds."""
     methods, cases = methods_of(run) or [""], families(run, method_key(run))
     places = [[dict(case) | ({method_key(run): method} if method else {}) for case in cases] for method in methods]
     tables = _found(
@@ -136,7 +136,7 @@ def lines(run: Results, entry: dict[str, Any]) -> Figure | None:
 
 
 def heat(run: Results, entry: dict[str, Any]) -> Figure | None:
-    """Draw a measure over two axes, one panel per group, the mean written into each field."""
+    """Draw a measure over two axes, one panel per group, with the mean in each cell."""
     x, y, measure = entry["x"], entry["y"], entry["value"]
     columns, rows = axis_values(run, x), axis_values(run, y)
     tables = _found({at: [_along(run, measure, (*at, (y, row)), x) for row in rows] for at in families(run, x, y)})
@@ -194,7 +194,7 @@ MEASURES = {"bars": "y", "lines": "y", "heat": "value", "layers": "y"}
 
 
 def _fault(run: Results, entry: dict[str, Any]) -> str | None:
-    """Return in one line why an entry can never be drawn, whatever is on record, or None."""
+    """Return in one line why an entry can never be drawn, whatever is on record; None if it can."""
     kind = entry.get("kind", "")
     if kind not in FIGURES:
         return f"kind must be one of {', '.join(FIGURES)}, got {kind!r}"
@@ -212,14 +212,14 @@ def _fault(run: Results, entry: dict[str, Any]) -> str | None:
     wanted = flattened(entry[MEASURES[kind]]) if kind in MEASURES else []
     wanted += THEOREM_MEASURES if kind == "theorem" else []
     known = _layer_measures(run) if kind == "layers" else _measures(run)
-    # nothing on record yet: nothing to be unknown
+    # while nothing is on record, no measure counts as unknown
     strange = [measure for measure in wanted if known and measure not in known]
     return f"no measure {strange[0]!r}; there are {', '.join(known)}" if strange else None
 
 
 def _measures(run: Results) -> list[str]:
     names = [name for record in run.records for name in (*record["measures"], *record["not_finite"])]
-    # one that the experiment names may be switched off, or of another case than those on record
+    # a measure that the experiment names may be switched off, or belong to a case that is not on record yet
     return list(dict.fromkeys([*names, *run.comparison.measures])) if names else []
 
 
@@ -241,7 +241,7 @@ def _means(row: Row) -> NDArray[np.float64]:
 
 
 def _deviations(row: Row) -> NDArray[np.float64]:
-    """Return NaN, which is drawn as no whisker, where one seed says nothing of a spread."""
+    """Return the deviations; NaN, which draws no whisker, where there are fewer than two seeds."""
     return np.array([np.nan if one is None or one.deviation is None else one.deviation for one in row])
 
 
@@ -253,7 +253,7 @@ def _seeds(tables: dict[Any, list[Row]]) -> str:
 
 
 def _scale(axes: Axes, axis: str, values: list[Any], *, log: bool) -> NDArray[np.float64]:
-    """Name the x axis, give it its ticks, and return the positions of its values; words are equally spaced."""
+    """Label the x axis, set its ticks, and return the positions of its values; text values are equally spaced."""
     axes.set_xlabel(axis)
     if not all(isinstance(value, int | float) for value in values):
         axes.set_xticks(range(len(values)), map(str, values))

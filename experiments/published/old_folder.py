@@ -1,6 +1,6 @@
 """The laboratory's earlier folders: ``experiment.yaml``, one line for each cell in ``records.jsonl``, ``arrays/``.
 
-Only read: cells have folders of their own by now, as those of every sweep.
+They are only read: now every cell has a folder of its own, as in any sweep.
 """
 
 import re
@@ -23,7 +23,7 @@ _DIGEST = re.compile("[0-9a-f]{16}")
 
 
 def read_old_folder(path: Path) -> Results:
-    """Read an experiment's folder, complete or not. Raises ``ValueError`` in one line that names the file."""
+    """Read an experiment's folder, complete or not. Raises a one-line ``ValueError`` that names the file."""
     file = path / "experiment.yaml"
     tree = read_yaml(file)
     try:
@@ -50,9 +50,9 @@ def read_old_folder(path: Path) -> Results:
 
 
 def read_records(path: Path, *, axes: Sequence[str] = ()) -> list[Record]:
-    """Return the complete lines of ``records.jsonl``, each of a cell with values of ``axes``.
+    """Return the complete lines of ``records.jsonl``, each the record of a cell with values of ``axes``.
 
-    Raises ``ValueError`` that names file and line for one that is not what a cell writes.
+    Raises ``ValueError``, naming file and line, for a line that no cell would write.
     """
     file = path / "records.jsonl"
     if not file.is_file():
@@ -76,7 +76,7 @@ def _record(line: bytes, where: str, axes: Sequence[str]) -> Record:
 
 
 def _keys_of(tree: dict[str, Any]) -> list[str]:
-    """Take the digests of an experiment's cells out of its file."""
+    """Remove the digests of an experiment's cells from the contents of its file, and return them."""
     keys = tree.pop("keys", None)
     if not isinstance(keys, list) or not all(map(_is_digest, keys)):
         raise ValueError(f"keys must be the digests of its cells, got {shown(keys)}")
@@ -84,7 +84,7 @@ def _keys_of(tree: dict[str, Any]) -> list[str]:
 
 
 def _is_digest(value: Any) -> bool:
-    # it becomes the name of a file
+    # the digest becomes part of a file name
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 

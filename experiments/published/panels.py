@@ -1,4 +1,4 @@
-"""What an experiment's pictures share: colours, panels, lines with bands, and words for groups, measures and counts."""
+"""What an experiment's pictures share: colours, panels, lines with bands, and labels of groups, measures and counts."""
 
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from experiments.report.figures.style import PALETTE as COLOURS
 # markers and line styles tell colours apart in grey
 MARKERS = "osD^vPX"
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
-PAGE = 16.0  # inches; panels that do not fit next to the others go below them
+PAGE = 16.0  # inches; panels that do not fit into a row go below
 SPOKEN = {
     "llfc_0.5": "E[1 − cos], path against linear, α = ½",
     "baseline": "E[1 − cos], model against model",
@@ -39,13 +39,13 @@ SPOKEN = {
 
 
 def families(run: Results, *left_out: str) -> list[Address]:
-    """Return the addresses of the cells on record, the axes ``left_out`` taken from them, in the order of records."""
+    """Return the addresses of the cells on record, without the axes ``left_out``, in the order of the records."""
     places = ([("case", record["case"]), *record["axes"].items()] for record in run.records)
     return list(dict.fromkeys(tuple(item for item in place if item[0] not in left_out) for place in places))
 
 
 def records_at(run: Results, address: Address) -> list[Record]:
-    """Return the records whose case and axes are those of ``address``, as far as it says."""
+    """Return the records that agree with ``address``, which may leave out the case or some axes."""
     return [
         record
         for record in run.records
@@ -61,22 +61,22 @@ def axis_values(run: Results, axis: str) -> list[Any]:
 
 
 def label_of(address: Address, *, between: str = " · ") -> str:
-    """Return an address as it is read."""
+    """Return an address as readable text."""
     return between.join(word for word in map(spoken_part, address) if word)
 
 
 def spoken(measure: str) -> str:
-    """Return a measure as it is read."""
+    """Return the readable name of a measure."""
     return SPOKEN.get(measure, measure.replace("_", " "))
 
 
 def flattened(value: Any) -> list[str]:
-    """Return the names in a name, a list of names, or a list of such lists."""
+    """Return the names in a single name, a list of names, or a list of such lists, as one list."""
     return [value] if isinstance(value, str) else [name for item in value for name in flattened(item)]
 
 
 def panels(count: int, *, width: float, height: float = 3.5) -> tuple[Figure, list[Axes]]:
-    """Return a figure with that many panels, as many side by side as a page holds."""
+    """Return a figure with ``count`` panels, as many side by side as fit on a page."""
     width = max(3.6, width)
     columns = max(1, min(count, int(PAGE / width)))
     rows = -(-count // columns)
@@ -87,21 +87,21 @@ def panels(count: int, *, width: float, height: float = 3.5) -> tuple[Figure, li
 
 
 def grid(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
-    """Return a figure with panels in rows and columns, sizes in inches a panel."""
+    """Return a figure with panels in rows and columns; sizes are in inches per panel."""
     size = (width * columns, height * rows)
     figure, all_axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     return figure, all_axes
 
 
 def finish(figure: Figure, run: Results, note: str, *, legend: bool = True) -> Figure:
-    """Give a picture its grid lines, one legend next to the panels, and a title that ends in ``note``."""
+    """Add grid lines, one legend next to the panels, and a title that ends in ``note``."""
     known: dict[str, Any] = {}
     if legend:
         for axes in figure.axes:
             axes.grid(alpha=0.3)
             known |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if known:
-        # room of its own, not the panels'
+        # additional width for the legend, so that the panels keep theirs
         figure.set_figwidth(figure.get_figwidth() + 0.5 + 0.06 * max(map(len, known)))
         figure.legend(known.values(), known.keys(), loc="outside right center", fontsize=7.5, frameon=False)
     figure.suptitle(f"{run.title} · {note}", fontsize=10)
@@ -109,7 +109,7 @@ def finish(figure: Figure, run: Results, note: str, *, legend: bool = True) -> F
 
 
 def mean_and_spread(rows: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and sample deviation of the finite values in each column: NaN where none is, 0 where one is."""
+    """Return mean and sample deviation of the finite values in each column: NaN without any, deviation 0 for one."""
     values = np.ma.masked_invalid(np.asarray(rows, dtype=float))
     spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.ma.zeros(values.shape[1])
     return np.ma.filled(values.mean(axis=0), np.nan), np.ma.filled(spread, 0.0)
@@ -125,7 +125,7 @@ def draw_line(
     label: str,
     style: str | None = None,
 ) -> None:
-    """Draw a line with a band around it, in the colour, the marker and, where none is given, the style of a number."""
+    """Draw a line with a band around it; ``number`` picks the colour, the marker and, by default, the line style."""
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
     style = style or STYLES[number % len(STYLES)]
     axes.plot(xs, middle, color=colour, marker=marker, linestyle=style, markersize=4, label=label)

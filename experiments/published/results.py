@@ -1,6 +1,6 @@
-"""What an experiment found, as its folder tells: one record for each cell that is done, and what the file asks of them.
+"""What an experiment found, read from its folder: one record for each cell that is done, and what the file asks for.
 
-The cells follow from ``sweep.yaml`` as they did when it ran, and are read from their own folders. Of a federation the
+The cells are derived from ``sweep.yaml``, as when it ran, and are read from their own folders. For a federation, the
 measures are those of ``fedpfn report``. A cell that several combinations of the grid share, such as FedAvg under every
 mask ratio, has a record for each of them. Folders of the laboratory's earlier format are read as well.
 """
@@ -31,10 +31,10 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Results:
-    """An experiment's folder as read. ``axes`` are the keys of its grid with their values; ``of`` is how many cells it
-    asks for.
+    """The contents of an experiment's folder.
 
-    A record has ``cell``, ``case``, ``axes``, ``seed``, ``measures``, ``not_finite``, ``rows`` and ``seconds``.
+    ``axes`` are the keys of its grid with their values; ``of`` is the number of cells it asks for. A record has
+    ``cell``, ``case``, ``axes``, ``seed``, ``measures``, ``not_finite``, ``rows`` and ``seconds``.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Results:
 
     @property
     def done(self) -> int:
-        """How many cells are done."""
+        """The number of cells that are done."""
         return len({record["cell"] for record in self.records})
 
     @property
@@ -63,22 +63,24 @@ class Results:
 
     @property
     def seconds(self) -> float:
-        """The seconds of computation of the cells that are done."""
+        """The total seconds of the cells that are done."""
         return float(sum({record["cell"]: record["seconds"] for record in self.records}.values()))
 
     def arrays(self, record: Mapping[str, Any]) -> Arrays:
-        """Return a cell's arrays; none where it has none."""
+        """Return a cell's arrays; empty if it has none."""
         return self.read_arrays(dict(record))
 
 
 def is_laboratory(folder: Path) -> bool:
-    """Whether a folder is that of an experiment of the laboratory, in today's format or the earlier one."""
+    """Whether a folder holds an experiment of the laboratory, in the current format or the earlier one."""
     return (folder / "experiment.yaml").is_file() or _file_of(folder).get("kind", FEDERATION) != FEDERATION
 
 
 def is_experiment(folder: Path) -> bool:
-    """Whether a folder is that of an experiment whose tables or pictures its file describes: one of the laboratory, or
-    one that names measures, published figures or pictures."""
+    """Whether a folder holds an experiment whose file describes tables or pictures.
+
+    This is one of the laboratory, or one that names measures, published figures or pictures.
+    """
     described = _file_of(folder)
     return is_laboratory(folder) or any(described.get(name) for name in ("measures", "published", "figures"))
 
@@ -87,14 +89,14 @@ def _file_of(folder: Path) -> dict[str, Any]:
     try:
         return read_yaml(folder / SWEEP_FILE) if (folder / SWEEP_FILE).is_file() else {}
     except ValueError:
-        # the runs of a federation can be reported without it
+        # the runs of a federation can be reported without the file
         return {}
 
 
 def read_results(folder: Path) -> Results:
     """Read an experiment's folder, complete or not.
 
-    Raises ``ValueError`` where there is none, and in one line that names the file for what no experiment writes.
+    Raises ``ValueError`` if there is none, and a one-line one that names the file for content no experiment writes.
     """
     if (folder / "experiment.yaml").is_file():
         from experiments.published.old_folder import read_old_folder

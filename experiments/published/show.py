@@ -13,7 +13,7 @@ from fedpfn.runs import write_whole
 
 
 def show_experiment(folder: Path, console: Console) -> None:
-    """Print published figures next to measured ones, and write the report, its pictures drawn anew."""
+    """Print published figures next to measured ones, redraw the pictures, and write the report."""
     from experiments.published.figures import draw_figures
 
     result = read_results(folder)
@@ -21,7 +21,7 @@ def show_experiment(folder: Path, console: Console) -> None:
     console.print(rich_table(results_table(result)), highlight=False)
     for line in (*settings_lines(result), *verdicts(result)):
         console.print(f"- {line}", highlight=False, soft_wrap=True, markup=False)
-    # first without pictures: tables are not lost where one cannot be drawn
+    # first without pictures, so that the tables are not lost if a picture cannot be drawn
     write_whole(folder / "report.md", markdown_report(result).encode())
     write_whole(folder / "report.md", markdown_report(result, draw_figures(result)).encode())
     if not result.complete:

@@ -1,7 +1,6 @@
 """An experiment's records as tables: published figures next to measured ones, with n and spread.
 
-Columns are the methods where the experiment compares them; figures are means over seeds with sample standard
-deviations.
+Columns are the methods if the experiment compares some; figures are means over seeds with sample standard deviations.
 """
 
 from collections.abc import Sequence
@@ -22,13 +21,13 @@ from experiments.published.verdicts import verdicts
 from experiments.report.differences import Average
 from experiments.report.table import Table, markdown_table, plain, text_table
 
-NEUTRAL = ("data.root", "data.download", "device", "seed", "output.save-models")  # they do not change what is measured
+NEUTRAL = ("data.root", "data.download", "device", "seed", "output.save-models")  # these do not change what is measured
 
 
 def results_table(run: Results) -> Table:
     """Return the results: one row per group and measure, one column per method, published next to measured ones.
 
-    Where there is one method and nothing published, a group is one row, with a column a measure.
+    With one method and nothing published, a group is one row, with a column for each measure.
     """
     if run.comparison.published or methods_of(run):
         return _by_method(run)
@@ -82,7 +81,7 @@ def _spoken(measure: str) -> str:
 
 
 def markdown_report(run: Results, figures: Sequence[str] = ()) -> str:
-    """Return the whole report as Markdown."""
+    """Return the complete report as Markdown."""
     seeds = sorted({record["seed"] for record in run.records})
     parts = [f"# {plain(run.title)}"]
     parts += [f"*Source: {plain(run.source)}*"] if run.source else []
@@ -104,7 +103,7 @@ def markdown_report(run: Results, figures: Sequence[str] = ()) -> str:
 
 
 def settings_lines(run: Results) -> list[str]:
-    """Return notes on settings that differ from the file's, and on measures that no cell has."""
+    """Return notes on settings that differ from those of the file, and on measures that no cell has."""
     words = [f"{name}={value}" for name, value in run.words.items() if name not in NEUTRAL]
     parts = (["the quick form"] if run.form == "quick" else []) + words
     on_record = {name for record in run.records for name in (*record["measures"], *record["not_finite"])}

@@ -1,6 +1,6 @@
 """The figures of an experiment: a measure over the seeds of a group, and what a paper published for it.
 
-A group is a case with values of the axes, the methods left out. Methods are what the experiment compares: ways of
+A group is a case with values of all axes except the methods. Methods are what the experiment compares: ways of
 training, or the algorithms of a federation.
 """
 
@@ -11,13 +11,13 @@ from typing import Any
 from experiments.published.results import Record, Results
 from experiments.report.differences import Average
 
-METHODS = ("train.method", "strategy.name")  # the axis of the methods, the first that there is
+METHODS = ("train.method", "strategy.name")  # the first of these that is an axis is the axis of the methods
 
 Address = tuple[tuple[str, Any], ...]
 
 
 def spoken_average(average: Average) -> str:
-    """Return the mean with its deviation, and the number of seeds in brackets."""
+    """Return the mean with its deviation, and the number of seeds in brackets, as text."""
     if average.mean is None:
         return f"not finite ({average.of})"
     spread = "" if average.deviation is None else f" ± {short(average.deviation, like=average.mean)}"
@@ -26,9 +26,9 @@ def spoken_average(average: Average) -> str:
 
 
 def short(number: float | None, *, like: float | None = None) -> str:
-    """Return a number with three decimals, or three digits where that shows nothing; ``like`` decides in its place.
+    """Return a number with three decimals, or with three digits where three decimals would show nothing.
 
-    None is a mean without any finite value.
+    ``like`` is a number that decides this instead. None stands for a mean without any finite value.
     """
     if number is None:
         return "not finite"
@@ -37,13 +37,13 @@ def short(number: float | None, *, like: float | None = None) -> str:
 
 
 def figure_of(run: Results, measure: str, **address: Any) -> Average | None:
-    """Return a measure over the seeds of the records at ``address`` (case and axes), or None where it has none.
+    """Return a measure over the seeds of the records at ``address`` (case and axes); None if no record has it.
 
-    Raises ``ValueError`` for an address that leaves room for two records of a seed.
+    Raises ``ValueError`` for an address that matches two records of one seed.
     """
     by_seed: dict[int, float] = {}
     places = [(address_of(record), record) for record in run.records]
-    # one that says all that there is to say is not meant for those with keys of their own
+    # an address that matches some records exactly does not stand for others that have further keys
     exact = [record for place, record in places if place == address]
     for record in exact or [record for place, record in places if address.items() <= place.items()]:
         value = _value(record, measure)
@@ -51,7 +51,7 @@ def figure_of(run: Results, measure: str, **address: Any) -> Average | None:
             raise ValueError(f"{address} names more than one group of cells")
         if value is not None:
             by_seed[record["seed"]] = value
-    # a measure that is never a number, as the accuracy of a regression, is not one of these cells'
+    # these cells do not have a measure that is never a number, such as the accuracy of a regression
     return None if all(isnan(value) for value in by_seed.values()) else Average(by_seed, len(by_seed))
 
 
@@ -66,13 +66,13 @@ def published_of(run: Results, measure: str, **address: Any) -> float | None:
 
 
 def measures_of(run: Results) -> list[str]:
-    """Return the measures to report: those the experiment names, else all that were found."""
+    """Return the measures to report: those that the experiment names, otherwise all on record."""
     names = dict.fromkeys(name for record in run.records for name in (*record["measures"], *record["not_finite"]))
     return [name for name in run.comparison.measures if name in names] or list(names)
 
 
 def methods_of(run: Results) -> list[str]:
-    """Return the methods that the experiment compares; none where it has one."""
+    """Return the methods that the experiment compares; empty if methods are not an axis."""
     return [str(value) for value in run.axes.get(method_key(run), [])]
 
 
@@ -82,7 +82,7 @@ def method_key(run: Results) -> str:
 
 
 def groups(run: Results) -> Iterator[Address]:
-    """Yield the addresses of the experiment's groups in the order of its records, methods left out."""
+    """Yield the addresses of the experiment's groups, without methods, in the order of its records."""
     seen: dict[Address, None] = {}
     for record in run.records:
         place = {name: value for name, value in address_of(record).items() if name != method_key(run)}
@@ -96,7 +96,7 @@ def address_of(record: Record) -> dict[str, Any]:
 
 
 def spoken_part(part: tuple[str, Any]) -> str:
-    """Return a part of an address as it is read: a number with the name of its axis, a word alone."""
+    """Return a part of an address as readable text: a number with the name of its axis, text alone."""
     name, value = part
     return str(value) if isinstance(value, str) else f"{name.rpartition('.')[2]} = {value:g}"
 

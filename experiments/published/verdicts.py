@@ -1,4 +1,4 @@
-"""Whether the direction of a published contrast is the same here, said in a line for each."""
+"""Whether published contrasts have the same direction here, one line each."""
 
 from math import isfinite, isnan
 from statistics import mean, stdev
@@ -17,11 +17,11 @@ from experiments.published.values import (
 )
 from experiments.report.differences import Average
 
-NO_BARRIER = 0.02  # an accuracy barrier below it leaves a method nothing to reduce
+NO_BARRIER = 0.02  # an accuracy barrier below this leaves a method nothing to reduce
 
 
 def verdicts(run: Results) -> list[str]:
-    """Say for each case and published contrast whether the direction is the same here, and in how many seeds."""
+    """Say for each case and published contrast whether it has the same direction here, and in how many seeds."""
     methods = methods_of(run)
     lines = []
     for address in groups(run):
@@ -44,7 +44,7 @@ def _verdict(measure: str, first: str, second: str, published: list[float], here
         f"{measure}, {first} → {second}: published {short(published[0])} → {short(published[1])}, "
         f"here {short(here[0].mean)} → {short(here[1].mean)}"
     )
-    # seed by seed, since both methods of a seed share start and batches
+    # seed by seed, since with one seed both methods have the same start and batches
     shared = sorted(here[0].by_seed.keys() & here[1].by_seed.keys())
     gains = [_gain(here[0].by_seed[seed], here[1].by_seed[seed]) for seed in shared]
     sign = _sign(published[1] - published[0])
@@ -65,7 +65,7 @@ def _verdict(measure: str, first: str, second: str, published: list[float], here
 
 
 def _gain(before: float, after: float) -> float:
-    """Return after - before; 0 where both are infinite alike, or one is not a number."""
+    """Return after - before; 0 if both are the same infinity or one is not a number."""
     gain = after - before
     return 0.0 if isnan(gain) else gain
 

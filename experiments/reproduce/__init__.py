@@ -1,1 +1,1 @@
-"""``fedpfn reproduce``: the papers' tables and figures run again on one's own machine, and one page of what came."""
+"""``fedpfn reproduce``: runs the papers' tables and figures on the user's machine, and writes one page of results."""

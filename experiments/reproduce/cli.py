@@ -1,4 +1,4 @@
-"""``fedpfn reproduce`` as typed: which tables and figures, in which form, and where the page goes."""
+"""The command line of ``fedpfn reproduce``: which tables and figures, in which form, and where the page goes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +50,7 @@ def reproduce(
         if why:
             missing[study.name] = why
             console.print(f"not run: {why}", style="red", highlight=False, markup=False)
-        # after each, so that a night that is cut short has its page
+        # after each study, so that an interrupted command leaves a page
         write_page(studies, out, console=None, form="full" if full else "quick", missing=missing)
     write_page(studies, out, console=console, form="full" if full else "quick", missing=missing)
     if missing:

@@ -1,7 +1,7 @@
-"""Whether a measured difference goes the way that a paper says, which only its interval decides.
+"""Whether a measured difference has the direction that a paper claims, as decided by its confidence interval.
 
-A direction is *the same* or *different* where the 95 % interval of the paired difference leaves out 0, and *open* where
-it does not or where there is one seed.
+A direction is *the same* or *different* if the 95 % interval of the paired difference excludes 0, and *open* if it does
+not or if there is only one seed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ _HEADS = ("case", "measure", "methods", "published", "here", "seeds", "differenc
 
 
 def direction(published: Sequence[float | None], found: Difference) -> str:
-    """Say how a measured difference goes with the published figures of two methods; nothing where one is missing."""
+    """Return the direction of a measured difference, given the published figures of two methods; empty without both."""
     if published[0] is None or published[1] is None:
         return ""
     if found.mean is None or found.interval is None or published[0] == published[1]:
@@ -27,7 +27,7 @@ def direction(published: Sequence[float | None], found: Difference) -> str:
 
 
 def spread(found: Difference) -> str:
-    """Return a mean difference with its interval, where it has one."""
+    """Return a mean difference, with its interval if it has one, as text."""
     if found.mean is None:
         return "not finite"
     if found.interval is None:
@@ -37,7 +37,7 @@ def spread(found: Difference) -> str:
 
 
 def claims_table(rows: Iterable[Sequence[str]]) -> Table:
-    """Return claims as a table, one row each; where the direction is another one, it is bold."""
+    """Return claims as a table, one row each; a different direction is bold."""
     return text_table(
         _HEADS, ((*row, Cell(last, verdict="worse" if last == DIFFERENT else None)) for *row, last in rows)
     )

@@ -1,4 +1,4 @@
-"""A federated table on the page: its groups, their differences to the baseline, and what the paper claims of them."""
+"""A federated table on the page: its groups, their differences from the baseline, and the paper's claims about them."""
 
 import json
 from collections import Counter
@@ -15,21 +15,21 @@ from experiments.reproduce.directions import claims_table, direction, spread
 from experiments.reproduce.studies import Study
 from fedpfn.runs import find_runs
 
-# what the page has of all that is measured
+# the measures that the page shows
 _SHOWN = (
     "final_accuracy", "client_accuracy.worst", "accuracy_at_equal_bytes", "mean_accuracy_barrier",
     "client_to_global.accuracy_mean", "drift.norm_mean", "units_moved.share", "bytes_up",
 )  # fmt: skip
-# where arXiv 2402.01342 has FedPFN and FedPNU next to FedAvg
+# the direction in which arXiv 2402.01342 says that FedPFN and FedPNU differ from FedAvg
 _CLAIMS = {"final_accuracy": "higher", "mean_accuracy_barrier": "lower", "units_moved.share": "lower"}
 _ALGORITHMS = {"fedpfn": "FedPFN", "fedpnu": "FedPNU"}
 
 
 def federated_section(study: Study, folder: Path) -> tuple[str, Counter[str], str]:
-    """Return the text of a sweep, how its claims went, and how far it has come."""
+    """Return the text of a sweep, the counts of its directions, and its progress."""
     runs = find_runs([folder])
     made = make_study(runs)
-    # where the data lie is nothing to a reader of the page
+    # readers of the page need not know where the data are stored
     made = replace(made, fixed={name: value for name, value in made.fixed.items() if name != "data.root"})
     across = [name for name in study.across if name in made.by]
     report = _shown(make_report(made, baseline=study.baseline, across=across))
@@ -48,7 +48,7 @@ def federated_section(study: Study, folder: Path) -> tuple[str, Counter[str], st
 
 
 def claims(report: Report) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each measure of each group that the paper says something of, against its baseline."""
+    """Yield a row for each measure of each group that the paper makes a claim about, compared with its baseline."""
     for row in report.rows:
         config = row.group.runs[0].config.strategy
         if config.name not in _ALGORITHMS or config.base != "fedavg" or row.baseline is None:
@@ -75,7 +75,7 @@ def _claim(row: Row, measure: Measure, name: str) -> tuple[str, ...]:
 
 
 def _shown(report: Report) -> Report:
-    """Return the report with the page's measures alone, in one table."""
+    """Return the report with only the page's measures, in one table."""
     known = {measure.key: measure for measure in report.measures}
     return replace(report, measures=tuple(replace(known[key], part="") for key in _SHOWN if key in known))
 

@@ -1,8 +1,8 @@
-"""One page of what was measured: published next to here, how many seeds, the interval, the direction.
+"""One page of results: published next to measured figures, the number of seeds, the interval, the direction.
 
-A claim is a published contrast of two methods: the sign of the second one's figure less the first one's. Here it is the
-mean over seeds of the paired differences, with Student's interval; ``directions`` decides. Pictures lie next to the
-page, in ``results/``, so that both can be kept and sent together.
+A claim is a published contrast of two methods: the sign of the second method's figure minus the first one's. It is
+compared with the mean over seeds of the paired differences measured here, with Student's interval; ``directions``
+decides. Pictures are next to the page, in ``results/``, so that both can be kept and sent together.
 """
 
 import shutil
@@ -45,13 +45,13 @@ PICTURES = "results"
 def write_page(
     studies: Sequence[Study], out: Path, *, console: Console | None, form: str, missing: Mapping[str, str]
 ) -> Path:
-    """Write ``RESULTS.md`` of what lies under ``out``, show its summary on ``console``, and return its path."""
+    """Write ``RESULTS.md`` about the folders in ``out``, show its summary on ``console``, and return its path."""
     sections: list[str] = []
     summary: list[tuple[str, ...]] = []
     for study in studies:
         folder = out / study.folder
         why = missing.get(study.name, "")
-        # of a sweep a cell that is done, since nothing can be averaged before
+        # a sweep needs a cell that is done: without one there is nothing to average
         if not any([*folder.glob("records.jsonl"), *folder.glob("cells/*/summary.json")]):
             summary.append((study.name, "–", "–", "–", why or "not run"))
             continue
@@ -92,7 +92,7 @@ def _about(form: str) -> str:
 
 
 def laboratory_section(study: Study, folder: Path) -> tuple[str, Counter[str], str]:
-    """Return the text of an experiment of the laboratory, how its claims went, and how far it has come."""
+    """Return the text of an experiment of the laboratory, the counts of its directions, and its progress."""
     run = read_results(folder)
     rows = list(contrasts(run))
     directions = Counter(row[-1] for row in rows)
@@ -110,7 +110,7 @@ def laboratory_section(study: Study, folder: Path) -> tuple[str, Counter[str], s
 
 
 def _kept(picture: Path, study: Study) -> str:
-    """Copy a picture to the others of the page, and return the line that shows it there."""
+    """Copy a picture to the page's pictures, and return the Markdown line that shows it."""
     pictures = picture.parents[2] / PICTURES
     pictures.mkdir(exist_ok=True)
     name = f"{study.folder}-{picture.name}"
@@ -119,7 +119,7 @@ def _kept(picture: Path, study: Study) -> str:
 
 
 def contrasts(run: Results) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each group, measure and further method, against the experiment's first method."""
+    """Yield a row for each group, measure and further method, compared with the experiment's first method."""
     methods = methods_of(run)
     for address in groups(run) if len(methods) > 1 else ():
         for measure in measures_of(run):

@@ -16,9 +16,9 @@ from fedpfn.runs.keys import Scalar
 
 @dataclass(frozen=True)
 class Study:
-    """A file that comes with the package: its name there, its title and its data set.
+    """An experiment's file that comes with the package: its name there, its title and its data set.
 
-    A federated one has a ``baseline`` that its groups are compared with, from which they may differ in the keys
+    A federated study has a ``baseline`` that its groups are compared with, and from which they may differ in the keys
     ``across``; an experiment of the laboratory has none.
     """
 
@@ -30,7 +30,7 @@ class Study:
 
     @property
     def folder(self) -> str:
-        """The name of its folder among those of all."""
+        """The name of its folder, next to those of the other studies."""
         return self.name.rpartition("/")[2]
 
     @property
@@ -40,7 +40,7 @@ class Study:
 
 
 _FEDAVG: dict[str, Scalar] = {"strategy.name": "fedavg"}
-# of each algorithm its own: learning rate, and the Flower strategy that averages
+# keys that each algorithm sets for itself: the learning rate, the Flower strategy that averages, and the mask ratio
 _OWN = ("train.lr", "strategy.base", "mask.ratio")
 FEDERATED: dict[str, tuple[dict[str, Scalar], tuple[str, ...]]] = {
     "paper/federated_mnist_mlp": (_FEDAVG, _OWN),
@@ -55,7 +55,7 @@ FEDERATED: dict[str, tuple[dict[str, Scalar], tuple[str, ...]]] = {
 
 
 def choose(parts: Iterable[str]) -> list[Study]:
-    """Return the studies whose names contain one of ``parts``; all if there are none.
+    """Return the studies whose names contain one of ``parts``; all studies if there are no parts.
 
     Raises ``ConfigError`` for a part that no name contains.
     """
@@ -77,7 +77,7 @@ def choose(parts: Iterable[str]) -> list[Study]:
 
 
 def run_study(study: Study, folder: Path, console: Console, *, root: Path | None, quick: bool, jobs: int) -> str:
-    """Run what ``folder`` does not hold yet, and return why it could not all be run; empty where it could."""
+    """Run the cells that ``folder`` does not hold yet; return why some could not be run, or an empty string."""
     words = data_words(root, study.data) if root is not None and study.data else []
     try:
         done = sweep(
@@ -91,9 +91,9 @@ def run_study(study: Study, folder: Path, console: Console, *, root: Path | None
 
 
 def data_words(root: Path, name: str) -> list[str]:
-    """Return the words that say where a data set lies: in a folder of its name below ``root``, else in ``root`` itself.
+    """Return the words that locate a data set: in a folder of its name below ``root``, otherwise in ``root`` itself.
 
-    A folder of its name with ``train`` and ``test`` in it is one of images.
+    A folder of its name that contains ``train`` and ``test`` is a folder of images.
     """
     own = root.absolute() / name
     if (own / "train").is_dir() and (own / "test").is_dir():

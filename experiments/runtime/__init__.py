@@ -1,1 +1,1 @@
-"""The simulation runtime on Ray: a Flower grid over actors of our own, and the cluster under it."""
+"""The simulation runtime on Ray: a Flower grid over this package's actors, and the cluster below it."""

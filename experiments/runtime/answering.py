@@ -1,4 +1,4 @@
-"""One message answered by a ClientApp, as every runtime here does it."""
+"""Answers one message with a ClientApp, in the same way for every runtime here."""
 
 import traceback
 
@@ -10,11 +10,11 @@ _CLIENT_APP_RAISED = 2
 
 
 def answer(app: ClientApp, message: Message, context: Context) -> Message:
-    """Return the app's reply; what it raises becomes an error reply that names it."""
+    """Return the app's reply; an exception becomes an error reply that names it."""
     try:
         return app(message, context)
     except KeyboardInterrupt:
-        # the user's
+        # an interruption by the user
         raise
     except BaseException as error:
         traceback.print_exc()

@@ -11,7 +11,7 @@ from experiments.runtime.worker import IDENTITY
 
 
 class AtOnceGrid(Grid):
-    """A grid of ``nodes`` nodes in one run; only ``send_and_receive`` is left to the subclass."""
+    """A grid of ``nodes`` nodes in one run; a subclass implements only ``send_and_receive``."""
 
     nodes: int
 
@@ -20,11 +20,11 @@ class AtOnceGrid(Grid):
         return list(range(1, self.nodes + 1))
 
     def about(self, node: int) -> dict[str, Any]:
-        """Return a node's config, as Flower's simulation runtime has it: nodes are the partitions 0, 1, ..."""
+        """Return a node's config as in Flower's simulation runtime: nodes are the partitions 0, 1, ..."""
         return {"partition-id": node - 1, "num-partitions": self.nodes}
 
     def set_run(self, run: Run) -> None:
-        """Ignore the run: there is one."""
+        """Ignore the run: there is only one."""
 
     @property
     def run(self) -> Run:
@@ -32,13 +32,13 @@ class AtOnceGrid(Grid):
         return Run.create_empty(run_id=IDENTITY)
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Refuse: messages are made with ``flwr.app.Message``."""
+        """Raise: messages are made with ``flwr.app.Message``."""
         raise NotImplementedError("messages are made with flwr.app.Message")
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Refuse: this grid sends and receives at once."""
+        """Raise: this grid sends and receives in one call."""
         raise NotImplementedError(f"a {type(self).__name__} sends and receives at once: use send_and_receive")
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Refuse: this grid sends and receives at once."""
+        """Raise: this grid sends and receives in one call."""
         raise NotImplementedError(f"a {type(self).__name__} sends and receives at once: use send_and_receive")

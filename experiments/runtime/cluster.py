@@ -1,8 +1,8 @@
-"""Ray under a run: started for it on this machine and gone with it, or a cluster that is there already.
+"""The Ray of a run: started for it on this machine and stopped with it, or an existing cluster.
 
-A Ray of our own lies in a temporary folder, finds code as this process does, answers nobody else (see ``ray_node``),
-and neither shows a dashboard nor reports its use. A cluster's token is that of the environment, as Ray reads it.
-Workers of a cluster are sent the folder of the user's modules and have to have this package in the same version.
+A local Ray has its files in a temporary folder, finds code as this process does, answers nobody else (see
+``ray_node``), and neither shows a dashboard nor reports usage. Ray reads a cluster's token from the environment.
+Workers of a cluster are sent the folder of the user's modules and must have the same version of this package.
 """
 
 import logging
@@ -23,7 +23,7 @@ from typing import Any
 from experiments.runtime.temporary import temporary_folder
 from experiments.runtime.worker import MODULES
 
-# Ray puts "session_<time>_<pid>/sockets/plasma_store" below; a unix socket's path ends at 107 bytes
+# Ray appends "session_<time>_<pid>/sockets/plasma_store"; the path of a Unix socket has at most 107 bytes
 _LONGEST_ROOT = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 
 _CONNECT_SECONDS = 10.0
@@ -33,18 +33,18 @@ _NOT_SENT = {"runs", "sweeps", "data", "__pycache__"}
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "FLWR_TELEMETRY_ENABLED": "0",
-    # the log is kept whole: a line that two clients print is printed twice
+    # the log is kept complete: a line that two clients print is printed twice
     "RAY_DEDUP_LOGS": "0",
-    # a process without a share of a GPU of Ray's still sees those of the machine: a sweep's server measures on one
+    # a process without a share of Ray's GPUs still sees those of the machine: the server of a sweep measures on one
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
 
 @contextmanager
 def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], None]]:
-    """Run a Ray of our own with so many CPUs and GPUs to give, whose workers also find modules in ``workdir``.
+    """Run a local Ray that offers ``cpus`` and ``gpus``, and whose workers also find modules in ``workdir``.
 
-    Yields a function that raises ``RuntimeDied`` where this Ray has died.
+    Yields a function that raises ``RuntimeDied`` if this Ray has died.
     """
     import ray
 
@@ -52,10 +52,10 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], N
 
     before, on_sigterm, start = dict(os.environ), signal.getsignal(signal.SIGTERM), Path.cwd()
     with temporary_folder("fedpfn-", longest=_LONGEST_ROOT) as root:
-        # without a dashboard nobody asks for the events of tasks, which cost time and fill Ray's store over the rounds
+        # without a dashboard nobody reads task events, which cost time and fill Ray's store over the rounds
         os.environ.update(_QUIET, RAY_task_events_report_interval_ms="0")
         os.environ["PYTHONPATH"] = os.pathsep.join(import_path(workdir))
-        # Ray's workers put the folder that they start in first on their import path, and it is the one of this process
+        # Ray's workers start in this process's folder and put it first on their import path
         empty = root / "start"
         empty.mkdir()
         os.chdir(empty)
@@ -77,25 +77,25 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], N
 
 @contextmanager
 def ray_cluster(address: str, *, workdir: Path) -> Iterator[Callable[[], None]]:
-    """Join the Ray cluster at ``address``; its workers also find modules in ``workdir``, which are sent to them.
+    """Join the Ray cluster at ``address``; its workers also find the modules in ``workdir``, which are sent to them.
 
-    Raises ``ValueError`` if there is none, or if one of its machines has other versions than this one.
+    Raises ``ValueError`` if there is no cluster, or if the versions on one of its machines differ from those here.
     """
     with temporary_folder("fedpfn-", longest=_LONGEST_ROOT) as root:
-        # one folder down: Ray puts the folder that it sends first on the import path, where a `random.py` would hide
-        # the standard library's
+        # one folder down: Ray puts the folder that it sends first on the import path, where a user's `random.py` would
+        # hide that of the standard library
         sent = root / "sent"
         _copy_modules(workdir, sent / MODULES)
         with connected(address, runtime_env={"working_dir": str(sent)}):
             if faults := _other_versions():
                 raise ValueError("; ".join(faults))
-            # Ray itself says when a cluster has gone
+            # Ray itself reports when a cluster has gone
             yield lambda: None
 
 
 @contextmanager
 def connected(address: str, **settings: Any) -> Iterator[None]:
-    """Connect this process to the Ray cluster at ``address``. Raises ``ValueError`` if there is none."""
+    """Connect this process to the Ray cluster at ``address``. Raises ``ValueError`` if there is no cluster."""
     import ray
 
     _answers(address)
@@ -116,7 +116,7 @@ def connected(address: str, **settings: Any) -> Iterator[None]:
 
 
 def _copy_modules(workdir: Path, target: Path) -> None:
-    """Copy the user's modules and what is small next to them: files of the kinds that Flower bundles with an app."""
+    """Copy the user's modules and small files next to them, of the types that Flower bundles with an app."""
     for path, folders, files in os.walk(workdir):
         folders[:] = [name for name in folders if name not in _NOT_SENT and not name.startswith(".")]
         folder = target / Path(path).relative_to(workdir)
@@ -127,10 +127,10 @@ def _copy_modules(workdir: Path, target: Path) -> None:
 
 
 def _answers(address: str) -> None:
-    """Raise ``ValueError`` if nothing listens at ``address``, which Ray would only find out after minutes."""
+    """Raise ``ValueError`` if nothing listens at ``address``, which Ray would notice only after minutes."""
     host, _, port = address.rpartition(":")
     if not host or "//" in host or not port.isdecimal():
-        # "auto", or a client's address: Ray's own to look at
+        # "auto" or the address of a Ray client: left to Ray
         return
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
@@ -139,12 +139,12 @@ def _answers(address: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return what must be the same on all machines of a cluster for results to be the same."""
+    """Return the versions that must agree on all machines of a cluster for the same results."""
     return {"Python": platform.python_version(), **{name: version(name) for name in _ALIKE}}
 
 
 def _other_versions() -> list[str]:
-    """Return one line for each machine of the cluster whose versions are not those of this one."""
+    """Return one line for each machine of the cluster whose versions differ from those of this one."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -167,12 +167,12 @@ def _other_versions() -> list[str]:
 
 
 def import_path(workdir: Path) -> list[str]:
-    """PYTHONPATH for workers, and the order in which any process of ours may look for a user's module.
+    """Return PYTHONPATH for workers: the order in which every process of this package looks for a user's module.
 
-    The standard library, our packages, all else this interpreter sees, and last the folder the command was typed in, so
-    that a user's ``clients/`` or ``random.py`` hides nothing. The standard library is named first since PYTHONPATH goes
-    before it. The script's folder and the current directory, which Python puts first on ``sys.path``, are left out:
-    they are there by accident of how the command was started.
+    The standard library, this package's folders, everything else that this interpreter sees, and last the folder in
+    which the command was typed, so that a user's ``clients/`` or ``random.py`` hides nothing. The standard library is
+    named explicitly because PYTHONPATH precedes it. The script's folder and the current directory, which Python puts
+    first on ``sys.path``, are left out: they depend on how the command was started.
     """
     accidental = {"", str(Path(sys.argv[0]).resolve().parent), str(Path.cwd()), str(workdir.resolve())}
     seen = [entry for entry in sys.path if entry not in accidental]
@@ -184,6 +184,6 @@ def import_path(workdir: Path) -> list[str]:
 
 
 def _take_back_sigterm(handler: Any) -> None:
-    """Put back what Ray replaced by a handler of its own, which ends the process silently."""
+    """Restore the SIGTERM handler that Ray replaced by its own, which ends the process silently."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)

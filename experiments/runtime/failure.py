@@ -6,12 +6,12 @@ _LONGEST = 1000
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
-class RunFailed(RuntimeError):  # noqa: N818 - said as one says it: the run failed
+class RunFailed(RuntimeError):  # noqa: N818 - reads as a sentence: the run failed
     """A run did not complete; ``str(error)`` is the reason in one line."""
 
 
 class RuntimeDied(RunFailed):
-    """Ray itself is no more: nothing can be run on it, and what ran can be resumed."""
+    """Ray itself has died: nothing more can be run on it, and what was running can be resumed."""
 
 
 def failed(error: BaseException) -> RunFailed:
@@ -24,7 +24,7 @@ def failed(error: BaseException) -> RunFailed:
 
 
 def notes(error: BaseException) -> list[str]:
-    """Return the notes of ``error``, or of the interruption that it came of."""
+    """Return the notes of ``error``, or of the first exception in its chain of causes that has notes."""
     causes: BaseException | None = error
     while causes is not None:
         if own := getattr(causes, "__notes__", []):
@@ -34,7 +34,7 @@ def notes(error: BaseException) -> list[str]:
 
 
 def of_the_system(error: OSError) -> str:
-    """Return an error of the system in one line, with the file where it is known.
+    """Return an error of the operating system in one line, with the file if it is known.
 
     >>> of_the_system(FileNotFoundError(2, "No such file or directory", "runs/one"))
     'cannot use runs/one: no such file or directory'
@@ -45,6 +45,6 @@ def of_the_system(error: OSError) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` without colours and line breaks, cut where it is endless."""
+    """Return ``text`` without colours and line breaks, shortened if it is very long."""
     line = " ".join(_ANSI.sub("", text).split())
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"

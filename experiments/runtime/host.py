@@ -1,7 +1,7 @@
-"""The server's side of runs as a separate actor: what a job of a sweep keeps warm from cell to cell.
+"""The server's side of runs as an actor that a job of a sweep keeps warm from cell to cell.
 
-A cell runs here as it does in ``fedpfn run``, on workers of the host's own, so that cells side by side share neither a
-process nor a generator of random numbers, and each has its log.
+A cell runs here as in ``fedpfn run``, on the host's own workers, so that cells that run at the same time share neither
+a process nor a random generator, and each has its own log.
 """
 
 import os
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Host:
-    """The actor. ``environment`` are environment variables, set before PyTorch is imported.
+    """The actor. ``environment`` has environment variables, which are set before PyTorch is imported.
 
-    Without ``workers`` clients train in the host's own process.
+    Without ``workers``, clients train in the host's own process.
     """
 
     def __init__(self, resources: "Resources", environment: Mapping[str, str], *, workers: bool = True) -> None:
@@ -29,15 +29,15 @@ class Host:
 
         whole_lines()
         find_users_modules()
-        # on this machine a lane is given its GPUs
+        # on this machine the lane assigns the GPUs, on a cluster Ray does
         cards = gpu_names(resources.gpus) if VISIBLE in environment else []
-        # before this process imports PyTorch, as they do
+        # started before this process imports PyTorch, so that they import it at the same time
         self.workers = start_workers(resources, cards=cards) if workers else None
         self.nodes, self.parent = resources.supernodes, os.getppid()
         import strategies.server_app  # noqa: F401
 
     def run(self, config: Mapping[str, Any], workdir: str, log: str) -> str | None:
-        """Run a config and return the error in one line, or None."""
+        """Run a config and return an error in one line, or None."""
         import gc
 
         from experiments.runtime.failure import RunFailed
@@ -57,13 +57,13 @@ class Host:
         except RunFailed as error:
             return str(error)
         finally:
-            # the data of one run should not lie next to those of the next
+            # so that the data of one run are not in memory together with those of the next
             gc.collect()
             release_memory()
         return None
 
     def run_laboratory(self, kind: str, config: Mapping[str, Any], folder: str, workdir: str, log: str) -> str | None:
-        """Run a cell of the laboratory into ``folder`` and return the error in one line, or None."""
+        """Run a cell of the laboratory, which writes to ``folder``, and return an error in one line, or None."""
         from experiments.lab.cell import run_cell
         from experiments.lab.config import LabConfig
         from experiments.runtime.failure import RunFailed
@@ -83,9 +83,9 @@ class Host:
         return None
 
     def ready(self) -> None:
-        """Return when the host has started."""
+        """Do nothing: a call returns once the host has started."""
 
     def _live(self) -> None:
-        """End this process if its Ray is gone: nothing waits for the cell, and another sweep may have begun it."""
+        """End this process if its Ray is gone: nothing waits for the cell, and another sweep may have started it."""
         if os.getppid() != self.parent:
             os._exit(1)

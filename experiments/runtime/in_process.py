@@ -1,8 +1,8 @@
-"""The two apps in one process, without Ray: a debug backend, and the test double of the runtime.
+"""Both apps in one process, without Ray: a debug backend, and the test double of the runtime.
 
-A debugger's breakpoint in a client holds, and a test runs a federation in a second. ``Strategy.start`` asks two things
-of its grid: node ids, and answers to messages; this grid answers with the real ClientApp. Flower has no public way to
-make messages outside its own processes: that touch is in ``assume_identity`` alone.
+Breakpoints in a client work, and a test runs a federation in a second. ``Strategy.start`` needs only node ids and
+answers to messages from its grid; this grid answers with the real ClientApp. Flower has no public way to make messages
+outside its own processes; the only workaround is in ``assume_identity``.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,8 +24,8 @@ from strategies.server_app import run
 class InProcessGrid(AtOnceGrid):
     """A grid of ``nodes`` nodes that train in turn, in the calling thread, which calls ``watch`` before each.
 
-    What a client may do to its process it does to this one: it can end it, and native code that does not return holds
-    it up, whatever the timeouts. Python code of a client's is interrupted after its ``client-timeout`` nevertheless.
+    Clients share this process: one can end it, and native code that does not return blocks it regardless of timeouts.
+    Python code of a client is still interrupted after its ``client-timeout``.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class InProcessGrid(AtOnceGrid):
         self.states: dict[int, RecordDict] = {}
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return the ClientApp's answer to each message; its exception as an error reply, as the runtime does."""
+        """Return the ClientApp's answer to each message; as in the runtime, an exception becomes an error reply."""
         return [self._answer(message) for message in messages]
 
     def _answer(self, message: Message) -> Message:
@@ -57,6 +57,6 @@ def assume_identity() -> None:
 
 
 def run_in_process(config: RunConfig, *, nodes: int = 2, watch: Callable[[], None] = lambda: None) -> Path:
-    """Run ``config`` without Ray and return the run folder; what ``watch`` raises ends the run and is passed on."""
+    """Run ``config`` without Ray and return the run folder; an exception from ``watch`` ends the run and is raised."""
     assume_identity()
     return run(InProcessGrid(client_app, config.flat(), nodes=nodes, watch=watch), config)

@@ -13,11 +13,10 @@ _PATIENCE_SECONDS = 10.0
 
 
 def machines_of(ray_address: str, *, gpus: bool) -> list[Machine]:
-    """Return the machines of the Ray cluster at ``ray_address``, or this one where it is empty.
+    """Return the machines of the Ray cluster at ``ray_address``, or this machine if it is empty.
 
-    Without ``gpus`` theirs do not count.
-
-    Raises ``ValueError`` if there is no cluster, or if none of its machines has a free CPU.
+    Without ``gpus``, their GPUs are not counted. Raises ``ValueError`` if there is no cluster, or if none of its
+    machines offers a CPU.
     """
     if not ray_address:
         return [Machine(available_cpus(), gpu_count() if gpus else 0)]
@@ -38,7 +37,7 @@ def machines_of(ray_address: str, *, gpus: bool) -> list[Machine]:
 def say_if_busy(plans: Sequence[Resources], *, patience: float = _PATIENCE_SECONDS) -> None:
     """Report what a run is waiting for if others keep the cluster busy for longer than ``patience`` seconds.
 
-    ``plans`` are those of all jobs. Ray starts the workers as soon as there is room for them.
+    ``plans`` are the resources of all jobs. Ray starts the workers as soon as it can.
     """
     import ray
 

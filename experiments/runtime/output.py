@@ -1,4 +1,4 @@
-"""What processes print, sent to a file."""
+"""Sends the output of processes to a file."""
 
 import os
 import sys
@@ -14,17 +14,17 @@ _MOST_BYTES = 64 * 2**20
 
 
 def whole_lines() -> None:
-    """Write standard output and error a whole line at a time from now on, in a process of Ray's.
+    """In a Ray process, write standard output and error one complete line at a time from now on.
 
-    Ray's own streams write the text and the end of a line apart, and processes that share a log then tear each other's
-    lines.
+    Ray's own streams write the text and the end of a line separately, so that processes that share a log break each
+    other's lines.
     """
     sys.stdout, sys.stderr = (open(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))  # noqa: SIM115
 
 
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
-    """Send all output of this process to the end of ``log``, that of libraries included."""
+    """Append all output of this process, including that of libraries, to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -44,10 +44,10 @@ def output_to(log: Path) -> Iterator[None]:
 
 
 def shorten(log: Path, *, max_bytes: int = _MOST_BYTES) -> None:
-    """Cut the middle out of a log of more than ``max_bytes`` bytes; its first eighth and last three eighths stay.
+    """Cut the middle out of a log of more than ``max_bytes`` bytes: keep the first 1/8 and the last 3/8 of so many.
 
     The beginning says what was set up, the end why it stopped; a client that prints in every batch would fill the disk.
-    Processes that write at its end go on to. What one of them writes in this very moment may be lost.
+    Processes that append to the log can continue. What one of them writes at this very moment may be lost.
     """
     size = log.stat().st_size if log.exists() else 0
     if size <= max_bytes:
@@ -69,7 +69,7 @@ def apart(console: Console) -> Iterator[Console]:
     try:
         own = os.dup(console.file.fileno())
     except (OSError, ValueError, AttributeError):
-        # no file of the system: nothing diverts it
+        # not a file of the operating system, so nothing redirects it
         yield console
         return
     with os.fdopen(own, "w", encoding="utf-8") as file:

@@ -1,8 +1,8 @@
-"""Messages as Ray carries them: arrays as NumPy's, which workers read from the object store without a copy.
+"""Messages as Ray carries them: with NumPy arrays, which workers read from the object store without a copy.
 
-Pickled as it is, a message copies the bytes of its arrays three times on each side. Here every array record becomes a
-table of NumPy arrays, which Ray keeps outside the pickle, in memory that all processes of a machine share; on the other
-side they are tensors on that memory, not to be written to.
+Pickling a message as it is copies the bytes of its arrays three times on each side. Here every array record becomes a
+table of NumPy arrays, which Ray stores outside the pickle, in memory that all processes of a machine share; the
+receiver gets tensors on that memory, which must not be written to.
 """
 
 from collections.abc import Container, Mapping
@@ -19,20 +19,20 @@ from fedpfn.npy import from_npy
 from strategies.records import TensorArray
 
 Record = ArrayRecord | MetricRecord | ConfigRecord
-# an array record as Ray carries it, or another record as it is; an array that is not NumPy's stays Flower's
+# an array record as Ray carries it, or another record unchanged; an array that NumPy cannot hold stays Flower's
 Carried = dict[str, "NDArray[Any] | Array"] | MetricRecord | ConfigRecord
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """A message without its content, which is carried by name; an error travels in the message itself."""
+    """A message without its content, which is carried separately by key; an error stays in the message itself."""
 
     message: Message
     content: Mapping[str, Carried] = field(default_factory=dict)
 
 
 def pack(message: Message, *, without: Container[str] = ()) -> Parcel:
-    """Return a message as Ray carries it, less its records under the keys ``without``."""
+    """Return a message as Ray carries it, without its records under the keys ``without``."""
     if message.has_error():
         return Parcel(message)
     head = copy(message)
@@ -41,7 +41,7 @@ def pack(message: Message, *, without: Container[str] = ()) -> Parcel:
 
 
 def unpack(parcel: Parcel, shared: Mapping[str, Carried] | None = None) -> Message:
-    """Return the message of a parcel, with records that travelled apart from it."""
+    """Return the message of a parcel, including the ``shared`` records that were sent separately."""
     if parcel.message.has_error():
         return parcel.message
     message = copy(parcel.message)
@@ -50,14 +50,14 @@ def unpack(parcel: Parcel, shared: Mapping[str, Carried] | None = None) -> Messa
 
 
 def carried(record: Record) -> Carried:
-    """Return a record as Ray carries it; arrays share their memory where they can."""
+    """Return a record as Ray carries it; arrays share the record's memory if possible."""
     if not isinstance(record, ArrayRecord):
         return record
     return {name: _as_numpy(array) for name, array in record.items()}
 
 
 def received(record: Carried) -> Record:
-    """Return the record that was carried. Its arrays are on Ray's memory and must not be written to."""
+    """Return the record that was carried. Its arrays are in Ray's memory and must not be written to."""
     if isinstance(record, MetricRecord | ConfigRecord):
         return record
     arrays = ArrayRecord()
@@ -71,5 +71,5 @@ def _as_numpy(array: Array) -> "NDArray[Any] | Array":
         tensor = array.tensor if isinstance(array, TensorArray) else from_npy(array.data)
         return tensor.numpy(force=True) if array.stype == "numpy.ndarray" else array
     except (TypeError, ValueError):
-        # a type that PyTorch lacks, or no such file: whoever reads it will say so
+        # a type that PyTorch lacks, or invalid bytes: whoever reads the array will report it
         return array

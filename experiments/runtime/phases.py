@@ -1,4 +1,4 @@
-"""Where the wall time of a run went: when each of its phases ended, as one small table."""
+"""Where the wall time of a run went: a small table of when each phase ended."""
 
 import time
 from pathlib import Path
@@ -18,19 +18,19 @@ _AT_THE_SAME_TIME = WORKERS
 
 
 class Phases:
-    """The ends of a run's phases, each in seconds since the epoch; what ends twice is taken the first time."""
+    """The ends of a run's phases in seconds since the epoch; of a phase that ends twice, the first end counts."""
 
     def __init__(self) -> None:
         self.ends: dict[str, float] = {}
 
     def end(self, phase: str, at: float | None = None) -> None:
-        """Note that a phase ended now, or ``at`` a time."""
+        """Note that a phase ended now, or at the time ``at``."""
         self.ends.setdefault(phase, time.time() if at is None else at)
 
     def rows(self, start: float) -> list[tuple[str, float, float | None]]:
-        """Return each phase with the seconds from ``start`` to its end, and those that it took.
+        """Return each phase with the seconds from ``start`` to its end, and the seconds that it took.
 
-        None for what workers did meanwhile.
+        The latter are None for the phase of the workers, which runs at the same time as others.
 
         >>> phases = Phases()
         >>> for phase, at in (("Ray up", 12.5), ("first round", 14.0)):

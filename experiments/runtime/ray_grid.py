@@ -1,11 +1,11 @@
 """A Flower grid over Ray actors: simulation on a laptop, a GPU box or a Ray cluster.
 
-Every node is a message per round; actors take messages as they become idle. What several messages of a round share is
-put into Ray's object store once, and read there without a copy. A node's state lives here.
+Every node gets one message per round; actors take messages as they become idle. Records that several messages of a
+round share are put into Ray's object store once and read there without a copy. This process keeps the nodes' states.
 
-An actor that dies is replaced, and the message that it had is given to another: the same bits, since nothing depends on
-who trains whom. If that one dies too the message is given back as lost: who in it ends workers can be found out by whom
-it is from (``strategies.CohortGrid``). What a round costs with no deaths does not change.
+An actor that dies is replaced, and its message is given to another one, with bit-identical results, since nothing
+depends on which actor trains which client. If that one dies too, the message is returned as lost: its sender
+(``strategies.CohortGrid``) can find out which of its clients ends workers. A round without deaths costs nothing extra.
 """
 
 import math
@@ -33,18 +33,18 @@ from strategies.replies import LOST
 Reference = ray.ObjectRef[Any]
 
 _LOOK_SECONDS = 0.25
-# longer than that no round waits for workers to start
+# the longest that a round waits for workers to start
 _START_SECONDS = 600.0
-# Flower's own number for what went wrong it cannot say where
+# Flower's own code for an unknown error
 _UNKNOWN = 0
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A message on its way to an actor: what it alone holds, and what it shares with others.
+    """A message on its way to an actor: its own records, and those that it shares with others.
 
-    ``tries`` is how often it was tried; ``last`` that it is not to be tried again; ``alone`` the seconds that the
-    client has that it is for, where it is for one whose time is limited, else 0.
+    ``tries`` is the number of earlier attempts; ``last`` forbids another one. ``alone`` is the client's time limit in
+    seconds if the message is for a single client that has one, otherwise 0.
     """
 
     parcel: Parcel
@@ -55,26 +55,26 @@ class _Call:
 
 
 class RayGrid(AtOnceGrid):
-    """Nodes whose messages Ray actors answer. Ray is running, and this process connected to it.
+    """Nodes whose messages Ray actors answer. Ray must be running, and this process connected to it.
 
     Parameters
     ----------
     workers
-        The actors, with the ClientApp that they have.
+        The actors, with their ClientApp.
     run_config
         The app's run config.
     nodes
-        Number of nodes; a strategy that runs on the grid as it is sees so many clients. One per worker by default.
+        Number of nodes, by default one per worker; a strategy directly on this grid sees as many clients.
     warm_up
         Reference ``module:name`` of a function of the run config that each worker calls before its first message.
     data
-        Called for the run's data where a worker's machine has none; they are sent to it.
+        Called for the run's data if a worker's machine has none; they are sent to it.
     log
-        File that takes what workers print; Ray's own files where empty.
+        File for the output of workers; if empty, it goes to Ray's own files.
     retries
-        How often a message is given to another actor when the one that had it died.
+        Number of times that a message is given to another actor after its actor died.
     watch
-        Called several times a second while actors work; what it raises ends the round.
+        Called several times a second while actors work; an exception from it ends the round.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class RayGrid(AtOnceGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Yield the answers as they come; nodes that have not answered after ``timeout`` seconds are left out.
 
-        The time runs from when all workers are ready, so that a first round's has no imports in it, but at most ten
-        minutes after the call. It continues while a worker that died is replaced.
+        The time starts when all workers are ready, so that it does not include imports in the first round, but at the
+        latest ten minutes after the call. It continues while a worker that died is replaced.
         """
         if (phase := next(self._phases, None)) is not None:
             # a round ends when the next one begins
@@ -114,7 +114,7 @@ class RayGrid(AtOnceGrid):
         idle, starting, busy = list(self.workers.actors), list[Actor](), dict[Reference, _Job]()
         try:
             while waiting or busy:
-                # whoever asks Ray for something once its scheduler has gone is ended by it, silently
+                # once its scheduler has gone, Ray silently ends any process that asks it for something
                 self.workers.look_after()
                 while waiting and idle:
                     job = _Job(idle.pop(), waiting.popleft(), time.monotonic())
@@ -133,7 +133,7 @@ class RayGrid(AtOnceGrid):
                         idle.append(job.actor)
                         yield unpack(_failed(job.call, _first_line(error), _UNKNOWN))
                     except RayError as error:
-                        # the actor is gone, or was taken for dead, or its answer is
+                        # the actor has died or was taken for dead, or its answer is lost
                         starting.append(self.workers.replace(job.actor))
                         reason = _why_lost(job, error)
                         if job.call.last or job.call.tries >= self.retries:
@@ -148,16 +148,16 @@ class RayGrid(AtOnceGrid):
                 if time.monotonic() > deadline:
                     break
         except RuntimeDied:
-            # nobody is left to be replaced
+            # no actor is left to be replaced
             busy.clear()
             raise
         finally:
-            # whoever is still at it would keep its actor from the next round
+            # an unanswered message would keep its actor from the next round
             for job in busy.values():
                 self.workers.replace(job.actor)
 
     def about(self, node: int) -> dict[str, Any]:
-        """Return a node's config, which says that its process is replaced if it ends."""
+        """Return a node's config, which also says that its process is replaced if it ends."""
         return super().about(node) | {REPLACEABLE: True}
 
     def _wait(self, busy: Collection[Reference]) -> None:
@@ -169,7 +169,7 @@ class RayGrid(AtOnceGrid):
         self.watch()
 
     def _calls(self, messages: list[Message]) -> Iterator[_Call]:
-        """Divide each message into what it alone holds and what it shares; that is put into the store once."""
+        """Split each message into its own records and those that it shares, which are put into the store once."""
         holders: dict[int, int] = {}
         for message in messages:
             for record in message.content.values():
@@ -201,7 +201,7 @@ class RayGrid(AtOnceGrid):
 
 @dataclass(frozen=True)
 class _Job:
-    """A call that an actor has, and since when."""
+    """A call that an actor is working on, and since when."""
 
     actor: Actor
     call: _Call
@@ -220,7 +220,7 @@ def _why_lost(job: _Job, error: RayError) -> str:
         return f"its worker was ended by Ray's memory monitor, for want of memory: {used}"
     took, limit = time.monotonic() - job.since, job.call.alone
     if 0 < limit < took:
-        # no sooner does a worker end itself (clients.time_limit)
+        # a worker does not end itself before the limit (clients.time_limit)
         return (
             f"its worker was ended after {took:.1f} s, since nothing interrupted it after client-timeout, {limit:g} s"
         )

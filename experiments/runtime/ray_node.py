@@ -1,12 +1,12 @@
 """Ray on this machine with no more processes than a run needs: store, scheduler and the scheduler's two agents.
 
-``ray.init`` also starts a dashboard, an autoscaler's monitor and a log monitor, which take seconds and 170 MB, and
-offers no way to leave them out.
+``ray.init`` also starts a dashboard, an autoscaler monitor and a log monitor, which take seconds and 170 MB, and cannot
+leave them out.
 
-Whoever reaches a port of Ray may run code as the user, and by default Ray listens on every interface. This one listens
-on the loopback interface, and rejects whoever does not send its token, which is drawn anew for each Ray and is known
-only through the environment of its processes. ``Node`` and the settings that are read again are not part of Ray's
-public interface; Flower pins the version of Ray.
+Anybody who reaches a port of Ray can run code as the user, and by default Ray listens on every interface. This one
+listens on the loopback interface only, and rejects requests without its token, which is drawn anew for each Ray and
+known only through the environment of its processes. ``Node`` and rereading the settings are not part of Ray's public
+interface; Flower pins the version of Ray.
 """
 
 import _thread
@@ -35,8 +35,8 @@ _VITAL = {
 
 
 _LOOK_SECONDS, _GRACE_SECONDS = 0.25, 1.0
-# seconds after which a process gives up a store that it cannot reach: 60 by default, in which the agents of a killed
-# command would stay, though on one machine it does not come back
+# seconds after which a process gives up a store that it cannot reach; with the default of 60, the agents of a killed
+# command would stay for as long, though on a single machine the store does not come back
 _RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _TOKEN = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -48,13 +48,13 @@ class _SmallNode(Node):
 
 @contextmanager
 def closed_to_others() -> Iterator[None]:
-    """Let this process, and all that it starts meanwhile, speak Ray over loopback, with a token of their own."""
+    """Let this process, and all that it starts meanwhile, use Ray over loopback with their own token."""
     cluster = ray_constants.ENABLE_RAY_CLUSTER
     settings = {
         **dict.fromkeys(_TOKEN),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        # what Ray does on Windows and macOS: no interface but loopback
+        # as Ray does on Windows and macOS: only the loopback interface
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
     }
     before = {name: os.environ.get(name) for name in settings}
@@ -66,13 +66,13 @@ def closed_to_others() -> Iterator[None]:
 
 
 def _set(settings: Mapping[str, str | None], *, cluster: bool) -> None:
-    """Set or unset variables of the environment, and have Ray read them, which it does once, when it is imported."""
+    """Set or unset environment variables and have Ray read them again, which it otherwise does only on import."""
     for name, value in settings.items():
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
     ray_constants.ENABLE_RAY_CLUSTER = cluster
-    # compiled, and without types
+    # compiled code without type annotations
     raylet: Any = _raylet
     raylet.AuthenticationTokenLoader.instance().reset_cache()
     raylet.Config.initialize("")
@@ -82,7 +82,7 @@ def _set(settings: Mapping[str, str | None], *, cluster: bool) -> None:
 def ray_node(*, cpus: int, gpus: int, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """Start Ray with its files in ``folder``; at the end all its processes are killed at once.
 
-    Yields its address, and a function that raises ``RuntimeDied`` where its store or its scheduler has ended.
+    Yields its address, and a function that raises ``RuntimeDied`` if its store or its scheduler has ended.
     """
     without: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False, "include_dashboard": False}
     settings = RayParams(num_cpus=cpus, num_gpus=gpus, temp_dir=str(folder), **without)
@@ -90,7 +90,7 @@ def ray_node(*, cpus: int, gpus: int, folder: Path) -> Iterator[tuple[str, Calla
     try:
         node = _SmallNode(settings, head=True, shutdown_at_exit=False, spawn_reaper=True, ray_init_cluster=True)
     finally:
-        # this process needs its minute to take down
+        # this process keeps the default of a minute, for taking Ray down
         del os.environ[_RECONNECT]
     try:
         yield node.gcs_address, partial(_look_after, node)
@@ -109,9 +109,9 @@ def _look_after(node: Node) -> None:
 
 @contextmanager
 def looked_after(look_after: Callable[[], None]) -> Iterator[None]:
-    """Raise what ``look_after`` raises also where the main thread does not call it: while it imports, or loads data.
+    """Raise what ``look_after`` raises even while the main thread does not call it, because it imports or loads data.
 
-    Ray's own way is to end this process, after some seconds and silently.
+    Ray itself would end this process silently after some seconds.
     """
     over = threading.Event()
 
@@ -120,7 +120,7 @@ def looked_after(look_after: Callable[[], None]) -> Iterator[None]:
             try:
                 look_after()
             except RuntimeDied:
-                # whoever waits for workers looks as well, and records the reason
+                # code that waits for workers also calls `look_after`, and records the reason
                 if not over.wait(_GRACE_SECONDS):
                     _thread.interrupt_main()
                 return
@@ -149,7 +149,7 @@ def _kill(node: Node) -> None:
 
 
 def _stopped_family(pid: int) -> list[psutil.Process]:
-    """Return a process and all that came of it, stopped: the scheduler would replace what is killed."""
+    """Suspend a process and return it with its descendants: the scheduler would replace those that are killed."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         process.suspend()
@@ -158,7 +158,7 @@ def _stopped_family(pid: int) -> list[psutil.Process]:
 
 
 def _runs(process: psutil.Process) -> bool:
-    # whoever inherited a dead process may take a second to look after it
+    # the process that inherits a dead one may take a second to reap it
     with suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False

@@ -1,6 +1,6 @@
-"""The runtime of a run: Ray, the workers on it, and the grid that joins them to a ServerApp.
+"""The runtime of a run: Ray, the workers on it, and the grid that connects them to a ServerApp.
 
-Workers are started before this process imports PyTorch, and import it while this one does.
+Workers are started before this process imports PyTorch, so that they import it at the same time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WARM_UP = "clients.client_app:warm_up"
 
 @contextmanager
 def started(resources: Resources, *, workdir: Path, ray_address: str = "") -> Iterator[Workers]:
-    """Start Ray, or join the cluster at ``ray_address``, and start the workers of a run on it; end what was started."""
+    """Start Ray or join the cluster at ``ray_address``, and start a run's workers on it; at the end, stop them again."""
     cpus = resources.actors * resources.cpus_per_actor
     begun = time.time()
     with joined(cpus=cpus, gpus=resources.gpus, workdir=workdir, ray_address=ray_address) as look_after:
@@ -48,10 +48,10 @@ def started(resources: Resources, *, workdir: Path, ray_address: str = "") -> It
 def joined(
     *, workdir: Path, cpus: int | None = None, gpus: int | None = None, ray_address: str = ""
 ) -> AbstractContextManager[Callable[[], None]]:
-    """Return Ray as a context: the cluster at ``ray_address``, or one of our own, with so many CPUs and GPUs.
+    """Return Ray as a context manager: the cluster at ``ray_address``, or a local Ray with ``cpus`` and ``gpus``.
 
-    By default with those that this process may use. Its value is a function that raises ``RuntimeDied`` where a Ray of
-    our own has died.
+    By default, a local Ray has the CPUs and GPUs that this process may use. The context's value is a function that
+    raises ``RuntimeDied`` if the local Ray has died.
     """
     if ray_address:
         return ray_cluster(ray_address, workdir=workdir)
@@ -60,7 +60,7 @@ def joined(
 
 
 def start_workers(resources: Resources, *, cards: Sequence[str] = ()) -> Workers:
-    """Start the workers of a run on the Ray that this process is connected to, on ``cards`` or where Ray has GPUs."""
+    """Start a run's workers on the Ray that this process is connected to, on the GPUs ``cards`` or on Ray's choice."""
     from experiments.runtime.workers import Workers
 
     cpus, gpus = resources.cpus_per_actor, resources.gpus_per_actor
@@ -70,10 +70,10 @@ def start_workers(resources: Resources, *, cards: Sequence[str] = ()) -> Workers
 def run_on(
     workers: Workers, config: RunConfig, *, nodes: int, log: Path, watch: Callable[[], None] = lambda: None
 ) -> Path:
-    """Run ``config`` on ``workers`` and return the run folder; what is said meanwhile goes to ``log``.
+    """Run ``config`` on ``workers`` and return the run folder; output goes to ``log``.
 
     ``watch`` is called several times a second while workers train. Raises ``ConfigError`` for a config that cannot be
-    run, and ``RunFailed`` for a run that did not complete, its traceback in the log.
+    run, and ``RunFailed`` for a run that did not complete, whose traceback is in the log.
     """
     from experiments.runtime.output import shorten
     from experiments.runtime.ray_grid import RayGrid
@@ -102,7 +102,7 @@ def run_on(
 
 
 def run_here(config: RunConfig, *, nodes: int, log: Path, watch: Callable[[], None] = lambda: None) -> Path:
-    """Run ``config`` with its clients in this process, one after the other, and otherwise as ``run_on`` does."""
+    """Run ``config`` with its clients in this process, one after the other, but otherwise like ``run_on``."""
     from clients.client_app import app
     from experiments.runtime.in_process import InProcessGrid
     from experiments.runtime.output import shorten
@@ -125,7 +125,7 @@ def _run(grid: Grid, config: RunConfig) -> Path:
 
 @contextmanager
 def recorded(log: Path) -> Iterator[None]:
-    """Send output to ``log``, and turn an error into the reason why the run failed, its traceback in the log."""
+    """Send output to ``log``, and turn an error into the reason why the run failed, with its traceback in the log."""
     from experiments.runtime.failure import failed
     from experiments.runtime.output import output_to, shorten
     from fedpfn.runs.config import ConfigError

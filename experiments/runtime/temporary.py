@@ -1,4 +1,4 @@
-"""A temporary folder that is removed by its owner or, if the owner was killed, by the process that makes the next."""
+"""A temporary folder that its owner removes or, if the owner was killed, the process that makes the next one."""
 
 import os
 import shutil
@@ -14,20 +14,20 @@ _LOCK = "owner.lock"
 
 @contextmanager
 def temporary_folder(prefix: str, *, longest: int) -> Iterator[Path]:
-    """Yield a new folder in the system's folder for temporary files, or in ``/tmp`` where its path would be too long.
+    """Yield a new folder in the system's folder for temporary files, or in ``/tmp`` if its path would be too long.
 
     Parameters
     ----------
     prefix
-        Start of the folder's name. Folders of dead owners with the same prefix are removed first.
+        Start of the folder's name. Folders with the same prefix whose owners are dead are removed first.
     longest
-        Number of bytes that the path may have.
+        Largest number of bytes in the path.
     """
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) + len(f"/{prefix}12345678") > longest:
         parent = "/tmp"
     _remove_abandoned(Path(parent), prefix)
-    # locked before it has the name that others look for
+    # locked before it gets the name that other processes look for
     unlocked = Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=parent)).resolve()
     with FileLock(unlocked / _LOCK):
         folder = unlocked.rename(unlocked.with_name(unlocked.name.removeprefix(".")))
@@ -39,6 +39,6 @@ def temporary_folder(prefix: str, *, longest: int) -> Iterator[Path]:
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:
     for lock in parent.glob(f"{prefix}*/{_LOCK}"):
-        # it is in use, or somebody else's
+        # skipped if it is in use or belongs to somebody else
         with suppress(Timeout, OSError), FileLock(lock, timeout=0):
             shutil.rmtree(lock.parent, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""A worker: the process that answers a grid's messages with a ClientApp, one after the other, for a whole run.
+"""A worker: the process that answers a grid's messages with a ClientApp, one after the other, for a complete run.
 
-Nothing that takes long to import is imported here: Ray reads this module before the actor begins, and the actor imports
-its app while the driver is busy with its own imports.
+This module imports nothing that takes long: Ray imports it before the actor starts, and the actor then imports its app
+while the driver is busy with its own imports.
 """
 
 import importlib
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from experiments.runtime.parcels import Carried, Parcel
 
 IDENTITY = 1
-# where the user's modules lie that came with a worker of a cluster, below the folder that it starts in
+# folder with the user's modules that were sent to a worker of a cluster, below the folder in which it starts
 MODULES = "modules"
 
 
 def find_users_modules() -> None:
-    """Let the user's modules be found in a process of a cluster, after everything installed."""
+    """Make the user's modules importable in a process of a cluster, after everything that is installed."""
     from fedpfn import imports
 
     folder = Path.cwd() / MODULES
@@ -34,7 +34,7 @@ def find_users_modules() -> None:
 class Worker:
     """The actor; ``client_app`` is a reference ``module:name``, imported at once.
 
-    ``environment`` are environment variables, set before PyTorch is imported.
+    ``environment`` has environment variables, which are set before PyTorch is imported.
     """
 
     def __init__(self, client_app: str, environment: Mapping[str, str] | None = None) -> None:
@@ -57,10 +57,10 @@ class Worker:
         return _load(client_app)
 
     def prepare(self, run_config: Mapping[str, Any], log: str, warm_up: str, data: Any = None) -> float | None:
-        """Take the run config and the log file of the messages to come, and return the time when that was done.
+        """Take the run config and the log file for the next messages, and return the time when this was done.
 
-        ``warm_up`` refers to a function of the run config and of the run's ``data``, None where they are to be read
-        here: what it makes ready is there when the first message comes. None where this machine has no data.
+        ``warm_up`` refers to a function of the run config and the run's ``data`` (None if they are to be read here),
+        which prepares this process for the first message. Returns None if this machine has no data.
         """
         from partitions import DataError
 
@@ -73,7 +73,7 @@ class Worker:
                     print(f"{platform.node()} has no data: {error}")
                     return None
                 except Exception:
-                    # it comes again with the first message, whose answer names it
+                    # it is raised again by the first message, whose answer names it
                     traceback.print_exc()
         return time.time()
 
@@ -81,9 +81,9 @@ class Worker:
         self, parcel: "Parcel", keys: tuple[str, ...], state: dict[str, "Carried"], about: dict[str, Any],
         *shared: "Carried",
     ) -> tuple["Parcel", dict[str, "Carried"]]:  # fmt: skip
-        """Answer one message; ``shared`` are its records under ``keys`` that others have as well.
+        """Answer one message; ``shared`` are its records under ``keys``, which other messages have as well.
 
-        ``state`` is the node's, and goes back with the answer: it must not depend on the worker that a node meets.
+        ``state`` is the node's state. It is returned with the answer, because a node may get another worker next time.
         """
         from flwr.app import Context, RecordDict
 
@@ -101,7 +101,7 @@ class Worker:
         from experiments.runtime.output import output_to
 
         log = Path(self.log)
-        # another machine of a cluster may lack the folder: its output is in Ray's own files
+        # another machine of a cluster may lack the folder: its output then goes to Ray's own files
         return output_to(log) if self.log and log.parent.is_dir() else nullcontext()
 
 
