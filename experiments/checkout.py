@@ -1,4 +1,4 @@
-"""Commands that the wheel leaves out, and that a checkout of the repository has: the benchmark and the faults."""
+"""Commands that only a checkout of the repository has, not the wheel: the benchmark and the faults."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -10,7 +10,7 @@ Words = Annotated[list[str] | None, typer.Argument(metavar="[WORD]...", help="an
 
 
 def add_checkout_command(app: typer.Typer, name: str) -> None:
-    """Add ``fedpfn NAME`` to ``app`` from ``experiments.NAME.cli``; where there is none, one that says where it is."""
+    """Add ``fedpfn NAME`` from ``experiments.NAME.cli`` to ``app``; without it, add a command that says where it is."""
     package = f"experiments.{name}"
     try:
         module = import_module(f"{package}.cli")

@@ -1,6 +1,6 @@
-"""The command line ``fedpfn``: words in, one call, and every error as a line with a non-zero exit.
+"""The command line ``fedpfn``: every command is one call, and every known error one line and a non-zero exit status.
 
-Whatever takes time to import (PyTorch, above all) is imported inside the commands, so that ``--help`` comes at once.
+Modules that take time to import, above all PyTorch, are imported inside the commands, so that ``--help`` is fast.
 """
 
 import sys
@@ -111,7 +111,7 @@ def run(
     )
     runtime = nullcontext() if in_process else started(resources, workdir=here, ray_address=ray_address)
     with interruptible(), runtime as workers:
-        # while the workers import PyTorch, this process does
+        # imports PyTorch, while the workers do the same
         from experiments.run import prepare, run_config, unused_settings
         from experiments.show import summary_table
         from fedpfn.runs import LOG, read_run
@@ -223,12 +223,12 @@ def _run_app() -> None:
     try:
         app()
     except SystemExit as ended:
-        # what typer makes of Ctrl-C
+        # typer turns Ctrl-C into this exit status
         if ended.code == INTERRUPTED:
             _say_last("stopped", ended)
         raise
     except KeyboardInterrupt as interruption:
-        # before typer is there to make that of it
+        # Ctrl-C before typer runs
         _say_last("stopped", interruption)
         sys.exit(INTERRUPTED)
     except Exception as error:
@@ -242,25 +242,25 @@ def _run_app() -> None:
 
 
 def _say_last(message: str, error: BaseException) -> None:
-    # nothing is imported here: imports that were interrupted break those after them
+    # imports nothing: an interrupted import breaks later ones
     errors.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
     for line in notes(error):
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def explanation(error: Exception) -> str | None:
-    """Return the message that a known error ends in; None for one that is a fault of ours and needs its traceback."""
+    """Return the message for a known error; None for a bug in this package, which needs its traceback."""
     if isinstance(error, RunFailed | ValueError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return of_the_system(error)
-    # by now PyTorch has been imported, or it takes a moment more
+    # imported here, since it imports PyTorch, which takes a moment unless it has been imported already
     from strategies.cohort_failures import RoundFailedError
 
     return f"the run failed: {error}" if isinstance(error, RoundFailedError) else None
 
 
 def _command_for(folder: Path) -> str | None:
-    """Return the command that shows a folder that is not a run's, where there is one."""
+    """Return the command that shows a folder other than a run folder; None if there is none."""
     traces = ("rounds.jsonl", "failure.json", "sweep.yaml", "experiment.yaml")
     return "report" if any(any(folder.rglob(name)) for name in traces) else None

@@ -1,8 +1,8 @@
-"""The classes that typer builds our commands from: help for positional arguments, and hints for what was mistyped.
+"""The classes from which typer builds the commands: help for positional arguments, and hints for typing errors.
 
 Flower requires typer below 0.21, whose arguments lose their help under click 8.5: ``TyperArgument`` sets ``help`` and
 then calls the constructor of click's ``Argument``, which since 8.5 has a ``help`` of its own and sets it to None.
-``Command`` puts it back from the annotations.
+``Command`` restores it from the annotations.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from typer.models import ArgumentInfo
 
 SETTINGS = "KEY=VALUE"
 
-# click 8.5 suggests commands itself; typer would then say it a second time
+# click 8.5 suggests commands itself; typer would repeat the suggestion
 _CLICK_SUGGESTS = hasattr(click.exceptions, "NoSuchCommand")
 
 
@@ -31,7 +31,7 @@ class Command(TyperCommand):
                 parameter.help = next((note.help for note in notes if isinstance(note, ArgumentInfo)), None)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does; a setting that is written as an option is shown as it should be."""
+        """Parse as click does; for a setting that is written as an option, the error shows how to write it."""
         typed = list(args)
         try:
             return super().parse_args(ctx, args)
@@ -52,7 +52,7 @@ class Group(TyperGroup):
 
 
 class App(Typer):
-    """A typer application whose commands are ours, and where ``-h`` works everywhere."""
+    """A typer application with the command class above, in which ``-h`` works everywhere."""
 
     def __init__(self, **settings: Any) -> None:
         help_names = {"help_option_names": ["-h", "--help"]}
@@ -64,7 +64,7 @@ class App(Typer):
 
 
 def setting_hint(error: click.NoSuchOption, typed: list[str]) -> str | None:
-    """Return how an unknown long option is written as a setting; None where it is more likely a mistyped option.
+    """Return how an unknown long option is written as a setting; None if it is more likely a mistyped option.
 
     >>> setting_hint(click.NoSuchOption("--rounds"), ["--rounds", "5"])
     'Settings are written without dashes: rounds=5'

@@ -1,6 +1,6 @@
 """The last messages of a run that did not complete: where it is, where the user's own code failed, how to resume.
 
-The lines are notes of the exception that ends the run, so that they come after all else that is said on the way out.
+The lines are notes of the exception that ends the run, so that they are printed after everything else.
 """
 
 import re
@@ -17,12 +17,12 @@ from fedpfn.runs import LOG, is_run
 
 _FRAME = re.compile(r'\s*File "(?P<file>[^"<]+)", line (?P<line>\d+), in (?P<name>\S+)')
 _OURS = ("fedpfn", "strategies", "clients", "partitions", "experiments")
-# tracebacks are at the end; a log may be long
+# a log may be long; tracebacks are at its end
 _LOG_BYTES = 200_000
 
 
 def note_ending(error: BaseException, folder: Path) -> None:
-    """Add to ``error`` the lines to be said last of the run in ``folder``; none where nothing was recorded."""
+    """Add the last lines about the run in ``folder`` to ``error``; none if nothing was recorded."""
     if not folder.is_dir():
         error.add_note(f"the run folder {folder} is gone, and with it what was on record; to begin anew, run it again")
         return
@@ -44,7 +44,7 @@ def note_ending(error: BaseException, folder: Path) -> None:
 
 
 def own_line(text: str) -> str | None:
-    """Return the last place in the tracebacks of ``text`` that is neither in this package nor in a library.
+    """Return the last line of code in the tracebacks of ``text`` that is neither in this package nor in a library.
 
     >>> own_line('  File "/home/me/models.py", line 12, in forward\\n    return self.net(x)\\nValueError: no')
     '/home/me/models.py, line 12, in forward: return self.net(x)'
@@ -63,8 +63,8 @@ def log_tail(log: Path) -> str:
 
 
 def _said(error: BaseException, log: Path) -> str:
-    """Return the tracebacks of a run: in its log, or where it ran in this process, in its exception."""
-    # a client's traceback comes with its failure
+    """Return the tracebacks of a run, from its log or, if it ran in this process, from its exception."""
+    # a client's failure carries its traceback
     failures = "\n".join(failure.traceback for failure in getattr(error, "failures", ()))
     return log_tail(log) or "".join(traceback.format_exception(error)) + failures
 

@@ -1,4 +1,4 @@
-"""The console script ``fedpfn``: nothing is imported before Ctrl-C ends the command as it does later."""
+"""The console script ``fedpfn``: imports the command line inside ``try``, so that Ctrl-C works from the start."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A federation from Python, for scripts and notebooks: what ``fedpfn run`` does, and the record as its result."""
+"""Runs a federation from Python, for scripts and notebooks: like ``fedpfn run``, with the record as the result."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,12 +16,12 @@ def federate(*words: str, config: Path | str | None = None, in_process: bool = F
     Parameters
     ----------
     *words
-        Settings as on the command line, such as ``"strategy.name=fedpfn"``. Paths, and modules of your own that are
-        named here, are looked for in the current folder.
+        Settings as on the command line, such as ``"strategy.name=fedpfn"``. Paths, and your own modules that are named
+        here, are looked for in the current folder.
     config
-        A YAML file of settings to start from, also the ``config.yaml`` of another run.
+        A YAML file of settings to start from, such as the ``config.yaml`` of another run.
     in_process
-        Train in this process, where a breakpoint holds, and not in Ray's. The result is the same.
+        Train in this process instead of Ray's, so that breakpoints work. The result is the same.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def federate(*words: str, config: Path | str | None = None, in_process: bool = F
     ConfigError
         With all faults of the settings, before anything starts.
     RunFailed
-        If a run on Ray did not complete; one in this process raises the error itself. Its folder says why.
+        If a run on Ray did not complete; a run in this process raises the error itself. The run folder says why.
     """
     here = Path.cwd()
     requested = read_run_config(words, file=None if config is None else Path(config), workdir=here)

@@ -1,4 +1,4 @@
-"""Figures of a run, redrawn from its folder alone."""
+"""Figures of a run, drawn from its folder alone."""
 
 import math
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ from fedpfn.algorithms import TITLES
 from fedpfn.runs import Run, write_whole
 from fedpfn.runs.arguments import is_masked
 
-# Okabe and Ito's palette: distinguishable for the colour-blind, and in grey by their line styles
+# Okabe and Ito's palette: distinguishable for the colour-blind; in grey, line styles tell the lines apart
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
 def rounds_figure(run: Run) -> Figure:
-    """Return the score over rounds above, the barriers between the round's client models below.
+    """Draw the score over rounds, and below it the barriers between the client models of each round.
 
-    The barrier line is the mean over pairs; the band reaches from the smallest to the largest pair where the curves
-    are on disk.
+    The barrier line is the mean over pairs; the band reaches from the smallest to the largest pair if the curves are on
+    disk.
     """
     figure = Figure(figsize=(7.0, 5.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -42,7 +42,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Write ``figure`` as a picture."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
-    # replaces what is there: a link in a folder from elsewhere may lead anywhere
+    # replaces an existing file rather than writing to it: a link in a folder from elsewhere may lead anywhere
     write_whole(path, buffer.getvalue())
     return path
 
@@ -117,7 +117,7 @@ def _lowest(run: Run, record: Mapping[str, Any], score: Score) -> float:
 
 
 def _arrays(run: Run, record: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
-    """Return the numbers of a round's barrier file; none where there is none, or none that can be read."""
+    """Return the numbers of a round's barrier file; empty if there is none or it cannot be read."""
     try:
         arrays = run.barriers(record["round"])
     except (OSError, ValueError):
@@ -126,7 +126,7 @@ def _arrays(run: Run, record: Mapping[str, Any]) -> dict[str, NDArray[np.float64
 
 
 def _number(value: float | None) -> float:
-    # what was not finite is null on record
+    # the record holds null for a number that was not finite
     return math.nan if value is None else value
 
 

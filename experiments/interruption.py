@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the terminal's going: one way to be stopped, and one wish however often it is said."""
+"""Handles Ctrl-C, SIGTERM and the closing of the terminal in the same way; repeated signals count as one."""
 
 import os
 import signal
@@ -11,20 +11,20 @@ from types import FrameType
 
 # the exit status of a command that was interrupted
 INTERRUPTED = 130
-# a second Ctrl-C in this time is impatience with the first one's taking down, which it would leave half done
+# a second Ctrl-C in this time would interrupt the clean-up that the first one started
 _SAME_WISH_SECONDS = 10.0
-# PyTorch does not survive an exception in the midst of its import: an interruption waits for it, in steps, and not for
-# ever, since a user's module may compute while it is imported
+# PyTorch does not survive an exception during its import, so an interruption waits for the import, checking in steps;
+# not for ever, since a user's module may compute while it is imported
 _IMPORT_SECONDS, _STEP_SECONDS = 5.0, 0.05
 
 
 @contextmanager
 def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
-    """Let SIGTERM, and the terminal's going, end a run as Ctrl-C does.
+    """Let SIGTERM, and the closing of the terminal, end a run as Ctrl-C does.
 
-    What comes within ten seconds of an interruption is ignored; what comes during an import waits for its end. With
-    ``to_the_end`` an interrupted process ends with this block, without what Python does last: that crashes over modules
-    whose import was interrupted nevertheless.
+    Signals within ten seconds of an interruption are ignored; one during an import waits up to five seconds for its
+    end. With ``to_the_end``, an interrupted process ends with this block, without Python's finalisation, which crashes
+    over modules whose import was interrupted after all.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -34,7 +34,7 @@ def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
     def interrupt(_signal: int, frame: FrameType | None) -> None:
         nonlocal last, waits
         if os.getpid() != owner:
-            # a copy of this process that has not become another program yet
+            # a fork of this process that has not executed another program yet
             os._exit(INTERRUPTED)
         now = time.monotonic()
         if not waits:
@@ -46,8 +46,8 @@ def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
             raise KeyboardInterrupt
         signal.setitimer(signal.ITIMER_REAL, _STEP_SECONDS)
 
-    # A handler of the caller's stays, and so does deafness: to SIGHUP under nohup, to SIGINT of a shell's background
-    # job. Windows has no SIGHUP.
+    # Handlers of the caller stay, and so do ignored signals: SIGHUP under nohup, SIGINT in a shell's background job.
+    # Windows has no SIGHUP.
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
     ours = [number for number in numbers if before[number] in (signal.SIG_DFL, signal.default_int_handler)]
@@ -62,7 +62,7 @@ def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
     except BaseException as ended:
         if to_the_end and last > 0:
             if not isinstance(ended, SystemExit):
-                # an import that was interrupted fails in any way, and where it fails nobody can say so
+                # an interrupted import may fail with any error, and not always where it can be reported
                 print("stopped", file=sys.stderr)
             _leave(ended.code if isinstance(ended, SystemExit) else INTERRUPTED)
         raise
@@ -74,7 +74,7 @@ def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
 
 
 def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being imported where the main thread is."""
+    """Whether the main thread is importing a module."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

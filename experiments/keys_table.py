@@ -9,7 +9,7 @@ from fedpfn.runs.keys import key_specs
 def keys_table(schema: type, matching: str = "") -> Table:
     """Return every key with its default, its allowed values and its purpose.
 
-    With ``matching`` only the keys that have it in their name or description. Raises ``ValueError`` where none has.
+    With ``matching``, return only keys with it in their name or description. Raises ``ValueError`` if there are none.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("key", "default", "about"):

@@ -1,6 +1,6 @@
-"""Which examples a run left out, in words for whoever reads its numbers, and how many runs may be asked for at once.
+"""Says which examples a run left out, for readers of its numbers, and limits the number of cells.
 
-A share of the data is not the data.
+Results on a part of the data must not be taken for results on all of it.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from fedpfn.runs import Run
 from fedpfn.runs.config import RunConfig
 from partitions.datasets import FACTS
 
-# of a sweep or an experiment: each is put together and checked before the first one runs, which takes a millisecond
+# in a sweep or an experiment: all are made and checked before the first one runs, which takes a millisecond each
 MOST_CELLS = 50_000
 
 
 def limit_words(config: RunConfig) -> list[str]:
-    """Return what limits of examples did to a run, one line each; none for those that leave out nothing.
+    """Return the effects of a run's limits on examples, one line each, except for limits that leave out nothing.
 
     >>> limit_words(RunConfig.parse({"data.name": "mnist", "evaluate.max-examples": 1000, "barrier.every": 0}))
     ['evaluated on 1,000 of 10,000 test examples; the last round on all']
@@ -40,14 +40,14 @@ def limit_words(config: RunConfig) -> list[str]:
 
 
 def limit_notes(runs: Sequence[Run]) -> list[str]:
-    """Return the limits of ``runs``, each with how many of them it holds for where it does not hold for all."""
+    """Return the limits of ``runs``, each with the number of runs that it holds for unless it holds for all."""
     lines = list(chain.from_iterable(limit_words(run.config) for run in runs))
     counts = {line: lines.count(line) for line in lines}
     return [line if count == len(runs) else f"{line} ({count} of {len(runs)} runs)" for line, count in counts.items()]
 
 
 def _share(total: int | None, *limits: int) -> str | None:
-    """Return how many of ``total`` examples the tightest of ``limits`` leaves, None where it leaves all; 0 is no limit.
+    """Return how many of ``total`` examples the tightest of ``limits`` leaves; None if it leaves all. 0 is no limit.
 
     >>> _share(10_000, 0, 500), _share(None, 500), _share(300, 500), _share(300, 0)
     ('500 of 10,000', 'at most 500', None, None)
@@ -59,5 +59,5 @@ def _share(total: int | None, *limits: int) -> str | None:
 
 
 def rough(count: int) -> str:
-    """Return a count as people read it, or only the magnitude of a very large one."""
+    """Return a count as readable text, or only the magnitude of a very large one."""
     return f"{count:,}" if count < 10**15 else f"more than 10^{len(str(min(count, 10**4000))) - 1}"

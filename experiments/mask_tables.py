@@ -16,7 +16,7 @@ def plans_of(plan: RoundPlans, rounds: int) -> list[Plan]:
 
 
 def rounds_table(config: RunConfig, plans: Sequence[Plan], parameters: Mapping[str, Tensor]) -> Table:
-    """Return one row per phase: its share of the local steps, what it freezes, and how much of it was frozen before."""
+    """Return one row per phase: its share of the local steps, what it freezes, and how much was frozen before."""
     title = f"{config.strategy.name}, mask.schedule={config.mask.schedule}, mask.ratio={config.mask.ratio:g}"
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in (
@@ -48,7 +48,7 @@ def rounds_table(config: RunConfig, plans: Sequence[Plan], parameters: Mapping[s
 
 
 def tensors_table(plans: Sequence[Plan], parameters: Mapping[str, Tensor]) -> Table:
-    """Return one row per tensor with the entries that each round's first phase freezes."""
+    """Return one row per tensor with the number of entries that each round's first phase freezes."""
     table = Table(
         title="frozen entries of the first phase", title_justify="left", box=None, header_style="bold", pad_edge=False
     )
@@ -71,7 +71,7 @@ def _ratio(phase: Phase) -> str:
 
 
 def _overlap(mask: Mask, before: Mask) -> float:
-    """Return the share of the entries frozen by ``mask`` that ``before`` froze too."""
+    """Return the share of the entries frozen by ``mask`` that ``before`` also froze."""
     frozen = sum(int((~trained).sum()) for trained in mask.values())
     both = sum(int((~trained & ~before[name]).sum()) for name, trained in mask.items())
     return both / frozen if frozen else 0.0

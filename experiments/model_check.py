@@ -1,4 +1,4 @@
-"""``fedpfn check-model``: whether a model can be federated, and what a mask touches of it."""
+"""``fedpfn check-model``: whether a model can be federated, and which of its entries a mask affects."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -22,7 +22,7 @@ _MARKS = {"ok": Text("ok", "green"), "warning": Text("warning", "yellow"), "faul
 
 
 def check(name: str, words: Iterable[str], console: Console, *, workdir: Path) -> bool:
-    """Print what is found about the model ``name`` on the settings' data; return whether it can be federated."""
+    """Print findings about the model ``name`` on the data of the settings; return whether it can be federated."""
     config = read_run_config([*words, f"model.name={name}"], file=None, workdir=workdir)
     imports.look_in(workdir)
     if faults := find_faults(config, try_model=False):
@@ -48,7 +48,7 @@ def _findings_table(inspection: Inspection) -> Table:
 
 
 def _tensors_table(inspection: Inspection, config: RunConfig) -> Table:
-    """Return one row per tensor: its part in the federation, and how much the first masked round freezes of it."""
+    """Return one row per tensor: its role in the federation, and how much of it the first masked round freezes."""
     title = f"what a mask of ratio {config.mask.ratio:g} freezes, granularity {config.mask.granularity}"
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for column in ("tensor", "shape", "part"):

@@ -1,4 +1,4 @@
-"""The progress of a run, from the lines of its rounds: the time they took, the time left, and a line of text."""
+"""The progress of a run, from the records of its rounds: the time they took, the time left, and a line of text."""
 
 import os
 import threading
@@ -12,20 +12,20 @@ from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.runs.shapes import parse_round, require_rounds
 from fedpfn.runs.stopping import StopRule
 
-# a line per round would fill a log overnight
+# seconds between lines: one line per round would fill a log overnight
 HEARTBEAT_SECONDS = 60.0
 
 _ROUNDS_AVERAGED = 10
-# what is read of every round below
+# the keys that are read from every round below
 _READ = ("round", "accuracy", "barrier")
 
 ScoreKey = Literal["accuracy", "error"]
 
 
 class RoundsFile:
-    """The complete lines of a run's ``rounds.jsonl``, of which only what is new is read. Any thread may read them.
+    """The complete lines of a run's ``rounds.jsonl``; each call reads only new ones. Any thread may read them.
 
-    A line that is no round's raises ``ValueError`` with its number.
+    A line that is not a round raises ``ValueError`` with its number.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,7 +35,7 @@ class RoundsFile:
         self._lock = threading.Lock()
 
     def read(self) -> list[dict[str, Any]]:
-        """Return all rounds on record; none where there is no file."""
+        """Return all rounds on record; empty if there is no file."""
         with self._lock:
             self._read_new()
             return list(self._records)
@@ -44,7 +44,7 @@ class RoundsFile:
         try:
             with self.path.open("rb") as file:
                 about = os.fstat(file.fileno())
-                # a run that goes back to a checkpoint writes its file anew
+                # a run that goes back to a checkpoint rewrites the file
                 if about.st_ino != self._inode or about.st_size < self._offset:
                     self._records, self._offset, self._inode = [], 0, about.st_ino
                 file.seek(self._offset)
@@ -60,10 +60,10 @@ class RoundsFile:
 
 
 def round_seconds(record: Mapping[str, Any]) -> float:
-    """Return what a round took, its measures included.
+    """Return the seconds that a round took, including its measures.
 
-    ``round`` is the time of all that a federation without a record would do, ``train``, ``transfer`` and ``aggregate``
-    included; version 0.1 recorded the phases alone.
+    ``round`` is the time of everything that a federation without a record would do, including ``train``, ``transfer``
+    and ``aggregate``; version 0.1 recorded only these phases.
 
     >>> round_seconds({"seconds": {"train": 2.0, "transfer": 0.5, "aggregate": 0.1, "round": 3.0, "evaluate": 1.0}})
     4.0
@@ -77,9 +77,9 @@ def round_seconds(record: Mapping[str, Any]) -> float:
 
 
 def seconds_per_round(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> float | None:
-    """Return the mean time of the latest rounds, as many as one with barriers and an evaluation is among.
+    """Return the mean time of the latest rounds, over as many as include one with barriers and an evaluation.
 
-    None before the first round, whose transfer does not count: workers load their data in it.
+    None before the first round, whose transfer time does not count, since it includes loading data in the workers.
     """
     trained = [record for record in rounds if record["round"]]
     if not trained:
@@ -94,18 +94,18 @@ def _without_transfer(record: Mapping[str, Any]) -> float:
 
 
 def seconds_left(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> float | None:
-    """Return what the rounds that are not on record will take, None before the first round."""
+    """Return the seconds that the rounds not yet on record will take; None before the first round."""
     each = seconds_per_round(rounds, config)
     return None if each is None else each * (last_round(rounds, config) - rounds[-1]["round"])
 
 
 def last_round(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> int:
-    """Return the last round that a run has: fewer than it could have where it ended early."""
+    """Return the number of the last round of a run, which is lower than configured if it ended early."""
     return int(rounds[-1]["round"]) if rounds and STOPPED in rounds[-1] else config.rounds
 
 
 def stop_words(summary: Mapping[str, Any], config: RunConfig) -> str:
-    """Return where and why a complete run ended before its last round; empty for one that did not."""
+    """Return where and why a complete run ended before its last round; empty if it did not."""
     if (stopped := summary.get(STOPPED)) is None:
         return ""
     rule = StopRule(**settings_of(config.stop))
@@ -113,7 +113,7 @@ def stop_words(summary: Mapping[str, Any], config: RunConfig) -> str:
 
 
 def score_key(rounds: Iterable[Mapping[str, Any]]) -> ScoreKey:
-    """Return which score rounds have on record: a share is ``accuracy``, an error stands next to one that is null.
+    """Return which score is on record: ``error`` if a round has one (``accuracy`` is then null), else ``accuracy``.
 
     >>> score_key([{"accuracy": None, "error": 0.5}]), score_key([{"accuracy": 0.9}]), score_key([])
     ('error', 'accuracy', 'accuracy')
@@ -122,7 +122,7 @@ def score_key(rounds: Iterable[Mapping[str, Any]]) -> ScoreKey:
 
 
 def latest_score(rounds: Sequence[Mapping[str, Any]]) -> tuple[ScoreKey, float | None, float | None]:
-    """Return the key of the score, and its value and mean barrier that were measured last."""
+    """Return the key of the score, its last measured value, and its last measured mean barrier."""
     key = score_key(rounds)
     value = next((record[key] for record in reversed(rounds) if record.get(key) is not None), None)
     barrier = next((record["barrier"].get(f"{key}_mean") for record in reversed(rounds) if record["barrier"]), None)
@@ -136,7 +136,7 @@ def last_score(summary: Mapping[str, Any]) -> float | None:
 
 
 def progress_line(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> str:
-    """Return how far a run has come: round, accuracy or error, barrier, time per round, time left."""
+    """Return the progress of a run: round, accuracy or error, barrier, time per round, time left."""
     if not rounds:
         return "no round is on record yet"
     key, score, barrier = latest_score(rounds)
@@ -146,12 +146,12 @@ def progress_line(rounds: Sequence[Mapping[str, Any]], config: RunConfig) -> str
 
 
 def number(value: float | None) -> str:
-    """Return a share with four digits, or a dash where it was not measured."""
+    """Return a share with four digits, or a dash if it was not measured."""
     return "–" if value is None else f"{value:.4f}"
 
 
 def duration(seconds: float) -> str:
-    """Return a time span with two digits that matter.
+    """Return a time span with about two significant digits.
 
     >>> duration(5.04), duration(75), duration(3700)
     ('5.0 s', '1 min 15 s', '1 h 1 min')

@@ -1,6 +1,6 @@
 """The defaults of the run config as tables of pyproject.toml, where Flower looks for the keys that a run may set.
 
-``python -m experiments.pyproject_defaults`` writes them anew after a change to the schema; a test compares.
+``python -m experiments.pyproject_defaults`` rewrites them after a change to the schema; a test compares them.
 """
 
 import json
@@ -30,7 +30,7 @@ def with_defaults(text: str) -> str:
 
 
 def _toml(value: Scalar) -> str:
-    # JSON's strings, numbers and booleans are TOML's
+    # JSON strings, numbers and booleans are valid TOML
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -1,8 +1,7 @@
-"""What lines of ``rounds.jsonl`` hold beyond the columns that every table of rounds has.
+"""The numbers in ``rounds.jsonl`` beyond the columns that every table of rounds has.
 
-Those are drift, further paths, and a user's own measures; what each number is comes from the table of measures
-(``fedpfn.measures``) and from the run. A number that was not finite is null on record and NaN here; what was not
-measured is absent.
+These are drift, further paths, and a user's own measures; the table of measures (``fedpfn.measures``) and the run
+describe them. A number that was not finite is null on record and NaN here; one that was not measured is absent.
 """
 
 import math
@@ -14,7 +13,7 @@ from experiments.scores import Score
 from fedpfn.measures import BUILT_IN, Quantity, describe
 from fedpfn.runs import Run
 
-# shown in columns of their own, or not numbers to average
+# keys that have columns of their own, or are not numbers to average
 _HAVE_COLUMNS = frozenset(
     {
         "round", "accuracy", "loss", "clients", "train_loss", "mask", "barrier", "fusion", "bytes_up", "bytes_down",
@@ -24,7 +23,7 @@ _HAVE_COLUMNS = frozenset(
 
 
 def further_quantities(runs: Iterable[Run]) -> list[Quantity]:
-    """Return what the further numbers are: the built-in ones, then all that any of ``runs`` has on record."""
+    """Return the descriptions of the further numbers: the built-in ones, then all others on record in ``runs``."""
     runs = list(runs)
     built_in = (one for one in BUILT_IN if one.name.partition(".")[0] not in _HAVE_COLUMNS)
     by_name: dict[str, Quantity] = {one.name: _in_words_of(runs, one) for one in built_in}
@@ -35,7 +34,7 @@ def further_quantities(runs: Iterable[Run]) -> list[Quantity]:
 
 
 def _in_words_of(runs: Sequence[Run], built_in: Quantity) -> Quantity:
-    """Return a built-in quantity as the runs call it; its own name, and no unit, where they do not agree on one."""
+    """Return a built-in quantity with the runs' label and unit; its own label, or no unit, if they do not agree."""
     words = [describe(built_in.name, run.measures) for run in runs] or [built_in]
     label = words[0].label if len({one.label for one in words}) == 1 else built_in.label
     unit = words[0].unit if len({one.unit for one in words}) == 1 else ""
@@ -57,7 +56,7 @@ def further_numbers(record: Mapping[str, Any]) -> dict[str, float]:
             numbers |= {
                 f"{name}.{leaf}": _number(item)
                 for leaf, item in value.items()
-                # a model that is scored by an error has no accuracy anywhere
+                # a model that is scored by an error has no accuracy in any table
                 if _is_number(item) and not (of_error and leaf.startswith("accuracy"))
             }
         # a built-in table that was not measured is null
@@ -67,12 +66,12 @@ def further_numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def is_evaluated(record: Mapping[str, Any]) -> bool:
-    """Return whether the global model was evaluated in a round; a loss or an accuracy alone may be no finite number."""
+    """Return whether the global model was evaluated in a round: then loss and accuracy are not both null."""
     return record["accuracy"] is not None or record.get("loss", 0.0) is not None
 
 
 def unit_words(quantity: Quantity | Score) -> str:
-    """Return a quantity's unit as words after its name, empty for a share and where it has none.
+    """Return a quantity's unit as text to follow its name; empty for a share or without a unit.
 
     >>> unit_words(describe("round_to_round.loss")), unit_words(describe("drift.norm_mean"))
     (' (nats)', '')

@@ -1,8 +1,8 @@
-"""How many SuperNodes and Ray actors a run gets, and what each actor may use of the machines.
+"""The number of SuperNodes and Ray actors of a run, and what each actor may use of the machines.
 
-SuperNodes carry cohorts of clients, actors do the work: one process each, for the length of the run. Ray shows an actor
-the GPU that it has a share of; hence the share is always written out. An actor lies on one machine, and its share on
-one card. The caller determines which machines there are.
+SuperNodes carry cohorts of clients; actors do the work, each one process for the duration of the run. An actor sees the
+GPU that Ray gives it a share of, so the share is always explicit. An actor is on one machine, and its share on one GPU.
+The caller determines which machines there are.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _UNITS = 10_000
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine has to give: this one, or one of a cluster."""
+    """What a machine offers, this one or one of a cluster."""
 
     cpus: int
     gpus: int = 0
@@ -25,7 +25,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run is given: ``gpus_per_actor`` is a share (0.25: four actors to a GPU), at most 1."""
+    """What a run is given: ``gpus_per_actor`` is a share of at most 1 (0.25: four actors per GPU)."""
 
     supernodes: int
     actors: int
@@ -45,12 +45,12 @@ def plan_resources(
 ) -> Resources:
     """Fill in what was left open (None) and refuse what the machines cannot provide.
 
-    On ``cpu``: an actor per core. On ``cuda``: an actor per GPU, or as many as shares of ``gpus_per_actor`` fit; the
-    cores are divided among them. By default no more actors than clients in a round, and a SuperNode per actor. On a
-    cluster Ray fills one card before it takes the next: a share is made as large as lets the cards have equally many
-    actors. An actor computes on one card, so that more than one for it are refused.
+    On ``cpu``: one actor per core. On ``cuda``: one actor per GPU, or as many as shares of ``gpus_per_actor`` fit; the
+    cores are divided among them. By default there are no more actors than clients in a round, and one SuperNode per
+    actor. Since Ray fills one GPU before it uses the next, a share is enlarged so that actors are spread evenly over
+    the GPUs. An actor computes on one GPU, so more than one per actor is refused.
 
-    Raises ``ValueError``, one line, for an impossible ask.
+    Raises ``ValueError``, one line, for an impossible request.
 
     >>> plan_resources(device="cpu", clients_per_round=10, supernodes=None, actors=None, gpus_per_actor=None,
     ...                machines=[Machine(cpus=4)])
@@ -78,8 +78,8 @@ def plan_resources(
     return Resources(
         supernodes=supernodes if supernodes is not None else min(chosen, clients_per_round),
         actors=chosen,
-        # Ray gives an actor as many threads as CPUs. One thread, always: sums of more come out in another order, and a
-        # run must not depend on the machine's cores. On a GPU the threads only feed it.
+        # Ray gives an actor as many threads as CPUs. On a CPU always one: more threads sum in another order, and a run
+        # must not depend on the number of cores. On a GPU, the threads only feed it.
         cpus_per_actor=1 if device == "cpu" else min(cpus // room for cpus, room in per_machine),
         gpus=0 if device == "cpu" else gpus,
         gpus_per_actor=share,
@@ -87,7 +87,7 @@ def plan_resources(
 
 
 def _gpu_rooms(share: float, *, actors: int | None, machines: Sequence[Machine]) -> list[int]:
-    """Return how many actors with a share of a GPU each machine holds."""
+    """Return the number of actors with a share of a GPU that each machine holds."""
     gpus = sum(machine.gpus for machine in machines)
     if gpus < 1:
         raise ValueError("device cuda was requested, but no GPU is visible; set device to cpu, or check nvidia-smi")
@@ -95,8 +95,8 @@ def _gpu_rooms(share: float, *, actors: int | None, machines: Sequence[Machine])
         raise ValueError(f"an actor on device cuda needs a share of a GPU above 0, not {share:g}: Ray hides CUDA at 0")
     if share > 1:
         raise ValueError(f"{share:g} GPUs per actor make no sense: an actor computes on one GPU; give it 1 or a share")
-    # The shares sit inside single GPUs: 0.4 fits twice into each. The nudge undoes 1/3 * 3 < 1 and its like, in float32
-    # as well, and is smaller than the ten-thousandths that Ray counts in.
+    # Shares do not span GPUs: 0.4 fits twice into each. The factor corrects rounding such as 1/3 * 3 < 1, also in
+    # float32, and is smaller than the ten-thousandths in which Ray counts.
     rooms = [int(1 / share * (1 + 1e-6)) * one.gpus for one in machines]
     if actors is not None and actors > sum(rooms):
         raise ValueError(f"{actors} actors of {share:g} GPUs each do not fit on {gpus} GPUs, which hold {sum(rooms)}")
@@ -104,10 +104,10 @@ def _gpu_rooms(share: float, *, actors: int | None, machines: Sequence[Machine])
 
 
 def place_of(number: int, count: int, *, cards: Sequence[str], share: float = 1.0) -> dict[str, str]:
-    """Return the environment variables that give process ``number`` of ``count`` its card, and its part of it.
+    """Return the environment variables that give process ``number`` of ``count`` its GPU, and its share of it.
 
-    ``cards`` are dealt out in turn, by the names that CUDA has for them. Without any it is somebody else who gives
-    cards, and ``share`` what each process has of one.
+    ``cards`` are the names of GPUs as CUDA spells them, given out in turn. Without any, GPUs are assigned elsewhere,
+    and ``share`` is what each process has of one.
 
     >>> place_of(4, 6, cards=["0", "3"])
     {'CUDA_VISIBLE_DEVICES': '0', 'FEDPFN_GPU_SHARE': '0.333333'}
@@ -116,14 +116,14 @@ def place_of(number: int, count: int, *, cards: Sequence[str], share: float = 1.
         return {GPU_SHARE: f"{share:.6g}"} if 0 < share < 1 else {}
     card = number % len(cards)
     others = len(range(card, count, len(cards)))
-    # all of them together may have to share their cards with others
+    # all these processes together may already share their GPUs with others
     return {VISIBLE: cards[card], GPU_SHARE: f"{gpu_share() / others:.6g}"}
 
 
 def even_share(actors: int, gpus: int) -> float:
-    """Return the share of a GPU with which Ray has room for ``actors``, none of them on two cards.
+    """Return the share of a GPU with which ``actors`` fit on ``gpus``, none of them on two GPUs.
 
-    Rounded down to what Ray counts in, so that whoever divides GPUs by it gets no actor less.
+    Rounded down to the units in which Ray counts, so that dividing by it does not lose an actor.
 
     >>> even_share(3, 1), even_share(6, 4), even_share(2, 4), even_share(2, 0)
     (0.3333, 0.5, 1.0, 0.0)

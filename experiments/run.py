@@ -1,7 +1,7 @@
-"""``fedpfn run``: from words on a command line to a finished run folder.
+"""``fedpfn run``: from a config to a finished run folder.
 
-Resolves the config for this machine and this folder (absolute paths, device, run folder), asks for every fault before
-anything starts, and runs it.
+Resolves the config for this machine and this folder (device, run folder), checks for faults before anything starts, and
+runs it.
 """
 
 from collections.abc import Iterable
@@ -32,19 +32,19 @@ from strategies.preflight import find_faults
 from strategies.resumption import resume_faults
 from strategies.server_app import run_path
 
-# seconds to wait for the process that writes a run to be resumed: it may be about to end
+# seconds to wait for another process that still writes the run to be resumed: it may be about to end
 _PATIENCE = 20.0
 
 
 def unused_settings(config: RunConfig, words: Iterable[str], *, file: Path | None) -> list[str]:
-    """Return one line for each setting of ``words`` or ``file`` that the chosen parts do not use."""
+    """Return one line for each setting of ``words`` or ``file`` that has no effect with the others."""
     return config_warnings(config, given_keys(read_config(file) if file else {}, parse_overrides(words)))
 
 
 def read_resumed_config(folder: Path, words: Iterable[str] = ()) -> RunConfig:
-    """Return the config with which the run in ``folder`` is resumed, to more rounds if ``words`` say so.
+    """Return the config with which the run in ``folder`` is resumed, with more rounds if ``words`` say so.
 
-    Raises ``ValueError`` if there is no run, or none that can be resumed.
+    Raises ``ValueError`` if there is no run, or if it cannot be resumed.
     """
     run, given = read_run(folder), parse_overrides(words)
     if given.keys() - {"rounds"}:
@@ -59,7 +59,7 @@ def read_resumed_config(folder: Path, words: Iterable[str] = ()) -> RunConfig:
 
 
 def prepare(config: RunConfig, *, workdir: Path) -> RunConfig:
-    """Return ``config`` as it will run here, its device settled.
+    """Return ``config`` as it will run here, with its device chosen.
 
     The user's own modules are found in ``workdir``, after everything installed. Raises ``ConfigError`` with every fault
     that can be found before data are loaded.
@@ -76,10 +76,9 @@ def prepare(config: RunConfig, *, workdir: Path) -> RunConfig:
 def run_config(config: RunConfig, console: Console, resources: Resources, workers: Workers | None = None) -> Path:
     """Run a prepared config to its end, on ``workers`` or in this process, and return the run folder.
 
-    With ``output.resume`` it resumes the run that is there; logs of earlier attempts are kept next to the log, by
-    number. Raises ``RunFailed`` for a run that did not complete; what ends a run has notes that say where it is
-    and how to go on. A run that fails before its first record
-    leaves no folder behind.
+    With ``output.resume``, resume the existing run; logs of earlier attempts are kept next to the log, numbered. Raises
+    ``RunFailed`` for a run that did not complete; an exception that ends a run has notes that say where the run is and
+    how to resume it. A run that fails before its first record leaves no folder behind.
     """
     asked_for, folder = bool(config.output.dir), run_path(config)
     config = replace(config, output=replace(config.output, dir=str(folder)))
@@ -96,9 +95,9 @@ def run_config(config: RunConfig, console: Console, resources: Resources, worker
 def _run_claimed(
     config: RunConfig, folder: Path, console: Console, resources: Resources, workers: Workers | None
 ) -> None:
-    """Run in a folder that no other process writes, and record there, and in the error, how the run ended."""
+    """Run in a folder that this process has claimed, and record there and in the error how the run ended."""
     try:
-        # it may have been filled since the config was checked
+        # the folder may have been filled since the config was checked
         if not config.output.resume and (fault := folder_fault(folder)):
             raise ConfigError([fault])
         keep_log(folder)
@@ -116,7 +115,7 @@ def _run_claimed(
 
 
 def keep_log(folder: Path) -> None:
-    """Set the log of an earlier attempt aside, so that the next one has its own."""
+    """Rename the log of an earlier attempt, so that the next one has its own."""
     log = folder / LOG
     if log.is_file() and is_run(folder):
         number = next(number for number in count(1) if not log.with_stem(f"{log.stem}-{number}").exists())

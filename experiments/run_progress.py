@@ -1,4 +1,4 @@
-"""The progress of a run as its command shows it: a bar in a terminal, a line now and then in a log."""
+"""The progress of a run as its command shows it: a bar in a terminal, occasional lines in a log."""
 
 import time
 from collections.abc import Callable
@@ -22,9 +22,9 @@ from fedpfn.runs.config import RunConfig
 
 
 class RunProgress:
-    """Shows the rounds of a run as they come on record, between its entry and its exit.
+    """A context manager that shows the rounds of a run as they are recorded.
 
-    Where there is no terminal: the first round that ends, then a line every ``HEARTBEAT_SECONDS``, whether or not a
+    Without a terminal, it prints the first round that ends, then a line every ``HEARTBEAT_SECONDS``, whether or not a
     round has ended meanwhile, and the last round.
     """
 

@@ -1,4 +1,4 @@
-"""From the command line to a run config and its workers, before anything heavy is imported."""
+"""Makes a run config and plans its workers from the command line, before anything slow is imported."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,23 +13,23 @@ from fedpfn.runs.config import ConfigError, RunConfig, read_overrides
 
 
 def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -> RunConfig:
-    """Return the config of ``file`` (where given) and ``words``, with paths made absolute from ``workdir``.
+    """Return the config of ``file`` (if given) and ``words``, with paths made absolute from ``workdir``.
 
-    Raises ``ConfigError`` where the keys and values themselves show a fault, with every other one that can be found in
-    spite of it; ``experiments.run.prepare`` looks for those of a config whose keys and values are right.
+    Raises ``ConfigError`` if keys or values have faults, together with all other faults that can be found despite them;
+    ``experiments.run.prepare`` checks configs whose keys and values are valid.
     """
     try:
         layer = _layer(file) if file else {}
     except (OSError, ValueError) as error:
         raise ConfigError([str(error)]) from error
     if file:
-        # a run's own config.yaml names its own folder, which a new run must not write to
+        # the config.yaml of a run names its folder, which a new run must not write to
         layer.get("output", {}).pop("dir", None)
     given, faults = read_overrides(words)
     reading = RunConfig.read(layer, given, faults=faults.values(), unknown=faults)
     config = _from(workdir, reading.config)
     if reading.faults:
-        # the checks of whole configs import PyTorch
+        # the checks of complete configs import PyTorch
         from strategies.preflight import all_faults
 
         imports.look_in(workdir)
@@ -89,9 +89,9 @@ def plan_for(
 ) -> Resources:
     """Return what a run of ``config`` gets of this machine, or of the Ray cluster at ``ray_address``.
 
-    Raises ``ConfigError`` for what they lack, and ``ValueError`` if there is no such cluster.
+    Raises ``ConfigError`` if they lack something, and ``ValueError`` if there is no such cluster.
     """
-    # the server needs one as well
+    # auto looks for a GPU on this machine, since the server needs one as well
     on_gpu = config.device == "cuda" or (config.device == "auto" and gpu_count() > 0)
     machines = machines_of(ray_address, gpus=on_gpu)
     try:

@@ -1,4 +1,4 @@
-"""How a run is scored: by accuracy or another share of right answers, or by an error, and in which words."""
+"""How a run is scored, and what the score is called: an accuracy, another share of correct answers, or an error."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -27,7 +27,7 @@ class Score:
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether it is the plain accuracy of a classification."""
+        """Whether the score is the plain accuracy of a classification."""
         return self.name == "accuracy"
 
 

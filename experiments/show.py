@@ -1,4 +1,4 @@
-"""A run as a person reads it: the rounds as a table, the figures of its summary, one picture."""
+"""Shows a run: its rounds as a table, the figures of its summary, one picture."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 
 
 def show_run(run: Run, console: Console, *, every: int = 1) -> None:
-    """Print the rounds of ``run`` and its summary, draw its picture into the run folder, and say where it is."""
+    """Print the rounds of ``run`` and its summary, draw its picture into the run folder, and print the path."""
     console.print(rounds_table(run, every=every))
     if not (score := score_of(run)).is_accuracy:
         words = f"{score.name}{unit_words(score)}, {score.better} is better"
@@ -32,7 +32,7 @@ def show_run(run: Run, console: Console, *, every: int = 1) -> None:
     measured = [record for record in run.rounds if (record["barrier"] or {}).get("layers")]
     if measured:
         console.print(layers_table(measured[-1]))
-    # Matplotlib is for the picture alone
+    # imports Matplotlib, which only the picture needs
     from experiments.figures import rounds_figure, save_figure
 
     picture = save_figure(rounds_figure(run), run.path / "rounds.png")
@@ -40,8 +40,8 @@ def show_run(run: Run, console: Console, *, every: int = 1) -> None:
 
 
 def rounds_table(run: Run, *, every: int = 1) -> Table:
-    """Return every ``every``-th round, the first and the last always."""
-    # one blank between columns, so that ten of them fit into eighty characters
+    """Return every ``every``-th round as a table, and always the first and the last."""
+    # one space between columns, so that ten of them fit into eighty characters
     score = score_of(run)
     heads = ["round", "accuracy", "loss", "train", "clients", "frozen", "barrier", "max", "fusion", "up"]
     if not score.is_accuracy:
@@ -76,7 +76,7 @@ def layers_table(record: dict[str, Any]) -> Table:
 
 
 def further_table(run: Run) -> Table | None:
-    """Return what is on record beyond the columns of ``rounds_table``: last value and mean over measured rounds."""
+    """Return the quantities that ``rounds_table`` does not show: last value, and mean over measured rounds."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for place, name in enumerate(("further measures", "last", "mean")):
         table.add_column(name, justify="right" if place else "left")
@@ -98,7 +98,7 @@ def summary_table(run: Run) -> RenderableType:
         reason = clean(run.failure["reason"]) if run.failure else "it is still running, or was killed"
         return Text(f"not complete: {reason}", style="red")
     summary = run.summary
-    # a round without an evaluation has neither
+    # a round without an evaluation has neither an accuracy nor a loss
     evaluated = sum((record["accuracy"], record["loss"]) != (None, None) for record in run.rounds[1:])
     rounds = "rounds" if evaluated == summary.get("rounds") else "evaluated rounds"
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -135,7 +135,7 @@ def _best_model(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def short(value: float | None) -> str:
-    """Return a number of any size with four digits, or a dash where it was not measured or is not finite.
+    """Return a number of any size with four digits, or a dash if it was not measured or is not finite.
 
     >>> short(0.123456), short(12345.6), short(None)
     ('0.1235', '1.235e+04', '–')
@@ -144,7 +144,7 @@ def short(value: float | None) -> str:
 
 
 def human_bytes(count: float) -> str:
-    """Return a number of bytes in the unit that leaves one to three digits before the point.
+    """Return a number of bytes in the unit that gives one to three digits before the point.
 
     >>> human_bytes(2209680)
     '2.21 MB'
@@ -157,7 +157,7 @@ def human_bytes(count: float) -> str:
 
 
 def round_cells(record: Mapping[str, Any], key: ScoreKey = "accuracy") -> list[str]:
-    """Return a round as the columns of ``rounds_table``; ``key`` is that of the score."""
+    """Return the cells of a round for the columns of ``rounds_table``; ``key`` is that of the score."""
     barrier, fusion, mask = record["barrier"] or {}, record["fusion"] or {}, record["mask"] or {}
     return [
         str(record["round"]),

@@ -1,7 +1,7 @@
 """Standard output and error as a run needs them: always writable, and shown as they are written.
 
-A run is worth more than its progress on a screen: where the reader of a pipe has gone, or the disk under a file is
-full, what would have been printed is dropped, and the run continues.
+A run must not fail because its progress cannot be shown: if the reader of a pipe has gone, or the disk of a file is
+full, output is dropped and the run continues.
 """
 
 import os
@@ -13,13 +13,13 @@ from rich.console import Console
 
 
 class Steady:
-    """The text stream that ``stream`` returns at the time, which falls silent once nothing can be written to it."""
+    """Writes to the text stream that ``stream`` currently returns, and drops output once that cannot be written to."""
 
     def __init__(self, stream: Callable[[], TextIO]) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write text, or drop it if that is impossible."""
         try:
             return self._stream().write(text)
         except OSError:
@@ -27,25 +27,25 @@ class Steady:
             return len(text)
 
     def flush(self) -> None:
-        """Pass on what can be passed on."""
+        """Flush the stream, or drop its buffer if that is impossible."""
         try:
             self._stream().flush()
         except OSError:
             self._silence()
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the stream has."""
+        """Return the stream's attribute."""
         return getattr(self._stream(), name)
 
     def _silence(self) -> None:
-        # what is in its buffer goes there as well, now or when Python ends
+        # the contents of its buffer go there as well, now or when Python ends
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream().fileno())
         os.close(nowhere)
 
 
 def steady(stream: Callable[[], TextIO], **settings: Any) -> Console:
-    """Return a console on a stream; brackets and colons in what it prints are not taken for markup."""
+    """Return a console on a stream; it does not interpret brackets and colons in its output as markup."""
     return Console(file=cast("TextIO", Steady(stream)), markup=False, emoji=False, **settings)
 
 
@@ -60,7 +60,7 @@ def stderr() -> Console:
 
 
 def open_missing() -> None:
-    """Open standard streams that the parent closed, on nothing, before a file of ours gets their numbers."""
+    """Open standard streams that the parent closed on the null device, before other files get their descriptors."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

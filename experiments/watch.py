@@ -1,4 +1,4 @@
-"""``fedpfn watch``: how a run or a sweep is doing, seen from elsewhere, by the files in its folder alone."""
+"""``fedpfn watch``: shows the progress of a run or a sweep from outside, reading only the files in its folder."""
 
 import time
 from collections.abc import Callable
@@ -29,27 +29,27 @@ from fedpfn.runs.reading import read_run_config
 from fedpfn.runs.shapes import FAILURE, SUMMARY, read_table
 
 _LOOK_SECONDS = 1.0
-# a round may take longer than those before it, and a file system's clock may be another
+# generous, because a round may take longer than earlier ones, and a file system's clock may differ
 _SILENT_ROUNDS, _SILENT_SECONDS = 10.0, 120.0
 
 
 class View(Protocol):
-    """What is watched."""
+    """A run or sweep that is watched."""
 
     def look(self) -> bool:
         """Read what is new, and return whether it has ended."""
 
     def render(self, *, height: int | None = None) -> RenderableType:
-        """Return how it is displayed, within the given number of lines if that is limited."""
+        """Return the display, within ``height`` lines if that is given."""
 
     def line(self) -> str:
-        """Return the same in one line."""
+        """Return the progress as one line of text."""
 
 
 def watch(folder: Path, console: Console, *, once: bool = False, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Show the run or the sweep in ``folder`` until it ends, or its present state.
+    """Show the run or the sweep in ``folder`` until it ends; with ``once``, only its current state.
 
-    Without a terminal: a line every ``HEARTBEAT_SECONDS``. Raises ``ValueError`` for a folder that holds neither.
+    Without a terminal, print a line every ``HEARTBEAT_SECONDS``. Raises ``ValueError`` for a folder with neither.
     """
     view = view_of(folder)
     ended = view.look()
@@ -70,7 +70,7 @@ def watch(folder: Path, console: Console, *, once: bool = False, sleep: Callable
 
 
 def view_of(folder: Path) -> View:
-    """Return what can be watched in ``folder``. Raises ``ValueError`` if there is nothing."""
+    """Return the view of the run or sweep in ``folder``. Raises ``ValueError`` if there is neither."""
     if is_run(folder):
         return RunView(folder)
     if (folder / EVENTS).is_file() or any(map(is_run, folder.glob("*"))):
@@ -93,11 +93,11 @@ class RunView:
         return self.failure is not None or self.summary is not None
 
     def line(self) -> str:
-        """Return how far it has come, and how it is doing."""
+        """Return its progress and its state."""
         return f"{progress_line(self.rounds.read(), self.config)}  {self._state()}"
 
     def render(self, *, height: int | None = None) -> RenderableType:
-        """Return its progress as a bar between what it is and how it is doing."""
+        """Return a description of the run, its progress as a bar, and its state."""
         config, rounds = self.config, self.rounds.read()
         bar = Table.grid()
         completed = rounds[-1]["round"] if rounds else 0
@@ -120,7 +120,7 @@ class RunView:
 
 
 def silence(folder: Path, rounds: RoundsFile, config: RunConfig) -> str:
-    """Return since when a run that has not ended has recorded nothing, and what that may mean."""
+    """Return how long a run that has not ended has recorded nothing, and what that may mean."""
     recorded = rounds.path if rounds.path.is_file() else folder / "config.yaml"
     since = max(time.time() - recorded.stat().st_mtime, 0.0)
     usual = seconds_per_round(rounds.read(), config) or 0.0

@@ -1,1 +1,1 @@
-"""The benchmark: the same federated work done in the ways that a user could choose, timed side by side."""
+"""The benchmark: the same federated work, done in several ways that a user could choose, and timed."""

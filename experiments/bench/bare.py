@@ -1,7 +1,7 @@
-"""Contestant *bare*: the same number of the same local steps in a bare PyTorch loop, one after another in one process.
+"""Contestant *bare*: the same local steps in a bare PyTorch loop, one client after the other in one process.
 
-No federation: no messages, no masks, nothing kept per client. Each client starts from the same weights, trains on its
-own decoded tensors with PyTorch's optimiser, and is forgotten.
+There is no federation: no messages, no masks, no state per client. Each client starts from the same weights and trains
+on its own decoded tensors with PyTorch's optimiser; the result is discarded.
 """
 
 import time
@@ -19,7 +19,7 @@ from strategies.assembly import build_model, load_data
 
 
 def bare_seconds(workload: Workload, *, device: str, repeats: int = 3) -> list[float]:
-    """Return the seconds that a round's local training takes, ``repeats`` times after one to warm up."""
+    """Return the seconds that a round's local training takes, measured ``repeats`` times after a warm-up round."""
     one_thread()
     config = RunConfig.parse(workload.settings())
     federated = load_data(config)

@@ -1,8 +1,8 @@
-"""Workload (d): barriers between all pairs of some models, the loop that one would write against ours, and the limit.
+"""Workload (d): barriers between all pairs of some models, with a plain loop and with fedpfn, and the limit.
 
-The plain loop evaluates the whole model at every inner point of every pair, one after another, with all cores in each
-operation. The limit is the floating-point operations of those evaluations over the rate at which this machine
-multiplies matrices of the model's own shapes, on all cores.
+The plain loop evaluates the complete model at every inner point of every pair, one after another, with all cores in
+each operation. The limit is the number of floating-point operations of those evaluations, divided by the rate at which
+this machine multiplies matrices of the model's own shapes on all cores.
 """
 
 import time
@@ -28,7 +28,7 @@ from fedpfn.seeding import numpy_generator
 
 @dataclass(frozen=True)
 class Measurement:
-    """K models of a kind on N examples, all pairs, ``points`` a path."""
+    """All pairs of ``models`` models on ``examples`` examples, with ``points`` points per path."""
 
     title: str
     family: str
@@ -41,7 +41,7 @@ class Measurement:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the plain loop: the ends once, the inner points of every pair."""
+        """The number of evaluations of the plain loop: each model once, and the inner points of every pair."""
         return self.models + self.models * (self.models - 1) // 2 * (self.points - 2)
 
 
@@ -58,18 +58,18 @@ _OVER_MODELS = {"full": (2, 5, 10, 20), "reduced": (2, 3, 5, 8, 12), "quick": (2
 
 
 def measurements(size: str) -> list[Measurement]:
-    """Return the measurements of (d)."""
+    """Return the measurements of workload (d)."""
     return [Measurement(*kind, **_SIZES[size]) for kind in _KINDS]
 
 
 def over_models(size: str) -> list[Measurement]:
-    """Return measurements of the MLP for more and more models."""
+    """Return measurements of the MLP for growing numbers of models."""
     settings = _SIZES[size] | {"repeats": 1}
     return [Measurement(*_KINDS[0], **(settings | {"models": models})) for models in _OVER_MODELS[size]]
 
 
 def measure(case: Measurement, *, device: str) -> dict[str, Any]:
-    """Time one measurement both ways, in turns, and say how far apart the results are."""
+    """Time one measurement both ways, in turns, and return also the largest differences between the results."""
     resolve_device(device, who="the benchmark")
     model = build(case.model, SHAPES[case.family], CLASSES, seed=0, **case.model_keys).to(device)
     states = [_state(case, seed, device) for seed in range(case.models)]
@@ -120,9 +120,9 @@ def _examples(case: Measurement, device: str) -> Examples:
 
 
 def _forward_limit(model: nn.Module, examples: Examples, *, batch: int = 1000) -> float:
-    """Return the seconds that the matrix products of a forward pass over ``examples`` take on all cores, alone.
+    """Return the seconds that the matrix products of a forward pass over ``examples`` alone take on all cores.
 
-    Each is timed in one thread and divided by the cores: more cores do no better than that.
+    Each product is timed in one thread and divided by the number of cores, which is the best that cores can achieve.
     """
     total = 0.0
     size = min(batch, len(examples))
@@ -135,7 +135,7 @@ def _forward_limit(model: nn.Module, examples: Examples, *, batch: int = 1000) -
 
 
 def _products(model: nn.Module, inputs: Tensor) -> list[tuple[int, int, int]]:
-    """Return (rows an example, fan-in, outputs) of every Linear and Conv2d, as the model is run on ``inputs``."""
+    """Return (rows per example, fan-in, outputs) of every Linear and Conv2d that the model runs on ``inputs``."""
     products: list[tuple[int, int, int]] = []
 
     def note(module: nn.Module, _: Any, output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""``fedpfn bench``: run the requested parts, contestants in turn, and keep all measurements in one JSON file."""
+"""``fedpfn bench``: runs the requested parts, contestants in turn, and writes all measurements to one JSON file."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from experiments.runtime.failure import RunFailed
 from fedpfn.devices import available_cpus
 from fedpfn.runs import environment
 
-# what can be requested besides the workloads
+# parts that can be requested in addition to the workloads
 PARTS = {
     "d": "barriers between all pairs",
     "server": "the server's part in a round",
@@ -31,7 +31,7 @@ PARTS = {
     "scale": "time and memory over clients and over the size of the model",
     "long": "memory and time per round over 500 rounds",
 }
-# stock and cached have one node per client: more of them only wait longer
+# largest number of clients of stock and cached, which have one node per client: more only wait longer
 _MOST_NODES = 1000
 
 Result = dict[str, Any]
@@ -56,7 +56,7 @@ def bench(
     peers: Sequence[Peer] = (),
     environments: Path,
 ) -> Result:
-    """Run the ``requested`` parts, write ``file`` after each, and return what is in it.
+    """Run the ``requested`` parts, write ``file`` after each, and return its contents.
 
     The ``peers`` join the training workloads; those that cannot be installed in ``environments`` are left out.
     """
@@ -116,7 +116,7 @@ def bench(
 def _installed(
     peers: Iterable[Peer], environments: Path, failures: dict[str, str], console: Console, *, device: str, actors: int
 ) -> Entrants:
-    """Return the peers that are installed, made ready to run; why the others are not goes into ``failures``."""
+    """Install the peers and return those that are ready to run; add the reasons for the others to ``failures``."""
     ready: dict[str, Callable[[Workload], Timing]] = {}
     for peer in peers:
         console.print(f"{peer.name}: {' '.join(peer.requirements)}", highlight=False)
@@ -131,9 +131,9 @@ def _installed(
 
 
 def _contest(into: list[Result], workload: Workload, entrants: Entrants, repeats: int, console: Console) -> None:
-    """Run the entrants in turns, so that what else happens on the machine meets all of them.
+    """Run the entrants in turns, so that other load on the machine affects all of them.
 
-    One that fails is on record as failed, and the others go on.
+    One that fails is recorded as failed, and the others continue.
     """
     for repeat in range(repeats):
         for name, run_once in entrants.items():

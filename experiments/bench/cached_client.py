@@ -1,7 +1,7 @@
-"""Contestant *cached*: the stock client after an engineer's afternoon.
+"""Contestant *cached*: the stock client with the caches that an engineer could add in an afternoon.
 
-Decoded tensors kept on the device and the model kept in the process; batches are slices of a shuffled index. Still one
-client a SuperNode, and Flower's own way of sending and averaging.
+It keeps decoded tensors on the device and the model in the process; batches are slices of a shuffled index. There is
+still one client per SuperNode, and Flower sends and averages in its own way.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ app = ClientApp()
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """What the process keeps: decoded training data, the clients' indices, the model."""
+    """What the process keeps: decoded training data, the indices of each client's examples, the model."""
 
     inputs: Tensor
     labels: Tensor

@@ -1,4 +1,4 @@
-"""``fedpfn bench`` as typed: what to run, how large, and where the results go."""
+"""The command line of ``fedpfn bench``: what to run, at which size, and where the results go."""
 
 from pathlib import Path
 from typing import Annotated

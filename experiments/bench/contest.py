@@ -1,9 +1,10 @@
 """What the Flower contestants share: how their rounds are timed and where they read their job.
 
-The job is JSON in the environment of all processes of a run: Flower's ``run_simulation`` takes no run config.
+The job is JSON in the environment of all processes of a run, because Flower's ``run_simulation`` takes no run config.
 
-A round's time is the server's, from the end of one evaluation to the start of the next, as ``seconds.round`` is in a
-run folder: drawing clients, sending, training, answering and averaging are in it, evaluation is not.
+The time of a round is measured on the server, from the end of one evaluation to the start of the next, like
+``seconds.round`` in a run folder: it includes drawing clients, sending, training, answering and averaging, but not
+evaluation.
 """
 
 import json
@@ -70,7 +71,7 @@ def stopwatch(folder: Path, model: nn.Module, test: Examples) -> Callable[[int, 
 
 
 def read_rounds(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines written, the initial model's left out."""
+    """Return the lines written, without that of the initial model."""
     file = folder / ROUNDS
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return [record for line in lines if (record := json.loads(line))["round"]]
@@ -78,10 +79,10 @@ def read_rounds(folder: Path) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=1)
 def run_config() -> RunConfig:
-    """Return the job's run config, checked once per process."""
+    """Return the job's run config, parsed once per process."""
     return RunConfig.parse(read_job().config)
 
 
 def one_thread() -> None:
-    """Let this process compute with one thread, as all contestants' processes do."""
+    """Let this process compute with one thread, like the processes of all contestants."""
     torch.set_num_threads(1)

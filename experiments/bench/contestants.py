@@ -1,8 +1,8 @@
-"""The ways to run a workload's rounds, each run for real in its own processes, on its own Ray.
+"""The ways to run a workload's rounds, each a real run in its own processes, on its own Ray.
 
-All of them get the same number of actors, one CPU thread each (or a share of the GPU). *stock* and *cached* are Flower
-apps of this package on Flower's simulation runtime as it is; *ours* is the command ``fedpfn run``, with a SuperNode for
-each client or, by default, for each actor.
+All of them get the same number of actors, with one CPU thread each (or a share of the GPU). *stock* and *cached* are
+Flower apps of this package on Flower's unmodified simulation runtime; *ours* is the command ``fedpfn run``, with one
+SuperNode per client or, by default, per actor.
 """
 
 import os
@@ -25,15 +25,15 @@ from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 
 _END_SECONDS = 10.0
-# what Flower raises in place of the exception that it caught
+# messages of the errors that Flower raises in place of the exception that it caught
 _WRAPPERS = ("RuntimeError: An error was encountered. Ending simulation.", "RuntimeError: Simulation Runtime crashed.")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One run of a contestant: a round's ``seconds``, those of its local training per actor, the accuracy at the end.
+    """One run of a contestant: ``seconds`` per round, those of local training per actor, and the final accuracy.
 
-    Rounds to warm up are left out. ``train`` is empty and ``accuracy`` None where there is no such number.
+    Warm-up rounds are left out. ``train`` is empty and ``accuracy`` None if it is not known.
     """
 
     seconds: list[float]
@@ -43,9 +43,9 @@ class Timing:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to do it. ``nodes`` is the number of SuperNodes for (workload, actors).
+    """A way to run a workload. ``nodes`` returns the number of SuperNodes for (workload, actors).
 
-    ``client`` is the module of a Flower app's ClientApp, and empty where the run is ``fedpfn run``.
+    ``client`` is the module of a Flower app's ClientApp, and empty for ``fedpfn run``.
     """
 
     name: str
@@ -78,7 +78,7 @@ CONTESTANTS = {
 
 def run(contestant: Contestant, workload: Workload, *, device: str, actors: int, gpus: int = 0) -> Timing:
     """Run ``workload`` once and return its times. Raises ``RunFailed`` if it does not complete."""
-    # a short path: Ray's sockets lie below, and the path of a socket has to be short
+    # a short path: Ray's sockets are below it, and the length of their paths is limited
     with tempfile.TemporaryDirectory(prefix="fedpfn-", dir="/tmp" if os.name == "posix" else None) as scratch:
         folder = Path(scratch) / "run"
         folder.mkdir()
@@ -90,7 +90,7 @@ def run(contestant: Contestant, workload: Workload, *, device: str, actors: int,
             log = _module(["experiments.bench.flower_run"], job.environment(), Path(scratch))
             rounds = contest.read_rounds(folder)[workload.warm_up :]
             if len(rounds) != workload.rounds:
-                # Flower drops clients that fail and calls the run complete
+                # Flower drops clients that fail and still reports the run as complete
                 raise RunFailed(f"{contestant.name}: {len(rounds)} rounds of {workload.rounds}: {last_words(log)}")
             return Timing([r["seconds"] for r in rounds], [], rounds[-1]["accuracy"])
         words = [f"{key}={value}" for key, value in settings.items()]
@@ -108,7 +108,7 @@ def _module(words: Sequence[str], settings: Mapping[str, str], scratch: Path) ->
     environment = os.environ | settings | {
         "PYTHONPATH": os.pathsep.join(import_path(scratch)),
         "FLWR_TELEMETRY_ENABLED": "0",
-        # left to itself Ray joins a cluster that is there
+        # otherwise Ray joins an existing cluster
         "RAY_ADDRESS": "local",
         "RAY_USAGE_STATS_ENABLED": "0",
     }  # fmt: skip
@@ -134,7 +134,7 @@ def call(line: Sequence[str], environment: Mapping[str, str], scratch: Path) -> 
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a run, whose Ray goes with it: in order, or where that takes too long at once."""
+    """End a run and its Ray: regularly, or by force if that takes too long."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_END_SECONDS)
@@ -143,6 +143,6 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def last_words(said: str) -> str:
-    """Return the last line that is not empty."""
+    """Return the last line that is neither empty nor one of Flower's wrapper messages."""
     lines = [one_line(line) for line in said.splitlines()]
     return next((line for line in reversed(lines) if line and line not in _WRAPPERS), "")

@@ -1,4 +1,4 @@
-"""The pictures of a benchmark: time per round over clients, barrier time over models, and how a federation grows."""
+"""The pictures of a benchmark: time per round over clients, barrier time over models, and scaling of a federation."""
 
 from pathlib import Path
 from statistics import median
@@ -16,7 +16,7 @@ _MARKERS = "os^Dv"
 
 
 def write_figures(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw what was measured into ``folder`` and return the files."""
+    """Draw pictures of what was measured into ``folder`` and return the files."""
     made = []
     with in_style():
         if result["over-clients"]:

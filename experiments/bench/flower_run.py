@@ -1,7 +1,7 @@
-"""One run of a Flower contestant, in a process of its own: ``python -m experiments.bench.flower_run``.
+"""One run of a Flower contestant in its own process: ``python -m experiments.bench.flower_run``.
 
-Flower's own simulation as it is, on its own Ray. The job comes as JSON in the environment, since
-``run_simulation`` takes no run config; Ray's workers inherit it.
+It runs Flower's unmodified simulation on its own Ray. The job is JSON in the environment, since ``run_simulation``
+takes no run config; Ray's workers inherit it.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from experiments.resources import even_share
 
 
 def main() -> None:
-    """Run the simulation that the environment describes; times go to ``output.dir``."""
+    """Run the simulation that the environment describes; times are written to ``output.dir``."""
     job = contest.read_job()
     run_simulation(
         flower_server.app,

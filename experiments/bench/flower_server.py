@@ -1,6 +1,6 @@
-"""The server of the two Flower contestants: Flower's own FedAvg, evaluated on the server, a node for each client.
+"""The server of the two Flower contestants: Flower's own FedAvg, evaluated on the server, with one node per client.
 
-What a Flower app has by its PyTorch quickstart, less the evaluation by clients, which the others do not do either.
+It follows Flower's PyTorch quickstart, but without evaluation by clients, which the other contestants do not do either.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train for the configured rounds; times go to ``output.dir``."""
+    """Train for the configured rounds; times are written to ``output.dir``."""
     one_thread()
     config = run_config()
     dataset = load_data(config).dataset

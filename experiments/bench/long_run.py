@@ -1,6 +1,6 @@
 """A long run: memory of its processes, size of its log and seconds per round, from the first rounds to the last.
 
-What leaks or slows down shows over hundreds of rounds. Barriers are measured in some of them, as in a real run.
+Leaks and slowdowns become visible over hundreds of rounds. Barriers are measured in some of them, as in a real run.
 """
 
 import os
@@ -23,7 +23,7 @@ from fedpfn.runs import LOG, read_rounds
 
 _EVERY_SECONDS = 0.5
 _SETTINGS = ("model.hidden=1", "model.width=32", "barrier.every=10", "barrier.max-pairs=5")
-# processes that hold memory, by a word of their command line; the rest are Ray's own
+# processes that hold memory, by text in their command line; the others are Ray's own
 _WHO = {"workers": "ray::Worker", "server": "-m fedpfn"}
 
 
@@ -47,7 +47,7 @@ def measure(rounds: int, *, actors: int) -> dict[str, Any]:
 
 
 def _sample(pid: int, folder: Path) -> dict[str, Any]:
-    """Return how many rounds are on record, and who holds how many bytes."""
+    """Return the last round on record, and the bytes of memory that each kind of process holds."""
     bytes_of = {"server": 0, "workers": 0, "Ray": 0, "log": 0}
     try:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -66,7 +66,7 @@ def _sample(pid: int, folder: Path) -> dict[str, Any]:
 
 
 def growth(result: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Return the medians over the second and over the last fifth of the rounds, of bytes and of seconds per round."""
+    """Return medians of bytes and of seconds per round, over the second and over the last fifth of the rounds."""
     rounds, samples = result["rounds"], result["samples"]
     spans = ((0.2 * rounds, 0.4 * rounds), (0.8 * rounds, rounds))
 
@@ -82,7 +82,7 @@ def figure(result: dict[str, Any]) -> Figure:
     """Draw memory and seconds per round over the rounds."""
     drawn = new_figure(DOUBLE, 2.6)
     left, right = drawn.subplots(1, 2)
-    # once the last round is on record, workers are being ended
+    # without samples after the last round, when workers are being ended
     samples = [sample for sample in result["samples"] if sample["round"] < result["rounds"]]
     for color, name in zip(PALETTE, ("server", "workers", "Ray"), strict=False):
         points = [(sample["round"], sample["bytes"][name] / 1e6) for sample in samples]

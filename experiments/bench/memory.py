@@ -1,4 +1,4 @@
-"""How much memory a command and all processes that it starts take, sampled while it runs. On Linux."""
+"""The memory of a command and all processes that it starts, sampled while it runs (Linux only)."""
 
 import threading
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _EVERY_SECONDS = 0.25
 
 
 class PeakMemory:
-    """The most memory, in bytes, that a process and its descendants have held at one time so far.
+    """The largest memory, in bytes, that a process and its descendants have held at one time so far.
 
     Shared pages count once, divided among their users (the proportional set size).
     """
@@ -19,7 +19,7 @@ class PeakMemory:
         self.bytes = 0
 
     def sample(self, pid: int) -> None:
-        """Look once."""
+        """Take one sample."""
         try:
             process = psutil.Process(pid)
             family = [process, *process.children(recursive=True)]

@@ -1,7 +1,7 @@
-"""How a federation grows: seconds per round and memory over the number of clients, and over the size of the model.
+"""How a federation scales: seconds per round and memory over the number of clients and over the size of the model.
 
-Every client takes part in every round and takes one step, so that what is measured is the federation around it. No
-measure looks at client models, as in a run without barriers.
+Every client takes part in every round with one step, so that the federation around the training is measured. Client
+models are not measured, as in a run without barriers.
 """
 
 import os
@@ -61,17 +61,17 @@ class Case:
 
 
 def cases(size: str) -> list[Case]:
-    """Return what is measured at ``size``."""
+    """Return the cases that are measured at ``size``."""
     if size == "quick":
         return [Case("clients", 10, 32, rounds=1), Case("width", 10, 32, rounds=1)]
     over_clients = [Case("clients", count, 32) for count in (10, 100, 1000, 10_000)]
-    # 100,000 clients take minutes a round; the models take 0.1 to 45 MB
+    # 100,000 clients take minutes per round; the models take 0.1 to 45 MB
     over_clients.append(Case("clients", 100_000, 32, rounds=1))
     return over_clients + [Case("width", 10, width) for width in (32, 350, 1400, 5600, 14_150)]
 
 
 def measure(case: Case, *, actors: int) -> dict[str, Any]:
-    """Run a case and return its seconds per round and peak memory. Raises ``RunFailed`` where it does not complete."""
+    """Run a case and return its seconds per round and peak memory. Raises ``RunFailed`` if it does not complete."""
     with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
         folder = Path(scratch) / "run"
         words = [
@@ -107,7 +107,7 @@ def figure(entries: Sequence[dict[str, Any]]) -> Figure:
             axes.plot(x, y, marker="o", color=PALETTE[row])
             axes.set(xscale="log", yscale="log", ylabel=name)
             axes.grid(True, which="major")
-            # 2, 5, 10 instead of powers: a column may span less than one
+            # ticks at 2, 5, 10 instead of powers of ten: a column may span less than a decade
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,7 +1,7 @@
-"""What the server does itself in a FedPFN round: draw the mask, address cohorts, read and check replies, average.
+"""The server's own work in a FedPFN round: draw the mask, address cohorts, read and check replies, average.
 
-Timed from ``configure_train`` to the end of ``aggregate_train``, less the time in which the workers' replies are made
-by the client's own encoder, and given per 100 MB of client parameters (all of them, frozen ones too).
+It is timed from ``configure_train`` to the end of ``aggregate_train``, minus the time in which the client's own encoder
+makes the replies, and given per 100 MB of client parameters, including frozen ones.
 """
 
 import time
@@ -30,7 +30,7 @@ from strategies.records import to_record
 
 @dataclass(frozen=True)
 class ServerCase:
-    """``clients`` answers of a model, in two cohorts."""
+    """The answers of ``clients`` clients with a model, in two cohorts."""
 
     title: str
     family: str
@@ -48,7 +48,7 @@ _QUICK = [ServerCase("MLP_h2_w200 (0.8 MB)", "mnist", "mlp", {"hidden": 2, "widt
 
 
 def cases(size: str) -> list[ServerCase]:
-    """Return what is timed."""
+    """Return the cases that are timed."""
     return _QUICK if size == "quick" else _CASES
 
 
@@ -86,7 +86,7 @@ def measure(case: ServerCase) -> dict[str, Any]:
 
 
 class _Workers(InProcessGrid):
-    """Two workers whose clients reply at once with the state as it is; ``seconds`` is the time that takes them."""
+    """Two workers whose clients reply immediately with an unchanged state; ``seconds`` is the time that this takes."""
 
     def __init__(self, state: State, parameters: list[str]) -> None:
         super().__init__(ClientApp(), {}, nodes=2)

@@ -1,7 +1,7 @@
-"""Contestant *stock*: a client as Flower's PyTorch quickstart writes it.
+"""Contestant *stock*: a client as in Flower's PyTorch quickstart.
 
-One client a SuperNode, its partition kept in the process, a DataLoader over a torchvision data set with transforms, the
-model built anew for every message.
+There is one client per SuperNode. Its partition is kept in the process, a DataLoader reads a torchvision data set with
+transforms, and the model is built again for every message.
 """
 
 from functools import lru_cache
@@ -29,7 +29,7 @@ app = ClientApp()
 
 
 class ImageArrays(VisionDataset):  # type: ignore[misc]
-    """Images in memory, handed out as torchvision's MNIST and CIFAR10 do: a PIL image through the transform."""
+    """Images in memory, returned as by torchvision's MNIST and CIFAR10: a PIL image passed through the transform."""
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], transform: Any) -> None:
         super().__init__(root="", transform=transform)

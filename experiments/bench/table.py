@@ -1,7 +1,7 @@
-"""What all tables of a benchmark are made of: the table itself, medians turn by turn, ratios and how they are written.
+"""What all tables of a benchmark use: the table itself, medians per turn, ratios, and how these are written.
 
-A contestant's seconds per round are the median over the rounds of a run; a ratio divides two runs of one turn, and a
-table shows the median over the turns with the least and the greatest.
+A contestant's seconds per round are the median over the rounds of a run. A ratio divides two runs of the same turn, and
+a table shows the median over the turns with the smallest and the largest.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """A title, the names of the columns, rows of text, and notes beneath."""
+    """A title, the names of the columns, rows of text, and notes below."""
 
     title: str
     columns: list[str]
@@ -40,12 +40,12 @@ class Table:
 
 
 def turns(entries: Sequence[Result], field: str = "seconds") -> dict[int, float]:
-    """Return the median of a contestant's rounds in each turn that it completed."""
+    """Return the median over a contestant's rounds for each turn that it completed."""
     return {entry["repeat"]: median(entry[field]) for entry in entries if entry.get(field)}
 
 
 def ratios(above: dict[int, float], below: dict[int, float]) -> list[float]:
-    """Return above / below for every turn that both completed."""
+    """Return ``above`` / ``below`` for every turn that both completed."""
     return [above[turn] / below[turn] for turn in above if turn in below]
 
 
@@ -55,7 +55,7 @@ def of(result: Result, part: str, **wanted: Any) -> list[Result]:
 
 
 def seconds_text(values: Iterable[float]) -> str:
-    """Return the median of some seconds."""
+    """Return the median of some seconds as text; a dash if there are none."""
     numbers = list(values)
     return f"{median(numbers):.3f}" if numbers else "–"
 

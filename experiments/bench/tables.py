@@ -1,4 +1,4 @@
-"""The tables of a benchmark, from its JSON: training (in ``training_tables``), barriers, the server, growing sizes."""
+"""The tables of a benchmark, from its JSON: training (in ``training_tables``), barriers, the server, scaling."""
 
 from collections.abc import Iterator
 from statistics import median
@@ -18,7 +18,7 @@ def tables(result: Result) -> list[Table]:
 
 
 def markdown(result: Result) -> str:
-    """Return all tables, with the machine they were measured on."""
+    """Return all tables as Markdown, with the machine they were measured on."""
     return "\n".join([machine(result), *(table.markdown() for table in tables(result))])
 
 

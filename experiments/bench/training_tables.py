@@ -15,7 +15,7 @@ TITLES = {
     **{name: peer.title for name, peer in PEERS.items()},
     "bare": "bare PyTorch loop, one process",
 }
-# at least so many times as fast as a contestant, on a CPU and on a GPU of the H100 class
+# targets: fedpfn is at least so many times as fast as a contestant, on a CPU and on a GPU of the H100 class
 _AIMS: dict[str, dict[tuple[str, str], float]] = {
     "cpu": {("a", "stock"): 1.5, ("c", "stock"): 8, ("c", "cached"): 3},
     "cuda": {("a", "stock"): 10, ("a", "cached"): 3, ("c", "stock"): 20, ("c", "cached"): 5},

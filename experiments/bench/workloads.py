@@ -1,8 +1,8 @@
-"""What is timed: the training workloads, each in full, in a reduced form for few cores, and as a smoke test.
+"""The training workloads that are timed, each in full, in a reduced form for few cores, and as a smoke test.
 
-A workload fixes the work of a round: who trains (clients, how many of them a round, examples each), what (model, shape
-of the images) and how (epochs, batch size). All clients have the same number of examples, so that whoever is drawn, a
-round is the same number of the same local steps.
+A workload fixes the work of a round: the clients (their number, the number per round, examples each), the model and the
+shape of the images, and the training (epochs, batch size). All clients have the same number of examples, so that a
+round has the same local steps whichever clients are drawn.
 """
 
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ SIZES = ("full", "reduced", "quick")
 
 @dataclass(frozen=True)
 class Workload:
-    """One federated workload. ``examples`` are a client's, ``rounds`` those timed after ``warm_up`` others."""
+    """One federated workload. ``examples`` is the number per client; ``rounds`` are timed after ``warm_up`` others."""
 
     letter: str
     title: str
@@ -36,7 +36,7 @@ class Workload:
 
     @property
     def steps(self) -> int:
-        """Local steps of a client in a round."""
+        """The number of local steps of a client in a round."""
         return self.epochs * -(-self.examples // self.batch)
 
     @property
@@ -48,7 +48,7 @@ class Workload:
         return self.warm_up + self.rounds
 
     def settings(self) -> dict[str, Scalar]:
-        """Return the run config: all that ``fedpfn run`` needs, and what the other contestants read as well."""
+        """Return the run config, which ``fedpfn run`` uses and the other contestants read as well."""
         return {
             "rounds": self.all_rounds,
             "federation.clients": self.clients,
@@ -67,7 +67,7 @@ class Workload:
         }
 
     def describe(self) -> str:
-        """Say the workload in a line."""
+        """Return a description of the workload in one line."""
         sampled = "all" if self.a_round == self.clients else str(self.a_round)
         return (
             f"{self.title}: {self.clients} clients × {self.examples} examples ({'×'.join(map(str, self.shape))}), "
@@ -105,7 +105,7 @@ _QUICK: dict[str, Any] = {
 
 
 def workloads(size: str) -> dict[str, Workload]:
-    """Return the workloads of ``size``, one of ``SIZES``, by letter; of ``quick`` there is (c) alone."""
+    """Return the workloads of ``size``, one of ``SIZES``, by letter; ``quick`` has only (c)."""
     by_letter = {workload.letter: workload for workload in _FULL}
     if size == "reduced":
         return {letter: replace(workload, **_REDUCED.get(letter, {})) for letter, workload in by_letter.items()}
@@ -115,7 +115,7 @@ def workloads(size: str) -> dict[str, Workload]:
 
 
 def over_clients(size: str) -> list[Workload]:
-    """Return workloads of more and more tiny clients, all of which train in every round: one step of ten examples."""
+    """Return workloads with growing numbers of tiny clients, all training in every round: one step, ten examples."""
     one = Workload("clients", "tiny clients", "mnist", "mlp", 10, 10, 10, 10, model_keys={"hidden": 1, "width": 32},
                    rounds=3, warm_up=1)  # fmt: skip
     counts = (8,) if size == "quick" else (10, 100, 1000, 10_000)

@@ -1,1 +1,1 @@
-"""A real Flower deployment of the project: scripts that start one, and what makes its rounds fast."""
+"""A real Flower deployment of the project: scripts that start one, and a fast executor for its clients."""

@@ -1,12 +1,12 @@
-"""A SuperNode's ClientApp processes as forks of one that has PyTorch loaded.
+"""Runs a SuperNode's ClientApp processes as forks of a process that has PyTorch loaded.
 
-Flower starts a new process for every message, which imports Flower and PyTorch before it trains: seconds for a small
-model. A SuperNode started with ``--isolation process`` leaves that to a SuperExec of the user's choice, and this is
-one: it asks the SuperNode for tasks as ``flower-superexec`` does, and forks for each. The fork runs Flower's own
-ClientApp process, unchanged: the app comes from the run's bundle, and nothing is left of one message for the next.
+Flower starts a new process for every message, which imports Flower and PyTorch before it trains; for a small model this
+takes seconds. A SuperNode started with ``--isolation process`` leaves that to a SuperExec of the user's choice, such as
+this one: it asks the SuperNode for tasks as ``flower-superexec`` does, and forks for each. The fork runs Flower's own
+ClientApp process, unchanged: the app comes from the run's bundle, and no state is left from one message to the next.
 
-``python -m experiments.deployment.executor 127.0.0.1:9094``, the address being the SuperNode's ``--host`` and
-``--port``. It ends with SIGTERM or Ctrl-C, and its forks with it.
+Start it as ``python -m experiments.deployment.executor 127.0.0.1:9094``, where the address is the SuperNode's
+``--host`` and ``--port``. It ends with SIGTERM or Ctrl-C, and its forks end with it.
 """
 
 import os
@@ -25,7 +25,7 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
-# what the ClientApp imports from elsewhere; its own modules come with the run
+# libraries that the ClientApp imports; its own modules come with the run
 LIBRARIES = "torch,numpy,safetensors.torch,omegaconf,PIL.Image,tqdm"
 
 Address = Annotated[str, typer.Argument(help="host and port of the SuperNode's Runtime API")]
@@ -38,7 +38,7 @@ def serve(address: Address, preload: Preloaded = LIBRARIES, poll: Poll = 0.1) ->
     for name in filter(None, preload.split(",")):
         with suppress(ModuleNotFoundError):
             import_module(name)
-    # the end of a fork needs no look, and leaves no zombie
+    # forks need not be waited for, and leave no zombies
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     parent = os.getpid()
@@ -51,7 +51,7 @@ def serve(address: Address, preload: Preloaded = LIBRARIES, poll: Poll = 0.1) ->
 
 
 def _connect(address: str) -> RuntimeHttpClient:
-    # between processes of one machine, as where the SuperNode starts them itself
+    # processes on one machine, as when the SuperNode starts them itself
     return RuntimeHttpClient.from_server_address(
         server_address=address,
         insecure=True,
@@ -62,7 +62,7 @@ def _connect(address: str) -> RuntimeHttpClient:
 
 
 def _answer(address: str, token: str, parent: int) -> None:
-    """Be Flower's ClientApp process for one task, and end with it; it ends with its parent, too."""
+    """Act as Flower's ClientApp process for one task, then end; also end if the parent ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     run_clientapp(address, token, insecure=True, parent_pid=parent, runtime_dependency_install=False)

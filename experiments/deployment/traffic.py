@@ -1,8 +1,8 @@
-"""Bytes that cross a connection: a TCP relay in front of a SuperLink, which counts what passes through it.
+"""Counts the bytes of a deployment: a TCP relay in front of a SuperLink, which counts what passes through it.
 
-``python -m experiments.deployment.traffic 9400 127.0.0.1:9300 counts.json`` listens on port 9400 for SuperNodes, passes
-everything on to the SuperLink and keeps in ``counts.json`` how many bytes went up (to the SuperLink) and down (to the
-SuperNode) so far: TLS, HTTP and Flower's polling included, TCP's and IP's headers not.
+``python -m experiments.deployment.traffic 9400 127.0.0.1:9300 counts.json`` listens on port 9400 for SuperNodes,
+forwards everything to the SuperLink and keeps in ``counts.json`` the number of bytes that went up (to the SuperLink)
+and down (to the SuperNode) so far, including TLS, HTTP and Flower's polling but not the headers of TCP and IP.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class Relay:
         self.up = self.down = 0
 
     async def serve(self, listen: int, counts: Path) -> None:
-        """Listen on this machine's port ``listen`` and write the counts several times a second, until cancelled."""
+        """Listen on port ``listen`` of this machine and write the counts several times a second, until cancelled."""
         async with await asyncio.start_server(self._connect, "127.0.0.1", listen):
             while True:
                 counts.write_text(json.dumps({"up": self.up, "down": self.down}))

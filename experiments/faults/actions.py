@@ -1,4 +1,4 @@
-"""What happens to a run: signals to its processes, folders that go or fill up, a second run in its folder."""
+"""What happens to a run: signals to its processes, folders that vanish or fill up, a second run in its folder."""
 
 import os
 import shutil
@@ -17,37 +17,37 @@ _ATTEMPTS = 50
 
 
 class Disturbed(Protocol):
-    """A run as far as an action sees it."""
+    """The parts of a run that an action uses."""
 
     out: Path
     space: Path
     family: Family
 
     def start_second(self) -> None:
-        """Start the same command once more."""
+        """Start the same command a second time."""
 
     def stop_second(self) -> None:
-        """Press Ctrl-C in the second one."""
+        """Interrupt the second command as Ctrl-C does."""
 
     @property
     def cells(self) -> list[Path]:
-        """The run folders that are there."""
+        """The run folders that exist."""
 
 
 class Action(Protocol):
-    """What happens."""
+    """Something that happens to a run."""
 
     def __call__(self, run: Disturbed) -> None:
-        """Do it."""
+        """Do it to ``run``."""
 
     @property
     def deadly(self) -> bool:
-        """Whether it leaves the command no time for a word."""
+        """Whether it leaves the command no time for a message."""
 
 
 @dataclass(frozen=True)
 class Nothing:
-    """The place is the fault."""
+    """No action: the fault is in the ``Place``."""
 
     deadly = False
 
@@ -73,11 +73,11 @@ class Signal:
 
     @property
     def deadly(self) -> bool:
-        """Whether it leaves the command no time for a word."""
+        """Whether it leaves the command no time for a message."""
         return self.name == "SIGKILL" and self.to in ("command", "group")
 
     def __call__(self, run: Disturbed) -> None:
-        """Send them. Raises ``LookupError`` where there is no such process."""
+        """Send the signals. Raises ``LookupError`` if there is no such process."""
         number = getattr(signal, self.name)
         for turn in range(self.times):
             if turn:
@@ -96,14 +96,14 @@ class Signal:
 
 @dataclass(frozen=True)
 class Freeze:
-    """Stop a process for some seconds, as a machine does that swaps."""
+    """Suspend a process for some seconds, as on a machine that swaps."""
 
     to: str
     seconds: float
     deadly = False
 
     def __call__(self, run: Disturbed) -> None:
-        """Stop it and let it continue."""
+        """Suspend the process and let it continue."""
         processes = run.family.named(self.to)
         for process in processes:
             process.suspend()
@@ -115,13 +115,13 @@ class Freeze:
 
 @dataclass(frozen=True)
 class Remove:
-    """The run folder is deleted."""
+    """Delete the run folder."""
 
     deadly = False
 
     def __call__(self, run: Disturbed) -> None:
-        """Delete it."""
-        # what is written meanwhile keeps it alive
+        """Delete the folder."""
+        # files that are written meanwhile can keep it
         for _ in range(_ATTEMPTS):
             for folder in run.cells:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -132,13 +132,13 @@ class Remove:
 
 @dataclass(frozen=True)
 class Fill:
-    """The small file system of the place is filled up, to the last byte where ``whole``; else some kilobytes stay."""
+    """Fill the small file system of the ``Place``; to the last byte if ``whole``, otherwise up to some kilobytes."""
 
     whole: bool = True
     deadly = False
 
     def __call__(self, run: Disturbed) -> None:
-        """Write until there is no space. Raises ``LookupError`` where that would fill a disk of the machine."""
+        """Write until no space is left. Raises ``LookupError`` if that would fill a disk of the machine."""
         if not run.space.is_mount():
             raise LookupError(f"{run.space} is no file system of its own")
         with (run.space / "filler").open("wb", buffering=0) as file, suppress(OSError):
@@ -151,13 +151,13 @@ class Fill:
 
 @dataclass(frozen=True)
 class SecondRun:
-    """The same command, again, while the first is at it; with ``stopped`` it is interrupted after so many seconds."""
+    """Start the same command while the first one runs; with ``stopped``, interrupt it after so many seconds."""
 
     stopped: float | None = None
     deadly = False
 
     def __call__(self, run: Disturbed) -> None:
-        """Start it."""
+        """Start the second command, and interrupt it if asked to."""
         run.start_second()
         if self.stopped is not None:
             time.sleep(self.stopped)

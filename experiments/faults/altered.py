@@ -1,4 +1,4 @@
-"""``python -m experiments.faults.altered NAME WORDS``: ``fedpfn WORDS`` in a process that is not in order."""
+"""``python -m experiments.faults.altered NAME WORDS``: ``fedpfn WORDS`` in a process with an alteration."""
 
 import sys
 import time
@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 
 def _jump(seconds: float) -> None:
-    """Set the clock of this process forward or back three seconds after its start."""
+    """Set the clock of this process forward or back by ``seconds``, three seconds after its start."""
     true, begun = time.time, time.monotonic()
     time.time = lambda: true() + (seconds if time.monotonic() - begun > 3.0 else 0.0)
 
 
 def _limit_files() -> None:
-    """Let no file of this process become larger than 20 kB."""
+    """Limit the size of files that this process writes to 20 kB."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

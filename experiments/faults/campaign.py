@@ -1,4 +1,4 @@
-"""All faults one after the other: the undisturbed run first, then every injection, kept as soon as it has ended."""
+"""Injects all faults one after the other: first an undisturbed run, then every injection, each saved when it ends."""
 
 import random
 import shutil
@@ -19,7 +19,7 @@ RESULTS = "faults.json"
 
 
 def injections(faults: Sequence[Fault], spans: dict[Runtime, float], seed: int) -> Iterator[tuple[str, Fault]]:
-    """Yield each injection with its name; moments at random are drawn from the span of an undisturbed run."""
+    """Yield each injection with its name; random moments are drawn from the duration of an undisturbed run."""
     generator = random.Random(seed)
     seen: dict[str, int] = {}
     for fault in faults:
@@ -38,7 +38,7 @@ def injections(faults: Sequence[Fault], spans: dict[Runtime, float], seed: int) 
 def run_faults(
     faults: Sequence[Fault], out: Path, *, seed: int = 0, again: bool = False, tell: Callable[[Outcome], None]
 ) -> list[dict[str, Any]]:
-    """Inject ``faults`` and return all that ``out`` has on record by then; what was is repeated only with ``again``."""
+    """Inject ``faults`` and return all results on record in ``out``; only ``again`` repeats earlier injections."""
     out.mkdir(parents=True, exist_ok=True)
     kept: dict[str, Any] = read_json(out / RESULTS) or {}
     spans, expected = _undisturbed(faults, out)
@@ -59,7 +59,7 @@ def run_faults(
 
 
 def _next(folder: Path) -> Path:
-    """Return a place in ``folder`` for the next one's files, after all that stayed."""
+    """Return a path in ``folder`` for the files of the next injection, numbered after those that were kept."""
     taken = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     return folder / str(max(taken, default=-1) + 1)
 
@@ -73,12 +73,12 @@ def _in_the_way(fault: Fault, *, mounts: bool) -> str:
 
 
 def _kind(runtime: Runtime) -> Runtime:
-    """Return the runtime whose undisturbed run gives the weights to be compared with."""
+    """Return the runtime whose undisturbed run gives the weights to compare with."""
     return Runtime.SWEEP_IN_PROCESS if runtime in (Runtime.SWEEP, Runtime.SWEEP_IN_PROCESS) else Runtime.IN_PROCESS
 
 
 def _undisturbed(faults: Sequence[Fault], out: Path) -> tuple[dict[Runtime, float], dict[Runtime, Digests]]:
-    """Run what is to be disturbed once as it is: how long it takes, by runtime, and its weights."""
+    """Run each kind of run once undisturbed; return its duration and its weights' digests, by runtime."""
     random_ones = {fault.runtime for fault in faults if fault.moment.after < 0}
     spans, expected = {}, {}
     for runtime in sorted(random_ones | {_kind(fault.runtime) for fault in faults}):

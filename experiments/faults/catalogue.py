@@ -3,7 +3,7 @@
 from experiments.faults.actions import Fill, Freeze, Remove, SecondRun, Signal
 from experiments.faults.fault import Ending, Fault, Moment, Place, Runtime
 
-# by name: not every platform has them all
+# as names, since not every platform has all of these signals
 SIGHUP, SIGINT, SIGKILL, SIGTERM = "SIGHUP", "SIGINT", "SIGKILL", "SIGTERM"
 
 RAY, ALONE, SWEEP, CELLS = Runtime.RAY, Runtime.IN_PROCESS, Runtime.SWEEP, Runtime.SWEEP_IN_PROCESS
@@ -17,7 +17,7 @@ RANDOM = Moment("start", after=-1.0)
 
 
 def after(seconds: float) -> Moment:
-    """Return the moment so many seconds after the start."""
+    """Return the moment ``seconds`` after the start."""
     return Moment("start", after=seconds)
 
 
@@ -146,7 +146,7 @@ SWEEPS = [
     Fault("Ctrl-C", "sweeps", CELLS, Signal(SIGINT, "group"), MID, STOPS, says="to resume: "),
 ]  # fmt: skip
 
-# its words, and what it leaves, are Flower's; its record is ours
+# the messages, and the processes that are left, are Flower's; only the record is checked
 FLOWER = [
     Fault("SIGKILL of a worker", "flower", Runtime.FLOWER, Signal(SIGKILL, "worker"), MID, DIES),
     Fault("SIGKILL of all workers", "flower", Runtime.FLOWER, Signal(SIGKILL, "workers"), MID, DIES),

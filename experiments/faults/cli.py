@@ -1,4 +1,4 @@
-"""``fedpfn faults`` as typed: which faults, and where the results go."""
+"""The command line of ``fedpfn faults``: which faults, and where the results go."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a fault is: a runtime, a place, a moment, what happens then, and how the run has to end."""
+"""What defines a fault: a runtime, a place, a moment, an action, and how the run has to end."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from experiments.faults.actions import NOTHING, Action
 
 
 class Runtime(StrEnum):
-    """How the run that is disturbed was started."""
+    """How the disturbed run is started."""
 
     RAY = "fedpfn run"
     IN_PROCESS = "fedpfn run --in-process"
@@ -29,11 +29,11 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True)
 class Moment:
-    """Once round ``round`` is on record, or ``sign`` is to be seen; then ``after`` seconds more.
+    """``after`` seconds after round ``round`` is on record, or after ``sign`` is seen.
 
-    ``sign`` is ``start``, ``workers`` (processes of Ray are there), ``config`` (the run folder has its config), or
-    ``summary`` (the run is complete, and its processes are being taken down). In a sweep the first cell counts that has
-    got there.
+    ``sign`` is ``round``, ``start``, ``workers`` (worker processes exist), ``config`` (the run folder has its config),
+    or ``summary`` (the run is complete, and its processes are being ended). In a sweep, the first cell that gets there
+    counts.
     """
 
     sign: str = "start"
@@ -52,10 +52,11 @@ class Place:
     Parameters
     ----------
     folder
-        ``output.dir``; ``{space}`` is a file system of ``disk_kb`` kilobytes, where one can be mounted, to which
-        nothing can be written where it is ``read_only``.
+        ``output.dir``; ``{space}`` is a file system of ``disk_kb`` kilobytes, if one can be mounted, to which nothing
+        can be written if it is ``read_only``.
     shell
-        A line of the shell with ``{command}`` in it, and ``{out}`` for the folder; the command itself where empty.
+        A shell command line that contains ``{command}``, and may contain ``{out}`` for the folder; by default, only
+        the command.
     environment
         Environment variables; ``{tmp}`` is the injection's own folder for temporary files.
     alteration
@@ -72,7 +73,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault; ``says`` is a pattern to be found in the words of the command, and ``times`` how often it is tried."""
+    """One fault; ``says`` is a pattern that the command's output must contain, ``times`` the number of injections."""
 
     name: str
     group: str

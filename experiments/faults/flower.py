@@ -1,4 +1,4 @@
-"""A run as Flower starts it: ``flwr run`` on this project, with a SuperLink of its own that ends with the stage."""
+"""A run started by Flower: ``flwr run`` on this project, with its own SuperLink, which ends with the stage."""
 
 import os
 import sys
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def can_run(root: Path) -> bool:
-    """Whether this project is here as the folder that ``flwr run`` needs, and not as an installed package alone."""
+    """Whether this is the project's folder, which ``flwr run`` needs, and not only an installed package."""
     return (root / "pyproject.toml").is_file()
 
 
 def command(root: Path, words: Iterable[str]) -> list[str]:
-    """Return the command for settings in our own spelling; strings are quoted for Flower.
+    """Return the command for settings as ``fedpfn run`` spells them; strings are quoted for Flower.
 
     >>> command(Path("/app"), ["rounds=2", "device=cpu"])[-1]
     "rounds=2 device='cpu'"
@@ -23,7 +23,7 @@ def command(root: Path, words: Iterable[str]) -> list[str]:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Return the environment in which Flower keeps to ``home``, installs nothing and asks nobody."""
+    """Return the environment in which Flower writes only to ``home``, installs nothing and contacts nobody."""
     home.mkdir(exist_ok=True)
     return {
         "FLWR_HOME": str(home),

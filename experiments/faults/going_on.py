@@ -1,4 +1,4 @@
-"""Going on with a disturbed run, in this process: the same bits as on Ray, in a second."""
+"""Resumes a disturbed run in this process, which takes a second and gives the same bits as Ray."""
 
 import io
 from pathlib import Path
@@ -16,7 +16,7 @@ _TWO_NODES = Resources(supernodes=2, actors=1, cpus_per_actor=1, gpus=0, gpus_pe
 
 
 def begin(out: Path) -> None:
-    """Run the undisturbed run, to ``out``."""
+    """Start the run again from its beginning, in ``out``."""
     _run(read_run_config([*WORDS, f"output.dir={out}"], file=None, workdir=out.parent), out.parent)
 
 
@@ -26,7 +26,7 @@ def go_on_with(out: Path) -> None:
 
 
 def repeat_sweep(file: Path, out: Path) -> None:
-    """Run the cells of a sweep that are not done. Raises ``RuntimeError`` where some are not done after that."""
+    """Run the cells of a sweep that are not done. Raises ``RuntimeError`` if some are still not done."""
     with output_to(file.with_name("going-on.log")):
         if not sweep(file, [], _unseen(), workdir=file.parent, out=out, in_process=True):
             raise RuntimeError("the sweep's next run left cells undone")

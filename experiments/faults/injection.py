@@ -15,7 +15,7 @@ Digests = dict[str, str]
 
 
 def inject(fault: Fault, folder: Path, expected: Digests, *, moment: str = "") -> Outcome:
-    """Disturb one run by ``fault``, in ``folder``, and return what became of it.
+    """Disturb one run in ``folder`` by ``fault``, and return the outcome.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def _wait(process: "subprocess.Popen[bytes]") -> int | None:
 
 
 def _look(stage: Stage, outcome: Outcome) -> None:
-    """Record the command's output and what it left behind, before anything is repaired."""
+    """Record the command's output and what it left behind, before the run is resumed."""
     outcome.said = stage.said("stdout") + stage.said("stderr")
     lines = [line for line in (stage.said("stderr") or stage.said("stdout")).splitlines() if line.strip()]
     outcome.last = next((line for line in lines if not _is_note(line)), "").strip()[:300]
@@ -65,7 +65,7 @@ def _look(stage: Stage, outcome: Outcome) -> None:
     summaries = [cell for cell in cells if (cell / "summary.json").is_file()]
     outcome.complete = bool(cells) and len(summaries) == len(cells)
     if stage.fault.runtime is Runtime.FLOWER:
-        # the SuperLink stays, as Flower means it to, and with it the run where only a worker has died
+        # Flower leaves the SuperLink running on purpose, and with it the run if only a worker has died
         stage.family.end()
         return
     outcome.left = stage.family.left(PATIENCE)
@@ -74,12 +74,12 @@ def _look(stage: Stage, outcome: Outcome) -> None:
 
 
 def _is_note(line: str) -> bool:
-    # or a line of Flower's log
+    # \x1b begins a line of Flower's log
     return bool(re.match(r"(\x1b|run folder|log|to go on|to resume|in your code|sweep folder|warning)[ :,]", line))
 
 
 def _second(stage: Stage, outcome: Outcome) -> None:
-    """Wait for a second run, which must be refused if the first was not."""
+    """Wait for a second run: exactly one of the two must complete, and the other must be refused in one line."""
     if stage.second is None:
         return
     status, said = _wait(stage.second), stage.said("second-stderr")
@@ -95,7 +95,7 @@ def _second(stage: Stage, outcome: Outcome) -> None:
 
 
 def _go_on(stage: Stage, outcome: Outcome, expected: Digests) -> None:
-    """Bring the run to its end where it is not there, as its user would, and compare its weights."""
+    """Resume the run as its user would if it is not complete, and compare its weights."""
     if stage.fault.ending is Ending.REFUSED:
         return
     stage.make_room()
@@ -113,8 +113,8 @@ def _go_on(stage: Stage, outcome: Outcome, expected: Digests) -> None:
 
 
 def _run_again(stage: Stage) -> str:
-    """Resume the run or begin it anew, or type the command of a sweep again; return what went wrong."""
-    # it imports PyTorch
+    """Resume the run or start it again, or repeat the command of a sweep; return what went wrong."""
+    # imports PyTorch
     from experiments.faults.going_on import begin, go_on_with, repeat_sweep
 
     try:
@@ -130,6 +130,6 @@ def _run_again(stage: Stage) -> str:
 
 
 def digests(cells: list[Path]) -> Digests:
-    """Return the digests of the weights of complete runs: by the cell's name, or one that has none."""
+    """Return the digests of the weights of complete runs by the cell's name, which is empty for a single run."""
     summaries = {cell.name if len(cells) == CELLS else "": read_json(cell / "summary.json") for cell in cells}
     return {name: summary["weights_sha256"] for name, summary in summaries.items() if summary is not None}

@@ -14,8 +14,8 @@ PATIENCE = 12.0
 class Outcome:
     """One injection: the observations, and in ``faults`` those that should not have occurred.
 
-    ``seconds`` are those from the fault to the end of the command, ``rounds`` those on record then, and ``same`` says
-    whether the end, or going on, gave the weights of an undisturbed run.
+    ``seconds`` is the time from the fault to the end of the command, ``rounds`` the last round on record then, and
+    ``same`` says whether the run, resumed if necessary, ended with the weights of an undisturbed run.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was seen that should not have been."""
+        """Whether nothing occurred that should not have."""
         return not self.faults
 
     def ended(self) -> str:
-        """Return in words how the command ended."""
+        """Return how the command ended, as text."""
         if self.status is None:
             return "did not end"
         if self.status < 0:
@@ -49,13 +49,13 @@ class Outcome:
 
 
 def judge(outcome: Outcome, fault: Fault, *, has_folder: bool, both: bool) -> list[str]:
-    """Return what of an outcome is not as the fault's ending asks for."""
+    """Return in what an outcome differs from the ending that the fault asks for."""
     return [text for text in _faults(outcome, fault, has_folder=has_folder, both=both) if text]
 
 
 def _faults(outcome: Outcome, fault: Fault, *, has_folder: bool, both: bool) -> list[str]:
     status, said = outcome.status, outcome.said
-    # what Flower's command says and returns is Flower's
+    # messages and status of Flower's command are Flower's own
     deadly = fault.action.deadly or fault.runtime is Runtime.FLOWER
     faults = [
         "it did not end" if status is None else "",
@@ -82,5 +82,5 @@ def _faults(outcome: Outcome, fault: Fault, *, has_folder: bool, both: bool) -> 
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
-    """Return an outcome as JSON can hold it."""
+    """Return an outcome in a form that JSON can hold."""
     return {name: value for name, value in vars(outcome).items() if name != "said"} | {"ok": outcome.ok}

@@ -1,4 +1,4 @@
-"""The processes of a disturbed run, found by who started them, and after its end by a mark in their environment."""
+"""The processes of a disturbed run, found by their session or by a mark in their environment."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 
 MARK = "FEDPFN_FAULT"
-# how a process is known by its command line
+# patterns of command lines by which processes are recognised
 _NAMES = {
     "raylet": r"/raylet( |$)",
     "gcs": r"/gcs_server( |$)",
@@ -21,19 +21,19 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Family:
-    """The process that began a session, its ``leader``, and all that came of it; ``mark`` is in their environment."""
+    """The ``leader`` of a session and its descendants, which have ``mark`` in their environment."""
 
     leader: int
     mark: str
 
     def live(self) -> list[psutil.Process]:
-        """Return all of them that run."""
+        """Return those that are running."""
         return [process for process in psutil.process_iter() if self._has(process)]
 
     def named(self, name: str) -> list[psutil.Process]:
-        """Return those that a fault names, at most one where the name is singular.
+        """Return the processes that a fault names, at most one if the name is singular.
 
-        Raises ``LookupError`` where there is none.
+        Raises ``LookupError`` if there is none.
         """
         if name == "command":
             matches = [process for process in self.live() if _is_command(process)][:1]
@@ -47,14 +47,14 @@ class Family:
         return matches
 
     def left(self, patience: float) -> list[str]:
-        """Return the command lines of those that still run after ``patience`` seconds."""
+        """Return the command lines of the processes that still run after ``patience`` seconds."""
         deadline = time.monotonic() + patience
         while (remaining := self.live()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return [_line(process)[:80] for process in remaining]
 
     def end(self) -> None:
-        """Kill all that is left."""
+        """Kill all that are left."""
         for process in self.live():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -63,7 +63,7 @@ class Family:
         try:
             if process.status() == psutil.STATUS_ZOMBIE:
                 return False
-            # some of Ray's write their title over their environment
+            # some of Ray's processes overwrite their environment with their title
             return os.getsid(process.pid) == self.leader or process.environ().get(MARK) == self.mark
         except (psutil.Error, OSError):
             return False

@@ -1,4 +1,4 @@
-"""A run in its own processes and folders, which a fault then disturbs."""
+"""A run in its own processes and folders, to be disturbed by a fault."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ from experiments.faults import flower
 from experiments.faults.fault import Fault, Moment, Runtime
 from experiments.faults.processes import MARK, Family
 
-# four clients that train in a millisecond, and rounds enough to be disturbed in
+# four clients that train in a millisecond, and enough rounds to disturb
 WORDS = (
     "rounds=12", "federation.clients=4", "data.train-examples=200", "data.test-examples=60", "model.width=8",
     "barrier.every=3", "barrier.max-pairs=2", "barrier.points=3", "output.checkpoint-every=2", "device=cpu",
@@ -30,18 +30,18 @@ ROOT = Path(fedpfn.__file__).parents[1]
 _LOOK_SECONDS = 0.01
 
 
-class Unreached(RuntimeError):  # noqa: N818 - said as it is: the moment was not reached
-    """The run ended, or its time was up, before the moment of the fault."""
+class Unreached(RuntimeError):  # noqa: N818 - reads as a sentence: the moment was not reached
+    """The run ended, or the time limit passed, before the moment of the fault."""
 
 
 class Stage:
-    """The command of a fault, started in ``folder``; what it prints goes to files there."""
+    """The command of a fault, started in ``folder``; its output goes to files there."""
 
     def __init__(self, fault: Fault, folder: Path) -> None:
         self.fault, self.folder = fault, folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        # short: the sockets of Ray lie below, and their paths may not be long
+        # a short path: Ray's sockets are below it, and the length of their paths is limited
         self.temporary = Path(tempfile.mkdtemp(prefix="faults-", dir="/tmp"))
         self.space = folder / "space"
         if fault.place.disk_kb:
@@ -65,14 +65,14 @@ class Stage:
         self.second = self._launch("second-")
 
     def stop_second(self) -> None:
-        """Press Ctrl-C in the second one."""
+        """Interrupt the second command as Ctrl-C does."""
         if self.second is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.second.pid, signal.SIGINT)
 
     @property
     def is_sweep(self) -> bool:
-        """Whether there are many runs."""
+        """Whether the command is a sweep, which has several runs."""
         return self.fault.runtime in (Runtime.SWEEP, Runtime.SWEEP_IN_PROCESS)
 
     @property
@@ -82,7 +82,7 @@ class Stage:
 
     @property
     def command(self) -> list[str]:
-        """The words of the command."""
+        """The command line as a list of words."""
         fault = self.fault
         if self.is_sweep:
             _write_sweep(self.sweep_file)
@@ -100,7 +100,7 @@ class Stage:
         place = self.fault.place
         line: list[str] = self.command
         if place.shell:
-            # bash, and not exec: the shell has to see the command's own status
+            # through bash without exec: the shell has to see the command's own status
             line = ["bash", "-c", place.shell.format(command=shlex.join(line), out=shlex.quote(str(self.out)))]
         places = {"tmp": self.temporary, "space": self.space}
         own = {name: value.format(**places) for name, value in place.environment.items()}
@@ -115,7 +115,7 @@ class Stage:
 
     @property
     def cells(self) -> list[Path]:
-        """The run folders that are there: one, or those of a sweep."""
+        """The run folders that exist: one, or those of a sweep."""
         if self.is_sweep:
             return sorted(path for path in (self.out / "cells").glob("*") if path.is_dir())
         with suppress(OSError):  # a name that is too long
@@ -123,11 +123,11 @@ class Stage:
         return []
 
     def rounds(self) -> int:
-        """Return the last round on record, the furthest of a sweep's cells; -1 if there is none."""
+        """Return the last round on record, the highest of a sweep's cells; -1 if there is none."""
         return max((_lines(cell / "rounds.jsonl") - 1 for cell in self.cells), default=-1)
 
     def wait_for(self, moment: Moment, limit: float) -> None:
-        """Return at a moment of the run. Raises ``Unreached``."""
+        """Wait for a moment of the run. Raises ``Unreached`` if the run ends first or after ``limit`` seconds."""
         reached: dict[str, Callable[[], bool]] = {
             "start": lambda: True,
             "workers": self._has_workers,
@@ -143,7 +143,7 @@ class Stage:
         time.sleep(moment.after)
 
     def has_ended(self) -> int | None:
-        """Return the command's status, where it is just ending as well; None while it runs."""
+        """Return the command's status, waiting up to a second for its end; None if it still runs."""
         with suppress(subprocess.TimeoutExpired):
             return self.process.wait(1.0)
         return None
@@ -155,16 +155,16 @@ class Stage:
             return False
 
     def said(self, stream: str) -> str:
-        """Return what the command printed to ``stdout`` or ``stderr``, or the second one to ``second-stderr``."""
+        """Return the output of the command, ``stdout`` or ``stderr``; of the second one, e.g. ``second-stderr``."""
         return (self.folder / stream).read_bytes().decode(errors="replace") if (self.folder / stream).exists() else ""
 
     def files_left(self) -> list[str]:
-        """Return what lies in the folder for temporary files, and what came to shared memory and nobody has open."""
+        """Return fedpfn's files in the temporary folder, and new files in shared memory that no process has open."""
         mine = [str(path) for path in self.temporary.iterdir() if "fedpfn-" in path.name]
         return mine + sorted(_orphans(_shared_memory() - self.shm_before))
 
     def close(self) -> None:
-        """End all processes, and remove what is no longer needed."""
+        """End all processes, unmount the file system and remove temporary files."""
         self.family.end()
         if self.second is not None and self.second.poll() is None:
             self.second.kill()
@@ -174,14 +174,14 @@ class Stage:
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def make_room(self) -> None:
-        """Give the file system of the run folder space again."""
+        """Make space in the file system of the run folder again, and make it writable."""
         if self.fault.place.disk_kb:
             subprocess.run(["mount", "-o", "remount,rw,size=64m", str(self.space)], check=True)
             (self.space / "filler").unlink(missing_ok=True)
 
 
 def can_mount() -> bool:
-    """Whether this process may mount a file system of its own, for faults that fill one up."""
+    """Whether this process may mount a file system, for faults that fill one."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             _mount(Path(folder) / "space", "size=64k")
@@ -214,7 +214,7 @@ def _shared_memory() -> set[str]:
 
 
 def _orphans(paths: set[str]) -> set[str]:
-    """Return those that no process has open."""
+    """Return the paths that no process has open."""
     for process in psutil.process_iter() if paths else ():
         with suppress(psutil.Error):
             paths = paths - {mapped.path for mapped in process.memory_maps()}

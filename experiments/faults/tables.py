@@ -1,4 +1,4 @@
-"""What became of injections, as tables: every fault a row, its injections counted."""
+"""The outcomes of injections as tables: one row per fault, with the number of its injections."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ COLUMNS = ("fault", "when", "tried", "as expected", "command ends", "s to its en
 
 
 def rows(results: Iterable[dict[str, Any]]) -> list[tuple[str, Row]]:
-    """Return the rows in order, each with its group and runtime; injections that differ only in time share one."""
+    """Return the rows in order, each with its group and runtime; injections that differ only in time share a row."""
     together: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
     for one in results:
         moment = one["moment"] if not one["moment"].startswith("start + ") else "after the start"
@@ -34,7 +34,7 @@ def _row(name: str, moment: str, records: Sequence[dict[str, Any]]) -> Row:
     resumed = sum(one["resumed"] for one in same)
     bits = f"{sum(one['same'] for one in same)} of {len(same)}" if same else "–"
     bits += f", {resumed} by going on" if resumed else ""
-    # without colours, and without the place of the run
+    # without colours, and without the path of the run
     last = _PLACE.sub("", one_line(next((one["last"] for one in tried if one["last"]), "")))
     seconds = f"{median(one['seconds'] for one in tried):.1f}"
     return (
@@ -64,7 +64,7 @@ def rich_table(results: Iterable[dict[str, Any]]) -> Table:
 
 
 def overview(results: Iterable[dict[str, Any]]) -> list[str]:
-    """Return one row per group as lines of Markdown: how often, with what end, and whether anything was lost."""
+    """Return one row per group as lines of Markdown: the number of injections, how they ended, and what was lost."""
     lines = [
         "| faults | injected | as expected | went on by itself | ended with a word, and was resumed | same weights |",
         "|---|---:|---:|---:|---:|---:|",
@@ -89,7 +89,7 @@ def _counts(records: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def markdown(results: Sequence[dict[str, Any]], about: str) -> str:
-    """Return the tables as Markdown, one per group and runtime, and below them what was not as expected."""
+    """Return the tables as Markdown, one per group and runtime, followed by what was not as expected."""
     tried = [one for one in results if not one["skipped"]]
     lines = ["# Faults put into runs", "", about, "", summary(results), "", *overview(results)]
     before = ""
@@ -107,7 +107,7 @@ def markdown(results: Sequence[dict[str, Any]], about: str) -> str:
 
 
 def summary(results: Sequence[dict[str, Any]]) -> str:
-    """Return in one line how many were as expected."""
+    """Return one line with the number of injections that ended as expected."""
     tried = [one for one in results if not one["skipped"]]
     skipped = len(results) - len(tried)
     line = f"{len(tried)} injections, {sum(one['ok'] for one in tried)} ended as they have to"

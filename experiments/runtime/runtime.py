@@ -31,7 +31,7 @@ WARM_UP = "clients.client_app:warm_up"
 
 @contextmanager
 def started(resources: Resources, *, workdir: Path, ray_address: str = "") -> Iterator[Workers]:
-    """Start Ray or join the cluster at ``ray_address``, and start a run's workers on it; at the end, stop them again."""
+    """Start Ray or join the cluster at ``ray_address``, and start a run's workers on it; at the end, stop them."""
     cpus = resources.actors * resources.cpus_per_actor
     begun = time.time()
     with joined(cpus=cpus, gpus=resources.gpus, workdir=workdir, ray_address=ray_address) as look_after:

@@ -1,1 +1,1 @@
-"""Other frameworks in the contest: each in its own environment, each used as its own documents use it."""
+"""Other frameworks in the contest: each in its own environment, used as its own documentation describes."""

@@ -1,6 +1,6 @@
-"""BlazeFL as its quickstart uses it: its own FedAvg, clients in a pool of threads, the mode that it recommends.
+"""BlazeFL as in its quickstart: its own FedAvg, with clients in a pool of threads, the mode that it recommends.
 
-The threads run at once only in a Python without the interpreter lock.
+The threads run in parallel only in a Python without the global interpreter lock.
 """
 
 import sys
@@ -17,7 +17,7 @@ from experiments.bench.peers.job import Data, Job, Stopwatch, read
 
 
 class ModelName(StrEnum):
-    """The models there are: the workload's."""
+    """The available models: only that of the workload."""
 
     WORKLOAD = "workload"
 
@@ -51,7 +51,7 @@ class Partitions:
 
 
 def main(folder: Path) -> None:
-    """Do the job in ``folder``."""
+    """Run the job in ``folder``."""
     torch.set_num_threads(1)
     job, data = read(folder)
     setup_reproducibility(0)

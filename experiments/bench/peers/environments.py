@@ -1,6 +1,6 @@
 """A virtual environment for each peer, made once and kept: its package from pip and the PyTorch that fedpfn uses.
 
-The same version of PyTorch for all, so that a difference between two contestants is not one between two PyTorches.
+All have the same version of PyTorch, so that it cannot cause a difference between contestants.
 """
 
 import os
@@ -18,17 +18,17 @@ _MADE = "fedpfn-bench.txt"
 
 
 def default_folder() -> Path:
-    """Return where environments are kept if the user names no folder."""
+    """Return the folder of the environments if the user names none."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedpfn" / "bench"
 
 
 def python_of(name: str, requirements: Sequence[str], interpreters: Sequence[str], *, folder: Path) -> Path:
-    """Return the interpreter of the environment ``name`` in ``folder``, which is made if it is not there.
+    """Return the interpreter of the environment ``name`` in ``folder``, which is made if it does not exist.
 
     Parameters
     ----------
     requirements
-        What pip installs, besides PyTorch.
+        What pip installs in addition to PyTorch.
     interpreters
         The suitable versions of Python, the preferred one first.
 
@@ -53,11 +53,11 @@ def python_of(name: str, requirements: Sequence[str], interpreters: Sequence[str
 
 
 def _interpreter(versions: Sequence[str]) -> str:
-    """Return the first interpreter of these versions that answers: on the path, or the one that runs this program."""
+    """Return the first interpreter of these versions that works: on the path, or the one that runs this program."""
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     for wanted in versions:
         path = sys.executable if wanted == own else shutil.which(f"python{wanted}")
-        # a version manager's stand-in can be on the path without the Python that it stands for
+        # a version manager's shim can be on the path without the Python that it stands for
         if path and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
             return path
     raise RunFailed(f"it needs Python {' or '.join(versions)}, and none is on the path")

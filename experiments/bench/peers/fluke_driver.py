@@ -1,4 +1,4 @@
-"""fluke as its tutorials use its interface for Python: a custom data set, a custom model, FedAVG; one process."""
+"""fluke as in the tutorials on its Python interface: a custom data set, a custom model, FedAVG; one process."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ class Laps(FederationObserver):  # type: ignore[misc]
 
 
 def main(folder: Path) -> None:
-    """Do the job in ``folder``."""
+    """Run the job in ``folder``."""
     job, data = read(folder)
     environment = FlukeENV()
     environment.set_seed(0)

@@ -1,4 +1,4 @@
-"""The peers: what each needs in order to be installed and how it is started; ``run`` runs one on a workload."""
+"""The peers: how each is installed and started; ``run`` runs one on a workload."""
 
 import os
 import tempfile
@@ -23,7 +23,7 @@ _ROOT = Path(__file__).parents[3]
 
 @dataclass(frozen=True)
 class Peer:
-    """Another framework. ``workers`` says how many it uses of the benchmark's actors.
+    """Another framework. ``workers`` is the number of the benchmark's actors that it uses.
 
     ``package`` names its environment, ``requirements`` what pip installs there, ``interpreters`` the versions of Python
     that it runs on, the preferred one first.
@@ -37,11 +37,11 @@ class Peer:
     workers: Callable[[int], int] = lambda actors: actors
 
     def install(self, folder: Path) -> Path:
-        """Return the interpreter of the peer's environment in ``folder``, made if need be. Raises ``RunFailed``."""
+        """Return the interpreter of the peer's environment in ``folder``, made if necessary. Raises ``RunFailed``."""
         return python_of(self.package, self.requirements, self.interpreters, folder=folder)
 
     def words(self, python: Path, folder: Path, workers: int) -> list[str]:
-        """Return the command line that does the job in ``folder``."""
+        """Return the command line that runs the job in ``folder``."""
         launcher = [str(python), "-m"]
         if self.package == "pfl" and workers > 1:
             launcher += ["torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc_per_node={workers}", "-m"]
@@ -69,7 +69,7 @@ def run(peer: Peer, workload: Workload, *, python: Path, device: str, actors: in
         folder = Path(scratch)
         jobs.write(folder, *make_job(workload, device, workers=workers))
         environment = {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", "PFL_PYTORCH_DEVICE": device}
-        # CUDA's own switch: float32 as the others compute in it
+        # CUDA's own switch, so that float32 is computed as in the other contestants
         environment["NVIDIA_TF32_OVERRIDE"] = "0"
         if device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -81,7 +81,7 @@ def run(peer: Peer, workload: Workload, *, python: Path, device: str, actors: in
 
 
 def make_job(workload: Workload, device: str, *, workers: int) -> tuple[jobs.Job, jobs.Data]:
-    """Return ``workload`` as a driver reads it."""
+    """Return ``workload`` in the form that a driver reads."""
     config = RunConfig.parse(workload.settings())
     federated = load_data(config)
     dataset = federated.dataset

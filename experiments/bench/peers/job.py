@@ -1,6 +1,6 @@
 """A peer's job, as files in a folder that the benchmark writes and a driver in another environment reads.
 
-Only NumPy, PyTorch and fedpfn's models are imported here, since a peer's environment has nothing else of ours.
+Only NumPy, PyTorch and fedpfn's models are imported here, since nothing else of fedpfn is in a peer's environment.
 """
 
 import json
@@ -23,7 +23,7 @@ _JOB, _TRAIN, _TEST, _PARTS = "job.json", "train", "test", "parts.npy"
 
 @dataclass(frozen=True)
 class Job:
-    """A workload in a peer's terms: who trains, what and how, on how many workers."""
+    """A workload in terms of a peer: the clients, the model, the training, and the number of workers."""
 
     clients: int
     a_round: int
@@ -49,7 +49,7 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Decoded images with their labels, and which of the training images each client has."""
+    """Decoded images with their labels, and the indices of each client's training images."""
 
     inputs: Tensor
     labels: Tensor
@@ -80,23 +80,23 @@ def read(folder: Path) -> tuple[Job, Data]:
 
 @dataclass
 class Stopwatch:
-    """The seconds of each round: from the end of the one before, no evaluation in between."""
+    """Measures the seconds of each round from the end of the previous one; nothing is evaluated in between."""
 
     seconds: list[float] = field(default_factory=list)
     began: float = 0.0
 
     def start(self) -> None:
-        """Begin the first round."""
+        """Start the first round."""
         self.began = time.perf_counter()
 
     def lap(self) -> None:
-        """End a round and begin the next."""
+        """End a round and start the next one."""
         now = time.perf_counter()
         self.seconds.append(now - self.began)
         self.began = now
 
     def write(self, folder: Path, model: nn.Module, data: Data) -> None:
-        """Write one line for each round with its seconds, in the last one also the accuracy on the test images."""
+        """Write one line per round with its seconds; the last one also has the accuracy on the test images."""
         model.eval()
         device = next(model.parameters()).device
         with torch.no_grad():

@@ -1,7 +1,8 @@
-"""pfl-research as its image classification benchmark uses it: FederatedAveraging on the SimulatedBackend.
+"""pfl-research as in its image classification benchmark: FederatedAveraging on the SimulatedBackend.
 
-``python`` runs it in one process, ``torchrun`` in several, which share a round's users. Each user is a ``Dataset`` in
-memory, the fastest kind by its documents; batches are slices in the order of the data, which pfl does not shuffle.
+``python`` runs it in one process, ``torchrun`` in several, which share the users of a round. Each user is a ``Dataset``
+in memory, the fastest kind according to its documentation; batches are slices in the order of the data, which pfl does
+not shuffle.
 """
 
 import os
@@ -41,7 +42,7 @@ class Classifier(nn.Module):
         return nn.functional.cross_entropy(self(inputs), labels)
 
     def metrics(self, inputs: Tensor, labels: Tensor) -> dict[str, Any]:
-        """Return none: the accuracy is taken once, after the last round."""
+        """Return no metrics: the accuracy is measured once, after the last round."""
         return {}
 
 
@@ -61,9 +62,9 @@ class Laps(TrainingProcessCallback):  # type: ignore[misc]
 
 
 def main(folder: Path) -> None:
-    """Do the job in ``folder``."""
+    """Run the job in ``folder``."""
     job, data = read(folder)
-    # all processes have to draw the same users
+    # all processes must draw the same users
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
     users = {user: (data.inputs[part], data.labels[part]) for user, part in enumerate(data.parts)}
