@@ -1,4 +1,4 @@
-"""The classes from which typer builds the commands: help for positional arguments, and hints for typing errors.
+"""The classes from which typer builds the commands: help for positional arguments, and hints for mistyped words.
 
 Flower requires typer below 0.21, whose arguments lose their help under click 8.5: ``TyperArgument`` sets ``help`` and
 then calls the constructor of click's ``Argument``, which since 8.5 has a ``help`` of its own and sets it to None.

@@ -16,7 +16,7 @@ def plans_of(plan: RoundPlans, rounds: int) -> list[Plan]:
 
 
 def rounds_table(config: RunConfig, plans: Sequence[Plan], parameters: Mapping[str, Tensor]) -> Table:
-    """Return one row per phase: its share of the local steps, what it freezes, and how much was frozen before."""
+    """Return one row per phase: its share of the local steps, what it freezes, and how much of it was frozen before."""
     title = f"{config.strategy.name}, mask.schedule={config.mask.schedule}, mask.ratio={config.mask.ratio:g}"
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in (

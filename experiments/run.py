@@ -1,7 +1,7 @@
-"""``fedpfn run``: from a config to a finished run folder.
+"""``fedpfn run``: from the words of a command line to a finished run folder.
 
-Resolves the config for this machine and this folder (device, run folder), checks for faults before anything starts, and
-runs it.
+Resolves the config for this machine and this folder (absolute paths, device, run folder), checks for every fault before
+anything starts, and runs it.
 """
 
 from collections.abc import Iterable
@@ -77,8 +77,8 @@ def run_config(config: RunConfig, console: Console, resources: Resources, worker
     """Run a prepared config to its end, on ``workers`` or in this process, and return the run folder.
 
     With ``output.resume``, resume the existing run; logs of earlier attempts are kept next to the log, numbered. Raises
-    ``RunFailed`` for a run that did not complete; an exception that ends a run has notes that say where the run is and
-    how to resume it. A run that fails before its first record leaves no folder behind.
+    ``RunFailed`` for a run that did not complete; notes on the exception say where the run is and how to resume it. A
+    run that fails before its first record leaves no folder behind.
     """
     asked_for, folder = bool(config.output.dir), run_path(config)
     config = replace(config, output=replace(config.output, dir=str(folder)))

@@ -134,7 +134,7 @@ def call(line: Sequence[str], environment: Mapping[str, str], scratch: Path) -> 
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a run and its Ray: regularly, or by force if that takes too long."""
+    """End a run and its Ray: gracefully, or by force if that takes too long."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_END_SECONDS)

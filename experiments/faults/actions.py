@@ -132,7 +132,7 @@ class Remove:
 
 @dataclass(frozen=True)
 class Fill:
-    """Fill the small file system of the ``Place``; to the last byte if ``whole``, otherwise up to some kilobytes."""
+    """Fill the small file system of the ``Place``, to the last byte if ``whole``, otherwise leaving some kilobytes."""
 
     whole: bool = True
     deadly = False

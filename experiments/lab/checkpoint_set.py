@@ -88,7 +88,7 @@ class CheckpointSet:
         return read_checkpoints(self.model, [path], note=self.notes.append)[0]
 
     def describe(self, console: Console) -> None:
-        """Print which checkpoints are measured on which data, and notes on how they were read."""
+        """Print which checkpoints are measured on which data, and what was removed to read them."""
         config = self.config
         console.print(f"{config.model.name} on {len(self.test)} test examples of {config.data.name}", highlight=False)
         for number, path in enumerate(self.paths, start=1):

@@ -10,7 +10,7 @@ from fedpfn.params import State
 
 @dataclass
 class Findings:
-    """What the code of a kind adds to as it measures. ``measures`` are scalars; ``rows`` are flat tables by name."""
+    """Collects what a kind of cell measures. ``measures`` are scalars; ``rows`` are flat tables by name."""
 
     measures: dict[str, float] = field(default_factory=dict)
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Makes what a cell works with from its config: examples, initial model, mask, optimiser, schedule, steps."""
+"""Builds what a cell needs from its config: examples, initial model, mask, optimiser, schedule, steps."""
 
 import math
 from collections.abc import Callable

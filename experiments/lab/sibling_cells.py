@@ -2,8 +2,8 @@
 
 Measures, with accuracy as a share and loss in nats (or squared error): the averages over the models; ``interpolated_*``
 at w(1/2) and the two barriers, as means over pairs; ``fusion_*`` of the plain mean of all models (arXiv 2402.01342,
-table 3). The same are taken after matching every model to the first (``merge``: each to the mean of the others), with
-the method's name as prefix.
+table 3). They are measured again after matching every model to the first (``merge``: each to the mean of the others),
+with the method's name as prefix.
 """
 
 import numpy as np

@@ -33,7 +33,7 @@ from experiments.report.figures.style import PALETTE as COLOURS
 from experiments.report.figures.style import counted
 
 UNITS = {"loss": "loss (nats)", "accuracy": "accuracy"}
-CLIPPED = 0.1  # the share of a plane's points, the worst, without whose range the rest would show as one colour
+CLIPPED = 0.1  # the share of a plane's points, the worst, that get one colour, so that the others have contrast
 
 Arrays = dict[str, NDArray[Any]]
 Rows = list[dict[str, Any]]

@@ -112,7 +112,7 @@ def report(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, text().encode())
             written.append(path)
-    # after the files have been written: a pipe that is closed early ends the command
+    # after the files, which would be lost if a pipe that is closed early ended the command
     print_report(result, console, title=title or "", question=question)
     for path in written:
         _say(f"wrote {path}")

@@ -93,7 +93,7 @@ def as_text(value: Any) -> Any:
 
 
 def markdown_text(report: Report, *, title: str, question: str = "") -> str:
-    """Return the tables as Markdown, with notes for the reader beneath."""
+    """Return the tables as Markdown, with notes for the reader below."""
     results, changes = results_tables(report), difference_tables(report)
     parts = [f"# {plain(title)}", *([plain(question)] if question else []), *_sections(results)]
     parts += [" ".join(legend(report)), *_sections(changes)]
@@ -104,7 +104,7 @@ def markdown_text(report: Report, *, title: str, question: str = "") -> str:
 
 
 def latex_text(report: Report, *, question: str = "") -> str:
-    """Return the tables as LaTeX with booktabs, each a ``table`` of its own with a caption and notes beneath."""
+    """Return the tables as LaTeX with booktabs, each in its own ``table`` with a caption and notes below."""
     parts = ["\n".join([r"% needs \usepackage{booktabs,graphicx}", *(f"% {line}" for line in question.splitlines())])]
     seeds = f"Groups have {seeds_told(report.study.groups)}. Bold: the interval leaves out 0."
     for tables, caption in (

@@ -38,7 +38,7 @@ class LogText:
 
 
 def read_log(path: Path, *, max_bytes: int = MOST) -> LogText | None:
-    """Read a log; return None where there is none. Of more than ``max_bytes`` bytes, read whole lines from both ends.
+    """Read a log; None if there is none. Of more than ``max_bytes`` bytes, read complete lines from both ends.
 
     A link that leads out of the folder is not followed: its target was not meant to be published.
     """
@@ -51,7 +51,7 @@ def read_log(path: Path, *, max_bytes: int = MOST) -> LogText | None:
         head = file.read(int(max_bytes * _HEAD_SHARE))
         file.seek(-(max_bytes - len(head)), os.SEEK_END)
         tail = file.read(max_bytes - len(head))
-    # a line longer than the limit is cut within the line
+    # a single line that fills the head or the tail is cut within the line
     head = head[: head.rfind(b"\n") + 1] or head
     tail = tail[tail.find(b"\n") + 1 :] or tail
     return LogText(clean(head), clean(tail), size - len(head) - len(tail), size)

@@ -126,8 +126,8 @@ def _of_loss(unit: str, name: str) -> Iterator[Measure]:
 def score_words(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
     """Return the arguments of ``measures`` that say how runs are scored, and notes where they are not all scored alike.
 
-    A name that holds for only some of the runs is not used: the measure is then called the accuracy, and a note says
-    what it is in which runs.
+    A name that holds for only some of the runs is not used: the measures are then called accuracy or error, and a note
+    says what they are.
     """
     scores = [score_of(run) for run in runs]
     shares = {score.name: None for score in scores if score.key == "accuracy"}

@@ -31,7 +31,7 @@ from experiments.report.tables import (
 from experiments.show import human_bytes
 from fedpfn.runs import Run, write_whole
 
-# bytes; a larger picture, of many points, is smaller and opens sooner as pixels
+# bytes; beyond this size a picture, of many points, is smaller and opens sooner as pixels
 _LARGEST_SVG = 300_000
 # CSS has 96 pixels per inch; enlarged, because a screen is read from farther away than paper
 _CSS_PIXELS_PER_INCH = 1.2 * 96

@@ -92,7 +92,7 @@ def rounds_table(run: Run) -> Table:
 
 
 def curve(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Return accuracy over rounds as the data of an SVG path, from 0 to 1, interrupted where it is not finite.
+    """Return accuracy over rounds as the data of an SVG path, 0 at the bottom, 1 at the top; broken where not finite.
 
     Empty for runs that are scored by an error, which has no fixed scale.
     """

@@ -1,4 +1,4 @@
-"""What a report is about: reads and checks ``KEY=VALUE`` words, selects runs, and finds the question of a sweep."""
+"""Reads and checks ``KEY=VALUE`` words, selects the runs of a report, and finds the question of a sweep."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sorts runs into groups that differ only in the seed, which are what may be averaged.
+"""Sorts runs into groups of one experiment each: only runs that differ in nothing but the seed are averaged.
 
 A key that a config does not use makes no difference: FedAvg under any mask ratio is one experiment, and as a column
 such a key has the value None. A key that differs splits a group even if it was not asked for, and a note says so:

@@ -98,7 +98,10 @@ def results_tables(report: Report) -> list[Table]:
 
 
 def difference_tables(report: Report, *, chief: bool = False) -> list[Table]:
-    """Return differences from the baseline with intervals, for groups that have one; ``chief``: of chief measures."""
+    """Return differences from the baseline with intervals, for groups that have one.
+
+    With ``chief``, return only those of chief measures, in one table.
+    """
     compared = [row for row in report.rows if any(change.n for change in row.differences.values())]
     pairs = {id(row): max(change.n for change in row.differences.values()) for row in compared}
 

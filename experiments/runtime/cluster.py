@@ -55,7 +55,7 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], N
         # without a dashboard nobody reads task events, which cost time and fill Ray's store over the rounds
         os.environ.update(_QUIET, RAY_task_events_report_interval_ms="0")
         os.environ["PYTHONPATH"] = os.pathsep.join(import_path(workdir))
-        # Ray's workers start in this process's folder and put it first on their import path
+        # an empty one, because Ray's workers start in this process's folder and put it first on their import path
         empty = root / "start"
         empty.mkdir()
         os.chdir(empty)

@@ -44,7 +44,7 @@ def output_to(log: Path) -> Iterator[None]:
 
 
 def shorten(log: Path, *, max_bytes: int = _MOST_BYTES) -> None:
-    """Cut the middle out of a log of more than ``max_bytes`` bytes: keep the first 1/8 and the last 3/8 of so many.
+    """Shorten a log of more than ``max_bytes`` bytes: keep 1/8 of ``max_bytes`` at its beginning and 3/8 at its end.
 
     The beginning says what was set up, the end why it stopped; a client that prints in every batch would fill the disk.
     Processes that append to the log can continue. What one of them writes at this very moment may be lost.

@@ -22,7 +22,7 @@ _COPIED_FOLDERS = ("barriers", "checkpoints")
 
 
 def begin_from_shorter(out: Path, task: Task) -> Path | None:
-    """Copy the longest finished cell that differs from ``task`` only in having fewer rounds, as an interrupted run.
+    """Copy the longest finished cell that differs from ``task`` only in having fewer rounds, as its interrupted run.
 
     Returns the folder it came from, or None if there is no such cell whose record the longer run would begin with.
     """
@@ -40,7 +40,7 @@ def begin_from_shorter(out: Path, task: Task) -> Path | None:
 
 
 def _begins_like(shorter: RunConfig) -> bool:
-    """Whether the longer run evaluates this run's last round too, which is always evaluated, and on all examples."""
+    """Whether a longer run evaluates that last round alike; a last round is always evaluated, on all examples."""
     return shorter.rounds % shorter.evaluate.every == 0 and not shorter.evaluate.max_examples
 
 

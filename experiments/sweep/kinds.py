@@ -28,8 +28,8 @@ _LAB_KEYS = {spec.name: spec for spec in key_specs(LabConfig)}
 class Kind:
     """One kind of cell, by default a run of a federation. Keys are dotted and kebab-case.
 
-    ``ours`` are keys that the sweep sets for each cell, ``paths`` keys that hold a path, and ``references`` keys that
-    may name the user's own code as path/to/file.py:name, some of them with several names.
+    ``ours`` are keys that the sweep sets for each cell and ``paths`` keys that hold a path. Keys in ``references`` may
+    name the user's own code as path/to/file.py:name, some of them as a comma-separated list.
     """
 
     name = FEDERATION

@@ -57,9 +57,9 @@ def sweep(
     """Run the cells of ``file`` that are not done, and return whether all of them are now done or skipped.
 
     With ``skip`` or ``unskip``, only mark the chosen cells, which a sweep in another process then follows. By default,
-    one run is done at a time, and one cell of the laboratory for each CPU or GPU. Every cell is checked before the
-    first one starts: raises ``ConfigError`` with all faults, and ``ValueError`` for jobs or resources that are not
-    available, or for a folder that does not hold what its name says.
+    runs go one at a time, and cells of the laboratory one per CPU or per GPU. Every cell is checked before the first
+    one starts: raises ``ConfigError`` with all faults, and ``ValueError`` for jobs or resources that are not available,
+    or for a folder that does not hold what its name says.
     """
     plan = read_sweep(file, words, workdir=workdir, quick=quick, cases=cases)
     cells = expand(plan)

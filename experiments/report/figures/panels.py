@@ -227,5 +227,5 @@ def _finish(figure: Figure, table: pd.DataFrame, ys: Sequence[str], spread: str,
 
 
 def _capital(text: str) -> str:
-    # `str.capitalize` would lower the names within
+    # not `str.capitalize`, which would lowercase the names in the caption
     return text[0].upper() + text[1:]
