@@ -1,1 +1,1 @@
-"""The command line: launch runs, show them, print what a mask schedule freezes, check a model."""
+"""The command line: runs and sweeps, their reports, the laboratory, reproductions, the benchmark and fault tests."""

@@ -1,7 +1,6 @@
 """``fedpfn run``: from the words of a command line to a finished run folder.
 
-Resolves the config for this machine and this folder (absolute paths, device, run folder), checks for every fault before
-anything starts, and runs it.
+Resolves the config for this machine (device, run folder), checks for every fault before anything starts, and runs it.
 """
 
 from collections.abc import Iterable

@@ -26,7 +26,7 @@ SINGLE, DOUBLE = 3.5, 7.16
 BLUE, ORANGE, GREEN = figures.BLUE, figures.ORANGE, figures.GREEN
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 GREY = "#767676"
-# light is small and dark is large, in colour and in grey print
+# dark is small and light is large, in colour and in grey print
 HEAT = "cividis"
 ALGORITHM, ALPHA, RATIO = "strategy.name", "partition.alpha", "mask.ratio"
 
