@@ -96,7 +96,7 @@ cohort_mod = CohortMod()
 class UnreadableStateError(RuntimeError):
     """The state that a client kept between rounds cannot be read."""
 
-    stage = "reading what it kept"
+    stage = "reading its kept state"
 
 
 def _in_place(

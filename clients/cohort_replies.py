@@ -135,7 +135,7 @@ def _read(given: Message | Answer | BaseException) -> Answer | _Failure:
         given = Answer.of(given.content)
     if reserved := [key for key in given.names if is_reserved(key)]:
         names = ", ".join(map(repr, sorted(reserved)))
-        return _Failure(_TRAINING, f"its reply has records under names that cohorts reserve: {names}")
+        return _Failure(_TRAINING, f"its reply has records whose names cohorts reserve: {names}")
     return given
 
 

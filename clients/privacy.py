@@ -80,7 +80,7 @@ def private_mod(message: Message, context: Context, call_next: ClientAppCallable
         return reply
     (sent,), records = message.content.array_records.values(), reply.content.array_records
     if len(records) != 1 or len(reply.content.metric_records) != 1:
-        raise ValueError("a private reply holds one array record and one metric record: nothing else may leave")
+        raise ValueError("a private reply holds one array record and one metric record: nothing else may be sent")
     (key, own), (metrics,) = next(iter(records.items())), reply.content.metric_records.values()
     before = {name: decode(array) for name, array in sent.items()}
     active = _active(config, before)

@@ -107,7 +107,7 @@ def quantising_mod(message: Message, context: Context, call_next: ClientAppCalla
         return reply
     (sent,), records = message.content.array_records.values(), reply.content.array_records
     if len(records) != 1:
-        raise ValueError(f"a reply in fewer bits holds one array record; this one has {len(records)}")
+        raise ValueError(f"a quantised reply holds one array record; this one has {len(records)}")
     ((key, own),) = records.items()
     arrays = {name: decode(array) for name, array in own.items()}
     if is_coded(arrays):
@@ -141,7 +141,7 @@ def _residual(coding: Coding, kept: Mapping[str, Tensor]) -> State:
         before = coding.before[name]
         residual[name] = kept[name] if name in kept else torch.zeros_like(before)
         if (shape := tuple(residual[name].shape)) != tuple(before.shape):
-            raise ValueError(f"what the client kept of {name} has shape {shape}, not {tuple(before.shape)}")
+            raise ValueError(f"the client's kept rounding error of {name} has shape {shape}, not {tuple(before.shape)}")
     return residual
 
 

@@ -164,7 +164,7 @@ def _own_part(config: RunConfig, holding: Holding) -> partitions.FederatedData:
     facts, total = holding.facts, config.federation.clients
     clients = holding.clients(total)
     if not clients:
-        raise ValueError(f"none of {total} clients is in part {holding.partition} of {holding.partitions}")
+        raise ValueError(f"partition {holding.partition} of {holding.partitions} holds none of the {total} clients")
     data = partitions.load_federated(
         **data_arguments(config)
         | {

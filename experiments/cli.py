@@ -62,14 +62,12 @@ Filter = Annotated[str, typer.Argument(metavar="[TEXT]", help="show only keys wh
 Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, e.g. rounds=30")]
 Resumed = Annotated[
     Path | None,
-    typer.Option(
-        "--resume", metavar="RUN", help="continue a run from its last checkpoint, to more rounds with rounds=N"
-    ),
+    typer.Option("--resume", metavar="RUN", help="continue a run from its last checkpoint; rounds=N extends it"),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file of settings, such as a run's config.yaml")
 ]
-RayAddress = Annotated[str, typer.Option(help="a Ray cluster to run on, e.g. auto; default: a Ray of its own")]
+RayAddress = Annotated[str, typer.Option(help="Ray cluster to run on, e.g. auto; default: starts Ray on this machine")]
 
 
 @app.command(epilog=EPILOG)
@@ -78,13 +76,15 @@ def run(
     words: Words = None,
     config: ConfigFile = None,
     resume: Resumed = None,
-    supernodes: Annotated[int | None, typer.Option(help="SuperNodes: workers that carry cohorts of clients")] = None,
+    supernodes: Annotated[
+        int | None, typer.Option(help="number of SuperNodes, each of which gets a cohort of clients")
+    ] = None,
     actors: Annotated[
         int | None, typer.Option(help="Ray actors, one process each; default: one per CPU, or per GPU")
     ] = None,
     gpus_per_actor: Annotated[float | None, typer.Option(help="share of a GPU per actor, e.g. 0.25")] = None,
     in_process: Annotated[
-        bool, typer.Option("--in-process", help="without Ray, for debugging and the smallest runs; same results")
+        bool, typer.Option("--in-process", help="run without Ray, for debugging and the smallest runs; same results")
     ] = False,
     ray_address: RayAddress = "",
     verbose: Annotated[bool, typer.Option("--verbose", help="show how long each phase of the run took")] = False,
@@ -92,7 +92,7 @@ def run(
     """Run a federation on Ray; by default FedPFN on handwritten digits, 10 clients, Dirichlet 0.3.
 
     `--resume RUN` continues a run that was stopped or crashed, with its own config; results are bit-identical.
-    `--resume RUN rounds=500` extends a run, also a finished one, to the model of a run of 500 rounds.
+    `--resume RUN rounds=500` extends a run, even a finished one, to the model that 500 rounds in one go give.
     """
     from experiments.run_words import plan_for, read_run_config
     from experiments.runtime.runtime import started
@@ -135,9 +135,9 @@ app.command(epilog=REPRODUCE_EPILOG)(reproduce)
 @app.command()
 def watch(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="the folder of a run or of a sweep")],
-    once: Annotated[bool, typer.Option("--once", help="print how far it has come by now, and exit")] = False,
+    once: Annotated[bool, typer.Option("--once", help="print the current progress, and exit")] = False,
 ) -> None:
-    """Watch a run or a sweep from another terminal or machine: rounds, accuracy, time left; ends when it ends.
+    """Watch a run or a sweep from another terminal or machine: rounds, accuracy and time left, until it ends.
 
     Only the files in the folder are read, and nothing is written.
     """
@@ -195,7 +195,7 @@ def check_model(
 ) -> None:
     """Check that a model can be federated: forward, backward, state-dict round trip, buffers, what a mask touches.
 
-    The inputs have the shape of `data.name`'s; a mask's patterns are `mask.include` and `mask.exclude`.
+    The inputs have the shape of the examples of `data.name`; a mask's patterns are `mask.include` and `mask.exclude`.
     """
     from experiments.model_check import check
 

@@ -40,7 +40,7 @@ def note_ending(error: BaseException, folder: Path) -> None:
     error.add_note(f"run folder: {folder}")
     if (folder / LOG).is_file():
         error.add_note(f"log: {folder / LOG}")
-    error.add_note(f"to go on, once it is mended: {command}")
+    error.add_note(f"to continue, once the cause is fixed: {command}")
 
 
 def own_line(text: str) -> str | None:

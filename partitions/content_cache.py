@@ -52,8 +52,7 @@ def cache_folder(kind: str, cache_dir: Path | None, *, content: str) -> Iterator
         yield folder
     except OSError as error:
         raise DataError(
-            f"{content} cannot be cached in {folder}: {error}; set $FEDPFN_CACHE to a folder with room that can be "
-            "written"
+            f"{content} cannot be cached in {folder}: {error}; set $FEDPFN_CACHE to a writable folder with enough space"
         ) from error
 
 

@@ -182,7 +182,7 @@ def find_faults(
     if image_size > 0 and name != "image-folder":
         faults.append(f"data.image-size = {image_size} is for data.name = 'image-folder' only; set it to 0")
     if isinstance(name, str):
-        faults += [f"data.args.{given} is for a loader of your own; {name!r} takes none" for given in args or ()]
+        faults += [f"data.args.{given} is for your own loader; {name!r} takes none" for given in args or ()]
         if name in FACTS and facts_of(name, labels) is None:
             faults.append(
                 f"the labels of data set {name!r} are {_FORMS[FACTS[name].labels]}; data.task needs {_FORMS[labels]}"

@@ -157,7 +157,7 @@ def load_federated(
     if isinstance(scheme, str) and scheme != "iid" and has_several_values(own):
         raise PartitionError(
             f"partition.scheme={scheme} assigns examples by class, and a target of {own.shape[1]} values has none; "
-            "take partition.scheme=iid or a scheme of your own"
+            "take partition.scheme=iid or your own scheme"
         )
     parts = partition(labels=strata if isinstance(scheme, str) else own, clients=clients, rng=rng, **shares)
     if not holdout:

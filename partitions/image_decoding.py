@@ -21,7 +21,7 @@ def decode(path: Path, *, image_size: int = 0) -> NDArray[np.uint8]:
     With ``image_size`` above 0, as torchvision's ``Resize`` and ``CenterCrop`` do it: the shorter side is scaled to
     ``image_size`` (bilinear, antialiased), then the centre square is cut out. Grey becomes three equal channels.
 
-    Raises ``DataError`` with the path for a file that cannot be decoded or that holds more than 8 bits a channel.
+    Raises ``DataError`` with the path for a file that cannot be decoded or that holds more than 8 bits per channel.
     """
     try:
         with Image.open(path) as image:
@@ -30,7 +30,7 @@ def decode(path: Path, *, image_size: int = 0) -> NDArray[np.uint8]:
     except Exception as error:  # a broken file meets Pillow's parsers in many ways, from OSError to struct.error
         raise DataError(f"image {path} cannot be decoded: {error}") from error
     if rgb is None:
-        raise DataError(f"image {path} has mode {mode!r}; expected at most 8 bits a channel: convert it first")
+        raise DataError(f"image {path} has mode {mode!r}; expected at most 8 bits per channel: convert it first")
     if image_size:
         rgb = _centre_square(rgb, image_size)
     return np.ascontiguousarray(np.asarray(rgb, dtype=np.uint8).transpose(2, 0, 1))

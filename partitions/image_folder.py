@@ -42,20 +42,20 @@ def load(request: Request) -> Dataset:
 def find_faults(request: Request) -> list[str]:
     """Return what the folders lack, without reading the classes."""
     if not request.root:
-        return [f"data.root is empty; 'image-folder' needs it: {_LAYOUT}, ROOT being data.root"]
+        return [f"data.root is empty; 'image-folder' needs it: {_LAYOUT}, where ROOT is data.root"]
     root = Path(request.root).expanduser()
     if not root.is_dir():
-        return [f"data.root = {root} is not a folder; for 'image-folder' {_LAYOUT}, ROOT being data.root"]
+        return [f"data.root = {root} is not a folder; for 'image-folder' {_LAYOUT}, where ROOT is data.root"]
     faults = []
     if not (root / "train").is_dir():
-        faults.append(f"no folder {root / 'train'}; {_LAYOUT}, ROOT being data.root")
+        faults.append(f"no folder {root / 'train'}; {_LAYOUT}, where ROOT is data.root")
     if not _test_folder(root).is_dir():
-        faults.append(f"neither folder {root / 'test'} nor {root / 'val'}; {_LAYOUT}, ROOT being data.root")
+        faults.append(f"neither folder {root / 'test'} nor {root / 'val'}; {_LAYOUT}, where ROOT is data.root")
     if faults:
         return faults
     train, test = (set(_class_names(folder)) for folder in (root / "train", _test_folder(root)))
     if not train:
-        return [f"{root / 'train'} holds no class folder; {_LAYOUT}, ROOT being data.root"]
+        return [f"{root / 'train'} holds no class folder; {_LAYOUT}, where ROOT is data.root"]
     for here, lacking, there in ((root / "train", test - train, test), (_test_folder(root), train - test, train)):
         if lacking:
             some = ", ".join(sorted(lacking)[:5]) + (", ..." if len(lacking) > 5 else "")

@@ -65,7 +65,7 @@ def find_faults(request: Request) -> list[str]:
     absent = [part for part in needed if not (root / _FOLDER / part).is_dir()]
     if not absent:
         return []
-    lacking = "" if len(absent) == len(needed) else f" (there, but without {', '.join(absent)})"
+    lacking = "" if len(absent) == len(needed) else f" (it exists, but lacks {', '.join(absent)})"
     return [f"data set 'imdb' is not in {root / _FOLDER}{lacking}; data.download does not fetch it: {remedy}"]
 
 

@@ -127,7 +127,7 @@ def find_faults(
     taken = keywords(SCHEMES[scheme] if isinstance(scheme, str) else scheme)
     faults = size_faults(clients, num_examples, min_size=min_size)
     if isinstance(scheme, str):
-        faults += [f"partition.args.{given} is for a scheme of your own; {scheme!r} takes none" for given in args or ()]
+        faults += [f"partition.args.{given} is for your own scheme; {scheme!r} takes none" for given in args or ()]
     if "alpha" in taken:
         faults += alpha_faults(alpha)
     if "shards_per_client" in taken:

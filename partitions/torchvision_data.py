@@ -62,7 +62,7 @@ class TorchvisionData:
         absent = self._absent(root)
         if request.download or not absent:
             return []
-        lacking = "" if len(absent) == len(self.files) else f" (there, but without {', '.join(absent)})"
+        lacking = "" if len(absent) == len(self.files) else f" (it exists, but lacks {', '.join(absent)})"
         return [
             f"data set {self.name!r} is not in {root / self.folder}{lacking}: set data.root to the folder that holds "
             f"{self.folder}, or data.download=true to fetch it"

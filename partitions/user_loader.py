@@ -64,12 +64,12 @@ def load(
     if train.inputs.dtype != test.inputs.dtype or train.inputs.shape[1:] != test.inputs.shape[1:]:
         raise DataError(
             f"train and test inputs of loader {name} differ: {_describe(train.inputs)} and {_describe(test.inputs)}; "
-            "expected one type and one shape but for N"
+            "expected the same type, and the same shape except for N"
         )
     if form_of(train.labels) != form_of(test.labels) or train.labels.shape[1:] != test.labels.shape[1:]:
         raise DataError(
             f"train and test labels of loader {name} differ: {_describe(train.labels)} and {_describe(test.labels)}; "
-            "expected one form and one shape but for N"
+            "expected the same form, and the same shape except for N"
         )
     num_classes = count_of(train.labels, test.labels)
     num_examples = len(train.labels) + len(test.labels)
@@ -104,7 +104,8 @@ def _split(inputs: Any, labels: Any, form: RequestedForm, *, where: str) -> Spli
     )
     if len(checked.inputs) != len(checked.labels):
         raise DataError(
-            f"{where.format('inputs')} are {len(checked.inputs)}, their labels {len(checked.labels)}; expected as many"
+            f"{where.format('inputs')} are {len(checked.inputs)}, their labels {len(checked.labels)}; expected as many "
+            "labels as inputs"
         )
     return checked
 

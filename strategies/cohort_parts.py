@@ -92,7 +92,7 @@ def _sum_stands(part: Part, members: Sequence[int], checks: Mapping[int, ReplyCh
     refused = [client for client in members if part.replies[client].failure is not None]
     fault = checks[part.clients[0]].fault_of_sum(part.sum, len(members))
     if fault is None and refused:
-        fault = f"client {refused[0]} is in the same sum as it, and its reply is refused"
+        fault = f"it is in the same sum as client {refused[0]}, whose reply is refused"
     if fault is None:
         return bool(members)
     # a sum without clients is the fault of all of them

@@ -74,9 +74,7 @@ class Holdings:
             time.sleep(pause)
         faults = [f"SuperNode {node}: {reason}" for node, reason in self._faults.items()]
         if twice:
-            faults.append(
-                f"clients {_numbers(twice)} are held by several SuperNodes: give each a partition-id of its own"
-            )
+            faults.append(f"clients {_numbers(twice)} are held by several SuperNodes: give each its own partition-id")
         if not faults and (len(missing) > tolerate or any(self._sizes[client] is None for client in missing)):
             faults.append(
                 f"no SuperNode holds clients {_numbers(missing)} (SuperNodes connected: {len(nodes)}); start those "
@@ -125,7 +123,8 @@ class Holdings:
             differing = [client for client, size in zip(clients, sizes, strict=True) if not self._agrees(client, size)]
             if differing:
                 self._faults[node] = (
-                    f"it counts other examples than the server for clients {_numbers(differing)}: it has different data"
+                    f"its numbers of examples differ from the server's for clients {_numbers(differing)}: it has "
+                    "different data"
                 )
                 continue
             self._held[node] = frozenset(clients)

@@ -141,7 +141,7 @@ class Private(Wrapper):
             weight = only_metrics(reply.content).get(WEIGHT)
             if weight != 1:
                 client = reply.metadata.src_node_id
-                raise ReplyError(client, server_round, f"private updates count the same; this one has the {WEIGHT} "
+                raise ReplyError(client, server_round, f"private updates have equal weights; this one has the {WEIGHT} "
                                  f"{weight}: does the ClientApp have clients.private_mod?")  # fmt: skip
         deviation = 0.0 if self.local else self.noise_multiplier * self.clip_norm / max(len(valid), 1)
         self._mean.after_mean = partial(self._noisy, server_round, deviation)

@@ -116,7 +116,10 @@ class ReplyChecks:
         if PRECISION in self._config:
             if not is_coded(tensors):
                 bits = self._config[PRECISION]
-                return f"its arrays come in full, but {bits} was requested: does the ClientApp have quantising_mod?"
+                return (
+                    f"its arrays are in full precision, but {bits} was requested: does the ClientApp have "
+                    "quantising_mod?"
+                )
             try:
                 kinds = Coding(self._before, self._config).on_the_wire(kinds)
             except ValueError as error:

@@ -323,7 +323,7 @@ def test_a_run_that_fails_says_why_and_where_on_its_last_lines(real: Real) -> No
         f'in your code: {source}, line 19, in fails_in_round_three: raise KeyError("round")',
         f"run folder: {out}",
         f"log: {out / 'flower.log'}",
-        f"to go on, once it is mended: fedpfn run --resume {out}",
+        f"to continue, once the cause is fixed: fedpfn run --resume {out}",
     ]
     found = read_run(real.folder / "one")
     assert found.summary is None and found.failure and len(found.rounds) == 3

@@ -156,7 +156,7 @@ def test_torchvision_data_with_a_file_missing_or_broken_say_so(tmp_path):
         load("mnist", str(tmp_path))
     (raw / "t10k-labels-idx1-ubyte").unlink()
     (fault,) = find_faults("mnist", str(tmp_path), download=False)
-    assert "(there, but without t10k-labels-idx1-ubyte)" in fault
+    assert "(it exists, but lacks t10k-labels-idx1-ubyte)" in fault
 
 
 def write_cifar10(folder: Path) -> np.ndarray:

@@ -192,7 +192,9 @@ def test_a_node_with_other_data_is_named() -> None:
     nodes = Nodes(parts(0, 1, of=2))
     settings = ConfigRecord({"run-config": json.dumps(config(Path("unused")).flat())})
     holdings = Holdings(nodes, [1] * 7, settings, clients=7, timeout=60)
-    with pytest.raises(HoldingError, match=r"SuperNode 1: it counts other examples than the server for clients 0, 2"):
+    with pytest.raises(
+        HoldingError, match=r"SuperNode 1: its numbers of examples differ from the server's for clients 0, 2"
+    ):
         holdings.settle(tolerate=0, patience=0.0)
 
 

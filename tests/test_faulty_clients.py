@@ -202,7 +202,7 @@ def test_a_kept_state_that_cannot_be_read_fails_its_client_and_no_other(tmp_path
     file.write_bytes(file.read_bytes()[:9])
     _, seen = run(over)
     (failure,) = seen[-1].failures
-    assert (failure.client, failure.stage) == (2, "reading what it kept")
+    assert (failure.client, failure.stage) == (2, "reading its kept state")
     assert "SafetensorError" in failure.traceback and seen[-1].clients == [0, 1, 3, 4]
 
 

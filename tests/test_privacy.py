@@ -285,6 +285,6 @@ def test_a_client_that_gives_itself_more_weight_is_named() -> None:
     strategy = Private(FedAdam(), clip_norm=0.5, noise_multiplier=0.0)
     reply = replied(asked(), private_mod)
     next(iter(reply.content.metric_records.values()))[WEIGHT] = 100.0
-    with pytest.raises(ReplyError, match="private updates count the same"):
+    with pytest.raises(ReplyError, match="private updates have equal weights"):
         strategy.aggregate_train(1, [reply])
     assert FedAvg().after_mean({"w": torch.ones(1)})["w"] == 1

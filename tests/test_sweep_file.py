@@ -448,7 +448,7 @@ def test_a_label_is_cut_before_its_seed(tmp_path: Path) -> None:
         ("seeds: [1, 2, 1]", "seeds: 1 is given twice"),
         ("seeds: [1.0]", "seeds: seed must be a whole number, got 1.0 (float)"),
         ("seeds: [-1]", "seeds: seed must be at least 0, got -1"),
-        ("seeds: [9223372036854775808]", "seeds: seed must be below 2**63, which is what Flower can carry, "
+        ("seeds: [9223372036854775808]", "seeds: seed must be below 2**63, the limit of what Flower can send, "
          "got 9223372036854775808"),
         ("{base: {seed: 3}, seeds: [3]}", "seed has no effect where seeds are given"),
         ("quick: {base: {rondes: 3}}", "quick: base: unknown key 'rondes'; did you mean 'rounds'?"),

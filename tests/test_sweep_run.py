@@ -326,7 +326,7 @@ def test_a_cell_is_claimed_by_one_sweep_at_a_time(tmp_path: Path) -> None:
     console = quiet()
     with claim(tmp_path / "out", first):
         assert not toy_sweep(tmp_path, console=console)
-    assert said(console).count("another sweep has it") == 1
+    assert said(console).count("another sweep is running it") == 1
     assert toy_sweep(tmp_path)
 
 

@@ -202,7 +202,7 @@ def test_absent_reviews_are_told_with_the_place_and_the_remedy(reviews, tmp_path
     assert data_faults("imdb", str(reviews), download=False) == []
     (reviews / "aclImdb" / "test" / "neg").rename(reviews / "aclImdb" / "test" / "other")
     (fault,) = data_faults("imdb", str(reviews), download=False)
-    assert f"not in {reviews}/aclImdb (there, but without test/neg)" in fault
+    assert f"not in {reviews}/aclImdb (it exists, but lacks test/neg)" in fault
 
 
 def test_a_folder_without_reviews_and_a_review_that_is_no_text_are_named(reviews, tmp_path):

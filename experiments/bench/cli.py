@@ -24,12 +24,14 @@ Parts = Annotated[
 def bench(
     parts: Parts = None,
     out: Annotated[Path, typer.Option(help="folder for bench.json, bench.md and pictures")] = Path("bench"),
-    full: Annotated[bool, typer.Option("--full", help="the sizes for a GPU; without it those for a few cores")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="a smoke test of two minutes: its times mean nothing")] = False,
-    repeats: Annotated[int, typer.Option(help="turns of the contestants", min=1)] = 3,
+    full: Annotated[bool, typer.Option("--full", help="sizes for a GPU instead of a few cores")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="a smoke test of two minutes, whose times mean nothing")
+    ] = False,
+    repeats: Annotated[int, typer.Option(help="number of turns of each contestant", min=1)] = 3,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     actors: Annotated[int | None, typer.Option(help="Ray actors per contestant; default: one per core", min=1)] = None,
-    peers: Annotated[str, typer.Option(help="other frameworks, by commas: pfl,pfl-1,fluke,blazefl, or all")] = "",
+    peers: Annotated[str, typer.Option(help="other frameworks, comma-separated: pfl,pfl-1,fluke,blazefl, or all")] = "",
     peers_dir: Annotated[
         Path | None, typer.Option(help="folder for their environments, 5 GB each; default: in the user's cache")
     ] = None,

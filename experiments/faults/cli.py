@@ -21,8 +21,8 @@ def faults(
     out: Annotated[Path, typer.Option(help="folder for faults.json and faults.md")] = Path("faults"),
     quick: Annotated[bool, typer.Option("--quick", help="a few faults, in a minute")] = False,
     only: Annotated[str, typer.Option("--only", metavar="TEXT", help="faults whose name contains it")] = "",
-    again: Annotated[bool, typer.Option("--again", help="repeat what is on record")] = False,
-    seed: Annotated[int, typer.Option(help="seed of the moments that are drawn at random")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="repeat faults that already have a result")] = False,
+    seed: Annotated[int, typer.Option(help="seed of the moments drawn at random")] = 0,
 ) -> None:
     """Put faults into small runs on this machine, and check that each ends as it should and resumes to the same bits.
 

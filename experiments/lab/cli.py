@@ -90,10 +90,10 @@ def barrier(
 @app.command(epilog=EPILOG)
 def match(
     checkpoints: Checkpoints,
-    out: Annotated[Path, typer.Option(help="where the second checkpoint goes, permuted to match the first")],
+    out: Annotated[Path, typer.Option(help="file for the second checkpoint, permuted to match the first")],
     method: Annotated[str, typer.Option(help="weight, activation, ste or annealing")] = "weight",
     restarts: Annotated[
-        int, typer.Option(help="further searches of weight matching; the best one counts", min=0)
+        int, typer.Option(help="additional searches of weight matching; the best one counts", min=0)
     ] = RESTARTS,
     steps: Annotated[int | None, typer.Option(help="steps of ste, moves of annealing", min=1)] = None,
     model: ModelName = "",
@@ -101,7 +101,7 @@ def match(
     root: DataRoot = "",
     trust: Trust = False,
 ) -> None:
-    """Permute the second checkpoint's units to match the first's, and report what that does to the path."""
+    """Permute the second checkpoint's units to match the first's, and report the effect on the path between them."""
     from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.compare import match_pair
 
@@ -150,7 +150,7 @@ def curve(
 ) -> None:
     """Train a Bezier curve of low loss between two checkpoints, and measure it next to the straight line.
 
-    `train.epochs`, `train.lr` and the other `train.*` settings are those of the curve's bend.
+    `train.epochs`, `train.lr` and the other `train.*` settings apply to the training of the curve's bend.
     """
     from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.compare import require_picture
@@ -168,7 +168,7 @@ def curve(
 def fuse(
     method: Annotated[str, typer.Argument(help="mean, greedy, task-arithmetic, ties, fisher or regmean")],
     checkpoints: Checkpoints,
-    out: Annotated[Path, typer.Option(help="where the fused checkpoint goes (.safetensors)")],
+    out: Annotated[Path, typer.Option(help="file for the fused checkpoint (.safetensors)")],
     base: Annotated[
         Path | None, typer.Option(help="common start of the models, for task-arithmetic and ties", exists=True)
     ] = None,
@@ -186,7 +186,7 @@ def fuse(
     root: DataRoot = "",
     trust: Trust = False,
 ) -> None:
-    """Fuse checkpoints into one, write it, and report loss and score next to those it was made of."""
+    """Fuse checkpoints into one, write it, and report its loss and score next to theirs."""
     from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.fuse import fuse_checkpoints, require_method
 

@@ -45,11 +45,13 @@ class Model(run.Model):
 class Start:
     kind: str = key(
         "random",
-        "where models start: one random start, one trained on a disjoint share, one from a file, or one each",
+        "where models start: one random start, one trained on a disjoint share, one from a file, or one per model",
         choices=("random", "semi-trained", "file", "independent"),
     )
     path: str = key("", "weights for start.kind=file: safetensors, or a PyTorch file of tensors")
-    head: str = key("", "patterns of the tensors that a file does not set, or last: the last layer, for other classes")
+    head: str = key(
+        "", "patterns of the tensors that are not read from the file; last = the last layer, for other classes"
+    )
     share: float = key(0.5, "share of the training examples a semi-trained start has seen", above=0, below=1)
     epochs: float = key(0.5, "epochs of a semi-trained start on its share", above=0)
 
@@ -64,7 +66,7 @@ class Train:
     optimizer: str = key("adam", "the optimiser", choices=("sgd", "adam", "adamw"))
     lr: float = key(0.003, "learning rate", above=0)
     lr_schedule: str = key(
-        "constant", "how the learning rate moves over the steps", choices=("constant", "cosine", "linear")
+        "constant", "how the learning rate changes over the steps", choices=("constant", "cosine", "linear")
     )
     momentum: float = key(0.9, "momentum of sgd", minimum=0, below=1)
     weight_decay: float = key(0.0, "L2 penalty of sgd and adam, decoupled decay of adamw", minimum=0)
@@ -87,7 +89,7 @@ class Mask:
 class Barrier:
     points: int = key(25, "points per path, both ends included", minimum=3)
     batch_norm: str = key(
-        "average", "running statistics on a path: interpolated, re-estimated, or the first end's own",
+        "average", "running statistics on a path: interpolated, re-estimated, or those of its ends (the worse counts)",
         choices=("average", "reset", "none"),
     )  # fmt: skip
 
@@ -97,8 +99,8 @@ class Match:
     methods: str = key(
         "", "comma-separated: weight, activation, ste, annealing, merge (all models by weights); empty = none"
     )
-    max_sweeps: int = key(100, "largest number of sweeps of weight matching", minimum=1)
-    restarts: int = key(0, "further searches of weight matching, the best of which counts", minimum=0)
+    max_sweeps: int = key(100, "maximum number of sweeps of weight matching", minimum=1)
+    restarts: int = key(0, "additional searches of weight matching; the best one counts", minimum=0)
     steps: int = key(100, "steps of the straight-through estimator, moves of annealing", minimum=1)
     examples: int = key(2000, "training examples that activation matching, ste and annealing see; 0 = all", minimum=0)
 
@@ -109,7 +111,7 @@ class Measure:
     layer_examples: int = key(2000, "test examples of the layerwise measures; 0 = all", minimum=0)
     plane: bool = key(False, "loss and accuracy over the plane through the first three models")
     plane_points: int = key(15, "points of the plane's grid along each side", minimum=2)
-    calibration: bool = key(False, "loss barrier after a temperature for each point, fitted on data.held-out examples")
+    calibration: bool = key(False, "loss barrier with a temperature at each point, fitted on data.held-out examples")
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Soup:
 @dataclass(frozen=True)
 class Cold:
     rounds: int = key(4, "rounds of fine-tuning and averaging", minimum=1)
-    tasks: int = key(3, "contributors, each with classes of its own", minimum=2)
+    tasks: int = key(3, "contributors, each with its own classes", minimum=2)
     head: str = key("head.*", "comma-separated patterns of the parameters that stay with a task")
 
 

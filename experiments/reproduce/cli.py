@@ -13,7 +13,7 @@ EPILOG = (
     "test in it is read as a folder of images."
 )
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="parts of names; everything by default")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="parts of names; default: everything")]
 
 
 def reproduce(
@@ -22,8 +22,10 @@ def reproduce(
     data_root: Annotated[Path | None, typer.Option("--data-root", metavar="ROOT", help="folder of the data")] = None,
     full: Annotated[bool, typer.Option("--full", help="the full forms, for a GPU or many hours")] = False,
     jobs: Annotated[int, typer.Option(help="cells to run in parallel", min=1)] = 1,
-    listed: Annotated[bool, typer.Option("--list", help="show names and titles, and stop")] = False,
-    page_only: Annotated[bool, typer.Option("--page", help="run nothing; write the page of what is on record")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="show names and titles, and exit")] = False,
+    page_only: Annotated[
+        bool, typer.Option("--page", help="run nothing; write the page from recorded results")
+    ] = False,
 ) -> None:
     """Run the papers' tables and figures in their quick forms, and write one page: published next to measured.
 

@@ -47,7 +47,7 @@ def _check_published(
         place.fault(f"a published entry must be a table, got {shown(entry)}")
         return
     for name in entry.keys() - {"case", *axes, *measures}:
-        place.fault(f"published has {name!r}, which is no axis and no measure")
+        place.fault(f"published has {name!r}, which is neither an axis nor a measure")
     if "case" in entry and entry["case"] not in cases:
         place.fault(f"published has case {shown(entry['case'])}, which is none of {', '.join(cases)}")
     for name in entry.keys() & set(measures):

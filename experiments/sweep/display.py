@@ -108,7 +108,7 @@ class Display:
         if task.error is not None:
             return f"{place} failed   {task.cell.label}: {task.error}"
         if task in self.board.elsewhere:
-            return f"{place} left     {task.cell.label}: another sweep has it"
+            return f"{place} left     {task.cell.label}: another sweep is running it"
         rounds = task.rounds()
         for tasks, word in ((self.board.stopped, "stopped"), (self.board.skipped, "skipped")):
             if task in tasks:
@@ -116,7 +116,7 @@ class Display:
         if not rounds:
             return f"{place} done     {task.cell.label}: {duration(task.seconds)}"
         key, score, barrier = latest_score(rounds)
-        beyond = f", {task.beyond:.1f} s of it beyond training" if task.beyond is not None else ""
+        beyond = f", {task.beyond:.1f} s of it outside training" if task.beyond is not None else ""
         early = f" after {rounds[-1]['round']} of {task.cell.rounds} rounds" if rounds and STOPPED in rounds[-1] else ""
         return (
             f"{place} done     {task.cell.label}{early}: {key} {number(score)}, barrier {number(barrier)}, "
@@ -174,7 +174,7 @@ def ending(board: Board, *, seconds: float) -> list[str]:
     costs = [task.beyond for task in board.done if task.beyond is not None]
     if costs:
         lines.append(
-            f"beyond training a cell took {median(costs):.1f} s (median of {len(costs)}), {fmean(costs):.1f} s on "
+            f"besides training a cell took {median(costs):.1f} s (median of {len(costs)}), {fmean(costs):.1f} s on "
             "average, starting the runtime included"
         )
     return lines
@@ -195,7 +195,7 @@ def _work(task: Task) -> Work:
 
 def _outlook(left: float | None, *, jobs: int) -> str:
     if left is None:
-        return "the time it takes is not known until a cell is done"
+        return "the remaining time is unknown until a cell is done"
     if not left:
         return "nothing is left to do"
-    return f"about {duration(left)} with --jobs {jobs}, judging by cells that are done"
+    return f"about {duration(left)} with --jobs {jobs}, judging by finished cells"

@@ -38,7 +38,7 @@ def check_identity(folder: Path, cell: Cell) -> None:
         there["device"] = here["device"]
     if there != here:
         differing = ", ".join(sorted(name for name in there | here if there.get(name) != here.get(name)))
-        raise ValueError(f"{folder} is named as cell {cell.address}, but its settings differ in {differing}")
+        raise ValueError(f"{folder} has the name of cell {cell.address}, but its settings differ in {differing}")
 
 
 @contextmanager

@@ -28,7 +28,7 @@ SECTIONS: dict[str, tuple[type, str]] = {
     "include": (list, "a list of tables"),
     "exclude": (list, "a list of tables"),
     "seeds": (object, "a list of seeds, or their number"),
-    "quick": (dict, "a table of the sections that its short form has in place of the file's"),
+    "quick": (dict, "a table of sections that replace the file's in its short form"),
     "measures": (list, "a list of names"),
     "published": (list, "a list of tables"),
     "figures": (list, "a list of tables"),
@@ -155,7 +155,7 @@ def read_seeds(place: Place, given: Any, first: int) -> Sequence[Scalar]:
     for seed in given:
         faults = place.kind.key_faults("seed", seed)
         if not faults and seed >= MOST_SEED:
-            faults = [f"seed must be below 2**63, which is what Flower can carry, got {shown(seed)}"]
+            faults = [f"seed must be below 2**63, the limit of what Flower can send, got {shown(seed)}"]
         for fault in faults:
             place.fault(fault)
     for seed in _repeated(given):

@@ -177,7 +177,7 @@ def find_faults(
         takes_norm = takes_pretrained = vision.find(name) is not None
     if args and name in MODELS:
         settings = ", ".join(f"model.{setting.replace('_', '-')}" for setting in sorted(used_settings(name)))
-        faults += [f"model.args.{given} is for a model of your own; {name!r} takes {settings}" for given in args]
+        faults += [f"model.args.{given} is for your own model; {name!r} takes {settings}" for given in args]
     if norm in NORMS and norm != "none" and not takes_norm:
         faults.append(f"model {name!r} takes no norm, so norm={norm!r} would have no effect; leave it at 'none'")
     if width_multiplier != 1 and not takes_multiplier:

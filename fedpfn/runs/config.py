@@ -55,7 +55,7 @@ class RunConfig:
     device: str = key("auto", "where clients train and the server evaluates", choices=("auto", "cpu", "cuda"))
     deterministic: bool = key(
         False,
-        "on a GPU: use only algorithms that repeat results to the bit; layers that have none are refused",
+        "on a GPU: use only deterministic algorithms; layers that have none are refused",
         since=2,
     )
     measures: str = key("", "additional measures of each round, comma-separated: package.module:measure", since=2)
@@ -218,7 +218,7 @@ def _nesterov_faults(config: RunConfig) -> Iterator[str]:
 
 def _seed_faults(config: RunConfig) -> Iterator[str]:
     if config.seed >= 2**63:
-        yield f"seed must be below 2**63, which is what Flower can carry, got {config.seed}"
+        yield f"seed must be below 2**63, the limit of what Flower can send, got {config.seed}"
 
 
 def _points_faults(config: RunConfig) -> Iterator[str]:

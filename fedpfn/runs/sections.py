@@ -13,7 +13,7 @@ OWN = "*:*"
 # a mask ratio that is left to the algorithm
 BY_ALGORITHM = -1.0
 _LR_SCHEDULES = ("constant", "cosine", "step", "linear")
-_ARGS = "arguments of {}: one key per argument, such as {}, or one text of name=value pairs"
+_ARGS = "arguments of {}: one key per argument, such as {}, or one string of name=value pairs"
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Federation:
     tolerate_failures: int = key(0, "number of clients per round that may fail without stopping the run", minimum=0)
     quorum: float = key(
         0.5,
-        "minimum fraction of a round's clients that must reply where failures are tolerated",
+        "minimum fraction of a round's clients that must reply if failures are tolerated",
         above=0,
         maximum=1,
         used=(unless("federation.tolerate-failures", "0"),),
@@ -131,7 +131,7 @@ class Model:
 class Strategy:
     name: str = key(
         "fedpfn",
-        "the algorithm; by import string your own fedpfn.training.LocalAlgorithm",
+        "the algorithm, or the import string of your own fedpfn.training.LocalAlgorithm",
         choices=(
             "fedavg", "fedpfn", "fedpnu", "fedprox", "scaffold", "feddyn", "moon", "fedsam", "fednova", "fedlc",
             "fedgucci", "fedexp", "ssfl",
@@ -243,7 +243,7 @@ class Train:
     )
     optimizer: str = key(
         "sgd",
-        "local optimiser, made anew each round; one by import string (torch.optim:RMSprop) is called with "
+        "local optimiser, created anew each round; an import string (torch.optim:RMSprop) is called with "
         "parameters and lr",
         choices=("sgd", "adam", "adamw"),
         own=True,
@@ -273,7 +273,7 @@ class Train:
     round_schedule: str = key(
         "constant",
         "learning rate schedule over the rounds of a run, or your own function (done, total) -> factor; "
-        "times the other factors",
+        "multiplies the other factors",
         choices=_LR_SCHEDULES,
         own=True,
         since=2,
@@ -390,7 +390,7 @@ class Transport:
     )
     error_feedback: bool = key(
         True,
-        "clients add what rounding lost of one update to the next; each stores a tensor of the model's size "
+        "clients add the rounding error of one update to the next; each stores a tensor of the model's size "
         "in the run folder",
         used=(unless("transport.precision", "float32"),),
         since=2,
@@ -407,7 +407,7 @@ class Evaluate:
     )
     units_moved: bool = key(
         False,
-        "count the hidden units of each client that matching by weights would move, and move none",
+        "count the hidden units of each client that matching by weights would move, without moving them",
         used=(when("strategy.match", "none"),),
         since=2,
     )
@@ -417,8 +417,8 @@ class Evaluate:
 class Stop:
     patience: int = key(
         0,
-        "number of evaluations in a row without a better accuracy (or loss, where there is none) that end "
-        "the run; 0 = never",
+        "number of evaluations in a row without a better accuracy (or loss, if the task has no accuracy) that "
+        "end the run; 0 = never",
         minimum=0,
         since=2,
     )
