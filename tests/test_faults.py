@@ -102,12 +102,12 @@ def test_injections_that_differ_in_time_alone_share_a_row_and_what_went_wrong_is
     skipped = outcome(skipped="no mount")
     results = [as_json(one) for one in [*ones, skipped]]
     (_, row), (_, other) = rows(results)
-    assert row[2:7] == ("3", "2 of 3", "signal 9", "2.0", "2 of 3, 3 by going on")
+    assert row[2:7] == ("3", "2 of 3", "signal 9", "2.0", "2 of 3, 3 by resuming")
     assert other[2] == "0" and "no mount" in other[4]
-    assert summary(results) == "3 injections, 2 ended as they have to; 1 could not be tried here"
+    assert summary(results) == "3 injections, 2 ended as expected; 1 could not be tried here"
     text = markdown(results, "about")
     assert text.count("| a fault |") == 2 and "other weights" in text.partition("Not as expected")[2]
-    # injected, as expected, went on by itself, was resumed, same weights
+    # injected, as expected, continued by itself, was resumed, same weights
     assert "| all | 3 | 2 | 0 | 3 | 2 of 3 |" in text
 
 

@@ -12,7 +12,7 @@ from experiments.runtime.failure import one_line
 
 _PLACE = re.compile(r"/\S*/runs/\d+/")
 Row = tuple[str, str, str, str, str, str, str, str]
-COLUMNS = ("fault", "when", "tried", "as expected", "command ends", "s to its end", "same bits", "last word")
+COLUMNS = ("fault", "when", "tried", "as expected", "command ends", "s to its end", "same bits", "last line")
 
 
 def rows(results: Iterable[dict[str, Any]]) -> list[tuple[str, Row]]:
@@ -33,7 +33,7 @@ def _row(name: str, moment: str, records: Sequence[dict[str, Any]]) -> Row:
     same = [one for one in tried if one["same"] is not None]
     resumed = sum(one["resumed"] for one in same)
     bits = f"{sum(one['same'] for one in same)} of {len(same)}" if same else "–"
-    bits += f", {resumed} by going on" if resumed else ""
+    bits += f", {resumed} by resuming" if resumed else ""
     # without colours, and without the path of the run
     last = _PLACE.sub("", one_line(next((one["last"] for one in tried if one["last"]), "")))
     seconds = f"{median(one['seconds'] for one in tried):.1f}"
@@ -66,7 +66,7 @@ def rich_table(results: Iterable[dict[str, Any]]) -> Table:
 def overview(results: Iterable[dict[str, Any]]) -> list[str]:
     """Return one row per group as lines of Markdown: the number of injections, how they ended, and what was lost."""
     lines = [
-        "| faults | injected | as expected | went on by itself | ended with a word, and was resumed | same weights |",
+        "| faults | injected | as expected | continued by itself | ended with a message, then resumed | same weights |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -91,7 +91,7 @@ def _counts(records: Sequence[dict[str, Any]]) -> list[int]:
 def markdown(results: Sequence[dict[str, Any]], about: str) -> str:
     """Return the tables as Markdown, one per group and runtime, followed by what was not as expected."""
     tried = [one for one in results if not one["skipped"]]
-    lines = ["# Faults put into runs", "", about, "", summary(results), "", *overview(results)]
+    lines = ["# Faults injected into runs", "", about, "", summary(results), "", *overview(results)]
     before = ""
     for group, row in rows(results):
         if group != before:
@@ -110,5 +110,5 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
     """Return one line with the number of injections that ended as expected."""
     tried = [one for one in results if not one["skipped"]]
     skipped = len(results) - len(tried)
-    line = f"{len(tried)} injections, {sum(one['ok'] for one in tried)} ended as they have to"
+    line = f"{len(tried)} injections, {sum(one['ok'] for one in tried)} ended as expected"
     return f"{line}; {skipped} could not be tried here" if skipped else line
