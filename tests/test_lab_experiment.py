@@ -157,7 +157,10 @@ def test_all_faults_of_all_cells_are_named_at_once(tmp_path: Path) -> None:
         ("published: [3]", "a published entry must be a table"),
         ("cases: {A: {}}\npublished: [{case: B}]", "published has case 'B', which is none of A"),
         ("measures: [m]\npublished: [{m: abc}]", "published m must be a number, got 'abc'"),
-        ("measures: [m]\npublished: [{train.metod: vanilla, m: 1}]", "published has 'train.metod', which is no axis"),
+        (
+            "measures: [m]\npublished: [{train.metod: vanilla, m: 1}]",
+            "published has 'train.metod', which is neither an axis",
+        ),
         ("figures: [bars]", "a figure must be a table with a kind, got 'bars'"),
         ("base: {soup: {lrs: 'a,b'}}", "soup.lrs must be positive numbers"),
         ("base: {soup: {epochs: '0'}}", "soup.epochs must be whole numbers, 1 or more"),
