@@ -1,4 +1,4 @@
-"""The client halves of the parts, for any ClientApp: ``freeze`` and Flower mods."""
+"""The client side, for any ClientApp: ``freeze`` and Flower mods."""
 
 from clients.cohort import CohortMod, cohort_mod
 from clients.freezing import Frozen, freeze

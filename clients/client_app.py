@@ -1,7 +1,7 @@
 """The application's ClientApp: a TRAIN message becomes a task, the task an update, the update a reply.
 
-On its own SuperNode a client is called by Flower; in a cohort by ``cohort_mod``, one after the other, or several at
-once if the config sets stacks.
+Flower calls a client on its own SuperNode; ``cohort_mod`` calls the clients of a cohort, one after the other, or
+several at once if the config sets stacks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,8 +50,8 @@ def train_cohort(
 ) -> Iterator[Message | Answer | BaseException]:
     """Train the clients of a cohort, ``train.stack`` at a time where the model allows it.
 
-    A stack has the combined time of its clients and fails as a whole if it takes longer, since it is unknown which of
-    them is slow.
+    A stack has the combined time limit of its clients. If it takes longer all of them fail, since it is unknown which
+    one is slow.
     """
     if not messages:
         return
@@ -60,7 +60,7 @@ def train_cohort(
         return
     try:
         task = read_task(messages[0])
-        # before the time of the first client begins
+        # set up before the first client's time starts
         own, stack = _set_up(task.config, messages[0], contexts[0]), task.config.train.stack
         stacked = stack > 0 and why_not_stackable(own, task.config.strategy.name) is None
     except BaseException as error:
@@ -99,7 +99,7 @@ def train_cohort(
 
 
 def _train_in_turn(messages: Sequence[Message], contexts: Sequence[Context]) -> Iterator[Answer | BaseException]:
-    """Do for each client what ``train`` does; one that raises or takes too long does not stop the others."""
+    """Train each client as ``train`` does; one that raises or takes too long does not stop the others."""
     task, content = None, None
     seconds, ends_process = limits_of(contexts[0])
     for message, context in zip(messages, contexts, strict=True):
@@ -147,7 +147,7 @@ def saliency(message: Message, context: Context) -> Message:
 
 @app.query(HOLDING)
 def holding(message: Message, context: Context) -> Message:
-    """Reply with the clients that this node holds and their numbers of examples, for which its data are read."""
+    """Read this node's data and reply with the clients that it holds and their numbers of examples."""
     config = config_of(message)
     parts = _set_up(config, message, context).parts
     held = holding_of(message, context).clients(config.federation.clients)
@@ -180,5 +180,5 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 
 def warm_up(run_config: Mapping[str, Scalar], data: FederatedData | None = None) -> None:
-    """Set up data and model of a run in this process before its first message; the data are read if not given."""
+    """Set up a run's data and model in this process before its first message; the data are read if not given."""
     workspace(RunConfig.parse(run_config), data)

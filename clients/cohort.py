@@ -1,9 +1,9 @@
-"""A cohort on its worker: the ClientApp called once per client, and one reply for all of them.
+"""Train a cohort on its worker: call the ClientApp once per client, and send one reply for all of them.
 
-The client's half of ``strategies.CohortGrid``. Each call looks to the ClientApp like that of a SuperNode of its own:
-``partition-id`` and ``num-partitions`` in the node config are the client's (a node's own have other names), records
-have the names that the strategy gave them, and ``context.state`` is the client's, whichever worker it gets in the next
-round. Records that all clients share are the same objects in every call and must not be changed.
+The client's half of ``strategies.CohortGrid``. To the ClientApp each call looks as if the client had its own SuperNode:
+``partition-id`` and ``num-partitions`` in the node config are the client's (the node's own have other names), records
+have the names that the strategy gave them, and ``context.state`` is the client's, whichever worker trains it in the
+next round. Records that all clients share are the same objects in every call and must not be changed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,15 +33,15 @@ from fedpfn.protocol import (
     is_reserved,
 )
 
-# takes the messages and contexts of a cohort's clients, returns or yields for each its reply, as a message or as an
-# answer in plain tables, or what it raised
+# takes the messages and contexts of a cohort's clients; returns or yields, for each client, its reply (a message, or an
+# answer in plain tables) or the exception that it raised
 CohortHandler = Callable[
     [Sequence[Message], Sequence[Context], ClientAppCallable], Iterable[Message | Answer | BaseException]
 ]
 
 
 class CohortMod:
-    """A Flower mod that takes cohorts apart; other messages pass unchanged.
+    """A Flower mod that splits cohorts into clients; other messages pass unchanged.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class CohortMod:
         self.handler = handler or in_turn
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """Return the reply of a cohort, or that of ``call_next`` to a message for one node."""
+        """Return a cohort's reply, or the reply of ``call_next`` to a message that is not for a cohort."""
         if COHORT not in message.content.config_records:
             return call_next(message, context)
         files = KeptStates.asked_for(message.content.config_records[COHORT])
@@ -63,7 +63,7 @@ class CohortMod:
         answers = self.handler(list(compress(messages, trained)), list(compress(contexts, trained)), call_next)
         if unread:
             answers = _in_place(clients, answers, unread)
-        # what every client is sent
+        # records that all clients share
         everyones = RecordDict({key: record for key, record in message.content.items() if not is_reserved(key)})
         total = CohortSum.asked_for(everyones) if message.content.config_records[COHORT].get(SUM) else None
         states = [own.state for own in contexts]
@@ -73,9 +73,9 @@ class CohortMod:
 def in_turn(
     messages: Sequence[Message], contexts: Sequence[Context], call_next: ClientAppCallable
 ) -> Iterator[Message | BaseException]:
-    """Call the ClientApp once per client; one that raises, whatever it is, or takes too long, does not stop the others.
+    """Call the ClientApp once per client; one that raises anything or takes too long does not stop the others.
 
-    A record of the cohort, ``client-timeout``, says how long each may take.
+    The cohort's ``client-timeout`` limits the seconds of each.
     """
     for message, context in zip(messages, contexts, strict=True):
         seconds, ends_process = limits_of(context)
@@ -104,7 +104,7 @@ def _in_place(
     answers: Iterable[Message | Answer | BaseException],
     unread: Mapping[int, BaseException],
 ) -> Iterator[Message | Answer | BaseException]:
-    """Yield the answers of the clients that were called, and the errors of those that could not be, in their order."""
+    """Yield, in the clients' order, the answers of those that were called and the errors of those that could not be."""
     rest = iter(answers)
     for client in clients:
         yield unread[client] if client in unread else next(rest)
@@ -113,7 +113,7 @@ def _in_place(
 def _take_apart(
     message: Message, context: Context, files: KeptStates | None
 ) -> tuple[list[int], list[Message], list[Context], dict[int, BaseException]]:
-    """Return a cohort's clients with the message and the context of each, and why some cannot be called."""
+    """Return a cohort's clients, the message and context of each, and the errors of those that cannot be called."""
     about = message.content.config_records[COHORT]
     clients, total = cast(list[int], about[CLIENTS]), cast(int, about[NUM_CLIENTS])
     shared: dict[str, Any] = {}

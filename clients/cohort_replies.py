@@ -1,7 +1,7 @@
-"""The replies of a cohort's clients written as one: what ``strategies.cohort_replies`` takes apart.
+"""Write the replies of a cohort's clients as one, which ``strategies.cohort_replies`` splits again.
 
-Arrays of the same name and shape follow each other in one array of all clients, and everything else is one JSON text:
-a record per client and kind would take Flower longer than a tiny client's training.
+Arrays of the same name and shape are stacked into one array for all clients, and everything else is one JSON text: a
+record per client and kind would take Flower longer than a tiny client's training.
 """
 
 import json
@@ -22,12 +22,12 @@ from fedpfn.protocol import ARRAYS, COHORT, PROCESS, REPLIES, STATE, SUM, array_
 from fedpfn.runs.client_states import as_json
 
 _TRAINING, _REPLYING = "local training", "writing its reply"
-# head and body of an array that can stand in a stack
+# header and body of an array that can be stacked
 Parts = tuple[bytes, memoryview]
 
 
 class Stacks:
-    """Arrays of many clients, put together by record, name, dtype and shape."""
+    """Arrays of many clients, stacked by record, name, dtype and shape."""
 
     def __init__(self) -> None:
         self._stacks: dict[tuple[str, str, bytes], list[memoryview]] = {}
@@ -35,7 +35,7 @@ class Stacks:
         self._alone: dict[str, Array] = {}
 
     def add(self, client: int, key: str, name: str, array: Array, parts: Parts | None) -> int | str:
-        """Add an array; return the number of its stack, or the name of one that travels alone, which has no parts."""
+        """Add an array; return the number of its stack or, if it has no parts and is sent alone, its name."""
         if parts is None:
             alone = array_key(client, key, name)
             self._alone[alone] = array
@@ -45,7 +45,7 @@ class Stacks:
         return self._numbers.setdefault(kind, len(self._numbers))
 
     def record(self) -> ArrayRecord:
-        """Return the stacks, named by their numbers, and the arrays that travel alone."""
+        """Return the stacks, named by their numbers, and the arrays that are sent alone."""
         record = ArrayRecord(self._alone)
         for kind, bodies in self._stacks.items():
             data = stack_npy(kind[-1], bodies)
@@ -56,9 +56,9 @@ class Stacks:
 
 
 def _parts(key: str, array: Array) -> Parts | None:
-    """Return head and body of an array of the record ``key`` that can stand in a stack."""
+    """Return header and body of an array of the record ``key`` if it can be stacked, else None."""
     if key.startswith(STATE):
-        # the server keeps a client's state between rounds: a row of a stack would keep everybody's
+        # the server keeps a client's state between rounds: a row of a stack would keep the whole stack in memory
         return None
     if isinstance(array, TensorArray):
         return npy_parts(array.tensor)
@@ -74,8 +74,8 @@ def write_replies(
 ) -> RecordDict:
     """Return the content of a worker's reply: the answers of ``clients`` and the states that they keep.
 
-    Answers are processed as they come; the arrays of those that ``total`` accepts are added to it and released. States
-    are written into ``files`` if given.
+    Answers are processed as they arrive; arrays that ``total`` accepts are added to it and released. States are written
+    to ``files`` if given.
     """
     stacks = Stacks()
     reports = []
@@ -118,7 +118,7 @@ class _Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException, at: str = _TRAINING) -> "_Failure":
-        """Return the failure of an exception raised ``at`` a stage, or the cause of one that has its own stage."""
+        """Return the failure for an exception raised at stage ``at``, or for its cause if it has its own stage."""
         stage = getattr(error, "stage", "")
         cause = error.__cause__ if stage and error.__cause__ else error
         text = "".join(traceback.format_exception(error))
@@ -140,12 +140,12 @@ def _read(given: Message | Answer | BaseException) -> Answer | _Failure:
 
 
 def _report(client: int, answer: Answer, state: RecordDict, stacks: Stacks, *, summed: bool) -> dict[str, Any]:
-    """Return a client's answer as JSON takes it; its arrays are added to ``stacks``, unless they are ``summed``."""
+    """Return a client's answer as values for JSON; its arrays are added to ``stacks`` unless they were ``summed``."""
     report: dict[str, Any] = {"arrays": [], "metrics": [], "configs": []}
     if summed:
         (report["summed"],) = answer.arrays
         answer = replace(answer, arrays={})
-    # everything that can fail comes first, since a stack is shared with other clients
+    # all steps that can fail come first, since a stack is shared with other clients
     ready: list[tuple[str, dict[str, tuple[Array, Parts | None]]]] = []
     for prefix, own in (("", answer), (STATE, Answer.of(state))):
         for key, arrays in own.arrays.items():

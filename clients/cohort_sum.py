@@ -1,4 +1,4 @@
-"""The clients of a cohort summed up as they finish, so that their worker keeps and sends one sum and not their models.
+"""Sum up the clients of a cohort as they finish, so that their worker keeps and sends one sum instead of their models.
 
 The strategy requests sums (``fedpfn.averaging``) in rounds in which no part needs the clients' models.
 """
@@ -36,16 +36,16 @@ class CohortSum:
         return cls(sent) if requested else None
 
     def take(self, answer: Answer) -> tuple[bool, float | None]:
-        """Add a client's reply; return whether that was possible, and the norm of its update where it has one.
+        """Add a client's reply; return whether that was possible, and the norm of its update if it has one.
 
-        A reply that cannot be added travels separately: one that does not fit the sum, and any that the server must see
-        to report what is wrong with it.
+        A reply that cannot be added is sent separately: one that does not fit the sum, and any that the server must
+        see to report what is wrong with it.
         """
         if len(answer.arrays) != 1 or len(answer.metrics) != 1:
             return False, None
         (arrays,), (metrics,) = answer.arrays.values(), answer.metrics.values()
         weight = metrics.get(self._config[SUM_BY])
-        # a sum is useless for its other clients if one of them is refused
+        # if the server refuses one client of a sum, the sum is useless for the others
         if weight is None or fault_of_weight(self._config[SUM_BY], weight) or fault_of_metrics(metrics):
             return False, None
         if is_coded(arrays) is not (PRECISION in self._config):
@@ -55,7 +55,7 @@ class CohortSum:
             state = self._coding.decode(own)
         except (ValueError, TypeError):
             return False, None
-        # under a mask whole arrays may hold frozen entries that have moved: the server checks each
+        # under a mask, unpacked arrays may hold frozen entries that have moved: the server checks each client's
         if is_packed(state) is not (PLAN in self._config):
             return False, None
         if self._sum is None:
@@ -65,8 +65,8 @@ class CohortSum:
         return self._sum.add(state, weight, self._parameters)
 
     def record(self) -> ArrayRecord:
-        """Return the sum as it travels; empty where no reply was added."""
+        """Return the sum as it is sent; empty if no reply was added."""
         record = ArrayRecord()
-        # not handed to the constructor, which would write them
+        # not passed to the constructor, which would convert them to bytes
         record.update({name: TensorArray(t) for name, t in (write_totals(self._sum) if self._sum else {}).items()})
         return record

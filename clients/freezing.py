@@ -1,10 +1,10 @@
 """Train under the round's mask in your own training loop, with any PyTorch optimiser.
 
-``freeze`` hooks the optimiser: before a step the gradients of frozen entries are set to 0, so that they stay out of
-its moments (a norm that the loop clips before the step still counts them); after it frozen entries get their value of
-w_t back, to the bit, whatever weight decay or momentum did to them. Where a plan has several phases (FedPNU) the masks
-change automatically after their share of the steps, and the optimiser's moments start afresh: momentum accumulated by
-entries that freeze must not carry over.
+``freeze`` hooks the optimiser: before a step, it sets the gradients of frozen entries to 0, so that they stay out of
+the moments (a norm that the loop clips before the step still counts them); after the step, frozen entries get their
+value of w_t back, to the bit, whatever weight decay or momentum did to them. If a plan has several phases (FedPNU), the
+masks change automatically after their share of the steps, and the optimiser's moments start afresh: momentum
+accumulated by entries that freeze must not carry over.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class Frozen:
         self.steps, self.phase = 0, 0
         self._parameters, self._optimizer, self._plan = parameters, optimizer, plan
         shares = tuple(phase.share for phase in plan)
-        # a plan of one phase needs no count: it never ends
+        # a plan of one phase never ends and needs no number of steps
         self._planned = steps
         self._ends = list(accumulate(phase_steps(shares, steps))) if steps is not None else []
         self._freeze = Freeze(parameters, None)
@@ -75,7 +75,7 @@ class Frozen:
         self.remove()
 
     def _phase_at(self, step: int) -> int:
-        """Return the phase that step number ``step``, counted from 0, belongs to."""
+        """Return the phase of step number ``step``, counted from 0."""
         return next((phase for phase, end in enumerate(self._ends) if step < end), len(self._plan) - 1)
 
     def _enter(self, phase: int) -> None:
@@ -106,10 +106,10 @@ class Frozen:
 
 
 def freeze(model: nn.Module, optimizer: torch.optim.Optimizer, message: Message, *, steps: int | None = None) -> Frozen:
-    """Hold the entries that the round freezes, for every step that ``optimizer`` takes from now on.
+    """Keep the entries that the round freezes fixed in every step that ``optimizer`` takes from now on.
 
-    Call it after the message's arrays were loaded into ``model`` and before the first step. A message without a plan,
-    from a server without a shared mask, freezes nothing.
+    Call it after loading the message's arrays into ``model`` and before the first step. A message without a plan, from
+    a server without a shared mask, freezes nothing.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def freeze(model: nn.Module, optimizer: torch.optim.Optimizer, message: Message,
     message
         The TRAIN message of the round.
     steps
-        Number of steps that the loop will take, ``len(loader) * epochs``; needed where the plan has several phases.
+        Number of steps that the loop will take, ``len(loader) * epochs``; required if the plan has several phases.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def freeze(model: nn.Module, optimizer: torch.optim.Optimizer, message: Message,
     TypeError
         For an optimiser that needs a closure (LBFGS) or sparse gradients (SparseAdam).
     ValueError
-        For a plan that does not parse or that needs ``steps``; for names that are not the model's parameters; and where
+        For a plan that does not parse or that needs ``steps``; for names that are not the model's parameters; and if
         the model does not hold the message's arrays.
     """
     if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):

@@ -1,4 +1,4 @@
-"""When a GPU runs out of memory: what the failed client held is released, so that the next client has it."""
+"""Release the memory of a client that ran out of it on a GPU, so that the next client can use it."""
 
 import traceback
 
@@ -8,7 +8,7 @@ from fedpfn.devices import release_memory
 
 
 def give_back(error: BaseException) -> None:
-    """Release the memory of a training that ran out of it; other errors are unchanged.
+    """Release the memory of a training run that ran out of it; other errors are unchanged.
 
     The error keeps the lines of its traceback, but not the variables of its functions.
     """

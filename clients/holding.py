@@ -1,8 +1,8 @@
 """Which clients a node holds: node i of n, by its node config, holds clients i, i + n, i + 2n, ...
 
-A SuperNode's part is given by ``--node-config "partition-id=0 num-partitions=2"``, Flower's convention. It answers
-the server's query with the clients that it holds, and trains no others. Its data are its share of a data set that all
-nodes can read or, with a loader that reads parts, data that only it has (``partitions.user_loader``).
+``--node-config "partition-id=0 num-partitions=2"``, Flower's convention, sets i and n for a SuperNode. It answers the
+server's query with the clients that it holds, and trains no others. Its data are its share of a data set that all nodes
+can read or, with a loader that reads parts, data that only it has (``partitions.user_loader``).
 """
 
 import json
@@ -29,7 +29,7 @@ from fedpfn.protocol import (
 
 @dataclass(frozen=True)
 class Facts:
-    """What a node needs if it sees only its own data: the shape of an input, the number of classes, the channels."""
+    """What a node must be told if it sees only its own data: input shape, number of classes, channel statistics."""
 
     shape: tuple[int, ...]
     classes: int
@@ -45,7 +45,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Holding:
-    """Part ``partition`` of the clients, assigned to ``partitions`` nodes in turn.
+    """The clients of node ``partition``, where clients are assigned to ``partitions`` nodes in turn.
 
     ``facts`` are given if the node reads its own data.
 
@@ -65,7 +65,7 @@ class Holding:
             )
 
     def clients(self, total: int) -> range:
-        """Return the clients, of ``total`` in all."""
+        """Return the ids of the node's clients, out of ``total``."""
         return range(self.partition, total, self.partitions)
 
     def __contains__(self, client: int) -> bool:
@@ -73,9 +73,9 @@ class Holding:
 
 
 def holding_of(message: Message, context: Context) -> Holding:
-    """Return what the node of a context holds, from its config and the server's message.
+    """Return which clients a context's node holds, from the node's config and the server's message.
 
-    Raises ``ValueError`` for a node whose config does not define it.
+    Raises ``ValueError`` for a node whose config does not say.
     """
     config = context.node_config
     names = (NODE_PARTITION, NODE_PARTITIONS) if NODE_PARTITION in config else (PARTITION, PARTITIONS)

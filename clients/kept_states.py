@@ -1,4 +1,4 @@
-"""``context.state`` of a cohort's clients in files instead of messages, if the server requests it."""
+"""Keep ``context.state`` of a cohort's clients in files instead of messages, if the server requests it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ _METRICS, _CONFIG = "metrics", "config"
 
 
 class KeptStates:
-    """The files of one exchange: which to read for each client, and under which number to write."""
+    """The files of one exchange: which one to read for each client, and the number under which to write."""
 
     def __init__(self, about: Mapping[str, Any]) -> None:
         self.folder, self.number = Path(about[STATES_IN]), int(about[STATES_WRITE])
@@ -26,14 +26,14 @@ class KeptStates:
         return cls(about) if STATES_IN in about else None
 
     def read(self, client: int) -> RecordDict:
-        """Return what a client kept. Raises ``OSError`` if the files are not visible from this machine."""
+        """Return the state that a client kept. Raises ``OSError`` if the files are not visible from this machine."""
         if not (number := self._numbers[client]):
             return RecordDict()
         kept = read_kept(self.folder, client, number)
         state = RecordDict()
         for key, tensors in kept.tensors.items():
             record = ArrayRecord()
-            # not handed to the constructor, which would write them
+            # not passed to the constructor, which would convert them to bytes
             record.update({name: TensorArray(tensor) for name, tensor in tensors.items()})
             state[key] = record
         for key, (kind, values) in kept.others.items():
@@ -42,7 +42,7 @@ class KeptStates:
         return state
 
     def write(self, client: int, state: RecordDict) -> bool:
-        """Write what a client keeps and empty ``state``; return whether there was anything."""
+        """Write a client's state to its file and empty ``state``; return whether there was anything to write."""
         if not state:
             return False
         tensors, others = {}, {}

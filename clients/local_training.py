@@ -1,6 +1,6 @@
-"""One client's round: global state and plan in, packed update and measures out.
+"""One client's round: from the global state and the plan to a packed update and its metrics.
 
-The mathematics is in ``fedpfn``; this module adds a client's own data, batch order and learning rate. Every draw is a
+The mathematics is in ``fedpfn``; this module adds the client's own data, batch order and learning rate. Every draw is a
 function of (seed, round, client), so that it does not matter which process trains which client, or in which order.
 ``stacked_training`` trains several clients at once.
 """
@@ -60,7 +60,7 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
     with torch_seed(task.config.seed, "dropout", task.server_round, client), hinted():
         trained = train(
             workspace.model,
-            # images are augmented before they are decoded
+            # images must be augmented before they are decoded
             job.examples if job.augment else _decoded(job.examples, drawn=sum(job.steps) * settings.batch_size),
             job.batches,
             list(zip(masks.phases, job.steps, strict=True)),
@@ -85,7 +85,7 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
 def private_update(task: Task, client: int, packed: State, before: State, finished: Finished) -> State:
     """Return a client's clipped update, with its own noise if the task requires it.
 
-    Raises ``ValueError`` for an algorithm that shares more than the model, which nothing bounds.
+    Raises ``ValueError`` for an algorithm that shares more than the model, since the rest is not bounded.
     """
     assert task.private is not None
     if finished.shared or finished.metrics:
@@ -100,7 +100,7 @@ def private_update(task: Task, client: int, packed: State, before: State, finish
 def tested_on_own(workspace: Workspace, client: int, state: State | None = None) -> Evaluation | None:
     """Return the evaluation of a trained model on the examples that its client held out; None if there are none.
 
-    The model is the workspace's, with ``state`` in place of its own tensors where given.
+    The model is the workspace's, with the tensors of ``state`` if given.
     """
     if not workspace.held_out:
         return None
@@ -108,7 +108,7 @@ def tested_on_own(workspace: Workspace, client: int, state: State | None = None)
 
 
 def saliency_of(task: Task, workspace: Workspace, client: int) -> tuple[State, int]:
-    """Return the saliency of the global model's parameters for a client's examples, and how many these are."""
+    """Return the saliency of the global model's parameters for a client's examples, and the number of examples."""
     examples = workspace.train.take(workspace.parts[client])
     load(workspace, task.state)
     with torch_seed(task.config.seed, "saliency", task.server_round, client):
@@ -135,7 +135,7 @@ def begun(task: Task, workspace: Workspace, job: Job, kept: Mapping[str, Tensor]
 
 
 def finish(algorithm: Begun, parameters: Mapping[str, Tensor], masks: PlanMasks, trained: Trained) -> Finished:
-    """Return what an algorithm leaves behind, off the device, what it shares packed as the model is."""
+    """Return the results of an algorithm's round, on the CPU; what it shares is packed as the model is."""
     left = algorithm.finish(parameters, list(zip(masks.phases, trained.reach, strict=True)))
     return Finished(
         shared={name: tensor.cpu() for name, tensor in pack(left.shared, masks.active).items()},
@@ -146,7 +146,7 @@ def finish(algorithm: Begun, parameters: Mapping[str, Tensor], masks: PlanMasks,
 
 @contextmanager
 def hinted() -> Iterator[None]:
-    """Add advice to the error of a diverging client, or of one whose layers ``deterministic`` refuses."""
+    """Add advice to the error of a client that diverges, or whose layers ``deterministic`` refuses."""
     try:
         yield
     except NonFiniteError as error:
@@ -176,13 +176,13 @@ def job_of(task: Task, workspace: Workspace, client: int) -> Job:
 
 
 def load(workspace: Workspace, state: State) -> None:
-    """Set the model to a client's start: the global state, and the initial values of what does not travel."""
+    """Reset the model for a client: the global state, and the initial values of the tensors that are not sent."""
     if workspace.as_built:
         workspace.model.load_state_dict(workspace.as_built, strict=False)
     write_tensors(workspace.state, state)
 
 
 def _decoded(examples: Examples, *, drawn: int) -> Examples:
-    """Return the examples decoded at once if all are used and they fit; otherwise batches are decoded one by one."""
+    """Return the examples decoded if all are used and they are few enough; otherwise batches are decoded one by one."""
     small = examples.inputs.numel() <= _DECODED_ENTRIES
     return examples.decoded() if small and drawn >= len(examples) else examples

@@ -1,4 +1,4 @@
-"""A Flower mod that sends back only what the round trained: the active entries, as one vector per dtype.
+"""A Flower mod that sends back only the entries that the round trained, as one vector per dtype.
 
 The server half, ``strategies.SharedMask``, fills in the rest from the state that it sent. With a mask ratio of 0.4 a
 reply is 40 % smaller. Messages and replies without a plan pass unchanged.
@@ -39,8 +39,8 @@ def packing_mod(message: Message, context: Context, call_next: ClientAppCallable
     Raises
     ------
     ValueError
-        For a reply without exactly one array record or whose arrays are not those of the message, and for one in which
-        frozen entries have moved: leaving them out would silently undo what the client did.
+        For a reply without exactly one array record, with other arrays than the message, or in which frozen entries
+        have moved: leaving them out would silently undo what the client did.
     """
     reply = call_next(message, context)
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
@@ -54,7 +54,7 @@ def packing_mod(message: Message, context: Context, call_next: ClientAppCallable
     names = cast(list[str], config[PARAMETERS])
     shapes: Shapes = tuple((name, tuple(sent[name].shape)) for name in names)
     positions = plan_positions(decode_plan(cast(str, config[PLAN])), shapes)
-    # in the order of the message, which is the server's
+    # in the order of the message, which the server uses
     state: State = {name: decode(own[name]) for name in sent}
     for name, active in positions.of.items():
         if active is not None and _frozen_moved(state[name], decode(sent[name]), active):

@@ -1,6 +1,6 @@
-"""Private updates, the client's half of ``strategies.Private``: clipped, with noise if clients must add it.
+"""Private updates, the client's half of ``strategies.Private``: clipped, and with noise if clients must add it.
 
-``private_mod`` does it for any ClientApp; the application's own client calls ``make_private``.
+``private_mod`` is for any ClientApp; the application's own client calls ``make_private``.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def make_private(
     config: Mapping[str, Any],
     generator: np.random.Generator,
 ) -> State:
-    """Return what a client may send: its active entries, clipped and with noise as the config record specifies.
+    """Return the active entries that a client may send, clipped and with noise as the config record specifies.
 
     Parameters
     ----------

@@ -1,8 +1,7 @@
-"""Updates in fewer bits, the client's half of ``strategies.Quantised``: coded, with what is lost kept for the next one.
+"""Updates in fewer bits, the client's half of ``strategies.Quantised``: coded, with the error kept for the next update.
 
-``quantising_mod`` does it for any ClientApp; the application's own client calls ``quantised``. A client keeps one
-tensor per parameter in ``context.state``. Entries that a round does not train keep their remainder until a round that
-trains them.
+``quantising_mod`` is for any ClientApp; the application's own client calls ``quantised``. A client keeps one tensor per
+parameter in ``context.state``. Entries that a round does not train keep their error until a round that trains them.
 """
 
 from collections.abc import Mapping
@@ -26,19 +25,19 @@ from fedpfn.seeding import numpy_generator
 def quantised(
     arrays: Mapping[str, Tensor], coding: Coding, kept: Mapping[str, Tensor], client: int
 ) -> tuple[State, State]:
-    """Return what a client sends for its arrays, and what it must keep of them.
+    """Return a client's arrays as it sends them, and the error that it must keep.
 
     Parameters
     ----------
     arrays
         Its arrays, whole or packed, on the CPU.
     coding
-        The round, as it was sent to the client.
+        How the round's replies are coded.
     kept
-        What it kept of its earlier updates, by parameter; empty at first.
+        The error that it kept of earlier updates, by parameter; empty at first.
     client
-        Its id: its draws are a function of the seed in the record, the round and this id, or the operating system's if
-        the record has no seed.
+        Its id: its draws are a function of the seed in the record, the round and this id; if the record has no seed,
+        they come from the operating system.
 
     Returns
     -------
@@ -48,7 +47,7 @@ def quantised(
     Raises
     ------
     ValueError
-        For arrays that are not those that were sent, and for what it kept of another model.
+        For arrays other than those that it was sent, and for an error kept of another model.
     """
     config, packed = coding.config, is_packed(arrays)
     start = coding.start(arrays)
@@ -59,7 +58,7 @@ def quantised(
     if residual:
         lost = pack(residual, coding.positions)
         if not packed:
-            # of whole arrays, too, only what the round trains
+            # even of unpacked arrays, only entries that the round trains
             lost = unpack(lost, coding.positions, {name: torch.zeros_like(own) for name, own in residual.items()})
         updates = {name: update + lost[name] for name, update in updates.items()}
     generator = _generator(coding, client)
@@ -86,7 +85,7 @@ def quantising_mod(message: Message, context: Context, call_next: ClientAppCalla
     message
         The server's message, with the precision in its config record.
     context
-        The client's context, whose state keeps what the update lost; passed on.
+        The client's context, whose state keeps the error of the update; passed on.
     call_next
         The ClientApp, or the next mod.
 
@@ -98,8 +97,8 @@ def quantising_mod(message: Message, context: Context, call_next: ClientAppCalla
     Raises
     ------
     ValueError
-        For a reply without exactly one array record or with other arrays than the message, and for what the client
-        kept of another model.
+        For a reply without exactly one array record or with other arrays than the message, and for an error kept of
+        another model.
     """
     reply = call_next(message, context)
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
@@ -121,21 +120,21 @@ def quantising_mod(message: Message, context: Context, call_next: ClientAppCalla
 
 
 def residual_of(context: Context) -> State:
-    """Return what a client kept of its updates so far, not to be written to."""
+    """Return the error that a client kept of its updates so far; it must not be written to."""
     return {name: decode(array) for name, array in context.state.array_records.get(RESIDUAL, {}).items()}
 
 
 def keep_residual(kept: State, context: Context) -> None:
-    """Keep what a client's update lost for its next one."""
+    """Keep the error of a client's update for its next one."""
     if kept:
         record = ArrayRecord()
-        # not handed to the constructor, which would write them
+        # not passed to the constructor, which would convert them to bytes
         record.update({name: TensorArray(tensor) for name, tensor in kept.items()})
         context.state[RESIDUAL] = record
 
 
 def _residual(coding: Coding, kept: Mapping[str, Tensor]) -> State:
-    """Return what a client kept, zeros where it has nothing yet."""
+    """Return the error that a client kept, zeros for arrays that have none yet."""
     residual: State = {}
     for name in coding.rounded:
         before = coding.before[name]

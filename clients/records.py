@@ -10,9 +10,9 @@ from fedpfn.params import State
 
 
 class TensorArray(Unwritten, Array):  # type: ignore[override]
-    """A tensor as one of Flower's arrays, converted to bytes only when they are read."""
+    """A tensor as one of Flower's arrays, converted to bytes only when the bytes are read."""
 
-    # the name under which an object of Flower's is known on the wire
+    # the class name that Flower expects on the wire
     __qualname__ = "Array"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -21,13 +21,13 @@ class TensorArray(Unwritten, Array):  # type: ignore[override]
 
 
 def encode(tensor: Tensor) -> Array:
-    """Return what ``Array(tensor.numpy())`` is, with one copy less."""
+    """Return the same as ``Array(tensor.numpy())``, with one copy less."""
     kind = str(tensor.dtype).removeprefix("torch.")
     return Array(dtype=kind, shape=tuple(tensor.shape), stype="numpy.ndarray", data=to_npy(tensor))
 
 
 def decode(array: Array) -> Tensor:
-    """Return an array as a tensor that shares its memory where it can and must not be written to."""
+    """Return an array as a tensor that must not be written to: it shares the array's memory where possible."""
     return from_npy(array.data)
 
 
@@ -39,7 +39,7 @@ class DecodedRecord:
         self._state: State = {}
 
     def __call__(self, record: ArrayRecord) -> State:
-        """Return the record's arrays as tensors, not to be written to."""
+        """Return the record's arrays as tensors that must not be written to."""
         if self._record is not record:
             self._record, self._state = record, {name: decode(array) for name, array in record.items()}
         return self._state

@@ -1,8 +1,8 @@
-"""Clients trained at once, ``train.stack`` at a time, where the model can be stacked.
+"""Train several clients at once, ``train.stack`` at a time, if the model can be stacked.
 
-For small models on a GPU, which one client at a time would leave idle; on a CPU it is slower. The last digits of a
-client's result depend on its place in the stack; stacks consist of neighbouring clients of the round, which the server
-keeps together on one worker, so that results do not depend on the number of workers.
+This is for small models, which leave a GPU mostly idle if clients train in turn; on a CPU it is slower. The last digits
+of a client's result depend on its row in the stack; stacks consist of neighbouring clients of the round, which the
+server keeps together on one worker, so that results do not depend on the number of workers.
 """
 
 import time
@@ -25,11 +25,11 @@ from fedpfn.training import Begun, Job, NonFiniteError, Outcome, train_stacked
 def train_stack(
     task: Task, workspace: Workspace, clients: Sequence[int], kept: Sequence[State] = (), *, rows: int = 0
 ) -> list[Update | Exception]:
-    """Train ``clients``, ``rows`` of them together; return each one's update or what it failed with.
+    """Train ``clients``, ``rows`` at a time; return each one's update or the exception that it failed with.
 
     ``rows`` is ``train.stack`` by default. ``kept`` is what each client's algorithm kept from its last round. A
-    client's seconds are its share of the stack's, by its steps. A stack that does not fit into a GPU's memory is
-    trained in halves, down to single clients.
+    client's seconds are a share of the stack's, in proportion to its steps. A stack that does not fit into a GPU's
+    memory is trained in halves, down to single clients.
     """
     rows = rows or task.config.train.stack
     kept = kept or [{}] * len(clients)

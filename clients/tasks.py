@@ -25,10 +25,10 @@ NOTHING_ELSE = Finished()
 
 @dataclass(frozen=True)
 class Task:
-    """What a TRAIN message requests of one client: to train from ``state`` by ``plan``, in the run of ``config``.
+    """What a TRAIN message asks of one client: to train from ``state`` by ``plan``, in the run of ``config``.
 
-    ``shared`` is what the algorithm's server half sends along, ``private`` how to make the update private, if at all
-    (``clients.privacy``), ``coding`` how to send it in fewer bits, if at all (``clients.quantisation``).
+    ``shared`` are tensors from the algorithm's server half. ``private`` says how to make the update private, if at all
+    (``clients.privacy``), and ``coding`` how to send it in fewer bits, if at all (``clients.quantisation``).
     """
 
     config: RunConfig
@@ -44,11 +44,11 @@ class Task:
 class Update:
     """What a client sends back.
 
-    ``packed`` are its active entries, one vector per dtype, or their code in fewer bits; ``phase_steps`` the
-    local steps that it took in each phase of the plan; ``loss`` their mean over the examples; ``seconds`` the time of
-    its training. ``finished`` is what the algorithm leaves behind, what it shares packed as the model is; ``tested``,
-    where clients hold examples out, the evaluation of the trained model on the client's own; ``private`` that the
-    update was clipped, and counts as any.
+    ``packed`` are its active entries, one vector per dtype, or their code in fewer bits; ``phase_steps`` the numbers of
+    local steps in each phase of the plan; ``loss`` the mean training loss over examples; ``seconds`` the training time.
+    ``finished`` is what the algorithm returns, with what it shares packed as the model is. ``tested`` is the evaluation
+    of the trained model on the examples that the client held out, if any. ``private`` says that the update was clipped
+    and has the same weight as any other.
     """
 
     packed: dict[str, Tensor]
@@ -62,7 +62,7 @@ class Update:
     private: bool = False
 
 
-# all clients of a cohort are sent the same records
+# all clients of a cohort get the same records
 _decoded, _decoded_shared = DecodedRecord(), DecodedRecord()
 
 
@@ -101,7 +101,7 @@ def client_of(context: Context) -> int:
 def answer_with(update: Update) -> Answer:
     """Write an update as the answer of one of a cohort's clients.
 
-    Raises ``TypeError`` for metrics of the algorithm's that are not numbers or lists of them.
+    Raises ``TypeError`` if the algorithm's metrics are not numbers or lists of numbers.
     """
     arrays = {protocol.ARRAYS: _arrays(update.packed)}
     if update.finished.shared:
@@ -118,7 +118,7 @@ def answer_with(update: Update) -> Answer:
         metrics[protocol.TEST_EXAMPLES] = update.tested.examples
         metrics[protocol.TEST_ACCURACY] = update.tested.accuracy
     if update.finished.metrics:
-        # from another ClientApp, checked by Flower
+        # a custom algorithm may return anything, so Flower checks it
         metrics |= dict(MetricRecord(dict(update.finished.metrics)))
     return Answer(arrays, {protocol.METRICS: metrics}, {protocol.WORKER: {protocol.DEVICE: update.device}})
 
@@ -141,7 +141,7 @@ def reply_with_saliency(saliency: State, examples: int, message: Message) -> Mes
 
 
 def kept_by(context: Context) -> State:
-    """Return what the algorithm's client kept from its last round, not to be written to."""
+    """Return what the algorithm's client half kept from its last round; it must not be written to."""
     if protocol.ALGORITHM not in context.state:
         return {}
     record = cast(ArrayRecord, context.state[protocol.ALGORITHM])
@@ -149,7 +149,7 @@ def kept_by(context: Context) -> State:
 
 
 def in_fewer_bits(update: Update, task: Task, context: Context) -> Update:
-    """Return an update in the form to send; what is lost is kept if the task requires it."""
+    """Return an update in the form to send; its error is kept if the task requires it."""
     if task.coding is None:
         return update
     coded, lost = quantised(update.packed, task.coding, residual_of(context), client_of(context))
@@ -158,7 +158,7 @@ def in_fewer_bits(update: Update, task: Task, context: Context) -> Update:
 
 
 def keep(update: Update, context: Context) -> None:
-    """Keep what the algorithm's client needs in its next round."""
+    """Keep what the algorithm's client half needs in its next round."""
     if update.finished.own:
         context.state[protocol.ALGORITHM] = _record(_arrays(update.finished.own))
 
@@ -169,6 +169,6 @@ def _arrays(state: State) -> dict[str, Array]:
 
 def _record(arrays: Mapping[str, Array]) -> ArrayRecord:
     record = ArrayRecord()
-    # not handed to the constructor, which would write them
+    # not passed to the constructor, which would convert them to bytes
     record.update(arrays)
     return record

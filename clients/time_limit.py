@@ -1,10 +1,10 @@
-"""How long a client may train: it is interrupted in Python; if native code does not return, its process is ended.
+"""Limit how long a client may train: Python code is interrupted; if native code does not return, the process is ended.
 
-The time of a client begins when its own training does, so that what a process imports and loads for all of its clients
-counts for none of them. Python code is interrupted by a timer's signal, which also ends waits such as ``time.sleep``:
+A client's time begins with its own training, so that what a process imports and loads for all of its clients counts for
+none of them. Python code is interrupted by a timer's signal, which also ends waits such as ``time.sleep``. This works
 only in a process's main thread, where Ray calls actors, and on platforms that have such timers. Native code that does
-not return to Python sees no signal. A process that may be ended, since it will be replaced, is ended some seconds later
-by ``faulthandler``, from a thread that does not need the interpreter, with the traceback in the log.
+not return to Python sees no signal. If the process may be ended, since it will be replaced, ``faulthandler`` ends it
+some seconds later, from a thread that does not need the interpreter, with the traceback in the log.
 """
 
 import faulthandler
@@ -28,9 +28,9 @@ class ClientTimeoutError(BaseException):
 
 @contextmanager
 def time_limit(seconds: float, *, ends_process: bool = False) -> Iterator[None]:
-    """Raise ``ClientTimeoutError`` in a block that takes longer than ``seconds``, 0 for any time.
+    """Raise ``ClientTimeoutError`` in a block that takes longer than ``seconds``; 0 sets no limit.
 
-    With ``ends_process`` a block that cannot be interrupted ends this process, after some seconds more.
+    With ``ends_process``, this process is ended some seconds later if the block cannot be interrupted.
     """
     if not seconds:
         yield
@@ -38,7 +38,7 @@ def time_limit(seconds: float, *, ends_process: bool = False) -> Iterator[None]:
 
     def interrupt(_signal: int, frame: FrameType | None) -> None:
         if _imports(frame):
-            # a half-imported module would stay so for all later clients
+            # not during an import: a half-imported module would remain so for all later clients
             signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
             return
         raise ClientTimeoutError(f"it trained for longer than client-timeout, {seconds:g} s, and was interrupted")
@@ -48,7 +48,7 @@ def time_limit(seconds: float, *, ends_process: bool = False) -> Iterator[None]:
     if ends_process:
         faulthandler.dump_traceback_later(seconds + grace(seconds), exit=True, file=_STDERR)
     try:
-        # two of them: the signal may still come in the inner one
+        # two finally blocks: the signal may still arrive during the inner one
         try:
             if timed:
                 signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -64,13 +64,13 @@ def time_limit(seconds: float, *, ends_process: bool = False) -> Iterator[None]:
 
 
 def limits_of(context: Context) -> tuple[float, bool]:
-    """Return for how many seconds a client may train, and whether its process may be ended after them."""
+    """Return the seconds that a client may train, and whether its process may be ended afterwards."""
     about = context.node_config
     return float(about.get(CLIENT_TIMEOUT, 0.0)), bool(about.get(REPLACEABLE, False))
 
 
 def is_clients_own(error: BaseException, context: Context) -> bool:
-    """Return whether an exception from a client's training is its failure, whatever the class.
+    """Return whether an exception from a client's training, of whatever class, is that client's failure.
 
     In a worker process that includes ``KeyboardInterrupt``; in the user's own process it may be the user's Ctrl-C.
     """
@@ -78,7 +78,7 @@ def is_clients_own(error: BaseException, context: Context) -> bool:
 
 
 def grace(seconds: float) -> float:
-    """Return how much longer than its time, in seconds, a client may take to be interrupted.
+    """Return how many seconds beyond its limit a client may take to be interrupted.
 
     >>> grace(0.5), grace(4.0), grace(600.0)
     (1.0, 4.0, 10.0)

@@ -1,6 +1,6 @@
 """What a process keeps for the clients of a run: the only module-level state of the project.
 
-A worker loads this module once and lives for the whole run, so that data set, partition and model are made once per
+A worker loads this module once and lives for the whole run, so that data set, partition and model are built once per
 process rather than once per message, and a round's masks once per process rather than once per client.
 """
 
@@ -39,10 +39,10 @@ _kept: list[tuple[RunConfig, Holding | None, "Workspace"]] = []
 class Workspace:
     """A process's data on its device, the clients' indices into it, and one model that clients take turns with.
 
-    ``state`` are the model's live tensors that travel. ``as_built`` is the rest of its state dict as the seed made it
-    (integer buffers, parameters that need no gradient), which is put back before each client. ``min_batch`` is the
-    number of examples that a batch must have. ``loss_of`` makes the loss of a client from its labels; ``own_loss`` is
-    the name of one that is not the task's.
+    ``state`` are the model's live tensors that are sent. ``as_built`` is the rest of its state dict as built from the
+    seed (integer buffers, parameters that need no gradient), which is restored before each client. ``min_batch`` is the
+    minimum number of examples in a batch. ``loss_of`` makes the loss of a client from its labels; ``own_loss`` is the
+    name of a loss other than the task's.
     """
 
     train: Examples
@@ -60,7 +60,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class PlanMasks:
-    """A round plan prepared for a model: one mask per phase, and which entries travel back."""
+    """A round plan prepared for a model: one mask per phase, and which entries are sent back."""
 
     phases: tuple[BitMask | None, ...]
     active: Positions
@@ -98,12 +98,12 @@ def workspace(
 ) -> Workspace:
     """Return the workspace for ``config``, made at the first call in this process. A process keeps one.
 
-    Its data are read from ``data.root`` where they are not given. Of those the workspace has the examples of the
-    clients in ``holding`` alone, the others' parts being empty; all of them by default.
+    Data that are not given are read from ``data.root``. With ``holding``, the workspace has only the examples of the
+    clients in it, and other clients' shares are empty.
     """
     if not _kept or not _serves(*_kept[0][:2], config, holding):
         _kept.clear()
-        # their results keep the workspace, and so its data, alive
+        # their cached results keep the old workspace, and with it the data, alive
         plan_masks.cache_clear()
         why_not_stackable.cache_clear()
         garbage.release()
@@ -117,7 +117,7 @@ def workspace(
 
 
 def _serves(kept: RunConfig, kept_holding: Holding | None, config: RunConfig, holding: Holding | None) -> bool:
-    # by identity first: all clients of a round have one config object, and comparing two takes as long as a small step
+    # identity first: all clients of a round share one config object, and comparing two takes as long as a small step
     return (kept is config or kept == config) and kept_holding in (None, holding)
 
 
@@ -129,7 +129,7 @@ def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Hol
     else:
         data = data or partitions.load_federated(**data_arguments(config))
         dataset = data.dataset
-        # normalised in the same way whichever examples are kept
+        # the same normalisation, whichever examples are kept
         facts = Facts(dataset.input_shape, dataset.num_classes, dataset.mean, dataset.std)
         if holding is not None:
             data = data.only(holding.clients(len(data.parts)))
@@ -159,7 +159,7 @@ def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Hol
 def _own_part(config: RunConfig, holding: Holding) -> partitions.FederatedData:
     """Read the node's part of the data and assign it to the clients that it holds.
 
-    Raises ``ValueError`` for data that have not the shape and classes of the server's, and for a node without clients.
+    Raises ``ValueError`` for data whose shape or classes differ from the server's, and for a node without clients.
     """
     facts, total = holding.facts, config.federation.clients
     clients = holding.clients(total)

@@ -1,4 +1,4 @@
-"""The server halves of the parts, each an ordinary Flower class that works without the others."""
+"""The server side: ordinary Flower classes, each of which works without the others."""
 
 from strategies.cohort_failures import RoundFailedError
 from strategies.cohort_grid import CohortGrid

@@ -1,7 +1,7 @@
-"""What an algorithm's two halves send each other besides the model, in a separate array record.
+"""Tensors that an algorithm's server and client halves exchange in addition to the model, in a separate array record.
 
-Downwards it holds tensors for every client, under the names that the server's half gives them; upwards a client's
-changes of tensors shaped like the parameters, packed by the round's plan as the model is.
+To the clients, it holds tensors for all of them, under the names that the server's half gives them; to the server, a
+client's changes of tensors shaped like the parameters, packed by the round's plan as the model is.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,9 +38,9 @@ def parameter_names(before: Mapping[str, Tensor], about: Mapping[str, Any]) -> l
 
 
 def changes_of(reply: Message, before: Mapping[str, Tensor], about: Mapping[str, Any], server_round: int) -> State:
-    """Return the changes in a client's reply by parameter; 0 where the round trained nothing.
+    """Return the changes in a client's reply, by parameter; 0 where the round trained nothing.
 
-    Raises ``ReplyError`` for a reply without them, and for changes that are not shaped as the parameters or not finite.
+    Raises ``ReplyError`` for a reply without changes, and for changes not shaped like the parameters or not finite.
     """
     client, record = reply.metadata.src_node_id, reply.content.get(ALGORITHM)
     if not isinstance(record, ArrayRecord):

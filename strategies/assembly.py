@@ -1,7 +1,7 @@
-"""The parts of a run from its config: data and clients' shares of it, the initial model, the strategy.
+"""Build the parts of a run from its config: the data and the clients' shares of it, the initial model, the strategy.
 
-Each is checked as far as it can be before the first message. ``server_app`` puts them to work; the command line uses
-them to show what a run would do.
+Each is checked as far as possible before the first message. ``server_app`` runs them; the command line uses them to
+show what a run would do.
 """
 
 import json
@@ -46,7 +46,7 @@ from strategies.wrapper import Wrapper
 def load_data(config: RunConfig) -> partitions.FederatedData:
     """Return the data set and every client's indices into its training split.
 
-    Raises ``ConfigError``, for labels too that the run's loss or measures cannot take.
+    Raises ``ConfigError``, also for labels that the run's loss or measures cannot use.
     """
     arguments = data_arguments(config)
     if lies_on_nodes(config):
@@ -67,12 +67,12 @@ def load_data(config: RunConfig) -> partitions.FederatedData:
 
 
 def lies_on_nodes(config: RunConfig) -> bool:
-    """Return whether each node reads data that only it has: with pinned clients and a loader that reads parts."""
+    """Return whether each node reads its own data: if clients are pinned and the data set's loader reads parts."""
     return config.federation.pinned and partitions.reads_parts(imports.resolve(config.data.name))
 
 
 def run_record(config: RunConfig, dataset: partitions.Dataset) -> ConfigRecord:
-    """Return what every message says about the run: its config, and the facts of data that only nodes read."""
+    """Return the run record of every message: the config, and facts about the data if only nodes read them."""
     record = ConfigRecord({RUN_CONFIG: json.dumps(config.flat())})
     if lies_on_nodes(config):
         facts = {SHAPE: dataset.input_shape, CLASSES: dataset.num_classes, MEAN: dataset.mean, STD: dataset.std}
@@ -81,7 +81,7 @@ def run_record(config: RunConfig, dataset: partitions.Dataset) -> ConfigRecord:
 
 
 def settled_holdings(config: RunConfig, data: partitions.FederatedData, grid: Grid) -> Holdings | None:
-    """Return which node holds which clients, where clients are pinned to nodes. Raises ``HoldingError``."""
+    """Return which node holds which clients, or None if clients are not pinned. Raises ``HoldingError``."""
     federation = config.federation
     if not federation.pinned:
         return None
@@ -93,7 +93,7 @@ def settled_holdings(config: RunConfig, data: partitions.FederatedData, grid: Gr
 
 
 def build_model(config: RunConfig, dataset: partitions.Dataset) -> nn.Module:
-    """Return the initial model, on the CPU. Raises ``ConfigError`` for one that cannot be federated."""
+    """Return the initial model, on the CPU. Raises ``ConfigError`` if it cannot be federated."""
     inspection = inspect(config, dataset)
     for finding in inspection.findings:
         if finding.level == "warning":
@@ -157,7 +157,7 @@ def _layer_faults(config: RunConfig, dataset: partitions.Dataset, model: nn.Modu
 
 
 def _made_up(dataset: partitions.Dataset) -> Tensor:
-    """Return two examples of the data set's shape and kind."""
+    """Return two artificial inputs of the data set's shape and kind."""
     dtype = torch.int64 if dataset.kind == "tokens" else torch.float32
     return torch.zeros((2, *dataset.input_shape), dtype=dtype)
 
@@ -234,7 +234,7 @@ def _private(config: RunConfig, sizes: Sequence[int], strategy: Strategy) -> Str
     if privacy.epsilon:
         clients = sum(size > 0 for size in sizes)
         drawn = min(config.federation.per_round, clients)
-        # with local noise a client's own releases count, at most one per round
+        # with local noise, each client's own releases count, at most one per round
         size, population = (1, 1) if local else (drawn, clients)
         noise = noise_for(
             privacy.epsilon, rounds=config.rounds, size=size, population=population, delta=privacy.delta,

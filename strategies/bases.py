@@ -1,6 +1,6 @@
-"""The Flower strategy that a run's server makes: the algorithm's own half, or its base by name or import string.
+"""The Flower strategy of a run: the algorithm's own server half, or the base strategy, by name or import string.
 
-The run decides which clients train (``federation.fraction``), so that the strategy takes every client that was drawn.
+The run draws the clients (``federation.fraction``), and the strategy uses every client that was drawn.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,10 +38,10 @@ BASES: dict[str, type[Strategy]] = {
     "qfedavg": flower.QFedAvg,
 }
 
-# the servers' halves of algorithms with their own aggregation; other algorithms have a base
+# server halves of the algorithms that aggregate in their own way; the others use a base strategy
 SERVERS: dict[str, type[Strategy]] = {"scaffold": Scaffold, "feddyn": FedDyn, "fednova": FedNova, "fedexp": FedExP}
 
-# masks that take arguments of the algorithm's
+# masks that take some of the algorithm's arguments
 MASKS: dict[str, type[SharedMask]] = {"ssfl": SSFL}
 
 _EVERYONE = {"fraction_train": 1.0, "min_train_nodes": 1, "min_available_nodes": 1}
@@ -58,7 +58,7 @@ def make_masked(
     *,
     inside: Callable[[Strategy], Strategy] = lambda strategy: strategy,
 ) -> SharedMask:
-    """Return the strategy of an algorithm and a base under the masks of ``plan``. Raises as ``make_base``.
+    """Return the strategy of an algorithm and a base under the masks of ``plan``. Raises as ``make_base`` does.
 
     ``inside`` may wrap the strategy before the masks do.
     """
@@ -69,9 +69,9 @@ def make_masked(
 
 
 def make_base(algorithm: str, base: str, args: Mapping[str, Scalar]) -> Strategy:
-    """Return the strategy of an algorithm and a base, with those arguments that are the server's.
+    """Return the strategy of an algorithm and a base, made with the arguments that are for the server.
 
-    Raises ``ValueError`` for what is no Flower strategy.
+    Raises ``ValueError`` if it is not a Flower strategy.
     """
     kind, client = _class_of(algorithm, base), local_algorithm_class(algorithm)
     return call_with(kind, _EVERYONE, _for_server(kind, client, args))  # type: ignore[no-any-return]
@@ -100,7 +100,7 @@ def base_faults(algorithm: str, base: str, args: Mapping[str, Scalar]) -> list[s
     except TypeError as error:
         # one of the bases got an argument that it does not take
         return check(forwards=True) or [f"strategy.base: {error}"]
-    except Exception as error:  # a strategy may refuse its arguments with anything
+    except Exception as error:  # a strategy may raise anything to refuse its arguments
         return [f"strategy.base: {error}"]
     return faults
 
@@ -128,7 +128,7 @@ def _client_faults(algorithm: str, client: type[LocalAlgorithm] | None, args: Ma
         return faults
     try:
         call_with(client, {}, own)
-    except Exception as error:  # an algorithm may refuse its arguments with anything
+    except Exception as error:  # an algorithm may raise anything to refuse its arguments
         return [f"strategy.name={algorithm}: {error}"]
     return []
 
@@ -136,7 +136,7 @@ def _client_faults(algorithm: str, client: type[LocalAlgorithm] | None, args: Ma
 def _for_server(
     kind: type[Strategy], client: type[LocalAlgorithm] | None, args: Mapping[str, Scalar]
 ) -> dict[str, Scalar]:
-    """Return the arguments that the server's half takes, and those that neither half does."""
+    """Return the arguments that the server's half takes, and those that neither half takes."""
     if client is None:
         return dict(args)
     clients, servers = accepted(client, args), named(kind, args)

@@ -1,7 +1,7 @@
 """What a Flower strategy carries from round to round, as tensors for a checkpoint: momenta, moments, counters.
 
 Flower's strategies keep them in public attributes: arrays by name (``m_t``), in a list (``momentum_vector``), numbers.
-A strategy of one's own may instead have ``state_dict`` and ``load_state_dict``, with tensors by name.
+A custom strategy may define ``state_dict`` and ``load_state_dict`` instead, with tensors by name.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from strategies.records import decode, encode
 _GLOBAL = frozenset({"current_arrays"})
 
 
-# between the name of a wrapper's class and that of its tensor
+# between the name of a wrapper's class and the name of its tensor
 _WRAPPER = "::"
 
 
@@ -32,9 +32,10 @@ def innermost(strategy: Strategy) -> Strategy:
 
 
 def carried_state(strategy: Strategy) -> State:
-    """Return what strategies carry, the innermost by ``attribute#kind/name``; empty before its first step.
+    """Return what a strategy and its wrappers carry from round to round.
 
-    A wrapper with a ``state_dict`` adds to it, with the name of its class as prefix.
+    Tensors of the innermost strategy are named ``attribute#kind/name``; it has none before its first step. A wrapper
+    adds its ``state_dict``, with the name of its class as prefix.
     """
     around = {
         f"{type(wrapper).__name__}{_WRAPPER}{name}": tensor

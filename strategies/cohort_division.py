@@ -1,14 +1,14 @@
-"""Which clients of a round share a worker: cohorts of even work, and smaller ones where a worker died."""
+"""Which clients of a round share a worker: cohorts of similar work, and smaller ones after a worker has died."""
 
 import heapq
 from collections.abc import Iterable, Sequence
 
 
 def assign(clients: Iterable[int], sizes: Sequence[int], *, nodes: int, together: int = 1) -> list[list[int]]:
-    """Divide clients into at most ``nodes`` cohorts of even work, in blocks of ``together`` neighbours; none is empty.
+    """Divide clients into at most ``nodes`` non-empty cohorts of similar work, in blocks of ``together`` neighbours.
 
-    The longest block goes first, to the least loaded cohort. Blocks are made of the ids in ascending order, so that
-    they do not depend on the number of nodes.
+    The largest block goes first, to the least loaded cohort. Blocks are formed from the ids in ascending order, so
+    that they do not depend on the number of nodes.
 
     >>> assign([0, 1, 2, 3], [50, 10, 30, 20], nodes=2)
     [[0, 1], [2, 3]]
@@ -28,12 +28,12 @@ def assign(clients: Iterable[int], sizes: Sequence[int], *, nodes: int, together
 
 
 def divided(clients: Sequence[int], together: int) -> list[Sequence[int]]:
-    """Return the cohorts into which a cohort is divided whose worker died twice.
+    """Return the smaller cohorts into which to divide one whose worker died twice.
 
-    Immediately into the smallest, since every death costs the start of a process, while small messages cost next to
-    nothing: with one such client of n, three workers die and no client trains more than three times, whereas repeated
-    halving would take log2(n) more deaths. Clients that train together in one stack stay together, to keep the last
-    bits, unless the worker died with just this stack.
+    They are as small as possible at once, since every death costs the start of a process, while small messages cost
+    next to nothing: if one client of n kills its workers, three workers die and no client trains more than three times,
+    whereas repeated halving would take log2(n) more deaths. Clients that train in one stack stay together, so that
+    results keep their last bits, unless the worker died with just this stack.
 
     >>> divided([0, 1, 2], together=1), divided([0, 1, 2, 5, 8], together=2), divided([2, 5], together=2)
     ([[0], [1], [2]], [[0, 1], [2, 5], [8]], [[2], [5]])

@@ -1,4 +1,4 @@
-"""Failures that end a run, whichever strategy it has: too many clients of a round, a worker of Flower's simulation."""
+"""Failures that end a run, whatever its strategy: too many failed clients, or a dead worker of Flower's simulation."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ _DEATHS = ("ActorDiedError", "ActorUnavailableError", "OutOfMemoryError", "RayAc
 class RoundFailedError(RuntimeError):
     """More clients failed in a round than allowed.
 
-    ``limit`` names the argument of ``CohortGrid`` that was exceeded, ``tolerate`` or ``quorum``; ``allowed`` says how.
+    ``limit`` is the argument of ``CohortGrid`` that was violated, ``tolerate`` or ``quorum``; ``allowed`` explains it.
     """
 
     def __init__(self, server_round: int, failures: Sequence[Failure], limit: str, allowed: str) -> None:
@@ -36,7 +36,7 @@ class WorkerLostError(RuntimeError):
 
 
 def died_in_flowers_pool(reason: str | None) -> bool:
-    """Return whether an error of Flower's simulation says that one of its actors died, which it nevertheless keeps."""
+    """Return whether an error of Flower's simulation says that one of its actors died; Flower keeps using it."""
     return any((reason or "").startswith(f"<class 'ray.exceptions.{name}'>") for name in _DEATHS)
 
 

@@ -59,8 +59,8 @@ class CohortGrid(GridView):
     grid
         Any Flower grid. Its ClientApp has ``clients.cohort_mod`` as its first mod.
     sizes
-        Number of examples of each client: work is distributed evenly by it, and no client may report to have trained on
-        more; a client of size 0 is never shown. Or the number of clients, if their sizes are not known.
+        Number of examples of each client: work is balanced by it, and no client may report more examples; a client of
+        size 0 is never shown. Or the number of clients, if their sizes are not known.
     tolerate
         Number of clients of a round that may fail before ``RoundFailedError`` ends the run.
     quorum
@@ -70,11 +70,11 @@ class CohortGrid(GridView):
     wait_seconds
         How long to wait for the first node.
     client_timeout
-        For how many seconds a client may train before it has failed, 0 for any time (``clients.time_limit``).
+        Seconds after which a client that still trains has failed, 0 for no limit (``clients.time_limit``).
     sums
-        Returns whether workers may sum up their clients' arrays in a round, by its number, for a strategy that needs
-        only the mean (``strategies.FedAvg``). Replies then share one record of summed arrays, with a bit-identical
-        result, and no client's model leaves its worker. By default they never do.
+        Function from the number of a round to whether workers may sum up their clients' arrays in it, for a strategy
+        that needs only the mean (``strategies.FedAvg``). Replies then share one record of summed arrays, with a
+        bit-identical result, and no client's model leaves its worker. By default they never may.
     states
         Files for what clients keep in ``context.state``, in a folder visible to all workers. By default it travels in
         messages and is held here, in memory.
@@ -128,7 +128,7 @@ class CohortGrid(GridView):
         raise NotImplementedError("CohortGrid sends a cohort's messages together: use send_and_receive")
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages to clients and return their replies by ascending client id, those of failed clients as errors.
+        """Send messages to clients and return their replies by ascending client id; failed clients reply with errors.
 
         Raises ``RoundFailedError`` if more clients failed than allowed, ``WorkerLostError`` if a worker of Flower's own
         simulation died, however many failures are allowed, and, before anything is sent, ``ValueError`` for a message
@@ -177,7 +177,7 @@ class CohortGrid(GridView):
         return self._checked(messages, answers, totals)
 
     def _dealt_out(self, messages: Mapping[int, Message]) -> Mapping[int, Sequence[int]]:
-        """Return the cohort of each node, by node."""
+        """Return each node's cohort, by node id."""
         nodes = self._wait_for_nodes()
         if self.holdings is not None:
             return self.holdings.place(messages)

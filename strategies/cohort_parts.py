@@ -1,8 +1,8 @@
-"""What a round's workers sent back, part by part, until every client has replied or failed.
+"""What a round's workers sent back, one part per cohort, until every client has replied or failed.
 
 A part is a cohort with the replies of its clients and, where they were summed up, their sum. A cohort whose worker died
-(``replies.LOST``) is divided (``cohort_division``) and tried again in the same round, until the clients that end their
-workers are alone.
+(``replies.LOST``) is divided (``cohort_division``) and tried again in the same round, until each client that kills its
+worker is alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,17 +39,17 @@ class Part:
 
     @property
     def summed(self) -> list[int]:
-        """The clients that are in the sum, according to the worker."""
+        """The clients included in the sum, according to the worker."""
         return [client for client, reply in self.replies.items() if reply.summed]
 
     def fail(self, client: int, reason: str, *, stage: str = CHECKING) -> Failure:
-        """Make a client fail and return its failure."""
+        """Mark a client as failed and return its failure."""
         failure = Failure(client, stage, reason)
         self.replies[client] = ClientReply(failure=failure)
         return failure
 
     def give_up(self) -> Failure:
-        """Make the client fail that trained alone when its worker died, and return its failure."""
+        """Mark the client that trained alone when its worker died as failed, and return its failure."""
         (client,) = self.clients
         return self.fail(client, f"it trained alone, and {self.lost}", stage=TRAINING)
 
@@ -60,7 +60,7 @@ def silent(clients: Sequence[int], timeout: float | None) -> Part:
 
 
 def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], max_examples: Mapping[int, int]) -> Totals:
-    """Make those clients fail whose replies cannot be used, and return the total of the sums that can.
+    """Mark the clients whose replies cannot be used as failed, and return the total of the usable sums.
 
     ``checks`` holds the checks of each client's message, ``max_examples`` each client's number of examples where it is
     known. A sum that includes a refused reply, or that is itself unusable, is dropped, and all of its clients fail.
@@ -88,7 +88,7 @@ def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], max_examples
 
 
 def _sum_stands(part: Part, members: Sequence[int], checks: Mapping[int, ReplyChecks]) -> bool:
-    """Make the clients of an invalid sum fail; return whether there is a valid sum."""
+    """Mark the clients of an invalid sum as failed; return whether there is a valid sum."""
     refused = [client for client in members if part.replies[client].failure is not None]
     fault = checks[part.clients[0]].fault_of_sum(part.sum, len(members))
     if fault is None and refused:

@@ -1,8 +1,8 @@
-"""A worker's reply, as ``clients.cohort_replies`` writes it, taken apart into those of its clients.
+"""A worker's reply, as ``clients.cohort_replies`` writes it, split into the replies of its clients.
 
-Nothing in it is trusted: what does not parse, or does not answer for the clients that the worker was sent, is a failure
-of the clients concerned, and of all of the worker's clients if it is unclear which. ``reply_checks`` decides whether a
-client's own reply can be used.
+Nothing in it is trusted: what does not parse, or does not match the clients that the worker was sent, is a failure of
+the clients concerned, or of all of the worker's clients if it is unclear which they are. ``reply_checks`` decides
+whether a client's own reply can be used.
 """
 
 import json
@@ -22,7 +22,7 @@ from fedpfn.runs.client_states import from_json
 from strategies.records import TensorArray, decode
 
 ANSWERING = "answering"
-# a row of a stack, and whether its numbers are fit for use
+# the rows of a stack, each with whether its numbers are fit for use
 _Rows = Iterator[tuple[Tensor, bool]]
 
 
@@ -30,8 +30,8 @@ _Rows = Iterator[tuple[Tensor, bool]]
 class ClientReply:
     """What a client replied: its records and the state that it keeps, or how it failed.
 
-    ``summed`` is the key of its array record where that is part of the worker's sum, and not in ``content``; ``norm``
-    that of its update, where its worker was to sum. ``kept`` says that its state was written into a file.
+    ``summed`` is the key of its array record if that is in the worker's sum rather than in ``content``; ``norm`` is the
+    norm of its update if the worker was asked for a sum. ``kept`` says that its state was written to a file.
     """
 
     content: RecordDict = field(default_factory=RecordDict)
@@ -43,7 +43,7 @@ class ClientReply:
 
 
 class CheckedArray(TensorArray):
-    """An array whose numbers were looked at together with those of other clients (``fedpfn.params.fit_to_use``)."""
+    """An array whose numbers were already checked, together with other clients' (``fedpfn.params.fit_to_use``)."""
 
     # the name under which an object of Flower's is known on the wire
     __qualname__ = "Array"
@@ -67,7 +67,7 @@ def read_replies(reply: Message, clients: Sequence[int]) -> dict[int, ClientRepl
 
 
 def failed(clients: Sequence[int], reason: str, *, stage: str = ANSWERING) -> dict[int, ClientReply]:
-    """Return for each of ``clients`` that it did not answer, and why."""
+    """Return for each of ``clients`` a failure with this reason."""
     return {client: ClientReply(failure=Failure(client, stage, reason)) for client in clients}
 
 
@@ -101,7 +101,7 @@ def _of_these(
     strays, absent = sorted(counts.keys() - set(clients)), [client for client in clients if client not in counts]
     twice = [client for client in clients if counts[client] > 1]
     odd = [f"client {stray}, whom it was not sent" for stray in strays] + [f"client {c} twice or more" for c in twice]
-    # where it sums up, clients that it was not sent, or was sent twice, may be in the sum
+    # a sum may include clients that the worker was not sent, or a client twice
     if odd and (not absent or any(reply.summed for reply in replies.values())):
         return failed(clients, f"its worker answered for {', '.join(odd)}")
     instead = f", and answered for {', '.join(odd)}" if odd else ""
@@ -164,7 +164,7 @@ def _read_values(report: dict[str, Any], content: RecordDict, state: RecordDict,
 
 
 def _texts(error: Any) -> list[str]:
-    """Return stage, error and perhaps traceback of a failure. Raises ``ValueError`` for anything else."""
+    """Return stage, error and, if present, traceback of a failure. Raises ``ValueError`` for anything else."""
     if not (isinstance(error, list) and 2 <= len(error) <= 3 and all(isinstance(text, str) for text in error)):
         raise ValueError(f"a failure is two or three texts, got {error!r}")
     return error

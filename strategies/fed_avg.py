@@ -3,10 +3,10 @@
 w_{t+1} = sum_i p_i w_i with p_i = n_i / sum n. Flower sums in the arrays' own dtype and in the order in which replies
 arrive: in float32 the mean of equal tensors then differs from them in the last digit, and two runs differ. Here updates
 are summed exactly on a grid (``fedpfn.averaging``), which leaves an entry unchanged if no client moved it, and lets
-workers sum up their own clients: messages state the grid, and replies are clients or sums of clients, with the same
-result.
+workers sum up their own clients: messages state the grid, and a reply is one client's or a sum of several, with the
+same result.
 
-Flower's server optimisers average and then step; as mixins in front of this class, they step from this mean.
+Flower's server optimisers average and then step; combined with this class as a mixin, they step from this mean.
 """
 
 import math
@@ -27,11 +27,11 @@ from strategies.replies import ReplyError, only_arrays, only_metrics, split
 
 
 class FedAvg(flower.FedAvg):
-    """Flower's FedAvg, arguments and all, with a mean that does not depend on the order of the replies.
+    """Flower's FedAvg, with the same arguments and a mean that does not depend on the order of the replies.
 
-    ``elementwise`` says that the new value of an entry depends on the mean of the clients' values of that entry alone,
-    whatever the round before: such a strategy can be handed packed arrays, and, unless a subclass of it overrides
-    ``aggregate_train``, sums.
+    ``elementwise`` says that an entry's new value depends only on the mean of the clients' values of that entry, not on
+    earlier rounds: such a strategy can be handed packed arrays and, unless a subclass overrides ``aggregate_train``,
+    sums.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class FedAvg(flower.FedAvg):
     weighted_by_key
         Name of the metric that is a client's weight in all means.
     arrayrecord_key, configrecord_key
-        Keys of the records in a message; the parts in ``clients`` look for the config record under the default.
+        Keys of the records in a message; the mods in ``clients`` look for the config record under the default key.
     train_metrics_aggr_fn, evaluate_metrics_aggr_fn
         Functions that aggregate metrics from the contents of the replies and ``weighted_by_key``; by default weighted
         means.
@@ -79,9 +79,9 @@ class FedAvg(flower.FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the mean of the replies' arrays, weighted by ``weighted_by_key``, and their aggregated metrics.
 
-        Clients whose replies share one record of summed arrays count as what they add up to. Where a round's arrays
-        include others than floating-point ones of at most 32 bits, floating-point arrays are summed in float64 in the
-        order of the replies, and integer arrays are the first reply's: counters are not averaged. Raises
+        Clients whose replies share one record of summed arrays enter the mean as that sum. If a round's arrays include
+        any that are not floating point of at most 32 bits, floating-point arrays are summed in float64 in the order of
+        the replies, and integer arrays are taken from the first reply: counters are not averaged. Raises
         ``ReplyError`` for a reply without exactly one array record and one metric record, or without the weight.
         """
         valid, _ = split(replies)
@@ -134,7 +134,7 @@ class FedAvg(flower.FedAvg):
 
 
 def _largest(grid: Grid | None) -> float:
-    """Return the largest number of examples of a client, where a grid knows it."""
+    """Return the largest number of examples of a client if a grid knows it, else ``LARGEST``."""
     while grid is not None:
         if (largest := max(getattr(grid, "sizes", ()), default=1)) > 1:
             return float(largest)
@@ -145,7 +145,7 @@ def _largest(grid: Grid | None) -> float:
 def mean_metrics(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord:
     """Return the metrics' means weighted by ``weighted_by_key``, as Flower's default does, column by column.
 
-    Raises ``ValueError`` for replies that do not report the same metrics, or lists of other lengths.
+    Raises ``ValueError`` for replies that do not report the same metrics, or lists of different lengths.
     """
     records = [only_metrics(content) for content in contents]
     weights = np.array([record[weighted_by_key] for record in records], dtype=np.float64)

@@ -5,8 +5,7 @@ From the clients of a round, S of N:
     h <- h - (alpha / N) sum_{i in S} (w_i - w_t),    w_{t+1} = mean_S w_i - h / alpha,
 
 every client counting equally. Under a mask h does not change where nothing moved, and ``SharedMask`` undoes -h / alpha
-there. The
-client's half is ``fedpfn.algorithms.fed_dyn``.
+there. The client's half is ``fedpfn.algorithms.fed_dyn``.
 """
 
 from collections.abc import Iterable, Mapping

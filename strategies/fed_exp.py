@@ -49,7 +49,7 @@ class FedExP(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Step along the mean update by eta_g; other arrays than parameters are averaged."""
+        """Step along the mean update by eta_g; arrays other than parameters are averaged."""
         valid, _ = split(replies)
         states = [from_record(only_arrays(reply.content)[1]) for reply in valid]
         mean, metrics = super().aggregate_train(server_round, valid)

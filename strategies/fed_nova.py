@@ -1,5 +1,4 @@
-"""FedNova (Wang et al. 2020, arXiv 2007.07481), server's half: updates normalised by how far a client's steps could
-move it.
+"""FedNova (Wang et al. 2020, arXiv 2007.07481), server's half: updates are divided by the reach of a client's steps.
 
 With p_i = n_i / sum n and a_i the client's normaliser,
 
@@ -47,9 +46,9 @@ class FedNova(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return w_t less the normalised mean of the updates; other arrays than parameters are averaged.
+        """Return w_t less the normalised mean of the updates; arrays other than parameters are averaged.
 
-        Raises ``ReplyError`` for a reply without its reach in each phase.
+        Raises ``ReplyError`` for a reply that lacks its reach in each phase.
         """
         valid, _ = split(replies)
         states = [from_record(only_arrays(reply.content)[1]) for reply in valid]

@@ -2,7 +2,7 @@
 
 Round t: draw a mask m_t, the same for all clients; client i starts at w_t and takes steps w_i <- w_i - eta (m_t * g_i);
 the server averages, w_{t+1} = sum_i p_i w_i. Frozen entries are anchored at w_t, so that they are bit-identical in
-w_{t+1}, and they need not travel back. With ratio 0 this is FedAvg.
+w_{t+1} and need not be sent back. With ratio 0 this is FedAvg.
 """
 
 from collections.abc import Collection

@@ -1,8 +1,8 @@
 """FedPNU: progressive neuron updating, in which a mask and then its complement train (arXiv 2402.01342, section 4.2).
 
 Round t: draw a mask m_t, the same for all clients; client i takes the first share phi of its local steps with m_t and
-the rest with 1 - m_t; the server averages. Which phases the paper means is not stated: this is the project's reading,
-and ``variant`` offers the others. Since both phases together train every entry, every entry travels back.
+the rest with 1 - m_t; the server averages. The paper does not define its phases: this is the project's reading, and
+``variant`` offers others. Since the two phases together train every entry, every entry is sent back.
 """
 
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""Wrappers of a Flower grid: a base class that delegates everything, and grids that change one thing."""
+"""Wrappers of a Flower grid: a base class that delegates everything, and grids that each change one thing."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,53 +15,53 @@ class GridView(Grid):
         self.grid = grid
 
     def set_run(self, run: Run) -> None:
-        """Set the run of the grid behind."""
+        """Set the run of the wrapped grid."""
         self.grid.set_run(run)
 
     @property
     def run(self) -> Run:
-        """The run of the grid behind."""
+        """The run of the wrapped grid."""
         return self.grid.run
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """Create a message as the grid behind does."""
+        """Create a message as the wrapped grid does."""
         return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the node ids of the grid behind."""
+        """Return the node ids of the wrapped grid."""
         return self.grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Push messages to the grid behind."""
+        """Push messages to the wrapped grid."""
         return self.grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Pull messages from the grid behind."""
+        """Pull messages from the wrapped grid."""
         return self.grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages through the grid behind and return the replies."""
+        """Send messages through the wrapped grid and return the replies."""
         return self.grid.send_and_receive(messages, timeout=timeout)
 
 
 def everybody(grid: Grid) -> list[int]:
-    """Return the ids of all nodes, of which a round may show a strategy only the drawn ones."""
+    """Return the ids of all nodes, including those that a round hides from its strategy."""
     while isinstance(grid, Population):
         grid = grid.grid
     return list(grid.get_node_ids())
 
 
 class Population(GridView):
-    """A grid in which only ``nodes`` are visible: those to draw from in a round."""
+    """A grid that shows only ``nodes``: those that a round may use."""
 
     def __init__(self, grid: Grid, nodes: Sequence[int]) -> None:
         super().__init__(grid)
         self.nodes = list(nodes)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the ids of the population."""
+        """Return the ids of the visible nodes."""
         return list(self.nodes)
 
 
@@ -80,7 +80,7 @@ class PolledGrid(GridView):
         """Send messages and yield the replies; nodes that have not replied after ``timeout`` seconds are left out."""
         sent = list(messages)
         self.grid.push_messages(sent)
-        # including messages that the SuperLink did not accept: it reports this instead of a reply
+        # including messages that the SuperLink did not accept: it returns an error in place of a reply
         waiting = {message.metadata.message_id for message in sent}
         deadline = None if timeout is None else time.monotonic() + timeout
         while waiting and (deadline is None or time.monotonic() < deadline):

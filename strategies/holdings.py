@@ -54,9 +54,8 @@ class Holdings:
         """Wait until all clients that have examples are held, or ``patience`` seconds, and report what is wrong.
 
         Up to ``tolerate`` clients of known size may be missing: they fail in every round until a node comes that holds
-        them. Raises
-        ``HoldingError`` for more of them, for clients that several nodes hold, and for nodes that cannot say what they
-        hold.
+        them. Raises ``HoldingError`` if more are missing, if several nodes hold the same client, and if a node cannot
+        say what it holds.
         """
         deadline = time.monotonic() + patience
         while True:
@@ -86,7 +85,7 @@ class Holdings:
             raise HoldingError("; ".join(faults))
 
     def place(self, clients: Iterable[int]) -> dict[int, list[int]]:
-        """Return the cohort of each node that holds some of ``clients``, by node; clients of no node are left out."""
+        """Return the cohort of each node that holds any of ``clients``, by node, without clients that no node holds."""
         nodes = sorted(self.grid.get_node_ids())
         self._ask(nodes)
         # the latest answer counts: a node that came back with another id may still be listed as connected
@@ -136,7 +135,7 @@ class Holdings:
 
 
 def _numbers(clients: Sequence[int]) -> str:
-    """Write client ids, the first ten of many.
+    """Write client ids; of more than ten, the first ten.
 
     >>> _numbers([1, 3]), _numbers(range(12))
     ('1, 3', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more')

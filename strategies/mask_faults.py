@@ -20,7 +20,7 @@ def schedule_faults(config: RunConfig) -> Iterator[str]:
         return
     name, args = config.mask.schedule, args_of(config.mask.args)
     if config.strategy.name == "ssfl":
-        # it would be ignored silently
+        # the setting would be silently ignored
         if config.mask.granularity != "weight":
             yield "strategy.name=ssfl freezes single entries and cannot be used with mask.granularity=neuron"
         if name not in ("per-round", "fixed"):
@@ -47,7 +47,7 @@ def schedule_faults(config: RunConfig) -> Iterator[str]:
 
 
 def frozen_faults(config: RunConfig) -> Iterator[str]:
-    """Yield the round in which the mask freezes every parameter; with patterns that leave some out it is allowed."""
+    """Yield the first round in which the mask freezes every parameter; masks with patterns are not checked."""
     mask = config.mask
     if not is_masked(config) or imports.is_reference(mask.schedule):
         return

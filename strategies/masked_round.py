@@ -1,4 +1,4 @@
-"""One round under a mask: the positions of its frozen entries, whole states from packed ones, checks of replies."""
+"""One round under a mask: which entries it trains, complete states from packed replies, and checks of these replies."""
 
 from collections.abc import Mapping
 from copy import copy
@@ -18,7 +18,7 @@ from strategies.replies import ReplyError, only_arrays
 
 @dataclass(frozen=True)
 class MaskedRound:
-    """A round's plan on the state that its clients start from, w_t."""
+    """A round's plan, applied to the state that its clients start from, w_t."""
 
     plan: Plan
     parameters: tuple[str, ...]
@@ -30,11 +30,11 @@ class MaskedRound:
         return plan_positions(self.plan, tuple((name, tuple(self.before[name].shape)) for name in self.parameters))
 
     def whole(self, arrays: Mapping[str, Tensor]) -> State:
-        """Return a client's whole state. Raises ``ValueError`` for packed entries that do not fit the plan."""
+        """Return a client's complete state. Raises ``ValueError`` for packed entries that do not fit the plan."""
         return unpack(arrays, self.positions, self.before) if is_packed(arrays) else dict(arrays)
 
     def restored(self, name: str, tensor: Tensor) -> Tensor:
-        """Return ``tensor`` with the frozen entries of ``name``, and its dtype, as they were before the round."""
+        """Return ``tensor`` with the frozen entries and the dtype that ``name`` had before the round."""
         before = self.before[name]
         if name not in self.parameters:
             return tensor.to(before.dtype) if before.is_floating_point() else before
@@ -42,7 +42,7 @@ class MaskedRound:
         return unpack(pack({name: tensor.to(before.dtype)}, one), one, {name: before})[name]
 
     def moves_frozen(self, state: Mapping[str, Tensor]) -> bool:
-        """Return whether a client's whole state differs from w_t where the plan freezes."""
+        """Return whether a client's complete state differs from w_t in frozen entries."""
         return any(
             self.positions.of.get(name) is not None and not torch.equal(self.restored(name, state[name]), state[name])
             for name in self.parameters
@@ -50,7 +50,7 @@ class MaskedRound:
 
 
 def whole_reply(masked: MaskedRound, reply: Message, server_round: int) -> Message:
-    """Return a reply with whole arrays in place of packed ones; the reply itself is not changed.
+    """Return a reply with unpacked arrays in place of packed ones; the original is not changed.
 
     Raises ``ReplyError`` for arrays that do not fit what was sent.
     """

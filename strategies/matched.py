@@ -4,7 +4,7 @@ Averaging assumes that unit 7 of one client corresponds to unit 7 of another. Ma
 Ainsworth et al. 2023; ``fedpfn.lmc.matching``) finds the numbering in which a client's model is closest to the target,
 by its weights or by what its units compute on examples, and the inner strategy averages the renumbered models. Under a
 mask only units without frozen entries may move (``fedpfn.lmc.matching.in_rounds``), so this goes outside the mask:
-``Matched(SharedMask(FedAvg()), model)``. It sees every client's model, so that workers must not sum them up.
+``Matched(SharedMask(FedAvg()), model)``. It needs every client's model, so workers must not sum them up.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -46,8 +46,8 @@ class Matched(Wrapper):
     method
         ``weights`` compares weights, ``activations`` what units compute on ``examples``.
     to
-        What models are matched to: ``global``, the model that the round started from, or ``mean``, that of the clients
-        matched so far, in the order of their ids, the first to the global model.
+        What models are matched to: ``global``, the model that the round started from, or ``mean``, the mean of the
+        models matched so far, in the order of client ids; the first is matched to the global model.
     examples
         Examples for ``activations``; their labels are not used.
     inputs
@@ -147,7 +147,7 @@ class Matched(Wrapper):
         return arrays_after, metrics
 
     def _matcher(self, server_round: int, sent: Coding) -> Callable[[int, State, State], Matching]:
-        """Return the function from a client, a target and its state to the matching."""
+        """Return the function that matches a client's state to a target."""
         movable = movable_units(self.spec, _active(sent))
 
         def match(client: int, target: State, state: State) -> Matching:
@@ -181,7 +181,7 @@ class Matched(Wrapper):
 
 
 def _active(sent: Coding) -> dict[str, Tensor]:
-    """Return which entries a round's mask trains, of the tensors in which it freezes any."""
+    """Return which entries a round's mask trains, for each tensor in which it freezes any."""
     active: dict[str, Tensor] = {}
     for name, positions in sent.positions.of.items():
         if positions is not None:

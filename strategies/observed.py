@@ -1,7 +1,7 @@
-"""Rounds as values, around any Flower strategy: what each round sent, received and produced goes to observers.
+"""Show observers what each round sent, received and produced, for any Flower strategy.
 
 An observer is a function of a ``Round``. It is called after every aggregation, and once before the first round with the
-initial model as round 0, and may return numbers for Flower's own result of the run.
+initial model as round 0. The numbers that it returns, if any, are added to Flower's result of the run.
 """
 
 import time
@@ -69,14 +69,14 @@ class Observed(Strategy):
     strategy
         Any Flower strategy. The observers see what travels, so this is the outermost wrapper.
     *observers
-        Functions of a ``fedpfn.rounds.Round``; numbers that they return are in Flower's result.
+        Functions of a ``fedpfn.rounds.Round``; the numbers that they return are added to Flower's result.
     device
-        Device of the states of rounds.
+        Device on which observers get the states of a round.
     rounds_done
         Rounds that an earlier process ran. Flower counts from 1 in every ``start``; for the strategy and the observers
         rounds are numbered ``rounds_done`` higher, and the initial model is not shown again.
     ended
-        Called after the observers have seen a round; returns whether the run ends with it, before the last one.
+        Called after the observers have seen a round; returns whether the run ends early, with this round.
 
     Examples
     --------
@@ -267,7 +267,7 @@ def _bytes_of(messages: Iterable[Message], coding: Coding | None = None) -> int:
         for record in message.content.values():
             if not isinstance(record, ArrayRecord):
                 continue
-            # one record may be in all messages
+            # several messages may share one record
             if id(record) not in sizes:
                 sizes[id(record)] = _summed_bytes(record, coding) if is_summed(record) else record_bytes(record)
             total += sizes[id(record)]

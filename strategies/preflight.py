@@ -1,4 +1,4 @@
-"""All faults of a config that can be found before anything starts, beyond those of its values, at once.
+"""Find all faults of a config, beyond those of single values, that can be found before anything starts.
 
 It checks data sets and partitions (``partitions``), models, masks and import strings (``fedpfn``), Flower's strategies,
 and the run folder (``resumption``). No data are read. The model is built and tried on inputs of the right shape if the
@@ -33,15 +33,15 @@ from strategies.mask_faults import cycle_faults, frozen_faults, pattern_faults, 
 from strategies.private import privacy_fault
 from strategies.resumption import resume_faults
 
-# algorithms with further arrays, sent or kept, whose entries belong to a client's own units
+# algorithms that send or keep further arrays whose entries belong to a client's own units
 _BY_UNIT = ("scaffold", "feddyn", "moon")
 
 
 def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: bool = True) -> list[str]:
     """Return every fault of ``config`` that can be found without reading data, one line each.
 
-    Nothing is checked that depends on one of the ``unknown`` keys, whose values are faulty. Without ``try_model`` the
-    model is not built, for a caller that reports the findings of building it itself.
+    Checks that depend on one of the ``unknown`` keys, whose values are faulty, are skipped. Without ``try_model`` the
+    model is not built, for a caller that builds it and reports the result itself.
     """
     checks: tuple[Check[RunConfig], ...] = (
         _data_faults,
@@ -71,7 +71,7 @@ def all_faults(reading: Reading[RunConfig]) -> list[str]:
 
 
 def model_faults(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, *, tokens: bool) -> list[str]:
-    """Return why the config's model cannot be federated on inputs of a shape, or its mask's patterns match nothing.
+    """Return why the config's model cannot be federated on inputs of this shape, or which mask patterns match nothing.
 
     The model is built and run on two examples, once per process for each choice of model and shape.
     """
@@ -105,7 +105,7 @@ def _own_faults(name: str, args: dict[str, Scalar], provided: Iterable[str], *, 
 
 
 def _labels(config: RunConfig) -> Any:
-    """Return the form of labels that the run's task requires; empty if it follows the data, or is faulty."""
+    """Return the form of labels that the run's task requires; empty if the task depends on the data or is faulty."""
     with suppress(ValueError):
         task = resolve_task(config.data.task)
         return "" if task is None else task.labels
@@ -147,7 +147,7 @@ def _task_faults(config: RunConfig) -> Iterator[str]:
 
 
 def _task(config: RunConfig) -> Task | None:
-    """Return the run's task as far as it is known before the data are; None for a faulty one too."""
+    """Return the run's task as far as it is known before the data are read; None if it is unknown or faulty."""
     facts = datasets.FACTS.get(config.data.name)
     try:
         return resolve_task(config.data.task) or (None if facts is None else task_for(facts.labels))
@@ -156,7 +156,7 @@ def _task(config: RunConfig) -> Task | None:
 
 
 def _facts(config: RunConfig) -> datasets.Facts | None:
-    """Return what is known about the data set before it is read, with labels in the form that the task takes."""
+    """Return what is known about the data set before it is read, with labels in the form that the task requires."""
     task = _task(config)
     return None if task is None else datasets.facts_of(config.data.name, task.labels)
 
@@ -165,7 +165,7 @@ def _partition_faults(config: RunConfig) -> Iterator[str]:
     scheme = config.partition.scheme
     if imports.is_reference(scheme):
         settings = scheme_settings(config)
-        # labels, clients and the generator come by position
+        # labels, clients and the generator are positional arguments
         provided = settings.keys() - {"scheme", "args"}
         yield from _own_faults(scheme, settings["args"], provided, key="partition.args", positional=3)
         return

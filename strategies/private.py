@@ -1,9 +1,9 @@
 """Client-level differential privacy around a strategy that takes the mean of clients' arrays.
 
-Clients are instructed to clip their updates (``clients.privacy``) and count the same; Gaussian noise is added to the
-entries that the round trains, in the mean on the server (central) or in each update on the client (local). Definitions,
-proposition and accounting: ``fedpfn.privacy``. A server optimiser steps from the noisy mean, at no further cost in
-privacy, and ``SharedMask`` goes around it:
+Clients are told to clip their updates (``clients.privacy``) and have equal weights; Gaussian noise is added to the
+entries that the round trains, in the mean on the server (central) or in each update on the client (local). See
+``fedpfn.privacy`` for definitions, proposition and accounting. A server optimiser steps from the noisy mean, at no
+further cost in privacy, and ``SharedMask`` goes around it:
 ``SharedMask(Private(FedAdam(), clip_norm=1.0, noise_multiplier=1.0), mask_ratio=0.4)``.
 """
 
@@ -44,7 +44,7 @@ class Private(Wrapper):
     clip_norm
         C, the largest norm of a client's update.
     noise_multiplier
-        z: the noise in a round's sum of updates has the standard deviation z C, or with ``local`` that in each update.
+        z: the noise in a round's sum of updates, or with ``local`` in each update, has the standard deviation z C.
     delta
         Probability with which the bound may fail, for the epsilon that is reported.
     local
@@ -88,18 +88,18 @@ class Private(Wrapper):
         self.local, self.seed = local, seed
         self._mean.weighted_by_key = WEIGHT
         self.population = 0
-        # how many clients each release drew, or with local noise how often each client took part
+        # number of clients that each release drew, or with local noise number of rounds that each client took part in
         self._drawn: list[int] = []
         self._taken_part: dict[int, int] = {}
 
     @property
     def elementwise(self) -> bool:
-        """Whether the strategy can be handed packed arrays and sums: noise does not change that."""
+        """Whether the strategy can be handed packed arrays and sums: the wrapped one decides."""
         return self._mean.elementwise
 
     @property
     def epsilon(self) -> float:
-        """What all releases so far cost at ``delta``; with local noise, the client that took part most often."""
+        """Epsilon of all releases so far at ``delta``; with local noise, of the client that took part most often."""
         about: dict[str, Any] = {"noise_multiplier": self.noise_multiplier, "delta": self.delta}
         if self.local:
             releases = [1] * max(self._taken_part.values(), default=0)
@@ -183,6 +183,6 @@ def privacy_fault(strategy: Any) -> str | None:
     kind = strategy if isinstance(strategy, type) else type(strategy)
     if kind in _MEANS:
         return None
-    # others use clients one by one, or metrics of theirs, which have no noise
+    # other strategies use clients' updates one by one, or their metrics, to which no noise is added
     names = ", ".join(mean.__name__ for mean in _MEANS)
     return f"{kind.__name__} cannot be private: noise goes into the plain mean of updates, which {names} take"

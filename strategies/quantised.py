@@ -1,7 +1,7 @@
-"""Updates in fewer bits around any Flower strategy: clients are instructed how to send theirs, and replies are decoded.
+"""Updates in fewer bits, for any Flower strategy: clients are told how to send them, and replies are decoded.
 
-The formulae are ``fedpfn.quantisation``'s, the arrays on the wire ``fedpfn.coding``'s, the clients' half
-``clients.quantisation``. The inner strategy gets replies as if they had come in full. It goes outside a
+The formulae are in ``fedpfn.quantisation``, the arrays on the wire in ``fedpfn.coding``, the clients' half in
+``clients.quantisation``. The inner strategy gets replies as if they had been sent in full. The wrapper goes outside a
 mask: ``Quantised(SharedMask(FedAdam(), mask_ratio=0.4), precision="int8")``. The server sends its model in full.
 """
 
@@ -28,11 +28,11 @@ class Quantised(Wrapper):
     Parameters
     ----------
     strategy
-        Any Flower strategy that averages arrays. Its ClientApp has ``clients.quantising_mod`` among its mods, first.
+        Any Flower strategy that averages arrays. The ClientApp has ``clients.quantising_mod`` as the first of its mods.
     precision
         ``int8`` or ``float16``; ``float32`` changes nothing.
     error_feedback
-        Whether clients add what rounding lost to their next update; they keep one tensor per parameter for this.
+        Whether clients add the rounding error to their next update; they keep one tensor per parameter for this.
     seed
         Seed of the rounding, for repeatable simulations. None draws from the operating system.
 
@@ -79,14 +79,14 @@ class Quantised(Wrapper):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Decode the replies and let the strategy aggregate them; those that come in full are taken as they are."""
+        """Decode the replies and let the strategy aggregate them; replies sent in full are used unchanged."""
         if self._coding is not None:
             replies = decoded(list(replies), self._coding, server_round)
         return self.strategy.aggregate_train(server_round, replies)
 
 
 def coding_of(messages: Sequence[Message]) -> Coding | None:
-    """Return how the replies to a round's messages are read; None where they come in full."""
+    """Return how to decode the replies to a round's messages; None if they are sent in full."""
     config = messages[0].content.config_records.get(CONFIG, ConfigRecord()) if messages else ConfigRecord()
     if PRECISION not in config:
         return None
@@ -94,9 +94,9 @@ def coding_of(messages: Sequence[Message]) -> Coding | None:
 
 
 def decoded(replies: Sequence[Message], coding: Coding, server_round: int) -> list[Message]:
-    """Return replies with decoded arrays; those that came in full, and failures, are unchanged.
+    """Return replies with decoded arrays; replies sent in full, and failures, are unchanged.
 
-    Raises ``ReplyError`` for arrays that do not represent those that were sent.
+    Raises ``ReplyError`` for arrays that do not represent those of the messages.
     """
     valid, failed = split(replies)
     whole = []

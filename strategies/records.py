@@ -12,9 +12,9 @@ from fedpfn.params import State
 
 
 class TensorArray(Unwritten, Array):  # type: ignore[override]
-    """A tensor as one of Flower's arrays, converted to bytes only when they are read."""
+    """A tensor as one of Flower's arrays, converted to bytes only when the bytes are read."""
 
-    # the name under which an object of Flower's is known on the wire
+    # the class name that Flower expects on the wire
     __qualname__ = "Array"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -23,13 +23,13 @@ class TensorArray(Unwritten, Array):  # type: ignore[override]
 
 
 def encode(tensor: Tensor) -> Array:
-    """Return what ``Array(tensor.numpy())`` is, with one copy less."""
+    """Return the same as ``Array(tensor.numpy())``, with one copy less."""
     kind = str(tensor.dtype).removeprefix("torch.")
     return Array(dtype=kind, shape=tuple(tensor.shape), stype="numpy.ndarray", data=to_npy(tensor))
 
 
 def decode(array: Array) -> Tensor:
-    """Return an array as a tensor that shares its memory where it can and must not be written to."""
+    """Return an array as a tensor that must not be written to: it shares the array's memory where possible."""
     return array.tensor if isinstance(array, TensorArray) else from_npy(array.data)
 
 
@@ -39,15 +39,15 @@ def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
 
 
 def view_record(state: Mapping[str, Tensor]) -> ArrayRecord:
-    """Write a state as Flower's arrays that share its memory; the state must not be written to any more."""
+    """Write a state as Flower's arrays that share its memory; the state must not be changed afterwards."""
     record = ArrayRecord()
-    # not handed to the constructor, which would write them
+    # not passed to the constructor, which would convert them to bytes
     record.update({name: TensorArray(tensor) for name, tensor in state.items()})
     return record
 
 
 def from_record(arrays: ArrayRecord, device: torch.device | str = "cpu") -> State:
-    """Read Flower's arrays as a state on ``device``, not to be written to: on a CPU it shares their memory."""
+    """Read Flower's arrays as a state on ``device`` that must not be written to: on a CPU it shares their memory."""
     return {name: decode(array).to(device) for name, array in arrays.items()}
 
 

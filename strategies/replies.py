@@ -1,6 +1,6 @@
-"""Clients' replies: the records that strategies expect in one, and how one reports that its client failed.
+"""Clients' replies: the records that strategies expect in a reply, and how a reply reports that its client failed.
 
-Used by every part that reads replies, so that a bad one is refused with the same message under any strategy: with the
+Everything that reads replies uses this module, so that any strategy refuses a bad reply with the same message: the
 client, the round and the reason.
 """
 
@@ -11,9 +11,9 @@ from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from fedpfn.protocol import ALGORITHM
 from fedpfn.rounds import Failure
 
-# Flower numbers its own errors from 0; this code marks what a client's code raised
+# Flower numbers its own errors from 0; this one marks an exception in a client's code
 FAILED = 200
-# the worker with a message died, and its grid has replaced it
+# the worker that had the message died, and its grid has replaced it
 LOST = 201
 _SEPARATOR = "\n"
 
@@ -53,7 +53,7 @@ def error_reply(failure: Failure, message: Message) -> Message:
 
 
 def failure_of(reply: Message) -> Failure:
-    """Return the failure that an error reply reports; one of Flower's own is a failure of answering."""
+    """Return the failure that an error reply reports; an error of Flower's own counts as a failure to answer."""
     client, reason = reply.metadata.src_node_id, reply.error.reason or "no reason given"
     if reply.error.code != FAILED:
         return Failure(client, "answering", reason)
@@ -63,7 +63,7 @@ def failure_of(reply: Message) -> Failure:
 
 
 def split(replies: Iterable[Message]) -> tuple[list[Message], list[Message]]:
-    """Return the replies with content, and those with an error."""
+    """Split replies into those with content and those with an error."""
     valid: list[Message] = []
     failed: list[Message] = []
     for reply in replies:

@@ -1,10 +1,10 @@
-"""What a client's reply in a cohort must hold before a strategy sees it, given what it was sent and its data.
+"""Check what a client's reply in a cohort holds before a strategy sees it, given the message and the client's data.
 
 A reply to a TRAIN message that carries one array record holds one array record and one metric record. Its arrays are
-those that were sent, with their dtypes and shapes, or the active entries of the round's plan, packed, or either of them
-coded in fewer bits; their numbers can be computed with. Its metrics are possible values (``fedpfn.reported``). Its
-records are those of the round's other clients. A strategy that sends several array records knows what it expects back:
-only the metrics of its replies are checked.
+those that were sent, with the same dtypes and shapes, or the active entries of the round's plan, packed, or either of
+them coded in fewer bits; their values are fit to compute with. Its metrics are possible values (``fedpfn.reported``).
+Its records have the structure of the other clients' of the round. For a strategy that sends several array records,
+only the metrics of the replies are checked, since only the strategy knows what it expects back.
 """
 
 import math
@@ -30,9 +30,9 @@ from strategies.replies import only_arrays
 
 
 class ReplyChecks:
-    """The checks of the replies to ``message``, and of workers' sums if they are to ``sum``.
+    """Checks the replies to ``message`` and, with ``sums``, the sums of workers.
 
-    A round has one for each content that it sends.
+    A round has one instance for each distinct content that it sends.
     """
 
     def __init__(self, message: Message, *, sums: bool) -> None:
@@ -70,10 +70,10 @@ class ReplyChecks:
         return {PACKED + _name(dtype): (dtype, (count,)) for dtype, count in counts.items()}
 
     def fault(self, reply: ClientReply, *, max_examples: int | None) -> str | None:
-        """Return why a reply cannot be used, or None; ``max_examples`` is how many the client has, if known."""
+        """Return why a reply cannot be used, or None; ``max_examples`` is the client's number of examples, if known."""
         metrics = [record for record in reply.content.values() if isinstance(record, MetricRecord)]
         for record in metrics:
-            # the examples that it is tested on may be others than it trains on
+            # a client may be tested on other examples than it trains on
             if fault := fault_of_metrics(
                 record, max_examples=max_examples if self.trains else None, phases=self._phases
             ):
@@ -127,7 +127,7 @@ class ReplyChecks:
         return _differs(tensors, kinds)
 
     def fault_of_sum(self, record: ArrayRecord, clients: int) -> str | None:
-        """Return why a worker's sum of so many ``clients`` cannot be used, or None."""
+        """Return why a worker's sum over this number of ``clients`` cannot be used, or None."""
         if not (record or clients):
             return None
         if not self.sums or self._weight is None or self._sent is None:
@@ -151,9 +151,9 @@ class ReplyChecks:
 
 
 def odd_ones(replies: Mapping[int, ClientReply]) -> dict[int, str]:
-    """Return the clients whose replies differ in structure from the majority's, with how they differ.
+    """Return the clients whose replies differ in structure from the most frequent kind, with the difference.
 
-    If two kinds of reply are equally frequent, that of the client with the lowest id is the reference.
+    If two kinds are equally frequent, the one of the client with the lowest id is the reference.
     """
     made = {client: _form(reply) for client, reply in replies.items()}
     if len(set(made.values())) < 2:

@@ -1,7 +1,7 @@
 """Why a run folder cannot be resumed, or extended to more rounds, with a config.
 
-A run resumes only as what it was: every key that its result depends on has the value of the config on record, and that
-config is the one its last checkpoint was made with.
+A run resumes only unchanged: every key that its result depends on has the value of the recorded config, and that config
+is the one that its last checkpoint was written with.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from fedpfn.runs.stopping import StopRule
 
 
 def resume_faults(config: RunConfig, path: Path) -> list[str]:
-    """Return why the run folder ``path`` cannot be resumed with ``config``, which may have more rounds."""
+    """Return why the run folder ``path`` cannot be resumed with ``config``, which may ask for more rounds."""
     try:
         run = read_run(path)
         checkpoint = last_checkpoint(path, up_to=len(run.rounds) - 1)
@@ -50,7 +50,7 @@ def resume_faults(config: RunConfig, path: Path) -> list[str]:
         del there["rounds"], here["rounds"]
     elif run.summary is not None:
         return [f"{path} is complete: there is nothing to resume; more rounds than {run.config.rounds} extend it"]
-    # it was resolved for the machine on which the run started
+    # the device was resolved on the machine where the run started
     there["device"] = here["device"] = config.device
     differing = [name for name in there | here if there.get(name) != here.get(name)]
     return [
@@ -60,7 +60,7 @@ def resume_faults(config: RunConfig, path: Path) -> list[str]:
 
 
 def _edited_since(run: Run, checkpoint: Checkpoint) -> list[str]:
-    """Return where a run's config differs from the one that its checkpoint was made with; it may have more rounds."""
+    """Return where a run's config differs from that of its checkpoint; it may ask for more rounds."""
     made = settings_of_checkpoint(checkpoint)
     if made is None:
         return []
@@ -69,7 +69,7 @@ def _edited_since(run: Run, checkpoint: Checkpoint) -> list[str]:
     before, after = made.get("rounds", 0), now["rounds"]
     if after < before:
         return [f"{file} has rounds={after}, but its checkpoint is of a run of {before}: a run cannot be shortened"]
-    # a key of a later version had its default
+    # a key that was added in a later version had its default value
     differing = [
         f"{name}={now.get(name, default)}, not {made.get(name, default)}"
         for name in dict.fromkeys([*now, *made])

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Flower's, which this project writes to as well
+# Flower's logger, which this project uses as well
 _LOGGER = logging.getLogger("flwr")
 
 
 @contextmanager
 def keeping_log(path: Path) -> Iterator[None]:
-    """Write the logs of Flower and this project, and how the block ended, into a file as well."""
+    """Write the logs of Flower and this project, and how the block ended, to a file as well."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
     _LOGGER.addHandler(handler)

@@ -1,7 +1,7 @@
 """Client sampling as a function of (seed, round), for any Flower strategy.
 
-Flower's strategies sample with Python's global generator, so that no two runs are alike. Here the generator is seeded
-for the sampling and then restored, or the round's clients are drawn beforehand and the strategy sees only those.
+Flower's strategies sample with Python's global generator, so every run draws other clients. Here the generator is
+seeded for the sampling and then restored, or the round's clients are drawn first and the strategy sees only those.
 """
 
 import random
@@ -34,8 +34,8 @@ class SeededSampling(Wrapper):
     seed
         Seed of the sampling.
     draw
-        Function from a round to the ids that train in it. The strategy then sees these nodes only, and takes its
-        fraction of them. By default it sees all nodes and samples by itself.
+        Function from a round to the ids that train in it. The strategy then sees only these nodes and samples its
+        fraction of them. By default it sees all nodes.
     evaluate
         Whether clients evaluate after each round, as Flower's strategies have them do by default.
     """
@@ -71,7 +71,7 @@ class SeededSampling(Wrapper):
 
 @contextmanager
 def seeded_random(seed: int, *path: int | str) -> Iterator[None]:
-    """Run a block with Python's global generator at the stream ``path`` below ``seed``, then put it back."""
+    """Run a block with Python's global generator seeded for the stream ``path`` below ``seed``, then restore it."""
     before = random.getstate()
     random.seed(derive(seed, "sampling", *path))
     try:

@@ -51,7 +51,7 @@ class Scaffold(EqualClients):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Step towards the mean, and move c by what the clients' variates moved."""
+        """Step towards the mean, and update c by the changes of the clients' variates."""
         valid, _ = split(replies)
         mean, metrics = super().aggregate_train(server_round, valid)
         if mean is None:

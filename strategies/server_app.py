@@ -1,4 +1,4 @@
-"""The ServerApp, and the one place where a config becomes a run: data, model, strategy, record."""
+"""The ServerApp, which turns a config into a run: data, model, strategy, record."""
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -198,7 +198,7 @@ def _federate(
 
 @contextmanager
 def naming_keys() -> Iterator[None]:
-    """Make a failed round name the config key that set the limit, since users do not see the argument."""
+    """Name the config key in the error of a failed round, in place of the argument, which users do not see."""
     keys = {"tolerate": "federation.tolerate-failures", "quorum": "federation.quorum"}
     try:
         yield
@@ -212,7 +212,7 @@ def naming_keys() -> Iterator[None]:
 
 
 def warn_of_cpu_clients(ended: Round) -> None:
-    """Warn if clients train on the CPU and the server on a GPU: Ray hides the GPU from actors without a share."""
+    """Warn if clients train on the CPU while the server uses a GPU: Ray hides it from actors without a share."""
     on_gpu = next(iter(ended.after.values())).is_cuda
     if on_gpu and ended.server_round == 1 and "cpu" in ended.devices:
         log(WARNING, "the clients see no GPU and train on the CPU: give actors a share, or set device=cuda")

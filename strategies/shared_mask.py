@@ -1,8 +1,8 @@
 """A mask that all clients of a round share, around any Flower strategy that averages arrays.
 
 Round t: the plan of the round (``fedpfn.schedules``) travels in the config record as a recipe of a few numbers; clients
-rebuild its masks and train under them (``clients.freeze``); what comes back is averaged by the wrapped strategy; and
-every entry that no phase trained gets its value of w_t back, to the bit, whatever the strategy did to it. Clients may
+rebuild its masks and train under them (``clients.freeze``); the wrapped strategy averages the replies; and every entry
+that no phase trained gets its value of w_t back, to the bit, whatever the strategy did to it. Clients may
 leave such entries out of their replies (``clients.packing_mod``); they are filled in here.
 
 A server optimiser sees a zero update where an entry is frozen: its momentum of that entry decays as in any round
@@ -104,8 +104,8 @@ class SharedMask(Wrapper):
         self._round: MaskedRound | None = None
 
     def summary(self) -> None:
-        """Log what is wrapped, then the wrapped strategy's own settings."""
-        # not a plan: a schedule may count its calls
+        """Log which strategy is wrapped, then its own settings."""
+        # without asking for a plan: a schedule may count its calls
         log(INFO, "\t├──> %s around %s", type(self).__name__, type(self.strategy).__name__)
         self.strategy.summary()
 
@@ -116,7 +116,7 @@ class SharedMask(Wrapper):
         before = from_record(arrays)
         masked = MaskedRound(self.plan(server_round), self._names(before), before)
         self._round = masked
-        # its own key, for strategies that do not add the round; others write the same number
+        # set here for strategies that do not add the round; others write the same number
         mask_config: dict[str, Any] = {PLAN: encode_plan(masked.plan), PARAMETERS: list(masked.parameters)}
         config = ConfigRecord(dict(config) | mask_config | {SERVER_ROUND: server_round})
         return self.strategy.configure_train(server_round, arrays, config, grid)
@@ -133,16 +133,16 @@ class SharedMask(Wrapper):
             raise RuntimeError("aggregate_train comes after configure_train")
         valid, failed = split(replies)
         records = [_arrays_of(reply, server_round) for reply in valid]
-        # one for all clients whose arrays were summed up
+        # clients whose arrays were summed up share one record
         distinct = {id(record): record for record in records}
         packed = {number: is_packed(map(summed_name, record)) for number, record in distinct.items()}
         if valid and all(packed.values()) and getattr(self.strategy, "elementwise", False):
             first, *others = map(_shapes, distinct.values())
             if any(other != first for other in others):
-                # raises an error that names the one that does not fit the plan
+                # raises an error that names the reply that does not fit the plan
                 for reply in valid:
                     whole_reply(masked, reply, server_round)
-            # the mean of packed entries is the packed entries of the mean: nothing is unpacked but the result
+            # the mean of packed arrays is the packed mean: only the result is unpacked
             mean, metrics = self.strategy.aggregate_train(server_round, replies)
             if mean is None:
                 return None, metrics
@@ -209,7 +209,7 @@ def _shapes(record: ArrayRecord) -> dict[str, tuple[int, ...]]:
 
 
 def _refuse_non_finite(result: ArrayRecord, replies: Iterable[Message], server_round: int) -> None:
-    """Raise for the client whose NaN or infinity reached the result; a strategy's own is not a client's fault."""
+    """Raise an error for the client whose NaN or infinity reached the result; one that the strategy made is allowed."""
     if first_non_finite(from_record(result)) is None:
         return
     for reply in replies:

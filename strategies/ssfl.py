@@ -2,8 +2,8 @@
 
 Before the first masked round every client computes the SNIP saliency |w * dL/dw| of its data at w_t. The share
 ``mask.ratio`` of all entries with the smallest mean saliency, weighted by examples, is frozen for the rest of the run;
-the paper prunes these entries to 0, which ``prune`` does. Rounds before (``mask.warmup-rounds``) are dense. It is a
-mask schedule that looks at data, so that the mask travels bit by bit instead of as a recipe.
+the paper prunes these entries to 0, which ``prune`` does. Earlier rounds (``mask.warmup-rounds``) are dense. Since the
+mask depends on data, all its bits are sent, rather than a recipe.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -30,7 +30,7 @@ from strategies.shared_mask import SharedMask
 
 
 class SSFL(SharedMask):
-    """A shared mask that is chosen once, by the clients' mean saliency.
+    """A shared mask that is chosen once, from the clients' mean saliency.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class SSFL(SharedMask):
         super().__init__(strategy, self._plan, parameters=parameters)
 
     def _plan(self, server_round: int) -> Plan:
-        """Return the plan of a round with the chosen mask in place of a drawn one."""
+        """Return the plan of a round with the chosen mask in place of the drawn one."""
         return tuple(
             phase if phase.mask is None else Phase(replace(phase.mask, chosen=self._chosen), phase.share)
             for phase in self._drawn(server_round)

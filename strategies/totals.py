@@ -1,4 +1,4 @@
-"""The total of the sums of a round's workers: one record for all of their clients."""
+"""The total of the sums from a round's workers: one record for all of their clients."""
 
 import numpy as np
 import torch
@@ -8,14 +8,14 @@ from strategies.records import TensorArray, from_record
 
 
 class Totals:
-    """A sum of sums, each already checked (``reply_checks``); with only one, it shares its memory."""
+    """The total of sums that were already checked (``reply_checks``); with only one, it shares that sum's memory."""
 
     def __init__(self) -> None:
         self.record = ArrayRecord()
         self._own = False
 
     def add(self, sums: ArrayRecord) -> None:
-        """Add a worker's sum, of the same arrays as those before."""
+        """Add a worker's sum, which has the same arrays as those before."""
         if not self.record:
             # read in place, from memory that must not be written to
             self.record.update({name: TensorArray(total) for name, total in from_record(sums).items()})
