@@ -7,7 +7,7 @@ import os
 import sys
 
 if __name__ == "__main__":
-    # `python -m` looks in the working directory first, where a user's clients/ or random.py would hide what is needed
+    # `python -m` searches the working directory first, where a user's clients/ or random.py would hide needed modules
     if not sys.flags.safe_path and sys.path[0] != os.path.dirname(os.path.dirname(__file__)):  # noqa: PTH120
         del sys.path[0]
 

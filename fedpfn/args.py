@@ -1,9 +1,9 @@
-"""Arguments of custom parts, such as ``model.args``: one string in a config, a table of names and values in use.
+"""Arguments of custom parts, such as ``model.args``: one string in a config, a dict of names and values in use.
 
 A part named by import string has settings that the schema does not know. They are given as separate keys
-(``model.args.width=64``) or as one string (``model.args="width=64 depth=3"``), which is what ``flwr run -c`` can carry,
-and stored in canonical form: names sorted, each value as it reads back. Whether a part accepts them is checked in
-``parts``.
+(``model.args.width=64``) or as one string (``model.args="width=64 depth=3"``), as ``flwr run -c`` requires, and stored
+in canonical form: names sorted, each value written so that it reads back unchanged. ``parts`` checks whether a part
+accepts them.
 """
 
 import math
@@ -24,8 +24,8 @@ _BARE = re.compile(r"""[^\s,'"\\]+""")
 def args_of(text: str) -> dict[str, Scalar]:
     """Return the arguments in ``text``, ``name=value`` separated by spaces or commas, sorted by name.
 
-    A value is an integer, a number, ``true`` or ``false``, or text; quotes make it text. Raises ``ValueError``, with a
-    one-line message, for anything else and for a name that is given twice.
+    A value is an integer, a float, ``true`` or ``false``, or text; quoted values are text. Raises ``ValueError``, with
+    a one-line message, for anything else and for a name that is given twice.
 
     >>> args_of("width=64, rate=0.5 name='two words'")
     {'name': 'two words', 'rate': 0.5, 'width': 64}
@@ -46,7 +46,7 @@ def args_of(text: str) -> dict[str, Scalar]:
 
 
 def args_text(args: Mapping[str, Scalar]) -> str:
-    """Return the canonical text of ``args``: what ``args_of`` reads back to the same values.
+    """Return the canonical text of ``args``, which ``args_of`` reads back to the same values.
 
     >>> args_text({"width": 64, "name": "64", "flag": True})
     "flag=true name='64' width=64"
@@ -55,7 +55,7 @@ def args_text(args: Mapping[str, Scalar]) -> str:
 
 
 def argument_name(name: str) -> str:
-    """Return a name as Python spells it; raises ``ValueError`` where it cannot be a parameter's."""
+    """Return a name as Python spells it; raises ``ValueError`` if it cannot be the name of a parameter."""
     name = name.replace("-", "_")
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot be the name of an argument")

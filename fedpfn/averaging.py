@@ -1,7 +1,7 @@
-"""The mean of clients' arrays, bit-identical in whatever order and on however many machines it is summed.
+"""The mean of clients' arrays, bit-identical for any order of summation and any number of machines.
 
 Floating-point sums depend on their order. Here each client's weighted update is first rounded to a grid that is known
-before training starts, and values on one grid are summed exactly in 64-bit integers: for K clients with
+before training starts, and values on the same grid are summed exactly in 64-bit integers: for K clients with
 weights n_i and arrays x_i that started from w,
 
     s = sum_i round(2^-e n_i (x_i - w)),    mean = w + 2^e s / sum_i n_i,
@@ -17,8 +17,8 @@ where 2^(E-1) <= max |w| < 2^E over the tensor, but E at least -8, and n is the 
 roundings moves s by at most 1/2; integers below 2^62 / K add up without an overflow and without an error; and float64
 rounds a difference, a product, a conversion, a quotient and a sum, each by at most 2^-53 of its result. For up to 2048
 clients of equal weights the first term is below 2^(E-48), while float32 itself rounds a tensor's largest entries by up
-to 2^-25 of them: by more, in any tensor with an entry of 10^-9 or larger. Entries that no client moved stay what they
-are, to the bit.
+to 2^-25 of them: by more, in any tensor with an entry of 10^-9 or larger. Entries that no client moved stay
+unchanged, to the bit.
 """
 
 import math
@@ -38,14 +38,14 @@ from fedpfn.updates import Updates, packed_updates, sum_of_squares
 
 # dtypes whose own rounding is coarser than the grid
 SUMMABLE = frozenset({torch.float32, torch.float16, torch.bfloat16})
-# arrays of a cohort's clients, summed: the name continues with their dtype and their own name
+# prefix of the names of summed arrays, followed by the arrays' dtype and their own name
 SUMMED = "summed:"
-# a weight that is larger than most clients' numbers of examples
+# default largest weight: more than most clients' numbers of examples
 LARGEST = 2**14
 
 # a client may move an entry by 8 times the tensor's largest one before it no longer fits
 _HEADROOM = 3
-# the lowest E: a tensor whose entries are all near zero counts as this large, so that it may grow
+# the lowest E: a tensor whose entries are all near zero is treated as this large, so that it may grow
 _LEAST = -8
 # added to a float64 below 2^51, it leaves the nearest integer in the lowest bits, which is faster than a conversion
 _TO_INTEGER = 1.5 * 2.0**52
@@ -108,7 +108,7 @@ class Sum:
         self.updates = updates
         scales = {name: 2.0**-exponent for name, exponent in exponents.items()}
         self._scales = [block.spread(scales) for block in updates.blocks]
-        # the largest of a block's scales: a short update whose entries cannot exceed the limit is not searched for some
+        # the largest of a block's scales: if it shows that no entry can exceed the limit, none is checked
         self._largest = [max((scales[name] for name, _ in block.tensors), default=0.0) for block in updates.blocks]
         self._limit = 2.0 ** _bits(clients)
         self._total = np.zeros(updates.size, dtype=np.int64)
@@ -135,7 +135,7 @@ class Sum:
         return fits, math.sqrt(math.fsum(squares))
 
     def _put(self, number: int, update: Tensor, weight: float, square: float) -> bool:
-        """Add a block of an update whose squares sum up to ``square``; return False where an entry does not fit."""
+        """Add a block of an update whose squares sum to ``square``; return False if an entry does not fit."""
         scaled = update.mul_(self._scales[number] * weight)
         # false for NaN as well
         if not math.sqrt(square) * self._largest[number] * weight < self._limit:
@@ -153,7 +153,7 @@ class Sum:
             np.subtract(total, _as_integers(update.mul_(self._scales[number] * weight)), out=total)
 
     def totals(self) -> State:
-        """Return s, in int64, in the shapes of the arrays, which share the sum's memory."""
+        """Return s as int64 tensors in the shapes of the arrays; they share the sum's memory."""
         self._settle()
         return self.updates.split(torch.from_numpy(self._total))
 
@@ -171,12 +171,12 @@ class Sum:
     def norm(
         self, names: Collection[str] | None = None, others: Sequence[tuple[Mapping[str, Tensor], float]] = ()
     ) -> float:
-        """Return the norm of the weighted sum of updates, with those of ``others``, pairs of arrays and weight."""
+        """Return the norm of the weighted sum of updates, including those of ``others``, pairs of arrays and weight."""
         return self.updates.norm(self._values(others), names)
 
     @torch.no_grad()
     def mean(self, weight: float, others: Sequence[tuple[Mapping[str, Tensor], float]] = ()) -> State:
-        """Return the mean: ``weight`` is that of all clients, ``others`` those with arrays that did not fit."""
+        """Return the mean: ``weight`` is the total of all clients, ``others`` are those whose arrays did not fit."""
         means = {name: torch.empty_like(tensor) for name, tensor in self.updates.before.items()}
         entries = self.updates.flat(means)
         for block, moved in zip(self.updates.blocks, self._values(others), strict=True):
@@ -206,9 +206,9 @@ def open_sum(names: Collection[str], before: State, config: Mapping[str, Any]) -
     Parameters
     ----------
     names
-        Names of the arrays in the replies, which show whether these are whole or packed.
+        Names of the arrays in the replies, which show whether these are packed.
     before
-        State that the clients started from, whole.
+        Complete state that the clients started from.
     config
         The round's config record, with the grid and, under a shared mask, the plan.
 
@@ -238,7 +238,7 @@ def read_totals(totals: Mapping[str, Tensor]) -> State:
 
 
 def summed_name(name: str) -> str:
-    """Return the name of the arrays that one called ``name`` sums, or ``name`` for an array of a client's.
+    """Return the name of the arrays of which ``name`` is the sum; the name of a client's array is returned unchanged.
 
     >>> summed_name("summed:float32:fc.weight"), summed_name("fc.weight")
     ('fc.weight', 'fc.weight')
@@ -256,13 +256,13 @@ def is_summed(names: Collection[str]) -> bool:
 
 
 def _as_integers(scaled: Tensor) -> NDArray[np.int64]:
-    """Return numbers below 2^51, rounded, as integers offset by ``_AS_BITS``; overwrites ``scaled``."""
+    """Round numbers below 2^51 to integers, offset by ``_AS_BITS``; overwrites ``scaled``."""
     integers: NDArray[np.int64] = scaled.add_(_TO_INTEGER).view(torch.int64).numpy()
     return integers
 
 
 def _exponent(tensor: Tensor) -> int:
-    """Return E with 2^(E-1) <= max |tensor| < 2^E, within bounds; that of 1 for zeros."""
+    """Return E with 2^(E-1) <= max |tensor| < 2^E, within bounds; a tensor of zeros has the E of ones."""
     largest = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
     return max(math.frexp(largest or 1.0)[1], _LEAST)
 
@@ -286,7 +286,7 @@ def largest_total(count: int, clients: int) -> int:
 
 
 def _bits(clients: int) -> int:
-    """Return how many bits each integer may have so that ``clients`` of them can be summed and float64 holds them."""
+    """Return the number of bits of an integer such that ``clients`` of them can be summed and float64 holds each."""
     return min(51, 62 - _log2(clients))
 
 

@@ -1,14 +1,14 @@
-"""Replies in fewer bits on the wire: which arrays represent a client's, and how they are decoded (``quantisation``).
+"""Replies in fewer bits: the arrays on the wire that represent a client's, and how to decode them (``quantisation``).
 
 For an array ``a`` that travels in fewer bits, ``coded:a`` holds the values of its update, flat, and ``scales:a`` the
-scales of int8. Arrays may be whole or packed. Server and workers read the same config record of the round, so that what
+scales of int8. Arrays may be packed or not. Server and workers read the same config record of the round, so that what
 a worker sums up is bit-identical to what the server would have decoded. Running statistics are never rounded: a
 variance could become negative.
 
-Where the server adds the noise that makes updates private (``fedpfn.privacy``), they are clipped again when decoded:
-rounding, and what error feedback adds, could make one longer than the bound that the noise is calibrated to. An update
-to which the client already added noise may be rounded freely, and so may its remainder: that is post-processing, which
-does not look at the data again.
+If the server adds the noise that makes updates private (``fedpfn.privacy``), they are clipped again when decoded:
+rounding, and what error feedback adds, could make an update longer than the bound that the noise is calibrated to. An
+update to which the client already added noise may be rounded freely, and so may its error: this is post-processing,
+which does not use the data again.
 """
 
 from collections.abc import Collection, Mapping
@@ -42,7 +42,7 @@ def is_coded(names: Collection[str]) -> bool:
 
 
 def decoded_name(name: str) -> str:
-    """Return the name of the array that one on the wire stands for, or ``name`` for one that is not coded."""
+    """Return the name of the array that ``name`` on the wire represents; ``name`` itself if it is not coded."""
     return name.removeprefix(CODED)
 
 
@@ -59,7 +59,7 @@ def fit_scales(name: str, tensor: Tensor) -> bool:
     Returns
     -------
     bool
-        True as well for arrays that are not scales.
+        True also for arrays that are not scales.
 
     Examples
     --------
@@ -79,7 +79,7 @@ class Coding:
     Attributes
     ----------
     before
-        State that the round's clients started from, whole.
+        Complete state that the round's clients started from.
     config
         The round's config record, with the precision and, under a shared mask, the plan.
 
@@ -95,12 +95,12 @@ class Coding:
 
     @property
     def precision(self) -> str:
-        """The precision in which clients reply, ``float32`` where none was requested."""
+        """The precision in which clients reply, ``float32`` if none was requested."""
         return str(self.config.get(PRECISION, "float32"))
 
     @cached_property
     def positions(self) -> Positions:
-        """The positions of the entries that the round trains; all of them without a plan."""
+        """The positions of the entries that the round trains; without a plan, of all entries."""
         if PLAN not in self.config:
             return Positions({})
         shapes = tuple((name, tuple(self.before[name].shape)) for name in self.config.get(PARAMETERS, self.before))
@@ -108,7 +108,7 @@ class Coding:
 
     @cached_property
     def rounded(self) -> tuple[str, ...]:
-        """The arrays of the state that travel in fewer bits: wider ones that are parameters."""
+        """The arrays of the state that are sent in fewer bits: parameters wider than the precision."""
         names = self.config.get(PARAMETERS)
         parameters = set(names) if names is not None else {n for n in self.before if not n.endswith(_STATISTICS)}
         wide = (name for name, tensor in self.before.items() if is_quantised(tensor.dtype, self.precision))
@@ -119,13 +119,13 @@ class Coding:
         return pack(self.before, self.positions)
 
     def start(self, names: Collection[str]) -> State:
-        """Return where clients started from, in the form of arrays with these names: whole or packed."""
+        """Return the state that clients started from, packed if arrays with these names are."""
         return self._packed if is_packed(names) else self.before
 
     def in_fewer_bits(self, arrays: Mapping[str, Any]) -> list[str]:
-        """Return which arrays, whole or packed, travel in fewer bits.
+        """Return which arrays, packed or not, are sent in fewer bits.
 
-        Raises ``ValueError`` for packed ones that hold running statistics next to parameters.
+        Raises ``ValueError`` for packed arrays that hold running statistics next to parameters.
         """
         if not is_packed(arrays):
             return list(self.rounded)
@@ -138,7 +138,7 @@ class Coding:
         return list(rounded)
 
     def on_the_wire(self, kinds: Kinds) -> Kinds:
-        """Return the arrays that represent arrays of these kinds, whole or packed, on the wire."""
+        """Return the kinds of the arrays that represent arrays of these kinds, packed or not, on the wire."""
         coded: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         rounded = set(self.in_fewer_bits(kinds))
         for name, (dtype, shape) in kinds.items():
@@ -152,10 +152,10 @@ class Coding:
         return coded
 
     def decode(self, arrays: Mapping[str, Tensor]) -> State:
-        """Return a client's arrays as they enter the mean: decoded, and clipped where the server adds noise.
+        """Return a client's arrays as they enter the mean: decoded, and clipped if the server adds noise.
 
-        Arrays that are not coded are returned as they are. Raises ``ValueError`` for arrays that do not represent
-        those that were sent.
+        Arrays that are not coded are returned unchanged. Raises ``ValueError`` for arrays that do not represent those
+        that the server sent.
         """
         if not is_coded(arrays):
             return dict(arrays)
@@ -165,7 +165,7 @@ class Coding:
         return state
 
     def received(self, arrays: Mapping[str, Tensor]) -> State:
-        """Return w + Q(u) in the arrays' own dtype. Raises ``ValueError`` as ``decode``."""
+        """Return w + Q(u) in the arrays' own dtype. Raises ``ValueError`` as ``decode`` does."""
         start = self.start([decoded_name(name) for name in arrays])
         kinds = self.on_the_wire({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in start.items()})
         if unlike := sorted(arrays.keys() ^ kinds.keys()):

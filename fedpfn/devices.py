@@ -1,4 +1,4 @@
-"""The device that tensors live on, decided in one place; a GPU that was requested and is missing is an error."""
+"""Decide which device tensors live on; it is an error if a GPU was requested and is missing."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ CPUS = "FEDPFN_CPUS"
 GPU_SHARE = "FEDPFN_GPU_SHARE"
 # CUDA's name for the GPUs visible to a process
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-# cuBLAS's workspace: with this documented value its sums are taken in a fixed order
+# cuBLAS's workspace: with these documented values it sums in a fixed order
 CUBLAS, CUBLAS_FIXED = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 # share of a shared GPU's memory for PyTorch: the rest is for CUDA's own memory per process, and for the server
 _DIVIDED = 0.9
@@ -25,13 +25,13 @@ _DRIVERS = ("/proc/driver/nvidia", "/dev/dxg")
 
 
 def available_cpus() -> int:
-    """Return the number of CPUs this process may use: those it is bound to, or fewer where ``FEDPFN_CPUS`` says so."""
+    """Return the number of CPUs this process may use: those it is bound to, or fewer if ``FEDPFN_CPUS`` says so."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(bound, int(os.environ.get(CPUS, bound)))
 
 
 def gpu_count() -> int:
-    """Return the number of GPUs that PyTorch sees here; PyTorch is imported only where there is a driver."""
+    """Return the number of GPUs that PyTorch sees; PyTorch is imported only if there is a driver."""
     if not any(Path(driver).exists() for driver in _DRIVERS):
         return 0
     import torch
@@ -46,12 +46,12 @@ def gpu_names(count: int) -> list[str]:
 
 
 def gpu_share() -> float:
-    """Return how much of its GPU this process may use, above 0 and up to 1."""
+    """Return the share of its GPU that this process may use, above 0 and up to 1."""
     return float(os.environ.get(GPU_SHARE, 1.0))
 
 
 def use_float32() -> None:
-    """Let CUDA multiply float32 as float32, and use deterministic convolution algorithms.
+    """Make CUDA multiply float32 in full precision and use deterministic convolution algorithms.
 
     By default convolutions are computed in TF32, with a 10-bit mantissa.
     """
@@ -65,7 +65,7 @@ def use_float32() -> None:
 
 @contextmanager
 def float32_products() -> Iterator[None]:
-    """Compute float32 as float32 within a block, whatever else is set: for comparisons within rounding."""
+    """Compute float32 in full precision within a block, whatever is set: for comparisons up to rounding."""
     import torch
 
     kinds: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
@@ -80,22 +80,22 @@ def float32_products() -> Iterator[None]:
 
 
 def resolve_device(requested: str, *, who: str, last: bool = False, deterministic: bool = False) -> "torch.device":
-    """Return the device that a setting stands for, set up for repeatable float32 arithmetic.
+    """Return the device that a setting names, set up for repeatable float32 arithmetic.
 
-    Where ``FEDPFN_GPU_SHARE`` says that the GPU is shared, PyTorch takes no more than that share of its memory.
+    If ``FEDPFN_GPU_SHARE`` says that the GPU is shared, PyTorch takes no more than that share of its memory.
 
     Parameters
     ----------
     requested
-        ``cpu``, ``cuda``, or ``auto`` for a GPU where one is visible and the CPU elsewhere.
+        ``cpu``, ``cuda``, or ``auto`` for a GPU if one is visible, else the CPU.
     who
         Name of the process in an error's message.
     last
-        Whether to take the last of several GPUs and not the first: workers are assigned from the first GPU on, so the
-        last one has the fewest, and a server there shares it with as few as possible.
+        Whether to take the last of several GPUs instead of the first: workers are assigned from the first GPU on, so
+        the last one has the fewest, and a server there shares it with as few as possible.
     deterministic
-        Whether a GPU uses only algorithms that are bit-for-bit repeatable; PyTorch then raises where an operator has
-        none (``why_refused``).
+        Whether a GPU uses only algorithms that are bit-for-bit repeatable; PyTorch then raises for an operator that
+        has none (``why_refused``).
 
     Returns
     -------
@@ -124,10 +124,10 @@ def resolve_device(requested: str, *, who: str, last: bool = False, deterministi
     use_float32()
     if deterministic != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(deterministic)
-        # nothing is read before it is written here, and filling takes time
+        # this project writes all memory before reading it, and filling takes time
         torch.utils.deterministic.fill_uninitialized_memory = not deterministic  # type: ignore[attr-defined]
     device = torch.device("cuda", torch.cuda.device_count() - 1 if last else 0)
-    # the current device, whose generator is used where none is named
+    # the current device's generator is used where none is given
     torch.cuda.set_device(device)
     if (share := gpu_share()) < 1:
         torch.cuda.set_per_process_memory_fraction(_DIVIDED * share, device)
@@ -135,7 +135,7 @@ def resolve_device(requested: str, *, who: str, last: bool = False, deterministi
 
 
 def why_refused(error: BaseException) -> str | None:
-    """Return which operator ``deterministic`` refuses if that is why PyTorch raised ``error``, else None.
+    """Return which operator ``deterministic`` refuses if PyTorch raised ``error`` for that reason, else None.
 
     >>> why_refused(RuntimeError("upsample_bilinear2d_backward does not have a deterministic implementation, but ..."))
     'deterministic=true refuses upsample_bilinear2d_backward, which has no form that repeats itself to the bit on a GPU'
@@ -148,7 +148,7 @@ def why_refused(error: BaseException) -> str | None:
 
 
 def release_memory() -> None:
-    """Release GPU memory that PyTorch has cached, where it uses a GPU, for the process that comes next."""
+    """Release GPU memory that PyTorch has cached, if it uses a GPU, for the next process."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

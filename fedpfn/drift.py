@@ -1,12 +1,12 @@
 """Client drift: how far the clients of a round move from the global model, and how much their directions agree.
 
 The update of client i is u_i = w_i - w_t, its weight n_i. How much updates agree is the mean of cos(u_i, u_j) over all
-pairs, each weighted by the part that it has in the average, n_i |u_i| n_j |u_j|. It follows from the norms and the sum,
+pairs, each weighted by its part in the average, n_i |u_i| n_j |u_j|. It follows from the norms and the sum,
 
     sum_{i != j} n_i n_j <u_i, u_j> = |sum_i n_i u_i|^2 - sum_i n_i^2 |u_i|^2,
 
-so that no pair is formed and one vector is held in addition to the models: 1 where all clients move in one direction,
-and 0 where they move at right angles, as random vectors do.
+so that no pair is formed and only one vector is held in addition to the models. It is 1 if all clients move in one
+direction, and 0 if they move at right angles, as random vectors do.
 """
 
 import math
@@ -26,10 +26,10 @@ class Drift:
     Attributes
     ----------
     norms
-        Euclidean norm of each client's update, in their order.
+        Euclidean norm of each client's update, in the clients' order.
     cosine_mean
-        Mean cosine over pairs of updates that moved, each weighted by its part in the average, in [-1, 1]; NaN where
-        fewer than two did, or where norms are not finite.
+        Mean cosine over pairs of non-zero updates, each weighted by its part in the average, in [-1, 1]; NaN for fewer
+        than two such updates, or if norms are not finite.
     """
 
     norms: tuple[float, ...]
@@ -54,12 +54,12 @@ def client_drift(
     weights
         The clients' weights in the average, equal by default.
     names
-        The entries that count, all by default. BatchNorm's running statistics are no part of an update.
+        The tensors that count, all by default. BatchNorm's running statistics are not part of an update.
 
     Returns
     -------
     Drift
-        The cosine is NaN where fewer than two clients moved.
+        The cosine is NaN if fewer than two clients moved.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def measure_drift(
     *,
     names: Collection[str] | None = None,
 ) -> Drift:
-    """Measure the updates of clients whose states are whole or packed.
+    """Measure the updates of clients whose states may be packed.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Loss and score of a model, over all examples and class by class: means over examples, not means of batch means.
+"""Loss and score of a model, over all examples and by class: means over examples, not means of batch means.
 
 The examples' task (``tasks``) determines the loss and the score.
 """
@@ -26,12 +26,11 @@ class Evaluation:
     loss
         Mean loss; NaN without examples.
     accuracy
-        Mean score where this is a share of right answers; NaN where it is an error, as in a regression, and without
-        examples.
+        Mean score if it is a share of right answers; NaN if it is an error, as in a regression, and without examples.
     examples
         Number of examples.
     error
-        Mean score where this is an error; None where it is a share, and without examples.
+        Mean score if it is an error; None if it is a share, and without examples.
     """
 
     loss: float
@@ -59,14 +58,14 @@ def evaluate(
     model
         The model, on the device of the examples.
     examples
-        What to evaluate on; their task has the loss and the score.
+        The examples to evaluate on; their task determines the loss and the score.
     state
         Tensors to evaluate in place of the model's own.
     batch_size
         Number of examples per batch.
     marks
-        List to which each batch adds the scores of its examples, as the task has them: of classes which were answered
-        right, (batch,) booleans.
+        List to which each batch appends the scores of its examples as the task returns them: for classes, (batch,)
+        booleans that mark right answers.
 
     Returns
     -------
@@ -105,7 +104,7 @@ def class_accuracy(
 ) -> list[float]:
     """Return the share of right answers among the examples of each class, its recall.
 
-    Of labels that hold together, the share of examples in which each is predicted right.
+    For examples with several labels, return the share of examples in which each label is predicted right.
 
     Parameters
     ----------
@@ -123,8 +122,8 @@ def class_accuracy(
     Returns
     -------
     list of float
-        C shares; NaN for a class without an example. Weighted by the classes' examples they average to ``evaluate``'s
-        accuracy.
+        C shares; NaN for a class without an example. Weighted by the classes' numbers of examples, they average to the
+        accuracy of ``evaluate``.
 
     Raises
     ------
@@ -154,7 +153,7 @@ def class_accuracy(
 def shares_by_class(marks: Tensor, examples: Examples, num_classes: int) -> list[float]:
     """Return the mean score of the examples of each class, or of each label.
 
-    Where a task has one score for all labels of an example, a label has the mean over the examples that bear it.
+    If a task has one score for all labels of an example, a label gets the mean over the examples that have it.
 
     Parameters
     ----------
@@ -168,7 +167,7 @@ def shares_by_class(marks: Tensor, examples: Examples, num_classes: int) -> list
     Returns
     -------
     list of float
-        C or L means; NaN for a class without an example and a label that no example bears.
+        C or L means; NaN for a class without an example and for a label that no example has.
     """
     if examples.task.labels == "multi-hot":
         if marks.dim() == 2:
@@ -179,7 +178,7 @@ def shares_by_class(marks: Tensor, examples: Examples, num_classes: int) -> list
     if marks.dtype == torch.bool:
         right = torch.bincount(examples.labels[marks], minlength=num_classes).double()
     else:
-        # on the CPU, where sums have an order
+        # on the CPU, where sums have a fixed order
         weights = _example_scores(marks).cpu()
         right = torch.bincount(examples.labels.cpu(), weights=weights, minlength=num_classes).to(total.device)
     return (right / total).tolist()
@@ -195,9 +194,9 @@ def score(logits: Tensor, labels: Tensor, task: Task | None = None) -> tuple[Ten
     logits
         The model's outputs for the batch.
     labels
-        The labels of its examples, in a form that the task takes.
+        The labels of its examples, in the form that the task takes.
     task
-        Has the loss and the score; None takes the built-in one that goes with the labels.
+        Determines the loss and the score; None takes the built-in task for the labels.
 
     Returns
     -------
@@ -219,7 +218,7 @@ def _example_scores(scores: Tensor) -> Tensor:
 
 @contextmanager
 def _answering(model: nn.Module, state: Mapping[str, Tensor] | None) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Yield the function from inputs to outputs of the model at ``state``, in evaluation mode within the block."""
+    """Yield the model at ``state`` as a function from inputs to outputs, in evaluation mode within the block."""
     if state is not None:
         require_fit(trainable(model) | float_buffers(model), state)
     modes = [(module, module.training) for module in model.modules()]
@@ -232,7 +231,7 @@ def _answering(model: nn.Module, state: Mapping[str, Tensor] | None) -> Iterator
 
 
 def mean_of(loss: float, scores: float, examples: Examples) -> Evaluation:
-    """Return the evaluation that sums over all examples amount to.
+    """Return the evaluation from sums over all examples.
 
     Parameters
     ----------

@@ -28,14 +28,14 @@ class Examples:
     labels
         Labels in one of the forms of ``fedpfn.losses``, (N,) or (N, k).
     mean, std
-        Statistics of each channel that normalise images, pixels in [0, 1]; empty for other inputs.
+        Statistics of each channel, for pixels in [0, 1], that normalise images; empty for other inputs.
     task
         What is trained and measured on them; the default follows from the form of the labels.
 
     Raises
     ------
     ValueError
-        For images without the statistics of their channels.
+        For images without statistics of their channels.
     """
 
     inputs: Tensor
@@ -61,7 +61,7 @@ class Examples:
         device: torch.device | str = "cpu",
         task: Task | None = None,
     ) -> "Examples":
-        """Move arrays to ``device``; memory-mapped ones are read in."""
+        """Move arrays to ``device``; memory-mapped arrays are read into memory."""
         tensors = [torch.from_numpy(a if a.flags.writeable else np.array(a)).to(device) for a in (inputs, labels)]
         return cls(tensors[0], tensors[1], tuple(mean), tuple(std), task or task_of(tensors[1]))
 
@@ -78,7 +78,7 @@ class Examples:
         return Examples(_rows(self.inputs, index), _rows(self.labels, index), self.mean, self.std, self.task)
 
     def span(self, start: int, stop: int) -> "Examples":
-        """Return the examples from ``start`` to before ``stop``, without a copy."""
+        """Return the examples from ``start`` up to, but not including, ``stop``, without a copy."""
         return replace(self, inputs=self.inputs[start:stop], labels=self.labels[start:stop])
 
     def decoded(self) -> "Examples":
@@ -111,5 +111,5 @@ def _rows(tensor: Tensor, index: Tensor | slice) -> Tensor:
         return tensor[index]
     if index.dim() == 1:
         return tensor.index_select(0, index)
-    # copies rows whole, where indexing by a tensor goes entry by entry
+    # copies complete rows; indexing by a tensor copies entry by entry
     return tensor.index_select(0, index.flatten()).view(*index.shape, *tensor.shape[1:])

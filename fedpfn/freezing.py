@@ -4,9 +4,9 @@ w <- w - eta (m * g), with g the optimiser's update direction (arXiv 2402.01342,
 enough: weight decay, momentum and Adam's moments still move an entry. So the gradient is masked, which keeps frozen
 entries out of moments and of the gradient's norm, and after the step every frozen entry gets its anchored value back.
 
-Both operate on the bits: m is kept as an integer as wide as an entry, all ones where it trains, so that g & m is g or
-+0 whatever g is (0 * inf would be NaN), and (w & m) | (anchor & ~m) is w or the anchor. A processor does this at memory
-speed; selecting by a random boolean mask took 30 times as long.
+Both operate on bits: m is stored as an integer as wide as an entry, all ones where the entry trains, so that g & m is g
+or +0 whatever g is (0 * inf would be NaN), and (w & m) | (anchor & ~m) is w or the anchor. A processor does this at
+memory speed; selecting by a random boolean mask took 30 times as long.
 """
 
 from collections.abc import Mapping
@@ -20,24 +20,24 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class BitMask:
-    """A mask prepared for ``Freeze``: integers shaped as the parameters that have frozen entries, -1 where trained.
+    """A mask prepared for ``Freeze``: integers shaped like the parameters that have frozen entries, -1 where trained.
 
-    Made once for all clients that train under the mask.
+    Built once for all clients that train under the mask.
     """
 
     words: dict[str, Tensor]
 
     @classmethod
     def of(cls, mask: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> "BitMask":
-        """Prepare ``mask``, booleans by name, for parameters of these dtypes; omits parameters that train whole."""
+        """Prepare ``mask``, booleans by name, for these parameters; omits those that train in full."""
         words: dict[str, Tensor] = {}
         if not parameters:
             return cls(words)
-        # one transfer for all, since a GPU would wait for each
+        # one transfer for all parameters, since a GPU would wait for each
         whole = torch.stack([mask[name].all() for name in parameters]).tolist()
         for (name, parameter), trained in zip(parameters.items(), whole, strict=True):
             if not trained:
-                # -1 is all ones; laid out as the parameter is, channels last or not
+                # -1 is all ones; same memory layout as the parameter, channels last or not
                 words[name] = torch.empty_like(
                     parameter, dtype=_INTEGERS[parameter.element_size()], requires_grad=False
                 )
@@ -53,10 +53,10 @@ class Freeze:
     parameters
         The live parameters by name.
     mask
-        Booleans by name, True where trained, for every parameter; or the same mask prepared. None freezes nothing.
+        Booleans by name, True where trained, for every parameter; or the prepared mask. None freezes nothing.
     anchored
-        Whether to keep the values that ``restore`` needs. An optimiser that leaves entries without a gradient as they
-        are can do without.
+        Whether to keep the values that ``restore`` needs. An optimiser that does not change entries without a gradient
+        needs none.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""When Python's garbage collector scans what a process imports: half a million objects that live until it ends.
+"""Keep Python's garbage collector from scanning what a process imports: half a million objects that live until it ends.
 
 Scanning them repeatedly during the import takes a sixth of the import's time; scanning them in every round of many
-small clients takes longer than these clients train; and a last scan at the end takes most of a second.
+small clients takes longer than training these clients; and a last scan at the end takes most of a second.
 """
 
 import gc
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def put_off() -> Iterator[None]:
-    """Collect nothing in this block, or until it calls ``settle``."""
+    """Collect no garbage in this block, or until it calls ``settle``."""
     gc.disable()
     try:
         yield
@@ -20,11 +20,11 @@ def put_off() -> Iterator[None]:
 
 
 def settle() -> None:
-    """Collect from here on, but nothing that exists already."""
+    """Collect garbage from now on, but exclude all existing objects."""
     gc.freeze()
     gc.enable()
 
 
 def release() -> None:
-    """Let settled objects be collected again once nothing refers to them."""
+    """Let objects that ``settle`` excluded be collected again once nothing refers to them."""
     gc.unfreeze()

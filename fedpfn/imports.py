@@ -2,7 +2,7 @@
 
 A module is looked up in the Python environment first and in the user's folder last, so that a user's ``random.py``
 hides nothing. An installed module therefore hides a user's module of the same name: ``load`` reports this and suggests
-the file's path instead. Each way in which a reference can be wrong has its own message.
+the file's path instead. Each kind of faulty reference has its own message.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _loading = threading.RLock()
 class _UsersFolders:
     """Finds modules in the user's folders.
 
-    It is the last of all finders. A folder at the end of ``sys.path`` would take precedence over packages installed in
+    It comes last of all finders. A folder at the end of ``sys.path`` would take precedence over packages installed in
     editable mode, whose own finder comes after that of ``sys.path``.
     """
 
@@ -40,7 +40,7 @@ class _UsersFolders:
 
 
 def look_in(folder: Path) -> None:
-    """Let modules and files in ``folder`` be found, after everything installed."""
+    """Make modules and files in ``folder`` importable, after everything installed."""
     if folder not in _folders:
         _folders.append(folder)
     if _UsersFolders in sys.meta_path:
@@ -54,12 +54,12 @@ def folders() -> tuple[Path, ...]:
 
 
 def is_reference(text: str) -> bool:
-    """Return whether ``text`` names an object by reference rather than a built-in by alias."""
+    """Return whether ``text`` is a reference to an object rather than the name of a built-in."""
     return ":" in text
 
 
 def absolute_reference(text: str, folder: Path) -> str:
-    """Return a file reference with an absolute path, any other text as it is.
+    """Return a file reference with an absolute path; any other text is returned unchanged.
 
     Processes of a run start in their own folders, where a relative path would resolve differently.
 
@@ -68,12 +68,12 @@ def absolute_reference(text: str, folder: Path) -> str:
     text
         A reference, or any other text.
     folder
-        Folder that a relative path starts from.
+        Folder that a relative path is relative to.
 
     Returns
     -------
     str
-        The text, where it is a file reference with its path resolved.
+        The text; if it is a file reference, with its path resolved.
 
     Examples
     --------
@@ -106,7 +106,7 @@ def near_reference(text: str) -> str | None:
 
 
 def colon_hint(text: str) -> str | None:
-    """Return advice on how to write a reference whose colon is missing; None where ``text`` is not one.
+    """Return advice on how to write a reference whose colon is missing; None if ``text`` is not one.
 
     >>> colon_hint("my_cnn.MyCNN"), colon_hint("mlp")
     ("write it as 'my_cnn:MyCNN', with a colon before the name", None)
@@ -118,7 +118,7 @@ def colon_hint(text: str) -> str | None:
 
 
 def resolve(name: str) -> Any:
-    """Return the object that ``name`` refers to where it is a reference, else the name itself."""
+    """Return the object that ``name`` refers to if it is a reference, else the name itself."""
     return load(name) if is_reference(name) else name
 
 
@@ -179,7 +179,7 @@ def _import_file(path: Path) -> ModuleType:
     with _loading:
         if name in sys.modules:
             return sys.modules[name]
-        # as for a script: modules in its folder can be imported
+        # as for a script, modules in its folder can be imported
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
         spec = importlib.util.spec_from_file_location(name, path)
@@ -202,14 +202,14 @@ def _is_installed(module_name: str) -> bool:
 
 
 def _user_files(module_name: str) -> list[tuple[Path, Path]]:
-    """Return the files of the module in the user's folders, each with the folder that it was found from."""
+    """Return the module's files in the user's folders, each with the folder in which it was found."""
     stem = Path(*module_name.split("."))
     names = (stem.with_suffix(".py"), stem / "__init__.py")
     return [(folder, name) for folder in _folders for name in names if (folder / name).is_file()]
 
 
 def _refuse_hidden(module_name: str, reference: str, imported: ModuleType | None) -> None:
-    """Raise ``ValueError`` where the user's folder has the module, but another one was imported in its place."""
+    """Raise ``ValueError`` if the user's folder has the module, but another was imported instead."""
     files = _user_files(module_name)
     origin = getattr(imported, "__file__", None)
     if not files or (origin and Path(origin).resolve() in {(folder / name).resolve() for folder, name in files}):

@@ -1,4 +1,4 @@
-"""Losses of a batch, by the form of its labels: classes, values, or labels of which several may hold at once.
+"""Losses of a batch for the three forms of labels: classes, values, or several labels per example.
 
 With logits z (N, C) and classes y (N,), cross-entropy -log softmax(z)_y, in nats. With outputs and targets (N,) or
 (N, k), the squared error, mean over the k values, in the labels' unit squared. With logits z (N, L) and labels y (N, L)
@@ -17,7 +17,7 @@ LabelForm = Literal["classes", "values", "multi-hot"]
 
 
 class BatchLoss(Protocol):
-    """The loss of a batch from a model's outputs and the labels: mean or sum over its examples, or one of each."""
+    """The loss of a batch from a model's outputs and the labels: mean or sum over examples, or one loss per example."""
 
     def __call__(self, outputs: Tensor, labels: Tensor, /, *, reduction: Reduction = "mean") -> Tensor: ...
 
@@ -42,7 +42,7 @@ def batch_loss(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean"
     Raises
     ------
     ValueError
-        Where outputs and targets differ in size: broadcasting them would measure something else.
+        If outputs and targets differ in size: broadcasting them would compute something else.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def batch_loss(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean"
 def form_of(labels: Tensor) -> LabelForm:
     """Return the form of labels, from their dtype and shape: floats are values, rows of integers or booleans multi-hot.
 
-    Rows of floats are values too, even of 0 and 1: a batch of targets may happen to hold nothing else.
+    Rows of floats are values too, even if all are 0 or 1: a batch of targets may happen to contain only these.
     """
     if labels.is_floating_point():
         return "values"
@@ -84,7 +84,7 @@ def cross_entropy(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "me
 
 
 def squared_error(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Return the squared error of outputs for targets, an example's the mean over its k values.
+    """Return the squared error of outputs for targets; for one example, the mean over its k values.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def squared_error(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "me
 
 
 def binary_cross_entropy(outputs: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Return the binary cross-entropy of logits for labels of 0 and 1, an example's the mean over its L labels.
+    """Return the binary cross-entropy of logits for labels of 0 and 1; for one example, the mean over its L labels.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ LOSSES: dict[LabelForm, BatchLoss] = {
 
 
 def per_example(losses: Callable[[Tensor, Tensor], Tensor]) -> BatchLoss:
-    """Return the loss of a batch whose examples have ``losses(outputs, labels)``, (N,).
+    """Return the batch loss made from ``losses(outputs, labels)``, which returns one loss per example, (N,).
 
     >>> import torch
     >>> absolute = per_example(lambda outputs, targets: (outputs[:, 0] - targets).abs())
@@ -155,7 +155,7 @@ def per_example(losses: Callable[[Tensor, Tensor], Tensor]) -> BatchLoss:
 
 
 def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
-    """Return the losses of a batch's examples, reduced.
+    """Reduce the losses of a batch's examples.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
     Returns
     -------
     Tensor
-        Their mean or sum, a scalar, or the losses as they are.
+        Their mean or sum, a scalar, or the losses unchanged.
     """
     if reduction == "none":
         return losses
@@ -192,7 +192,7 @@ def targets_like(outputs: Tensor, labels: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        Where they differ in size.
+        If they differ in size.
     """
     if outputs.numel() != labels.numel() or len(outputs) != len(labels):
         raise ValueError(f"outputs of shape {tuple(outputs.shape)} do not match targets of shape {tuple(labels.shape)}")

@@ -1,4 +1,4 @@
-"""A mask bit by bit, as text: for masks that no recipe describes, because they were chosen from data."""
+"""Write a mask as text, one bit per entry, if no recipe describes it because it was chosen from data."""
 
 import base64
 import zlib
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def mask_text(mask: Mapping[str, NDArray[np.bool_]]) -> str:
-    """Return a mask as text, one bit per entry before compression: what ``bits_of`` reads."""
+    """Return a mask as text, one bit per entry before compression; ``bits_of`` reads it."""
     bits = np.packbits(np.concatenate([part.reshape(-1) for part in mask.values()]))
     return base64.b64encode(zlib.compress(bits.tobytes(), 1)).decode()
 
@@ -22,12 +22,12 @@ def bits_of(text: str, size: int) -> NDArray[np.bool_]:
     text
         The mask as text.
     size
-        Number of entries of all its parts together.
+        Number of entries of all its arrays together.
 
     Returns
     -------
     (size,) bool
-        The entries, part after part.
+        The entries, array after array.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How the masks of a run are drawn, round by round: the settings that a strategy takes and a config has.
+"""How the masks of a run are drawn, round by round: the settings shared by strategies and configs.
 
 ``schedules`` makes round plans from them.
 """
@@ -26,9 +26,9 @@ class Masking:
         ``per-round``, ``fixed``, ``complement``, ``cyclic``, or an import string ``package.module:schedule``.
     ratio_shape, final_ratio, rounds
         How the ratio changes over the run's ``rounds``: ``constant``, or ``linear`` or ``cosine`` towards
-        ``final_ratio``, which both need ``rounds``.
+        ``final_ratio``; the latter two need ``rounds``.
     warmup_rounds
-        Number of first rounds that train without a mask.
+        Number of initial rounds that train without a mask.
     granularity, draw
         As in ``MaskRecipe``.
     blocks
@@ -41,7 +41,7 @@ class Masking:
     Raises
     ------
     ValueError
-        For a ratio outside [0, 1], an unknown shape, and one other than ``constant`` without ``rounds``.
+        For a ratio outside [0, 1], for an unknown shape, and for a shape other than ``constant`` without ``rounds``.
     """
 
     ratio: float = 0.4
@@ -102,7 +102,7 @@ class Masking:
 
 
 class MaskArguments(TypedDict, total=False):
-    """The attributes of ``Masking`` as flat arguments of a strategy; omitted ones have their default there."""
+    """The attributes of ``Masking`` as flat arguments of a strategy; omitted ones have the defaults of ``Masking``."""
 
     mask_ratio: float
     mask_schedule: str
@@ -120,7 +120,7 @@ class MaskArguments(TypedDict, total=False):
 
 
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[MaskArguments, dict[str, Any]]:
-    """Return those of ``arguments`` that belong to a mask, including misspelt ones, and the others.
+    """Split ``arguments`` into those for a mask, including misspelt ones, and the others.
 
     >>> split_arguments({"mask_ratio": 0.4, "fraction_train": 0.5})
     ({'mask_ratio': 0.4}, {'fraction_train': 0.5})

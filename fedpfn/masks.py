@@ -2,8 +2,8 @@
 
 m in {0,1}^d, drawn per tensor over every trainable parameter; the ratio rho is the share of zeros (arXiv 2402.01342,
 section 3). A recipe is a handful of numbers and rebuilds the same mask on every machine and device: the draw uses the
-raw output of NumPy's Philox counter generator, which is fixed by its definition. Which recipe a round uses is decided
-in ``schedules``; how frozen entries are held in place, in ``freezing``.
+raw output of NumPy's Philox counter generator, which is fixed by its definition. ``schedules`` decides which
+recipe a round uses; ``freezing`` keeps frozen entries fixed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,26 +31,26 @@ class MaskRecipe:
     """Everything that determines a mask, except the parameters' names and shapes.
 
     Each unit (an entry, or a neuron) of a tensor gets a random position in [0, 1); the units in the window
-    [start, start + ratio), wrapped around at 1, are frozen. Hence one recipe and its inverse cover every unit once, and
-    recipes with one seed whose starts lie at least ``ratio`` apart freeze disjoint units.
+    [start, start + ratio), wrapped around at 1, are frozen. Hence a recipe and its inverse cover every unit once, and
+    recipes with the same seed whose starts lie at least ``ratio`` apart freeze disjoint units.
 
     Attributes
     ----------
     seed
         Seed of the positions, from which every tensor derives its own.
     ratio
-        Length of the window, in [0, 1]: the share of frozen units, or with ``inverted`` of trained ones.
+        Length of the window, in [0, 1]: the share of frozen units or, with ``inverted``, of trained ones.
     start
         Where the window starts, in [0, 1).
     inverted
         Whether the units outside the window are frozen and those in it trained.
     granularity
-        ``weight`` freezes entries; ``neuron`` whole rows (first axis) of a weight with the entries of its bias.
+        ``weight`` freezes entries; ``neuron`` entire rows (first axis) of a weight with the entries of its bias.
     draw
         ``exact`` spaces the positions evenly, so that round(ratio * n) of n units are frozen (one more or less where
         ``start`` is not 0); ``bernoulli`` draws them independently, so that the count is binomial.
     include, exclude
-        Comma-separated shell patterns of parameter names; parameters left out are trained in full, in the inverse too.
+        Comma-separated shell patterns of parameter names; excluded parameters are trained in full, in the inverse too.
     chosen
         A mask of all parameters bit by bit (``mask_text``), in place of a draw; empty for a draw.
 
@@ -95,7 +95,7 @@ def build_mask(recipe: MaskRecipe | None, parameters: Mapping[str, Tensor]) -> M
     recipe
         The recipe; None trains everything.
     parameters
-        The parameters by name, of which only shapes and devices count.
+        The parameters by name; only their shapes and devices are used.
 
     Returns
     -------
@@ -190,7 +190,7 @@ def _exact(bits: NDArray[np.uint64], recipe: MaskRecipe) -> NDArray[np.bool_]:
     size = bits.size
     if size >= 2**_KEY_BITS:
         raise ValueError(f"a mask is drawn over fewer than 2**{_KEY_BITS} units of a tensor, got {size}")
-    # in place: fresh memory costs more than what is computed in it
+    # in place: allocating memory costs more than the computation
     bits &= _HIGH
     bits |= _indices(size)
     keys = bits
@@ -211,8 +211,8 @@ def _indices(size: int) -> NDArray[np.uint64]:
 
 
 def _rank(position: float, size: int) -> int:
-    # both ends are rounded, not the length, so that adjacent windows do not overlap; the inner rounding makes
-    # 1/3 + 1/3 and 2/3 one position
+    # both ends are rounded, not the length, so that adjacent windows do not overlap; the inner rounding gives
+    # 1/3 + 1/3 and 2/3 the same position
     return int(np.floor(round(position * size, 6) + 0.5))
 
 
@@ -225,10 +225,10 @@ def _below(keys: NDArray[np.uint64], rank: int) -> NDArray[np.bool_]:
 
 
 def _smallest(keys: NDArray[np.uint64], rank: int) -> np.uint64:
-    """Return the key that ``rank`` others are smaller than.
+    """Return the key with exactly ``rank`` smaller keys.
 
-    Keys are uniform over 64 bits, so that it lies near rank / size of the range, within a few times size**-1/2: only
-    the keys in that band are searched, and all of them should it not be there.
+    Keys are uniform over 64 bits, so it lies near rank / size of the range, within a few times size**-1/2: only the
+    keys in that band are searched, and all of them if it is not there.
     """
     share, width = rank / keys.size, 4 / keys.size**0.5
     low, high = (np.uint64(min(max(share + side, 0.0), 1.0) * (2**64 - 2**12)) for side in (-width, width))

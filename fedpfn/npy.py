@@ -1,6 +1,6 @@
-"""Tensors as the bytes of NumPy's file format and back, with one copy on the way out and none on the way in.
+"""Convert tensors to the bytes of NumPy's file format with one copy, and back without a copy.
 
-The bytes are those that ``numpy.save`` writes and ``numpy.load`` reads, which copy twice and once. Every client's model
+The bytes are those that ``numpy.save`` writes and ``numpy.load`` reads, with two copies and one. Every client's model
 passes through here in every round.
 """
 
@@ -28,14 +28,14 @@ def to_npy(tensor: Tensor) -> bytes:
 
 
 def npy_parts(tensor: Tensor) -> tuple[bytes, memoryview]:
-    """Return head and body of the file that ``to_npy`` writes; the body shares the tensor's memory where it can."""
+    """Return header and body of the file that ``to_npy`` writes; the body shares the tensor's memory where possible."""
     array = np.ascontiguousarray(tensor.detach().cpu().numpy()).reshape(tensor.shape)
     return _head(array.dtype, array.shape), array.reshape(-1).view(np.uint8).data
 
 
 @lru_cache(maxsize=1024)
 def _head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """Return the head of an array's file; the clients of a round write the same one."""
+    """Return the header of an array's file; cached, since the clients of a round write the same one."""
     head = io.BytesIO()
     about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(head, about)
@@ -43,13 +43,13 @@ def _head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 
 def from_npy(data: bytes) -> Tensor:
-    """Return the tensor in ``data``, whose memory it shares where it can and which must not be written to.
+    """Return the tensor in ``data``; it shares this memory where possible and must not be written to.
 
-    Arrays laid out column by column, or in a newer version of the format, are copied. Raises ``ValueError`` for what is
-    not such a file, or one that holds fewer entries than it says.
+    Column-major arrays, and newer versions of the format, are copied. Raises ``ValueError`` for data that are not such
+    a file, or that hold fewer entries than the header says.
     """
     shape, by_columns, dtype, start = _read_head(data[: _head_size(data)])
-    # before anything of that size is made
+    # checked before anything of that size is allocated
     if math.prod(shape) * dtype.itemsize > len(data) - start:
         raise ValueError(f"the header announces an array of shape {shape}, but {len(data) - start:,} bytes follow")
     if by_columns:
@@ -60,13 +60,13 @@ def from_npy(data: bytes) -> Tensor:
 
 def npy_size(tensor: Tensor) -> int:
     """Return the number of bytes that ``to_npy`` would write."""
-    # one entry's dtype: asking NumPy for that of a large tensor on a GPU would copy it
+    # the dtype of an empty tensor: asking NumPy for that of a large tensor on a GPU would copy it
     dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
     return len(_head(dtype, tuple(tensor.shape))) + tensor.numel() * dtype.itemsize
 
 
 def split_npy(data: bytes) -> tuple[bytes, memoryview] | None:
-    """Return head and body of a file whose body may follow others of the same head; None for any other file."""
+    """Return header and body of a file that can be stacked with others of the same header; None for any other file."""
     try:
         shape, by_columns, dtype, start = _read_head(data[: _head_size(data)])
     except (ValueError, EOFError):
@@ -76,19 +76,19 @@ def split_npy(data: bytes) -> tuple[bytes, memoryview] | None:
 
 
 def stack_npy(head: bytes, bodies: Sequence[memoryview]) -> bytes:
-    """Return arrays of one head as a file with a single array, in which they follow each other.
+    """Stack the bodies of arrays with the same header into the file of a single array.
 
     Parameters
     ----------
     head
-        The head that all the arrays' files have.
+        The header that the arrays' files share.
     bodies
         The bodies of the files, as from ``split_npy`` or ``npy_parts``.
 
     Returns
     -------
     bytes
-        The file, whose array has one more axis, the first.
+        The file, whose array has an additional first axis.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def stack_npy(head: bytes, bodies: Sequence[memoryview]) -> bytes:
 
 
 class Unwritten:
-    """Mixin for Flower's ``Array``: a tensor, converted to bytes only when they are read."""
+    """Mixin for Flower's ``Array``: a tensor, converted to bytes only when the bytes are read."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -115,25 +115,25 @@ class Unwritten:
         return to_npy(self.tensor)
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """Return a copy, which may be written to as that of any ``Array`` may."""
+        """Return a copy, which may be written to, as for any ``Array``."""
         return self.tensor.numpy(force=True).copy()
 
 
 def _head_size(data: bytes) -> int:
-    # magic and version take 8 bytes, then comes the length of the header, in 2 bytes up to version 1 and in 4 after it
+    # magic string and version take 8 bytes, the length of the header 2 bytes in version 1 and 4 in later ones
     width = 2 if data[6:7] == b"\x01" else 4
     return 8 + width + int.from_bytes(data[8 : 8 + width], "little")
 
 
 @lru_cache(maxsize=1024)
 def _read_head(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Return shape, order, dtype and where the entries start; the clients of a round send the same head."""
+    """Return shape, order, dtype and offset of the entries; cached, since a round's clients send the same header."""
     file = io.BytesIO(head)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, by_columns, dtype = read(file)
-    # a head is a Python literal, which NumPy has Python read
+    # a header is a Python literal, which NumPy lets Python parse
     except (SyntaxError, TokenError, RecursionError, MemoryError, TypeError) as error:
         raise ValueError(f"not the head of an array: {error}") from error
     if dtype.kind not in "biufc":

@@ -1,7 +1,7 @@
-"""Examples from what people have: tensors or arrays, a PyTorch ``Dataset``, a ``DataLoader``.
+"""Convert a user's data to ``Examples``: tensors or arrays, a PyTorch ``Dataset``, a ``DataLoader``.
 
-They become ``Examples`` on the device of the model that will use them: floating-point inputs in its dtype, classes as
-int64, values as float32. Images in uint8 need the statistics that normalise them, which only ``Examples`` holds.
+The examples are on the device of the model that will use them: floating-point inputs in its dtype, classes as int64,
+values as float32. uint8 images need the statistics that normalise them, which only ``Examples`` holds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,28 +19,28 @@ _BATCH = 256
 
 
 def as_examples(data: object, *, model: nn.Module | None = None, name: str = "examples") -> Examples:
-    """Return ``data`` as ``Examples``; those that are already come back as they are.
+    """Return ``data`` as ``Examples``; ``Examples`` are returned unchanged.
 
     Parameters
     ----------
     data
         ``Examples``; a pair (inputs (N, ...), labels (N,) or (N, k)) of tensors or NumPy arrays; a PyTorch ``Dataset``
-        of such pairs of one example; or a ``DataLoader`` of such pairs of a batch. A loader that shuffles is read in
-        the order of its data set.
+        of such pairs, one per example; or a ``DataLoader`` of such pairs, one per batch. A loader that shuffles is read
+        in the order of its data set.
     model
-        Whose device and dtype the tensors get; by default the CPU's, and float32.
+        Model whose device and dtype the tensors get; by default the CPU and float32.
     name
-        What to call the data in an error.
+        Name of the data in errors.
 
     Returns
     -------
     Examples
-        With the task that goes with the form of the labels.
+        The examples, with the built-in task for the form of the labels.
 
     Raises
     ------
     TypeError
-        For anything else, an iterator among it, which can be read only once.
+        For anything else, including an iterator, which can be read only once.
     ValueError
         For inputs and labels of different lengths, and uint8 images.
 

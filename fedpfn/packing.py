@@ -1,4 +1,4 @@
-"""How a state travels: its active entries as one vector per dtype, later put back into the state they belong to.
+"""Pack the active entries of a state into one vector per dtype, for the wire, and put them back later.
 
 Entries are given by their positions, computed once per round for all clients: indexing by position runs at memory
 speed; selecting by a random boolean mask took 10 to 20 times as long.
@@ -21,7 +21,7 @@ PACKED = "packed:"
 
 
 def is_packed(arrays: Iterable[str]) -> bool:
-    """Return whether arrays with these names are packed vectors rather than whole tensors.
+    """Return whether arrays with these names are packed vectors rather than tensors.
 
     >>> is_packed(pack({"w": torch.zeros(2)}, Positions({}))), is_packed({"w": torch.zeros(2)})
     (True, False)
@@ -31,9 +31,9 @@ def is_packed(arrays: Iterable[str]) -> bool:
 
 @dataclass(frozen=True)
 class Positions:
-    """Where the active entries lie in each flattened tensor, ascending; None where all of them are active.
+    """Indices of the active entries of each flattened tensor, ascending; None if all are active.
 
-    A tensor that is not named is active as a whole.
+    All entries of a tensor that is not listed are active.
     """
 
     of: dict[str, Tensor | None]
@@ -44,14 +44,14 @@ class Positions:
         return cls({name: None if bool(mask.all()) else _where(mask.flatten()) for name, mask in active.items()})
 
     def count(self, name: str, tensor: Tensor) -> int:
-        """Return how many entries of ``tensor``, called ``name``, are active."""
+        """Return the number of active entries of ``tensor``, called ``name``."""
         positions = self.of.get(name)
         return tensor.numel() if positions is None else positions.numel()
 
 
 @lru_cache(maxsize=2)
 def plan_positions(plan: Plan, shapes: Shapes) -> Positions:
-    """Return where any phase of a plan trains; all of a round's clients share it.
+    """Return the positions that any phase of a plan trains; all of a round's clients share them.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def pack(state: Mapping[str, Tensor], active: Positions) -> dict[str, Tensor]:
     Returns
     -------
     dict
-        Vectors under the names of their dtypes (``packed:float32``), the entries in the order of ``state``.
+        Vectors named by dtype (``packed:float32``), with the entries in the order of ``state``.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def unpack(packed: Mapping[str, Tensor], active: Positions, base: Mapping[str, T
     packed
         The vectors that ``pack`` returned.
     active
-        Positions of the active entries, as they were packed.
+        Positions of the active entries, as used for packing.
     base
         State that the other entries come from.
 
@@ -130,7 +130,7 @@ def unpack(packed: Mapping[str, Tensor], active: Positions, base: Mapping[str, T
     Raises
     ------
     ValueError
-        If the vectors' lengths are not those of the active entries.
+        If the vectors' lengths are not the numbers of active entries.
     """
     state: State = {}
     taken = dict.fromkeys(packed, 0)

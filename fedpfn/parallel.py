@@ -1,6 +1,6 @@
 """Many evaluations in parallel on a CPU: one thread and one copy of the model per worker.
 
-Splitting a single small operation over cores costs more than it saves, and its sums depend on the number of cores.
+Splitting one small operation over cores costs more than it saves, and makes sums depend on the number of cores.
 Splitting the list of evaluations does neither. On a GPU the items run one after the other in the calling thread.
 """
 
@@ -25,9 +25,9 @@ Thing = TypeVar("Thing")
 
 
 class ModelPool:
-    """Workers that each hold a copy of a model: calls swap a model's tensors, so it cannot be shared.
+    """Workers that each hold a copy of a model: calls swap its tensors, so it cannot be shared.
 
-    Making a pool sets PyTorch to one CPU thread, on a GPU too.
+    Creating a pool sets PyTorch to one CPU thread, on a GPU too.
 
     Parameters
     ----------
@@ -53,10 +53,10 @@ class ModelPool:
         return self._own_model()
 
     def replicate(self, thing: Thing) -> Callable[[], Thing]:
-        """Return a function that gives each worker its own copy of ``thing``; the calling thread ``thing`` itself.
+        """Return a function that gives each worker its own copy of ``thing``, and the calling thread ``thing`` itself.
 
-        The copies are made here and not by the workers, which may start late: a copy of a model that is being called
-        with other tensors at that moment would lack its own.
+        The copies are made here and not by the workers, which may start late: a model that is being called with other
+        tensors at that moment would be copied without its own.
         """
         copies = [] if self._executor is None else [deepcopy(thing) for _ in range(self.workers)]
         return lambda: copies[self._local.number] if hasattr(self._local, "number") else thing
@@ -79,8 +79,8 @@ class ModelPool:
     ) -> Evaluation:
         """Evaluate ``state`` in chunks of ``examples``, put together in order; ``marks`` as for ``evaluate``.
 
-        ``done`` is called after each chunk with its share of the examples. On a GPU the sums of all chunks stay there
-        until the end, since it would wait for each transfer.
+        ``done`` is called after each chunk with its share of the examples. On a GPU the sums of all chunks stay on the
+        device until the end, since it would wait for each transfer.
         """
         if examples.device.type != "cpu":
             whole = evaluate(self.model, examples, state=state, batch_size=chunk, marks=marks)
@@ -103,7 +103,7 @@ class ModelPool:
         has_accuracy = examples.task.has_accuracy
         right: Iterable[float] = (part.accuracy * part.examples for part in parts)
         if examples.task == CLASSIFICATION:
-            # counts, so that chunks give what one pass gives
+            # whole counts, so that chunks give the same result as one pass
             right = (round(count) for count in right)
         return Evaluation(
             loss=sum(part.loss * part.examples for part in parts) / total,
@@ -124,7 +124,7 @@ class ModelPool:
 
 @contextmanager
 def temporary_pool(model: nn.Module, *, workers: int | None = None) -> Iterator[ModelPool]:
-    """Make a pool that ends with the block, restoring PyTorch's CPU threads.
+    """Create a pool for the block, then close it and restore PyTorch's number of CPU threads.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Arithmetic on a model's state as a dict of named tensors.
 
-A state holds what federation moves: trainable parameters and floating-point buffers (BatchNorm's running statistics),
-in the model's own order. Integer buffers (counters) and parameters with ``requires_grad=False`` stay as built: the
-former are never averaged, the latter never change. ``packing`` packs a state for the wire.
+A state holds what clients and server exchange: trainable parameters and floating-point buffers (BatchNorm's running
+statistics), in the model's own order. Integer buffers (counters) and parameters with ``requires_grad=False`` stay as
+built: the former are never averaged, the latter never change. ``packing`` packs a state for the wire.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ State = dict[str, Tensor]
 
 
 def trainable(model: nn.Module) -> State:
-    """Return the live trainable parameters by name; a tied one once, under its first name."""
+    """Return the live trainable parameters by name; a tied parameter appears once, under its first name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -27,7 +27,7 @@ def float_buffers(model: nn.Module) -> State:
 
 
 def read_state(model: nn.Module) -> State:
-    """Return a copy of the model's state, where it lies."""
+    """Return a copy of the model's state, on the model's device."""
     return {name: tensor.detach().clone() for name, tensor in (trainable(model) | float_buffers(model)).items()}
 
 
@@ -44,7 +44,7 @@ def write_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises
     ------
     ValueError
-        Where names or shapes are not the model's.
+        If names or shapes are not the model's.
     """
     write_tensors(trainable(model) | float_buffers(model), state)
 
@@ -63,7 +63,7 @@ def write_tensors(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Non
     Raises
     ------
     ValueError
-        Where names or shapes are not theirs.
+        If names or shapes are not those of ``own``.
     """
     require_fit(own, state)
     for name, tensor in own.items():
@@ -71,7 +71,7 @@ def write_tensors(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Non
 
 
 def require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Check that a state is one of a model.
+    """Check that a state fits a model.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def require_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     Raises
     ------
     ValueError
-        Where names or shapes of ``state`` are not those of ``own``.
+        If names or shapes of ``state`` are not those of ``own``.
     """
     if own.keys() != state.keys():
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -97,19 +97,19 @@ def lerp(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float
     """Return w(alpha) = alpha w1 + (1 - alpha) w2 (arXiv 2402.01342, eq. 1).
 
     Exact at both ends, and where the entries are equal: frozen entries do not change along the path. Integer buffers,
-    which a whole ``state_dict()`` has, are the first's between the ends.
+    which a complete ``state_dict()`` has, are taken from ``first`` between the ends.
 
     Parameters
     ----------
     first, second
         The states w1 and w2 at the two ends, with the same tensors.
     alpha
-        Place on the path: 1 at ``first``, 0 at ``second``.
+        Position on the path: 1 at ``first``, 0 at ``second``.
 
     Returns
     -------
     State
-        The state at that place; at an end, the tensors of the end itself.
+        The state at that position; at an end, the tensors of the end itself.
     """
     if alpha in (0, 1):
         return dict(first if alpha else second)
@@ -139,14 +139,14 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
     Raises
     ------
     ValueError
-        Without tensors, and for weights that are not such.
+        Without tensors, and for invalid weights.
     """
     total = float(sum(weights))
     if not tensors or len(tensors) != len(weights) or not 0 < total < math.inf or min(weights) < 0:
         raise ValueError(
             "a weighted mean needs tensors, each with a weight of 0 or more, and a positive sum of weights"
         )
-    # from the first one and not from 0, since 0 + -0.0 is 0.0
+    # starts from the first tensor and not from 0, since 0 + -0.0 is 0.0
     mean = tensors[0].to(torch.float64) * (weights[0] / total)
     for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
         mean.add_(tensor.to(torch.float64), alpha=weight / total)
@@ -195,9 +195,9 @@ def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
 
 
 def fit_to_use(rows: Tensor) -> list[bool]:
-    """Return for each row whether its numbers can be computed with: they, their squares and the sum are finite.
+    """Return for each row whether its numbers are fit for use: they, their squares and the sum are finite.
 
-    A float32 of 1e30 is finite, but no loss, gradient or norm of a model that contains it is.
+    A float32 of 1e30 is finite, but losses, gradients and norms of a model that contains it are not.
 
     >>> fit_to_use(torch.tensor([[1.0, 2.0], [1.0, torch.nan], [1e30, 0.0]]))
     [True, False, False]
@@ -206,21 +206,21 @@ def fit_to_use(rows: Tensor) -> list[bool]:
         return [True] * len(rows)
     entries = rows.detach().flatten(1) if rows.ndim > 1 else rows.detach()[:, None]
     if entries.dtype not in (torch.float32, torch.float64):
-        # squares of 16 bits overflow at 256
+        # squares of float16 numbers overflow at 256
         entries = entries.float()
     fit: list[bool] = torch.isfinite(torch.linalg.vector_norm(entries, dim=1)).tolist()
     return fit
 
 
 def why_unfit(tensor: Tensor) -> str:
-    """Return what is wrong with numbers that cannot be computed with."""
+    """Return what is wrong with numbers that are not fit for use."""
     if not bool(torch.isfinite(tensor).all()):
         return "holds NaN or infinity"
     return f"holds numbers too large to compute with, up to {tensor.abs().max().item():.3g}"
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of a state's names, shapes and bits: equal digests are identical weights."""
+    """Return the SHA-256 of a state's names, shapes and bits: equal digests mean identical weights."""
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -229,6 +229,6 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _finite(tensor: Tensor) -> bool:
-    # NaN and infinity propagate to a sum, so that a finite sum clears all entries in one pass; a sum that overflows, as
-    # one in few bits soon does, is followed by a check of every entry
+    # NaN and infinity propagate to a sum, so a finite sum clears all entries in one pass; if the sum overflows, as it
+    # soon does in few bits, every entry is checked
     return math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())

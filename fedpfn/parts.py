@@ -1,4 +1,4 @@
-"""The user's own parts: whether their arguments fit their signature, and the call that passes them.
+"""Check whether the arguments of a user's own part fit its signature, and call the part with them.
 
 A part (model factory, data loader, partition scheme, strategy, mask schedule, optimiser) is called with what the
 framework provides and with the user's own arguments, by name. ``fedpfn.args`` reads these arguments from text.
@@ -40,19 +40,19 @@ def signature_faults(
     args : mapping
         The user's arguments.
     provided : collection of str
-        Names that the framework passes where the signature has them; the user cannot.
+        Names that the framework passes if the signature has them; the user cannot pass them.
     key : str
         The key that holds ``args``, for example ``"model.args"``.
     positional : int
         Number of leading parameters that the framework passes by position.
     forwards : bool
-        Whether a class that takes ``**kwargs`` is known to pass them on to its bases, so that a name which none of them
-        takes is a fault. It may instead use them itself: only a failed call can show which.
+        Whether a class that takes ``**kwargs`` is known to pass them on to its bases, so that a name that none of them
+        takes is a fault. Otherwise it may use them itself: only a failed call can show which.
 
     Returns
     -------
     list of str
-        Unknown names (with the nearest accepted one and all of them), wrong types, parameters without a value.
+        Unknown names (with the nearest accepted name and a list of all), wrong types, parameters without a value.
     """
     parameters = _parameters(part)
     if parameters is None:
@@ -97,16 +97,16 @@ def call_with(
     part
         A function, a class or a callable object.
     provided
-        Keyword arguments of the framework, passed where the signature takes them.
+        Keyword arguments of the framework, passed if the signature takes them.
     args
-        The user's arguments; whole numbers become floats where the signature asks for floats.
+        The user's arguments; integers become floats if the signature asks for floats.
     *positional
         Arguments of the framework that are passed by position.
 
     Returns
     -------
     object
-        What ``part`` returns.
+        The result of ``part``.
 
     Examples
     --------
@@ -117,7 +117,7 @@ def call_with(
 
 
 def accepted(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the offered keyword arguments that a part's signature takes.
+    """Return the offered keyword arguments that a part's signature takes.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def accepted(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, 
     Returns
     -------
     dict
-        Those that ``part`` takes; all where it takes ``**kwargs``, none where it has no signature.
+        Those that ``part`` takes; all if it takes ``**kwargs``, none if it has no signature.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def accepted(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, 
 
 
 def named(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the offered keyword arguments that a part names.
+    """Return the offered keyword arguments that a part's signature names.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def named(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any
     Returns
     -------
     dict
-        Those that ``part``, or a base that it passes them on to, names; ``**kwargs`` alone takes none.
+        Those that ``part``, or a base that it passes them on to, names explicitly; ``**kwargs`` alone selects none.
 
     Examples
     --------
@@ -167,7 +167,7 @@ def named(part: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any
 
 
 def converted(part: Callable[..., Any], args: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return arguments with whole numbers made floats where a part takes floats and no whole numbers.
+    """Return arguments with integers converted to floats where a part takes floats but no integers.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def converted(part: Callable[..., Any], args: Mapping[str, Scalar]) -> dict[str,
     dict
         All of ``args``.
     """
-    # reading a signature takes longer than a small model's step
+    # reading a signature takes longer than a training step of a small model
     parameters = (_parameters(part) if args else None) or {}
     return {
         name: float(value)
@@ -194,26 +194,26 @@ def converted(part: Callable[..., Any], args: Mapping[str, Scalar]) -> dict[str,
 def _own_parameters(
     parameters: Mapping[str, inspect.Parameter], provided: Collection[str], positional: int
 ) -> dict[str, inspect.Parameter]:
-    """Return the parameters that are left to the user's arguments."""
+    """Return the parameters that the user's arguments may fill."""
     left = list(parameters.items())[positional:]
     return {name: p for name, p in left if name not in provided and p.kind not in _CATCH_ALL}
 
 
 def _parameters(part: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
-    """Return the parameters of ``part``, None where it has no signature; a class also has those it may pass on."""
+    """Return the parameters of ``part``, None if it has no signature; for a class, also those that it may pass on."""
     parameters = _of_signature(part)
     if parameters is None or not (isinstance(part, type) and _takes_anything(parameters)):
         return parameters
     inherited: dict[str, inspect.Parameter] = {}
     for constructor in _constructors(part):
         inherited |= {name: p for name, p in _named(constructor).items() if name not in inherited}
-    # the class itself may pass what the base needs
+    # the class itself may pass what its base needs
     optional = {name: p.replace(default=None) if p.default is p.empty else p for name, p in inherited.items()}
     return parameters | {name: p for name, p in optional.items() if name not in parameters}
 
 
 def _constructors(kind: type) -> list[dict[str, inspect.Parameter]]:
-    """Return the parameters of the constructors that arguments of ``kind`` can reach, its own first.
+    """Return the parameters of each constructor that arguments of ``kind`` can reach, its own first.
 
     Each but the last takes ``**kwargs``, which it may pass on to the next.
     """
@@ -244,13 +244,13 @@ def _of_signature(part: Callable[..., Any]) -> dict[str, inspect.Parameter] | No
             return dict(inspect.signature(part, eval_str=eval_str).parameters)
         except (TypeError, ValueError):
             return None
-        except Exception:  # an annotation that only the type checker can read stays text
+        except Exception:  # an annotation that only a type checker can resolve stays text
             continue
     return None
 
 
 def _kinds(parameter: inspect.Parameter) -> tuple[type, ...]:
-    """Return which of bool, int, float and str a parameter takes; empty where that cannot be known."""
+    """Return which of bool, int, float and str a parameter takes; empty if that is unknown."""
     annotation, default = parameter.annotation, parameter.default
     if annotation is parameter.empty:
         # `dropout=0` without an annotation may well mean any number

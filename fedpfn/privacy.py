@@ -5,7 +5,7 @@ K clients that started from w send x_i. Their updates are clipped to a norm C an
     d_i = (x_i - w) min(1, C / |x_i - w|),    w_{t+1} = w + (sum_i d_i + z C g) / K,    g ~ N(0, I) where m = 1, else 0,
 
 with the round's mask m and noise multiplier z (McMahan et al. 2018, "Learning differentially private recurrent language
-models"). All clients count the same: weights by numbers of examples would reveal something about a client.
+models"). All clients have equal weights: weights by numbers of examples would reveal something about a client.
 
 **Proposition.** Let the mask m be drawn independently of the data, known to everybody, and let x_i = w where m = 0.
 Then, whatever the share rho of zeros in m: (1) clipping the active entries alone is clipping the whole update; (2) the
@@ -15,13 +15,13 @@ share 1 - rho of what it is without a mask.
 
 *Proof.* (1) x_i - w is zero where m = 0, so that |m (x_i - w)| = |x_i - w|. (2) Neighbouring sums differ by d - d' of
 two clients, and |d - d'| <= |d| + |d'| <= 2 C. Given all earlier releases, w and m are fixed; frozen entries of the
-release are w's, the same in both cases, and the others are a Gaussian mechanism of standard deviation z C on a function
-of sensitivity 2 C: one of noise multiplier z / 2, whatever its dimension. (3) Each active entry of the mean has noise
+release are those of w in both cases, and the others are a Gaussian mechanism of standard deviation z C on a function of
+sensitivity 2 C: its noise multiplier is z / 2, whatever its dimension. (3) Each active entry of the mean has noise
 of variance (z C / K)^2, and a frozen one none. QED
 
 x_i is rounded once to its dtype after clipping, by up to 2^-24 of an entry in float32; the bound is exact before that.
 The noise is drawn in float64 and added in it; attacks on the low bits of floating-point noise (Mironov 2012) are not
-defended against. What else leaves a client, its training loss above all, is not covered.
+defended against. Anything else that a client sends, above all its training loss, is not covered.
 """
 
 import math
@@ -37,7 +37,7 @@ from torch import Tensor
 
 from fedpfn.params import State
 
-# range of noise multipliers that is searched
+# range of the search for a noise multiplier
 _LEAST, _MOST = 2.0**-6, 2.0**20
 
 
@@ -47,16 +47,16 @@ def clip_update(arrays: Mapping[str, Tensor], before: Mapping[str, Tensor], norm
     Parameters
     ----------
     arrays
-        A client's arrays x, whole or packed.
+        A client's arrays x, packed or not.
     before
-        What it started from, w, in the same form.
+        The arrays that it started from, w, in the same form.
     norm
         C, the largest Euclidean norm that an update may have, over all arrays.
 
     Returns
     -------
     dict
-        New tensors; the given ones where the update is short enough.
+        New tensors; the given ones if the update is short enough.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def add_noise(arrays: Mapping[str, Tensor], deviation: float, generator: np.rand
     Parameters
     ----------
     arrays
-        The arrays by name, whole or packed.
+        The arrays by name, packed or not.
     deviation
         Standard deviation of the noise.
     generator
@@ -99,7 +99,7 @@ def epsilon(
 ) -> float:
     """Return the epsilon of releases, at ``delta``, by Renyi differential privacy (Mironov 2017; Wang et al. 2019).
 
-    Two populations are neighbours where one client's data are replaced. A release has sensitivity 2 C, hence the noise
+    Two populations are neighbours if they differ in one client's data. A release has sensitivity 2 C, hence the noise
     multiplier z / 2.
 
     Parameters
@@ -109,11 +109,11 @@ def epsilon(
     population
         Number of clients N.
     noise_multiplier
-        z, the noise's standard deviation divided by C; at 0 nothing is private.
+        z, the noise's standard deviation divided by C; 0 gives no privacy.
     delta
         Probability with which the bound may fail.
     amplified
-        Whether the drawn clients are kept secret, which makes a release of few clients cheaper.
+        Whether it is kept secret which clients are drawn, so that a release of few clients costs less.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def epsilon(
     Raises
     ------
     ImportError
-        Where ``dp-accounting`` is not installed.
+        If ``dp-accounting`` is not installed.
 
     Examples
     --------
@@ -150,7 +150,7 @@ def epsilon(
 
 @lru_cache(maxsize=256)
 def _renyi(multiplier: float, size: int, population: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the orders, and the Renyi divergences of one release, which add up over releases."""
+    """Return the orders and the Renyi divergences of one release; these add up over releases."""
     from dp_accounting import dp_event, privacy_accountant
     from dp_accounting.rdp import RdpAccountant
 
@@ -164,7 +164,7 @@ def _renyi(multiplier: float, size: int, population: int) -> tuple[NDArray[Any],
 
 @lru_cache(maxsize=16)
 def noise_for(target: float, *, rounds: int, size: int, population: int, delta: float, amplified: bool = True) -> float:
-    """Return the smallest noise multiplier with which a number of releases costs no more than a given epsilon.
+    """Return the smallest noise multiplier at which the releases cost no more than a given epsilon.
 
     Parameters
     ----------
@@ -180,18 +180,18 @@ def noise_for(target: float, *, rounds: int, size: int, population: int, delta: 
     Returns
     -------
     float
-        The multiplier z, found by bisection, to a thousandth from above.
+        The multiplier z, found by bisection, at most a thousandth too large.
 
     Raises
     ------
     ValueError
-        Where no multiplier does.
+        If no multiplier suffices.
     """
 
     def spent(z: float) -> float:
         return epsilon([size] * rounds, population=population, noise_multiplier=z, delta=delta, amplified=secret)
 
-    # the multiplier without sampling follows directly, and bounds the one with it
+    # the multiplier without amplification follows directly, and bounds the one with it
     secret, high = False, _LEAST
     while spent(high) > target:
         high *= 2

@@ -1,6 +1,6 @@
-"""The progress of a long measurement: a callback ``progress(done, total)``, and a progress bar that is one.
+"""Report the progress of a long measurement to a callback ``progress(done, total)``, such as a progress bar.
 
-Functions that take ``progress=`` call it from whichever thread ends a step, one call at a time.
+Functions that take ``progress=`` call it from whichever thread finishes a step, one call at a time.
 """
 
 import threading
@@ -30,16 +30,16 @@ class Steps:
         self._lock = threading.Lock()
 
     def __call__(self, count: float = 1) -> None:
-        """Report that ``count`` more steps are done, which may be a part of one."""
+        """Report that ``count`` more steps are done; ``count`` may be a fraction."""
         if self._progress is None:
             return
         with self._lock:
             self._done = min(self._total, self._done + count)
-            # parts of steps add up to whole ones up to rounding
+            # fractions of steps add up to whole steps only up to rounding
             self._progress(int(self._done + 1e-6), self._total)
 
     def finish(self) -> None:
-        """Report the remaining steps as done: they turned out not to be needed."""
+        """Report the remaining steps as done, because they turned out not to be needed."""
         if self._done < self._total:
             self(self._total - self._done)
 

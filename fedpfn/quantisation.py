@@ -1,17 +1,17 @@
 """A client's update in fewer bits: 8-bit integers by stochastic rounding, or float16, with error feedback.
 
-The change u = x - w is quantised, not the weights: a step is then a small part of the change, whatever the weights'
-size. Entries are cut into blocks of B neighbours, each with its own scale:
+The change u = x - w is quantised, not the weights: the quantisation step is then a small part of the change, whatever
+the size of the weights. Entries are cut into blocks of B neighbours, each with its own scale:
 
     s = max |u| / 127,    q = floor(u / s + r),  r ~ U[0, 1),    Q(u) = s q.
 
 For each entry E[Q(u)] = u and |Q(u) - u| < s (QSGD, Alistarh et al. 2017): errors of many clients average out. float16
-rounds to the nearest instead, by up to 2^-11 of an entry.
+rounds to nearest instead, by up to 2^-11 of an entry.
 
-With error feedback (Seide et al. 2014; EF-SGD, Karimireddy et al. 2019) a client adds to its next update what the last
-one lost, e <- (u + e) - Q(u + e), so that no part of its updates is lost permanently: what it has sent and what it
-keeps add up to what it trained. The server receives w + Q(u + e) in the arrays' own dtype, and e is the difference,
-rounding included.
+With error feedback (Seide et al. 2014; EF-SGD, Karimireddy et al. 2019) a client adds the error of its last update to
+the next one, e <- (u + e) - Q(u + e), so that no part of its updates is lost permanently: what it has sent and the
+error that it keeps add up to what it trained. The server receives w + Q(u + e) in the arrays' own dtype, and e is the
+difference, rounding included.
 """
 
 from typing import NamedTuple
@@ -22,15 +22,15 @@ from torch import Tensor
 
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 
-# entries that share a scale of 4 bytes, 1.6 % on top: the error is 1.2 to 1.5 % of the norm of an MLP's or a CNN's
-# update, with one scale per tensor 2.8 to 3.3 %, and with blocks of 64 (6 % on top) 1.0 to 1.1 %
+# entries that share a scale of 4 bytes, an overhead of 1.6 %: the error is 1.2 to 1.5 % of the norm of an MLP's or a
+# CNN's update; with one scale per tensor it is 2.8 to 3.3 %, with blocks of 64 (overhead 6 %) 1.0 to 1.1 %
 BLOCK = 256
-# int8 without its -128
+# int8 without -128
 LEVELS = 127
 
 
 class Code(NamedTuple):
-    """An update as it travels.
+    """An update as it is sent.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Code(NamedTuple):
 
 
 def is_quantised(dtype: torch.dtype, precision: str) -> bool:
-    """Return whether arrays of a dtype travel in fewer bits.
+    """Return whether arrays of a dtype are sent in fewer bits.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def is_quantised(dtype: torch.dtype, precision: str) -> bool:
 
 
 def num_scales(entries: int, precision: str) -> int:
-    """Return the number of scales that go with entries.
+    """Return the number of scales for a number of entries.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def num_scales(entries: int, precision: str) -> int:
     Returns
     -------
     int
-        One per block for ``int8``, the last block being filled up; otherwise 0.
+        One per block for ``int8``, counting the last, partial block; otherwise 0.
     """
     return -(-entries // BLOCK) if precision == "int8" else 0
 
@@ -116,13 +116,13 @@ def quantise(update: Tensor, precision: str, generator: np.random.Generator) -> 
     scales = (blocks.abs().amax(1) / LEVELS).float() if len(blocks) else blocks.new_zeros(0).float()
     steps = blocks / scales.to(blocks.dtype)[:, None]
     draws = torch.from_numpy(generator.random(flat.numel(), dtype=np.float32))
-    # 0 / 0 where a block holds zeros alone
+    # 0 / 0 in a block of zeros
     values = steps.add_(_blocks(draws)).floor_().nan_to_num_(0.0).clamp_(-LEVELS, LEVELS).to(torch.int8)
     return Code(values.reshape(-1)[: flat.numel()], scales)
 
 
 def dequantise(code: Code) -> Tensor:
-    """Return Q(u), flat, in float32. Raises ``ValueError`` where the number of scales is not that of the values."""
+    """Return Q(u), flat, in float32. Raises ``ValueError`` if the number of scales does not fit the values."""
     values, scales = code
     if scales is None:
         return values.float()
@@ -132,6 +132,6 @@ def dequantise(code: Code) -> Tensor:
 
 
 def _blocks(flat: Tensor) -> Tensor:
-    """Return entries in rows of a block each, the last filled up with zeros."""
+    """Return entries as rows, one per block, the last padded with zeros."""
     missing = -flat.numel() % BLOCK
     return (torch.nn.functional.pad(flat, (0, missing)) if missing else flat).view(-1, BLOCK)

@@ -1,7 +1,7 @@
 """Checks of the metrics that a client reports: impossible numbers are refused before they are used.
 
-Both ends check: a worker before it adds a client to a sum, which would be useless if one client in it were refused, and
-the server, which trusts no worker. Names are those of ``protocol``; other metrics are not checked.
+Workers check before they add a client to a sum, which would be useless if one of its clients were refused; the server
+checks because it trusts no worker. Names are those of ``protocol``; other metrics are not checked.
 """
 
 import math
@@ -19,16 +19,16 @@ def fault_of_metrics(
     Parameters
     ----------
     metrics
-        What it reports, by name. Missing metrics are not checked.
+        The client's metrics by name. Missing metrics are not checked.
     max_examples
-        The number of examples that the client has, where it is known: it trains on no more of them.
+        The client's number of examples if known; it cannot train on more.
     phases
-        The number of phases of the round's plan, where it has one.
+        The number of phases of the round's plan, if it has one.
 
     Returns
     -------
     str or None
-        The first fault that is found, by the metric's name.
+        The first fault found, with the metric's name.
 
     Examples
     --------
@@ -55,12 +55,12 @@ def fault_of_weight(name: str, weight: Any) -> str | None:
     name
         Name of the metric.
     weight
-        What the client reports under it; None where it is missing.
+        The value that the client reports; None if it is missing.
 
     Returns
     -------
     str or None
-        The fault of anything but a finite number above 0.
+        The fault, for anything but a finite number above 0.
     """
     return None if _is_number(weight) and weight > 0 else f"{name} must be a finite number above 0, got {weight!r}"
 

@@ -1,8 +1,8 @@
 """One round of a federation as a value: what was sent, what came back, and the result.
 
-A ``Round`` holds w_t, the round's plan, the clients' replies as they travelled (packed or whole) and w_{t+1}. It knows
-neither Flower nor the strategy that made it, so that measures (``fedpfn.measures``) and the recorder work with any of
-them. ``strategies.observed`` builds rounds.
+A ``Round`` holds w_t, the round's plan, the clients' replies as sent (packed or not) and w_{t+1}. It depends neither on
+Flower nor on the strategy that made it, so that measures (``fedpfn.measures``) and the recorder work with any strategy.
+``strategies.observed`` builds rounds.
 """
 
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ class Failure:
     client
         The client's number.
     stage
-        What it failed in, such as ``answering``.
+        The stage at which it failed, such as ``answering``.
     error
-        The error, in one line.
+        The error, on one line.
     traceback
-        Its traceback; empty where there is none.
+        Its traceback; empty if there is none.
     """
 
     client: int
@@ -50,14 +50,13 @@ class Contribution:
     client
         The client's number.
     arrays
-        Its arrays as they travelled: whole tensors by name, or the packed active entries (``packing.is_packed``); empty
-        where they stayed on its worker, summed up.
+        Its arrays as sent: tensors by name, or the packed active entries (``packing.is_packed``); empty if its worker
+        summed them up.
     examples
         Its weight, the number of examples that it reports.
     metrics
-        All numbers that it reported, under their names on the wire, among them, from this project's own client,
-        ``train-loss``, ``seconds`` and ``phase-steps`` (a list with the number of local steps of each phase of the
-        plan).
+        All numbers that it reported, under their names on the wire; this project's own client includes ``train-loss``,
+        ``seconds`` and ``phase-steps`` (a list with the number of local steps of each phase of the plan).
     """
 
     client: int
@@ -79,24 +78,24 @@ class Round:
     plan
         What trained: masks with their shares of the local steps.
     parameters
-        Names of the entries of the state that masks apply to; the others (buffers) always travel whole.
+        Names of the tensors of the state that masks apply to; the others (buffers) are always sent in full.
     contributions
         The clients' replies, by ascending client id.
     failures
-        The clients that were selected and did not contribute.
+        The clients that were selected but did not contribute.
     devices
-        Where clients trained, where they reported it.
+        Devices that clients trained on, as far as they reported them.
     bytes_down, bytes_up
-        Bytes of the arrays that the clients were sent and sent back, each client counted separately.
+        Bytes of the arrays sent to the clients and back, each client counted separately.
     wire_bytes
-        Bytes of arrays that travelled: less than both together where a cohort is sent the global state once.
+        Bytes of arrays on the wire: less than the sum of both if a cohort is sent the global state only once.
     seconds
         Durations by name: ``train``, ``transfer``, ``aggregate``.
     drift
-        The clients' drift where it was measured on their workers; ``contributions`` then lack the arrays of all or
-        some clients, which were summed up there.
+        The clients' drift if it was measured on their workers; ``contributions`` then lack the arrays of all or some
+        clients, which were summed up there.
     metrics
-        The clients' metrics as the strategy aggregated them, and what it reports of itself.
+        The clients' metrics as aggregated by the strategy, and its own metrics.
     """
 
     server_round: int
@@ -130,15 +129,15 @@ class Round:
         return Positions.where(self.active)
 
     def updates(self) -> Updates:
-        """Return the ``Updates`` for the contributions as they travelled: all packed, or whole."""
+        """Return the ``Updates`` of the contributions: packed if all of them are, else in full."""
         if all(is_packed(contribution.arrays) for contribution in self.contributions):
             return packed_updates(self.before, self._positions)
         return Updates(self.before)
 
     def state(self, contribution: Contribution) -> State:
-        """Return a client's whole model on the device of ``before``: its active entries on top of the rest.
+        """Return a client's complete model on the device of ``before``: its active entries, the rest from ``before``.
 
-        Raises ``ValueError`` in a round whose clients were summed up where they trained.
+        Raises ``ValueError`` in a round whose clients were summed up on their workers.
         """
         if not contribution.arrays:
             raise ValueError(
@@ -152,5 +151,5 @@ class Round:
         return {name: arrays[name] for name in self.before}
 
     def states(self) -> list[State]:
-        """Return every client's whole model, in the order of ``contributions``."""
+        """Return every client's complete model, in the order of ``contributions``."""
         return [self.state(contribution) for contribution in self.contributions]

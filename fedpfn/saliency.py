@@ -1,7 +1,7 @@
-"""Which entries matter: SNIP's saliency, and the mask that freezes those that matter least.
+"""SNIP's saliency of entries, and the mask that freezes the entries with the smallest.
 
-SNIP (Lee et al. 2019, arXiv 1810.02340) takes |w * dL/dw|, how much the loss changes where an entry is taken away, for
-an entry's saliency. SSFL (openreview kUZ6LhUB26) averages it over clients before they train sparsely.
+SNIP (Lee et al. 2019, arXiv 1810.02340) defines an entry's saliency as |w * dL/dw|, which approximates how much the
+loss changes if the entry is removed. SSFL (openreview kUZ6LhUB26) averages it over clients before they train sparsely.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,7 +54,7 @@ def snip(
 def keep_largest(saliency: Mapping[str, Tensor], ratio: float) -> dict[str, NDArray[np.bool_]]:
     """Return the mask that freezes the entries with the smallest saliency.
 
-    Entries are ranked over all tensors together; among equals the earlier one trains.
+    Entries are ranked over all tensors together; of entries with equal saliency, the earlier trains.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Round plans and mask schedules: which masks a round trains with, and for how much of the local steps each.
+"""Round plans and mask schedules: which masks a round trains with, and for what share of the local steps.
 
 A plan is a tuple of phases (mask recipe, share of the local steps) and covers every algorithm (arXiv 2402.01342,
 section 4.2): FedAvg ((ones, 1),), FedPFN ((m, 1),), FedPNU ((m, phi), (1-m, 1-phi)). A schedule is a function
 ``(server_round, plan) -> plan`` that gets the plan of a fresh mask with the round's ratio and returns the one to use;
-algorithms are functions of the same kind, applied after it. ``plan_rounds`` puts them together.
+algorithms are functions of the same kind, applied after it. ``plan_rounds`` combines them.
 """
 
 import json
@@ -47,7 +47,7 @@ UNMASKED: Plan = (Phase(None),)
 
 
 def per_round(masking: Masking) -> PlanStep:
-    """Draw a fresh mask in each round: the papers' schedule."""
+    """Draw a fresh mask in each round, as in the papers."""
     return lambda server_round, plan: plan
 
 
@@ -59,7 +59,7 @@ def fixed(masking: Masking) -> PlanStep:
 def complement(masking: Masking) -> PlanStep:
     """Draw a fresh mask in the first, third, ... masked round and train its complement in the round after.
 
-    Both rounds of a pair have the ratio of its first, so that they cover every entry once while the ratio changes.
+    Both rounds of a pair use the ratio of the first, so that they cover every entry once even if the ratio changes.
     """
 
     def step(server_round: int, plan: Plan) -> Plan:
@@ -111,7 +111,7 @@ def fed_avg(server_round: int, plan: Plan) -> Plan:
 
 
 def fed_pfn(server_round: int, plan: Plan) -> Plan:
-    """Train under the mask as it is.
+    """Train under the scheduled mask.
 
     Parameters
     ----------
@@ -129,17 +129,17 @@ def fed_pfn(server_round: int, plan: Plan) -> Plan:
 
 
 def fed_pnu(variant: str, phase_share: float) -> PlanStep:
-    """Return progressive neuron updating; the paper leaves the phases open, so each reading is a variant.
+    """Return progressive neuron updating; the paper does not define the phases, so each reading is a variant.
 
-    An unmasked phase stays as it is. Steps are whole: a client with a single local step takes it in the first phase.
+    An unmasked phase stays unchanged. Steps are not divided: a client with one local step takes it in the first phase.
 
     Parameters
     ----------
     variant
-        ``within-round``: m, then 1-m. ``across-rounds``: m in one round, its complement in the next (that is the
-        schedule ``complement``; plans stay as they are). ``then-all``: m, then every entry.
+        ``within-round``: m, then 1-m. ``across-rounds``: m in one round, its complement in the next (this is the
+        schedule ``complement``; plans stay unchanged). ``then-all``: m, then every entry.
     phase_share
-        Share of the steps that train with m, from 0 to 1; without effect across rounds.
+        Share of the steps that train with m, from 0 to 1; not used by ``across-rounds``.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def make_schedule(masking: Masking) -> PlanStep:
     """Return the schedule that ``masking`` names. Raises ``ValueError`` for an unknown one or a bad import string."""
     name = masking.schedule
     if imports.is_reference(name):
-        # a schedule with state is a class or an object: each run gets its own, in its initial state
+        # a schedule with state is a class or an object: each run gets its own copy, in its initial state
         schedule = deepcopy(imports.load(name))
         if isinstance(schedule, type):
             schedule = call_with(schedule, {}, masking.args)
@@ -192,7 +192,7 @@ def plan_rounds(masking: Masking, algorithm: PlanStep = fed_pfn) -> RoundPlans:
     Parameters
     ----------
     masking
-        How masks are drawn; its warm-up rounds have nothing masked.
+        How masks are drawn; its warm-up rounds have no mask.
     algorithm
         Function of a round's number and its scheduled plan that returns the plan to use; by default FedPFN.
 
@@ -204,8 +204,8 @@ def plan_rounds(masking: Masking, algorithm: PlanStep = fed_pfn) -> RoundPlans:
     Raises
     ------
     ValueError
-        For an unknown schedule or a bad import string. The function raises it if a user's schedule returns something
-        other than phases whose shares sum to 1.
+        For an unknown schedule or a bad import string. The returned function raises it if a user's schedule returns
+        anything but phases whose shares sum to 1.
 
     Examples
     --------
@@ -251,10 +251,10 @@ def phase_steps(shares: tuple[float, ...], steps: int) -> tuple[int, ...]:
 
 
 def encode_plan(plan: Plan) -> str:
-    """Write a plan as the JSON text in which it travels."""
+    """Return a plan as the JSON text in which it is sent."""
     phases = [asdict(phase) for phase in plan]
     for phase in phases:
-        # a drawn mask is written as in earlier versions
+        # a drawn mask is written without the key, as in earlier versions
         if phase["mask"] is not None and not phase["mask"]["chosen"]:
             del phase["mask"]["chosen"]
     return json.dumps(phases)

@@ -1,7 +1,7 @@
 """Randomness as a function: every draw of a run is ``derive(seed, purpose, ...)``, never a global generator.
 
-Two processes that name the same path get the same stream, on any machine, in any order and however often: this is what
-makes a run independent of the number of nodes and actors, and lets a mask travel as a recipe.
+Two processes that use the same path get the same stream, on any machine, in any order and however often. This makes a
+run independent of the number of nodes and actors, and lets a mask be sent as a recipe.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ Path = int | str
 def derive(seed: int, *path: Path) -> int:
     """Return the 63-bit seed of the stream ``path`` below ``seed``.
 
-    BLAKE2b over the path's parts, each with its type and length, so that ``(1, 23)``, ``(12, 3)`` and ``("1", 23)``
-    all differ. 63 bits, so that the value fits Flower's and NumPy's signed integers.
+    It is the BLAKE2b hash of the path's parts, each with its type and length, so that ``(1, 23)``, ``(12, 3)`` and
+    ``("1", 23)`` all differ. 63 bits fit Flower's and NumPy's signed integers.
 
     >>> derive(0, "mask", 1) == derive(0, "mask", 1), derive(0, "mask", 1) == derive(0, "mask", 2)
     (True, False)
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in (seed, *path):
-        # NumPy's integers count as the numbers they are
+        # NumPy's integers give the same seed as Python's
         text = f"i{int(part)}".encode() if isinstance(part, Integral) else f"s{part}".encode()
         digest.update(len(text).to_bytes(8, "little") + text)
     return int.from_bytes(digest.digest(), "little") >> 1
@@ -39,14 +39,14 @@ def numpy_generator(seed: int, *path: Path) -> np.random.Generator:
 
 @contextmanager
 def torch_seed(seed: int, *path: Path) -> Iterator[None]:
-    """Run a block with PyTorch's default generators at the stream ``path`` below ``seed``, then put them back.
+    """Run a block with PyTorch's default generators seeded for the stream ``path`` below ``seed``, then restore them.
 
-    For what offers no generator argument: initialisers of ``torch.nn`` and dropout.
+    This is for functions without a generator argument: initialisers of ``torch.nn`` and dropout.
     """
     # like fork_rng and manual_seed, without their search for every kind of device, which takes as long as a small step
     seeded = derive(seed, *path)
     before = torch.default_generator.get_state()
-    # a GPU's generator is kept only where one is in use: asking for it would start CUDA
+    # a GPU's generator is saved only if CUDA is in use: reading it would start CUDA
     gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     gpu_before = torch.cuda.get_rng_state() if gpu else None
     torch.default_generator.manual_seed(seeded)

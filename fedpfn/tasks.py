@@ -1,14 +1,15 @@
-"""Tasks: which labels there are, the loss that trains a model on them, the score that it is measured by.
+"""Tasks: the form of the labels, the loss that trains a model on them, and the score that measures it.
 
-A score is one number per example, averaged over them. It is either a share of right answers, higher better, such as
-accuracy, or an error in some unit, lower better. Shares are recorded as ``accuracy`` and have the barriers of arXiv
-2402.01342, eq. 2, which are relative to the ends; errors are recorded as ``error`` and have barriers like those of the
-loss (eq. 1), in their own unit: a ratio of errors has no upper bound and explodes if the ends are good.
+A score is one number per example, averaged over examples. It is either a share of right answers, such as accuracy
+(higher is better), or an error in some unit (lower is better). Shares are recorded as ``accuracy`` and have the
+barriers of arXiv 2402.01342, eq. 2, which are relative to the ends; errors are recorded as ``error`` and have barriers
+like those of the loss (eq. 1), in their own unit: a ratio of errors has no upper bound and explodes if the ends are
+good.
 
-A regression is scored by its mean absolute error. R² would be the loss again, divided by a constant; the absolute error
-is a mean over examples, in the unit of the target, and outliers weigh less in it. Labels of which several may hold are
-scored by the mean share of labels predicted correctly, z > 0 standing for 1; the share of examples with all labels
-correct jumps whenever a single label changes, and is left to a user's own task.
+A regression is scored by its mean absolute error: a mean over examples, in the unit of the target, in which outliers
+weigh less than in the loss. R² would only be the loss again, rescaled. Examples with several labels are scored by
+the mean share of labels predicted correctly, where z > 0 predicts 1; the share of examples with all labels correct
+jumps whenever a single label changes, and is left to a user's own task.
 """
 
 from collections.abc import Callable
@@ -42,24 +43,24 @@ class Task:
     Attributes
     ----------
     name
-        What the task is called.
+        Name of the task.
     labels
-        The labels it takes: ``classes``, int64 (N,); ``values``, float32 (N,) or (N, k); ``multi-hot``, uint8 (N, L) of
+        Form of the labels: ``classes``, int64 (N,); ``values``, float32 (N,) or (N, k); ``multi-hot``, uint8 (N, L) of
         0 and 1.
     loss
         The loss of a batch: ``loss(outputs, labels, reduction="mean")``, with ``"sum"`` and ``"none"`` as well.
-        ``losses.per_example`` makes one of a function that returns (N,).
+        ``losses.per_example`` makes one from a function that returns (N,).
     score
-        ``score(outputs, labels)`` returns a number or a boolean of each example, (N,), or of each of its labels,
-        (N, L), of which an example has the mean.
+        ``score(outputs, labels)`` returns a number or a boolean for each example, (N,), or for each of its labels,
+        (N, L), over which the mean is taken.
     score_name
-        What the score is called in tables and figures.
+        Name of the score in tables and figures.
     better
         ``higher`` for a score that is a share within [0, 1], ``lower`` for an error.
     score_unit, loss_unit
         Units in tables and figures.
     outputs
-        The number of a model's outputs, from that of the classes, values or labels.
+        Function from the number of classes, values or labels to the number of a model's outputs.
 
     Raises
     ------
@@ -97,14 +98,14 @@ class Task:
 
     @property
     def has_accuracy(self) -> bool:
-        """Whether the score is a share of right answers, and not an error."""
+        """Whether the score is a share of right answers rather than an error."""
         return self.better == "higher"
 
 
 def right_class(logits: Tensor, labels: Tensor) -> Tensor:
     """Return whether each row of logits is a right answer.
 
-    A tie is won by the first class; a row that holds NaN is wrong, whatever its largest entry.
+    In a tie the first class wins; a row that contains NaN is wrong, whatever its largest entry.
 
     Parameters
     ----------
@@ -122,7 +123,7 @@ def right_class(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def right_labels(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return whether each label is predicted right: 1 where its logit is above 0; none in a row with NaN.
+    """Return whether each label is predicted right: a logit above 0 predicts 1; a row with NaN has no right label.
 
     Parameters
     ----------
@@ -181,14 +182,14 @@ def task_for(form: LabelForm) -> Task:
 
 
 def task_of(labels: Tensor) -> Task:
-    """Return the built-in task that goes with labels: classes, values or multi-hot rows (``losses.form_of``)."""
+    """Return the built-in task for labels: classes, values or multi-hot rows (``losses.form_of``)."""
     return task_for(form_of(labels))
 
 
 def resolve_task(name: str) -> Task | None:
-    """Return the task of a name or an import string ``package.module:task``; None for ``auto``.
+    """Return the task with a name or an import string ``package.module:task``; None for ``auto``.
 
-    Raises ``ValueError``, in one line, for an unknown name and for what is not a ``Task``.
+    Raises ``ValueError``, with a one-line message, for an unknown name and for an object that is not a ``Task``.
     """
     if name == AUTO:
         return None

@@ -1,6 +1,6 @@
-"""Clients' updates as vectors that are read block by block, in float64: what sums, norms and cosines are taken of.
+"""Clients' updates as vectors that are read block by block, in float64, for sums, norms and cosines.
 
-A block fits into a core's own cache, and no client's whole vector is held in memory. ``averaging`` sums updates,
+A block fits into a core's own cache, and no client's full vector is held in memory. ``averaging`` sums updates,
 ``drift`` compares them.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from fedpfn.packing import Positions, pack
 from fedpfn.params import State
 
-# entries processed at a time: a few such blocks in float64 fit into a core's cache
+# number of entries processed at a time: a few such blocks in float64 fit into a core's cache
 _BLOCK = 2**15
 
 
@@ -30,7 +30,7 @@ class Block:
     array
         Index of their array.
     start
-        Where in that array, flattened, they start.
+        Index of the first one in that array, flattened.
     tensors
         Names of the tensors that they belong to, in order, with the number of entries of each in the block.
     """
@@ -51,7 +51,7 @@ class Block:
         return slice(self.start, self.start + self.size)
 
     def spread(self, values: Mapping[str, float]) -> float | Tensor:
-        """Return the value of each entry's tensor: one number where they all have the same."""
+        """Return the value for each entry's tensor; a single number if all entries have the same value."""
         own = [float(values[name]) for name, _ in self.tensors]
         if len(set(own)) == 1:
             return own[0]
@@ -65,9 +65,9 @@ class Updates:
     Parameters
     ----------
     before
-        Where the clients started from, w, in the form in which they reply: whole tensors or packed ones.
+        State that the clients started from, w, in the form in which they reply, packed or not.
     tensors
-        Names and numbers of entries of the tensors that follow each other in the vector; by default the arrays.
+        Names and numbers of entries of the tensors that make up the vector, in order; by default the arrays.
     """
 
     def __init__(self, before: Mapping[str, Tensor], tensors: Sequence[tuple[str, int]] | None = None) -> None:
@@ -89,12 +89,12 @@ class Updates:
         )
 
     def of(self, arrays: Mapping[str, Tensor]) -> Iterator[Tensor]:
-        """Yield a client's update, block by block, each valid until the next and free to be written to."""
+        """Yield a client's update block by block; each block may be written to and is valid until the next."""
         entries = self.flat(arrays)
         return (self.block_of(entries, block) for block in self.blocks)
 
     def flat(self, arrays: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return arrays as the runs of entries that blocks are cut from."""
+        """Return the arrays flattened; blocks are cut from these."""
         return [arrays[name].detach().reshape(-1) for name in self.before]
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ class Updates:
 
     @torch.no_grad()
     def start(self, block: Block) -> Tensor:
-        """Return the values that a block started from, in float64, valid until the next call."""
+        """Return the block's values in ``before``, in float64, valid until the next call."""
         return self._from[: block.size].copy_(self._start[block.array][block.own])
 
     @torch.no_grad()
@@ -115,16 +115,16 @@ class Updates:
         return math.sqrt(math.fsum(squares))
 
     def parts(self, vector: Tensor) -> Iterator[Tensor]:
-        """Yield a whole vector block by block."""
+        """Yield a full vector block by block."""
         return (vector[block.entries] for block in self.blocks)
 
     def split(self, vector: Tensor) -> State:
-        """Return a vector's entries as arrays, which share its memory."""
+        """Return a vector's entries as arrays that share its memory."""
         parts = torch.split(vector, [tensor.numel() for tensor in self.before.values()])
         return {name: part.view(tensor.shape) for part, (name, tensor) in zip(parts, self.before.items(), strict=True)}
 
     def counted(self, names: Collection[str] | None) -> list[float | Tensor]:
-        """Return for each block 1 for entries of the tensors ``names`` and 0 for others; 1 where all are counted."""
+        """Return for each block 1 for entries of the tensors ``names`` and 0 for others; the number 1 if all count."""
         own = self._names
         key = own if names is None else own & frozenset(names)
         if key not in self._counted:
@@ -138,14 +138,14 @@ def packed_updates(before: State, active: Positions) -> Updates:
     Parameters
     ----------
     before
-        State that the clients started from, whole.
+        Complete state that the clients started from.
     active
         Positions of its active entries.
 
     Returns
     -------
     Updates
-        Those of the packed vectors, in which the tensors keep their own names.
+        The updates of the packed vectors; their tensors keep their own names.
     """
     by_dtype: dict[torch.dtype, list[tuple[str, int]]] = {}
     for name, tensor in before.items():

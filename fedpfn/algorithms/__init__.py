@@ -1,4 +1,4 @@
-"""The clients' halves of the algorithms, one page each; their servers' halves are in ``strategies``."""
+"""The client halves of the algorithms, one module each; their server halves are in ``strategies``."""
 
 from fedpfn.algorithms.fed_dyn import FedDyn
 from fedpfn.algorithms.fed_gucci import FedGuCci

@@ -2,7 +2,7 @@
 
 Client i minimises ``f_i(w) - <l_i, w> + alpha/2 |w - w_t|^2``, so that a step's gradient is g - l_i + alpha (w - w_t),
 and afterwards keeps l_i <- l_i - alpha (w - w_t): at a stationary point this is the gradient of f_i there. Where an
-entry is frozen w = w_t, so l_i does not change. The server's half is ``strategies.fed_dyn``.
+entry is frozen, w = w_t, so l_i does not change. The server's half is ``strategies.fed_dyn``.
 """
 
 import torch
@@ -11,7 +11,7 @@ from fedpfn.training import Correction, End, Finished, LocalAlgorithm, Start
 
 
 class FedDyn(LocalAlgorithm):
-    """FedDyn on the client; clients carry one tensor per parameter from round to round.
+    """FedDyn on the client; clients keep one tensor per parameter from round to round.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """FedGuCci (Li et al. 2024, arXiv 2402.18949): local training that keeps the path to the global model low.
 
-After each step on a batch the client takes another one, by beta times the gradient at the middle of the path to the
-global model, beta grad f((w + w_g) / 2). This is the case of N = 1, the last global model w_g = w_t. Composes with a
-mask: the middle of an entry that does not move is the entry. With beta = 0 no further step is taken: FedAvg, to the
-bit.
+After each step on a batch the client takes another one, by beta times the gradient at the midpoint of the path to the
+global model, beta grad f((w + w_g) / 2). This is the case N = 1, with the last global model w_g = w_t. It composes with
+a mask: for an entry that does not move, the midpoint is the entry itself. With beta = 0 no further step is taken:
+FedAvg, to the bit.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ from fedpfn.training import UNCORRECTED, Correction, LocalAlgorithm, Start
 
 
 class FedGuCci(LocalAlgorithm):
-    """FedGuCci on the client; its server is FedAvg's. A batch costs two gradients and two steps.
+    """FedGuCci on the client; the server is FedAvg's. A batch costs two gradients and two steps.
 
     Parameters
     ----------
@@ -31,12 +31,12 @@ class FedGuCci(LocalAlgorithm):
         self._anchor: State = {}
 
     def start(self, start: Start) -> Correction:
-        """Take the global model for the other end of the path."""
+        """Use the global model as the other end of the path."""
         self._anchor = start.before
         return UNCORRECTED
 
     def passes(self, parameters: Mapping[str, Tensor], gradients: Callable[[], Tensor]) -> Iterator[Tensor | None]:
-        """Step by the gradient at w, then by that at the middle of the path."""
+        """Step by the gradient at w, then by the one at the midpoint of the path."""
         yield gradients()
         if not self.beta:
             return

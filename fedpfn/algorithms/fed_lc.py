@@ -1,8 +1,8 @@
 """FedLC (Zhang et al. 2022, arXiv 2209.00189): logits calibrated by a client's class counts.
 
-A client's loss is the cross-entropy of z_c - tau n_c^(-1/4), n_c its number of examples of class c: the fewer there
-are, the larger the margin by which their logit has to win. A class that the client does not have takes n_c = 1 here,
-the largest finite calibration. With tau = 0 this is FedAvg.
+A client's loss is the cross-entropy of z_c - tau n_c^(-1/4), with n_c its number of examples of class c: the fewer
+there are, the larger the margin by which their logit has to win. A class that the client does not have gets n_c = 1
+here, the largest finite calibration. With tau = 0 this is FedAvg.
 """
 
 import torch
@@ -12,7 +12,7 @@ from fedpfn.training import UNCORRECTED, Correction, LocalAlgorithm, Start
 
 
 class FedLC(LocalAlgorithm):
-    """Calibrated logits on the client; its server is FedAvg's. Needs class labels.
+    """Calibrated logits on the client; the server is FedAvg's. Needs class labels.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class FedLC(LocalAlgorithm):
         self.margins = torch.zeros(0)
 
     def start(self, start: Start) -> Correction:
-        """Count the client's classes. Raises ``ValueError`` where labels are not classes."""
+        """Count the client's examples of each class. Raises ``ValueError`` if labels are not classes."""
         if start.labels.is_floating_point() or start.labels.dim() != 1:
             raise ValueError("FedLC needs class labels; these labels are not classes")
         counts = torch.bincount(start.labels, minlength=start.num_classes).clamp(min=1)

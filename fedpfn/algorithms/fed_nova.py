@@ -1,4 +1,4 @@
-"""FedNova (Wang et al. 2020, arXiv 2007.07481), client's half: how far its steps could have moved it.
+"""FedNova (Wang et al. 2020, arXiv 2007.07481), client's half: it reports how far its steps could have moved an entry.
 
 Clients that take more steps than others pull the mean towards their own optimum. The server divides each update by the
 client's normaliser a_i (``strategies.fed_nova``); a_i times the learning rate is how far the steps of each phase would

@@ -1,14 +1,14 @@
 """FedProx (Li et al. 2020, MLSys; arXiv 1812.06127): local training that stays close to the global model.
 
 Client i minimises f_i(w) + mu/2 |w - w_t|^2, so that a step's gradient is g + mu (w - w_t). Under a mask the sum is
-masked: an entry that does not move has no distance. With mu = 0 this is FedAvg, to the bit.
+masked: an entry that does not move has no distance from w_t. With mu = 0 this is FedAvg, to the bit.
 """
 
 from fedpfn.training import Correction, LocalAlgorithm, Start
 
 
 class FedProx(LocalAlgorithm):
-    """FedProx on the client; its server is FedAvg's.
+    """FedProx on the client; the server is FedAvg's.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """FedSAM (Qu et al. 2022, arXiv 2206.02618; Caldarola et al. 2022, arXiv 2203.11834): flat minima on every client.
 
-A step at w takes the gradient at w + e with e = rho g / |g|, g the batch's gradient at w and the norm over all
-parameters. Under a mask e lies in the trained subspace: it follows m * g, so that frozen entries are not perturbed. The
-weights are put back to the bit before the optimiser steps. With rho = 0 this is FedAvg, to the bit.
+A step at w uses the gradient at w + e with e = rho g / |g|, where g is the batch's gradient at w and the norm is over
+all parameters. Under a mask e lies in the trained subspace: it follows m * g, so that frozen entries are not perturbed.
+The weights are restored to the bit before the optimiser steps. With rho = 0 this is FedAvg, to the bit.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from fedpfn.training import LocalAlgorithm
 
 
 class FedSAM(LocalAlgorithm):
-    """Sharpness-aware minimisation on the client; its server is FedAvg's. A step costs two gradients.
+    """Sharpness-aware minimisation on the client; the server is FedAvg's. A step costs two gradients.
 
     Parameters
     ----------
@@ -28,13 +28,13 @@ class FedSAM(LocalAlgorithm):
         self.rho = rho
 
     def passes(self, parameters: Mapping[str, Tensor], gradients: Callable[[], Tensor]) -> Iterator[Tensor | None]:
-        """Step by the gradient at the perturbed weights; the recorded loss is that at the weights themselves."""
+        """Step by the gradient at the perturbed weights; the recorded loss is the one at the weights themselves."""
         loss = gradients()
         moved = [parameter for parameter in parameters.values() if parameter.grad is not None]
         with torch.no_grad():
             squares = [torch.linalg.vector_norm(parameter.grad) for parameter in moved if parameter.grad is not None]
             norm = torch.linalg.vector_norm(torch.stack(squares)) if squares else torch.zeros(())
-            # a gradient of 0 has no direction to go
+            # a gradient of 0 has no direction
             scale = torch.where(norm > 0, self.rho / norm, 0.0)
             kept = [parameter.detach().clone() for parameter in moved]
             for parameter in moved:

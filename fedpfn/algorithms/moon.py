@@ -1,12 +1,12 @@
 """MOON (Li et al. 2021, arXiv 2103.16257): features held close to the global model's, away from the client's past.
 
-With z, z_g and z_p the features of an example under the model in training, w_t and the client's model of its last
-round, the loss of an example is that of its label plus
+With z, z_g and z_p the features of an example under the model in training, under w_t and under the client's model of
+its last round, the loss of an example is the loss of its label plus
 
     mu * -log( e^(s(z, z_g) / tau) / (e^(s(z, z_g) / tau) + e^(s(z, z_p) / tau)) ),    s the cosine,
 
-where features are the inputs of the model's last linear layer. In its first round a client has no past, and its loss
-is that of the labels. Only the gradient changes, so that it composes with a mask. With mu = 0 this is FedAvg.
+where features are the inputs of the model's last linear layer. In its first round a client has no past model, and its
+loss is that of the labels. Only the gradient changes, so that MOON composes with a mask. With mu = 0 this is FedAvg.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from fedpfn.training import UNCORRECTED, Correction, End, Finished, LocalAlgorit
 
 
 class Moon(LocalAlgorithm):
-    """Model-contrastive learning on the client; its server is FedAvg's. Clients carry their last model.
+    """Model-contrastive learning on the client; the server is FedAvg's. Clients keep their last model.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Moon(LocalAlgorithm):
 
     @torch.no_grad()
     def finish(self, start: Start, end: End) -> Finished:
-        """Keep the model, without the buffers that are averaged with it."""
+        """Keep the model, without its averaged buffers."""
         return Finished(own={name: parameter.detach().clone() for name, parameter in end.parameters.items()})
 
 

@@ -4,10 +4,10 @@ The client keeps c_i, the server sends c. A step's gradient is g - c_i + c, and 
 
     c_i+ = c_i - c + (w_t - w) / (K eta),
 
-the mean gradient along its path. Under momentum K eta becomes how far a constant gradient would have moved an entry
-(``Trained.reach``), without which c_i+ would be 1 / (1 - beta) times too large. Under a mask the steps that count are
-those that trained the entry, and where there was none c_i stays: the formula would take the frozen entry's w_t - w = 0
-for a gradient of 0. The client sends c_i+ - c_i. The server's half is ``strategies.scaffold``.
+the mean gradient along its path. With momentum, K eta is replaced by how far a constant gradient would have moved an
+entry (``Trained.reach``); otherwise c_i+ would be 1 / (1 - beta) times too large. Under a mask, only steps that trained
+the entry count, and if there were none c_i stays: the formula would mistake the frozen entry's w_t - w = 0 for a
+gradient of 0. The client sends c_i+ - c_i. The server's half is ``strategies.scaffold``.
 """
 
 import torch
@@ -16,7 +16,7 @@ from fedpfn.training import Correction, End, Finished, LocalAlgorithm, Start
 
 
 class Scaffold(LocalAlgorithm):
-    """SCAFFOLD on the client; clients carry one tensor per parameter from round to round."""
+    """SCAFFOLD on the client; clients keep one tensor per parameter from round to round."""
 
     needs_sgd = True
 

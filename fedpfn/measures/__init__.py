@@ -1,4 +1,4 @@
-"""Measures of a round: every number of ``rounds.jsonl`` in one table, each a function of a ``Round``."""
+"""Measures of a round: every number in ``rounds.jsonl`` is a function of a ``Round``, listed in one table."""
 
 from fedpfn.drift import Drift, client_drift
 from fedpfn.measures.alignment import UNITS_MOVED

@@ -1,9 +1,9 @@
-"""How many hidden units change places when a round's client models are matched to the model that they started from.
+"""The number of hidden units that move when a round's client models are matched to the model that they started from.
 
-A unit that training leaves in place is matched to itself; the fewer units move, the better the clients' numbering of
-units agrees, which their mean takes for granted (arXiv 2402.01342). Counting permutes nothing. Where the strategy
-matches models itself, the units that it moved are counted; otherwise models are matched by weights here, each as a
-whole, frozen entries included, since the question is whether freezing kept units in place.
+A unit that training leaves in place is matched to itself; the fewer units move, the better the clients agree in the
+numbering of units, which averaging assumes (arXiv 2402.01342). Counting does not permute the models. If the strategy
+matches models itself, the units that it moved are counted; otherwise models are matched by weights here, with frozen
+entries included, since the question is whether freezing kept units in place.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from fedpfn.seeding import derive
 
 
 def moved_by_layer(round: Round, instruments: Instruments) -> list[dict[str, Any]] | None:
-    """Return for each layer its name, its number of units, and how many moved of each client, by ascending id."""
+    """Return for each layer its name, its number of units, and the number that moved per client, by ascending id."""
     if not round.contributions:
         return None
     spec = _spec(instruments)
@@ -31,7 +31,7 @@ def moved_by_layer(round: Round, instruments: Instruments) -> list[dict[str, Any
 
 
 def share_moved(round: Round, instruments: Instruments) -> float | None:
-    """Return the share of units that moved, mean over clients."""
+    """Return the share of units that moved, averaged over clients."""
     layers = instruments.once(round, "units moved", lambda: moved_by_layer(round, instruments))
     if not layers:
         return None

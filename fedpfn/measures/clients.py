@@ -1,10 +1,10 @@
-"""How good a round is for each client, on examples that the clients hold out, and how evenly.
+"""How well, and how evenly, a round serves the clients, on examples that they hold out.
 
-Two accuracies of a client: that of the global model after the round (``client_accuracy``, of every client of the
-federation), and that of its own model at the end of its local training (``personal_accuracy``, of the clients of the
-round, which measure it themselves). Both are recorded as statistics over clients, each of which counts the same
-whatever its number of examples: mean, the 10 % and 50 % quantiles, the worst client, and the standard deviation, which
-is 0 where all clients are served equally well (q-FFL, Li et al. 2020, reports the same measures of fairness).
+A client has two accuracies: that of the global model after the round (``client_accuracy``, for every client of the
+federation), and that of its own model at the end of its local training (``personal_accuracy``, for the clients of the
+round, which measure it themselves). Both are recorded as statistics over clients, all with equal weight whatever their
+numbers of examples: the mean, the 10 % and 50 % quantiles, the worst client, and the standard deviation, which is 0 if
+all clients are served equally well (q-FFL, Li et al. 2020, reports the same measures of fairness).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +22,12 @@ from fedpfn.rounds import Round
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What the clients of a federation hold out.
+    """The examples that the clients of a federation hold out.
 
     Attributes
     ----------
     examples
-        All of their N examples; one that two clients hold out occurs twice.
+        All N held-out examples; an example that two clients hold out occurs twice.
     clients
         Id of the client that holds out each example, (N,).
     """
@@ -42,7 +42,7 @@ class HeldOut:
         return cls(train.take(np.concatenate(parts)), clients)
 
     def by_client(self, scores: NDArray[np.float64]) -> list[float]:
-        """Return the mean score of each client that has examples, by ascending client, from those of all examples."""
+        """Return the mean score of each client that has examples, by ascending id, from the scores of all examples."""
         counts = np.bincount(self.clients)
         sums = np.bincount(self.clients, weights=scores)
         means: list[float] = (sums[counts > 0] / counts[counts > 0]).tolist()
@@ -50,7 +50,7 @@ class HeldOut:
 
 
 def personal_accuracies(round: Round) -> list[float]:
-    """Return the accuracies that clients of the round reported of their own models, on at least one example.
+    """Return the accuracies of clients' own models, as reported by clients of the round with at least one example.
 
     A regression has none.
     """
@@ -59,7 +59,7 @@ def personal_accuracies(round: Round) -> list[float]:
     return [accuracy for accuracy in accuracies if isinstance(accuracy, int | float) and not isnan(accuracy)]
 
 
-# by the name of the statistic: its label, its better direction, and the function over clients
+# for each statistic by name: its label, its better direction, and its function of the clients' values
 FIGURES: Mapping[str, tuple[str, Literal["higher", "lower"], Callable[[Sequence[float]], float]]] = {
     "mean": ("{}, mean over clients", "higher", lambda accuracies: float(np.mean(accuracies))),
     "p10": ("{}, 10 % quantile of clients", "higher", lambda accuracies: float(np.quantile(accuracies, 0.1))),

@@ -1,8 +1,8 @@
 """A user's own measures, by import string: ``measures=my_measures:sharpness``.
 
-The function ``sharpness(round, instruments)`` returns a number, a dict of numbers by name, or None where a round has
-none. Its result is recorded under its name. Its attributes ``label``, ``unit`` and ``better`` (``"higher"``,
-``"lower"``), where it has them, determine how tables and figures show it. A function that uses only global models may
+The function ``sharpness(round, instruments)`` returns a number, a dict of numbers by name, or None for a round without
+a value. Its result is recorded under its name. Its optional attributes ``label``, ``unit`` and ``better``
+(``"higher"``, ``"lower"``) determine how tables and figures show it. A function that uses only global models may
 declare ``needs_models = False``: clients' models then need not leave their workers.
 """
 
@@ -22,15 +22,15 @@ from fedpfn.measures.table import MEASURES, measures_of
 from fedpfn.rounds import Round
 from fedpfn.tasks import CLASSIFICATION, Task
 
-# always measured: readers of a record rely on these
+# always measured: readers of a run's record rely on these
 REQUIRED = frozenset({"accuracy", "loss", "train_loss", "mask", "barrier", "fusion", "weights_sha256", "bytes_down",
                       "bytes_up"})  # fmt: skip
-# keys of a line of rounds.jsonl that no measure may be called
+# keys of a line of rounds.jsonl that cannot be the name of a measure
 RESERVED = frozenset({"round", "clients", "failures", "seconds", "stopped"})
 
 
 class MeasureError(RuntimeError):
-    """A user's measure failed, or returned something other than a number; names the measure and the round."""
+    """A user's measure failed or did not return numbers; the message names the measure and the round."""
 
 
 def resolve_measures(names: str = "", task: Task = CLASSIFICATION) -> tuple[Measure, ...]:
@@ -40,14 +40,14 @@ def resolve_measures(names: str = "", task: Task = CLASSIFICATION) -> tuple[Meas
     ----------
     names
         Comma-separated import strings ``package.module:function``, and names of built-in measures or tables to leave
-        out, with a minus: ``"-client_to_global,my_measures:sharpness"``.
+        out, prefixed with a minus: ``"-client_to_global,my_measures:sharpness"``.
     task
-        What the models are trained for; it determines which measures are built in (``measures_of``).
+        The models' task, which determines the built-in measures (``measures_of``).
 
     Returns
     -------
     tuple of Measure
-        The measures without those left out.
+        The remaining measures.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def _load(reference: str) -> Measure:
 
 
 def _call(function: Callable[..., Any], name: str, round: Round, instruments: Instruments) -> Any:
-    """Return the numbers of a user's measure. Raises ``MeasureError`` where it fails or returns anything else."""
+    """Return the numbers of a user's measure. Raises ``MeasureError`` if it fails or returns anything else."""
     where = f"measure {name!r}, round {round.server_round}"
     try:
         value = function(round, instruments)

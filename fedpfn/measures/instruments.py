@@ -1,8 +1,7 @@
-"""What measures of a round use: models to run, examples, and settings of evaluation and barriers.
+"""What the measures of a round use: models to run, examples, and settings of evaluation and barriers.
 
-Measures of one round share their costly parts (client models, evaluation, connectivity), which are computed once per
-round, when the first measure needs them. Which measures there are is said in ``table``; what barriers are, in
-``fedpfn.lmc``.
+Measures of a round share costly results (client models, evaluation, connectivity), which are computed once per round,
+when the first measure needs them. ``table`` lists the measures; ``fedpfn.lmc`` defines barriers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -44,7 +43,7 @@ _CHUNK = 1000
 
 @dataclass(frozen=True, eq=False)
 class Instruments:
-    """What measures use; the same for all rounds of a run.
+    """The resources and settings of measures; the same for all rounds of a run.
 
     Attributes
     ----------
@@ -57,27 +56,27 @@ class Instruments:
     batches
         Input batches of training data, from which BatchNorm's statistics are re-estimated (``batch_norm="reset"``).
     num_classes
-        Number of classes; 0 counts those that occur among the test labels. Not used where labels are not classes.
+        Number of classes; 0 counts those among the test labels. Not used if labels are not classes.
     seed
         Seed of the draws of examples and pairs.
     rounds
-        Number of the last round, which is always evaluated on all of ``test``; 0 where it is not known.
+        Number of the last round, which is always evaluated on all of ``test``; 0 if unknown.
     evaluate_every
-        Rounds between two evaluations of the global model, round 0 being the first; 0 = only the last round.
+        Rounds between two evaluations of the global model, starting with round 0; 0 = only the last round.
     evaluate_max_examples
-        Test examples of an evaluation in all rounds but the last, drawn once; 0 = all.
+        Number of test examples of an evaluation in all rounds but the last, drawn once; 0 = all.
     barrier_every
         Rounds between two measurements of barriers; 0 = never.
     points
-        Points of a path, both ends included; odd.
+        Number of points of a path, both ends included; odd.
     max_pairs
-        Pairs of clients measured in a round, drawn anew each time; 0 = all.
+        Number of pairs of clients measured in a round, drawn anew each time; 0 = all.
     batch_norm
-        BatchNorm's policy on a path: ``average``, ``reset`` or ``none``.
+        BatchNorm policy on a path: ``average``, ``reset`` or ``none``.
     layers
         Whether layerwise connectivity is measured too.
     held_out
-        The examples that clients hold out for testing; None where they hold out none.
+        The examples that clients hold out for testing; None if they hold out none.
     """
 
     pool: ModelPool
@@ -121,11 +120,11 @@ class Instruments:
         barrier_split
             Split that barriers are measured on, ``"test"`` or ``"train"``.
         barrier_max_examples
-            Examples of an evaluation on a path, and of a BatchNorm reset; 0 = all.
+            Number of examples of an evaluation on a path, and of a BatchNorm reset; 0 = all.
         seed
             Seed of the run.
         workers
-            CPU threads, all cores by default.
+            Number of CPU threads, all cores by default.
         **settings
             The other attributes, by name.
         """
@@ -143,7 +142,7 @@ class Instruments:
 
     @property
     def task(self) -> Task:
-        """The task, whose loss and score the model is measured by."""
+        """The task, whose loss and score measure the model."""
         return self.test.task
 
     @property
@@ -178,16 +177,16 @@ class Instruments:
         return self._evaluated(round, self.test_examples(round))[0]
 
     def regular_evaluation(self, round: Round) -> Evaluation | None:
-        """Return loss and score on the sample, as in a round that is not the last; None where they are not measured."""
+        """Return loss and score on the sample, as in rounds before the last; None in a round without them."""
         every = self.evaluate_every
         if not every or round.server_round % every:
             return None
         return self._evaluated(round, self._test_sample)[0]
 
     def class_accuracy(self, round: Round) -> list[float] | None:
-        """Return the share of right answers in each class, NaN without examples; None where there are no classes.
+        """Return the share of right answers in each class, NaN without examples; None if there are no classes.
 
-        Of labels that hold together: the share of examples in which each is predicted right.
+        For examples with several labels: the share of examples in which each label is predicted right.
         """
         examples = self.test_examples(round)
         if not _has_classes(examples) or not len(examples):
@@ -197,9 +196,9 @@ class Instruments:
         return shares_by_class(self._evaluated(round, examples)[1], examples, count)
 
     def client_accuracies(self, round: Round) -> list[float] | None:
-        """Return the global model's accuracy on what each client holds out, by ascending client.
+        """Return the global model's accuracy on each client's held-out examples, by ascending client id.
 
-        Clients that hold out no example are left out; None where none holds out any, and where there is no accuracy.
+        Clients without held-out examples are left out; None if no client has any, or if the task has no accuracy.
         """
         held_out = self.held_out
         if held_out is None or not _has_classes(held_out.examples):
@@ -234,7 +233,7 @@ class Instruments:
 
     def _drift(self, round: Round) -> Drift:
         packed = all(is_packed(contribution.arrays) for contribution in round.contributions)
-        # frozen entries do not move: packed entries hold the whole update
+        # frozen entries do not move: packed entries hold the complete update
         states = (c.arrays for c in round.contributions) if packed else self._each_client_state(round)
         weights = [contribution.examples for contribution in round.contributions]
         return measure_drift(round.updates(), states, weights, names=round.parameters or None)
@@ -264,7 +263,7 @@ class Instruments:
         return self.once(round, "round_to_round", lambda: self._barriers_to([round.after], round.before))
 
     def layer_cosines(self, round: Round) -> LayerCosines | None:
-        """Return the layerwise connectivity of the pairs measured, if ``layers`` is set."""
+        """Return the layerwise connectivity of the measured pairs, if ``layers`` is set."""
         connectivity = self.connectivity(round) if self.layers else None
         if connectivity is None:
             return None
@@ -277,7 +276,7 @@ class Instruments:
         )
 
     def pairs(self, round: Round) -> list[tuple[int, int]]:
-        """Return the pairs of positions in the round's contributions whose barriers are measured."""
+        """Return the pairs of clients whose barriers are measured, as indices into the round's contributions."""
         pairs = list(combinations(range(len(round.contributions)), 2))
         chosen = sample(len(pairs), self.max_pairs, self.seed, "pairs", round.server_round)
         return [pairs[position] for position in chosen]
@@ -296,7 +295,7 @@ class Instruments:
         return self.test.take(sample(total, maximum, self.seed, "evaluate")) if 0 < maximum < total else self.test
 
     def once(self, round: Round, name: str, compute: Callable[[], Result]) -> Result:
-        """Return what ``compute`` returns, computed once per round under that name."""
+        """Return the result of ``compute``, which is called once per round and name."""
         if self._results.get("round") is not round:
             self._results.clear()
             self._results["round"] = round
@@ -306,7 +305,7 @@ class Instruments:
         return result
 
     def _each_client_state(self, round: Round) -> Iterator[State]:
-        """Yield the client models, one at a time where they are not all needed anyway."""
+        """Yield the client models, building one at a time unless all are needed anyway."""
         if self.measures_barriers(round.server_round):
             yield from self.client_states(round)
         else:
@@ -339,12 +338,12 @@ class Instruments:
 
 
 def _has_classes(examples: Examples) -> bool:
-    """Return whether there is an accuracy of each class, or of each of several labels."""
+    """Return whether each class, or each of several labels, has an accuracy."""
     return examples.task.has_accuracy and examples.task.labels != "values"
 
 
 def sample(total: int, maximum: int, seed: int, *purpose: int | str) -> NDArray[np.int64]:
-    """Return ``maximum`` of ``total`` positions, ascending; all of them where ``maximum`` is 0 or not below ``total``.
+    """Return ``maximum`` of ``total`` indices, ascending; all of them if ``maximum`` is 0 or not below ``total``.
 
     >>> sample(3, 0, 1, "barrier").tolist(), len(sample(100, 5, 1, "barrier"))
     ([0, 1, 2], 5)

@@ -1,8 +1,8 @@
-"""A measure: a number recorded for a round, with unit, better direction and the function that computes it.
+"""A measure: a number recorded for a round, with its unit, better direction and function.
 
 A name with a dot is a column of a table in ``rounds.jsonl``: ``barrier.accuracy_mean`` is ``accuracy_mean`` of
-``barrier``. Which measures there are is the ``table``; a user's own, by import string, are in ``custom``; how the
-costly parts are computed, and in which rounds, is in ``instruments``.
+``barrier``. ``table`` lists the built-in measures; ``custom`` loads a user's own, by import string; ``instruments``
+computes the costly results and decides in which rounds.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,11 +26,11 @@ class Quantity:
     Attributes
     ----------
     name
-        Its key in ``rounds.jsonl``, dotted for one within a table.
+        Its key in ``rounds.jsonl``, dotted if it is within a table.
     label
         Its label in tables and figures.
     unit
-        ``share``, ``nats``, ``bytes``, any other, or empty.
+        ``share``, ``nats``, ``bytes``, any other unit, or empty.
     better
         Whether ``higher`` or ``lower`` values are better, or ``none``.
     """
@@ -52,10 +52,10 @@ class Measure(Quantity):
     function
         Called with a ``Round`` and the run's ``Instruments``; None means that the round has no such value.
     due
-        When it is called: in every round, where the global model is evaluated, or where barriers are measured.
+        When it is called: in every round, when the global model is evaluated, or when barriers are measured.
     needs_models
-        Whether it needs the clients' models, as all measures do that are due where barriers are; the models of other
-        rounds may stay on their workers.
+        Whether it needs the clients' models, as do all measures that are due with barriers; in rounds without such
+        measures the models may stay on their workers.
     needs_held_out
         Whether it is measured on examples that clients hold out; it is left out of the record if they hold out none.
     """
@@ -80,12 +80,12 @@ def measure_round(
     instruments
         The run's instruments.
     due
-        Occasions that the result is limited to: measures of other ones are left out. None takes all.
+        Occasions to limit the result to: measures due on others are left out. None includes all.
 
     Returns
     -------
     dict
-        Values by the measures' dotted names; None where one is not due.
+        Values by the measures' dotted names; None for a measure that is not due.
     """
     wanted = None if due is None else set(due)
     chosen = [measure for measure in measures if wanted is None or measure.due in wanted]
@@ -105,7 +105,7 @@ def is_due(measure: Measure, server_round: int, instruments: Instruments) -> boo
     server_round
         Number of the round; 0 for the initial model.
     instruments
-        The run's instruments, which say in which rounds there are evaluations and barriers.
+        The run's instruments, which determine the rounds with evaluations and barriers.
 
     Returns
     -------
@@ -130,14 +130,14 @@ def needs_models(measures: Iterable[Measure], server_round: int, instruments: In
     Returns
     -------
     bool
-        Whether one that is due needs them.
+        Whether a measure that is due needs them.
     """
     due = (measure for measure in measures if is_due(measure, server_round, instruments))
     return any(measure.needs_models or measure.due == "barriers" for measure in due)
 
 
 def nest(values: Mapping[str, Value]) -> dict[str, Value]:
-    """Return dotted names as tables; what was not measured is left out of a table, and an empty table is None.
+    """Return dotted names as nested tables; values that were not measured are left out, and an empty table is None.
 
     >>> nest({"loss": None, "drift.norm": 2.0, "drift.cosine": None, "barrier.mean": None})
     {'loss': None, 'drift': {'norm': 2.0}, 'barrier': None}

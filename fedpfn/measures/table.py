@@ -1,7 +1,8 @@
 """The table of measures: every number recorded for a round, its unit, its better direction and its function.
 
-The recorder, ``fedpfn show``, reports, figures and trackers read this table. ``measures_of`` is the table of a task:
-for tasks other than classification it has accuracies under the name of the task's score, or errors as well.
+The recorder, ``fedpfn show``, reports, figures and trackers read this table. ``measures_of`` returns the table of a
+task: for tasks other than classification it has accuracies labelled with the name of the task's score, or errors as
+well.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from fedpfn.tasks import CLASSIFICATION, Task
 
 
 def _train_loss(round: Round, instruments: Instruments) -> float | None:
-    """Return the clients' mean training loss, weighed by their examples."""
+    """Return the clients' mean training loss, weighted by their numbers of examples."""
     losses = [contribution.metrics.get("train-loss") for contribution in round.contributions]
     if not losses or not all(isinstance(loss, int | float) for loss in losses):
         return None
@@ -45,7 +46,7 @@ def _frozen(round: Round) -> float:
 
 
 def _phase_steps(round: Round) -> list[list[float]]:
-    """Return the local steps of each phase that each client reported."""
+    """Return each client's reported number of local steps in each phase."""
     reported = [contribution.metrics.get("phase-steps") for contribution in round.contributions]
     return [steps for steps in reported if isinstance(steps, list) and len(steps) == len(round.plan)]
 
@@ -59,7 +60,7 @@ def _phase_clients(round: Round) -> list[float] | None:
 
 
 def _of(result: Callable[[Instruments, Round], Any], part: Callable[[Any], Value]) -> Callable[..., Value]:
-    """Return a measure that takes ``part`` of a shared result, None where there is no such result."""
+    """Return a measure that extracts ``part`` from a shared result; None if there is no such result."""
 
     def function(round: Round, instruments: Instruments) -> Value:
         whole = result(instruments, round)
@@ -80,7 +81,7 @@ def _pairwise(instruments: Instruments, round: Round) -> PairwiseBarriers | None
 
 
 def _layers(round: Round, instruments: Instruments) -> list[dict[str, Any]] | None:
-    """Return E[1 - cos] layer by layer, mean over pairs: LLFC at the midpoint, and the pair's own features."""
+    """Return E[1 - cos] of each layer, averaged over pairs: LLFC at the midpoint, and the pair's own features."""
     cosines = instruments.layer_cosines(round)
     if cosines is None:
         return None
@@ -91,14 +92,14 @@ def _layers(round: Round, instruments: Instruments) -> list[dict[str, Any]] | No
 
 
 def _cosine(drift: Drift) -> float | None:
-    # undefined where fewer than two clients moved
+    # undefined if fewer than two clients moved
     return None if isnan(drift.cosine_mean) else drift.cosine_mean
 
 
 def _by_client(
     name: str, label: str, accuracies: Callable[[Round, Instruments], Sequence[float] | None], due: Due
 ) -> Iterator[Measure]:
-    """Yield the statistics over clients of an accuracy that each of them has."""
+    """Yield the statistics over clients of a per-client accuracy."""
 
     def measure(figure: Callable[[Sequence[float]], float]) -> Callable[[Round, Instruments], float | None]:
         def function(round: Round, instruments: Instruments) -> float | None:
@@ -163,7 +164,7 @@ BUILT_IN: tuple[Measure, ...] = (
     Measure("bytes_up", "bytes up", BYTES, "lower", lambda r, i: r.bytes_up, "always"),
 )  # fmt: skip
 
-# of a private federation alone
+# only for a private federation
 EPSILON = Measure(
     "privacy.epsilon", "privacy, epsilon", "", "lower", lambda round, _: round.metrics.get("epsilon"), "always"
 )
@@ -174,8 +175,8 @@ MEASURES: dict[str, Measure] = {measure.name: measure for measure in BUILT_IN}
 def measures_of(task: Task) -> tuple[Measure, ...]:
     """Return the built-in measures of a task: the table itself for a classification.
 
-    Where the score is a share of right answers it is recorded as ``accuracy``, labelled with the task's name for it.
-    Where it is an error, accuracies are null in the record, and errors are recorded in addition: ``error``,
+    A score that is a share of right answers is recorded as ``accuracy``, labelled with the task's name for it. If the
+    score is an error, accuracies are null in the record, and errors are recorded in addition: ``error``,
     ``barrier.error_mean`` and so on.
     """
     if task == CLASSIFICATION:
@@ -195,7 +196,7 @@ def _in_unit(measure: Measure, task: Task) -> Measure:
 
 
 def _errors(task: Task) -> Iterator[Measure]:
-    """Yield the measures of an error: of the global model, of paths between models, of the clients' mean."""
+    """Yield the measures of an error: for the global model, for paths between models, for the clients' mean."""
     name, unit = task.score_name, task.score_unit
     yield Measure("error", name, unit, "lower", _of(_EVALUATION, lambda evaluation: evaluation.error))
     paths: tuple[tuple[str, str, Callable[..., PairwiseBarriers | None]], ...] = (
@@ -214,14 +215,14 @@ def _errors(task: Task) -> Iterator[Measure]:
 
 
 def describe(name: str, own: Mapping[str, Mapping[str, Any]] | None = None) -> Quantity:
-    """Return what the recorded number ``name`` is.
+    """Return label, unit and direction of the recorded number ``name``.
 
     Parameters
     ----------
     name
-        Key of the number in ``rounds.jsonl``, dotted for one within a table.
+        Key of the number in ``rounds.jsonl``, dotted if it is within a table.
     own
-        The run's own measures (``Run.measures``), which come before the table; None where it has none.
+        The run's own measures (``Run.measures``), which take precedence over the table; None if it has none.
 
     Returns
     -------

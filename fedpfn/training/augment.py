@@ -2,12 +2,12 @@
 
 An augmentation is a function ``(images, generator) -> images`` on a batch as it lies in memory, uint8 (N, C, H, W) on
 its device, before it is normalised. A crop pads by p black pixels on each side and cuts out a window of the old size at
-an offset drawn from {0, ..., 2p}^2; a flip mirrors left and right with probability 1/2. Image by image this is
+an offset drawn from {0, ..., 2p}^2; a flip mirrors left and right with probability 1/2. For each image this is
 torchvision's ``RandomCrop(size, padding=p)`` and ``RandomHorizontalFlip()`` (He et al., arXiv 1512.03385, section 4.2),
 without a loop over images.
 
-The draws of a step are a function of (seed, round, client, step) and of nothing else, so that they are the same on any
-number of nodes, in a stack of clients, and after a resumption.
+The draws of a step are a function of (seed, round, client, step) only, so that they are the same on any number of
+nodes, in a stack of clients, and after a resumption.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Random crops after padding with ``padding`` black pixels, none at 0, and random horizontal flips.
+    """Random crops after padding with ``padding`` black pixels (no crops if 0), and random horizontal flips.
 
-    ``draw`` and ``apply`` are apart so that several clients' draws can be applied at once.
+    ``draw`` and ``apply`` are separate so that several clients' draws can be applied at once.
     """
 
     padding: int = 4
@@ -43,11 +43,11 @@ class CropFlip:
         return torch.rand(count, 3, generator=generator, device=generator.device)
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Crop and flip each image by its row of ``draws``; 0.5 in all three leaves it as it is."""
+        """Crop and flip each image by its row of ``draws``; three values of 0.5 leave it unchanged."""
         if self.padding:
             height, width = images.shape[2:]
             offsets = (draws[:, :2] * (2 * self.padding + 1)).long().clamp_(max=2 * self.padding)
-            # a view of all windows of each padded image, (N, C, 2p + 1, 2p + 1, H, W), of which each takes one
+            # a view of all windows of each padded image, (N, C, 2p + 1, 2p + 1, H, W); each image takes one of them
             padded = functional.pad(images, (self.padding,) * 4)
             windows = padded.unfold(2, height, 1).unfold(3, width, 1)
             images = windows[torch.arange(len(images), device=images.device), :, offsets[:, 0], offsets[:, 1]]
@@ -69,9 +69,9 @@ def make_augment(name: str) -> Augment | None:
     Parameters
     ----------
     name
-        ``crop-flip``, ``crop``, ``flip``, ``none``, or an import string of a user's own function. That may draw from
-        the generator that it is given or from PyTorch's default one, as torchvision's transforms do: both are seeded
-        for it.
+        ``crop-flip``, ``crop``, ``flip``, ``none``, or an import string of a user's own function. The function may draw
+        from the generator that it is given or from PyTorch's default one, as torchvision's transforms do: both are
+        seeded for it.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def make_augment(name: str) -> Augment | None:
     Raises
     ------
     ValueError
-        For an import string that does not load, or not to something that can be called.
+        For an import string that does not load, or that names something that cannot be called.
     """
     if imports.is_reference(name):
         own = imports.load(name)
@@ -98,11 +98,12 @@ class Augmenter:
     Parameters
     ----------
     augment
-        What is applied to the images of each step.
+        The augmentation that is applied to the images of each step.
     seed
         Seed of the run.
     path
-        Path of the client's draws in this round below ``seed`` (``seeding.derive``); each step has a stream below it.
+        Path below ``seed`` of the client's draws in this round (``seeding.derive``); each step has its own stream below
+        it.
     """
 
     augment: Augment
@@ -126,14 +127,14 @@ class Augmenter:
         return augmented
 
     def generator(self, step: int, device: torch.device) -> torch.Generator:
-        """Return the generator of a step's draws, new at its start."""
+        """Return a new generator for the draws of a step."""
         return torch.Generator(device).manual_seed(derive(self.seed, *self.path, step))
 
 
 def augment_rows(
     augmenters: Sequence[Augmenter | None], images: Tensor, steps: Sequence[int], sizes: Sequence[int]
 ) -> Tensor:
-    """Augment the batches of a stack of clients, ``images`` (rows, batch, C, H, W), each as for that client alone.
+    """Augment the batches of a stack of clients, ``images`` (rows, batch, C, H, W), as for each client alone.
 
     Row r is at the client's own step ``steps[r]`` with ``sizes[r]`` images; padding is left unchanged, and so are rows
     of size 0, rows without an augmenter, and further rows. Crops and flips are applied to all rows at once.
@@ -153,7 +154,7 @@ def augment_rows(
 
 
 def require_images(inputs: Tensor) -> None:
-    """Raise ``ValueError`` where a batch is not of images, uint8 (N, C, H, W)."""
+    """Raise ``ValueError`` if a batch does not consist of images, uint8 (N, C, H, W)."""
     if inputs.dtype != torch.uint8 or inputs.dim() != 4:
         raise ValueError(f"augmentation needs images, uint8 (N, C, H, W); got {_about(inputs)}")
 
@@ -161,7 +162,7 @@ def require_images(inputs: Tensor) -> None:
 def image_faults(name: str, kind: str, input_shape: tuple[int, ...] | None) -> list[str]:
     """Return why the augmentation ``name`` cannot be used on data of a ``kind``.
 
-    A user's own function is tried twice on two images: the same draws must give the same images.
+    A user's own function is called twice on two images: the same draws must give the same images.
 
     Parameters
     ----------
@@ -170,7 +171,7 @@ def image_faults(name: str, kind: str, input_shape: tuple[int, ...] | None) -> l
     kind
         Kind of the data; only ``images`` can be augmented.
     input_shape
-        Shape of an image, (C, H, W); None where it is not known, and a user's own function is then not tried.
+        Shape of an image, (C, H, W); None if unknown, and then a user's own function is not tried.
 
     Returns
     -------

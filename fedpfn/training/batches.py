@@ -1,4 +1,4 @@
-"""Which examples a local step uses, and how many steps a client takes: numbers and a generator in, indices out."""
+"""Which examples a local step uses, and the number of a client's steps, from counts and a generator only."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def count_steps(num_examples: int, *, batch_size: int, epochs: float, steps: int = 0, min_batch: int = 1) -> int:
-    """Return the number of local steps: ``steps`` where above 0, else ``epochs`` times the batches of an epoch.
+    """Return the number of local steps: ``steps`` if above 0, else ``epochs`` times the batches of an epoch.
 
     Parameters
     ----------
@@ -17,9 +17,9 @@ def count_steps(num_examples: int, *, batch_size: int, epochs: float, steps: int
     batch_size
         Number of examples per batch.
     epochs
-        Number of epochs. Of a fraction of an epoch steps are rounded up: a client takes at least one.
+        Number of epochs. For a fraction of an epoch, steps are rounded up: a client takes at least one.
     steps
-        Number of steps; 0 takes ``epochs``.
+        Number of steps; 0 uses ``epochs``.
     min_batch
         Smallest number of examples in a batch, as for ``batch_order``.
 
@@ -31,7 +31,7 @@ def count_steps(num_examples: int, *, batch_size: int, epochs: float, steps: int
     Raises
     ------
     ValueError
-        If ``epochs`` counts and there is no batch at all.
+        If ``epochs`` is used and an epoch has no batch.
 
     Examples
     --------
@@ -45,28 +45,28 @@ def count_steps(num_examples: int, *, batch_size: int, epochs: float, steps: int
 def batch_order(
     num_examples: int, batch_size: int, generator: np.random.Generator, *, min_batch: int = 1
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield the index batches of endless epochs, each epoch a fresh permutation.
+    """Yield batches of indices for endless epochs, each a fresh permutation.
 
     Parameters
     ----------
     num_examples
         Number of examples.
     batch_size
-        Number of examples per batch; the last one of an epoch is short.
+        Number of examples per batch; the last batch of an epoch may be shorter.
     generator
-        What the permutations are drawn from.
+        Generator of the permutations.
     min_batch
-        Smallest number of examples in a batch: one with fewer is left out (BatchNorm needs 2).
+        Smallest number of examples in a batch: smaller batches are left out (BatchNorm needs 2).
 
     Yields
     ------
     NDArray[np.int64]
-        Positions of a batch's examples, (n,), from 0.
+        Indices of a batch's examples, (n,).
 
     Raises
     ------
     ValueError
-        If there is no batch at all.
+        If an epoch has no batch.
     """
     per_epoch = _batches_per_epoch(num_examples, batch_size, min_batch)
     while True:

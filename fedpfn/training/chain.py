@@ -1,14 +1,14 @@
-"""The gradients of a chain of linear layers and ReLUs under cross-entropy, written out: autograd's, at less cost.
+"""Explicit gradients of a chain of linear layers and ReLUs under cross-entropy: those of autograd, at a lower cost.
 
-With a_0 the batch's inputs, flattened, and layers z_l = a_{l-1} W_l^T + b_l, a_l = max(z_l, 0) where a ReLU follows and
-z_l where none does, the loss of n examples is L = -1/n sum_i log softmax(a_D)_{i, y_i}. Backwards, from
+With a_0 the batch's inputs, flattened, and layers z_l = a_{l-1} W_l^T + b_l, a_l = max(z_l, 0) if a ReLU follows and
+else z_l, the loss of n examples is L = -1/n sum_i log softmax(a_D)_{i, y_i}. Backwards, from
 d_D = dL/da_D = (softmax(a_D) - onehot(y)) / n:
 
     d_l <- d_l [a_l > 0] where a ReLU follows,   dL/dW_l = d_l^T a_{l-1},   dL/db_l = sum_i d_li,   d_{l-1} = d_l W_l.
 
-In a small step autograd and the modules cost several times the arithmetic. These are the calls that autograd makes, on
-the same operands in the same memory layout, so that losses and gradients are bit-identical (``tests/test_chain.py``).
-Any model that is not exactly such a chain is left to autograd.
+In a small step, autograd and the modules cost several times the arithmetic. This module makes the same calls as
+autograd, on the same operands in the same memory layout, so that losses and gradients are bit-identical
+(``tests/test_chain.py``). Any model that is not exactly such a chain is left to autograd.
 """
 
 from collections.abc import Collection
@@ -25,7 +25,7 @@ _nll_loss = torch.ops.aten.nll_loss_forward.default
 _nll_loss_backward = torch.ops.aten.nll_loss_backward.default
 _log_softmax_backward = torch.ops.aten._log_softmax_backward_data.default
 _relu_backward = torch.ops.aten.threshold_backward.default
-# cross-entropy's defaults: the mean over the batch, and the label that is ignored
+# defaults of cross-entropy: the mean over the batch, and the ignored label
 _MEAN, _IGNORED = 1, -100
 
 
@@ -52,7 +52,7 @@ class Chain:
 
     @torch.no_grad()
     def gradients(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of a batch and leave its gradients in the parameters' ``grad``, new tensors each time."""
+        """Return the loss of a batch and store its gradients in the parameters' ``grad``, as new tensors each time."""
         outputs = [inputs.flatten(1) if self.flatten else inputs]
         for layer in self.layers:
             output = functional.linear(outputs[-1], layer.weight, layer.bias)
@@ -73,7 +73,7 @@ class Chain:
 def chain_of(model: nn.Module, examples: Examples) -> Chain | None:
     """Return ``model`` as a chain, for steps on ``examples``, or None if the model or its loss is not of this form.
 
-    A chain is an ``nn.Sequential`` of ``Flatten``, ``Linear`` and ``ReLU``, no subclasses and no hooks, in which each
+    A chain is an ``nn.Sequential`` of ``Flatten``, ``Linear`` and ``ReLU``, without subclasses or hooks, in which each
     parameter is dense, trainable and used once. Its loss is the cross-entropy of integer labels.
     """
     if type(model) is not nn.Sequential or model._parameters or _diverted(model):
@@ -106,7 +106,7 @@ def chain_of(model: nn.Module, examples: Examples) -> Chain | None:
 
 
 def _diverted(module: nn.Module) -> bool:
-    """Return whether anything is called besides the class's forward, or instead of it."""
+    """Return whether anything is called in addition to the class's forward, or instead of it."""
     own = vars(module)
     return bool(
         own["_forward_hooks"]
@@ -119,7 +119,7 @@ def _diverted(module: nn.Module) -> bool:
 
 
 def _alike(parameters: Collection[Tensor]) -> bool:
-    """Return whether these are distinct, dense, trainable, of one precision and on one device, and without hooks."""
+    """Return whether parameters are distinct, dense, trainable, without hooks, of one precision and on one device."""
     first = next(iter(parameters))
     dtype, device = first.dtype, first.device
     if dtype not in (torch.float32, torch.float64) or device.type not in ("cpu", "cuda"):
@@ -141,7 +141,7 @@ def _alike(parameters: Collection[Tensor]) -> bool:
 
 def _fits(examples: Examples, weight: Tensor, flatten: bool) -> bool:
     inputs, labels = examples.inputs, examples.labels
-    # images come decoded
+    # images are decoded before they arrive here
     dtype = torch.float32 if inputs.dtype == torch.uint8 else inputs.dtype
     shaped = inputs.dim() >= 2 if flatten else inputs.dim() == 2
     return shaped and dtype == weight.dtype and labels.dim() == 1 and labels.dtype == torch.int64

@@ -1,9 +1,10 @@
-"""The loss that a client trains on: that of the task, a variant of it, or a user's own function.
+"""The loss that a client trains on: the task's loss, a variant of it, or a user's own function.
 
-``label-smoothing`` (Szegedy et al. 2016, section 7) trains towards targets (1 - a) y + a / C in place of y, C classes;
-of labels that hold together each one towards (1 - a) y + a / 2. ``balanced`` weighs the example i of a client by
-w_i = n / (c n_{y_i}), of its n examples, c classes and n_y examples of class y: each of its classes then counts alike,
-and the mean weight of its examples is 1. Models are evaluated by the loss of the task, whatever they were trained on.
+``label-smoothing`` (Szegedy et al. 2016, section 7) trains towards targets (1 - a) y + a / C in place of y, with C
+classes; with several labels per example, each is trained towards (1 - a) y + a / 2. ``balanced`` weights example i of a
+client by w_i = n / (c n_{y_i}), where the client has n examples, c classes and n_y examples of class y: each of its
+classes then has the same weight, and the mean weight of its examples is 1. Models are evaluated by the loss of the
+task, whatever they were trained on.
 """
 
 import inspect
@@ -22,7 +23,7 @@ from fedpfn.training.local_algorithm import Loss
 AUTO, SMOOTHING, BALANCED = "auto", "label-smoothing", "balanced"
 LOCAL_LOSSES = (AUTO, SMOOTHING, BALANCED)
 
-# which labels they are for
+# forms of labels that each loss is for
 _TAKES: dict[str, tuple[LabelForm, ...]] = {SMOOTHING: ("classes", "multi-hot"), BALANCED: ("classes",)}
 
 
@@ -32,10 +33,10 @@ def local_loss(name: str, task: Task, *, smoothing: float = 0.1) -> Callable[[Te
     Parameters
     ----------
     name
-        ``auto``, the task's own; ``label-smoothing``; ``balanced``; or an import string ``package.module:function`` of
-        a function (outputs, labels) -> scalar, the mean loss of a batch.
+        ``auto`` for the task's own; ``label-smoothing``; ``balanced``; or an import string ``package.module:function``
+        of a function (outputs, labels) -> scalar, the mean loss of a batch.
     task
-        What is trained.
+        The task that is trained.
     smoothing
         The share a of label smoothing, within [0, 1).
 
@@ -47,7 +48,7 @@ def local_loss(name: str, task: Task, *, smoothing: float = 0.1) -> Callable[[Te
     Raises
     ------
     ValueError
-        For what ``loss_faults`` finds.
+        For any fault that ``loss_faults`` finds.
 
     Examples
     --------
@@ -80,12 +81,12 @@ def loss_faults(name: str, task: Task | None) -> list[str]:
     name
         As for ``local_loss``.
     task
-        What is to be trained; None where it is not known, and what depends on it is then not checked.
+        The task to be trained; None if unknown, and then what depends on it is not checked.
 
     Returns
     -------
     list of str
-        One line at most; empty if there is no fault.
+        At most one line; empty if there is no fault.
 
     Examples
     --------

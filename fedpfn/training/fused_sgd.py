@@ -1,8 +1,8 @@
-"""SGD with PyTorch's fused step only: the arithmetic of ``torch.optim.SGD(..., fused=True)`` without the optimiser.
+"""SGD as PyTorch's fused step alone: the arithmetic of ``torch.optim.SGD(..., fused=True)`` without the optimiser.
 
 g <- g + decay w; b <- g at an entry's first step, later b <- momentum b + g; w <- w - lr b, under Nesterov
-w <- w - lr (g + momentum b). Making an optimiser and taking its first step costs as much as several small steps, and
-for the first optimiser of a process PyTorch imports its compiler, which takes a second.
+w <- w - lr (g + momentum b). Creating an optimiser and taking its first step costs as much as several small steps, and
+the first optimiser of a process makes PyTorch import its compiler, which takes a second.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class FusedSGD:
-    """Steps of dense ``parameters``, of one dtype and on one device, with settings named as ``torch.optim.SGD``'s.
+    """Takes steps of dense ``parameters``, of one dtype and on one device; settings are those of ``torch.optim.SGD``.
 
     As there, ``param_groups`` holds the settings, including a learning rate that may change between steps, and a
     parameter without a gradient does not change. If gradients are new tensors at each step that share no memory,
@@ -72,7 +72,7 @@ def takes(
     weight_decay: float = 0.0,
     **others: object,
 ) -> bool:
-    """Return whether ``FusedSGD`` supports these; ``torch.optim.SGD`` takes more, and refuses the rest."""
+    """Return whether ``FusedSGD`` supports these settings; ``torch.optim.SGD`` takes more, and refuses invalid ones."""
     if others or min(lr, momentum, weight_decay) < 0 or (nesterov and not momentum) or not parameters:
         return False
     dtype, device = parameters[0].dtype, parameters[0].device

@@ -1,10 +1,10 @@
 """The local training kernel that clients and the laboratory share: one model, one batch at a time.
 
-One call trains a model in place for the phases of a round plan. In a phase with mask m a step is
-w <- w - eta (m * g), g the optimiser's update direction on the batch loss, as the algorithm corrects it.
-The gradient is autograd's or, for a plain network of linear layers, the same bits from ``chain``, which costs less.
-The optimiser starts afresh in each phase: momentum accumulated by entries that freeze at the switch, or missing for
-those that thaw, must not carry over.
+One call trains a model in place for the phases of a round plan. In a phase with mask m a step is w <- w - eta (m * g),
+with g the optimiser's update direction on the batch loss, corrected by the algorithm. The gradient is autograd's or,
+for a plain network of linear layers, the bit-identical one of ``chain``, which costs less. The optimiser starts afresh
+in each phase: momentum accumulated by entries that freeze at the switch, or missing for those that thaw, must not carry
+over.
 """
 
 import math
@@ -34,7 +34,7 @@ class NonFiniteError(FloatingPointError):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training call reports.
+    """The results of a call of ``train``.
 
     Attributes
     ----------
@@ -75,27 +75,27 @@ def train(
     examples
         The client's examples.
     batches
-        Positions of each step's examples, int64 (``batch_order``); as many are read as there are steps.
+        Indices of each step's examples, int64 (``batch_order``); one batch is read per step.
     phases
-        Pairs of a mask and a number of steps. A mask has booleans by parameter name, True where trained, or is the same
-        prepared as a ``BitMask``; None trains everything.
+        Pairs of a mask and a number of steps. A mask has booleans by parameter name, True where trained, or is a
+        prepared ``BitMask``; None trains everything.
     optimizer
         Function from parameters to an optimiser (``make_optimizer``), called at the start of each phase.
     loss
         Mean loss of a batch from outputs and labels, by default that of the examples' task. Not used with an
-        algorithm that has a loss of its own.
+        algorithm that has its own loss.
     algorithm
-        The client's half of an algorithm, begun for this round; None only descends.
+        The client's half of an algorithm, begun for this round; None for plain descent.
     clip_norm
         Largest norm of the gradient after masking, so that frozen entries do not shrink the step; 0 does not clip.
     lr_factor
-        Function from the step, counted from 0 over all phases, to a factor on the optimiser's own learning rate; None
-        leaves it.
+        Function from the step, counted from 0 over all phases, to a factor on the optimiser's learning rate; None keeps
+        the rate.
     augment
-        ``augment(step, images)`` returns what is trained on in their place; it gets uint8 images, before normalisation.
+        ``augment(step, images)`` returns the images to train on instead; it gets uint8 images, before normalisation.
     plain
-        Use autograd, PyTorch's optimiser as it is and every precaution at every step. Otherwise the optimiser steps in
-        one fused pass where PyTorch has one, which rounds differently in the last digit.
+        Use autograd, PyTorch's unmodified optimiser and every precaution at every step. Otherwise the optimiser takes
+        fused steps if PyTorch has them, which round differently in the last digit.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def train(
     Raises
     ------
     NonFiniteError
-        If a loss or at the end a weight is not finite; it names the step.
+        If a loss, or at the end a weight, is not finite; it names the step.
     """
     own_loss = algorithm is not None and algorithm.has_loss
     usual = loss is batch_loss or (loss is None and examples.task == CLASSIFICATION)
@@ -153,7 +153,7 @@ def train(
 
 
 class _Gradients:
-    """Computes the gradients of the current batch, corrected and masked, in the parameters; a call returns the loss."""
+    """A call stores the batch's gradients, corrected and masked, in the parameters and returns the loss."""
 
     def __init__(
         self,
@@ -181,9 +181,9 @@ class _Gradients:
 def _in_one(
     batches: Iterator[NDArray[np.int64]], steps: int, device: torch.device
 ) -> tuple[Sequence[Tensor], list[int]]:
-    """Return the indices of each step, on ``device``, and how many they are.
+    """Return the indices of each step, on ``device``, and their numbers.
 
-    One transfer for all of them: a GPU would wait for one at every step.
+    All are transferred at once: a GPU would wait for a transfer at every step.
     """
     indices = list(islice(batches, steps))
     if not indices:
@@ -197,7 +197,7 @@ def _loss_of(model: nn.Module, loss: Loss) -> Callable[[Tensor, Tensor], Tensor]
 
 
 def _by_autograd(loss_of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the loss of a batch, and leave its gradient in ``grad`` of every parameter that takes part."""
+    """Return the loss of a batch, and store its gradient in ``grad`` of every parameter that takes part."""
     loss = loss_of(inputs, labels)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()

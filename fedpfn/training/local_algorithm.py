@@ -1,9 +1,9 @@
-"""What an algorithm does on the client: the client's half of FedProx, SCAFFOLD, MOON and the like.
+"""The client's half of an algorithm such as FedProx, SCAFFOLD or MOON.
 
 A ``LocalAlgorithm`` has four hooks, all of them optional: before the first step it reads what the server sent and what
-the client kept; it may have its own loss; it may take the gradients of a step elsewhere, or take more than one step per
-batch; and after the last step it returns what the server receives and what the client keeps. The training loop itself
-is in ``kernel``.
+the client kept; it may have its own loss; it may compute the gradients of a step at other weights, or take more than
+one step per batch; and after the last step it returns what to send to the server and what the client keeps. The
+training loop itself is in ``kernel``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,14 +22,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Correction:
-    """An addition to every gradient of a round, entry by entry: g <- g + mu (w - w_t) + offset.
+    """A term added to every gradient of a round, entry by entry: g <- g + mu (w - w_t) + offset.
 
     Parameters
     ----------
     mu
         Strength of the pull towards w_t; 0 = none.
     offset
-        Tensors by parameter name, each shaped as the parameter; a parameter that is not named gets none.
+        Tensors by parameter name, each shaped like the parameter; parameters that are not listed get none.
     """
 
     mu: float = 0.0
@@ -44,7 +44,7 @@ UNCORRECTED = Correction()
 
 @dataclass(frozen=True)
 class Start:
-    """What a client starts a round with.
+    """The state in which a client starts a round.
 
     Attributes
     ----------
@@ -53,13 +53,13 @@ class Start:
     before
         The trainable parameters of w_t by name, not to be written to.
     shared
-        What the server's half sends to every client, by name.
+        Tensors that the server's half sends to every client, by name.
     own
-        What the client kept from the last round in which it trained; empty in its first.
+        Tensors that the client kept from the last round in which it trained; empty in its first.
     labels
         The labels of the client's examples.
     num_classes
-        Number of classes; that of outputs where there are none.
+        Number of classes; if labels are not classes, the number of outputs.
     loss
         The task's loss of outputs and labels.
     """
@@ -75,14 +75,14 @@ class Start:
 
 @dataclass(frozen=True)
 class End:
-    """What a client ends a round with.
+    """The state in which a client ends a round.
 
     Attributes
     ----------
     parameters
         The current parameters by name.
     phases
-        Each phase's mask, None where everything was trained, with its reach (``Trained.reach``).
+        Each phase's mask, None if every entry was trained, with its reach (``Trained.reach``).
     """
 
     parameters: Mapping[str, Tensor]
@@ -99,14 +99,14 @@ class End:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a client's round leaves behind.
+    """The results of a client's round.
 
     Parameters
     ----------
     shared
-        What goes to the server's half in addition to the model: tensors named and shaped as trainable parameters.
+        Tensors for the server's half, in addition to the model, named and shaped like trainable parameters.
     own
-        What stays with the client until the next round in which it trains.
+        Tensors that the client keeps until the next round in which it trains.
     metrics
         Numbers by name, or lists of them, for the reply.
     """
@@ -117,15 +117,15 @@ class Finished:
 
 
 class LocalAlgorithm:
-    """The client's half of an algorithm: by default that of FedAvg, which only descends.
+    """The client's half of an algorithm; by default that of FedAvg, which only descends.
 
-    Made anew for each client and round from the algorithm's own arguments; override what the algorithm changes.
+    It is created for each client and round from the algorithm's own arguments. Override what the algorithm changes.
 
     Attributes
     ----------
     strategy
-        The server's half: a Flower strategy class, which is made from those arguments that it takes. None where the
-        server aggregates as it does otherwise (``strategy.base``).
+        The server's half: a Flower strategy class, which gets the arguments that it takes. None if the server
+        aggregates with ``strategy.base``.
     needs_sgd
         Whether the algorithm relies on ``Trained.reach``, which only plain or heavy-ball SGD has.
     needs_classes
@@ -137,7 +137,7 @@ class LocalAlgorithm:
     needs_classes: bool = False
 
     def start(self, start: Start) -> Correction:
-        """Begin a round; return what is added to its gradients."""
+        """Begin a round; return the correction of its gradients."""
         return UNCORRECTED
 
     def loss(self, start: Start, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ class LocalAlgorithm:
     def passes(self, parameters: Mapping[str, Tensor], gradients: Callable[[], Tensor]) -> Iterator[Tensor | None]:
         """Take the steps of a batch: whenever this yields, the optimiser takes a step with the current gradients.
 
-        ``gradients()`` computes those of the batch at the current parameters, corrected and masked, and returns the
+        ``gradients()`` computes the batch's gradients at the current parameters, corrected and masked, and returns the
         loss. The first value yielded is recorded as the batch's loss; further steps yield None.
         """
         yield gradients()
@@ -158,7 +158,7 @@ class LocalAlgorithm:
 
 
 class Begun:
-    """A running algorithm: begun for one client's round, in the form that the kernel takes.
+    """An algorithm begun for one client's round, in the form that the kernel takes.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ class Begun:
     start
         What the client starts the round with.
     proximal_mu
-        Weight mu of FedProx's term, which is added to whatever the algorithm adds; 0 = none.
+        Weight mu of FedProx's term, which is added to the algorithm's own correction; 0 = none.
     """
 
     def __init__(self, algorithm: LocalAlgorithm, start: Start, *, proximal_mu: float = 0.0) -> None:

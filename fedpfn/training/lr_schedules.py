@@ -1,7 +1,7 @@
-"""Learning-rate schedules: factors of the rate over the local steps of a round, or over the rounds of a run.
+"""Learning-rate schedules: factors on the rate over the local steps of a round, or over the rounds of a run.
 
-A schedule is a function ``(done, total) -> factor`` of the steps taken (rounds ended) so far and their total, so that
-the same schedule can act within a round and across rounds. With t done of T:
+A schedule is a function ``(done, total) -> factor`` of the number of steps (or rounds) done so far and their total, so
+that the same schedule can act within a round and across rounds. With t done of T:
 
     constant 1        linear 1 - t / T        cosine (1 + cos(pi t / T)) / 2        step gamma^floor(t / every)
 
@@ -18,7 +18,7 @@ LrSchedule = Callable[[int, int], float]
 
 
 def constant(done: int, total: int) -> float:
-    """Keep the rate."""
+    """Keep the rate constant."""
     return 1.0
 
 
@@ -57,7 +57,7 @@ def warm_up(done: int, rounds: int) -> float:
     done
         Number t of rounds that have ended, from 0.
     rounds
-        Number of rounds below the full rate; 0 = none.
+        Number of initial rounds below the full rate; 0 = none.
 
     Returns
     -------
@@ -92,8 +92,8 @@ def make_lr_schedule(name: str, *, every: int = 1, gamma: float = 1.0) -> LrSche
     Raises
     ------
     ValueError
-        For an import string that does not load. The schedule of a user's own function raises it when called, if that
-        fails or its result is not a finite number of 0 or more.
+        For an import string that does not load. The schedule raises it when called if a user's own function fails or
+        its result is not a finite number of 0 or more.
     """
     if not imports.is_reference(name):
         return {"constant": constant, "cosine": cosine, "step": step_by(every, gamma), "linear": linear}[name]
@@ -112,21 +112,22 @@ def make_lr_schedule(name: str, *, every: int = 1, gamma: float = 1.0) -> LrSche
 
 
 def lr_schedule_faults(name: str, total: int) -> list[str]:
-    """Return why the schedule ``name`` cannot be used over ``total`` steps or rounds: it is tried first, midway, last.
+    """Return why the schedule ``name`` cannot be used over ``total`` steps or rounds.
 
-    Other totals may occur, so this finds mistakes but proves nothing.
+    It is called for the first step, one midway and the last. Other totals may occur, so this finds mistakes but proves
+    nothing.
 
     Parameters
     ----------
     name
         As for ``make_lr_schedule``.
     total
-        Their number, 1 or more.
+        Number of steps or rounds, 1 or more.
 
     Returns
     -------
     list of str
-        One line at most; empty if there is no fault.
+        At most one line; empty if there is no fault.
     """
     try:
         schedule = make_lr_schedule(name)

@@ -1,8 +1,8 @@
-"""The local optimisers, as functions from parameters to one of PyTorch's, and how to step fast with them.
+"""The local optimisers, as functions from parameters to a PyTorch optimiser, and how to make their steps fast.
 
-Three by name; any other by import string, PyTorch's (``torch.optim:RMSprop``) or the user's own factory, which is
-called with the parameters, ``lr`` and the user's arguments. A step must use only the dense gradients of the last
-backward pass: the kernel computes these, masks them and steps once per batch.
+Three are available by name; any other by import string, PyTorch's (``torch.optim:RMSprop``) or the user's own factory,
+which is called with the parameters, ``lr`` and the user's arguments. A step must use only the dense gradients of the
+last backward pass: the kernel computes these, masks them and steps once per batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
 }
 
-# elementwise ones: an entry's step depends on that entry's own gradients, and they have a fused step
+# elementwise optimisers with a fused step: an entry's step depends on that entry's own gradients only
 _KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, FusedSGD)
 
 _REFUSED = {
@@ -54,15 +54,15 @@ def make_optimizer(
     momentum, nesterov
         Momentum, and whether it is Nesterov's; for ``sgd`` only.
     weight_decay
-        Weight decay; for the three by name only: an optimiser by import string gets ``lr`` and its own ``args``.
+        Weight decay; only for the three by name: an optimiser by import string gets ``lr`` and its own ``args``.
     args
         Further arguments by name, such as ``amsgrad``.
 
     Returns
     -------
     MakeOptimizer
-        It makes a new optimiser at each call, and raises ``TypeError`` where a factory makes anything else or an
-        optimiser that cannot be used.
+        Makes a new optimiser at each call, and raises ``TypeError`` if a factory returns anything else or an optimiser
+        that cannot be used.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def _provided(name: str, *, lr: float, momentum: float, nesterov: bool, weight_d
 
 
 def _refusal(kind: type) -> str | None:
-    """Return why optimisers of a class cannot be used: it, or a class that it extends, is among the refused ones."""
+    """Return why optimisers of a class cannot be used, if it or one of its bases is refused; else None."""
     return next((_REFUSED[base.__name__] for base in kind.__mro__ if base.__name__ in _REFUSED), None)
 
 
@@ -135,9 +135,9 @@ def _checked(name: str, optimizer: Any) -> torch.optim.Optimizer:
 def fused(
     optimizer: MakeOptimizer, parameters: list[Tensor], *, adopt: bool = False
 ) -> torch.optim.Optimizer | FusedSGD:
-    """Return the optimiser of ``parameters`` with a fused step where it has one; for SGD only the step.
+    """Return the optimiser of ``parameters`` with a fused step if it has one; for SGD, a ``FusedSGD``.
 
-    ``adopt`` is ``FusedSGD``'s.
+    ``adopt`` is passed to ``FusedSGD``.
     """
     if isinstance(optimizer, partial) and optimizer.func is torch.optim.SGD and not optimizer.args:
         settings = optimizer.keywords
@@ -149,9 +149,9 @@ def fused(
 
 
 def fuse(optimizer: torch.optim.Optimizer) -> None:
-    """Make the optimiser step in one pass over memory if PyTorch has a fused step; call it before the first step.
+    """Make the optimiser step in one pass over memory if PyTorch has a fused step; call this before the first step.
 
-    The same formula with different rounding. An optimiser that is already configured (``foreach``, ``fused``,
+    The formula is the same, with different rounding. An optimiser that is already configured (``foreach``, ``fused``,
     ``capturable``, ...) or of another class is left unchanged.
     """
     for group in optimizer.param_groups:

@@ -1,9 +1,9 @@
-"""Whether a model's clients can be trained in one stack, decided by inspecting the model and trying a few examples.
+"""Decide whether a model's clients can be trained in one stack, by inspecting the model and trying a few examples.
 
 ``train_stacked`` calls the model once for all clients, by ``torch.func.vmap``, and pads short batches. A model is not
 suitable if it draws random numbers, keeps state between calls, mixes the examples of a batch, or does something that
-``vmap`` cannot follow. Some of this shows in its layers; the rest shows when losses and gradients of a stack are
-compared with those of one model after the other, in float64, where only real differences remain.
+``vmap`` cannot trace. Its layers show some of this; the rest shows when losses and gradients of a stack are compared
+with those of one model after the other, in float64, where only real differences remain.
 """
 
 import warnings
@@ -29,14 +29,14 @@ def stackable(model: nn.Module, examples: Examples) -> str | None:
     Parameters
     ----------
     model
-        The network; a copy of it is tried, on its device.
+        The network; a copy is tried, on its device.
     examples
-        One or more of those that it will train on; four are tried.
+        Examples that it will train on, one or more; four are tried.
 
     Returns
     -------
     str or None
-        None if it does, or else why not, in one line.
+        None if it does, or else the reason, in one line.
     """
     return _by_its_layers(model) or _by_trying(model, examples)
 
@@ -58,22 +58,22 @@ def _by_its_layers(model: nn.Module) -> str | None:
 
 def _by_trying(model: nn.Module, examples: Examples) -> str | None:
     try:
-        # seeded, so that a model which draws takes nothing from the caller's generator
+        # seeded, so that a model that draws does not advance the caller's generator
         with torch_seed(0, "stackable"), warnings.catch_warnings():
             # vmap falls back to a loop over the rows: correct, but slower than no stack
             warnings.filterwarnings("error", message="There is a performance drop")
             return _try(deepcopy(model).double().train(), examples)
-    except Exception as error:  # a model may raise anything, and any error is a reason
+    except Exception as error:  # a model may raise anything, and any error means that it cannot be stacked
         message = str(error).strip().partition("\n")[0].partition(". ")[0]
         return f"a trial in a stack failed: {type(error).__name__}: {message}"
 
 
 def _try(model: nn.Module, examples: Examples) -> str | None:
-    """Compare a stack of two rows, of three and two examples, with the two models one after the other."""
+    """Compare a stack of two rows, with three and two examples, with the two models run one after the other."""
     inputs, labels = examples.batch(torch.arange(4, device=examples.device) % len(examples))
     inputs = inputs.double() if inputs.is_floating_point() else inputs
     parameters = trainable(model)
-    # other weights in the second row, so that a mix-up of rows shows
+    # different weights in the second row, so that a mix-up of rows shows
     own: list[State] = [
         {name: (tensor.detach() * scale + shift).requires_grad_() for name, tensor in parameters.items()}
         for scale, shift in ((1.0, 0.0), (1.1, 0.01))
@@ -106,5 +106,5 @@ def _gradient(loss: Tensor, state: State, *, rows: int = 0) -> Tensor:
 
 
 def _close(actual: Tensor, expected: Tensor) -> bool:
-    # not finite on either side is not close
+    # non-finite values on either side are not close
     return bool((actual - expected).norm() <= _LARGEST_ERROR * expected.norm())

@@ -1,17 +1,17 @@
-"""Several clients' local training at once: the sequential kernel's mathematics on stacked weights, one client per row.
+"""Train several clients at once: the sequential kernel's mathematics on stacked weights, one client per row.
 
 A GPU runs a small model's step far below its capacity. The clients of a round start from the same weights and then take
 separate steps, so with their weights stacked as W of shape (rows, *w), one backward pass through
 sum_r sum_i v_ri l(w_r; x_ri, y_ri), v = 1 / |batch|, gives each row the gradient that ``train`` would give that client.
 A correction of gradients, the mask and the optimiser act entry by entry, so they are the sequential kernel's own;
-clipping is done row by row. Where learning rates follow schedules, a row's is f_r times the optimiser's: the steps of
-SGD, Adam and AdamW are proportional to the rate, so that W_r + f_r (W'_r - W_r) is where that rate leads. A batch
+clipping is done row by row. If learning rates follow schedules, a row's rate is f_r times the optimiser's: the steps of
+SGD, Adam and AdamW are proportional to the rate, so that W_r + f_r (W'_r - W_r) is the result of that rate. A batch
 shorter than the others is padded with its first example at weight v = 0. A client that has fewer steps than its
-neighbours is copied out after its last one; what its row computes after that is discarded.
+neighbours is copied out after its last one; later results of its row are discarded.
 
-Shapes are the same at each step of each stack, ``rows`` clients with ``batch_size`` examples, so that every kernel does
-the same whichever clients share the stack: a client's result in a given row is bit-identical. In another row it is the
-same up to rounding: a CPU's batched products sum in an order that can depend on where a row lies in memory.
+Shapes are the same at each step of each stack, ``rows`` clients with ``batch_size`` examples, so that every kernel
+computes the same whichever clients share the stack: a client's result in a given row is bit-identical. In another row
+it is the same up to rounding: a CPU's batched products sum in an order that can depend on where a row lies in memory.
 ``stackable`` decides whether a model can be stacked at all; ``stacked_steps`` lays out the order of batches.
 """
 
@@ -37,14 +37,14 @@ _ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a client ended with.
+    """The result of a client's training.
 
     Attributes
     ----------
     state
         The trainable parameters by name, views of the stack they were trained in.
     trained
-        What ``train`` would report.
+        The results that ``train`` would return.
     """
 
     state: State
@@ -70,34 +70,34 @@ def train_stacked(
     Parameters
     ----------
     model
-        The network, which is not changed; ``stackable`` says whether it will do.
+        The network, which is not changed; ``stackable`` says whether it can be used.
     jobs
         The clients' local training.
     masks
         One mask per phase for all jobs, as for ``train``; None trains everything.
     optimizer
-        Function from parameters to SGD, Adam or AdamW: the stack needs one that takes each entry by itself.
+        Function from parameters to SGD, Adam or AdamW: the stack needs an elementwise optimiser.
     batch_size
         Number of examples in the longest batch of any job.
     rows
         Number of clients in a stack, 1 or more.
     algorithms
-        Algorithms begun for each of ``jobs``, all of them elementwise (``is_elementwise``) and with one mu; without
-        any, clients only descend.
+        Algorithms begun for each of ``jobs``, all of them elementwise (``is_elementwise``) and with the same mu;
+        without any, clients only descend.
     clip_norm
         Largest norm of each client's gradient after masking; 0 does not clip.
 
     Returns
     -------
     list of Outcome or NonFiniteError
-        One per job, in their order. A client whose loss or weights are not finite comes back as its ``NonFiniteError``,
-        without affecting the others.
+        One per job, in their order. A client whose loss or weights are not finite is returned as a ``NonFiniteError``
+        and does not affect the others.
 
     Raises
     ------
     ValueError
-        For phases or batches that do not fit, another optimiser, images that are normalised differently, and
-        corrections that differ in mu.
+        For phases or batches that do not fit, for any other optimiser, for images that are normalised differently, and
+        for corrections that differ in mu.
     """
     if rows < 1 or any(len(job.steps) != len(masks) for job in jobs):
         raise ValueError(f"a stack needs at least one row, and each job its steps for each of the {len(masks)} phases")
@@ -131,10 +131,10 @@ def stacked_losses(
     weights: Tensor,
     loss: BatchLoss = batch_loss,
 ) -> Tensor:
-    """Return sum_i v_ri l_ri of each row r, (rows,): ``inputs`` (rows, batch, ...), ``labels`` and ``weights`` too.
+    """Return sum_i v_ri l_ri of each row r, (rows,), for ``inputs``, ``labels`` and ``weights`` (rows, batch, ...).
 
-    ``stack`` holds the trainable parameters, (rows, *shape). Where a row's weights are 1 / n over n examples, its loss
-    is ``loss`` of these.
+    ``stack`` holds the trainable parameters, (rows, *shape). If a row's weights are 1 / n for n examples, its loss is
+    ``loss`` of these.
     """
     outputs = vmap(lambda own, batch: functional_call(model, own, (batch,)))(dict(stack), inputs)
     losses = loss(outputs.flatten(0, 1), labels.flatten(0, 1), reduction="none")
@@ -228,7 +228,7 @@ def _stacked_correction(corrections: Sequence[Correction], start: State, rows: i
 
 @torch.no_grad()
 def _scale_steps(stack: Mapping[str, Tensor], before: Sequence[Tensor], factors: Tensor) -> None:
-    """Make each row's step ``factors[row]`` times what it was."""
+    """Multiply each row's step by ``factors[row]``."""
     for parameter, old in zip(stack.values(), before, strict=True):
         parameter.copy_(old.lerp_(parameter, factors.to(old.dtype).view(-1, *([1] * (old.dim() - 1)))))
 

@@ -1,8 +1,8 @@
-"""The steps of a stack of clients laid out in advance: which examples each row uses at each step, and their weights.
+"""Lay out the steps of a stack of clients in advance: which examples each row uses at each step, and their weights.
 
 A row belongs to a client. The phases of all rows start together, so a row with fewer steps in a phase idles until the
-next one. All batches have the same length: a shorter one is padded at weight 0, an idle row has weight 0 throughout.
-Numbers in, tensors on the device out; the steps themselves are in ``stacked``.
+next one. All batches have the same length: a shorter one is padded with weight 0, an idle row has weight 0 throughout.
+``stacked`` takes the steps.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,13 +27,13 @@ class Job:
     examples
         The client's examples.
     batches
-        Positions of each step's examples, as for ``train``.
+        Indices of each step's examples, as for ``train``.
     steps
         Number of steps in each phase.
     lr_factor
-        Factor on the learning rate by step, as for ``train``.
+        Function from the step to a factor on the learning rate, as for ``train``.
     augment
-        The client's augmentation in this round; None leaves its images as they are.
+        The client's augmentation in this round; None leaves its images unchanged.
     """
 
     examples: Examples
@@ -45,10 +45,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What the rows of a stack take: ``index`` into ``examples`` and ``weights``, both (steps, rows, batch).
+    """The examples of each row at each step of a stack: ``index`` into ``examples``, ``weights``, (steps, rows, batch).
 
     ``examples`` are those of all jobs, decoded unless images are augmented. Weights are 1 / n for the n examples of a
-    batch. ``own`` are the stack's steps that a job takes part in and ``sizes`` its batches' lengths, both one array a
+    batch. ``own`` are the stack's steps that a job takes part in and ``sizes`` its batches' lengths, both one array per
     job.
     """
 
@@ -59,7 +59,7 @@ class Schedule:
     sizes: list[NDArray[np.int64]]
 
     def by_step(self, values: Sequence[Iterable[float]], idle: float) -> NDArray[np.float64]:
-        """Return the ``values`` of each job's own steps at the stack's steps, (steps, rows); ``idle`` elsewhere."""
+        """Place the ``values`` of each job's own steps at the stack's steps, (steps, rows), with ``idle`` elsewhere."""
         table = np.full(self.index.shape[:2], float(idle))
         for row, (own, of_job) in enumerate(zip(self.own, values, strict=True)):
             table[own, row] = list(of_job)
@@ -69,8 +69,8 @@ class Schedule:
 def lay_out(jobs: Sequence[Job], rows: int, batch_size: int, dtype: torch.dtype) -> Schedule:
     """Return the schedule of ``jobs``, one per row, with remaining rows idle; weights in ``dtype``.
 
-    Reads from each job the batches that it needs. Raises ``ValueError`` for a batch that is empty, longer than
-    ``batch_size`` or not of the job's own examples, and for a job that runs out of batches.
+    Reads the batches that each job needs. Raises ``ValueError`` for a batch that is empty, longer than ``batch_size``
+    or not of the job's own examples, and for a job that runs out of batches.
     """
     starts = np.cumsum([0, *(max(steps) for steps in zip(*(job.steps for job in jobs), strict=True))])
     index = np.zeros((int(starts[-1]), rows, batch_size), dtype=np.int64)
@@ -84,7 +84,7 @@ def lay_out(jobs: Sequence[Job], rows: int, batch_size: int, dtype: torch.dtype)
         _require_fit(batches, len(own), batch_size, len(job.examples))
         for number, batch in zip(own, batches, strict=True):
             index[number, row, : len(batch)] = offset + batch
-            # padded with its own first example, not with zeros: finite wherever the batch is
+            # padded with the batch's first example, not with zeros: finite wherever the batch is
             index[number, row, len(batch) :] = offset + batch[0]
             weights[number, row, : len(batch)] = 1 / len(batch)
         all_own.append(own)
@@ -99,7 +99,7 @@ def lay_out(jobs: Sequence[Job], rows: int, batch_size: int, dtype: torch.dtype)
     )
     return Schedule(
         examples,
-        # one transfer for all steps: a GPU would wait for one at every step
+        # one transfer for all steps: a GPU would wait for a transfer at every step
         torch.from_numpy(index).to(examples.device),
         torch.from_numpy(weights).to(examples.device, dtype),
         all_own,
@@ -129,7 +129,7 @@ def batches_of(jobs: Sequence[Job], schedule: Schedule) -> Callable[[int], tuple
 
 
 def lr_factors(jobs: Sequence[Job], schedule: Schedule) -> Tensor | None:
-    """Return the factor of each row's learning rate at each step of the stack, (steps, rows); None where all stay."""
+    """Return the factor on each row's learning rate at each step of a stack, (steps, rows); None if no job has one."""
     if all(job.lr_factor is None for job in jobs):
         return None
     factors = [
@@ -145,7 +145,7 @@ def _require_fit(batches: Sequence[NDArray[np.int64]], steps: int, batch_size: i
     for batch in batches:
         if not 0 < len(batch) <= batch_size:
             raise ValueError(f"a stack's batches have 1 to {batch_size} examples; a job has one of {len(batch)}")
-        # beyond its own lie the next job's
+        # indices beyond the job's own examples would be those of the next job
         if batch.min() < 0 or batch.max() >= num_examples:
             raise ValueError(
                 f"a job of {num_examples} examples has a batch with indices out of range: {batch.tolist()}"
