@@ -15,10 +15,10 @@ _WEIGHTED = (
 
 
 def strip_biases(model: nn.Module) -> nn.Module:
-    """Return a copy of ``model`` whose linear and convolutional layers have no bias; their weights are the model's.
+    """Return a copy of ``model`` whose linear and convolutional layers have the same weights and no bias.
 
-    Norm layers keep theirs: a network with norms does not scale with its weights anyway. Raises ``ValueError`` where no
-    linear or convolutional layer is left to have a weight.
+    Norm layers keep theirs: a network with norms does not scale with its weights anyway. Raises ``ValueError`` if the
+    model has no linear or convolutional layer.
 
     >>> from fedpfn.models import build
     >>> bare = strip_biases(build("mlp", (4,), 3, seed=0, hidden=1, width=2))

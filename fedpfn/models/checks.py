@@ -1,6 +1,6 @@
-"""The checks of ``inspect_model`` that run the model: forward, repeated, backward, and its state in another build.
+"""The checks of ``inspect_model`` that run the model: forward, repeated, backward, and its state in a second build.
 
-Each takes a ``Trial`` and returns findings; ``run_checks`` turns what they raise into findings too.
+Each takes a ``Trial`` and returns findings; ``run_checks`` turns their exceptions into findings too.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ HUGE, TINY = 1e3, 1e-6  # logits of an untrained model outside this range: its i
 
 @dataclass(frozen=True)
 class Trial:
-    """A model on the CPU, a ``twin`` built as it was, two examples to run, and the number of logits expected."""
+    """A model on the CPU, a ``twin`` built in the same way, two examples to run, and the expected number of logits."""
 
     model: nn.Module
     twin: nn.Module
@@ -27,7 +27,7 @@ class Trial:
 
 
 def run_checks(trial: Trial) -> list[Finding]:
-    """Return what all checks find. A model that fails its first forward is not run any further."""
+    """Return the findings of all checks. A model that fails its first forward pass is not run again."""
     findings: list[Finding] = []
     for name, check in CHECKS:
         try:
@@ -112,7 +112,7 @@ def _check_state(trial: Trial) -> list[Finding]:
     model, twin = trial.model.eval(), trial.twin.eval()
     expected = model(trial.inputs.clone())
     for tensor in (trainable(twin) | float_buffers(twin)).values():
-        tensor.add_(1)  # so that a tensor that is not copied shows up
+        tensor.add_(1)  # so that a tensor that is not copied is detected
     write_state(twin, read_state(model))
     travelled = twin(trial.inputs.clone())
     saved = model.state_dict()
@@ -154,7 +154,7 @@ def _output_fault(output: Any, expected: tuple[int, int]) -> str | None:
 
 
 def _advice(trial: Trial) -> str:
-    """Return advice on a failed run, where the shapes show the cause."""
+    """Return advice on a failed run if the shapes show the cause."""
     shape = tuple(trial.inputs.shape[1:])
     first = next((module for module in trial.model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or len(shape) != 3:

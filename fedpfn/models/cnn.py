@@ -1,6 +1,6 @@
 """The CNN of P1 (figures 2 and 5, tables 2 and 3): three 3×3 convolutions and two linear layers, no norm, no padding.
 
-Weights come from PyTorch's default initialiser at whatever state its generator has: ``build`` sets the seed.
+Weights come from PyTorch's default initialiser and generator; ``build`` sets the seed.
 """
 
 from collections import OrderedDict

@@ -1,9 +1,8 @@
 """``build``: the model of a run from its name, its data and a seed.
 
 A name is an alias of ``MODELS``, a torchvision classifier, or an import string; an alias takes precedence over
-torchvision, whose network of that name is then ``torchvision.models:vgg11``. Whether the model is fit for federation is
-left to
-``inspect_model``.
+torchvision, whose network of that name is then ``torchvision.models:vgg11``. ``inspect_model`` checks whether the model
+can be federated.
 """
 
 import math
@@ -46,9 +45,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-# above one of these, a model's size is computed before it is built, which takes a second
+# above any of these, the model's size is computed before it is built, which takes a second
 _LARGE_HIDDEN, _LARGE_WIDTH, _LARGE_MULTIPLIER = 50, 5000, 10
-# the defaults of the MLP's settings; a user's own model has none of them
+# defaults of the MLP's settings; a user's own model has no such settings
 HIDDEN, WIDTH = 2, 200
 
 
@@ -76,7 +75,7 @@ def build(
     num_classes
         Number of outputs, 1 or more.
     seed
-        What the initial weights are a function of; they are float32 and drawn on the CPU.
+        Seed of the initial weights, which are float32 and drawn on the CPU.
     hidden
         Number of hidden layers of the MLP; with 0 it is a linear classifier.
     width
@@ -86,7 +85,7 @@ def build(
     width_multiplier
         Factor above 0 on the width of a model of ``MODELS``.
     pretrained
-        Whether a torchvision model starts from its published weights, all but a fresh head.
+        Whether a torchvision model starts from its published weights, except for a fresh head.
     args
         Further arguments by name, for torchvision's constructors and a factory of the user's own.
 
@@ -145,8 +144,8 @@ def find_faults(
 ) -> list[str]:
     """Return what is wrong with a choice of model, before anything is built or any data are known.
 
-    A setting without effect on the named model is a fault too: a run must not record what it did not do. Of ``hidden``
-    and ``width`` this is checked only where the model is the user's own.
+    A setting without effect on the named model is a fault too: a run must not record what it did not do. For ``hidden``
+    and ``width`` this is checked only if the model is the user's own.
 
     Parameters
     ----------
@@ -196,19 +195,19 @@ def find_faults(
 def used_settings(name: str, *, hidden: int = 1) -> set[str]:
     """Return which settings of ``build`` the model ``name`` takes, other than seed and args.
 
-    Judged by name alone: no module of the user's is imported, so that it is safe for a name read from a file.
+    This depends on the name alone: no user module is imported, so that it is safe for a name read from a file.
 
     Parameters
     ----------
     name
         As for ``build``.
     hidden
-        Number of hidden layers of the MLP; one without any takes no width.
+        Number of hidden layers of the MLP; without hidden layers it takes no width.
 
     Returns
     -------
     set of str
-        Names of the settings; empty for a model of the user's own.
+        Names of the settings; empty for a user's own model.
 
     Examples
     --------
@@ -239,12 +238,12 @@ def _name_faults(name: str, args: Mapping[str, Scalar]) -> list[str]:
 
 
 def _require_room(name: str, make: Callable[[], nn.Module]) -> None:
-    """Raise ``ValueError`` for a built-in model that does not fit into this machine's memory, before it is made."""
+    """Raise ``ValueError`` for a built-in model that does not fit into this machine's memory, before it is built."""
     memory = psutil.virtual_memory().total
     try:
         with torch.device("meta"):
             size = sum(tensor.numel() * tensor.element_size() for tensor in make().state_dict().values())
-    # more entries than PyTorch counts
+    # more entries than PyTorch can count
     except (RuntimeError, OverflowError):
         size = None
     if size is None or size > memory:

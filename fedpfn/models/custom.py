@@ -1,6 +1,6 @@
-"""A model of your own by import string: a function that returns an ``nn.Module``, or the class itself.
+"""A user's own model by import string: a function that returns an ``nn.Module``, or the class itself.
 
-It is called with ``input_shape=`` and ``num_classes=``, each only where its signature takes it, by name or through
+It is called with ``input_shape=`` and ``num_classes=``, each only if its signature takes it, by name or through
 ``**kwargs``, and with the arguments given under ``model.args``. A ready-made ``nn.Module`` object is refused: its
 weights would not come from the seed of the run.
 """
@@ -33,7 +33,7 @@ def factory_faults(reference: str, args: Mapping[str, Scalar]) -> list[str]:
 
 
 def call_factory(reference: str, input_shape: tuple[int, ...], num_classes: int, args: Mapping[str, Scalar]) -> Any:
-    """Return what the factory makes; ``build`` checks it. Raises a one-line ``ValueError`` if the factory raises."""
+    """Return the factory's result; ``build`` checks it. Raises a one-line ``ValueError`` if the factory raises."""
     factory = load(reference)
     provided = accepted(factory, {"input_shape": input_shape, "num_classes": num_classes})
     arguments = provided | converted(factory, args)

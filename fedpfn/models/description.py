@@ -1,6 +1,7 @@
-"""What a model is made of and what federation does with each part, read off the modules without running them.
+"""Describe a model's tensors and what federation does with each, from the modules alone, without running them.
 
-The roles follow ``fedpfn.params``: trainable parameters and floating-point buffers travel, all else stays as built.
+The roles follow ``fedpfn.params``: trainable parameters and floating-point buffers are exchanged, the rest stays as
+built.
 """
 
 from collections.abc import Iterable
@@ -31,7 +32,7 @@ class Finding:
     check
         Name of the check that reports it.
     message
-        What it means and what to do, in one line.
+        Its meaning and what to do, in one line.
     """
 
     level: Level
@@ -57,8 +58,8 @@ class TensorInfo:
         Name of its dtype, such as ``float32``.
     role
         ``trained`` parameters are trained, masked and averaged; ``fixed`` ones have requires_grad=False, stay as built
-        and never travel; an ``averaged buffer`` is averaged as weights are; a ``kept buffer`` (integer, or not part of
-        the state dict) stays as built on the server and never travels.
+        and are never sent; an ``averaged buffer`` is averaged as weights are; a ``kept buffer`` (integer, or not part
+        of the state dict) stays as built on the server and is never sent.
     """
 
     name: str
@@ -81,7 +82,7 @@ def describe_tensors(model: nn.Module) -> tuple[TensorInfo, ...]:
 
 
 def structure_findings(model: nn.Module) -> list[Finding]:
-    """Return the findings that follow from the modules and tensors of ``model`` alone."""
+    """Return the findings from the modules and tensors of ``model`` alone."""
     tensors = describe_tensors(model)
     return [
         *_parameter_findings(model, tensors),

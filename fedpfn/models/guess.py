@@ -1,6 +1,7 @@
-"""Which known model a state dict may belong to, judging by the names and shapes of its tensors.
+"""Guess which known model a state dict belongs to, from the names and shapes of its tensors.
 
-Only for messages: what is measured is never guessed. Nothing is allocated; networks are made on PyTorch's meta device.
+This is only for messages: measurements never rely on a guess. Nothing is allocated; networks are built on PyTorch's
+meta device.
 """
 
 import re
@@ -15,7 +16,7 @@ from fedpfn.parts import accepted
 
 Shape = tuple[int, ...]
 _HIDDEN = re.compile(r"linear(\d+)\.weight")
-# torchvision's most common networks, which take less than a second in all to make on the meta device
+# torchvision's most common networks; building them all on the meta device takes less than a second
 _TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "alexnet", "densenet121"),
     *("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "mobilenet_v2", "mobilenet_v3_small"),
@@ -24,7 +25,7 @@ _TORCHVISION = (
 
 
 def likely_model(shapes: Mapping[str, Shape]) -> str | None:
-    """Return the settings of a model whose tensors have the names of ``shapes``, as typed; None where there is none.
+    """Return the settings, as typed, of a model whose tensors have the names of ``shapes``; None if there is none.
 
     >>> likely_model({"linear1.weight": (16, 64), "linear1.bias": (16,), "head.weight": (10, 16), "head.bias": (10,)})
     'mlp model.hidden=1 model.width=16'
@@ -38,7 +39,7 @@ def likely_model(shapes: Mapping[str, Shape]) -> str | None:
 
 
 def _candidates(shapes: Mapping[str, Shape]) -> Iterator[tuple[str, set[str]]]:
-    """Yield what is typed for a model, and the names of its tensors."""
+    """Yield the settings of each candidate, as typed, and the names of its tensors."""
     kernels = [shape for shape in shapes.values() if len(shape) == 4]
     inputs: Shape = (kernels[0][1], 32, 32) if kernels else (80,)
     normed = any(name.endswith("running_mean") for name in shapes)

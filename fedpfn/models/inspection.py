@@ -1,7 +1,7 @@
-"""``inspect_model``: can this model be federated? For the command ``fedpfn check-model`` and the pre-flight of a run.
+"""``inspect_model`` checks whether a model can be federated, for ``fedpfn check-model`` and the pre-flight of a run.
 
-The model is built twice, read (``description``) and run as a round would run it (``checks``). Whatever goes wrong is
-the model's fault and is reported as a finding, never raised.
+The model is built twice, described (``description``) and run as in a round (``checks``). Any error is the model's fault
+and is reported as a finding, never raised.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from fedpfn.seeding import torch_seed
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an inspection found.
+    """The result of an inspection.
 
     Attributes
     ----------
@@ -61,13 +61,13 @@ def inspect_model(
     Parameters
     ----------
     source
-        Function that makes the model anew at each call, as ``partial(build, "cnn", shape, 10, seed=0)`` does; each call
-        runs with PyTorch's generators at the same state. A ready-made model will do too, is not changed, and goes
-        without the check that building is repeatable.
+        Function that builds the model anew at each call, as ``partial(build, "cnn", shape, 10, seed=0)`` does; each
+        call starts with PyTorch's generators in the same state. It may also be a ready-made model, which is not
+        changed; the check that building is repeatable is then skipped.
     input_shape
         Shape of an example; the model runs on two.
     num_classes
-        Number of logits expected for each.
+        Expected number of logits per example.
     tokens
         Whether inputs are int64 zeros and ones instead of standard normal floats.
     seed

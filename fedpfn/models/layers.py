@@ -1,8 +1,7 @@
-"""What the built-in image networks have in common: the shape check, widths, the choice of norm, He's initialisation.
+"""Shared by the built-in image networks: the shape check, widths, the choice of norm, He's initialisation.
 
-Normalisation is a choice of the experiment here and not of the architecture: BatchNorm interferes with averaging models
-that were trained separately, so each network takes ``norm`` as ``none`` (the default), ``group``, ``layer`` or
-``batch``.
+Normalisation is chosen by the experiment here, not by the architecture: BatchNorm interferes with averaging models that
+were trained separately, so each network takes ``norm`` as ``none`` (the default), ``group``, ``layer`` or ``batch``.
 """
 
 from collections.abc import Callable
@@ -25,7 +24,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 def layer_norm(channels: int) -> nn.GroupNorm:
     """Return LayerNorm of a map, over channels and pixels of an example: GroupNorm with one group.
 
-    A permutation of the channels passes through it, which it does not through more groups.
+    It commutes with a permutation of the channels, which GroupNorm with more groups does not.
     """
     return nn.GroupNorm(1, channels)
 
@@ -45,7 +44,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 def image_shape(input_shape: tuple[int, ...], model: str, *, smallest: int = 1) -> tuple[int, int, int]:
     """Return ``input_shape`` as (channels, height, width).
 
-    Raises ``ValueError`` where it is not an image, or has a side shorter than ``smallest``.
+    Raises ``ValueError`` if it is not an image, or has a side shorter than ``smallest``.
     """
     if len(input_shape) != 3:
         raise ValueError(f"{model} takes images (channels, height, width), not inputs of shape {input_shape}")
@@ -56,7 +55,7 @@ def image_shape(input_shape: tuple[int, ...], model: str, *, smallest: int = 1) 
 
 
 def widened(channels: int, multiplier: float) -> int:
-    """Return ``channels · multiplier`` to the nearest integer, at least 1."""
+    """Return ``channels · multiplier``, rounded to the nearest integer, at least 1."""
     return max(1, round(channels * multiplier))
 
 

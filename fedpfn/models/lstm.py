@@ -1,7 +1,7 @@
 """The LSTM of arXiv 2402.01342 (table 4, IMDb): embedding, two recurrent layers, a linear head on the last time step.
 
-Weights come from PyTorch's default initialiser at whatever state its generator has: ``build`` sets the seed. Which
-words the tokens stand for is left to the data set.
+Weights come from PyTorch's default initialiser and generator; ``build`` sets the seed. The data set defines which words
+the tokens stand for.
 """
 
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from fedpfn.models.layers import widened
 
-VOCABULARY = 1000  # distinct tokens, 0 (padding) and 1 (any other word) among them
+VOCABULARY = 1000  # distinct tokens, including 0 (padding) and 1 (any other word)
 
 
 class LSTM(nn.Module):
     """Tokens (batch, length) -> logits (batch, num_classes).
 
-    The layers are two modules, so that each has names, a mask and features of its own. ``nn.LSTM`` calls its kernel
-    with a list of weights kept aside; PyTorch renews it where ``functional_call`` swaps the parameters.
+    The layers are two modules, so that each has its own names, mask and features. ``nn.LSTM`` calls its kernel with a
+    separate list of weights; PyTorch renews it when ``functional_call`` swaps the parameters.
     """
 
     def __init__(self, num_classes: int, *, vocabulary: int, embedding: int, units: int) -> None:
@@ -27,7 +27,7 @@ class LSTM(nn.Module):
         self.head = nn.Linear(units, num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Raises ``ValueError`` for inputs that are no tokens, and for a token outside the vocabulary."""
+        """Raises ``ValueError`` for inputs that are not tokens, and for a token outside the vocabulary."""
         self._require_tokens(tokens)
         features, _ = self.lstm1(self.embedding(tokens))
         features, _ = self.lstm2(features)

@@ -1,6 +1,6 @@
 """MLP_h{k}_w{n} (P1, tables 1 and 3): the flattened input, k ReLU layers of n units, a linear head, biases throughout.
 
-Weights come from PyTorch's default initialiser at whatever state its generator has: ``build`` sets the seed.
+Weights come from PyTorch's default initialiser and generator; ``build`` sets the seed.
 """
 
 from collections import OrderedDict
@@ -21,7 +21,7 @@ def mlp(
 ) -> nn.Sequential:
     """Return the MLP: (batch, *input_shape) -> (batch, num_classes). With ``hidden`` = 0 it is a linear classifier.
 
-    Each activation is a module of its own and not in place, so that features can be read before and after it.
+    Each activation is a separate module and not in place, so that features can be read before and after it.
 
     >>> sum(parameter.numel() for parameter in mlp((3, 32, 32), 10, hidden=2, width=200).parameters())
     656810

@@ -4,10 +4,10 @@ A shortcut that changes shape is a 1×1 convolution, because a zero-padded one c
 Norm-free by default, as in the code of P1's author (BatchNorm replaced by identity) [inferred for the tables].
 WRN56 there is a widened ResNet-56; its factor is not stated, and ``WRN_BASE`` takes 2 [inferred].
 
-Without norm layers, plain He initialisation may double E[x²] in every block, 2^27 at depth 56, and one step moves the
-output in proportion to the depth. Our choice is Fixup (Zhang et al. 2019) without its extra parameters: both
+Without norm layers, plain He initialisation may double E[x²] in every block, by 2^27 at depth 56, and one step moves
+the output in proportion to the depth. Our choice is Fixup (Zhang et al. 2019) without its extra parameters: both
 convolutions of each of the L blocks start at L^(-1/2) of He's scale. Fixup starts the second at zero; ours is small
-instead, so that a gradient reaches the first from the first step, and a mask leaves no block at zero. On a small
+instead, so that a gradient reaches the first from the first step on, and a mask leaves no block at zero. On a small
 synthetic task ResNet-56 then learnt at rates of 0.01 and 0.03 (momentum 0.9); with only the last one scaled it failed.
 """
 

@@ -1,9 +1,9 @@
-"""Weight files from any source, as plain tensors by name: safetensors, and what ``torch.save`` writes.
+"""Read weight files from any source as plain tensors by name: safetensors, and files written by ``torch.save``.
 
 A PyTorch file is read with ``weights_only=True`` and mapped into memory: no code in it runs, and tensors that are not
-used are not read. A state dict may lie inside a training checkpoint, and its names may have the prefixes that
-DataParallel and ``torch.compile`` add; both are removed and reported in ``StateFile.notes``. Callers check whether the
-tensors fit a model.
+used are not read. A state dict may be nested in a training checkpoint, and its names may have the prefixes that
+DataParallel and ``torch.compile`` add; both wrappings are removed and reported in ``StateFile.notes``. Callers check
+whether the tensors fit a model.
 """
 
 import re
@@ -28,7 +28,7 @@ _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 @dataclass(frozen=True)
 class StateFile:
-    """The ``tensors`` of a file by name, in its order, and ``notes`` on what was removed to get at them."""
+    """The ``tensors`` of a file by name, in its order, and ``notes`` on the wrappings that were removed."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()
@@ -42,14 +42,14 @@ def read_state_file(path: Path, *, known: Collection[str] = ()) -> StateFile:
     path
         A ``.safetensors`` file, or a PyTorch file under any other name (``.pt``, ``.pth``, ``.bin``).
     known
-        Names of the model's own tensors: a prefix that they have themselves is kept.
+        Names of the model's own tensors; a prefix that they have is kept.
 
     Returns
     -------
     StateFile
-        Tensors by name. A state dict under ``state_dict``, ``model_state_dict`` or ``model`` is taken out of a training
-        checkpoint; ``module.`` in front of all names (DataParallel) and ``_orig_mod.`` anywhere (``torch.compile``) are
-        removed.
+        Tensors by name. A state dict is taken from the key ``state_dict``, ``model_state_dict`` or ``model`` of a
+        training checkpoint; ``module.`` in front of all names (DataParallel) and ``_orig_mod.`` anywhere
+        (``torch.compile``) are removed.
 
     Raises
     ------
@@ -90,11 +90,11 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _pickled(path: Path) -> Any:
     try:
-        # files of PyTorch before 1.6 are no archives and cannot be mapped
+        # files of PyTorch before 1.6 are not archives and cannot be memory-mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise ValueError(f"no file {path}") from None
-    except Exception as error:  # a broken file may make a reader raise anything
+    except Exception as error:  # with a broken file a reader may raise anything
         if "TorchScript" in str(error):
             way = f"torch.jit.load({path.name!r}).state_dict()"
             raise ValueError(
@@ -111,7 +111,7 @@ def _pickled(path: Path) -> Any:
 
 
 def _convert(way: str) -> str:
-    """Return how to convert the file, if it is trusted."""
+    """Return how to convert the file if the user trusts it."""
     return f"if you trust it, convert it once in Python: torch.save({way}, 'state.pt')"
 
 

@@ -1,8 +1,8 @@
 """VGG-11 and VGG-16 in CIFAR form (Simonyan & Zisserman 2015; P3): stacks of 3×3 convolutions, one linear head.
 
-Five max-pools, as in the original, then a mean over what is left. The fifth pool rounds up, so that 28×28 images, whose
-map is a single pixel by then, pass it unchanged, while 32×32 images meet the usual network. Convolutions have a bias
-where no norm layer follows. He's initialisation, so that the norm-free networks train.
+It has five max-pools, as in the original, then a mean over the remaining map. The fifth pool rounds up, so that 28×28
+images, whose map is a single pixel by then, pass it unchanged; for 32×32 images the network is the usual one.
+Convolutions have a bias if no norm layer follows. He's initialisation makes the norm-free networks trainable.
 """
 
 from collections import OrderedDict

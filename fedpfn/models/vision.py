@@ -1,9 +1,9 @@
 """torchvision's classifiers under their torchvision names, with a head of the right size and the requested norm.
 
-``norm`` means here what it means for the built-in networks: ``none`` replaces every BatchNorm by the identity (P1's
-pretrained ResNet18 is made that way), ``group`` and ``layer`` by GroupNorm, ``batch`` leaves the network as torchvision
-ships it. Other norms (LayerNorm in the transformers) stay. torchvision takes seconds to import, so it is imported only
-when needed.
+``norm`` has the same meaning as for the built-in networks: ``none`` replaces every BatchNorm by the identity (as in
+P1's pretrained ResNet18), ``group`` and ``layer`` by GroupNorm, ``batch`` leaves the network as torchvision ships it.
+Other norms (LayerNorm in the transformers) are kept. torchvision takes seconds to import, so it is imported only when
+needed.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from fedpfn.args import Scalar
 from fedpfn.imports import is_reference, load
 from fedpfn.models.layers import NORMS
 
-# Two networks have auxiliary heads, which make the output in training a tuple: they go.
+# Two networks have auxiliary heads, which make the output in training a tuple: these are removed.
 _AUXILIARY: dict[str, tuple[str, ...]] = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 
@@ -27,7 +27,7 @@ def names() -> list[str]:
 
 
 def named(name: str) -> str | None:
-    """Return the torchvision name that ``name`` spells, None where it does not; nothing of the user's is imported.
+    """Return the torchvision name that ``name`` spells, or None; no user module is imported.
 
     >>> named("torchvision.models:vgg11"), named("my_models:vgg11")
     ('vgg11', None)
@@ -40,7 +40,7 @@ def named(name: str) -> str | None:
 def find(name: str) -> str | None:
     """Return the torchvision name behind ``name``, which may be an import string such as ``torchvision.models:vgg11``.
 
-    None where it is no torchvision classifier. Raises ``ValueError`` for an import string that does not load.
+    None if it is not a torchvision classifier. Raises ``ValueError`` for an import string that does not load.
     """
     if not is_reference(name):
         return name if name in names() else None
@@ -56,22 +56,22 @@ def torchvision_model(
 ) -> nn.Module:
     """Return the torchvision classifier ``name`` with ``num_classes`` outputs.
 
-    ``args`` go to torchvision's constructor, before what is passed here: a checkpoint for more classes than the data
-    have takes ``num_classes``. ``pretrained`` loads torchvision's best weights (downloaded once, then cached by
-    torch.hub) and puts a fresh head in place of the last layer. Raises ``ValueError`` where the weights cannot be had,
-    and for arguments that the constructor does not take.
+    ``args`` are passed to torchvision's constructor and take precedence over what is passed here: a checkpoint for more
+    classes than the data have takes ``num_classes``. ``pretrained`` loads torchvision's best weights (downloaded once,
+    then cached by torch.hub) and replaces the last layer by a fresh head. Raises ``ValueError`` if the weights cannot
+    be loaded, and for arguments that the constructor does not take.
     """
     from torchvision import models
 
     if pretrained:
         model = _pretrained(name, num_classes)
     else:
-        # Both would otherwise warn that their slow initialiser may one day be off by default.
+        # Both networks would otherwise warn that their slow initialiser may be off by default in future.
         extra: dict[str, Any] = {"init_weights": True, "aux_logits": False} if name in _AUXILIARY else {}
         given = {"num_classes": num_classes} | extra | dict(args or {})
         try:
             model = models.get_model(name, weights=None, **given)
-        except Exception as error:  # its own checks, and those of its layers, raise anything
+        except Exception as error:  # its own checks and those of its layers may raise anything
             if not args:
                 raise
             typed = " ".join(f"model.args.{key}={value}" for key, value in args.items())

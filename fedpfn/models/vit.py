@@ -2,8 +2,8 @@
 
 Each block is x <- x + attention(norm(x)), then x <- x + mlp(norm(x)); attention of a head of size d is
 softmax(q kᵀ / √d) v. Our choices: learnt positions, no class token but the mean over tokens, no dropout, so that the
-model computes the same in training and evaluation. Attention is spelt out: fused kernels sum in another order from one
-mode or device to the next. Larger transformers are torchvision's (``vision``).
+model computes the same in training and evaluation. Attention is written out: the order of sums in fused kernels varies
+with mode and device. Larger transformers are available from torchvision (``vision``).
 """
 
 from collections import OrderedDict
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from fedpfn.models.layers import image_shape, widened
 
-MOST_TOKENS = 64  # of a patch chosen here: 8x8 patches of 4x4 pixels in a CIFAR image
+MOST_TOKENS = 64  # with a default patch: 8x8 patches of 4x4 pixels in a CIFAR image
 HEAD_SIZE = 16
 MLP_RATIO = 2
 
 
 class Tokens(nn.Module):
-    """A map (batch, channels, rows, columns) as tokens (batch, rows · columns, channels), their positions added."""
+    """A map (batch, channels, rows, columns) as tokens (batch, rows · columns, channels), with positions added."""
 
     def __init__(self, tokens: int, channels: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(channels, channels)
-        # a bias here would add one number to all scores of a query: softmax cancels it, and it would get no gradient
+        # a bias here would add the same number to all scores of a query: softmax cancels it, and its gradient is 0
         self.key = nn.Linear(channels, channels, bias=False)
         self.value = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)
@@ -53,7 +53,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a two-layer perceptron, each on a normalised input and added to what came in."""
+    """Attention and a two-layer perceptron, each applied to a normalised input and added to the input."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -88,9 +88,9 @@ def vit(
     """Return the transformer: (batch, channels, height, width) -> (batch, num_classes).
 
     ``patch`` is the side of a square patch in pixels; 0 takes the smallest from 2 that divides both sides into 2 to 64
-    patches: 4 for MNIST and CIFAR, 2 for 8x8 digits. Tokens have 16 channels a head, times ``width_multiplier``.
-    Raises ``ValueError`` for an input that is no image, and where no patch or not this patch divides its sides: pixels
-    are neither padded nor dropped.
+    patches: 4 for MNIST and CIFAR, 2 for 8x8 digits. Tokens have 16 channels per head, times ``width_multiplier``.
+    Raises ``ValueError`` for an input that is not an image, and if no patch, or not the given patch, divides its sides:
+    pixels are neither padded nor dropped.
 
     >>> model = vit((1, 28, 28), 10)
     >>> [name for name, _ in model.named_children()]

@@ -1,6 +1,6 @@
-"""Loading weights from a local file into a model whose head may differ: pretrained networks without a download.
+"""Load weights from a local file into a model whose head may differ: pretrained networks without a download.
 
-How a file is read, without running code in it, is in ``state_files``; downloads are left to ``vision``.
+``state_files`` reads files without running code in them; ``vision`` downloads weights.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from fedpfn.params import first_non_finite
 
 
 def load_weights(model: nn.Module, path: Path | str, *, head: str | None = None) -> tuple[str, ...]:
-    """Copy the tensors of a state-dict file into ``model``, all but its head's; return the names left out, sorted.
+    """Copy the tensors of a state-dict file into ``model``, except its head's; return the names left out, sorted.
 
     ``head`` is comma-separated shell patterns of names that keep the model's own values, whatever the file has for
     them; None means the model's last linear or convolutional layer, and ``""`` nothing. Tensors of the file for a layer
-    that is an identity in the model (a BatchNorm taken out) are left out too. Values take the model's dtype and device.
+    that is an identity in the model (a removed BatchNorm) are left out too. Values take the model's dtype and device.
 
     Raises ``ValueError``, with all faults in a one-line message, and leaves the model unchanged: for a file that cannot
-    be read or is not a state dict, names that only one side has, shapes that differ (such as the positions of a
+    be read or is not a state dict, for names that only one side has, shapes that differ (such as the positions of a
     transformer made for another image size), and NaN or infinity.
     """
     own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
@@ -65,5 +65,5 @@ def _faults(wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> list
 
 def _last_layer(model: nn.Module) -> list[str]:
     layers = [path for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    # a model that is a layer itself has no dot in its names
+    # the names of a model that is itself a layer contain no dot
     return [f"{layers[-1]}.*" if layers[-1] else "*"] if layers else []

@@ -1,15 +1,15 @@
-"""The run folder: everything a run leaves behind, written as it goes, and the ways to read it back.
+"""The run folder: all records and checkpoints of a run, written while it runs, and functions to read them.
 
 ``config.yaml`` (resolved, with the environment), ``partition.json``, ``rounds.jsonl`` (one object per round),
-``measures.json`` (what a user's own measures are), ``barriers/round-NNNN.npz``, ``checkpoints/*.safetensors``, and last
-``summary.json``, whose presence means that the run is complete, or ``failure.json``, which says why it is not. Files
-are written atomically; a line of ``rounds.jsonl`` is on disk before the next round starts.
+``measures.json`` (descriptions of a user's own measures), ``barriers/round-NNNN.npz``, ``checkpoints/*.safetensors``,
+and last ``summary.json``, whose presence means that the run is complete, or ``failure.json``, which says why it is not.
+Files are written atomically; a line of ``rounds.jsonl`` is on disk before the next round starts.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# imported when one of them is first used: the config, which is read before anything else, needs no PyTorch
+# imported on first use: the config, which is read before anything else, needs no PyTorch
 _WHERE = {
     "state_digest": "fedpfn.params",
     "Checkpoint": "fedpfn.runs.checkpoints",

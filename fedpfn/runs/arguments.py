@@ -1,6 +1,6 @@
-"""From a run's config to the flat arguments of its parts: the one place where keys and parameters meet.
+"""Map a run's config to the arguments of its parts: only this module knows which key sets which parameter.
 
-Both ends of the wire make their parts from here, so that they cannot disagree on what a key means.
+Server and clients both build their parts from here, so that they cannot disagree on the meaning of a key.
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def task_of(config: RunConfig, labels: LabelForm) -> Task:
 
 
 def loss_of(config: RunConfig, task: Task) -> Callable[[Tensor], Loss]:
-    """Return the function from a client's labels to the loss that it trains on. Raises ``ValueError`` for a bad one."""
+    """Return the function from a client's labels to its training loss. Raises ``ValueError`` for a faulty loss."""
     return local_loss(config.train.loss, task, smoothing=config.train.label_smoothing)
 
 
@@ -73,7 +73,7 @@ def model_arguments(config: RunConfig) -> dict[str, Any]:
 
 
 def is_masked(config: RunConfig) -> bool:
-    """Return whether the run's clients train under masks: with FedPFN and FedPNU, and other algorithms with a ratio."""
+    """Return whether the run's clients train under masks: with FedPFN, FedPNU, or any algorithm with a mask ratio."""
     settings = config.mask
     if config.strategy.name in ("fedavg", "fedpfn", "fedpnu", "ssfl"):
         return config.strategy.name != "fedavg"
@@ -108,7 +108,7 @@ def round_plans(config: RunConfig) -> RoundPlans:
 
 
 def local_algorithm_of(config: RunConfig) -> LocalAlgorithm | None:
-    """Return the client's half of the run's algorithm, new for each client and round; None for plain descent."""
+    """Return a new client half of the run's algorithm, for one client and round; None for plain descent."""
     make = _make_local_algorithm(config.strategy.name, config.strategy.args)
     return None if make is None else make()
 
@@ -121,9 +121,9 @@ def _make_local_algorithm(name: str, args: str) -> Callable[[], LocalAlgorithm] 
 
 
 def local_algorithm_class(name: str) -> type[LocalAlgorithm] | None:
-    """Return the class of an algorithm's client half; None for FedAvg and the masks on it.
+    """Return the class of an algorithm's client half; None for FedAvg and its masked variants.
 
-    Raises ``ValueError`` for an import string that does not load or names something else.
+    Raises ``ValueError`` for an import string that does not load or does not name such a class.
     """
     if not imports.is_reference(name):
         return ALGORITHMS.get(name)
@@ -134,7 +134,7 @@ def local_algorithm_class(name: str) -> type[LocalAlgorithm] | None:
 
 
 def augmenter_of(config: RunConfig, server_round: int, client: int) -> Augmenter | None:
-    """Return a client's augmentation of a round; None without one. Raises as ``make_augment``."""
+    """Return a client's augmentation in a round; None without one. Raises as ``make_augment`` does."""
     augment = make_augment(config.train.augment)
     return None if augment is None else Augmenter(augment, config.seed, ("augment", server_round, client))
 
@@ -152,7 +152,7 @@ def round_lr(config: RunConfig, server_round: int) -> float:
     """Return the learning rate that a round starts with: lr decay^t s(t, T) min(1, (t + 1) / (n + 1)), t = round - 1.
 
     s is ``train.round-schedule`` over the run's T rounds, n is ``train.warmup-rounds``. Raises ``ValueError`` for a
-    schedule of the user's own that fails.
+    user's own schedule that fails.
     """
     train, done = config.train, server_round - 1
     schedule = make_lr_schedule(

@@ -1,4 +1,4 @@
-"""Arrays in an npz file, read only after checking their declared sizes, which bound what is unpacked.
+"""Read arrays from an npz file only after checking their declared sizes, which limit what is unpacked.
 
 A file of a few kilobytes can claim to hold petabytes of numbers, or unpack to gigabytes of zeros.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# the barriers of a thousand clients, twice over
+# twice the size of the barriers of a thousand clients
 MOST_BYTES = 1_000_000_000
 _HEADS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # errors of broken zip files, their compression and the headers of arrays, which are Python literals
@@ -28,8 +28,8 @@ _BROKEN = (
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of an npz file.
 
-    Raises ``ValueError``, with a one-line message that names the file, for one that is not an npz file, holds objects,
-    is too large, or does not match its headers; ``OSError`` if there is none.
+    Raises ``ValueError``, with a one-line message that names the file, if it is not an npz file, holds objects, is too
+    large, or does not match its headers; ``OSError`` if it does not exist.
     """
     try:
         with zipfile.ZipFile(path) as file:

@@ -1,4 +1,4 @@
-"""The connectivity of a round as arrays: what ``barriers/round-NNNN.npz`` holds."""
+"""The connectivity of a round as the arrays of ``barriers/round-NNNN.npz``."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ def barrier_arrays(round: Round, instruments: Instruments, *, to_global: bool = 
 
     ``loss`` and ``accuracy`` (pairs, points) are the curves over ``alphas``; ``loss_matrix`` and ``accuracy_matrix``
     (clients, clients) the barriers; ``client_loss``, ``client_accuracy`` (clients,) the ends; ``to_global`` adds
-    ``global_loss_barriers`` and ``global_accuracy_barriers`` (clients,), to the global model after the round. Of a task
-    that is scored by an error, there are the same arrays with ``error`` in their names.
+    ``global_loss_barriers`` and ``global_accuracy_barriers`` (clients,), to the global model after the round. For a
+    task that is scored by an error, there are the same arrays with ``error`` in their names.
     """
     connectivity, clients = instruments.connectivity(round), np.array(round.clients, dtype=np.int64)
     if connectivity is None:

@@ -1,8 +1,9 @@
 """The best model of a run: the global model of the evaluated round with the highest accuracy, or the lowest loss.
 
-During the run it is ``checkpoints/best-NNNN.safetensors``, named after its round, and the best models as of the kept
-checkpoints stay too: a run that resumes from one of them may find others. A complete run has ``best.safetensors``, a
-state dict with its round in the header. Of equally good rounds the first one counts; the initial model does not count.
+During the run it is ``checkpoints/best-NNNN.safetensors``, named after its round. The best models as of the kept
+checkpoints are kept too: a run that resumes from one of these may find a different best model. A complete run has
+``best.safetensors``, a state dict with its round in the header. Of equally good rounds the first one counts; the
+initial model does not count.
 """
 
 import json
@@ -22,28 +23,28 @@ from fedpfn.runs.stopping import score
 
 @dataclass(frozen=True)
 class Best:
-    """The round of a run's best model, and what it was evaluated to."""
+    """The round of a run's best model, and its evaluation."""
 
     server_round: int
     evaluation: Evaluation
 
     def text(self) -> str:
-        """Return it as exact text for the header of a checkpoint."""
+        """Return the object as exact text for the header of a checkpoint."""
         return json.dumps([self.server_round, asdict(self.evaluation)])
 
     @classmethod
     def read(cls, text: str) -> "Best":
-        """Return what ``text`` wrote."""
+        """Return the object that ``text`` wrote."""
         server_round, evaluation = json.loads(text)
         return cls(server_round, Evaluation(**evaluation))
 
     def figures(self) -> dict[str, Any]:
-        """Return the entry of the run's summary."""
+        """Return its entry in the run's summary."""
         return {"round": self.server_round, "accuracy": self.evaluation.accuracy, "loss": self.evaluation.loss}
 
 
 class BestModel:
-    """Keeps the best model of the run in ``folder``; ``best`` is None before the first evaluation of a trained one."""
+    """Keeps the best model of the run in ``folder``; ``best`` is None until a trained model has been evaluated."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,7 +57,7 @@ class BestModel:
         state: Callable[[], Mapping[str, Tensor]],
         about: Mapping[str, str],
     ) -> None:
-        """Keep the model of a round if it is better than those before, with ``about`` in the file's header."""
+        """Keep the model of a round if it is better than earlier ones, with ``about`` in the file's header."""
         if not server_round or (self.best is not None and score(evaluation) <= score(self.best.evaluation)):
             return
         self.best = Best(server_round, evaluation)
@@ -71,7 +72,7 @@ class BestModel:
             _path(self.folder, old).unlink()
 
     def _remove_others(self) -> None:
-        """Remove all but the best models as of this round and of the rounds that the run could resume from."""
+        """Remove all but the best models as of this round and as of the rounds that the run could resume from."""
         rounds, ends = _rounds(self.folder), checkpoint_rounds(self.folder)
         final = _round_of(self.folder / "checkpoints" / "final.safetensors")
         places = [bisect_right(rounds, number) for number in (*ends, *([final] if final else []))]

@@ -1,14 +1,14 @@
-"""Where a run can resume from: the global state after a round, the server optimiser's, and the recorder's counts.
+"""Checkpoints to resume from: the state of the global model and of the server optimiser, and the recorder's counts.
 
-A checkpoint is one safetensors file, ``checkpoints/round-NNNN.safetensors``, so that it is written atomically: the
+A checkpoint is one safetensors file, ``checkpoints/round-NNNN.safetensors``, which can be written atomically: the
 model's state dict under its own names, the server optimiser's tensors with a prefix, the rest as text in the header.
 Client sampling, batch orders and masks need no state: they are functions of (seed, round, client).
 
 A complete run keeps one: ``final.safetensors``, which holds only the model's tensors, and next to it
-``final-server.safetensors``, with what else is needed to extend the run.
+``final-server.safetensors``, with everything else that extending the run needs.
 
-The header holds a digest of everything, and the settings that the rounds were trained with: a run resumes only from
-what was written, under the same config. This does not protect against deliberate changes of both.
+The header holds a digest of everything, and the settings that the rounds were trained with: a run resumes only from an
+unchanged file, under the same config. This does not protect against deliberate changes of both.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ from torch import Tensor
 from fedpfn.runs.files import whole_file
 
 SERVER_OPTIMIZER = "server-optimizer/"
-# in the header: what the record had summed up; the final model of version 0.1 lacks it
+# in the header: the recorder's counts so far; the final model of version 0.1 lacks them
 COUNTED = "counted"
-# and the digest that it is checked by; checkpoints of earlier versions lack both
+# and the digest for checking it, and the settings; checkpoints of earlier versions lack both
 DIGEST, SETTINGS = "digest", "settings"
 _NAME = re.compile(r"round-(\d+)\.safetensors")
 
@@ -45,7 +45,7 @@ class Checkpoint:
     server_round
         Number of the round.
     model
-        The model's whole state dict.
+        The model's complete state dict.
     server_optimizer
         Tensors that the server's optimiser carries from round to round.
     about
@@ -59,7 +59,7 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of names, shapes, dtypes and bits of all tensors, and of the texts, in a fixed order."""
+        """The SHA-256 of names, shapes, dtypes and bits of all tensors, and of the texts, in a fixed order."""
         texts = {name: text for name, text in self.about.items() if name != DIGEST} | {"round": str(self.server_round)}
         digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
         for group in (self.model, self.server_optimizer):
@@ -69,28 +69,28 @@ class Checkpoint:
 
 
 def update_digest(digest: "hashlib._Hash", tensors: Mapping[str, Tensor]) -> None:
-    """Add names, shapes, dtypes and bits of ``tensors`` to a digest, whatever their order."""
+    """Add names, shapes, dtypes and bits of ``tensors`` to a digest, independent of their order."""
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def checkpoint_path(folder: Path, server_round: int) -> Path:
-    """Return where a run folder keeps the checkpoint of a round."""
+    """Return the path of a round's checkpoint in a run folder."""
     return folder / "checkpoints" / f"round-{server_round:04d}.safetensors"
 
 
 def write_tensors(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Write tensors as a safetensors file, whole or not at all, with ``about`` in its header."""
-    # not the run folder itself: a deleted one is not recreated
+    """Write tensors atomically as a safetensors file, with ``about`` in its header."""
+    # without parents: a run folder that was deleted is not recreated
     path.parent.mkdir(exist_ok=True)
-    # clones, since the format refuses tensors that share memory
+    # cloned, since the format refuses tensors that share memory
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
     with whole_file(path) as part:
         try:
             save_file(tensors, part, dict(about))
         except SafetensorError as error:
-            # errors of the system, such as a full disk
+            # system errors, such as a full disk
             raise OSError(EIO, " ".join(str(error).split())) from error
 
 
@@ -135,26 +135,26 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def last_checkpoint(folder: Path, *, up_to: int) -> Checkpoint | None:
-    """Return the checkpoint of the latest round that can be read whole.
+    """Return the checkpoint of the latest round whose file is complete.
 
-    A truncated file is skipped in favour of the one before it: that is why two are kept.
+    A truncated file is skipped in favour of the one before it; this is why two are kept.
 
     Parameters
     ----------
     folder
         The run folder.
     up_to
-        The latest round that counts.
+        The latest round to consider.
 
     Returns
     -------
     Checkpoint or None
-        None where there is no such checkpoint.
+        None if there is no such checkpoint.
 
     Raises
     ------
     ValueError
-        For one that is whole but has been changed.
+        For a complete file that has been changed.
     """
     final = _read_final(folder)
     for server_round in reversed(checkpoint_rounds(folder)):
@@ -175,7 +175,7 @@ def settings_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 
 def require_same_kind(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
-    """Raise ``ValueError`` where names, shapes or dtypes of a checkpoint's tensors are not those of the model."""
+    """Raise ``ValueError`` if names, shapes or dtypes of a checkpoint's tensors are not those of the model."""
     if own.keys() != other.keys():
         names = ", ".join(sorted(own.keys() ^ other.keys())[:3])
         raise ValueError(f"cannot resume: the checkpoint and the model do not have the same tensors, such as {names}")
@@ -199,7 +199,7 @@ def _final(folder: Path, suffix: str = "") -> Path:
 
 
 def _read_final(folder: Path) -> Checkpoint | None:
-    """Return the final checkpoint, None if there is none or no run can resume from it."""
+    """Return the final checkpoint; None if there is none or if no run can resume from it."""
     with suppress(SafetensorError, OSError, ValueError):
         model, about = _read_file(_final(folder))
         server, of = _read_file(_final(folder, "-server"))

@@ -1,7 +1,7 @@
-"""What clients keep between rounds, as files: bounded in memory for any number of clients, the same for every worker.
+"""Clients' states between rounds, in files: memory is bounded for any number of clients, and all workers can read them.
 
 A client's state after an exchange is one safetensors file, ``client-000012-00000700.safetensors``: client 12 after
-round 7. Workers read and write them where they train; the server tracks which one is valid. A file is never
+round 7. Workers read and write the files; the server tracks which one is valid. A file is never
 overwritten, so that a round that is repeated, after a worker died or from a checkpoint, starts from the same bits.
 """
 
@@ -27,19 +27,19 @@ _OTHERS = "records"
 
 @dataclass(frozen=True)
 class Kept:
-    """A client's state: its tensors by record and name, and its other records as JSON takes them."""
+    """A client's state: its tensors by record and name, and its other records as values for JSON."""
 
     tensors: Mapping[str, State] = field(default_factory=dict)
     others: Mapping[str, Any] = field(default_factory=dict)
 
 
 def version_of(server_round: int, exchange: int) -> int:
-    """Return the number of the state after an exchange of a round, counted from 0; later ones are larger."""
+    """Return the number of the state after an exchange of a round, counted from 0; it grows with every exchange."""
     return server_round * _EXCHANGES + min(exchange, _EXCHANGES - 1)
 
 
 def read_kept(folder: Path, client: int, version: int) -> Kept:
-    """Read a client's state. Its tensors are loaded from the file on access, and must not be written to."""
+    """Read a client's state. Its tensors are loaded from the file on access and must not be written to."""
     tensors: dict[str, State] = {}
     with safe_open(_path(folder, client, version), framework="pt") as file:
         others = json.loads((file.metadata() or {}).get(_OTHERS, "{}"))
@@ -59,13 +59,13 @@ def write_kept(folder: Path, client: int, version: int, kept: Kept) -> None:
     }
     path = _path(folder, client, version)
     part = path.with_suffix(".part")
-    # not synced one by one, which takes longer than a small client trains: checkpoints sync them all
+    # not synced one by one, which takes longer than training a small client: checkpoints sync them all
     save_file(tensors, part, {_OTHERS: json.dumps(kept.others)})
     part.replace(path)
 
 
 def as_json(value: Any) -> Any:
-    """Return a record's value as JSON takes it: bytes, alone or in a list, in hexadecimal digits.
+    """Return a record's value in a form for JSON: bytes, alone or in a list, become hexadecimal text.
 
     >>> from_json(as_json([b"a", b"b"])), as_json(3)
     ([b'a', b'b'], 3)
@@ -83,16 +83,16 @@ def from_json(value: Any) -> Any:
 
 
 class ClientStates:
-    """Which state of each client is valid.
+    """Tracks which state of each client is valid.
 
     Parameters
     ----------
     folder
-        Where the files lie; made by whoever writes the first one.
+        Folder of the files; created when the first one is written.
     after
         The round that the run resumes from: states of later rounds are removed.
     checkpoints
-        Returns the other rounds that the run could resume from: the states after these are not removed.
+        Function that returns the other rounds that the run could resume from; the states after these are kept.
     """
 
     def __init__(
@@ -109,12 +109,12 @@ class ClientStates:
                 self._remove(client, version)
 
     def version(self, client: int) -> int:
-        """Return the number of a client's valid state; 0 where it has none yet."""
+        """Return the number of a client's valid state; 0 if it has none yet."""
         versions = self._versions.get(client)
         return versions[-1] if versions else 0
 
     def accept(self, client: int, version: int) -> None:
-        """Make a written state the valid one, and remove states that no resumption needs."""
+        """Make a written state the valid one, and remove states that resuming cannot need."""
         versions = self._versions.setdefault(client, [])
         versions.append(version)
         rounds = {self._after, *self._checkpoints()}
@@ -128,7 +128,7 @@ class ClientStates:
         _path(self.folder, client, version).unlink(missing_ok=True)
 
     def keep_last(self) -> None:
-        """Remove all but the valid ones, once the run is complete."""
+        """Remove all but the valid states, once the run is complete."""
         for client, versions in self._versions.items():
             for version in versions[:-1]:
                 self._remove(client, version)

@@ -1,8 +1,8 @@
-"""The run config: its sections (``sections``) as one value, read from layers, and checked as far as values show faults.
+"""The run config: its sections (``sections``) as one object, read from layers, and all checks that need only values.
 
 Keys are dotted and kebab-case outside (``partition.min-size`` in TOML, on the command line and on the wire), snake_case
-inside. ``RunConfig.parse`` merges layers of them and names every fault in one ``ConfigError``. Whether the data exist
-and the model builds is checked where they are loaded and built.
+inside. ``RunConfig.parse`` merges layers of keys and reports every fault in one ``ConfigError``. Whether the data exist
+and the model can be built is checked when they are loaded and built.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -83,10 +83,10 @@ class RunConfig:
     def parse(cls, *layers: Mapping[str, Any]) -> "RunConfig":
         """Merge ``layers`` over the defaults, later ones winning, and check the result.
 
-        A layer maps keys to scalars, nested or dotted, in kebab- or snake_case. Raises ``ConfigError`` naming every
-        unknown key (with the nearest known one), wrong type and impossible value at once. Arguments of parts
-        (``model.args.width``) are gathered over the layers; the text ``model.args`` replaces what came before it. Keys
-        of version 1 are translated.
+        A layer maps keys to scalars, nested or dotted, in kebab- or snake_case. Raises a ``ConfigError`` that names
+        every unknown key (with the nearest known one), wrong type and impossible value. Arguments of parts
+        (``model.args.width``) are merged over the layers; the text ``model.args`` replaces those of earlier layers.
+        Keys of version 1 are translated.
         """
         reading = cls.read(*layers)
         if reading.faults:
@@ -97,18 +97,18 @@ class RunConfig:
     def read(
         cls, *layers: Mapping[str, Any], faults: Iterable[str] = (), unknown: Iterable[str] = ()
     ) -> "Reading[RunConfig]":
-        """Merge as ``parse`` does, and return the result despite faults, so that callers can look for more."""
+        """Merge as ``parse`` does, and return the result despite faults, so that callers can check for more."""
         flat_layers, old_faults = modernise(layers)
         if old_faults:
             unknown = {*unknown, "strategy.base", "strategy.args"}
         return read_layers(cls, flat_layers, _CHECKS, faults=[*faults, *old_faults], unknown=unknown)
 
     def flat(self) -> dict[str, Scalar]:
-        """Return every key, dotted and kebab-case, with its value: what Flower carries."""
+        """Return every key, dotted and kebab-case, with its value, as sent through Flower."""
         return flat(self)
 
     def nested(self) -> dict[str, Any]:
-        """Return the kebab-case tables as they stand in TOML and YAML."""
+        """Return the nested kebab-case tables of a TOML or YAML file."""
         return nest(self.flat())
 
 
@@ -116,12 +116,12 @@ KEYS: dict[str, KeySpec] = {spec.name: spec for spec in key_specs(RunConfig)}
 
 
 def is_key(name: str) -> bool:
-    """Whether a run has a key of that name: of the schema, an argument of a part, or one of version 1's."""
+    """Whether a run has a key of that name: one of the schema or of version 1, or an argument of a part."""
     return name in KEYS or name in OLD_KEYS or args_key(name, KEYS) is not None
 
 
 def key_faults(name: str, value: Any) -> list[str]:
-    """Return what is wrong with a key of a run and its value, as far as it shows from these two alone."""
+    """Return what is wrong with a key of a run and its value, judged by these two alone."""
     if args_key(name, KEYS) is not None:
         fault = argument_fault(name, value)
     elif not is_key(name):
@@ -135,7 +135,7 @@ def key_faults(name: str, value: Any) -> list[str]:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Return names of keys in the order of the schema, arguments of a part in the place of its ``args``."""
+    """Return names of keys in the order of the schema; arguments of a part take the position of its ``args``."""
     places = {name: place for place, name in enumerate(KEYS)}
     return sorted(set(names), key=lambda name: (places.get(args_key(name, KEYS) or name, len(places)), name))
 
@@ -156,7 +156,7 @@ def settings_of(section: Any) -> dict[str, Any]:
 
 
 def parse_overrides(words: Iterable[str], schema: type = RunConfig) -> dict[str, Any]:
-    """Return what ``read_overrides`` reads. Raises ``ConfigError`` for words that are not ``key=value``."""
+    """Return the values that ``read_overrides`` reads. Raises ``ConfigError`` for words that are not ``key=value``."""
     values, faults = read_overrides(words, schema)
     if faults:
         raise ConfigError(faults.values())
@@ -166,7 +166,7 @@ def parse_overrides(words: Iterable[str], schema: type = RunConfig) -> dict[str,
 def read_overrides(words: Iterable[str], schema: type = RunConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """Read ``key=value`` words as typed on a command line; return the values, and what is wrong with other words.
 
-    The value of a text key is taken as it stands, without surrounding quotes; others are read by the key's type:
+    The value of a text key is taken literally, without surrounding quotes; others are read by the key's type:
     ``1e-3``, ``true``, ``5``. A value that cannot be read stays text, and the type check reports it with its key.
     """
     kinds = {spec.name: spec.type for spec in key_specs(schema)}
@@ -188,7 +188,7 @@ def read_overrides(words: Iterable[str], schema: type = RunConfig) -> tuple[dict
 
 
 def given_keys(file: Mapping[str, Any], words: Mapping[str, Any]) -> set[str]:
-    """Return the keys that a user set: all of ``words``, and those of a ``file`` that differ from the defaults.
+    """Return the keys that a user set: all of ``words``, and those in ``file`` that differ from the defaults.
 
     A file may be the config of another run, which spells out every key.
     """
@@ -207,8 +207,8 @@ def _read_word(text: str, kind: type | None) -> Scalar:
     return text
 
 
-# What is wrong with keys that are each valid but do not go together. One idea per check: a faulty key ends all that
-# reads it
+# Faults of keys that are each valid but do not go together. One idea per check, since a faulty key ends every check
+# that reads it
 
 
 def _nesterov_faults(config: RunConfig) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Files that are written atomically or line by line, and what they may contain."""
+"""Write files atomically or line by line, and check what they contain."""
 
 import json
 import math
@@ -13,7 +13,7 @@ import numpy as np
 
 from fedpfn.runs.yaml_text import parse_yaml
 
-# a float has no more digits before its point
+# no float has more digits before its decimal point
 _MOST_DIGITS = 309
 # a surrogate: half of a character outside Unicode's first plane, as JSON escapes it
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -35,7 +35,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield the path to write to for a file that appears at ``path`` whole or not at all.
+    """Yield a path to write to; the complete file then appears at ``path``, or nothing if the block fails.
 
     Its mode follows the umask, whatever a library sets.
     """
@@ -47,7 +47,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             mode = part.stat().st_mode
             yield part
             part.chmod(mode)
-            # synced before it is renamed: a rename that survives a crash must not outlive the content
+            # synced before it is renamed: the renaming must not survive a crash that the content does not survive
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             part.replace(path)
@@ -59,7 +59,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make a system error name ``path`` if it names no file: errors of writing do not say where they occurred."""
+    """Make a system error name ``path`` if it names no file: write errors do not say which file they concern."""
     try:
         yield
     except OSError as error:
@@ -69,14 +69,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all.
+    """Write a value as JSON, atomically.
 
     Parameters
     ----------
     path
         The file, which is replaced if it exists.
     value
-        Anything that ``finite`` makes fit for JSON: non-finite numbers become null.
+        Any value that ``finite`` can convert for JSON; non-finite numbers become null.
     """
     write_whole(path, to_json(value, indent=1))
 
@@ -90,7 +90,7 @@ def append_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds, or None where there is none. Raises ``ValueError`` that names the file."""
+    """Return the content of a JSON file, or None if there is none. Raises a ``ValueError`` that names the file."""
     if not path.is_file():
         return None
     try:
@@ -100,10 +100,10 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(data: bytes) -> Any:
-    """Return what JSON text holds; a lone surrogate, which cannot be written, becomes a question mark.
+    """Return the value of JSON text; a lone surrogate, which cannot be written, becomes a question mark.
 
-    Raises ``ValueError``, with a one-line message, also for what this project never writes: NaN, numbers beyond the
-    range of a float, nesting too deep for Python.
+    Raises ``ValueError``, with a one-line message, also for values that this project never writes: NaN, numbers beyond
+    the range of a float, nesting too deep for Python.
     """
     try:
         value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_short_int)
@@ -124,7 +124,7 @@ def to_json(value: Any, indent: int | None = None) -> bytes:
 
 
 def finite(value: Any) -> Any:
-    """Return ``value`` as JSON can hold it: non-finite numbers as None, NumPy's numbers as Python's."""
+    """Return ``value`` in a form for JSON: non-finite numbers become None, NumPy's numbers become Python's."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):
@@ -137,7 +137,7 @@ def finite(value: Any) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the table in a YAML file. Raises a one-line ``ValueError`` if it cannot be read or holds none."""
+    """Return the table in a YAML file. Raises a one-line ``ValueError`` if it cannot be read or is not a table."""
     try:
         tree = parse_yaml(path.read_bytes())
     except OSError as error:

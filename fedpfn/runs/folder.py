@@ -1,4 +1,4 @@
-"""Writing one run, from its config to its completion, and resuming it where it was interrupted."""
+"""Write one run, from its config to its completion, and resume it after an interruption."""
 
 import os
 from collections.abc import Mapping
@@ -31,9 +31,9 @@ ATTEMPTS = "attempts.jsonl"
 
 
 class RunFolder:
-    """Writes one run exclusively: a lock that ends with its process keeps a second writer out.
+    """Writes one run exclusively: a lock, which ends with its process, keeps other writers out.
 
-    Raises ``ValueError`` for a folder that holds another run: nothing recorded is overwritten. ``reopen`` resumes an
+    Raises ``ValueError`` for a folder that holds another run: no record is overwritten. ``reopen`` resumes an
     interrupted run.
     """
 
@@ -48,12 +48,12 @@ class RunFolder:
     def reopen(
         cls, path: Path, *, device: str, rounds: int = 0, patience: float = 20.0
     ) -> tuple["RunFolder", Checkpoint | None]:
-        """Resume an incomplete run, or extend one to ``rounds``, and return its last checkpoint.
+        """Resume an incomplete run, or extend one to ``rounds``; return its last checkpoint, None if it had none yet.
 
-        None if it had none yet. Rounds after the checkpoint will be run again, with bit-identical results; their lines
-        and barrier files are removed. The reason why the run ended, or its summary, and the machine on which it
-        continues become a line of ``attempts.jsonl``. Raises ``ValueError`` for a complete run of as many rounds or
-        without a checkpoint, and for one that another process still writes after ``patience`` seconds.
+        Rounds after the checkpoint will be run again, with bit-identical results; their lines and barrier files are
+        removed. The reason why the run ended, or its summary, and the machine on which it continues are added as a line
+        to ``attempts.jsonl``. Raises ``ValueError`` for a complete run that already has as many rounds or has no
+        checkpoint, and for a run that another process still writes after ``patience`` seconds.
         """
         folder = cls.__new__(cls)
         folder.path, folder._lock = path, take_lock(path, patience=patience)
@@ -103,7 +103,7 @@ class RunFolder:
         write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(tree)).encode())
 
     def write_partition(self, manifest: Mapping[str, Any]) -> None:
-        """Write how many examples of each class every client holds."""
+        """Write the number of examples of each class that every client holds."""
         write_json(self.path / "partition.json", manifest)
 
     def write_measures(self, measures: Mapping[str, Any]) -> None:
@@ -120,7 +120,7 @@ class RunFolder:
         append_json(self.path / "rounds.jsonl", record)
 
     def write_barriers(self, server_round: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write the curves and matrices of a round; the raw values, NaN and infinity included."""
+        """Write the curves and matrices of a round as raw values, including NaN and infinity."""
         path = _barrier_path(self.path, server_round)
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as part, part.open("wb") as file:
@@ -135,13 +135,13 @@ class RunFolder:
     def save_checkpoint(self, checkpoint: Checkpoint, *, keep: int) -> Path:
         """Write a checkpoint to resume from, once the lines of its rounds are on disk."""
         if self.client_states.is_dir():
-            # workers write their clients' states without syncing them
+            # workers do not sync their clients' states
             os.sync()
         return write_checkpoint(self.path, checkpoint, keep=keep)
 
     @property
     def client_states(self) -> Path:
-        """Where clients keep what they carry from round to round."""
+        """Folder of the states that clients keep from round to round."""
         return self.path / "clients"
 
     def save_final(self, checkpoint: Checkpoint) -> None:
@@ -166,9 +166,9 @@ class RunFolder:
 
 
 def record_end(path: Path, reason: str, *, stopped: bool = False) -> None:
-    """Record in a run folder why the run is not complete, if the run itself could not: it was stopped, or died.
+    """Record in a run folder why the run is not complete, if the run could not do so itself: it was stopped, or died.
 
-    A reason that is on record already stays; nothing is written for a complete run or into a folder without a config.
+    A reason that was already recorded is kept; nothing is written for a complete run or a folder without a config.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def record_end(path: Path, reason: str, *, stopped: bool = False) -> None:
     reason
         Why the run ended.
     stopped
-        Whether it was stopped, and did not fail.
+        Whether it was stopped rather than failed.
     """
     if not (path / "failure.json").is_file():
         failure = {"reason": reason, "rounds": len(read_rounds(path)) - 1}
@@ -185,12 +185,12 @@ def record_end(path: Path, reason: str, *, stopped: bool = False) -> None:
 
 
 def _write_end(path: Path, failure: Mapping[str, Any]) -> None:
-    # one without a config was deleted meanwhile
+    # a folder without a config was deleted meanwhile
     if (path / "config.yaml").is_file() and not (path / "summary.json").is_file():
-        # the reason is raised as well: if the disk is full or the folder gone, only the terminal shows it
+        # the reason is also raised: if the disk is full or the folder gone, only the terminal shows it
         with suppress(OSError):
             write_json(path / "failure.json", failure)
-            # a run that another process completes at this moment is complete
+            # another process may have completed the run at this moment
             if (path / "summary.json").is_file():
                 (path / "failure.json").unlink(missing_ok=True)
 

@@ -1,10 +1,10 @@
-"""What identifies a run: the keys its result depends on, and the address made of them.
+"""What identifies a run: the keys that its result depends on, and the address computed from them.
 
 Two configs that differ only in keys that neither of them uses describe one experiment: FedAvg has no mask ratio, SGD no
 second moment. ``used_keys`` leaves such keys out, so that a sweep does not run one experiment twice and a report does
 not treat one experiment as two. Which parts read a key is declared with the key (``used=`` in ``config``), and by the
-signatures of the built-in models. Keys that determine where and how long a run takes place, but not its result, are
-left out as well. Nothing that a config names is imported: it may come from an untrusted source.
+signatures of the built-in models. Keys that affect where or how long a run executes, but not its result, are left out
+as well. Nothing that a config names is imported: it may come from an untrusted source.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ _MODEL_SETTINGS = ("hidden", "width", "norm", "width_multiplier", "pretrained")
 def unused_keys(config: RunConfig) -> dict[str, str]:
     """Return the keys that no part of ``config`` reads, each with the setting that is the reason.
 
-    A user's own partition scheme may read any setting of its table, so that none of them is unused. A user's own model
-    is not imported: it is assumed to take ``model.norm`` and ``model.pretrained`` where they are set, which is only
-    possible if it is one of torchvision's under another name.
+    A user's own partition scheme may read any setting of its table, so none of these is unused. A user's own model is
+    not imported: it is assumed to take ``model.norm`` and ``model.pretrained`` if they are set, which is only possible
+    for one of torchvision's under another name.
 
     >>> unused_keys(RunConfig.parse({"strategy.name": "fedavg"}))["mask.ratio"]
     'strategy.name=fedavg'
@@ -72,9 +72,9 @@ def used_keys(config: RunConfig) -> dict[str, Scalar]:
 def address(config: RunConfig) -> str:
     """Return 12 hexadecimal digits that name the experiment ``config``: SHA-256 of its used keys as canonical JSON.
 
-    The same on every machine and in every process, whatever the order in which the keys were given. A config that
-    version 1 could express has the address that version 1 gave it: keys added since count only where they are set, and
-    the server's optimiser is spelt as it was.
+    It is the same on every machine, in every process and for any order of the keys. A config that version 1 could
+    express has the address that version 1 gave it: keys added since count only if they are set, and the server's
+    optimiser is spelt as in version 1.
     """
     keys = used_keys(config)
     for spec in _SPECS:
@@ -94,7 +94,7 @@ def config_warnings(config: RunConfig, given: set[str]) -> list[str]:
 
 
 def is_in_result(spec: KeySpec, flat: dict[str, Scalar]) -> bool:
-    """Whether the result of the settings ``flat`` depends on a key of theirs."""
+    """Whether the result of the settings ``flat`` depends on one of their keys."""
     if isinstance(spec.in_result, When):
         return spec.in_result(flat[spec.in_result.key])
     return spec.in_result

@@ -1,7 +1,7 @@
-"""The machinery of a schema of keys: declared with limits, listed, checked one by one, nested and flattened.
+"""Schemas of keys: declare keys with their limits, list them, check them one by one, nest and flatten them.
 
-A schema is a tree of frozen dataclasses whose leaves are scalars declared with ``key``. Which keys there are is said in
-``config``.
+A schema is a tree of frozen dataclasses whose leaves are scalars declared with ``key``. ``sections`` and
+``config`` declare the keys.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_type_hints
 from fedpfn.args import Scalar as Scalar
 
 _KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-# control characters, which a terminal may interpret or no path may contain, and surrogates, which cannot be written
+# control characters, which terminals may interpret and paths may not contain, and surrogates, which cannot be written
 _UNPLAIN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -32,7 +32,7 @@ class When(NamedTuple):
 
 
 def when(name: str, *patterns: str) -> When:
-    """Return the condition that the key ``name`` has a value like one of the shell ``patterns``.
+    """Return the condition that the value of the key ``name`` matches one of the shell ``patterns``.
 
     >>> when("partition.scheme", "dirichlet*")("dirichlet-client")
     True
@@ -41,7 +41,7 @@ def when(name: str, *patterns: str) -> When:
 
 
 def unless(name: str, *patterns: str) -> When:
-    """Return the condition that the key ``name`` has no value like one of the shell ``patterns``."""
+    """Return the condition that the value of the key ``name`` matches none of the shell ``patterns``."""
     return When(name, patterns, holds=False)
 
 
@@ -70,11 +70,11 @@ def key(
 ) -> Any:
     """Declare a key: its default, one line of help, and the values it may take.
 
-    With ``own`` an import string is accepted as well as one of the ``choices``. ``used`` lists the conditions on other
-    keys under which some part reads the key, all of which must hold (a table may set it for its keys in its field's
-    metadata); ``in_result`` says whether the result of a run depends on it, or only where and how long it runs;
-    ``since`` is the version of the schema that introduced it. A key with ``fraction`` accepted only whole numbers in
-    earlier versions: a whole number is still kept as an int (1 and not 1.0), so that files and addresses do not change.
+    With ``own``, import strings are accepted in addition to ``choices``. ``used`` lists conditions on other keys, all
+    of which must hold for any part to read the key (a table may set it for all its keys in its field's metadata);
+    ``in_result`` says whether the key affects the result of a run, or only where and how long it runs; ``since`` is the
+    version of the schema that introduced it. A key with ``fraction`` accepted only integers in earlier versions: an
+    integer is still kept as an int (1 and not 1.0), so that files and addresses do not change.
     """
     limits = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
     about_use = {"used": used, "in_result": in_result, "since": since, "fraction": fraction}
@@ -103,7 +103,7 @@ class KeySpec(NamedTuple):
 
 
 def args_key(name: str, known: Container[str]) -> str | None:
-    """Return the key that holds the argument ``name`` (``model.args`` for ``model.args.width``), None if there is none.
+    """Return the key that holds the argument ``name`` (``model.args`` for ``model.args.width``), or None.
 
     >>> args_key("model.args.width", ["model.args"])
     'model.args'
@@ -168,8 +168,8 @@ def unknown_key(name: str, known: Mapping[str, KeySpec], *, command: str = "fedp
 
 
 def nearest_key(name: str, known: Mapping[str, KeySpec]) -> str | None:
-    """Return the known key that an unknown one was probably meant to be, None where there is none like it."""
-    # a typo in a whole key, or else the right name in the wrong table or in none: `alpha` for `partition.alpha`
+    """Return the known key that an unknown one was probably meant to be, None if none is similar."""
+    # a typo in a full key, or else the right name in the wrong table or in none: `alpha` for `partition.alpha`
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
     near = near or [full for full in known if full.rpartition(".")[2] == name.rpartition(".")[2]]
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -178,7 +178,7 @@ def nearest_key(name: str, known: Mapping[str, KeySpec]) -> str | None:
 
 def type_fault(spec: KeySpec, value: Any) -> str | None:
     """Return a message if a value has the wrong type, or None."""
-    # in Python a bool is an int, and an int can serve as a float: only the latter is ever intended
+    # in Python a bool is an int, and an int can serve as a float: only the latter is accepted
     if type(value) is spec.type or (spec.type is float and type(value) is int and abs(value) < 2**1023):
         if isinstance(value, str) and not is_plain(value):
             return f"{spec.name} must be plain text, without '${{' and not '???', got {shown(value)}"
@@ -194,14 +194,14 @@ def is_plain(text: str) -> bool:
 
 
 def shown(value: Any, max_length: int = 200) -> str:
-    """Return a value as messages show it, on one line and truncated if it is long.
+    """Return a value as text for messages, on one line and truncated if it is long.
 
     >>> shown("a" * 9, 6), shown({"a": [1]})
     ("'aaaaa...", "{'a': [1]}")
     """
     try:
         text = repr(value)
-    except ValueError:  # an int with more digits than Python writes
+    except ValueError:  # an int with more digits than Python converts to text
         text = f"something of type {type(value).__name__} that is too long to be shown"
     return text if len(text) <= max_length else f"{text[:max_length]}..."
 
@@ -214,17 +214,17 @@ def kept(spec: KeySpec, value: Any) -> Any:
 
 
 def whole(value: float) -> float:
-    """Return a whole number as an int, and any other as it is.
+    """Return an integral number as an int, and any other unchanged.
 
     >>> whole(2.0), whole(0.5)
     (2, 0.5)
     """
-    # beyond this, every float is whole, and an int is too long for Flower's records
+    # beyond this, every float is integral, and an int is too long for Flower's records
     return int(value) if abs(value) < 2**53 and value == int(value) else value
 
 
 def value_faults(spec: KeySpec, value: Any) -> list[str]:
-    """Return which limits or choices of its key a value violates; the default itself is left to other checks."""
+    """Return which limits or choices of its key a value violates; the default itself is not checked here."""
     if value == spec.default:
         return []
     if spec.choices and value not in spec.choices and not (spec.own and ":" in value):
@@ -232,7 +232,7 @@ def value_faults(spec: KeySpec, value: Any) -> list[str]:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         own = " or package.module:name" if spec.own else ""
         return [f"{spec.name} must be one of {', '.join(spec.choices)}{own}, got {value!r}{hint}"]
-    # comparisons with NaN are false, so that NaN breaks every limit
+    # comparisons with NaN are false, so NaN violates every limit
     faults = [
         f"{spec.name} must be {_LIMITS[bound][0]} {limit:g}, got {value!r}"
         for bound, limit in spec.limits.items()

@@ -1,7 +1,7 @@
-"""Configs of version 1: its five ``strategy.server-*`` keys and the ``strategy.base`` that replaced them.
+"""Configs of version 1: its five ``strategy.server-*`` keys, which ``strategy.base`` replaced.
 
 Old run folders and YAML files stay readable (``modernise``), and a config that version 1 could express keeps its
-address (``as_version_1``), so that the cells of an old sweep are found again.
+address (``as_version_1``), so that the cells of an old sweep are recognised.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ OLD_KEYS: dict[str, KeySpec] = {spec.name: spec for spec in key_specs(_Server, "
 _LR, _MOMENTUM, _BETA2, _TAU = (f"strategy.server-{name}" for name in ("lr", "momentum", "beta2", "tau"))
 _ADAPTIVE = {"eta": _LR, "beta_1": _MOMENTUM, "beta_2": _BETA2, "tau": _TAU}
 
-# old name -> the Flower strategy, and the old key of each of its arguments
+# old name -> the Flower strategy, and for each of its arguments the old key
 _BASES: dict[str, tuple[str, dict[str, str]]] = {
     "none": ("fedavg", {}),
     "avgm": ("fedavgm", {"server_learning_rate": _LR, "server_momentum": _MOMENTUM}),
@@ -34,14 +34,14 @@ _BASES: dict[str, tuple[str, dict[str, str]]] = {
     "yogi": ("fedyogi", _ADAPTIVE),
     "adagrad": ("fedadagrad", {"eta": _LR, "tau": _TAU}),
 }
-# Flower's own defaults, where they are not those of version 1
+# Flower's own defaults that differ from version 1's
 _FLOWER: dict[tuple[str, str], float] = {("fedavgm", "server_momentum"): 0.0}
 
 
 def modernise(layers: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return ``layers``, flattened, with the keys of version 1 translated, and the faults of these keys.
 
-    The old keys are read from all layers together, since the command line may change one that a file has set. Without a
+    The old keys are read from all layers together, since the command line may override one that a file sets. Without a
     server optimiser they had no effect and are dropped.
     """
     flat = [dict(flatten(layer)) for layer in layers]
@@ -62,7 +62,7 @@ def modernise(layers: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]]
             "set; set only one of the two"
         ]
     base, arguments = _BASES[optimizer]
-    # 0 stood for Flower's default, which is now the absence of the argument
+    # 0 meant Flower's default, for which the argument is now omitted
     args = {name: float(settings[key]) for name, key in arguments.items() if not (key == _LR and settings[key] == 0)}
     return [*kept, {"strategy.base": base, "strategy.args": args_text(args)}], []
 
@@ -74,7 +74,7 @@ def old_key_faults(name: str, value: Any) -> list[str]:
 
 
 def as_version_1(base: str, args: Mapping[str, Scalar]) -> dict[str, Scalar] | None:
-    """Return the keys that version 1 had for a base and its arguments, None where it could not express them.
+    """Return the keys that version 1 had for a base and its arguments, None if it could not express them.
 
     >>> as_version_1("fedavgm", {"server_momentum": 0.5})
     {'strategy.server-optimizer': 'avgm', 'strategy.server-lr': 0.0, 'strategy.server-momentum': 0.5}

@@ -1,4 +1,4 @@
-"""What a result may depend on besides its config: versions, the git revision, the machine."""
+"""What a result may depend on in addition to its config: versions, the git revision, the machine."""
 
 import platform
 import subprocess
@@ -14,7 +14,7 @@ _PACKAGES = ("fedpfn", "flwr", "ray", "torch", "torchvision", "numpy", "scipy", 
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Return what a result may depend on besides its config."""
+    """Return what a result may depend on in addition to its config."""
     import torch
 
     return {
@@ -28,7 +28,7 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-# what this process has imported, whatever is installed or checked out while it runs
+# describes what this process has imported, even if installed versions or the checkout change while it runs
 
 
 @cache

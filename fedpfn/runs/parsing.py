@@ -1,7 +1,7 @@
-"""How layers of keys become a config: every fault is reported at once, and valid keys are checked despite faulty ones.
+"""Merge layers of keys into a config: all faults are reported together, and valid keys are checked despite faulty ones.
 
-A key whose value is faulty has its default in the config that is read, so that other keys can still be checked against
-each other. No check may mention that default, which nobody set: ``hide`` makes reading it end the check.
+A key whose value is faulty gets its default, so that other keys can still be checked against each other. No check may
+report that default, which nobody set: ``hide`` makes a check end when it reads such a key.
 """
 
 import math
@@ -44,10 +44,9 @@ class HiddenValueError(Exception):
 
 @dataclass(frozen=True)
 class Reading(Generic[Schema]):
-    """The result of reading layers: ``config``, in which the keys in ``unknown`` have their defaults, and the
-    ``faults``.
+    """The result of reading layers: the ``config``, its ``faults``, and the ``unknown`` keys, which have defaults.
 
-    Unknown are the keys with a faulty value, and those that a misspelt key probably stands for.
+    A key is unknown if its value is faulty, or if a misspelt key probably stands for it.
     """
 
     config: Schema
@@ -56,7 +55,7 @@ class Reading(Generic[Schema]):
 
 
 def hide(config: Schema, names: Collection[str], prefix: str = "") -> Schema:
-    """Return ``config`` such that reading one of the keys ``names`` raises ``HiddenValueError``."""
+    """Return a copy of ``config`` in which reading one of the keys ``names`` raises ``HiddenValueError``."""
 
     def refuse(section: Any) -> Any:
         raise HiddenValueError
@@ -78,7 +77,7 @@ def hide(config: Schema, names: Collection[str], prefix: str = "") -> Schema:
 
 
 def run_checks(checks: Iterable[Check[Schema]], config: Schema) -> Iterator[str]:
-    """Yield the faults that ``checks`` find; a check that reads a hidden key ends there."""
+    """Yield the faults that ``checks`` find; a check ends when it reads a hidden key."""
     for check in checks:
         with suppress(HiddenValueError):
             yield from check(config)
@@ -95,8 +94,8 @@ def read_layers(
 ) -> Reading[Schema]:
     """Merge ``layers`` over the defaults of ``schema``, a tree of frozen dataclasses of keys.
 
-    ``checks`` find faults that only whole configs show; ``command`` is the command that lists the keys; ``faults`` are
-    those known so far, and ``unknown`` the keys that they leave open.
+    ``checks`` find faults in combinations of keys; ``command`` is the command that lists the keys; ``faults`` are those
+    known so far, and ``unknown`` are keys whose values are unknown because of them.
     """
     known = {spec.name: spec for spec in key_specs(schema)}
     faults, unknown = list(faults), set(unknown)
@@ -133,7 +132,7 @@ def read_layers(
 
 
 def _with_values(schema: type[Schema], values: Mapping[str, Any], prefix: str = "") -> Schema:
-    """Return a config with the ``values`` of keys; what has none has its default, which may depend on other keys."""
+    """Return a config with the ``values`` of keys; other keys get their defaults, which may depend on other keys."""
     given: dict[str, Any] = {}
     for attribute, kind in get_type_hints(schema).items():
         name = f"{prefix}{attribute.replace('_', '-')}"

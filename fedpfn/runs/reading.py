@@ -1,6 +1,6 @@
-"""Reading run folders: one of them, or all below a folder.
+"""Read run folders: a single one, or all below a folder.
 
-Nothing that a folder names is imported or run, and ``shapes`` defines what its files must look like.
+Nothing that a folder names is imported or run, and ``shapes`` defines what its files must contain.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LOG = "flower.log"
 # why a run ended before its last round: a key of that round's line, and of the summary
 STOPPED = "stopped"
-# files that identify a run folder: a ``config.yaml`` alone does not
+# files that identify a run folder, since ``config.yaml`` alone does not
 _TRACES = ("rounds.jsonl", "failure.json", "summary.json", "partition.json")
 
 
@@ -47,15 +47,15 @@ class Run:
     config
         The run's settings.
     environment
-        Where it ran: versions, git revision, machine and device; empty where that is not on record.
+        Where it ran: versions, git revision, machine and device; empty if not recorded.
     rounds
         The records of its rounds, in order, from round 0, the initial model.
     partition
-        The record of the partition; None where there is none.
+        The record of the partition; None if there is none.
     summary
         The summary of a complete run; None for any other.
     failure
-        Why the run ended early; None where no reason is on record.
+        Why the run ended early; None if no reason was recorded.
     measures
         Label, unit and better direction of the user's measures, by name.
     """
@@ -70,12 +70,12 @@ class Run:
     measures: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def barriers(self, server_round: int) -> dict[str, NDArray[Any]]:
-        """Return the arrays of a round's barrier file. Raises ``ValueError`` for a broken one, ``OSError`` for none."""
+        """Return the arrays of a round's barrier file. Raises ``ValueError`` if broken, ``OSError`` if missing."""
         return read_arrays(self.path / "barriers" / f"round-{server_round:04d}.npz")
 
     def state(self, name: str = "final") -> "dict[str, Tensor]":
         """Return the model's tensors of a checkpoint."""
-        # imported here: reading records alone must not wait for PyTorch
+        # imported here: reading records must not wait for PyTorch
         from safetensors.torch import load_file
 
         from fedpfn.runs.checkpoints import SERVER_OPTIMIZER
@@ -140,8 +140,8 @@ def find_runs(
     paths
         One folder or several.
     broken
-        Called with the path of a run folder that cannot be read, which is left out, and the reason; with None that is
-        an error.
+        Called with the path of a run folder that cannot be read, and the reason; the folder is then left out. With
+        None it is an error.
 
     Returns
     -------
@@ -179,7 +179,7 @@ def find_runs(
 def read_rounds(path: Path) -> list[dict[str, Any]]:
     """Return the complete lines of ``rounds.jsonl``; a last line truncated by a crash is left out.
 
-    Raises ``ValueError`` that names file and line for one that is broken, doubled or missing.
+    Raises a ``ValueError`` that names file and line if one is broken, duplicated or missing.
     """
     file = path / "rounds.jsonl"
     if not file.is_file():
@@ -189,7 +189,7 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the keys of a YAML config, a run's own ``config.yaml`` included; errors are those of ``read_yaml``."""
+    """Return the keys of a YAML config, which may be a run's ``config.yaml``; errors are those of ``read_yaml``."""
     tree = read_yaml(path)
     tree.pop(ENVIRONMENT, None)
     return tree

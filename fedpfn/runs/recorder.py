@@ -1,7 +1,7 @@
 """The record of a run: measures every round, writes a line of ``rounds.jsonl``, barriers and checkpoints.
 
-An observer of rounds: it is called with each ``Round`` once it has ended and needs nothing from the strategy that made
-it except, for checkpoints, what that carries from round to round. ``fedpfn.measures`` defines what is measured.
+The recorder is an observer: it is called with each ``Round`` that has ended and needs nothing from the strategy except,
+for checkpoints, the tensors that it carries from round to round. ``fedpfn.measures`` defines what is measured.
 """
 
 import hashlib
@@ -27,43 +27,43 @@ from fedpfn.runs.summary import summarise
 from fedpfn.runs.trackers import Tracker
 from fedpfn.schedules import UNMASKED, Plan, encode_plan
 
-# in a checkpoint: the digest of the plans that its rounds were trained by
+# in a checkpoint: the digest of the plans that its rounds were trained with
 PLANS = "plans"
-# and what later rounds are compared with, if the run may stop early or keeps its best model
+# and what later rounds are compared with if the run may stop early or keeps its best model
 PROGRESS, BEST = "progress", "best"
 
 
 class Recorder:
-    """Measures and records the rounds of one run, in order, round 0 being the initial model.
+    """Measures and records the rounds of one run, in order, starting with the initial model as round 0.
 
     Parameters
     ----------
     folder
-        Where the run is written.
+        The folder that the run is written to.
     instruments
-        What rounds are measured with, and how often. Its model is the one whose states the rounds hold.
+        What rounds are measured with, and how often. The states of rounds must belong to its model.
     measures
-        What is measured (``fedpfn.measures.resolve_measures``).
+        The measures (``fedpfn.measures.resolve_measures``).
     schedule
-        Name of the mask schedule in force, ``"none"`` where nothing is masked.
+        Name of the mask schedule in force, ``"none"`` without masks.
     model_name
         Name of the model, written into checkpoints.
     settings
-        What the results depend on, by name, written into checkpoints; None to leave it out.
+        The settings that the results depend on, by name, written into checkpoints; None omits them.
     strategy_state
-        Returns the tensors that the strategy carries from round to round, for checkpoints.
+        Function that returns the tensors that the strategy carries from round to round, for checkpoints.
     checkpoint_every
         Rounds between two checkpoints; 0 = none.
     keep_checkpoints
-        Latest checkpoints that are kept; 0 = all.
+        Number of latest checkpoints to keep; 0 = all.
     save_client_models
-        Whether client models are kept, of the rounds in which barriers are measured.
+        Whether client models are kept in rounds in which barriers are measured.
     stop
-        What ends the run before its last round; ``stopped`` says that it has.
+        Rule that ends the run before its last round; ``stopped`` says whether it has.
     keep_best
         Whether the global model of the best evaluated round is kept.
     tracker
-        Is called with every line that is recorded.
+        Tracker that gets every recorded line.
 
     Attributes
     ----------
@@ -72,9 +72,9 @@ class Recorder:
     state
         The global state after the last round.
     wire_bytes
-        Bytes of arrays that travelled so far.
+        Bytes of arrays sent and received so far.
     devices
-        Where clients trained, sorted.
+        Devices that clients trained on, sorted.
     """
 
     def __init__(
@@ -114,23 +114,23 @@ class Recorder:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, without the time between an interruption and its resumption."""
+        """Seconds that the run has taken, without the time between interruption and resumption."""
         return self._seconds_before + time.perf_counter() - self._started
 
     @property
     def stopped(self) -> str | None:
-        """Why the run ended early with the last round on record; None if it did not."""
+        """Why the run ended early with the last recorded round; None if it did not."""
         return self.rounds[-1].get(STOPPED) if self.rounds else None
 
     def resume(self, checkpoint: Checkpoint, plans: Iterable[Plan] | None = None) -> None:
-        """Continue after the checkpoint's round, with the lines of its rounds on record.
+        """Continue after the checkpoint's round, with the lines recorded up to it.
 
         Parameters
         ----------
         checkpoint
-            Where the run resumes from. The model of ``instruments`` must already hold its state.
+            The checkpoint to resume from. The model of ``instruments`` must already hold its state.
         plans
-            The plans of rounds 1 to the checkpoint's, planned anew; those of a run without masks by default.
+            The plans of all rounds from 1 to the checkpoint's, planned anew; by default those of a run without masks.
 
         Raises
         ------
@@ -164,14 +164,14 @@ class Recorder:
         -------
         dict
             Accuracy (or error) and loss of the global model; empty in a round without an evaluation. A resumed run
-            starts with a round that is on record already, the state from which it continues: nothing is recorded of it.
+            starts with the round that it continues from, which was already recorded and is not recorded again.
 
         Raises
         ------
         ValueError
             For a round out of order.
         FloatingPointError
-            After recording, if the global loss, or without an evaluation a global weight, is not finite.
+            After recording, if the global loss is not finite or, without an evaluation, a global weight is not.
         """
         if round.server_round < len(self.rounds):
             self._ended = time.perf_counter()
@@ -201,7 +201,7 @@ class Recorder:
         return {name: record[name] for name in (*scores, "loss") if record.get(name) is not None}
 
     def may_sum(self, server_round: int) -> bool:
-        """Return whether a round's clients may be summed up where they train: no measure needs their models."""
+        """Return whether workers may sum up a round's clients, because no measure needs their models."""
         return not needs_models(self.measures, server_round, self.instruments)
 
     def plans_digest(self) -> str:
@@ -209,7 +209,7 @@ class Recorder:
         return hashlib.sha256(json.dumps(self._plans).encode()).hexdigest()
 
     def save_final(self) -> None:
-        """Save the global model as a whole state dict, including parts that never travel, and what resuming needs."""
+        """Save the global model's complete state dict, with tensors that are never sent, and what resuming needs."""
         self.folder.save_final(self._checkpoint(len(self.rounds) - 1))
         if self.best_model is not None:
             self.best_model.finish()
@@ -243,7 +243,7 @@ class Recorder:
         barriers = time.perf_counter()
         values |= measure_round(self.measures, round, self.instruments, due=("always", "evaluated"))
         measured = time.perf_counter()
-        # a user's measure that returns None was not taken; null stands for a number that was not finite
+        # a user's measure that returns None is omitted; null means a number that was not finite
         kept = (m.name for m in self.measures if m.name in MEASURES or values[m.name] is not None)
         record = nest({name: values[name] for name in kept})
         if record.get("mask"):
@@ -254,7 +254,7 @@ class Recorder:
             "evaluate": evaluated - started,
             "barrier": barriers - evaluated,
             "measure": measured - barriers,
-            # everything but measuring and recording: what a federation without a record would take
+            # everything but measuring and recording: the time that a federation without a recorder would take
             "round": started - self._ended if round.server_round else 0.0,
         }
         return (
@@ -265,7 +265,7 @@ class Recorder:
         )
 
     def _decide(self, round: Round) -> str | None:
-        """Return why the run ends with a round, which is then measured as the last one is."""
+        """Return why the run ends with this round, which is then measured as a last round; else None."""
         evaluation = self.instruments.regular_evaluation(round) if self.stop.is_active else None
         if evaluation is None or not round.server_round:
             return None

@@ -1,16 +1,16 @@
-"""The sections of the run config: every setting of a run with its default, what it may be, and when it is used.
+"""The sections of the run config: every setting of a run with its default, its permitted values, and when it is used.
 
-A setting is declared here once; documents, defaults of Flower's app, checks and the identity of a run follow from it
-(``keys``). ``config`` puts the sections together.
+A setting is declared once, here; documents, defaults of Flower's app, checks and the identity of a run follow from it
+(``keys``). ``config`` combines the sections.
 """
 
 from dataclasses import dataclass
 
 from fedpfn.runs.keys import key, unless, when, whole
 
-# a part of the user's own, by import string
+# pattern of an import string, which names a user's own part
 OWN = "*:*"
-# a mask ratio that is left to the algorithm
+# mask ratio that stands for the algorithm's default
 BY_ALGORITHM = -1.0
 _LR_SCHEDULES = ("constant", "cosine", "step", "linear")
 _ARGS = "arguments of {}: one key per argument, such as {}, or one string of name=value pairs"
@@ -58,7 +58,7 @@ class Data:
         "package.module:loader",
     )
     args: str = key("", _ARGS.format("your own loader", "data.args.size=300"), since=2)
-    # for a folder of images and for the user's own loader it determines which data there are, not only where
+    # for a folder of images and for the user's own loader it determines which data are used, not only where they are
     root: str = key(
         "", "folder that contains the data (absolute path)", in_result=when("data.name", "image-folder", OWN)
     )
@@ -324,7 +324,7 @@ class Train:
     )
 
     def __post_init__(self) -> None:
-        """Keep whole epochs as a whole number, which they are in configs written before there were others."""
+        """Keep an integral number of epochs as an int, as in configs written before fractions were allowed."""
         object.__setattr__(self, "epochs", whole(self.epochs))
 
 

@@ -1,8 +1,8 @@
-"""What the files of a run folder must hold, as far as its readers rely on it: required entries and their types.
+"""What the files of a run folder must contain, as far as its readers rely on it: required entries and their types.
 
 A folder may come from anywhere, or have been edited. Anything that does not have the shape that a run writes is
-reported in one line, by file, line and name, before it is used. Entries beyond those listed here, such as a user's
-measures, may be numbers, text, and tables and lists of them.
+reported in one line, by file, line and name, before it is used. Other entries, such as a user's measures, may be
+numbers, text, and tables and lists of these.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from fedpfn.runs.files import parse_json, read_json
 from fedpfn.runs.keys import is_plain, shown
 from fedpfn.runs.stopping import PATIENCE, TARGET
 
-# squares of such numbers still have sums; a loss in single precision is below 1e39
+# sums of squares of such numbers do not overflow; a loss in single precision is below 1e39
 LARGEST = 1e150
 _DEEPEST = 8
 
@@ -21,20 +21,20 @@ Kind = Callable[[Any], bool]
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number that can be computed with."""
+    """Return whether a value is a number fit to compute with."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def is_count(value: Any) -> bool:
-    """Return whether a value is a whole number, 0 or more, that an array can hold."""
+    """Return whether a value is a non-negative integer that an array can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def parse_round(data: bytes, number: int, file: Path) -> dict[str, Any]:
-    """Return the record of round ``number`` from its line in ``file``, the first one being round 0.
+    """Return the record of round ``number`` from its line in ``file``; the first line is round 0.
 
-    Raises ``ValueError`` that names file and line, for a line that is truncated, duplicated or missing, and for a value
-    of the wrong type.
+    Raises a ``ValueError`` that names file and line if the line is truncated, duplicated or missing, or a value has the
+    wrong type.
     """
     try:
         record = parse_json(data)
@@ -48,9 +48,9 @@ def parse_round(data: bytes, number: int, file: Path) -> dict[str, Any]:
 def require_rounds(
     records: Sequence[Mapping[str, Any]], file: Path, needed: Sequence[str] = (), *, first: int = 0
 ) -> None:
-    """Raise ``ValueError`` that names file and line where a record lacks one of ``needed``.
+    """Raise a ``ValueError`` that names file and line if a record lacks one of ``needed``.
 
-    By default the entries that every version has written. ``first`` is the round of the first record.
+    ``needed`` are by default the entries that every version has written. ``first`` is the round of the first record.
     """
     for number, record in enumerate(records, start=first + 1):
         if absent := [name for name in needed or ROUND if name not in record]:
@@ -58,7 +58,7 @@ def require_rounds(
 
 
 def read_table(file: Path, kinds: Mapping[str, tuple[str, Kind]], *, needed: tuple[str, ...] = ()) -> Any:
-    """Return the table in a JSON file, None where there is none. Raises ``ValueError`` that names the file."""
+    """Return the table in a JSON file, None if there is no file. Raises a ``ValueError`` that names the file."""
     table = read_json(file)
     if table is None:
         if file.is_file():
@@ -70,7 +70,7 @@ def read_table(file: Path, kinds: Mapping[str, tuple[str, Kind]], *, needed: tup
 
 
 def environment_fault(value: Any) -> str | None:
-    """Return what is wrong with the part of a ``config.yaml`` that describes the run's environment, or None."""
+    """Return what is wrong with the section of a ``config.yaml`` that describes the run's environment, or None."""
     if not isinstance(value, dict):
         return f"environment must be a table, got {shown(value)}"
     for name, item in value.items():
@@ -100,7 +100,7 @@ def _table_of(**kinds: Kind) -> Kind:
 
 
 def _numbers(value: Any) -> bool:
-    """Return whether a value is a table of numbers, with the layers of a barrier in it."""
+    """Return whether a value is a table of numbers, which may include the layers of a barrier."""
     return isinstance(value, dict) and all(
         _LAYERS(item) if name == "layers" else item is None or is_number(item) for name, item in value.items()
     )
@@ -161,7 +161,7 @@ SUMMARY: dict[str, tuple[str, Kind]] = {
     },
 }
 FAILURE: dict[str, tuple[str, Kind]] = {
-    # any text of an exception
+    # may be the text of any exception
     "reason": ("text", lambda value: isinstance(value, str)),
     "traceback": ("text or null", lambda value: value is None or isinstance(value, str)),
     "stopped": ("true or false", lambda value: isinstance(value, bool)),
@@ -175,7 +175,7 @@ _MEASURE = _table_of(label=_is_text, unit=_is_text, better=lambda value: value i
 
 
 def read_measures(file: Path) -> dict[str, dict[str, str]]:
-    """Return the descriptions of a run's own measures, by name. Raises ``ValueError`` that names the file."""
+    """Return the descriptions of a run's own measures, by name. Raises a ``ValueError`` that names the file."""
     table = read_table(file, {}) or {}
     for name, about in table.items():
         if not _MEASURE(about):
@@ -204,7 +204,7 @@ def table_fault(table: Any, kinds: Mapping[str, tuple[str, Kind]], needed: tuple
 
 
 def _rest_fault(value: Any, level: int = 0) -> str | None:
-    """Return where numbers are too large, or tables nested too deeply, or None."""
+    """Return where a number is too large or tables are nested too deeply, or None."""
     if isinstance(value, dict | list):
         if level == _DEEPEST:
             return f"its tables are nested more than {_DEEPEST} levels deep"

@@ -1,11 +1,11 @@
-"""When a run ends before its last round: enough evaluations without progress, or the target accuracy.
+"""End a run before its last round: after enough evaluations without progress, or at a target accuracy.
 
-Early stopping by patience (Prechelt 1998): the run ends with the first evaluation that is the p-th in a row without an
-accuracy above a + d, where a is that of the last evaluation that made progress, p ``patience`` and d ``min_delta``. In
-tasks without an accuracy the loss has to fall below a - d. A target ends the run with the first evaluation whose
-accuracy is at least that. Only rounds that are evaluated count, and not the initial model. The decision is based on the
-same evaluation in every round, on the sample where there is one, so that it does not depend on the maximum number of
-rounds.
+Early stopping by patience (Prechelt 1998): the run ends when p evaluations in a row have no accuracy above a + d, where
+a is the accuracy of the last evaluation that made progress, p ``patience`` and d ``min_delta``. In tasks without an
+accuracy the loss has to fall below a - d, with a the loss of that evaluation. A target ends the run with the first
+evaluation whose accuracy is at least the target. Only evaluated rounds count, and the initial model does not. The
+decision uses the same examples in every round, the sample if there is one, so that it does not depend on the maximum
+number of rounds.
 """
 
 import json
@@ -21,31 +21,31 @@ PATIENCE, TARGET = "patience", "target"
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a rule after a round: the score to beat, and the number of evaluations that did not."""
+    """The state of a rule after a round: the score to beat, and the number of evaluations that did not beat it."""
 
     score: float | None = None
     without: int = 0
 
     def text(self) -> str:
-        """Return it as exact text for the header of a checkpoint."""
+        """Return the object as exact text for the header of a checkpoint."""
         return json.dumps({"score": self.score, "without": self.without})
 
     @classmethod
     def read(cls, text: str | None) -> "Progress":
-        """Return what ``text`` wrote; without a text, the progress of a run that has not begun."""
+        """Return the object that ``text`` wrote; without a text, the progress of a run that has not begun."""
         return cls(**json.loads(text)) if text else cls()
 
 
 @dataclass(frozen=True)
 class StopRule:
-    """What ends a run early.
+    """The rule that ends a run early.
 
     Attributes
     ----------
     patience
-        Evaluations in a row without progress after which the run ends; 0 = any number.
+        Number of evaluations in a row without progress after which the run ends; 0 = no limit.
     min_delta
-        By how much the accuracy must rise, or the loss fall, for an evaluation to count as progress.
+        Amount by which the accuracy must rise, or the loss fall, for an evaluation to count as progress.
     target
         Accuracy, a share, that ends the run; 0 = none.
     """
@@ -60,7 +60,7 @@ class StopRule:
         return self.patience > 0 or self.target > 0
 
     def after(self, evaluation: "Evaluation", progress: Progress) -> tuple[Progress, str | None]:
-        """Return the progress after an evaluation, and why the run ends with it; None where it does not.
+        """Return the progress after an evaluation, and why the run ends with it, or None if it does not.
 
         Examples
         --------
@@ -81,7 +81,7 @@ class StopRule:
         return progress, PATIENCE if self.patience and progress.without >= self.patience else None
 
     def words(self, reason: str) -> str:
-        """Return the ``reason`` for an early end in words.
+        """Return a sentence for the ``reason`` of an early end.
 
         >>> StopRule(target=0.9).words("target")
         'an accuracy of 0.9 was reached (stop.target)'
@@ -96,5 +96,5 @@ NEVER = StopRule()
 
 
 def score(evaluation: "Evaluation") -> float:
-    """Return how good a model is, higher being better: its accuracy, or where there is none its negative loss."""
+    """Return a model's score, higher is better: its accuracy or, without one, its negative loss."""
     return -evaluation.loss if math.isnan(evaluation.accuracy) else evaluation.accuracy

@@ -1,4 +1,4 @@
-"""The numbers of a complete run, from the lines of its rounds: what ``summary.json`` starts with."""
+"""The figures of a complete run, computed from the lines of its rounds: the first entries of ``summary.json``."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-# the papers' final accuracy: that of a single round fluctuates
+# as in the papers' final accuracy, since a single round's fluctuates
 LAST_ROUNDS = 5
 
 
 def summarise(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return accuracies, barriers and bytes over the rounds in which they were measured, round 0 aside.
+    """Return accuracies, barriers and bytes over the rounds in which they were measured, except round 0.
 
-    ``final_accuracy`` is the mean of the last five evaluated rounds, as in the papers. Of a task that is scored by an
-    error there are errors in addition, of which the lowest is the best; its accuracies have no number.
+    ``final_accuracy`` is the mean of the last five evaluated rounds, as in the papers. A task that is scored by an
+    error has errors in addition, of which the lowest is the best; its accuracies are not numbers.
     """
     trained = rounds[1:]
-    # an accuracy that is null with a loss is not a number, as in a regression
+    # a null accuracy next to a loss is NaN, as in a regression
     evaluated = [record for record in trained if (record["accuracy"], record["loss"]) != (None, None)]
     accuracies = [_number(record["accuracy"]) for record in evaluated]
     barriers = [_number(record["barrier"]["accuracy_mean"]) for record in trained if record["barrier"]]
@@ -51,5 +51,5 @@ def _errors(errors: Sequence[float], trained: Sequence[Mapping[str, Any]]) -> di
 
 
 def _number(value: float | None) -> float:
-    # a number that was not finite is null in a record that was read back
+    # a number that was not finite is null in a record read from a file
     return math.nan if value is None else value

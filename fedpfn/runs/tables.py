@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# lists that stand in the table as their lengths
+# lists that are given in the table by their lengths
 _COUNTED = ("clients", "failures")
 
 
@@ -21,9 +21,9 @@ def read_runs(paths: Iterable[Path | str] | Path | str) -> "pd.DataFrame":
     Columns: ``run`` (the folder), ``complete``, ``failure`` (its reason, or None), every config key under its dotted
     name, then every number and text of ``rounds.jsonl`` under its name (``round``, ``accuracy``, ``loss``,
     ``train_loss``, ``mask.frozen``, ``barrier.accuracy_mean``, ``fusion.accuracy``, ``bytes_up`` ..., and a user's own
-    measures), a list with a column for each of its entries (``class_accuracy.0``), ``clients`` and ``failures`` as
-    their numbers. What was not measured is NaN. Raises ``ValueError`` where there is no run, and for a folder that
-    cannot be read, which it names.
+    measures). A list has a column for each entry (``class_accuracy.0``); ``clients`` and ``failures`` are counted.
+    Values that were not measured are NaN. Raises ``ValueError`` if there is no run, and for a folder that cannot be
+    read, which it names.
     """
     return rounds_of(find_runs(paths))
 
@@ -43,7 +43,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
         "failure": run.failure["reason"] if run.failure else None,
         **run.config.flat(),
     }
-    # a table that was not measured in a round has no column of its own
+    # a table that was not measured in some round gets no column of its own
     tables = {name for record in run.rounds for name, value in record.items() if isinstance(value, Mapping | list)}
     return [head | _columns(record, {*tables, "mask", "barrier", "fusion"}) for record in run.rounds]
 

@@ -1,9 +1,9 @@
-"""A run in TensorBoard and MLflow, in addition to the run folder, which remains the source of truth.
+"""Track a run in TensorBoard or MLflow, in addition to the run folder, which remains the source of truth.
 
-Both get the numbers of ``rounds.jsonl`` as they come, under names such as ``accuracy`` and ``barrier/accuracy_mean``,
-and the keys that the run's result depends on. Rounds on record that a tracker lacks, for example when a run resumes
-with a tracker that it did not start with, are filled in when the tracker is made. Neither package is imported unless
-chosen.
+Both get the numbers of ``rounds.jsonl`` as they are recorded, under names such as ``accuracy`` and
+``barrier/accuracy_mean``, and the keys that the run's result depends on. Recorded rounds that a tracker lacks, for
+example when a run resumes with a tracker that it did not start with, are added when the tracker is created. Neither
+package is imported unless chosen.
 
 TensorBoard: event files in ``RUN/tensorboard``; ``tensorboard --logdir RUNS`` compares all runs below a folder.
 MLflow: a SQLite file ``mlflow.db`` next to the run folder, shared by runs in the same parent folder; ``mlflow ui``, run
@@ -29,9 +29,9 @@ from fedpfn.runs.keys import Scalar
 TRACKERS = ("none", "tensorboard", "mlflow")
 TENSORBOARD = "tensorboard"
 MLFLOW_STORE, MLFLOW_RUN_ID = "mlflow.db", "mlflow-run-id"
-# tracked as their number; other lists are only in the run folder
+# tracked by their lengths; other lists are only in the run folder
 _COUNTED = ("clients", "failures")
-# a number of every round: accuracy is missing where the global model was not evaluated
+# a number that every round has: accuracy is missing if the global model was not evaluated
 _ALWAYS = "clients"
 
 
@@ -40,7 +40,7 @@ def tracker_faults(name: str) -> list[str]:
     if name not in TRACKERS:
         return [f"there is no tracker {name!r}; expected one of {', '.join(TRACKERS)}"]
     spec = None if name == "none" else find_spec(name)
-    # a folder of that name that happens to be on the path is not a package: it has no origin
+    # a folder of that name that happens to be on the path has no origin and is not the package
     if name == "none" or (spec and spec.origin):
         return []
     return [f'the tracker {name} needs a package that is not installed; pip install "fedpfn[{name}]"']
@@ -56,11 +56,11 @@ def make_tracker(
 ) -> "Tracker | None":
     """Return the tracker ``name`` of the run in ``folder``, or None for ``"none"``.
 
-    ``settings`` are the keys that the result depends on, by which runs are compared; ``config`` is shown as it is.
+    ``settings`` are the keys that the result depends on, by which runs are compared; ``config`` is only displayed.
 
-    ``rounds_done`` is the round after which a run continues; what was tracked of later rounds, before the run was
-    interrupted, is not reported twice. Raises ``ValueError``, with a one-line message, for what ``tracker_faults``
-    says.
+    ``rounds_done`` is the round after which a run continues; later rounds that were tracked before the run was
+    interrupted are not reported twice. Raises ``ValueError``, with a one-line message, for faults that
+    ``tracker_faults`` finds.
     """
     if faults := tracker_faults(name):
         raise ValueError(faults[0])
@@ -78,7 +78,7 @@ def make_tracker(
 
 
 def measures(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Return the finite numbers of ``record``, those of its tables under ``table/name``; clients and failures counted.
+    """Return the finite numbers of ``record``, those in tables as ``table/name``; clients and failures are counted.
 
     >>> measures({"accuracy": 0.5, "clients": [3, 8], "fusion": {"barrier": -0.1}, "mask": None})
     {'accuracy': 0.5, 'clients': 2.0, 'fusion/barrier': -0.1}
@@ -95,13 +95,13 @@ def measures(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 class Tracker(ABC):
-    """Follows one run, round by round in order. ``last_round`` is the last one it has, -1 before the first."""
+    """Tracks one run, round by round in order. ``last_round`` is the last round it has, -1 before the first."""
 
     last_round = -1
     _finished = False
 
     def log_round(self, record: Mapping[str, Any]) -> None:
-        """Add an object of ``rounds.jsonl``, unless its round is there already."""
+        """Add an object of ``rounds.jsonl``, unless its round is already tracked."""
         if self._finished:
             raise ValueError(f"round {record['round']} comes after the end of the run was reported to the tracker")
         if record["round"] > self.last_round:
@@ -129,7 +129,7 @@ class TensorBoardTracker(Tracker):
     """Scalars, the config as text, and a row of the HPARAMS tab for each run; on disk after every round.
 
     A resumed run writes a new event file, which purges the rounds that are run again. The row is written without a list
-    of columns: TensorBoard then gathers them from all runs, whereas a list would be that of the first run only.
+    of columns: TensorBoard then collects them from all runs, whereas it would use the list of the first run only.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class TensorBoardTracker(Tracker):
         if self.last_round < 0:
             text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
             self.writer.add_text("config", _as_code(text), 0)
-            # a set of values, since TensorBoard would turn a boolean into a number
+            # as text, since TensorBoard would turn a boolean into a number
             keys = {key: str(value) if isinstance(value, bool) else value for key, value in settings.items()}
             _, started, _ = self.board.summary.hparams(keys, {})
             self.writer.file_writer.add_summary(started, 0)
@@ -164,10 +164,10 @@ class TensorBoardTracker(Tracker):
 
 
 class MlflowTracker(Tracker):
-    """A run of the experiment named after the folder of the runs; a round's numbers are written immediately.
+    """A run of the experiment named after the parent folder; a round's numbers are written immediately.
 
     Its id is stored in ``RUN/mlflow-run-id``: a resumed run is the same run in MLflow. MLflow cannot delete numbers, so
-    that a repeated round, whose results are bit-identical, keeps what was reported first, including its seconds.
+    a repeated round, whose results are bit-identical, keeps the numbers that were reported first, including seconds.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Scalar]) -> None:
@@ -176,9 +176,9 @@ class MlflowTracker(Tracker):
         if "?" in str(store):
             raise ValueError(f"MLflow cannot keep runs in a folder with a question mark in its name: {store.parent}")
         uri = f"sqlite:///{store}"
-        # an explicit address, since the one that MLflow would use otherwise is global
+        # an explicit URI, since MLflow's default is global
         with FileLock(folder.parent / f".{MLFLOW_STORE}.lock"):
-            # one process makes the tables, and the experiment
+            # only one process creates the tables and the experiment
             self.client: Any = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
             experiment = _experiment(self.client, folder.parent)
         self.entities: Any = importlib.import_module("mlflow.entities")
@@ -222,7 +222,7 @@ def _last_step(events: Path) -> int:
 
 
 def _as_code(text: str) -> str:
-    """Return ``text`` as Markdown that shows it as it is."""
+    """Return ``text`` as Markdown that shows it verbatim."""
     return "".join(f"    {line}\n" for line in text.splitlines())
 
 
@@ -244,7 +244,7 @@ def _experiment(client: Any, runs: Path) -> str:
     name = runs.name or "runs"
     there = client.get_experiment_by_name(name)
     if there is None:
-        # where files would go if the user adds some; by default below the folder the process was started in
+        # where files that the user adds would go; by default, below the folder in which the process was started
         return str(client.create_experiment(name, artifact_location=(runs / "mlartifacts").as_uri()))
     if there.lifecycle_stage == "deleted":
         client.restore_experiment(there.experiment_id)
@@ -252,7 +252,7 @@ def _experiment(client: Any, runs: Path) -> str:
 
 
 def _run_there(client: Any, folder: Path, error_type: type[Exception]) -> Any:
-    """Return the MLflow run that a run folder names, or None where it names none or the user deleted it."""
+    """Return the MLflow run that a run folder names, or None if it names none or the user deleted it."""
     file = folder / MLFLOW_RUN_ID
     if not file.is_file():
         return None
@@ -266,7 +266,7 @@ def _run_there(client: Any, folder: Path, error_type: type[Exception]) -> Any:
 
 
 def _tags(folder: Path) -> dict[str, str]:
-    """Return the location of a run, and the versions that it was made with."""
+    """Return the location of a run, and the versions that it was run with."""
     about = read_yaml(folder / "config.yaml").get(ENVIRONMENT, {}) if is_run(folder) else {}
     versions = {f"versions.{name}": version for name, version in about.pop("versions", {}).items()}
     return {"run-folder": str(folder)} | {name: str(value) for name, value in (about | versions).items()}

@@ -1,8 +1,8 @@
-"""YAML as plain data: tables, lists and scalars, of a bounded size, in which nothing is looked up or executed.
+"""Parse YAML as plain data: tables, lists and scalars of limited size, without look-ups or code execution.
 
-A file may come from anywhere. Its nesting, its nodes and the expansion of its aliases are counted before anything is
+A file may come from anywhere. Its nesting levels and its nodes, with aliases expanded, are counted before anything is
 built from them; tags other than those of JSON's types are refused; ``${...}`` is ordinary text. Numbers are those of
-YAML 1.2 (``1e-3`` is one), dates are text, and a key that is given twice is a fault.
+YAML 1.2 (``1e-3`` is one), dates are text, and a duplicate key is a fault.
 """
 
 import re
@@ -17,7 +17,7 @@ except ImportError:
     from yaml import SafeLoader as _Base
 
 MOST_BYTES = 4_000_000
-# after expanding aliases: a sweep's list of seeds is the longest list in use
+# with aliases expanded; a sweep's list of seeds is the longest list in use
 MOST_NODES = 200_000
 DEEPEST = 40
 
@@ -36,9 +36,9 @@ _FLOAT = re.compile(
 
 
 def parse_yaml(data: bytes) -> Any:
-    """Return what a YAML document holds, None for an empty one.
+    """Return the value of a YAML document, None if it is empty.
 
-    Raises ``ValueError`` in one line for what is not UTF-8, not YAML, too large, too deep, or not plain data.
+    Raises a one-line ``ValueError`` for text that is not UTF-8, not YAML, too large, too deep, or not plain data.
 
     >>> parse_yaml(b"lr: 1e-3\\nname: ${oc.env:HOME}")
     {'lr': 0.001, 'name': '${oc.env:HOME}'}
@@ -95,7 +95,7 @@ def _constructed(loader: _PlainLoader, node: yaml.Node) -> Any:
     try:
         return loader.construct_document(node)
     except (ValueError, LookupError) as error:
-        # `!!bool perhaps`, `!!int ""`, a number of more digits than Python reads
+        # `!!bool perhaps`, `!!int ""`, a number with more digits than Python reads
         raise ValueError("a value does not match its tag, or is a number with too many digits") from error
 
 
@@ -115,7 +115,7 @@ def _count_events(text: str) -> None:
 
 
 def _expanded(node: yaml.Node, counted: dict[int, int], inside: set[int]) -> int:
-    """Return how many nodes ``node`` is, aliases written out. Raises ``ValueError`` for too many or a loop."""
+    """Return the number of nodes of ``node``, with aliases expanded. Raises ``ValueError`` for too many or a loop."""
     place = id(node)
     if place in inside:
         raise ValueError(f"the alias in line {node.start_mark.line + 1} refers to a node that contains it")
@@ -135,7 +135,7 @@ def _expanded(node: yaml.Node, counted: dict[int, int], inside: set[int]) -> int
 
 
 def _one_line(error: yaml.MarkedYAMLError) -> str:
-    # without the surrounding text: the file may not be meant to be shown
+    # without the surrounding text: the file's content may be confidential
     mark = error.problem_mark or error.context_mark
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
     said = error.problem or error.context or "not YAML"
