@@ -1,4 +1,4 @@
-"""Which example belongs to whom: data sets as arrays, partition schemes, label statistics. Neither Flower nor Ray."""
+"""Data sets as arrays, partition schemes and label statistics: which client gets which examples. No Flower or Ray."""
 
 from partitions import datasets, labels, schemes, statistics
 from partitions.arrays import DataError, Dataset, Split

@@ -1,6 +1,6 @@
-"""A data set as plain arrays: two splits, the number of classes or labels, and the facts that follow from them.
+"""A data set as plain arrays: two splits, the number of classes or labels, and facts derived from these.
 
-Reading the arrays from anywhere is left to ``datasets`` and the modules behind it.
+``datasets`` and the modules that it uses read the arrays.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _IMAGES_AT_ONCE = 2**22  # bytes that np.bincount widens to 8 each at a time: 32
 
 
 class DataError(ValueError):
-    """Data that are absent or not as expected; the message says what was expected, where, and how to get it."""
+    """Data that are missing or not as expected; the message says what was expected, where, and how to get it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a configuration says about its data; each built-in data set takes what it needs of it."""
+    """A configuration's settings for its data; each built-in data set uses those that it needs."""
 
     root: str = ""
     download: bool = False
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The examples of a data set that are for training, or those for testing.
+    """The training examples of a data set, or its test examples.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Dataset:
     train, test
         The examples of each split.
     num_classes
-        Number of classes, which lie in 0..num_classes-1; or that of the labels in a row, or of the values of a target.
+        Number of classes, which lie in 0..num_classes-1; or number of labels in a row, or of values of a target.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Dataset:
 
     @property
     def kind(self) -> Kind:
-        """The kind of an input, by its dtype: uint8 is an image, int64 a row of tokens, float32 features."""
+        """The kind of an input, from its dtype: uint8 is an image, int64 a row of tokens, float32 features."""
         if self.train.inputs.dtype == np.uint8:
             return "images"
         return "tokens" if self.train.inputs.dtype == np.int64 else "features"
@@ -101,7 +101,7 @@ class Dataset:
 
 
 def form_of(labels: NDArray[Any]) -> LabelForm:
-    """Return the form of a split's labels, judged by their type and shape."""
+    """Return the form of a split's labels, from their type and shape."""
     if labels.dtype.kind == "f":
         return "values"
     return "multi-hot" if labels.ndim == 2 else "classes"
@@ -111,8 +111,8 @@ def channel_moments(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple
     """Return the per-channel mean and population standard deviation of uint8 images (N, C, H, W), pixels in [0, 1].
 
     From the histogram h of the 256 values: mean = Σ v h_v / n / 255, variance = (n Σ v² h_v - (Σ v h_v)²) / n² / 255²,
-    summed in integers, so that neither the order nor the number of images costs a digit. A constant channel has
-    standard deviation 1, since the value is there to divide by.
+    summed in integers, so that the result is exact for any order and number of images. A constant channel has standard
+    deviation 1, since the value is used as a divisor.
     """
     rows = max(1, _IMAGES_AT_ONCE // max(1, images[0, 0].size))
     means, deviations = [], []

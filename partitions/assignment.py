@@ -1,7 +1,7 @@
-"""An assignment as one array, ``owner`` (N,): the client that holds each example, -1 where none does.
+"""An assignment as one array, ``owner`` (N,): the client that holds each example, or -1 if none does.
 
-All schemes build it class by class and turn it into index lists here. One array rather than K lists times C classes:
-10,000 clients cost what 10 do.
+All schemes build it class by class and convert it to index lists here. Since it is one array rather than K lists times
+C classes, 10,000 clients cost as much as 10.
 """
 
 from itertools import pairwise
@@ -15,9 +15,9 @@ Indices = NDArray[np.int64]
 
 
 def class_members(labels: NDArray[np.integer]) -> list[Indices]:
-    """Return the indices of each class that occurs, classes ascending, indices ascending.
+    """Return the indices of each class that occurs, with classes and indices ascending.
 
-    Raises ``PartitionError`` where ``labels`` are not integers (N,).
+    Raises ``PartitionError`` if ``labels`` are not integers (N,).
     """
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise PartitionError(f"labels are {labels.dtype} {labels.shape}; expected integers (N,)")
@@ -38,10 +38,10 @@ def parts_of(owner: Indices, clients: int) -> list[Indices]:
 
 
 def counts_of(proportions: NDArray[np.float64], total: int, rng: np.random.Generator) -> Indices:
-    """Return whole numbers that sum to ``total``, each less than 1 from N p_k and N p_k on average.
+    """Return integers that sum to ``total``, each less than 1 from N p_k and equal to N p_k on average.
 
     n_k = floor(N S_k + u) - floor(N S_{k-1} + u) with S_k = Σ_{j≤k} p_j and one u ~ U[0, 1) (systematic sampling). The
-    usual floor(N S_k) gives the last client what the others lost; and where p is even and N / K small, any fixed
+    usual floor(N S_k) gives the last client what the others lose; and if p is uniform and N / K small, any fixed
     rounding favours the same clients in every class.
 
     >>> counts_of(np.array([0.5, 0.25, 0.25]), 8, np.random.default_rng(0)).tolist()
@@ -49,6 +49,6 @@ def counts_of(proportions: NDArray[np.float64], total: int, rng: np.random.Gener
     """
     sums = np.cumsum(proportions)
     edges = np.floor(sums / sums[-1] * total + rng.random()).astype(np.int64)
-    edges = np.minimum(edges, total)  # a u close to 1 may round N + u up to N + 1
+    edges = np.minimum(edges, total)  # with u close to 1, N + u may be rounded up to N + 1
     counts: Indices = np.diff(edges, prepend=0)
     return counts

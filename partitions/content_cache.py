@@ -1,10 +1,10 @@
-"""Files of a data set identified by their content, and a folder that caches what was made from them.
+"""Identify the files of a data set by their content, and cache arrays made from them in a folder.
 
-Content is a digest over relative paths and bytes, so a changed, added or renamed file is new content, and a copy of the
-folder is the same. Digesting reads every byte; a fingerprint over (path, size, mtime), which costs one ``stat`` a file,
-maps to the digest, so that later starts read none. Every file is written under a unique name and then moved into place,
-so processes may race. Arrays are memory-mapped: processes on one machine share the page cache. ``image_cache`` and
-``imdb`` decide what is kept, and under which name.
+Content is identified by a digest over relative paths and bytes: a changed, added or renamed file gives a new digest, a
+copy of the folder the same one. Digesting reads every byte; a fingerprint over (path, size, mtime), which costs one
+``stat`` per file, maps to the digest, so that later starts read no files. Every file is written under a unique name and
+then moved into place, so processes may race. Arrays are memory-mapped: processes on one machine share the page cache.
+``image_cache`` and ``imdb`` decide what is cached, and under which name.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _BATCH = 256  # files a thread takes at a time
 
 
 class SourceFile(NamedTuple):
-    """A file of a data set; ``relative`` is its path below the folder looked at."""
+    """A file of a data set; ``relative`` is its path below the data set's folder."""
 
     relative: str
     size: int
@@ -42,9 +42,9 @@ def default_folder() -> Path:
 
 @contextmanager
 def cache_folder(kind: str, cache_dir: Path | None, *, content: str) -> Iterator[Path]:
-    """Yield the folder ``kind`` of the cache, made if missing; an ``OSError`` in the block becomes a ``DataError``.
+    """Yield the folder ``kind`` of the cache, created if missing; an ``OSError`` in the block becomes a ``DataError``.
 
-    ``content`` says in it what was to be kept, such as ``images of /data/train``.
+    ``content`` tells its message what was to be cached, such as ``images of /data/train``.
     """
     folder = (cache_dir or default_folder()) / kind
     try:
@@ -57,7 +57,7 @@ def cache_folder(kind: str, cache_dir: Path | None, *, content: str) -> Iterator
 
 
 def read_array(path: Path) -> NDArray[Any] | None:
-    """Return a cached array as a read-only memory map; None where there is none or it is cut off, as after a crash."""
+    """Return a cached array as a read-only memory map; None if there is none or it is truncated, as after a crash."""
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):
@@ -74,7 +74,7 @@ def require_array(path: Path) -> NDArray[Any]:
 
 
 def known_digest(folder: Path, root: Path, files: Sequence[SourceFile]) -> str:
-    """Return the digest of the files' content, by their fingerprint where it is known, else by reading them all."""
+    """Return the digest of the files' content: looked up if the fingerprint is known, else computed from the files."""
     fingerprint = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=20)
     for file in files:
         fingerprint.update(os.fsencode(f"{len(file.relative)} {file.relative} {file.size} {file.mtime_ns}\n"))
@@ -88,7 +88,7 @@ def known_digest(folder: Path, root: Path, files: Sequence[SourceFile]) -> str:
 
 
 def content_digest(root: Path, files: Sequence[SourceFile]) -> str:
-    """Return the digest of the files' paths and bytes; ``DataError`` for one that cannot be read."""
+    """Return the digest of the files' paths and bytes; raises ``DataError`` for a file that cannot be read."""
 
     def digests_from(start: int) -> list[bytes]:
         try:
@@ -110,7 +110,7 @@ def content_digest(root: Path, files: Sequence[SourceFile]) -> str:
 
 @contextmanager
 def in_place_of(target: Path) -> Iterator[Path]:
-    """Give a path to write to; move it to ``target`` at the end of the block, or remove it where the block fails."""
+    """Yield a path to write to; move the file to ``target`` after the block, or remove it if the block fails."""
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         yield part

@@ -1,7 +1,7 @@
-"""Data sets by name: a literal table of the built-in ones, one call that loads, one that looks for faults beforehand.
+"""Data sets by name: a table of the built-in ones, a function that loads one, and one that finds faults beforehand.
 
-``arrays`` defines a data set; each is read in ``digits``, ``diabetes``, ``torchvision_data``, ``image_folder``,
-``imdb`` and, for a user's callable, ``user_loader``.
+``arrays`` defines a data set; ``digits``, ``diabetes``, ``torchvision_data``, ``image_folder``, ``imdb`` and, for a
+user's callable, ``user_loader`` read them.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ Loader = Callable[..., Any]
 
 
 class _Source(Protocol):
-    """What a built-in data set provides: any module with these two functions."""
+    """A built-in data set: any module with these two functions."""
 
     def load(self, request: Request, /) -> Dataset: ...
 
@@ -56,7 +56,7 @@ DATASETS: dict[str, _Source] = {
 class Facts:
     """What is known about a built-in data set before it is read.
 
-    ``num_classes`` as in ``Dataset``; ``strata`` is the number of classes by which schemes deal the examples out.
+    ``num_classes`` as in ``Dataset``; ``strata`` is the number of classes by which schemes distribute the examples.
     """
 
     input_shape: tuple[int, ...]
@@ -100,7 +100,7 @@ def facts_of(name: str, labels: RequestedForm = "") -> Facts | None:
     facts = FACTS.get(name)
     if facts is None or labels in ("", facts.labels):
         return facts
-    # whole numbers are values too
+    # integers are valid as values too
     if labels == "values" and facts.labels == "classes":
         return replace(facts, num_classes=1, labels="values", strata=BINS)
     return None
@@ -127,17 +127,17 @@ def load(
         Folder that holds the data; the digits and ``diabetes`` need none. A user's loader gets it if it takes
         ``root=``.
     download
-        Whether data sets of torchvision are downloaded into ``root`` where they are missing.
+        Whether data sets of torchvision are downloaded into ``root`` if they are missing.
     image_size
-        For ``image-folder``: side, in pixels, of the square that images are resized and cropped to; 0 takes images of
-        one size as they are.
+        For ``image-folder``: side, in pixels, of the square that images are resized and cropped to; 0 keeps images,
+        which must have the same size, as they are.
     args
         Keyword arguments of a user's loader; built-in data sets take none.
     cache_dir
-        Folder that keeps the images of ``image-folder`` and the tokens of ``imdb`` once decoded; None takes
+        Folder that caches the decoded images of ``image-folder`` and the tokens of ``imdb``; None takes
         ``content_cache.default_folder``.
     labels
-        Form in which labels are taken (``partitions.labels``); by default as they are.
+        Form to convert labels to (``partitions.labels``); by default they are unchanged.
     part
         Number of the part to read and number of parts, for a user's loader that ``reads_parts``.
 
@@ -149,7 +149,7 @@ def load(
     Raises
     ------
     DataError
-        With all that ``find_faults`` finds, and for data that turn out to be unreadable or wrong.
+        For all faults that ``find_faults`` finds, and for data that turn out to be unreadable or wrong.
     """
     faults = find_faults(name, root, download=download, image_size=image_size, args=args, labels=labels)
     if faults:
@@ -171,7 +171,7 @@ def find_faults(
     args: Mapping[str, Any] | None = None,
     labels: RequestedForm = "",
 ) -> list[str]:
-    """Return what would keep ``load`` from working, one line each, from names and folders alone: nothing is read."""
+    """Return what would make ``load`` fail, one line per fault, from names and folders alone: no file is read."""
     if isinstance(name, str) and name not in DATASETS:
         near = get_close_matches(name.lower(), DATASETS, n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""

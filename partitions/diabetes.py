@@ -1,7 +1,7 @@
 """Disease progression of 442 people with diabetes, from ten measurements: a regression, without a download.
 
-Source: ``sklearn.datasets.load_diabetes`` (Efron et al. 2004, Least Angle Regression), whose files scikit-learn
-carries in its package.
+Source: ``sklearn.datasets.load_diabetes`` (Efron et al. 2004, Least Angle Regression), whose files are part of the
+scikit-learn package.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ def load(request: Request) -> Dataset:
 
     Features and target are standardised by mean and population standard deviation of the training split, so that the
     target's unit is its standard deviation, 77 points of the original scale. The split is a constant of the data set:
-    in the order of the file every fifth example from the third on is for testing.
+    in the order of the file, every fifth example, starting with the third, is for testing.
     """
     features = np.loadtxt(packaged_file("diabetes_data_raw.csv.gz"))
     target = np.loadtxt(packaged_file("diabetes_target.csv.gz"))

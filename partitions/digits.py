@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn carries in its package: 1,797 images of 8x8, no download.
+"""The handwritten digits in the scikit-learn package: 1,797 images of 8x8, no download.
 
 Source: ``sklearn.datasets.load_digits`` (the test set of UCI's Optical Recognition of Handwritten Digits).
 """
@@ -16,7 +16,7 @@ def load(request: Request) -> Dataset:
     """Return the digits as uint8 images (N, 1, 8, 8): 1,438 to train on, 359 to test on.
 
     Pixels 0..16 become round(255 x / 16). The split is a constant of the data set, independent of any seed: of each
-    class, in the order of the file, every fifth example from the third on is for testing, which is round(n / 5) of n.
+    class, in the order of the file, every fifth example, starting with the third, is for testing: round(n / 5) of n.
     """
     table = np.loadtxt(packaged_file("digits.csv.gz"), delimiter=",")
     inputs = np.round(table[:, :-1] * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8)
@@ -34,9 +34,9 @@ def find_faults(request: Request) -> list[str]:
 
 
 class Properties:
-    """The digits with three labels of each in place of its class: is it even, above 4, does it have a loop (0 6 8 9).
+    """The digits with three labels each in place of the class: whether it is even, is above 4, has a loop (0 6 8 9).
 
-    The same images in the same splits; labels are uint8 (N, 3).
+    Images and splits are the same; labels are uint8 (N, 3).
     """
 
     LOOPS = (0, 6, 8, 9)
@@ -56,7 +56,7 @@ class Properties:
 
 
 def packaged_file(name: str) -> Path:
-    """Return scikit-learn's file, without importing scikit-learn, which takes a second and 70 MB in every process."""
+    """Return the path of scikit-learn's file without importing scikit-learn, which takes a second and 70 MB."""
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise DataError(f"{name} comes with scikit-learn, which is not installed")

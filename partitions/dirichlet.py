@@ -1,10 +1,11 @@
 """Label-skewed partitions by Dirichlet draws: by class, by class with balanced sizes, by client.
 
-Small ``alpha`` is more skew, ``alpha`` to infinity approaches ``iid``. Two conventions are in use: here it is always
-the *symmetric* one, the concentration of each class (or client). Hsu et al. multiply a prior over the C classes that
-sums to 1 by one number; theirs is C times ours (their 1.0 on ten classes is our 0.1).
+A smaller ``alpha`` gives more skew; as ``alpha`` goes to infinity the partition approaches ``iid``. Two conventions are
+in use; here it is always the *symmetric* one: ``alpha`` is the concentration of each class (or client). Hsu et al.
+multiply a prior over the C classes that sums to 1 by one number, which is C times ours (their 1.0 on ten classes is our
+0.1).
 
-A class's indices are shuffled before they are assigned: the order of a file may correlate with its examples.
+A class's indices are shuffled before they are assigned, since the order of examples in a file may not be random.
 """
 
 from collections.abc import Callable
@@ -26,9 +27,9 @@ def dirichlet(
     min_size: int = 0,
     max_redraws: int = 100,
 ) -> list[Indices]:
-    """For each class draw p ~ Dir_K(alpha · 1) and deal its shuffled indices to the K clients in those proportions.
+    """For each class draw p ~ Dir_K(alpha · 1) and distribute its shuffled indices to K clients in those proportions.
 
-    Every example is used once; sizes are unequal. The whole partition is redrawn while a client has fewer than
+    Every example is used once; sizes are unequal. The entire partition is redrawn while a client has fewer than
     ``min_size`` examples. Source: Yurochkin et al. 2019, section 4. Raises ``PartitionError`` for impossible settings
     and after ``max_redraws`` redraws.
     """
@@ -54,10 +55,10 @@ def dirichlet_balanced(
     min_size: int = 0,
     max_redraws: int = 100,
 ) -> list[Indices]:
-    """As ``dirichlet``, but a client that already holds N/K examples or more gets nothing of the classes that follow.
+    """Like ``dirichlet``, but a client that already holds N/K examples or more gets none of the following classes.
 
-    p is renormalised over the others. Every example is used once. Classes are dealt in ascending order, and later ones
-    meet fewer clients: the order matters, as in the source (NIID-Bench, Li et al. 2022; PFLlib). Raises as
+    p is renormalised over the others. Every example is used once. Classes are distributed in ascending order, later
+    ones to fewer clients: the order matters, as in the source (NIID-Bench, Li et al. 2022; PFLlib). Raises as
     ``dirichlet`` does.
     """
     refuse(size_faults(clients, len(labels), min_size=min_size) + alpha_faults(alpha))
@@ -81,11 +82,11 @@ def dirichlet_balanced(
 def dirichlet_client(
     labels: NDArray[np.integer], clients: int, rng: np.random.Generator, *, alpha: float
 ) -> list[Indices]:
-    """Each client draws q ~ Dir(C · alpha · prior) over the C classes and fills floor(N / K) places by it.
+    """Each client draws q ~ Dir(C · alpha · prior) over the C classes and gets floor(N / K) examples accordingly.
 
-    ``prior`` is the classes' share of the data, so that balanced classes have concentration ``alpha`` each, and
-    ``alpha`` to infinity approaches ``iid`` whatever the classes' sizes. Examples are drawn without replacement; a
-    class that runs out is left and q renormalised over the others, so the last clients get what there is.
+    ``prior`` are the classes' shares of the data, so that balanced classes have concentration ``alpha`` each, and
+    ``alpha`` to infinity approaches ``iid`` whatever the classes' sizes. Examples are drawn without replacement; when a
+    class runs out, q is renormalised over the others, so the last clients get what remains.
     N - K floor(N / K) examples stay unused. Source: Hsu et al. 2019, section 3, whose alpha is C · ``alpha``. Raises
     ``PartitionError`` for impossible settings.
     """
@@ -99,7 +100,7 @@ def dirichlet_client(
         prior = draw_dirichlet(concentration, rng)
         missing = len(labels) // clients
         while missing:  # each pass fills the client or empties a class: at most C passes
-            # Places that an exhausted class cannot fill are drawn anew from the rest: the same law as place by place.
+            # Draws that an exhausted class cannot serve are redrawn from the rest: the same distribution as one by one.
             wanted = rng.multinomial(missing, prior.proportions(used < lengths))
             taken = np.minimum(wanted, lengths - used)
             for indices, start, count in zip(members, used, taken, strict=True):

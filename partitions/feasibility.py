@@ -1,6 +1,6 @@
-"""Settings of a partition that no draw can satisfy, each reported in one line by its name in a configuration.
+"""Find settings of a partition that no draw can satisfy, and report each in one line by its name in a configuration.
 
-Every function returns a list of faults, empty if there are none: the schemes refuse them, ``schemes.find_faults``
+Every function returns a list of faults, empty if there are none: the schemes raise them, ``schemes.find_faults``
 collects them before anything is drawn.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class PartitionError(ValueError):
-    """A partition that is impossible; the message says what was requested, what is possible, what to change."""
+    """An impossible partition; the message says what was requested, what is possible, and what to change."""
 
 
 def refuse(faults: Iterable[str]) -> None:
@@ -19,7 +19,7 @@ def refuse(faults: Iterable[str]) -> None:
 
 
 def size_faults(clients: int, num_examples: int | None, *, min_size: int = 0) -> list[str]:
-    """Return what is wrong with the number of clients and the smallest size; ``num_examples`` None is not known yet."""
+    """Return what is wrong with the number of clients or the smallest size; ``num_examples`` is None if unknown."""
     faults = []
     if clients < 1:
         faults.append(f"federation.clients = {clients} must be at least 1")

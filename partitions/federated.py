@@ -1,4 +1,4 @@
-"""A data set and the clients' shares of it, loaded in the same way at both ends of a federation."""
+"""A data set and the clients' shares of it, loaded in the same way by server and clients."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,10 +28,10 @@ class FederatedData:
     parts
         Each client's indices of the examples that it trains on, int64 (n,).
     strata
-        The classes (N,) of the training examples by which they were dealt out: the labels, where these are classes
+        The classes (N,) by which the training examples were distributed: the labels, if these are classes
         (``partitions.labels``).
     held_out
-        Each client's indices of the examples that it is tested on, int64 (h,); empty where none are held out.
+        Each client's indices of the examples that it is tested on, int64 (h,); empty if none are held out.
     """
 
     dataset: Dataset
@@ -53,9 +53,9 @@ class FederatedData:
         return np.flatnonzero(kept)
 
     def only(self, clients: Collection[int]) -> "FederatedData":
-        """Return a copy with the training examples of ``clients`` alone; the parts of others are empty.
+        """Return a copy with only the training examples of ``clients``; the parts of others are empty.
 
-        The channel statistics of the copy's data set are those of its own examples.
+        The channel statistics of the copy's data set are those of the remaining examples.
         """
         kept, start = list[NDArray[np.int64]](), 0
 
@@ -76,7 +76,7 @@ class FederatedData:
         return FederatedData(replace(self.dataset, train=train), parts, self.strata[indices], held_out)
 
     def renumbered(self, clients: Sequence[int], total: int) -> "FederatedData":
-        """Return the same data with the parts in order as those of ``clients``, of ``total`` in all."""
+        """Return the same data with the parts assigned, in order, to ``clients``, out of ``total``."""
 
         def moved(parts: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
             ours = [np.empty(0, dtype=np.int64)] * total
@@ -87,7 +87,7 @@ class FederatedData:
         return replace(self, parts=moved(self.parts))
 
     def manifest(self, **about: Any) -> dict[str, Any]:
-        """Return the record of the partition (``statistics.manifest``), with what its classes are if not labels."""
+        """Return the record of the partition (``statistics.manifest``), with what its classes are if not the labels."""
         about["held_out"] = self.held_out
         if self.dataset.labels == "classes":
             return manifest(self.strata, self.parts, self.dataset.num_classes, **about)
@@ -113,7 +113,7 @@ def load_federated(
     labels: RequestedForm = "",
     part: tuple[int, int] | None = None,
 ) -> FederatedData:
-    """Load a data set and deal its training examples out to ``clients``.
+    """Load a data set and distribute its training examples to ``clients``.
 
     Parameters
     ----------
@@ -122,12 +122,12 @@ def load_federated(
     clients
         Number of clients.
     rng
-        What the partition is drawn from; the same state on every process gives the same shares.
+        Generator of the partition; the same state in every process gives the same shares.
     shares
-        The partition's settings: ``scheme`` and the keyword arguments of ``partitions.partition``. A scheme of the
-        user's own is called with the labels as they are, a built-in one with their strata.
+        The partition's settings: ``scheme`` and the keyword arguments of ``partitions.partition``. A user's own scheme
+        is called with the labels unchanged, a built-in one with their strata.
     subset_rng
-        What the examples to use are drawn from where there are more; see ``partitions.limit``.
+        Generator that draws the examples to use if there are more; see ``partitions.limit``.
     args, download, image_size
         As in ``partitions.load``.
     train_examples, test_examples
@@ -135,7 +135,7 @@ def load_federated(
     holdout
         Share of each client's examples that it does not train on but is tested on; 0 for none.
     holdout_rng
-        Returns the generator that these are drawn from, by the client's number; see ``partitions.hold_out``.
+        Function from a client's number to the generator that draws these; see ``partitions.hold_out``.
     labels, part
         As in ``partitions.load``.
 
@@ -147,8 +147,8 @@ def load_federated(
     Raises
     ------
     DataError, PartitionError
-        As ``partitions.load`` and ``partitions.partition`` raise them; and for a target of several values that a
-        built-in scheme other than ``iid`` is to deal out.
+        As ``partitions.load`` and ``partitions.partition`` raise them; and for a target of several values with a
+        built-in scheme other than ``iid``.
     """
     dataset = load(source, root, download=download, image_size=image_size, args=args or {}, labels=labels, part=part)
     dataset = limit(dataset, train=train_examples, test=test_examples, rng=subset_rng)

@@ -1,6 +1,6 @@
-"""Each client's examples split in two: a part to train on, and a part to test on.
+"""Split each client's examples into a part for training and a part for testing.
 
-The split is by client, so that a client's test examples follow its own distribution of labels, not that of the whole.
+The split is made per client, so that its test examples follow its own label distribution, not the global one.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,17 +26,17 @@ def hold_out(
     share
         Share of a client's examples to hold out, from 0 to below 1.
     rng_of
-        Returns the generator of a client's draw, by the client's number.
+        Function from a client's number to the generator of its draw.
 
     Returns
     -------
     train, test : list of (n - h,) and (h,) int64
-        The indices of each client, in the order in which they were; disjoint, and together those of ``parts``.
+        The indices of each client, in the order of ``parts``; they are disjoint and together make up ``parts``.
 
     Raises
     ------
     PartitionError
-        Where no client has enough examples to hold one out, though ``share`` is above 0.
+        If ``share`` is above 0 and no client has enough examples to hold one out.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The partition without skew, what every other is compared with."""
+"""The partition without skew, the reference for all others."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from partitions.feasibility import refuse, size_faults
 
 
 def iid(labels: NDArray[np.integer], clients: int, rng: np.random.Generator) -> list[Indices]:
-    """Shuffle all indices and deal them out one by one: every example once, sizes differ by one at most.
+    """Shuffle all indices and distribute them one by one: every example once, sizes differ by at most one.
 
     Source: McMahan et al. 2017, section 3. Raises ``PartitionError`` for impossible settings.
     """

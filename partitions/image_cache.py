@@ -1,6 +1,6 @@
-"""Many image files as one array, decoded once and kept on disk as a .npy file named by the files' content.
+"""Load many image files as one array, decoded once and cached on disk as a .npy file named after the files' content.
 
-Content, and the folder, are ``content_cache``'s.
+``content_cache`` computes the digest of the content and provides the folder.
 """
 
 import logging
@@ -19,8 +19,8 @@ from partitions.content_cache import SourceFile, cache_folder, in_place_of, know
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = "v1"  # part of every array's name: raise it where decoding changes
-_BATCH = 256  # files a thread takes at a time
+_FORMAT = "v1"  # part of every array's name: raise it when decoding changes
+_BATCH = 256  # number of files that a thread takes at a time
 _LOG_EVERY = 10_000  # images between two progress lines
 
 
@@ -29,8 +29,8 @@ def load_images(
 ) -> NDArray[np.uint8]:
     """Return the decoded ``files`` below ``split`` as a read-only memory map, (N, 3, H, W), in their order.
 
-    Raises ``DataError`` for a file that cannot be decoded or has another size than the first (with its path), and for
-    a cache folder that cannot be written or is too small.
+    Raises ``DataError``, with the path, for a file that cannot be decoded or differs in size from the first, and for a
+    cache folder that cannot be written to or is too small.
     """
     with cache_folder("image-folder", cache_dir, content=f"images of {split}") as folder:
         digest = known_digest(folder, split, files)
@@ -43,7 +43,7 @@ def load_images(
 
 
 def _decode_all(target: Path, files: Sequence[SourceFile], *, split: Path, image_size: int) -> None:
-    """Decode ``files`` straight into a memory-mapped file, which may be larger than memory, and move it into place."""
+    """Decode ``files`` directly into a memory-mapped file, which may exceed memory, and move it into place."""
     shape = image_decoding.decode(split / files[0].relative, image_size=image_size).shape
     needed = len(files) * int(np.prod(shape))
     if (free := shutil.disk_usage(target.parent).free) < needed:

@@ -1,6 +1,6 @@
-"""One image file to one uint8 array: always RGB, at its own size or resized and cropped to a square.
+"""Decode an image file to a uint8 array: always RGB, at its own size or resized and cropped to a square.
 
-Many files, and keeping what was decoded, are left to ``image_cache``.
+``image_cache`` handles many files and caches the results.
 """
 
 from pathlib import Path
@@ -11,23 +11,23 @@ from PIL import Image
 
 from partitions.arrays import DataError
 
-# Pillow clips these to 0..255 where they become RGB, in silence; the numbers need a person to say what white is.
+# Pillow silently clips these to 0..255 when converting to RGB; only the user knows which value is white.
 _DEEP_MODES = ("I", "F")
 
 
 def decode(path: Path, *, image_size: int = 0) -> NDArray[np.uint8]:
     """Return the image at ``path`` as RGB, (3, H, W).
 
-    With ``image_size`` above 0, as torchvision's ``Resize`` and ``CenterCrop`` do it: the shorter side is scaled to
-    ``image_size`` (bilinear, antialiased), then the centre square is cut out. Grey becomes three equal channels.
+    With ``image_size`` above 0 it does what torchvision's ``Resize`` and ``CenterCrop`` do: the shorter side is scaled
+    to ``image_size`` (bilinear, antialiased), then the centre square is cut out. Grey becomes three equal channels.
 
-    Raises ``DataError`` with the path for a file that cannot be decoded or that holds more than 8 bits per channel.
+    Raises ``DataError`` with the path for a file that cannot be decoded or that has more than 8 bits per channel.
     """
     try:
         with Image.open(path) as image:
             mode = image.mode
             rgb = None if mode.startswith(_DEEP_MODES) else image.convert("RGB")
-    except Exception as error:  # a broken file meets Pillow's parsers in many ways, from OSError to struct.error
+    except Exception as error:  # with a broken file, Pillow's parsers raise many errors, from OSError to struct.error
         raise DataError(f"image {path} cannot be decoded: {error}") from error
     if rgb is None:
         raise DataError(f"image {path} has mode {mode!r}; expected at most 8 bits per channel: convert it first")

@@ -1,8 +1,8 @@
 """The user's own images in torchvision's ``ImageFolder`` layout: ``ROOT/train/<class>/...``, ``ROOT/test/<class>/...``
 
-``val`` is used if there is no ``test``. Classes are numbered by their sorted names, and images come in torchvision's
+``val`` is used if there is no ``test``. Classes are numbered by their sorted names, and images are in torchvision's
 order; unlike there, names that begin with a dot are left out (notebooks' checkpoints, macOS's ``._`` files).
-``image_decoding`` decodes the images, and ``image_cache`` does so only once.
+``image_decoding`` decodes the images, and ``image_cache`` caches the result.
 """
 
 import os
@@ -23,7 +23,7 @@ _LAYOUT = "expected ROOT/train/<class>/ and ROOT/test/<class>/ (or ROOT/val/<cla
 def load(request: Request) -> Dataset:
     """Return the images as RGB, (N, 3, H, W), each split a read-only memory map.
 
-    Raises ``DataError`` for a class without images, a file that cannot be decoded, and images of differing sizes where
+    Raises ``DataError`` for a class without images, a file that cannot be decoded, and images of different sizes if
     ``request.image_size`` is 0.
     """
     root = Path(request.root).expanduser()
@@ -40,7 +40,7 @@ def load(request: Request) -> Dataset:
 
 
 def find_faults(request: Request) -> list[str]:
-    """Return what the folders lack, without reading the classes."""
+    """Return what is missing in the folders, without reading the classes."""
     if not request.root:
         return [f"data.root is empty; 'image-folder' needs it: {_LAYOUT}, where ROOT is data.root"]
     root = Path(request.root).expanduser()

@@ -1,8 +1,8 @@
 """IMDb reviews as rows of tokens: the folder ``aclImdb`` with train/pos, train/neg, test/pos and test/neg, as unpacked.
 
-Words come from a tokeniser here, tokens from the words of the training split: 0 is padding, 1 any other word, 2 and on
-the most frequent words, falling count and then alphabet deciding. Arrays are kept on disk by the files'
-content (``content_cache``). The unlabelled reviews next to them are not read.
+This module splits reviews into words; tokens are numbered by the words of the training split: 0 is padding, 1 any other
+word, and from 2 on the most frequent words, in order of falling count and then alphabetically. Arrays are cached on
+disk by the files' content (``content_cache``). The unlabelled reviews next to them are not read.
 """
 
 import logging
@@ -20,13 +20,13 @@ from partitions.content_cache import SourceFile, cache_folder, in_place_of, know
 
 _log = logging.getLogger(__name__)
 
-VOCABULARY = 1000  # distinct tokens, padding and unknown among them: 998 words
+VOCABULARY = 1000  # distinct tokens, including padding and unknown: 998 words
 LENGTH = 200
 PADDING, UNKNOWN = 0, 1
 
 _CLASSES = ("neg", "pos")  # by label
 _FOLDER = "aclImdb"
-_FORMAT = "v1"  # part of every array's name: raise it where words, vocabulary or rows change
+_FORMAT = "v1"  # part of every array's name: raise it when words, vocabulary or rows change
 _BREAK = re.compile(r"<br\s*/?>")
 _WORD = re.compile(r"\w+(?:'\w+)*")
 
@@ -34,8 +34,8 @@ _WORD = re.compile(r"\w+(?:'\w+)*")
 def load(request: Request) -> Dataset:
     """Return int64 tokens (N, 200), each split a read-only memory map, negative reviews (0) before positive ones (1).
 
-    Within a class reviews are in the order of their file names. Raises ``DataError`` for a folder without a review, a
-    file that is not UTF-8 text, and a cache folder that cannot be written.
+    Within a class, reviews are in the order of their file names. Raises ``DataError`` for a folder without reviews, a
+    file that is not UTF-8 text, and a cache folder that cannot be written to.
     """
     root = Path(request.root).expanduser() / _FOLDER
     listed = {(split, name): _files(root, split, name) for split in ("train", "test") for name in _CLASSES}
@@ -52,7 +52,7 @@ def load(request: Request) -> Dataset:
 
 
 def find_faults(request: Request) -> list[str]:
-    """Return which folder is missing, and how to get the reviews: they are not downloaded here."""
+    """Return which folder is missing, and how to get the reviews: they are not downloaded automatically."""
     looked_for = f"'imdb' is looked for in <data.root>/{_FOLDER}/train/pos, train/neg, test/pos and test/neg"
     remedy = (
         f"unpack aclImdb_v1.tar.gz (https://ai.stanford.edu/~amaas/data/sentiment) and set data.root to the folder "
@@ -70,7 +70,7 @@ def find_faults(request: Request) -> list[str]:
 
 
 def split_words(text: str) -> list[str]:
-    """Return the words of a review: lower case, digits too, apostrophes within; neither punctuation nor line breaks.
+    """Return a review's words: lower case, including digits and inner apostrophes, without punctuation and line breaks.
 
     >>> split_words("I didn't LIKE it.<br /><br />'Dull': 2/10")
     ['i', "didn't", 'like', 'it', 'dull', '2', '10']
@@ -92,7 +92,7 @@ def build_vocabulary(reviews: Iterable[Iterable[str]], *, size: int = VOCABULARY
 def encode(words: Iterable[str], vocabulary: Mapping[str, int], *, length: int = LENGTH) -> NDArray[np.int64]:
     """Return the last ``length`` words as tokens, padded in front.
 
-    The end is kept because that is where a review states its verdict; and the last step of a row is always a word.
+    The end is kept because a review states its verdict there; and the last step of a row is then always a word.
 
     >>> encode(["an", "odd", "film"], {"film": 2}, length=5).tolist()
     [0, 0, 1, 1, 2]
@@ -128,7 +128,7 @@ def _tokenise(root: Path, listed: _Listed) -> list[NDArray[np.int64]]:
         [root / file.relative for name in _CLASSES for file in listed[split, name]] for split in ("train", "test")
     )
     _log.info("reading %d reviews of %s, once", len(train) + len(test), root)
-    # read twice rather than kept: as lists of words they are ten times their size
+    # read twice rather than kept in memory: as lists of words they are ten times as large
     vocabulary = build_vocabulary(map(_read_words, train))
     return [np.stack([encode(_read_words(path), vocabulary) for path in paths]) for paths in (train, test)]
 

@@ -1,7 +1,7 @@
-"""Labels by their form: classes, values, or multi-hot rows; and the strata that a partition scheme assigns.
+"""The forms of labels (classes, values, multi-hot rows), and the strata that a partition scheme distributes.
 
 Classes are int64 (N,), numbered from 0. Values are float32 (N,) or (N, k), the target of a regression. Multi-hot rows
-are uint8 (N, L) of 0 and 1, several labels of which may hold at once.
+are uint8 (N, L) of 0 and 1, with any number of labels per example.
 
 A scheme that skews clients by label needs classes. For multi-hot rows these are the combinations of labels that occur;
 for a target (N,) they are the ten bins between its deciles in the training split. A target of several values has no
@@ -17,15 +17,15 @@ from partitions.arrays import DataError, Dataset, LabelForm, Split, form_of
 
 BINS = 10
 
-# a form of labels, or empty for labels as they are
+# a form of labels, or empty for the form that they have
 RequestedForm = Literal["", "classes", "values", "multi-hot"]
 
 
 def labels_as(labels: NDArray[Any], form: RequestedForm, *, where: str = "labels") -> NDArray[Any]:
-    """Return labels in a ``form``, or for ``""`` in the form that their type and shape show.
+    """Return labels in a ``form``, or for ``""`` in the form that follows from their type and shape.
 
-    Floats are values, integers (N,) classes, rows of integers or booleans multi-hot. ``values`` takes whole numbers
-    too, and ``multi-hot`` floats that are 0 and 1. Raises ``DataError`` for what is not of the form.
+    Floats are values, integers (N,) classes, rows of integers or booleans multi-hot. ``values`` accepts integers too,
+    and ``multi-hot`` floats that are 0 or 1. Raises ``DataError`` for labels that do not fit the form.
 
     >>> labels_as(np.array([3, 1]), "values").tolist(), labels_as(np.array([[True, False]]), "").tolist()
     ([3.0, 1.0], [[1, 0]])
@@ -60,14 +60,14 @@ def labels_as(labels: NDArray[Any], form: RequestedForm, *, where: str = "labels
 
 
 def count_of(train: NDArray[Any], test: NDArray[Any]) -> int:
-    """Return the number of classes of both splits, of labels in a row, or of values of a target."""
+    """Return the number of classes in both splits, of labels in a row, or of values of a target."""
     if form_of(train) == "classes":
         return int(max(train.max(), test.max())) + 1
     return train.shape[1] if train.ndim == 2 else 1
 
 
 def in_form(dataset: Dataset, form: RequestedForm) -> Dataset:
-    """Return the data set with its labels in a form; unchanged if they already are. Raises ``DataError``."""
+    """Return the data set with its labels in a form; unchanged if they have it already. Raises ``DataError``."""
     if not form or form == dataset.labels:
         return dataset
     train, test = (
@@ -78,9 +78,9 @@ def in_form(dataset: Dataset, form: RequestedForm) -> Dataset:
 
 
 def strata_of(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the class of each example by which schemes deal them out, int64 (N,): see the module.
+    """Return the stratum of each example, by which schemes distribute examples, int64 (N,): see the module docstring.
 
-    All examples of a target of several values are of one stratum.
+    With a target of several values, all examples are in one stratum.
 
     >>> strata_of(np.array([[1, 0], [0, 0], [1, 0]], dtype=np.uint8)).tolist()
     [1, 0, 1]
@@ -99,7 +99,7 @@ def strata_of(labels: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def has_several_values(labels: NDArray[Any]) -> bool:
-    """Return whether labels are targets of several values, which have no order."""
+    """Return whether labels are targets of several values, which cannot be ordered."""
     return form_of(labels) == "values" and labels.ndim == 2 and labels.shape[1] > 1
 
 

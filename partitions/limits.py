@@ -1,4 +1,4 @@
-"""A small trial: part of a data set, drawn once, before it is partitioned."""
+"""Limit a data set to a random subset before it is partitioned, for small trials."""
 
 from dataclasses import replace
 
@@ -10,22 +10,22 @@ from partitions.arrays import Dataset, Split
 def limit(dataset: Dataset, *, rng: np.random.Generator, train: int = 0, test: int = 0) -> Dataset:
     """Return a data set with a limited number of examples.
 
-    The two splits are drawn from separately and never mixed. With generators of one seed a smaller choice is part of a
-    larger one, and the choice of test examples does not depend on the number of training examples.
+    The splits are sampled separately and never mixed. With generators of the same seed, a smaller subset is contained
+    in a larger one, and the choice of test examples does not depend on the number of training examples.
 
     Parameters
     ----------
     dataset
         The data set to draw from.
     rng
-        Draws the examples that are kept.
+        Generator that draws the examples to keep.
     train, test
         Largest numbers of training and test examples; 0 keeps all.
 
     Returns
     -------
     Dataset
-        The examples drawn, in their order. The number of classes does not change, whichever of them are drawn.
+        The drawn examples, in their original order. The number of classes does not change, whichever classes are drawn.
     """
     train_rng, test_rng = rng.spawn(2)
     return replace(dataset, train=_draw(dataset.train, train, train_rng), test=_draw(dataset.test, test, test_rng))

@@ -1,6 +1,6 @@
-"""The file formats in which MNIST and CIFAR are published, read with NumPy alone.
+"""Read the file formats in which MNIST and CIFAR are published, with NumPy only.
 
-torchvision reads them as well, but takes seconds to import, in every process of a run.
+torchvision reads them as well, but takes seconds to import in every process of a run.
 """
 
 import pickle
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _UNSIGNED_BYTES = 8
-# all that a pickled array consists of, under the names of any NumPy
+# everything that a pickled array consists of, under the names of any NumPy version
 _ARRAY_PARTS = {"_reconstruct", "ndarray", "dtype", "encode", "_frombuffer"}
 _ARRAY_MODULES = {"numpy", "_codecs"} | {
     f"numpy.{core}.{module}" for core in ("core", "_core") for module in ("multiarray", "numeric")
@@ -32,7 +32,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def read_cifar(path: Path, labels: str) -> tuple[NDArray[np.uint8], list[int]]:
-    """Return the images (N, 3, 32, 32) of one of CIFAR's pickled batches, and what it has under ``labels``.
+    """Return the images (N, 3, 32, 32) of one of CIFAR's pickled batches, and its entry ``labels``.
 
     Raises ``ValueError`` or ``pickle.UnpicklingError`` for anything else; no code in a pickle is run.
     """

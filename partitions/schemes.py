@@ -1,8 +1,8 @@
-"""Partition schemes by name: a literal table, one call that draws, one that looks for faults before any draw.
+"""Partition schemes by name: a table, a function that draws a partition, and one that finds faults before any draw.
 
-A scheme is a pure function (labels, clients, rng, *, its settings) -> one array of indices per client. The settings it
-takes are its keyword-only parameters: ``partition`` passes those and no others, and to a user's scheme the user's own
-arguments. The schemes themselves are in ``dirichlet``, ``iid`` and ``shards``.
+A scheme is a pure function (labels, clients, rng, *, settings) -> one array of indices per client. Its settings are its
+keyword-only parameters: ``partition`` passes only these and, to a user's scheme, the user's own arguments. The schemes
+are in ``dirichlet``, ``iid`` and ``shards``.
 """
 
 import inspect
@@ -50,18 +50,18 @@ def partition(
     Parameters
     ----------
     scheme
-        A name in ``SCHEMES``, or the user's scheme, a function like those.
+        A name in ``SCHEMES``, or the user's own scheme, a function of the same kind.
     labels
         The examples' classes, integers (N,); a user's scheme may take labels of another form.
     clients
         Number of clients.
     rng
-        Draws the partition.
+        Generator that draws the partition.
     alpha
         Dirichlet concentration, above 0, for schemes that take it: lower means more skew.
     min_size
-        Smallest number of examples of a client, for every scheme: those that take it redraw, the others are checked
-        afterwards.
+        Smallest number of examples of a client, for every scheme: schemes that take it redraw, the result of others is
+        checked.
     shards_per_client, classes_per_client
         Number of shards or classes of each client, at least 1, for schemes that take it.
     args
@@ -75,8 +75,8 @@ def partition(
     Raises
     ------
     PartitionError
-        For an unknown scheme, impossible settings, a smallest client below ``min_size``, and a user's scheme that
-        returns anything but one array of indices for each client.
+        For an unknown scheme, impossible settings, a client with fewer than ``min_size`` examples, and a user's scheme
+        that returns anything but one array of indices per client.
     """
     settings: dict[str, Any] = {
         "alpha": alpha,
@@ -116,9 +116,9 @@ def find_faults(
     classes_per_client: int,
     args: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return the settings that no draw can satisfy, one line each; of the scheme's settings only those that it takes.
+    """Return the settings that no draw can satisfy, one line each; only settings that the scheme takes are checked.
 
-    ``num_examples`` and ``num_classes`` are None if the data are not known yet: what needs them is then not checked.
+    ``num_examples`` and ``num_classes`` are None if the data are not known yet; checks that need them are skipped.
     """
     if isinstance(scheme, str) and scheme not in SCHEMES:
         near = get_close_matches(scheme.lower(), SCHEMES, n=1)
@@ -144,7 +144,7 @@ def keywords(scheme: Scheme) -> set[str]:
 
 
 def _checked(parts: Any, *, clients: int, num_examples: int) -> list[Indices]:
-    """Return a user's parts as ascending int64; an index twice in one part is a fault, one in two parts is theirs."""
+    """Return a user's parts as ascending int64; an index may be in two parts, but not twice in one."""
     if len(parts) != clients:
         raise PartitionError(f"the scheme returned {len(parts)} parts for federation.clients = {clients}")
     checked = []

@@ -1,6 +1,6 @@
-"""Partitions that give a client few classes: slices of the examples sorted by label, or a set number of classes.
+"""Partitions that give each client few classes: slices of the examples sorted by label, or a fixed number of classes.
 
-Classes' indices are shuffled first, so that a client's examples of a class do not depend on the order of the file.
+Indices within a class are shuffled first, so that a client's examples do not depend on the order of the file.
 """
 
 import numpy as np
@@ -13,11 +13,11 @@ from partitions.feasibility import PartitionError, class_faults, refuse, shard_f
 def shards(
     labels: NDArray[np.integer], clients: int, rng: np.random.Generator, *, shards_per_client: int
 ) -> list[Indices]:
-    """Sort by label, cut into K · ``shards_per_client`` shards, give each client that many shards at random.
+    """Sort by label, cut into K · ``shards_per_client`` shards, and give each client that many shards at random.
 
-    Every example is used once; shards differ in size by one at most. A shard may span two classes, so a client has at
-    most about twice as many classes as shards, and usually as many. Source: McMahan et al. 2017, section 3 (2 shards
-    each of 300 on MNIST, 100 clients). Raises ``PartitionError`` for impossible settings.
+    Every example is used once; shards differ in size by at most one. A shard may span two classes, so a client has at
+    most about twice as many classes as shards, and usually as many as shards. Source: McMahan et al. 2017, section 3 (2
+    shards each of 300 on MNIST, 100 clients). Raises ``PartitionError`` for impossible settings.
     """
     refuse(size_faults(clients, len(labels)) + shard_faults(shards_per_client, clients, len(labels)))
     by_label = np.concatenate([rng.permutation(indices) for indices in class_members(labels)])
@@ -34,9 +34,9 @@ def pathological(
     """Give each client exactly ``classes_per_client`` classes, and split each class evenly among the clients it has.
 
     The numbers of owners of classes differ by at most one; which classes have more is drawn. Every example of a
-    class with an owner is used once; where K · ``classes_per_client`` is below the number of classes, the classes
-    without an owner stay unused. Sizes follow the classes'. Raises ``PartitionError`` for impossible settings, and
-    where a class has fewer examples than owners.
+    class with an owner is used once; if K · ``classes_per_client`` is below the number of classes, classes without an
+    owner stay unused. Clients' sizes depend on the classes' sizes. Raises ``PartitionError`` for impossible settings,
+    and if a class has fewer examples than owners.
     """
     members = class_members(labels)
     refuse(size_faults(clients, len(labels)) + class_faults(classes_per_client, len(members)))
@@ -56,8 +56,9 @@ def pathological(
 def _owners(num_classes: int, clients: int, rng: np.random.Generator, *, classes_per_client: int) -> list[Indices]:
     """Return the clients of each class, in random order.
 
-    A class has ``quota`` places, in all as many as the clients take; every client in turn takes the classes with the
-    most places left, ties drawn. Places left then never differ by more than one, hence never run out.
+    A class has ``quota`` slots, in total as many as the clients take; each client in turn takes the classes with the
+    most remaining slots, with ties broken at random. Remaining slots then never differ by more than one, hence never
+    run out.
     """
     quota = clients * classes_per_client // num_classes + np.zeros(num_classes, dtype=np.int64)
     quota[rng.permutation(num_classes)[: clients * classes_per_client % num_classes]] += 1

@@ -1,8 +1,8 @@
 """Dirichlet draws that are correct at any concentration, 1e-300 as well as 1e300.
 
 p_i = g_i / Σ g_j with g_i ~ Gamma(a_i, 1). At small a the g_i underflow to 0 and the quotient is NaN, so only
-logarithms are kept: log g = log g' + log(U) / a with g' ~ Gamma(a + 1, 1), U uniform (Marsaglia and Tsang 2000,
-section 6). Because log(U) / a may itself overflow, all are kept times one ``unit`` = min(1, min a).
+logarithms are stored: log g = log g' + log(U) / a with g' ~ Gamma(a + 1, 1), U uniform (Marsaglia and Tsang 2000,
+section 6). Because log(U) / a may itself overflow, all are stored scaled by one ``unit`` = min(1, min a).
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class DirichletDraw:
     def proportions(self, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
         """Return p (n,), or p restricted to ``allowed`` entries and renormalised, 0 elsewhere; it sums to 1.
 
-        Renormalising logarithms is exact where p itself would have nothing left: at tiny a every entry but one is 0 in
-        float64, and 0 / 0 once that entry is not allowed. At least one entry must be allowed.
+        Renormalising logarithms is exact even where p itself would fail: at tiny a every entry but one is 0 in float64,
+        and the result 0 / 0 once that entry is not allowed. At least one entry must be allowed.
         """
         scores = self.scores if allowed is None else np.where(allowed, self.scores, -np.inf)
         with np.errstate(over="ignore"):  # a score far below the best becomes -inf, and its share 0

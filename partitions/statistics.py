@@ -1,6 +1,6 @@
-"""What a partition looks like: label histograms, how far clients are from the whole, and a record to keep of it.
+"""Describe a partition: label histograms, clients' distances from the global distribution, and a record of it.
 
-Drawing partitions is left to ``schemes``.
+``schemes`` draws partitions.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from partitions.assignment import Indices
 
 
 def histograms(labels: NDArray[np.integer], parts: Sequence[Indices], num_classes: int) -> NDArray[np.int64]:
-    """Return how many examples of each class each client holds, (K, C).
+    """Return the number of examples of each class that each client holds, (K, C).
 
     >>> histograms(np.array([0, 1, 1]), [np.array([0, 1]), np.array([2])], 2).tolist()
     [[1, 1], [0, 1]]
@@ -28,9 +28,9 @@ def histograms(labels: NDArray[np.integer], parts: Sequence[Indices], num_classe
 def total_variation(histograms: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return each client's total variation distance from the global label distribution, (K,).
 
-    TV_k = ½ Σ_c |h_kc / n_k - H_c / n| with H = Σ_k h_k: 0 for a client like the whole, towards 1 for one whose classes
-    are rare elsewhere. Global means all examples that some client holds; an example that no client holds does not
-    count. A client without examples has no distribution: NaN.
+    TV_k = ½ Σ_c |h_kc / n_k - H_c / n| with H = Σ_k h_k: 0 for a client with the global distribution, close to 1 for
+    one whose classes are rare elsewhere. Global means all examples that any client holds. A client without examples has
+    no distribution: NaN.
     """
     sizes = histograms.sum(axis=1, keepdims=True)
     overall = histograms.sum(axis=0) / max(1, sizes.sum())
@@ -39,7 +39,7 @@ def total_variation(histograms: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def mean_total_variation(histograms: NDArray[np.int64]) -> float:
-    """Return the plain mean of ``total_variation`` over the clients that hold examples; 0 where none does."""
+    """Return the unweighted mean of ``total_variation`` over the clients that hold examples; 0 if none does."""
     distances = total_variation(histograms)
     held = distances[~np.isnan(distances)]
     return float(held.mean()) if held.size else 0.0
@@ -53,14 +53,14 @@ def manifest(
     held_out: Sequence[Indices] = (),
     **about: Any,
 ) -> dict[str, Any]:
-    """Return a record of the partition that JSON can hold: ``about`` (scheme, alpha, seed ...), then what was measured.
+    """Return a record of the partition for JSON: ``about`` (scheme, alpha, seed ...), then what was measured.
 
-    ``clients``; ``examples``, the number held; ``unused``, the number that no client holds; ``sizes`` (K);
-    ``class_counts`` (K, C); ``mean_total_variation``; ``digest``, equal for two runs exactly where every client holds
-    the same indices. Measured facts win over entries of the same name in ``about``.
+    Measured are ``clients``; ``examples``, the number held; ``unused``, the number that no client holds; ``sizes`` (K);
+    ``class_counts`` (K, C); ``mean_total_variation``; and ``digest``, equal for two runs exactly if every client holds
+    the same indices. They take precedence over entries of the same name in ``about``.
 
-    ``parts`` are the examples to train on, and all of this is of them; where clients hold examples out, ``held_out``
-    (K) says how many, and those are not among the unused.
+    All figures are of ``parts``, the examples to train on; if clients hold examples out, ``held_out`` (K) has their
+    numbers, and these examples do not count as unused.
     """
     counts = histograms(labels, parts, num_classes)
     held = len(np.unique(np.concatenate(parts))) if len(parts) else 0
@@ -80,7 +80,7 @@ def manifest(
 
 
 def _digest(parts: Sequence[Indices]) -> str:
-    """SHA-256 over every part's length and ascending indices, as little-endian 64-bit integers on any machine."""
+    """Return the SHA-256 of every part's length and ascending indices, as little-endian 64-bit integers."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + np.sort(part).astype("<i8").tobytes())

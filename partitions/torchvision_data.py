@@ -1,7 +1,7 @@
-"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 as arrays, downloaded by torchvision and laid out as it lays them.
+"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 as arrays, downloaded by torchvision into the same folders that it uses.
 
-Official train and test splits, never merged. ``image_folder`` reads the user's own images, ``published_files`` the file
-formats.
+The official train and test splits are never merged. ``image_folder`` reads the user's own images, ``published_files``
+the file formats.
 """
 
 import tempfile
@@ -27,9 +27,9 @@ _CIFAR10_FILES = (*(f"data_batch_{part}" for part in range(1, 6)), "test_batch",
 
 @dataclass(frozen=True)
 class TorchvisionData:
-    """One data set of ``torchvision.datasets``: its name here, its class there, the folder and files it lies in.
+    """A data set of ``torchvision.datasets``: its name here, its class there, its folder and files.
 
-    ``read`` returns the images (N, C, H, W) and labels of a split of the folder: of that to train on, or to test on.
+    ``read`` returns the images (N, C, H, W) and labels of the folder's training or test split.
     """
 
     name: str
@@ -40,9 +40,9 @@ class TorchvisionData:
     read: Callable[[Path, bool], tuple[NDArray[np.uint8], Sequence[int] | NDArray[np.uint8]]]
 
     def load(self, request: Request) -> Dataset:
-        """Return the data set, downloaded first where it is absent and ``request.download`` says so.
+        """Return the data set, downloaded first if it is missing and ``request.download`` is set.
 
-        Raises ``DataError`` where a download fails or a file cannot be read.
+        Raises ``DataError`` if a download fails or a file cannot be read.
         """
         root = Path(request.root).expanduser()
         if self._absent(root):
@@ -74,9 +74,9 @@ class TorchvisionData:
     def _download(self, root: Path) -> None:
         """Download into a folder next to the target, then move the files one by one.
 
-        So that another process that downloads at the same moment, or a broken connection, never leaves half a file.
+        So another process that downloads at the same time, or a broken connection, never leaves an incomplete file.
         """
-        import torchvision.datasets  # here, because it costs seconds that most imports never need
+        import torchvision.datasets  # imported here, since it takes seconds and is rarely needed
 
         fetch = getattr(torchvision.datasets, self.class_name)
         try:

@@ -1,9 +1,9 @@
-"""A user's own data: call the loader, check its result, convert it to the types of a data set.
+"""Load a user's own data: call the loader, check its result, and convert it to the types of a data set.
 
-A loader gets ``root=`` where its signature takes that, and the user's arguments for it. One that takes
-``partition_id=`` and ``num_partitions=`` gets them on a node that holds a part of the data, and returns that part. It
-returns ((train_inputs, train_labels), (test_inputs, test_labels)) as NumPy arrays or CPU tensors. Finding the loader by
-its import string, and checking its arguments against its signature, is left to the caller.
+A loader gets ``root=`` if its signature takes that, and the user's arguments for it. If it takes ``partition_id=`` and
+``num_partitions=``, it gets them on a node that holds a part of the data, and returns that part. It returns
+((train_inputs, train_labels), (test_inputs, test_labels)) as NumPy arrays or CPU tensors. The caller finds the loader
+by its import string and checks its arguments against its signature.
 """
 
 import inspect
@@ -36,11 +36,11 @@ def load(
 ) -> Dataset:
     """Return the data set from ``loader``, called with ``root=`` if its signature takes that, and ``args``.
 
-    ``part`` is the number of the part to read, and the number of parts, for a loader that ``reads_parts``.
-    The number of classes is the largest label of both splits + 1. ``labels`` is the form that they are taken in, by
-    default what their type and shape show (``partitions.labels``). Raises ``DataError`` for a loader that fails, splits
-    that are empty, not of one kind and shape or not of one length with their labels, features that are not finite, and
-    labels that are not of the form.
+    ``part`` is the number of the part to read, and the number of parts, for a loader that ``reads_parts``. The number
+    of classes is the largest label of both splits + 1. ``labels`` is the form to convert labels to, by default the one
+    that follows from their type and shape (``partitions.labels``). Raises ``DataError`` if the loader fails, if splits
+    are empty, differ in kind or shape, or differ in length from their labels, if features are not finite, and if labels
+    do not fit the form.
     """
     name = f"{getattr(loader, '__module__', '')}:{getattr(loader, '__qualname__', type(loader).__name__)}"
     try:
@@ -82,7 +82,7 @@ def load(
 
 
 def reads_parts(loader: Any) -> bool:
-    """Return whether a loader takes the number of a node's part of the data, and the number of parts."""
+    """Return whether a loader takes the number of a node's part of the data and the number of parts."""
     return callable(loader) and all(_takes(loader, name, or_any=False) for name in PART)
 
 
@@ -113,7 +113,7 @@ def _split(inputs: Any, labels: Any, form: RequestedForm, *, where: str) -> Spli
 def _array(values: Any, where: str) -> NDArray[Any]:
     try:
         array = np.asarray(values)
-    except Exception as error:  # a ragged list, a tensor on another device or one that wants a gradient
+    except Exception as error:  # a ragged list, a tensor on another device or one that requires a gradient
         raise DataError(f"{where} cannot be made an array: {' '.join(str(error).split())}") from error
     if array.ndim == 0 or len(array) == 0:
         raise DataError(f"{where} are empty: {_describe(array)}")
@@ -124,7 +124,7 @@ def _inputs(array: NDArray[Any], where: str) -> NDArray[Any]:
     if array.dtype == np.uint8:
         return _images(array, where)
     if array.dtype in (np.float32, np.float64) and array.ndim >= 2:
-        with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite, and is named below
+        with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite and is reported below
             features = np.ascontiguousarray(array, dtype=np.float32)
         if not np.isfinite(features).all():
             at = tuple(int(i) for i in np.argwhere(~np.isfinite(features))[0])
@@ -138,7 +138,7 @@ def _inputs(array: NDArray[Any], where: str) -> NDArray[Any]:
 
 
 def _images(array: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
-    """Return the images as (N, C, H, W); an ambiguous array is refused rather than guessed."""
+    """Return the images as (N, C, H, W); an ambiguous shape is refused, not guessed."""
     if array.ndim == 3:
         return np.ascontiguousarray(array[:, None])
     if array.ndim != 4:
