@@ -1,7 +1,7 @@
-"""Linear mode connectivity: what lies between trained models.
+"""Linear mode connectivity: the loss landscape between trained models.
 
-Barriers and what is trained to be measured are here; ``matching``, ``layerwise`` and ``fusion`` are packages of their
-own, the bounds of theorem 3.2 are in ``bounds``.
+This package exports barriers and the models trained to be measured; ``matching``, ``layerwise`` and ``fusion`` are
+separate packages, and ``bounds`` has the bounds of theorem 3.2.
 """
 
 from fedpfn.lmc.barrier import (

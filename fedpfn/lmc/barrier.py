@@ -3,14 +3,14 @@
 Path (arXiv 2402.01342): w(alpha) = alpha w1 + (1 - alpha) w2; alpha = 1 is the first model of a pair. Loss barrier
 (eq. 1), accuracy barrier (eq. 2), and the fusion of several models (table 3). A task whose score is an error instead of
 an accuracy (``tasks``) has an error barrier: eq. 1 with the error in place of the loss. Curves are measured through a
-function that evaluates a state; data, devices and BatchNorm's statistics on a path (``batch_norm``) are left to the
-callers. ``pairwise`` takes a model and examples.
+function that evaluates a state; callers handle data, devices and BatchNorm's statistics on a path (``batch_norm``).
+``pairwise`` takes a model and examples.
 
 Values that are not finite. A model whose outputs are NaN (weights that are NaN, or that overflow) has the loss NaN, and
 examples with such outputs count as wrong. If it is an end, both barriers are NaN, and so is any fusion barrier that
-includes it: there is nothing to compare with. An infinite loss at an end leaves no chord either and makes the loss
-barrier NaN; the model still gives answers, so the accuracy barrier is defined. Between the ends a loss that is NaN or
-infinite makes the loss barrier NaN or infinite, and the accuracy barrier follows from the wrong answers.
+includes it: there is nothing to compare with. With an infinite loss at an end there is no chord either, and the loss
+barrier is NaN; the model still gives answers, so the accuracy barrier is defined. Between the ends, a NaN or infinite
+loss makes the loss barrier NaN or infinite, and the accuracy barrier follows from the wrong answers.
 """
 
 import math
@@ -56,13 +56,13 @@ class Curves:
 class PairwiseBarriers(Shown):
     """Barriers of P pairs of models.
 
-    Under the BatchNorm policy ``none`` an inner point has the larger loss and the worse score of those measured with
-    the first and with the second model's statistics.
+    Under the BatchNorm policy ``none``, an inner point is measured with either model's statistics, and has the larger
+    loss and the worse score.
 
     Attributes
     ----------
     pairs
-        Positions in the list measured, (P, 2); alpha = 1 is the first of a pair.
+        Indices into the list of models, (P, 2); alpha = 1 is the first of a pair.
     alphas
         Grid over [0, 1], (points,).
     loss, accuracy
@@ -118,8 +118,8 @@ def loss_barrier(alphas: ArrayLike, losses: ArrayLike) -> float:
     Returns
     -------
     float
-        At least 0, in the loss's unit. Infinite or NaN where a loss between the ends is; NaN where one at an end is not
-        finite: there is no chord.
+        At least 0, in the loss's unit. Infinite or NaN if a loss between the ends is; NaN if a loss at an end is not
+        finite, since there is no chord.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def accuracy_barrier(alphas: ArrayLike, accuracies: ArrayLike) -> float:
     Returns
     -------
     float
-        Within [0, 1]; a denominator of 0 counts as no barrier. NaN where an end has no accuracy, as in a regression.
+        Within [0, 1]; a denominator of 0 counts as no barrier. NaN if an end has no accuracy, as in a regression.
 
     Examples
     --------
@@ -177,8 +177,8 @@ def fusion_barrier(accuracy_of_mean: float, accuracies: Sequence[float]) -> floa
     Returns
     -------
     float
-        Negative where the mean is better than the models; 0 where no model is ever right. NaN where there is no
-        accuracy, as in a regression.
+        Negative if the mean is better than the models; 0 if no model is ever right. NaN without an accuracy, as in a
+        regression.
     """
     average = float(np.mean(accuracies))
     if np.isnan(average):
@@ -187,7 +187,7 @@ def fusion_barrier(accuracy_of_mean: float, accuracies: Sequence[float]) -> floa
 
 
 def fusion_barrier_of(fused: Evaluation, ends: Sequence[Evaluation]) -> float:
-    """Return the fusion barrier of models from evaluations; NaN where the loss of one of the models is NaN."""
+    """Return the fusion barrier of models from evaluations; NaN if the loss of any model is NaN."""
     return fusion_barrier(fused.accuracy, [math.nan if math.isnan(end.loss) else end.accuracy for end in ends])
 
 
@@ -209,7 +209,7 @@ def repaired_end(state: Mapping[str, Tensor], repair: Repair | None) -> Mapping[
 def path_point(
     first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float, repair: Repair | None
 ) -> Mapping[str, Tensor]:
-    """Return the state to evaluate at ``alpha`` between ends that are repaired already; an end stays as it is."""
+    """Return the state to evaluate at ``alpha`` between ends that are already repaired; an end is unchanged."""
     mixed = lerp(first, second, alpha)
     return mixed if repair is None or alpha in (0, 1) else repair(mixed, first)
 
@@ -225,7 +225,7 @@ def measure_pairs(
     ends: Sequence[Evaluation] | None = None,
     run_all: Callable[[Callable[[Pair], Curves], Sequence[Pair]], Iterable[Curves]] = map,
 ) -> PairwiseBarriers:
-    """Measure the barrier of every pair of ``states``, or of ``pairs`` of their positions.
+    """Measure the barrier of every pair of ``states``, or of ``pairs`` of their indices.
 
     Parameters
     ----------
@@ -234,9 +234,9 @@ def measure_pairs(
     evaluate
         Measures a state.
     points
-        Points of a path, both ends included; odd.
+        Number of points of a path, both ends included; odd.
     pairs
-        Positions in ``states``, all pairs by default; alpha = 1 is the first of a pair.
+        Indices into ``states``, all pairs by default; alpha = 1 is the first of a pair.
     repair
         ``repair(state, end)`` returns the state to evaluate in place of ``state`` (``batch_norm.repair_for``). An inner
         point is repaired with the first model as ``end``, an end with itself, once per model and not once per pair.
@@ -310,5 +310,5 @@ def curve_of(alphas: Floats, path: Sequence[Evaluation]) -> Curves:
 
 
 def _accuracy_barrier_of(curve: Curves) -> float:
-    # a NaN loss means that the model gives no answers: its accuracy of 0 is no reference
+    # a NaN loss means that the model gives no answers: its accuracy of 0 cannot be a reference
     return math.nan if np.isnan(curve.loss[[0, -1]]).any() else accuracy_barrier(curve.alphas, curve.accuracy)

@@ -3,8 +3,8 @@
 ``average``: interpolated like weights; nothing is done at an end. ``reset`` (REPAIR, Jordan et al. 2023): estimated
 anew for every model that is evaluated, ends and inner points alike, by one pass over training data with a cumulative
 mean; if the ends kept their trained statistics, a model would have a barrier with itself. ``none``: only the
-statistics of the ends. An end has its own; between the ends neither model's are preferable, so a point is measured with
-both (``barrier``) and the worse value counts: a barrier does not depend on which model is named first. Models without
+statistics of the ends. An end uses its own; between the ends neither model's are preferable, so a point is measured
+with both (``barrier``) and the worse value counts: a barrier does not depend on the order of the models. Models without
 running statistics need no repair.
 """
 
@@ -42,7 +42,7 @@ def repair_for(policy: str, model: Callable[[], nn.Module], batches: Iterable[Te
     -------
     Repair or None
         ``repair(state, end)`` returns the state to evaluate in place of ``state``, a point on a path or a mean;
-        ``end`` is the model whose statistics ``none`` takes. An end is ``repair(end, end)``.
+        ``end`` is the model whose statistics ``none`` takes. An end itself is repaired by ``repair(end, end)``.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Estimate BatchNorm's running statistics anew as the plain mean over ``batches``.
 
     Like ``torch.optim.swa_utils.update_bn``, but only BatchNorm layers are in training mode: with dropout the
-    statistics would be random, and those of another network. Raises ``ValueError`` if there are no batches.
+    statistics would be random, and belong to another network. Raises ``ValueError`` if there are no batches.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     modes = [(module, module.training) for module in model.modules()]

@@ -4,8 +4,8 @@ Garipov et al. 2018 (arXiv 1802.10026, section 3.3), in this package's direction
 
     w(alpha) = alpha^2 w_1 + 2 alpha (1 - alpha) theta + (1 - alpha)^2 w_2 ,
 
-and theta minimises E_{t ~ U(0, 1)} L(w(t)), by one t per batch (their eq. 3). Its gradient is 2 t (1 - t) times that
-at w(t). With theta = (w_1 + w_2) / 2, where training starts, the curve is the straight line. BatchNorm's running
+and theta minimises E_{t ~ U(0, 1)} L(w(t)), with one t drawn per batch (their eq. 3). Its gradient is 2 t (1 - t) times
+that at w(t). With theta = (w_1 + w_2) / 2, where training starts, the curve is the straight line. BatchNorm's running
 statistics follow the line; points of a curve are best measured under the policy ``reset`` (``batch_norm``), as in the
 paper.
 """
@@ -56,7 +56,7 @@ class BezierCurve:
     bend: Tensors
 
     def at(self, alpha: float) -> State:
-        """Return w(alpha), the ends to the bit.
+        """Return w(alpha), exact to the bit at the ends.
 
         >>> curve = BezierCurve(*({"w": torch.tensor([w])} for w in (1.0, -1.0, 4.0)))
         >>> [curve.at(alpha)["w"].item() for alpha in (0.0, 0.5, 1.0)]
@@ -83,7 +83,7 @@ def straight_line(first: Tensors, second: Tensors) -> BezierCurve:
     Returns
     -------
     BezierCurve
-        At every alpha the point of the line, up to rounding.
+        A curve that is the straight line, up to rounding.
     """
     return BezierCurve(first, second, lerp(first, second, 0.5))
 
@@ -99,14 +99,14 @@ def train_curve(
     lr_factor: Callable[[float], float] | None = None,
     progress: Progress | None = None,
 ) -> BezierCurve:
-    """Train the bend of a curve between two states of ``model``, which do not move.
+    """Train the bend of a curve between two states of ``model``, which stay fixed.
 
     Parameters
     ----------
     model
         The model that the states belong to; it is not changed.
     first, second
-        The ends: states, whole ``state_dict()``s or modules.
+        The ends: states, complete ``state_dict()``s or modules.
     examples
         The training data (``own_data``), on whose loss the bend is trained.
     recipe
@@ -114,14 +114,14 @@ def train_curve(
     seed
         Seed of the batch order, of t and of dropout.
     lr_factor
-        Factor of the learning rate, a function of the share of the steps done.
+        Function from the share of steps done to a factor on the learning rate.
     progress
         Called with the number of steps done and the total.
 
     Returns
     -------
     BezierCurve
-        Its bend holds the midpoint's running statistics.
+        The trained curve; its bend has the midpoint's running statistics.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def train_curve(
     ValueError
         For states that are not the model's, and too few examples for a batch.
     NonFiniteError
-        Where training diverges.
+        If training diverges.
     """
     data = as_examples(examples, model=model)
     line = straight_line(*(fitting_state(model, s, name=n) for s, n in ((first, "first"), (second, "second"))))

@@ -1,4 +1,4 @@
-"""Theorem 3.2 of arXiv 2402.01342: how far two random two-layer networks that share weights are from a linear path.
+"""Theorem 3.2 of arXiv 2402.01342: how non-linear the path between two random two-layer networks is that share weights.
 
 f_w(x) = v^T relu(U x) with w = (v, U), v of h entries, U of h x d, x uniform in the ball |x| < b. Entries are drawn
 with deviations sigma_v and sigma_U; those frozen by the masks (shares rho_v, rho_U) are the same in both networks. With
@@ -8,11 +8,12 @@ w(alpha) = alpha w1 + (1 - alpha) w2,
 
 and each of the bounds below holds with probability 1 - delta over the networks, at any one alpha.
 
-[inferred] z' and z'' are read as derivatives by alpha: z' of z itself, z'' as the mean over x of the second derivative
-of the integrand where it has one. Only this reading agrees with the exact cases: z is 0 where only v differs (rho_U
-alone is in its bound); z' has terms from either layer (a sum of roots); the second derivative between the kinks of relu
-is 2 (v1 - v2)^T [1(U(alpha) x > 0) * (U1 - U2) x], 0 as soon as either layer is shared (the larger ratio). It leaves
-out what the kinks add to the second derivative of the mean: that is measured as ``kinks`` and has no bound.
+[inferred] z' and z'' are read as derivatives with respect to alpha: z' that of z itself, z'' the mean over x of the
+second derivative of the integrand where it has one. Only this reading agrees with the exact cases: z is 0 if only v
+differs (only rho_U is in its bound); z' has terms from either layer (a sum of roots); the second derivative between the
+kinks of relu is 2 (v1 - v2)^T [1(U(alpha) x > 0) * (U1 - U2) x], which is 0 as soon as either layer is shared (the
+larger ratio). This leaves out the contribution of the kinks to the second derivative of the mean, which is measured as
+``kinks`` and has no bound.
 
 The mean over x needs no sampling: that of relu(u^T x) over a ball is |u| times a constant (``mean_activation``).
 """
@@ -48,7 +49,7 @@ class TwoLayerSetting:
     Raises
     ------
     ValueError
-        For sizes below 1, ratios outside [0, 1], and deviations or a radius not positive.
+        For sizes below 1, ratios outside [0, 1], and deviations or a radius that are not positive.
     """
 
     hidden: int
@@ -117,7 +118,7 @@ class Measured:
     Attributes
     ----------
     setting
-        What the networks were drawn from, with the ratios that were actually drawn.
+        Setting that the networks were drawn from, with the ratios that were actually drawn.
     path
         The measurements, (trials, A).
     """
@@ -275,7 +276,7 @@ def difference_along_path(
     first, second
         Two networks, or two stacks of networks, of one shape; alpha = 1 is the first.
     alphas
-        Where to measure, (A,), within [0, 1].
+        Values of alpha, (A,), within [0, 1].
     radius
         Radius b of the ball that inputs are drawn from, above 0.
 
@@ -314,8 +315,7 @@ def draw_pair(setting: TwoLayerSetting, rng: np.random.Generator) -> tuple[Netwo
     Parameters
     ----------
     setting
-        Sizes, deviations, and the ratios rho: round(rho n) of the n entries of a tensor are shared; which ones is drawn
-        anew.
+        Sizes, deviations, and the ratios rho: round(rho n) of the n entries of a tensor, drawn at random, are shared.
     rng
         The generator to draw from.
 
@@ -341,7 +341,7 @@ def measure(setting: TwoLayerSetting, *, trials: int = 1000, points: int = 9, se
     Parameters
     ----------
     setting
-        What the networks are drawn from.
+        Setting that the networks are drawn from.
     trials
         Number of pairs, 1 or more.
     points
@@ -357,7 +357,7 @@ def measure(setting: TwoLayerSetting, *, trials: int = 1000, points: int = 9, se
     Raises
     ------
     ValueError
-        For less than one trial, and for ``points`` that are even or below 3.
+        For fewer than one trial, and for ``points`` that are even or below 3.
 
     Examples
     --------
@@ -384,7 +384,7 @@ def measure(setting: TwoLayerSetting, *, trials: int = 1000, points: int = 9, se
     return Measured(drawn, PathDifference(alphas, *(np.concatenate([getattr(p, n) for p in paths]) for n in names)))
 
 
-_ENTRIES_AT_ONCE = 2**20  # of U in one stack: a few arrays of 8 MiB
+_ENTRIES_AT_ONCE = 2**20  # number of entries of U in one stack: a few arrays of 8 MiB
 
 
 def _scale(setting: TwoLayerSetting, factor: int, delta: float) -> float:
@@ -404,7 +404,7 @@ def _at(first: Networks, second: Networks, alpha: float) -> NDArray[np.float64]:
     across = first.hidden - second.hidden
     hidden, output = _between(first.hidden, second.hidden, alpha), _between(first.output, second.output, alpha)
     length = np.linalg.norm(hidden, axis=-1)
-    # a unit at the origin is a corner of |u|: the mean of its slopes on both sides stands for its slope
+    # |u| has a kink at the origin: the mean of its slopes on both sides is used as its slope
     safe = np.where(length > 0, length, 1.0)
     slope = (hidden * across).sum(axis=-1) / safe
     bend = np.where(length > 0, (np.square(across).sum(axis=-1) - slope**2) / safe, 0.0)
@@ -422,7 +422,7 @@ def _at(first: Networks, second: Networks, alpha: float) -> NDArray[np.float64]:
 
 
 def _between(first: Floats, second: Floats, alpha: float) -> Floats:
-    """Return alpha first + (1 - alpha) second, exact at both ends and where the two are equal."""
+    """Return alpha first + (1 - alpha) second, exact at both ends and wherever the two are equal."""
     step = first - second
     return second + alpha * step if alpha < 0.5 else first - (1 - alpha) * step
 

@@ -1,8 +1,8 @@
-"""Checkpoints of one architecture: read, and compared with a model before anything is measured.
+"""Read checkpoints of one architecture, and check them against a model before anything is measured.
 
-The file formats, and how they are read without running code, are in ``models.state_files``. What a checkpoint of a
-federated run holds besides the state (integer buffers, parameters that never train) is left out; tensors that are
-missing, differ in shape or dtype, or are not finite are refused.
+``models.state_files`` reads the file formats without running code. Tensors of a federated run's checkpoint that are not
+part of the state (integer buffers, parameters that never train) are left out; tensors that are missing, differ in shape
+or dtype, or are not finite are refused.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,7 +21,7 @@ _NAMED = 3
 def read_checkpoints(
     model: nn.Module, paths: Sequence[Path], *, note: Callable[[str], None] | None = None
 ) -> list[State]:
-    """Return the states of ``model`` that the files hold.
+    """Return the states of ``model`` in the files.
 
     Parameters
     ----------
@@ -30,13 +30,13 @@ def read_checkpoints(
     paths
         Files, ``.safetensors`` or PyTorch's ``.pt``, ``.pth``, ``.bin``.
     note
-        Called with one line for each thing that was removed to get at a state: a training checkpoint around it,
-        prefixes of its names.
+        Called with one line for each wrapping that was removed from a state: a training checkpoint around it, prefixes
+        of its names.
 
     Returns
     -------
     list of State
-        In the order of ``paths``, each tensor on the device of the model's.
+        In the order of ``paths``, each tensor on the device of the model's tensor.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def read_checkpoints(
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
-    """Write a state as safetensors, whole or not at all.
+    """Write a state atomically as safetensors.
 
     Parameters
     ----------

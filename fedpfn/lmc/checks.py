@@ -1,8 +1,8 @@
-"""What the measuring functions accept as a state of a model; what they accept as data is in ``own_data``.
+"""What the measuring functions accept as a state of a model; ``own_data`` defines what they accept as data.
 
-A state is the model's trainable parameters and floating-point buffers (``params``). A whole ``state_dict()`` or a
+A state is the model's trainable parameters and floating-point buffers (``params``). A complete ``state_dict()`` or a
 module is accepted too: integer buffers (``num_batches_tracked``) are never interpolated, and parameters that do not
-train must equal the model's own, since every point of a path is evaluated with those.
+train must equal the model's own, since every point of a path is evaluated with these.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,21 +28,21 @@ def fitting_states(model: nn.Module, states: Sequence[StateLike]) -> list[Mappin
 
 
 def fitting_state(model: nn.Module, state: StateLike, *, name: str = "the state") -> Mapping[str, Tensor]:
-    """Return the part of ``state`` that a path interpolates.
+    """Return the tensors of ``state`` that a path interpolates.
 
     Parameters
     ----------
     model
         The model that the state belongs to; it is not changed.
     state
-        Trainable parameters and floating-point buffers by name, a whole ``state_dict()``, or a module that has one.
+        Trainable parameters and floating-point buffers by name, a complete ``state_dict()``, or a module that has one.
     name
-        What to call the state in an error.
+        Name of the state in errors.
 
     Returns
     -------
     Mapping[str, Tensor]
-        ``state`` itself where it holds nothing else, otherwise those of its tensors, in the model's order.
+        ``state`` itself if it holds nothing else, otherwise these tensors, in the model's order.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""ColD fusion: many tasks improve one base by fine-tuning it separately and averaging it (Don-Yehiya et al. 2023).
+"""ColD fusion: many tasks improve a shared base, fine-tuning it separately and averaging it (Don-Yehiya et al. 2023).
 
-In round t contributor i fine-tunes the base w_t on its own data with its own head, giving w_i; the next base is
-the plain average w_{t+1} = 1/n sum_i w_i. Data and heads never travel. With a mask (TNA-PFN, arXiv 2402.01342) all
+In round t contributor i fine-tunes the base w_t on its own data with its own head, giving w_i; the next base is the
+plain average w_{t+1} = 1/n sum_i w_i. Data and heads are never shared. With a mask (TNA-PFN, arXiv 2402.01342) all
 contributors of a round train the same subspace of the base: one fresh mask per round, heads in full.
 Our readings: a contributor keeps its head from round to round, and every contributor takes part in every round.
 """
@@ -26,7 +26,7 @@ MakeModel = Callable[[int], nn.Module]
 
 @dataclass(frozen=True)
 class Task:
-    """A data set: what a contributor trains on, and what it is measured on.
+    """A contributor's data set: training and test examples.
 
     Parameters
     ----------
@@ -106,9 +106,9 @@ def cold_fusion(
         Parameters and buffers whose names match these comma-separated shell patterns stay with the contributor; all
         others are the base.
     base
-        The base at the start; None takes that of the first task's model.
+        The initial base; None takes the base of the first task's model.
     mask
-        Mask of the base; the head is never masked. Its seed is that of a stream with one mask per round. None trains
+        Mask of the base; the head is never masked. Its seed gives a stream with one mask per round. None trains
         everything.
     seed
         Seed of initial weights, batch orders and dropout.
@@ -178,21 +178,21 @@ def probe(
     base
         Parameters and buffers of the base by name.
     task
-        What the head is trained and measured on.
+        Task that the head is trained and measured on.
     recipe
         How it is trained.
     head
         As for ``cold_fusion``.
     frozen
-        Whether the base and its running statistics stay as they are (linear probing); otherwise the base is
-        fine-tuned with the head.
+        Whether the base and its running statistics stay fixed (linear probing); otherwise the base is fine-tuned with
+        the head.
     seed
-        Seed of the fresh head, the batch order and dropout. Two bases probed with one seed start with the same head.
+        Seed of the fresh head, the batch order and dropout. Bases probed with the same seed start with the same head.
 
     Returns
     -------
     float
-        A share, within [0, 1].
+        The accuracy, a share within [0, 1].
 
     Raises
     ------
@@ -212,7 +212,7 @@ def probe(
 def split_state(state: Mapping[str, Tensor], head: str) -> tuple[State, State]:
     """Return (base, head): the tensors whose names match no pattern of ``head``, and those that match one.
 
-    Raises ``ValueError`` where either is empty.
+    Raises ``ValueError`` if either is empty.
 
     >>> [list(part) for part in split_state({"body.weight": Tensor(), "head.weight": Tensor()}, "head.*")]
     [['body.weight'], ['head.weight']]
@@ -231,7 +231,7 @@ def split_state(state: Mapping[str, Tensor], head: str) -> tuple[State, State]:
 
 
 def _make(make: MakeModel, task: Task, seed: int) -> nn.Module:
-    # one stream for all, so that parameters that never train (requires_grad=False) are equal in every base
+    # one stream for all models, so that parameters that never train (requires_grad=False) are equal in every base
     with torch_seed(seed, "cold fusion", "model"):
         return make(task.num_classes).to(task.train.device)
 

@@ -3,8 +3,8 @@
 Barriers of pairs are measured by ``path_evaluation`` and defined in ``barrier`` (arXiv 2402.01342, eq. 1 and 2); the
 fusion barrier is that of table 3. One BatchNorm policy (``batch_norm``) holds for the ends, the paths and the mean
 alike. The federation's record, the laboratory and the comparison of checkpoints all measure through this module; they
-choose models and examples and write the results. ``barriers_to`` measures paths to one common end: clients to the
-global model, or one round's model to the next one's.
+choose models and examples and write the results. ``barriers_to`` measures paths to one common end, such as from clients
+to the global model, or from one round's model to the next round's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,13 +34,13 @@ class Connectivity(Shown):
     ends
         Loss and accuracy of every model, in the order given, under the BatchNorm policy.
     barriers
-        Loss and accuracy barriers of the pairs measured.
+        Loss and accuracy barriers of the measured pairs.
     fused
         Loss and accuracy of the (weighted) mean of all models; under the BatchNorm policy ``none`` the largest loss and
         the lowest accuracy over the statistics of each model.
     fusion_barrier
-        1 - A(mean_i w_i) / mean_i A(w_i), a share; negative where the mean is better than the models. NaN where a
-        model's loss is NaN, and in a regression.
+        1 - A(mean_i w_i) / mean_i A(w_i), a share; negative if the mean is better than the models. NaN if a model's
+        loss is NaN, and in a regression.
     """
 
     ends: list[Evaluation]
@@ -78,13 +78,13 @@ def measure_connectivity(
     pool
         Workers with copies of the model that the states belong to.
     states
-        One or more states of the model, whole ``state_dict()``s of it, or modules.
+        One or more states of the model, complete ``state_dict()``s of it, or modules.
     examples
         Data over which losses (nats, or squared error) and accuracies (shares) are averaged (``own_data``).
     points
-        Points of a path, both ends included; odd.
+        Number of points of a path, both ends included; odd.
     pairs
-        Positions in ``states`` of the models of each path, all pairs by default; alpha = 1 is the first of a pair.
+        Indices into ``states`` of the models of each path, all pairs by default; alpha = 1 is the first of a pair.
     weights
         Weights of the models in the mean, such as numbers of examples; equal by default.
     batch_norm, batches
@@ -92,7 +92,7 @@ def measure_connectivity(
     plain
         Evaluate the whole model at every point: the slow reference.
     progress
-        Called with the number of evaluations on paths that are done, and the total.
+        Called with the number of evaluations on paths done and the total.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def measure_connectivity(
         progress=progress,
     )
     merged = mean_state(states, weights)
-    # no model's statistics are preferable, as on a path
+    # as on a path, no model's statistics are preferable
     sources = states if repair is not None and batch_norm == "none" else states[:1]
     fused = worst_of(pool.map(lambda end: measure(merged, end), sources))
     return Connectivity(ends, barriers, fused, fusion_barrier_of(fused, ends))
@@ -159,8 +159,8 @@ def barriers_to(
 ) -> PairwiseBarriers:
     """Measure the path from each of K ``states`` to one ``target``.
 
-    Client-to-global barriers take the clients' states and the global one; a round-to-round barrier is that of one
-    state. Each end is evaluated once, the target too.
+    Client-to-global barriers take the clients' states and the global state; a round-to-round barrier takes a single
+    state. Each end is evaluated once, including the target.
 
     Parameters
     ----------
@@ -173,14 +173,14 @@ def barriers_to(
     examples, points, batch_norm, batches
         As for ``measure_connectivity``.
     ends
-        Known evaluations of ``states``, as in ``Connectivity.ends``; without the target's.
+        Known evaluations of ``states``, as in ``Connectivity.ends``, without that of the target.
     plain
         As for ``measure_connectivity``.
 
     Returns
     -------
     PairwiseBarriers
-        K paths; ``pairs`` are (i, K), where K is the position of the target.
+        K paths; ``pairs`` are (i, K), where K is the index of the target.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Fine-tuning from a given state, with a mask or without (TNA-PFN), and the examples of chosen classes.
 
-States fine-tuned from one start with one mask recipe have bit-identical frozen entries, and so has any mean of them
+States fine-tuned from one start with one mask recipe have bit-identical frozen entries, as does any mean of them
 (arXiv 2402.01342, eq. 5: w <- w - eta (m * g)). The steps are those of ``fedpfn.training``; ``soups`` and
 ``cold_fusion`` use the fine-tuned states.
 """
@@ -29,7 +29,7 @@ class TrainingRecipe:
     lr
         Learning rate, above 0.
     epochs
-        Number of epochs, where ``steps`` is 0.
+        Number of epochs, if ``steps`` is 0.
     steps
         Number of batches; 0 trains for ``epochs``.
     batch_size
@@ -37,7 +37,7 @@ class TrainingRecipe:
     optimizer
         ``sgd``, ``adam`` or ``adamw``.
     momentum
-        SGD's, within [0, 1); 0 for the others.
+        Momentum of SGD, within [0, 1); 0 for other optimisers.
     weight_decay
         The optimiser's weight decay, 0 or more.
 
@@ -114,7 +114,7 @@ def fine_tune(
     ValueError
         For a start that is not the model's, or too few examples for a batch.
     NonFiniteError
-        Where training diverges.
+        If training diverges.
 
     Examples
     --------
@@ -147,9 +147,9 @@ def fine_tune(
 
 
 def positions_of_classes(labels: Tensor, classes: Sequence[int]) -> Tensor:
-    """Return the positions of the examples whose label is one of ``classes``, in their order: int64 (M,).
+    """Return the indices of the examples whose label is one of ``classes``, in their order: int64 (M,).
 
-    Raises ``ValueError`` for no class, and for one without an example.
+    Raises ``ValueError`` for no class, and for a class without an example.
 
     >>> positions_of_classes(torch.tensor([2, 0, 1, 2]), [1, 2])
     tensor([0, 2, 3])

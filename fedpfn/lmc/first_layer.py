@@ -4,9 +4,9 @@ A linear or convolutional layer that reads the input itself computes on a path w
 
     layer(x; w(alpha)) = alpha layer(x; w1) + (1 - alpha) layer(x; w2),
 
-its bias included: two products give that layer's output at every point. Here the layer is found by a dry run, and the
-model is cut in two: the layer, and the rest, in which a stand-in returns the product it was given. A model without such
-a layer is not cut, nor is one whose two parts do not reproduce the model's own logits. ``path_evaluation`` decides
+including its bias: two products give that layer's output at every point. This module finds the layer by a dry run and
+cuts the model in two: the layer, and the rest, in which a stand-in returns the product it was given. A model without
+such a layer is not cut, nor is one whose two parts do not reproduce the model's own logits. ``path_evaluation`` decides
 which products each path needs.
 """
 
@@ -26,7 +26,7 @@ from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.params import State, float_buffers, lerp, trainable
 from fedpfn.tasks import Task
 
-# exactly these: a subclass may compute anything
+# exactly these classes: a subclass may compute anything
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Result = TypeVar("Result")
 PROBE_EXAMPLES = 4
@@ -44,7 +44,7 @@ class ReachedError(Exception):
 
 
 class StandIn(nn.Module):
-    """Replaces the first layer: returns, once, the product it was given; without one it ends the pass."""
+    """Replaces the first layer: returns the product it was given, once; without one it ends the pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,9 +61,9 @@ class StandIn(nn.Module):
 class SplitModel:
     """A copy of a model in evaluation mode, cut behind its first layer ``name``; calls swap the copy's tensors.
 
-    ``own`` are the names of the layer's tensors in the model. ``fan_in`` is the number of products summed up in an
-    entry of the layer's output, ``product_bytes`` the size of that output per example, ``widest_bytes`` that of the
-    largest output of any module. ``channels_last`` lays images and filters out pixel by pixel: faster on CPUs.
+    ``own`` are the names of the layer's tensors in the model. ``fan_in`` is the number of products summed in an entry
+    of the layer's output, ``product_bytes`` the size of that output per example, ``widest_bytes`` that of the largest
+    output of any module. ``channels_last`` stores images and filters channels last, which is faster on CPUs.
     """
 
     name: str
@@ -96,7 +96,7 @@ class SplitModel:
         return {name: self._laid_out(tensor) for name, tensor in state.items() if name not in self.own}
 
     def load(self, remaining: Mapping[str, Tensor]) -> None:
-        """Load the ``remaining`` state into this copy of the model: swapping it in at every call is slower."""
+        """Load the ``remaining`` state into this copy of the model, since swapping it in at every call is slower."""
         own = trainable(self.rest) | float_buffers(self.rest)
         for name, tensor in remaining.items():
             own[name].data = tensor
@@ -142,7 +142,7 @@ class SplitModel:
 def split_model(
     model: nn.Module, inputs: Tensor, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
 ) -> SplitModel | None:
-    """Return ``model`` cut behind its first layer, or None where that cannot be done; the model is not changed.
+    """Return ``model`` cut behind its first layer, or None if that is impossible; the model is not changed.
 
     ``inputs`` are decoded; a few are enough, and only the first ones are used. ``first`` and ``second`` are two states
     of the model. The layer is the first ``nn.Linear`` or ``nn.Conv1d/2d/3d`` (no subclass, no hooks) that is called, if
@@ -160,7 +160,7 @@ def split_model(
     cut = _without_errors(lambda: _cut(model, few))
     if cut is None:
         return None
-    # a model that relies on the usual layout, as in x.view(len(x), -1), runs in that layout
+    # a model that relies on the default layout, as in x.view(len(x), -1), runs in that layout
     layouts = (True, False) if _likes_channels_last(cut, few) else (False,)
     for laid_out in (replace(cut, channels_last=last) for last in layouts):
         if _without_errors(partial(_is_faithful, laid_out, model, few, first, second)):
@@ -188,9 +188,9 @@ def takes_stacks(
 
 
 def _without_errors(step: Callable[[], Result]) -> Result | None:
-    """Return what ``step`` returns, or None where it raises.
+    """Return the result of ``step``, or None if it raises.
 
-    A model that cannot be copied, called, cut or stacked is measured whole, and its own faults show up there.
+    A model that cannot be copied, called, cut or stacked is evaluated uncut, and its own faults show there.
     """
     try:
         return step()
@@ -206,7 +206,7 @@ def _likes_channels_last(cut: SplitModel, inputs: Tensor) -> bool:
 class _Look:
     """The record of one forward pass: the calls of layers, in order, and the largest output."""
 
-    calls: list[tuple[str, bool]]  # name, and whether what enters depends on a parameter
+    calls: list[tuple[str, bool]]  # name, and whether the input depends on a parameter
     outputs: dict[str, int]  # bytes of each module's output
 
 
@@ -286,7 +286,7 @@ def _is_faithful(
     product = torch.lerp(cut.product(second, entering), cut.product(first, entering), PROBE_ALPHA)
     logits = cut.logits(cut.remaining(mixed), product, inputs)
     whole = deepcopy(model).eval()
-    # in two parts, since chunks must not matter: a norm over the batch, for example, differs between batches
+    # in two chunks, since results must not depend on them, as those of a norm over the batch would
     expected = torch.cat([functional_call(whole, mixed, (part,)) for part in inputs.chunk(2)])
     error = (logits - expected).abs().max()
     return logits.shape == expected.shape and bool(error <= TOLERANCE * expected.abs().max())

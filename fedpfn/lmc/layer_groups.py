@@ -1,6 +1,6 @@
 """Thirds of a network, for masks that touch only some of its layers (arXiv 2402.01342, figure 5).
 
-The weighted layers in their order are cut into first, middle and last; if their number is not a multiple of 3, the
+The weighted layers, in order, are divided into first, middle and last; if their number is not a multiple of 3, the
 middle takes the remainder. ``MaskRecipe.include`` determines which third a mask applies to.
 """
 
@@ -12,7 +12,7 @@ GROUPS = ("first", "middle", "last")
 
 
 def group_patterns(model: nn.Module) -> dict[str, list[str]]:
-    """Return, for each third, the names of its trainable parameters, those of norms with the layer before them.
+    """Return, for each third, the names of its trainable parameters; norms belong to the layer before them.
 
     Raises ``ValueError`` for a network of fewer than three weighted layers.
 

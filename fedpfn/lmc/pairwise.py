@@ -1,7 +1,7 @@
 """Barriers between any models of one architecture, on given examples: the call for interactive use.
 
 ``barrier`` defines what is measured, ``batch_norm`` how BatchNorm is treated on a path, and ``path_evaluation``
-measures it fast; here a model, states and examples are put together and the pairs are spread over CPU cores.
+measures it fast; this module combines a model, states and examples and distributes the pairs over CPU cores.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,9 +33,9 @@ def pairwise_barriers(
     plain: bool = False,
     progress: Progress | None = None,
 ) -> PairwiseBarriers:
-    """Measure loss and accuracy barriers between all ``states`` of ``model``, or the ``pairs`` of their positions.
+    """Measure loss and accuracy barriers between all ``states`` of ``model``, or for the ``pairs`` of their indices.
 
-    Path w(alpha) = alpha w1 + (1 - alpha) w2 on ``points`` equally spaced values, each end evaluated once (arXiv
+    A path w(alpha) = alpha w1 + (1 - alpha) w2 is measured at ``points`` equally spaced values, each end once (arXiv
     2402.01342, eq. 1 and 2).
 
     Parameters
@@ -43,26 +43,26 @@ def pairwise_barriers(
     model
         The model that the states belong to; it is not changed.
     states
-        States of the model, whole ``state_dict()``s of it, whose integer buffers are ignored, or modules.
+        States of the model, complete ``state_dict()``s of it, whose integer buffers are ignored, or modules.
     examples
         Data over which losses (nats, or squared error) and accuracies (shares) are averaged: ``Examples``, a pair of
         tensors or arrays, a ``Dataset`` or a ``DataLoader`` (``own_data``).
     points
-        Points of a path, both ends included; odd.
+        Number of points of a path, both ends included; odd.
     pairs
-        Positions in ``states``, all pairs by default; alpha = 1 is the first of a pair.
+        Indices into ``states``, all pairs by default; alpha = 1 is the first of a pair.
     ends
         Known evaluations of ``states`` under the BatchNorm policy.
     batch_norm
         ``average`` interpolates running statistics, ``reset`` estimates them anew for every point and both ends, and
-        ``none`` takes the ends' (``batch_norm``).
+        ``none`` uses those of the ends (``batch_norm``).
     training
         Data whose inputs ``reset`` reads.
     workers
-        CPU threads, one per core by default; they change the time and not the result.
+        Number of CPU threads, one per core by default; it does not change the result.
     plain
-        Evaluate the whole model at every point, the reference that the faster way (``path_evaluation``) agrees with up
-        to rounding.
+        Evaluate the complete model at every point, the slow reference with which the faster method
+        (``path_evaluation``) agrees up to rounding.
     progress
         Called with the number of evaluations done and the total, for example a ``fedpfn.progress.progress_bar``.
 
@@ -124,7 +124,7 @@ class InputBatches:
         self.examples, self.size = examples, size
 
     def __iter__(self) -> Iterator[Tensor]:
-        # even ones, since BatchNorm cannot take a last batch of one example
+        # even sizes, since BatchNorm cannot take a last batch of one example
         total, count = len(self.examples), -(-len(self.examples) // self.size)
         ends = [total * number // count for number in range(count + 1)]
         return (self.examples.batch(slice(start, stop))[0] for start, stop in pairwise(ends))

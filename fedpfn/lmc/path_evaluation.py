@@ -1,11 +1,11 @@
-"""Barriers of many pairs, with each model's first layer run once per example instead of once per point and pair.
+"""Measure barriers of many pairs, running each model's first layer once per example instead of once per point and pair.
 
 At every inner point of a path the first layer's output is an interpolation of the two ends' (``first_layer``): K models
-need K products, where plain evaluation computes one at each inner point of each pair. ``barrier`` defines what is
-measured; its ``measure_pairs`` is the reference, and is used for a model that cannot be cut, a cut that does not pay, a
-model whose products overflow, and BatchNorm's ``reset``.
+need K products, while plain evaluation computes one at each inner point of each pair. ``barrier`` defines what is
+measured; its ``measure_pairs`` is the reference, and is used for a model that cannot be cut, a cut that does not save
+time, a model whose products overflow, and BatchNorm's ``reset``.
 
-Examples are processed in chunks that fit a cache, as many chunks at once as the budget for the products of all models
+Examples are processed in chunks that fit a cache, as many chunks at a time as the budget for the products of all models
 allows. Chunks do not depend on the number of workers, and sums run over them in order, in float64. A GPU runs several
 points of a path in one call, as many as fit its free memory.
 """
@@ -43,13 +43,13 @@ from fedpfn.progress import Progress, Steps
 
 BUDGET = 256 * 1024**2  # bytes of products held at once on a CPU
 FREE_PART = 0.4  # share of a GPU's free memory for products; a stack of models gets as much again
-FEWEST_POINTS = 4  # in a stack: with fewer points, launching kernels costs more than what they compute
-CHUNK = 2 * 1024**2  # bytes of the largest feature map of a chunk of examples on a CPU: what stays in its caches
+FEWEST_POINTS = 4  # in a stack: with fewer points, launching kernels costs more than the computation
+CHUNK = 2 * 1024**2  # bytes of the largest feature map of a chunk of examples on a CPU: small enough for its caches
 FEWEST, MOST = 16, 1000  # examples of a chunk
-# cost of interpolating an entry, in products, on the cautious side: on a CPU a Linear of fan-in 4 and 200 units
+# cost of interpolating an entry, in products, estimated cautiously: on a CPU, a Linear of fan-in 4 and 200 units
 # took 1.3 to 1.6 times as long as the interpolation of its output
 INTERPOLATION = 4
-LIVE = 4  # largest feature maps alive at once in a forward pass without gradients
+LIVE = 4  # number of largest feature maps alive at once in a forward pass without gradients
 
 
 def measure_paths(
@@ -67,14 +67,14 @@ def measure_paths(
     budget: int | None = None,
     progress: Progress | None = None,
 ) -> PairwiseBarriers:
-    """Return what ``measure_pairs`` returns for the pool's model, up to rounding, in less time.
+    """Return the same as ``measure_pairs`` for the pool's model, up to rounding, in less time.
 
     Parameters
     ----------
     pool
         Workers with copies of the model.
     states
-        States of the model, whole ``state_dict()``s of it, or modules; only those in ``pairs`` are read.
+        States of the model, complete ``state_dict()``s of it, or modules; only those in ``pairs`` are read.
     examples
         Data over which losses and scores are averaged (``own_data``).
     points, pairs
@@ -84,11 +84,12 @@ def measure_paths(
     batch_norm, batches
         The BatchNorm policy and its training data, as for ``repair_for``.
     plain
-        Evaluate the whole model at every point: the slow reference.
+        Evaluate the complete model at every point: the slow reference.
     stacked
-        Run several points of a path in one call by ``vmap``, where the model allows it; by default on a GPU.
+        Run several points of a path in one call by ``vmap``, if the model allows it; by default on a GPU.
     budget
-        Bytes of products held at once, and of a stack of models; by default 256 MiB, on a GPU by its free memory.
+        Bytes of products held at once, and of a stack of models; by default 256 MiB, or on a GPU a share of its free
+        memory.
     progress
         Called with the number of evaluations done and the total; evaluations run together are reported in one call.
 
@@ -144,7 +145,7 @@ def measure_paths(
     split = None
     if pairs and len(examples) and not plain and not resets:
         (i, j), few = pairs[0], examples.span(0, PROBE_EXAMPLES)
-        # with TF32, two ways to the same logits would look like two models
+        # with TF32, two ways to compute the same logits would look like two models
         with float32_products():
             split = split_model(pool.model, few.inputs, fitted[i], fitted[j])
     if split is None or not pays(split, models=len(used), paths=len(sources), inner=len(inner)):
@@ -175,8 +176,8 @@ def measure_paths(
 def pays(split: SplitModel, *, models: int, paths: int, inner: int) -> bool:
     """Return whether one product per model and one interpolation per point cost less than one first layer per point.
 
-    Counted in products per entry of the layer's output: K f + 4 P n < P n f, for K models, fan-in f, and P paths of n
-    inner points.
+    In products per entry of the layer's output: K f + 4 P n < P n f, for K models, fan-in f, and P paths of n inner
+    points.
     """
     layers = paths * inner
     return models * split.fan_in + INTERPOLATION * layers < layers * split.fan_in
@@ -199,7 +200,7 @@ def _sizes(
     if not stacks:
         return Sizes(chunk, held // chunk * chunk, 0)
     weights, an_example = sum(tensor.nbytes for tensor in state.values()), LIVE * split.widest_bytes
-    # rather fewer examples than fewer points
+    # prefer fewer examples to fewer points
     capacity = (budget // FEWEST_POINTS - weights) // an_example
     chunk = min(chunk, max(FEWEST, capacity))
     fitting = max(FEWEST_POINTS, budget // (weights + an_example * chunk))
@@ -218,13 +219,13 @@ def even_stack(points: int, maximum: int) -> int:
 def free_budget(device: torch.device) -> int:
     """Return the bytes that products, or a stack of models, may take on ``device``.
 
-    On a GPU that depends on the free memory, rounded down to a power of two: the sizes of chunks and stacks, and with
-    them the last digits, must not depend on a few megabytes more or less.
+    On a GPU they depend on the free memory, rounded down to a power of two: the sizes of chunks and stacks, and with
+    them the last digits, must not change with a few megabytes more or less.
     """
     if device.type != "cuda":
         return BUDGET
     free, total = torch.cuda.mem_get_info(device)
-    # memory that PyTorch has cached is free for it; a process that shares the GPU counts its share only
+    # memory that PyTorch has cached counts as free; a process that shares the GPU counts only its share
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     allowed = min(free, total * gpu_share() - torch.cuda.memory_allocated(device))
     return 1 << max(int(FREE_PART * allowed), 1).bit_length() - 1

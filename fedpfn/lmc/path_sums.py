@@ -1,6 +1,6 @@
 """Sums of losses and scores at the inner points of many paths, from one product of the first layer per model.
 
-The inner loop of ``path_evaluation``, which decides what is measured this way and the size of chunks.
+This is the inner loop of ``path_evaluation``, which decides what is measured this way and the size of chunks.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from fedpfn.tasks import Task
 
 @dataclass(frozen=True)
 class Sizes:
-    """Examples of a chunk, examples held at once (whole chunks), points run at once; 0 is one after the other."""
+    """Examples per chunk, examples held at once (complete chunks), points run at once; 0 is one after the other."""
 
     chunk: int
     block: int
@@ -53,7 +53,7 @@ class _Path:
     def stack(self, alphas: Tensor) -> State:
         """Return the states at several points, along a new leading axis."""
         mixed = {name: _lerp_stack(self.second[name], tensor, alphas) for name, tensor in self.first.items()}
-        # a repair inserts the same tensors at all points
+        # a repair uses the same tensors at all points
         return {
             name: tensor if tensor is mixed[name] else tensor.expand(len(alphas), *tensor.shape)
             for name, tensor in self._repaired(mixed).items()
@@ -75,12 +75,12 @@ def path_sums(
     sizes: Sizes,
     done: Callable[[float], None],
 ) -> tuple[Tensor, Tensor, set[int]]:
-    """Return the sums of ``score`` over the examples, (paths, inner points) each, and which models' products overflow.
+    """Return the sums of ``score`` over the examples, (paths, inner points) each, and models whose products overflow.
 
-    A path is named in ``sources`` by its two models and the one that it is repaired with. ``done`` is called after each
+    ``sources`` lists for each path its two models and the one that it is repaired with. ``done`` is called after each
     block of examples with its share of a point's evaluation.
 
-    Products that overflow at an end may not overflow between the ends: on the paths of such a model the sums are
+    Products that overflow at an end may not overflow between the ends: for the paths of such a model the sums are
     incomplete.
     """
     splits = pool.replicate(split)
@@ -108,7 +108,7 @@ def path_sums(
         ]
         pool.map(partial(_add_path, splits, batches, examples.task, sizes.stack, alphas, count), work)
 
-    # one call per block, so that its products are freed before those of the next are made
+    # one call per block, so that its products are freed before the next ones are computed
     for start in range(0, len(examples), sizes.block):
         add(examples.span(start, start + sizes.block))
     return loss, scores, overflown
@@ -143,7 +143,7 @@ def _add_path(
         for at, alpha in enumerate(path.inner.tolist()):
             split.load(path.at(alpha))
             for batch, one, other in zip(batches, first, second, strict=True):
-                # a new tensor: the rest of the model may write into it
+                # a new tensor, since the rest of the model may write into it
                 logits = split.logits(None, torch.lerp(other, one, alpha), batch.inputs)
                 sums = score(logits, batch.labels, task)
                 loss[at] += sums[0]
@@ -168,7 +168,7 @@ def _lerp_stack(second: Tensor, first: Tensor, alphas: Tensor) -> Tensor:
 
 
 def _overflown(products: Mapping[int, Sequence[Tensor]]) -> set[int]:
-    """Return the models that have a product which is not finite, with one transfer for all."""
+    """Return the models that have a non-finite product, with one transfer for all."""
     models = [model for model, own in products.items() for _ in own]
     flags = [torch.isfinite(product).all() for own in products.values() for product in own]
     finite = torch.stack(flags).tolist() if flags else []

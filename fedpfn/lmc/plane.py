@@ -1,8 +1,8 @@
 """The plane through three models, and loss and accuracy over it (arXiv 2402.01342, figure 3).
 
 Coordinates are lengths in weight space: w(x, y) = w1 + x u + y v with u = (w2 - w1) / |w2 - w1| and v the unit vector
-of the part of w3 - w1 orthogonal to u, so that distances in the picture are distances between models. Norms are over
-trainable parameters and float buffers alike, integer buffers are the first's; drawing is left to others.
+of the component of w3 - w1 orthogonal to u, so that distances in the picture are distances between models. Norms are
+over trainable parameters and float buffers; integer buffers are the first model's. This module does not draw.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ class Plane:
     corners: Floats
 
     def at(self, x: float, y: float) -> State:
-        """Return the state w(x, y) = (1 - s - t) w1 + s w2 + t w3, each corner to the bit."""
+        """Return the state w(x, y) = (1 - s - t) w1 + s w2 + t w3, exact to the bit at the corners."""
         along, up = float(self.corners[1, 0]), float(self.corners[2, 1])
         third = y / up
         second = (x - third * float(self.corners[2, 0])) / along
@@ -84,12 +84,12 @@ def plane_through(first: Mapping[str, Tensor], second: Mapping[str, Tensor], thi
     Returns
     -------
     Plane
-        The third model lies above the line through the other two (y > 0).
+        The plane; the third model lies above the line through the other two (y > 0).
 
     Raises
     ------
     ValueError
-        For states that differ in names or shapes, and for three on one line.
+        For states that differ in names or shapes, and for three states on one line.
 
     Examples
     --------

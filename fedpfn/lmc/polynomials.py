@@ -3,8 +3,8 @@
 Train one with ``fedpfn.training`` on ``build("mlp", (1,), 1, hidden=1)``; its loss is the mean squared error.
 
 [inferred] The paper does not give the domains. [-1, 1] and [2, 4] are those of arXiv 1906.00695 for its three
-polynomials, among them these two; with them both targets cover [-1, 1]. Inputs and labels follow the formula, neither
-standardised nor noisy.
+polynomials, which include these two; with them both targets cover [-1, 1]. Inputs are not standardised and labels have
+no noise.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def polynomial_examples(
 ) -> tuple[Examples, Examples]:
     """Return training and test examples of the polynomial ``name``.
 
-    x is drawn uniformly from the domain, for each split by itself.
+    x is drawn uniformly from the domain, independently for each split.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def polynomial_examples(
     for split, count in (("train", train), ("test", test)):
         drawn = numpy_generator(seed, "polynomial", name, split).uniform(task.low, task.high, (count, 1))
         inputs = torch.from_numpy(drawn).float()
-        # from the rounded inputs in float64, so that a label is right to the last bit of float32
+        # computed from the rounded inputs in float64, so that a label is exact to the last bit of float32
         labels = task.value(inputs.double()).float()
         splits.append(Examples(inputs.to(device), labels[:, 0].to(device)))
     return splits[0], splits[1]

@@ -1,4 +1,4 @@
-"""Results as tables: what ``print``, a REPL, a notebook and rich show instead of their arrays."""
+"""Results as tables, which ``print``, a REPL, a notebook and rich show instead of their arrays."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from fedpfn.lmc.barrier import PairwiseBarriers
 
-ROWS = 20  # pairs that are shown; the arrays hold them all
+ROWS = 20  # number of pairs shown; the arrays hold all
 _WIDTH = 110
 
 
@@ -32,7 +32,7 @@ class Shown(ABC):
 
 
 def barriers_table(report: "PairwiseBarriers") -> Table:
-    """Return barriers of pairs, named by their positions in the list measured."""
+    """Return the barriers of pairs as a table; pairs are named by their indices into the list of models."""
     kind = "accuracy" if report.error.size == 0 or bool((report.error != report.error).all()) else "error"
     scores, barriers = getattr(report, kind), getattr(report, f"{kind}_barriers")
     middle = len(report.alphas) // 2

@@ -1,9 +1,9 @@
-"""Siblings: models trained from one start with different batch orders, plainly, in a common subspace, or pruned.
+"""Siblings: models trained from one start with different batch orders, fully, in a common subspace, or pruned.
 
-What training-time neuron alignment studies (arXiv 2402.01342, section 3). ``vanilla`` trains everything. ``tna-pfn``
-(eq. 5) draws one mask m for all siblings and the whole training, w_i <- w_i - eta (m * g_i). ``pruning`` (figure 2)
-uses the same mask on the weights too, w_0 <- m * w_0, so that pruned weights stay 0. The loop is ``training``'s, the
-mask ``masks``'; measuring what lies between siblings is left to ``pairwise``.
+Training-time neuron alignment studies them (arXiv 2402.01342, section 3). ``vanilla`` trains everything. ``tna-pfn``
+(eq. 5) draws one mask m for all siblings and all steps, w_i <- w_i - eta (m * g_i). ``pruning`` (figure 2) applies the
+same mask to the weights too, w_0 <- m * w_0, so that pruned weights stay 0. The training loop is in ``training``, the
+mask in ``masks``; ``pairwise`` measures the barriers between siblings.
 """
 
 from collections.abc import Callable, Mapping
@@ -66,7 +66,7 @@ def train_siblings(
     Parameters
     ----------
     model
-        Holds the start w_0 and is not changed.
+        Model at the start w_0; it is not changed.
     examples
         Training data.
     models
@@ -76,15 +76,16 @@ def train_siblings(
     batch_size
         Number of examples per batch.
     optimizer
-        Makes an optimiser from parameters (``training.make_optimizer``).
+        Function from parameters to an optimiser (``training.make_optimizer``).
     method
         ``vanilla``, ``tna-pfn`` or ``pruning``.
     mask
-        Recipe of the mask for ``tna-pfn`` and ``pruning``; ``vanilla`` ignores it, so that methods can be compared with
-        one recipe.
+        Recipe of the mask for ``tna-pfn`` and ``pruning``; ``vanilla`` ignores it, so that one recipe serves a
+        comparison of methods.
     spawn_after
-        Number k of first steps that are taken once, below ``steps``. The siblings separate there: they continue with
-        their own batch orders and fresh optimisers, and with the learning rate's schedule where it was.
+        Number k of initial steps that are taken once for all siblings, below ``steps``. After that the siblings
+        separate: they continue with their own batch orders and fresh optimisers, and with the same learning-rate
+        schedule.
     lr_factor
         ``lr_factor(step)`` multiplies the learning rate, steps counted from w_0; None keeps it constant.
     seed
@@ -161,7 +162,7 @@ def semi_train(
     optimizer: MakeOptimizer,
     seed: int = 0,
 ) -> Examples:
-    """Train ``model`` in place on a part of ``examples`` and return the others: a semi-trained start.
+    """Train ``model`` in place on a part of ``examples`` and return the other examples: a semi-trained start.
 
     The two parts are disjoint, so that no example is seen again (arXiv 2402.01342, table 2, where the start was trained
     for half an epoch).
@@ -175,23 +176,23 @@ def semi_train(
     share
         Share of the examples, drawn at random, that the model is trained on.
     epochs
-        Number of epochs over that part, which may be a fraction; at least one step is taken.
+        Number of epochs over that part, possibly fractional; at least one step is taken.
     batch_size
         Number of examples per batch.
     optimizer
-        Makes an optimiser from parameters (``training.make_optimizer``).
+        Function from parameters to an optimiser (``training.make_optimizer``).
     seed
         Seed of the draw, the batch order and dropout.
 
     Returns
     -------
     Examples
-        Those that the model was not trained on, in their order.
+        The examples that the model was not trained on, in their order.
 
     Raises
     ------
     ValueError
-        Where one of the parts would be empty, and for too few examples for a batch.
+        If one of the parts would be empty, and for too few examples for a batch.
     """
     chosen, rest = disjoint(len(examples), share, seed=seed)
     part = examples.take(chosen)
@@ -204,7 +205,7 @@ def semi_train(
 
 
 def disjoint(total: int, share: float, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return round(share * total) positions drawn at random, and the others, both ascending."""
+    """Return round(share * total) indices drawn at random, and the others, both ascending."""
     size = round(share * total)
     if not 0 < size < total:
         raise ValueError(f"a share of {share:g} of {total} examples leaves one of the two parts empty")
@@ -213,7 +214,7 @@ def disjoint(total: int, share: float, *, seed: int) -> tuple[NDArray[np.int64],
 
 
 def mask_recipe(seed: int, ratio: float, **choices: str) -> MaskRecipe:
-    """Return the recipe of the one mask that the siblings of ``seed`` share.
+    """Return the recipe of the mask that the siblings of ``seed`` share.
 
     Parameters
     ----------
@@ -222,12 +223,12 @@ def mask_recipe(seed: int, ratio: float, **choices: str) -> MaskRecipe:
     ratio
         Share of frozen entries, within [0, 1].
     **choices
-        ``MaskRecipe``'s own: ``granularity``, ``draw``, ``include``, ``exclude``.
+        Fields of ``MaskRecipe``: ``granularity``, ``draw``, ``include``, ``exclude``.
 
     Returns
     -------
     MaskRecipe
-        With a seed of its own, derived from ``seed``.
+        The recipe, whose seed is derived from ``seed``.
     """
     return MaskRecipe(derive(seed, "mask", "siblings"), ratio, **choices)  # type: ignore[arg-type]
 

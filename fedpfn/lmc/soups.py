@@ -1,9 +1,9 @@
 """Model soups: the mean of models fine-tuned from one start with different settings (Wortsman et al. 2022).
 
 Uniform soup: the mean of all members. Greedy soup (their recipe 1): members in the order of their held-out accuracy,
-each kept only if the mean with it is not worse on held-out data. Members share their start, so that their mean may
-work; with TNA-PFN (arXiv 2402.01342, section 3) they share a mask as well, and their frozen entries are the start's.
-Fine-tuning itself is in ``fine_tuning``, BatchNorm's statistics of a mean in ``batch_norm``.
+each kept only if the mean with it is not worse on held-out data. Members share their start, so their mean may work
+well; with TNA-PFN (arXiv 2402.01342, section 3) they share a mask as well, and their frozen entries are the start's.
+``fine_tuning`` does the fine-tuning; ``batch_norm`` handles BatchNorm's statistics of a mean.
 """
 
 import math
@@ -26,7 +26,7 @@ from fedpfn.params import State, mean_state, read_state, require_fit
 
 @dataclass(frozen=True)
 class Candidate:
-    """A step of the greedy soup: a member's position, the soup's held-out accuracy with it, and whether it is kept."""
+    """A step of the greedy soup: a member's index, the soup's held-out accuracy with it, and whether it is kept."""
 
     member: int
     accuracy: float
@@ -42,13 +42,13 @@ class Soup:
     state
         The mean.
     members
-        Positions of the states in it, in the order kept.
+        Indices of the states in it, in the order kept.
     accuracy
         Its held-out accuracy.
     alone
-        Held-out accuracies of all states it was made from, in their order.
+        Held-out accuracies of all candidate states, in their order.
     history
-        The steps that led to it, one per state, in the order tried.
+        The steps of the search, one per state, in the order tried.
     """
 
     state: State
@@ -60,18 +60,18 @@ class Soup:
 
 @dataclass(frozen=True)
 class SoupReport:
-    """Accuracies on held-out data, which choose, and on test data, which report.
+    """Accuracies on held-out data, for selection, and on test data, for reporting.
 
     Attributes
     ----------
     held_out, test
         Accuracies of the single models, in their order.
     best
-        Position of the model with the highest held-out accuracy.
+        Index of the model with the highest held-out accuracy.
     uniform, greedy
         Pairs (held-out, test) of accuracies of the two soups.
     members
-        Positions of the models in the greedy soup, in the order kept.
+        Indices of the models in the greedy soup, in the order kept.
     """
 
     held_out: tuple[float, ...]
@@ -83,15 +83,15 @@ class SoupReport:
 
 
 def uniform_soup(states: Sequence[Mapping[str, Tensor]], *, repair: Repair | None = None) -> State:
-    """Return the mean of ``states``; in float32 that of equal states is that state, to the bit.
+    """Return the mean of ``states``; in float32, the mean of equal states is that state, to the bit.
 
     Parameters
     ----------
     states
         One or more states of one model.
     repair
-        ``repair(mean, first state)`` sets BatchNorm's running statistics (``batch_norm.repair_for``), of the mean of
-        one state too; None leaves the mean as it is.
+        ``repair(mean, first state)`` sets BatchNorm's running statistics (``batch_norm.repair_for``), even for a single
+        state; None leaves the mean unchanged.
 
     Returns
     -------
@@ -114,17 +114,17 @@ def greedy_soup(
     *,
     repair: Repair | None = None,
 ) -> Soup:
-    """Return the greedy soup of ``states``: by ``evaluate``, never worse than its best member.
+    """Return the greedy soup of ``states``, which according to ``evaluate`` is never worse than its best member.
 
-    Members of equal accuracy are tried in their order in ``states``, and one that does not change the soup's accuracy
-    is kept. n members cost 2 n - 1 evaluations.
+    Members of equal accuracy are tried in their order in ``states``, and a member that does not change the soup's
+    accuracy is kept. n members cost 2 n - 1 evaluations.
 
     Parameters
     ----------
     states
         One or more states of one model.
     evaluate
-        Measures a state on held-out data: neither the members' training data nor the data that the soup is reported on.
+        Function that evaluates a state on held-out data: neither the members' training data nor the soup's test data.
     repair
         Repair of BatchNorm's running statistics (``batch_norm.repair_for``), of single members as well as soups.
 
@@ -136,7 +136,7 @@ def greedy_soup(
     Raises
     ------
     ValueError
-        For no state, states of different models, and an accuracy that is NaN, as a regression's is.
+        For no state, states of different models, and an accuracy that is NaN, as in a regression.
 
     Examples
     --------
@@ -176,9 +176,9 @@ def soup_report(
     model
         The model that the states belong to; it is not changed.
     states
-        One or more states, whole ``state_dict()``s or modules.
+        One or more states, complete ``state_dict()``s or modules.
     held_out
-        Data by which members are chosen (``own_data``).
+        Data for choosing members (``own_data``).
     test
         Data that the results are reported on.
     repair
@@ -194,7 +194,7 @@ def soup_report(
     TypeError
         For states or data of the wrong type.
     ValueError
-        For states that are not the model's, and as ``greedy_soup``.
+        For states that are not the model's, and as ``greedy_soup`` raises it.
     """
     states = fitting_states(model, states)
     held_out, test = as_examples(held_out, model=model, name="held_out"), as_examples(test, model=model, name="test")
@@ -235,16 +235,16 @@ def soup_of_fine_tunes(
     Calls that differ only in the mask have the same start and the same batch orders, to the bit: {name:
     soup_of_fine_tunes(..., mask=mask) for name, mask in (("vanilla", None), ("tna-pfn", recipe))} compares the methods.
     The head has an output for every class from the beginning and is pre-trained with the rest; it is not replaced,
-    since the members of a soup have to share it as they share the body.
+    since the members of a soup must share its start as they share the body's.
 
     Parameters
     ----------
     model
-        Gives the initial weights and is not changed.
+        Model with the initial weights; it is not changed.
     train
         Training examples of all classes.
     held_out, test
-        Examples that choose, and examples that report.
+        Examples for choosing members, and examples for reporting.
     classes
         Labels of the examples to pre-train on.
     pretraining

@@ -1,4 +1,4 @@
-"""Fusing several models of one architecture: means by weights and by data, and sums of what they have learnt."""
+"""Fuse several models of one architecture: by means, by means weighted with data, and by sums of task vectors."""
 
 from fedpfn.lmc.fusion.fisher import fisher_information, fisher_mean
 from fedpfn.lmc.fusion.methods import METHODS, NEED_BASE, NEED_DATA, Fused, fuse, method_faults

@@ -6,9 +6,9 @@ Fisher information
     F_i = E_x E_{y ~ p(y | x; w_i)} (d log p(y | x; w_i) / d w)^2 ,
 
 over the model's own answers y and not the labels (their section 3.2). The expectation over classes is exact. For other
-tasks the labels' loss takes the place of -log p: the empirical Fisher. BatchNorm's running statistics have no gradient
-and are averaged plainly. Where no model has any information the entry is the plain mean, the limit of equal weights; an
-entry that is equal in all models is unchanged.
+tasks the loss of the labels replaces -log p: the empirical Fisher. BatchNorm's running statistics have no gradient and
+are averaged plainly. An entry on which no model has information is the plain mean, the limit of equal weights; an entry
+that is equal in all models is unchanged.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +74,7 @@ def fisher_mean(
     for name in information[0]:
         own = torch.stack([p * (f[name].double() + (lowest or 1.0)) for p, f in zip(factors, information, strict=True)])
         first = states[0][name]
-        # relative to the first: an entry that all share comes out bit-identical
+        # relative to the first model: an entry that all share stays bit-identical
         offsets = torch.stack([state[name].double() - first.double() for state in states])
         mean[name] = (first.double() + (own * offsets).sum(dim=0) / own.sum(dim=0)).to(first.dtype)
     return mean
@@ -98,7 +98,7 @@ def fisher_information(
     state
         Trainable parameters and floating-point buffers by name.
     examples
-        One or more examples. Labels are read only where they are not classes.
+        One or more examples. Labels are read only if they are not classes.
     done
         Called after each example with its share of all examples.
 

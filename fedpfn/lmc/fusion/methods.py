@@ -1,7 +1,7 @@
 """``fuse``: the fusion methods by name.
 
-Each has a module of its own: ``task_vectors``, ``ties_merging``, ``fisher``, ``regmean``; the mean and the greedy soup
-are in ``fedpfn.lmc.soups``.
+Each has its own module: ``task_vectors``, ``ties_merging``, ``fisher``, ``regmean``; the mean and the greedy soup are
+in ``fedpfn.lmc.soups``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ class Fused:
     state
         The fused state.
     notes
-        How it was made, such as the members of a greedy soup; empty for most methods.
+        Details of the method, such as the members of a greedy soup; empty for most methods.
     """
 
     state: State
@@ -60,7 +60,7 @@ class _Models:
         return self.base
 
     def by_data(self, measure: Callable[..., State]) -> list[State]:
-        """Return ``measure(model, state, examples)`` of each state."""
+        """Return ``measure(model, state, examples)`` for each state."""
         return self.pool.map(lambda s: measure(self.pool.model, s, self.examples, done=self.done), self.states)
 
 
@@ -129,7 +129,7 @@ def fuse(
     model
         The model that the states belong to; it is not changed.
     states
-        States, whole ``state_dict()``s or modules.
+        States, complete ``state_dict()``s or modules.
     base
         The common start of the models, for the methods in ``NEED_BASE``.
     examples
@@ -138,9 +138,9 @@ def fuse(
     repair
         Repair of the result's BatchNorm statistics (``batch_norm.repair_for``), and for ``greedy`` of each soup's.
     progress
-        Called with the number of models that are done, and the total.
+        Called with the number of models done and the total.
     **options
-        The method's own: ``scale``, ``density``, ``off_diagonal``.
+        The method's own options: ``scale``, ``density``, ``off_diagonal``.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def fuse(
     Raises
     ------
     ValueError
-        For an unknown method or option, a missing base or missing data, and whatever the method itself refuses.
+        For an unknown method or option, a missing base or missing data, and anything that the method itself refuses.
 
     Examples
     --------
@@ -173,7 +173,7 @@ def fuse(
 
 
 def method_faults(method: str, options: Mapping[str, Any], *, has_base: bool, has_data: bool) -> None:
-    """Raise an error for a fusion method that cannot run with what it is given.
+    """Raise an error for a fusion method that cannot run with the given options, base and data.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""RegMean: each linear layer becomes the one that comes closest to all models' outputs (Jin et al. 2023).
+"""RegMean: each linear layer is the one whose outputs are closest to those of all models (Jin et al. 2023).
 
 arXiv 2212.09849, eq. 2: with the inputs X_i (rows are examples) of a linear layer in model i, G_i = X_i^T X_i / rows
 and weights W_i (in by out),
@@ -6,9 +6,9 @@ and weights W_i (in by out),
     W = argmin sum_i |X_i W - X_i W_i|^2 = (sum_i G_i)^-1 sum_i G_i W_i ,
 
 where entries of G_i off the diagonal are first multiplied by ``off_diagonal`` (their section 4.3, 0.9 for most models).
-Everything else, biases, convolutions, embeddings, norms, is averaged. In directions that no input of any model has, the
-sum is singular: there W is the plain mean, which the minimum-norm correction to the mean gives. An entry that a shared
-mask froze is not kept: an output is fitted by all inputs together.
+All other parameters (biases, convolutions, embeddings, norms) are averaged. In directions that no input of any model
+has, the sum is singular: there W is the plain mean, because the minimum-norm correction to the mean is used. Entries
+that a shared mask froze do change: an output is fitted by all inputs together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ def reg_mean(states: Sequence[Tensors], grams: Sequence[Tensors], *, off_diagona
     states
         n models.
     grams
-        For each model G_i (in, in) by the name of the layer's weight (out, in); tensors without one are averaged.
+        For each model, G_i (in, in) by the name of the layer's weight (out, in); tensors without one are averaged.
     off_diagonal
         The factor of the entries off the diagonal, within [0, 1].
 
@@ -86,7 +86,7 @@ def input_grams(
     model
         The model that the state belongs to; its weights are not changed.
     state
-        Its tensors by name; linear layers whose weight is not among them are left out.
+        The tensors by name; linear layers whose weight is not among them are left out.
     examples
         Examples to run through the model; only their inputs are read.
     batch_size

@@ -1,7 +1,7 @@
 """Task vectors and their sum: tau_i = w_i - w_0, w = w_0 + scale * sum_i tau_i (Ilharco et al. 2023, arXiv 2212.04089).
 
-With ``scale`` = 1/n the result is the mean of the n models. An entry that no model has moved has a task vector of zero:
-what a shared mask froze (arXiv 2402.01342) is the base's in the result, to the bit.
+With ``scale`` = 1/n the result is the mean of the n models. Where no model has moved an entry, task vectors are zero:
+entries that a shared mask froze (arXiv 2402.01342) are the base's in the result, to the bit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def task_vector(state: Tensors, base: Tensors) -> State:
 
 
 def moved(base: Tensors, direction: Tensors, *, scale: float = 1.0) -> State:
-    """Return w_0 + scale * direction in the base's dtypes; integer buffers and entries of direction 0 stay."""
+    """Return w_0 + scale * direction in the base's dtypes; integer buffers and entries with direction 0 are kept."""
     return {
         name: (tensor.double() + scale * direction[name]).to(tensor.dtype) if name in direction else tensor
         for name, tensor in base.items()
@@ -61,8 +61,8 @@ def task_arithmetic(states: Sequence[Tensors], base: Tensors, *, scale: float = 
     base
         Their common start.
     scale
-        The factor of the sum; the paper's for eight tasks, chosen on held-out data, are 0.3 to 0.4. Negative ones
-        forget.
+        The factor on the sum; the paper's factors for eight tasks, chosen on held-out data, are 0.3 to 0.4. A negative
+        factor makes the model forget.
 
     Returns
     -------

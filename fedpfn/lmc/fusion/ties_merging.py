@@ -4,7 +4,7 @@ With task vectors tau_i = w_i - w_0 in R^d:
 
 1. trim: of each tau_i the ``density`` * d entries of largest magnitude are kept, the rest set to 0;
 2. elect: s = sgn(sum_i tau_i), entry by entry, the sign with the larger total magnitude;
-3. merge: an entry is the mean of those tau_i whose sign is s there, zeros left out; 0 where there is none;
+3. merge: an entry is the mean of those tau_i whose sign there is s, without zeros; 0 if there is none;
 
 and w = w_0 + scale * merged. An entry that no model has moved stays the base's, to the bit.
 """
@@ -28,8 +28,8 @@ def ties(states: Sequence[Tensors], base: Tensors, *, density: float = 0.2, scal
     base
         Their common start.
     density
-        The share of each task vector's entries that is kept, over all tensors together, within (0, 1]; the count is
-        rounded, and of entries of equal magnitude at the threshold the first are kept.
+        The share of each task vector's entries to keep, over all tensors together, within (0, 1]; the number is
+        rounded, and among entries of equal magnitude at the threshold the first are kept.
     scale
         The factor of the merged vector.
 

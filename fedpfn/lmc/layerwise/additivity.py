@@ -4,8 +4,8 @@ Zhou et al. 2023 ("Going Beyond Linear Mode Connectivity", definition 3): for al
 s(a h1 + (1 - a) h2) = a s(h1) + (1 - a) s(h2), s the activation and h the pre-activations. Measured by
 Dist_s(x) = max over a of dist(left, right), with dist of ``comparison``.
 
-ReLU comes close on any two vectors: for independent Gaussian pre-activations the cosine of the two sides at 1/2 is
-already 0.93. Only values clearly below ``gaussian_additivity`` are evidence.
+ReLU is nearly additive on any two vectors: for independent Gaussian pre-activations the cosine of the two sides at 1/2
+is already 0.93. Only values clearly below ``gaussian_additivity`` are evidence.
 """
 
 import math
@@ -22,7 +22,7 @@ ALPHAS = tuple(step / 10 for step in range(1, 10))
 def weak_additivity(
     activation: Callable[[Tensor], Tensor], first: Tensor, second: Tensor, *, alphas: Sequence[float] = ALPHAS
 ) -> tuple[Tensor, Tensor]:
-    """Return max over ``alphas`` of dist and of 1 - cos of the two sides, example by example.
+    """Return, for each example, the maxima over ``alphas`` of dist and of 1 - cos between the two sides.
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ def weak_additivity(
     Returns
     -------
     tuple of Tensor
-        The largest dist and the largest 1 - cos of each example, both (N,) in float64; NaN where a side is zero at one
-        of the alphas.
+        The largest dist and the largest 1 - cos of each example, both (N,) in float64; NaN if a side is zero at any of
+        the alphas.
 
     Raises
     ------
@@ -65,10 +65,10 @@ def weak_additivity(
 
 
 def gaussian_additivity(*, alphas: Sequence[float] = ALPHAS) -> tuple[float, float]:
-    """Return what ``weak_additivity`` tends to for ReLU and wide layers of independent N(0, 1) pre-activations.
+    """Return the limit of ``weak_additivity`` for ReLU and wide layers of independent N(0, 1) pre-activations.
 
-    By the arc-cosine kernel of order one (Cho & Saul 2009): for Gaussians u, v of deviations p, q and correlation
-    cos t, E[relu(u) relu(v)] = p q (sin t + (pi - t) cos t) / (2 pi).
+    It follows from the arc-cosine kernel of order one (Cho & Saul 2009): for Gaussians u, v with deviations p, q and
+    correlation cos t, E[relu(u) relu(v)] = p q (sin t + (pi - t) cos t) / (2 pi).
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def gaussian_additivity(*, alphas: Sequence[float] = ALPHAS) -> tuple[float, flo
     Raises
     ------
     ValueError
-        As ``weak_additivity``.
+        As ``weak_additivity`` raises it.
 
     Examples
     --------

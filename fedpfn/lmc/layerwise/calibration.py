@@ -1,9 +1,9 @@
-"""Temperature: a path's loss barrier after the scale of the logits has been corrected.
+"""Temperature calibration: a path's loss barrier after correcting the scale of the logits.
 
-Averaging weights shrinks logits (by 2^(L-1) at the middle of a path with LEWC, L layers), which costs loss and no
-accuracy. "Do We Really Need Permutations? Impact of Width Expansion on Linear Mode Connectivity" replaces softmax(z) by
-softmax(b z), b >= 0 fitted on held-out examples; LEWC predicts b = 2^(L-1) at 1/2. Held-out means examples that neither
-trained the models nor are measured on: never the test set.
+Averaging weights shrinks logits (by 2^(L-1) at the midpoint of a path with LEWC, for L layers), which worsens the loss
+but not the accuracy. "Do We Really Need Permutations? Impact of Width Expansion on Linear Mode Connectivity" replaces
+softmax(z) by softmax(b z), b >= 0 fitted on held-out examples; LEWC predicts b = 2^(L-1) at 1/2. Held-out examples are
+used neither to train the models nor to measure them: never the test set.
 """
 
 import math
@@ -38,8 +38,8 @@ class Temperature:
     loss
         Mean loss under ``beta`` in nats, on the examples that it was fitted to.
     at_bound
-        Whether the best factor lies outside the range searched: all answers right (beta is unbounded), or misleading
-        logits.
+        Whether the best factor lies outside the searched range, because all answers are right (beta is unbounded) or
+        the logits are misleading.
     """
 
     beta: float
@@ -56,7 +56,7 @@ class CalibratedBarrier:
     alphas
         Points of the path, (points,), from 0 to 1; alpha = 1 is the first model.
     raw, calibrated
-        Mean loss in nats at each point, (points,): of the logits as they are, and times the point's own beta.
+        Mean loss in nats at each point, (points,): of the raw logits, and of the logits times the point's own beta.
     betas
         Factor fitted at each point, (points,).
     raw_barrier, calibrated_barrier
@@ -87,12 +87,12 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     Returns
     -------
     Temperature
-        Its ``beta`` is b, or 1 where logits do not differ within any example.
+        Its ``beta`` is b, or 1 if logits do not differ within any example.
 
     Raises
     ------
     ValueError
-        For labels that are no classes, logits of another shape, sizes that differ, no examples, or logits that are not
+        For labels that are not classes, logits of another shape, sizes that differ, no examples, or logits that are not
         finite.
 
     Examples
@@ -124,7 +124,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     minimum = minimize_scalar(
         loss_at, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-9, "maxiter": 200}
     )
-    # the ends first: on a plateau an end is just as good, and shows that the range was exceeded
+    # the ends first: on a plateau an end is as good as any point, and indicates that the range was exceeded
     candidates = [(loss_at(end), end) for end in (bound, -bound)] + [(float(minimum.fun), float(minimum.x))]
     loss, best = min(candidates, key=lambda candidate: candidate[0])
     return Temperature(math.exp(best) / spread, loss, abs(best) == bound)
@@ -141,9 +141,9 @@ def calibrated_barrier(
     batch_size: int = 1000,
     repair: Repair | None = None,
 ) -> CalibratedBarrier:
-    """Return the loss barrier of the path w(alpha) on ``examples``, raw and calibrated, alpha = 1 being ``first``.
+    """Return the loss barrier of the path w(alpha) on ``examples``, raw and calibrated; alpha = 1 is ``first``.
 
-    At every point, the ends included, beta is fitted on ``held_out`` and applied to ``examples``.
+    At every point, including the ends, beta is fitted on ``held_out`` and applied to ``examples``.
 
     Parameters
     ----------
@@ -161,9 +161,9 @@ def calibrated_barrier(
     batch_size
         Number of examples per forward pass.
     repair
-        ``repair(state, end)``, that of ``barrier``, returns the state to measure in place of ``state``; an inner point
-        is repaired with the first model as ``end``, an end with itself. Under the BatchNorm policy ``none`` the points
-        between thus have the first model's statistics. None measures the states as they are.
+        ``repair(state, end)``, as in ``barrier``, returns the state to measure in place of ``state``; an inner point is
+        repaired with the first model as ``end``, an end with itself. Under the BatchNorm policy ``none``, inner points
+        thus have the first model's statistics. None measures the states unchanged.
 
     Returns
     -------
@@ -173,8 +173,8 @@ def calibrated_barrier(
     Raises
     ------
     ValueError
-        For a state that is not the model's or not finite, an even number of points or fewer than three, and whatever
-        ``fit_temperature`` refuses.
+        For a state that is not the model's or not finite, an even number of points or fewer than three, and anything
+        that ``fit_temperature`` refuses.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Linear centred kernel alignment: how alike two models' features are up to rotation and scale.
+"""Linear centred kernel alignment: the similarity of two models' features up to rotation and scale.
 
 Kornblith et al. 2019 (arXiv 1905.00414, eq. 1 with linear kernels). With features X (n, p) and Y (n, q) of the same n
 examples and Gram matrices K = X X^T, L = Y Y^T,
@@ -6,12 +6,12 @@ examples and Gram matrices K = X X^T, L = Y Y^T,
     CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) ,    HSIC(K, L) = tr(K H L H) / (n - 1)^2 ,    H = I - 1 1^T / n .
 
 It lies within [0, 1], is 1 for X and any a X Q + b with Q orthogonal, and does not need p = q. With few examples it is
-biased upwards. ``debiased`` takes the unbiased estimate of HSIC (Song et al. 2012, eq. 5; Nguyen et al. 2021, arXiv
+biased upwards. ``debiased`` uses the unbiased estimate of HSIC (Song et al. 2012, eq. 5; Nguyen et al. 2021, arXiv
 2010.15327, eq. 3): with the diagonals of K and L set to 0,
 
     HSIC_1 = [tr(K L) + (1^T K 1)(1^T L 1) / ((n - 1)(n - 2)) - 2 / (n - 2) 1^T K L 1] / (n (n - 3)) ,
 
-which can also be averaged over groups of examples: ``CKASums`` holds no more than one group.
+which can also be averaged over groups of examples: ``CKASums`` holds at most one group in memory.
 """
 
 import math
@@ -37,7 +37,7 @@ def linear_cka(first: Tensor, second: Tensor, *, debiased: bool = False) -> floa
     Returns
     -------
     float
-        NaN where features do not vary, or with fewer than two examples (four if debiased).
+        NaN if features do not vary, or with fewer than two examples (four if debiased).
 
     Raises
     ------
@@ -58,10 +58,10 @@ def linear_cka(first: Tensor, second: Tensor, *, debiased: bool = False) -> floa
 
 
 class CKASums:
-    """The debiased linear CKA of features that come batch by batch.
+    """The debiased linear CKA of features that arrive batch by batch.
 
-    HSIC is averaged over groups of ``GROUP`` consecutive examples, however they are cut into batches, then divided; a
-    last group of fewer than four examples has no estimate and is left out.
+    HSIC is averaged over groups of ``GROUP`` consecutive examples, independent of the batches, and then divided; a last
+    group of fewer than four examples has no estimate and is left out.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class CKASums:
         self._waiting: tuple[Tensor, Tensor] | None = None
 
     def add(self, first: Tensor, second: Tensor) -> None:
-        """Take in the features (n, ...) of a batch."""
+        """Add the features (n, ...) of a batch."""
         pair = (first, second)
         if self._waiting is not None:
             pair = (torch.cat([self._waiting[0], first]), torch.cat([self._waiting[1], second]))
@@ -80,7 +80,7 @@ class CKASums:
 
     @property
     def value(self) -> float:
-        """The alignment; NaN without a group of four examples, and where features do not vary."""
+        """The alignment; NaN without a group of four examples, and if features do not vary."""
         rest = self._waiting
         sums = self._sums if rest is None or len(rest[0]) < 4 else self._with(*rest)
         return math.nan if sums is None else _ratio(*sums.tolist())
@@ -98,7 +98,7 @@ def _three(first: Tensor, second: Tensor, *, debiased: bool) -> Tensor:
 
 
 def _centred(features: Tensor) -> Tensor:
-    # neither estimate depends on it; without it large means would cancel
+    # neither estimate depends on centring; without it, large means would cause cancellation
     vectors = flat(features)
     return vectors - vectors.mean(dim=0)
 

@@ -1,13 +1,14 @@
-"""Commutativity: may two models' weights exchange the features they read? A measure over a whole data set.
+"""Commutativity: whether two models' weights can exchange the features they read, measured over a data set.
 
 Zhou et al. 2023 ("Going Beyond Linear Mode Connectivity", definition 4): W1 H1 + W2 H2 = W1 H2 + W2 H1, that is
-(W1 - W2)(H1 - H2) = 0, with H what enters the layer (features of the one before, pooled where a pool lies between) and
-biases dropped; a convolution's W H is that convolution without its bias, stride, padding, dilation and groups kept.
-With weak additivity it gives LLFC at c = 1 (theorem 1 there).
+(W1 - W2)(H1 - H2) = 0, with H the input of the layer (features of the previous layer, pooled if a pool lies between)
+and biases dropped; a convolution's W H is that convolution without its bias, with the same stride, padding, dilation
+and groups. Together with weak additivity it implies LLFC at c = 1 (theorem 1 there).
 
 Compare Dist_com = dist(vec(W1 H1 + W2 H2), vec(W1 H2 + W2 H1)) with Dist_W = dist(vec W1, vec W2) and
 Dist_H = dist(vec H1, vec H2). dist(x, y) = |x - y|² / (|x| |y|); H and W H are matrices over all examples, so that
-norms are sums over the data set and an example weighs by its length. At a layer that reads the input H1 = H2: trivial.
+norms are sums over the data set and examples are weighted by their norms. At a layer that reads the model's input,
+H1 = H2 and commutativity is trivial.
 """
 
 import math
@@ -27,10 +28,10 @@ class Products:
     Attributes
     ----------
     first_first, first_second, second_first, second_second
-        The first word names the model of the weights, the second that of the features: ``first_second`` is W1 H2.
-        Shaped as the layer's output, (n, ...).
+        The first word names the model of the weights, the second the model of the features: ``first_second`` is W1 H2.
+        Each is shaped like the layer's output, (n, ...).
     excess
-        (W1 - W2)(H1 - H2), computed as such.
+        (W1 - W2)(H1 - H2), computed directly.
     """
 
     first_first: Tensor
@@ -47,11 +48,11 @@ class Commutativity:
     Attributes
     ----------
     commutativity
-        Dist_com, of the products.
+        Dist_com, between the products.
     weight_distance
-        Dist_W, of the two weights.
+        Dist_W, between the two weights.
     feature_distance
-        Dist_H, of the features that enter the layer.
+        Dist_H, between the features that enter the layer.
     """
 
     commutativity: float
@@ -67,14 +68,14 @@ def apply_weight(layer: nn.Module, weight: Tensor, inputs: Tensor) -> Tensor:
     layer
         An ``nn.Linear`` or ``nn.Conv2d``, whose stride, padding, dilation and groups are kept.
     weight
-        Weight of the shape that the layer's own has.
+        Weight of the same shape as the layer's own.
     inputs
         Features that enter the layer, of shape (n, ...).
 
     Returns
     -------
     Tensor
-        W H, shaped as the layer's output.
+        W H, shaped like the layer's output.
 
     Raises
     ------
@@ -90,7 +91,7 @@ def apply_weight(layer: nn.Module, weight: Tensor, inputs: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return functional.linear(inputs, weight)
     if isinstance(layer, nn.Conv2d):
-        # what its forward calls: it knows the padding modes
+        # as called by its forward: this handles the padding modes
         outputs: Tensor = layer._conv_forward(inputs, weight, None)
         return outputs
     raise ValueError(f"expected an nn.Linear or nn.Conv2d, got {type(layer).__name__}")
@@ -104,14 +105,14 @@ def cross_products(layer: nn.Module, weights: tuple[Tensor, Tensor], features: t
     layer
         The layer, as ``apply_weight`` takes it.
     weights
-        Its weight in the first model and in the second.
+        The layer's weight in the first model and in the second.
     features
-        What enters it in the first model and in the second, on the same batch; each of shape (n, ...).
+        The layer's inputs in the first model and in the second, on the same batch, each of shape (n, ...).
 
     Returns
     -------
     Products
-        All four, and that of the differences.
+        All four products, and the product of the differences.
 
     Raises
     ------
@@ -144,7 +145,7 @@ class CommutativitySums:
         self._features = torch.zeros(3, dtype=torch.float64)
 
     def add(self, products: Products, features: tuple[Tensor, Tensor]) -> None:
-        """Take in a batch: its ``cross_products`` and the ``features`` (n, ...) of both models that they are of."""
+        """Add a batch: its ``cross_products`` and the ``features`` (n, ...) of both models that they come from."""
         left = flat(products.first_first) + flat(products.second_second)
         right = flat(products.first_second) + flat(products.second_first)
         h1, h2 = flat(features[0]), flat(features[1])
@@ -152,7 +153,7 @@ class CommutativitySums:
         self._features = self._features.to(left.device) + _squares(h1 - h2, h1, h2)
 
     def result(self, weights: tuple[Tensor, Tensor]) -> Commutativity:
-        """Return the distances; ``weights`` are the layer's of both models."""
+        """Return the distances; ``weights`` are the layer's weights in both models."""
         w1, w2 = weights[0].double(), weights[1].double()
         return Commutativity(_distance(self._outputs), _distance(_squares(w1 - w2, w1, w2)), _distance(self._features))
 

@@ -1,7 +1,7 @@
-"""How two batches of features are compared, example by example, and how the values are averaged over a data set.
+"""Compare two batches of features, example by example, and average the values over a data set.
 
-Conv features are flattened: an example is one vector. Values and sums are float64. A vector of norm zero has no
-direction: the value of such an example is NaN ("dead"); it is left out of the mean and counted by ``ExampleMean``.
+Convolutional features are flattened: each example is one vector. Values and sums are float64. A vector of norm zero has
+no direction: the value of such a "dead" example is NaN; ``ExampleMean`` leaves it out of the mean and counts it.
 """
 
 import torch
@@ -16,8 +16,8 @@ def flat(features: Tensor) -> Tensor:
 def cosine_gap(first: Tensor, second: Tensor) -> Tensor:
     """Return 1 - cos(x, y) of each example.
 
-    Computed as |x/|x| - y/|y||² / 2, which has no cancellation: equal vectors give 0, and float32 features, not copied
-    to float64, have an error near 1e-7 of the value's square root.
+    It is computed as |x/|x| - y/|y||² / 2, which has no cancellation: equal vectors give 0, and float32 features, which
+    are not copied to float64, have an error near 1e-7 of the value's square root.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def cosine_gap(first: Tensor, second: Tensor) -> Tensor:
 def relative_distance(first: Tensor, second: Tensor) -> Tensor:
     """Return dist(x, y) = |x - y|² / (|x| |y|) of each example.
 
-    With r = |x| / |y| it is r + 1/r - 2 cos(x, y): it sees direction and length.
+    With r = |x| / |y| it is r + 1/r - 2 cos(x, y): it depends on direction and length.
 
     Parameters
     ----------
@@ -63,13 +63,13 @@ def relative_distance(first: Tensor, second: Tensor) -> Tensor:
     x, y = flat(first), flat(second)
     norms: Tensor = x.norm(dim=1) * y.norm(dim=1)
     distance = (x - y).square().sum(dim=1) / norms
-    # a zero vector against another one would be infinite
+    # otherwise infinite for a zero vector and a non-zero one
     return torch.where(norms > 0, distance, torch.nan)
 
 
 def _directions(features: Tensor) -> Tensor:
     vectors = features.reshape(len(features), -1)
-    # 0 / 0 is the NaN wanted
+    # 0 / 0 gives the intended NaN
     return vectors / _norms(vectors).to(vectors.dtype)[:, None]
 
 
@@ -80,7 +80,7 @@ def _norms(vectors: Tensor) -> Tensor:
 
 
 class ExampleMean:
-    """The mean of per-example values over batches, NaN values left out and counted; its sums stay on the device."""
+    """The mean of per-example values over batches; NaN values are left out and counted. Sums stay on the device."""
 
     def __init__(self) -> None:
         self._sum: Tensor | float = 0.0
@@ -88,14 +88,14 @@ class ExampleMean:
         self._seen = 0
 
     def add(self, values: Tensor) -> None:
-        """Take in the values (n,) of a batch."""
+        """Add the values (n,) of a batch."""
         self._sum = self._sum + values.nansum()
         self._defined = self._defined + (~values.isnan()).sum()
         self._seen += len(values)
 
     @property
     def value(self) -> float:
-        """The mean over the examples that have a value; NaN where none has."""
+        """The mean over the examples that have a value; NaN if none has."""
         return float(self._sum) / int(self._defined) if int(self._defined) else float("nan")
 
     @property

@@ -1,4 +1,4 @@
-"""Is a layer's map linear along the path between two models? LLFC and LEWC, example by example and over a data set.
+"""LLFC and LEWC: whether features are linear along the path between two models, per example and over a data set.
 
 With w(a) = a w1 + (1 - a) w2, first model w1, and f_l the features of layer l:
 LLFC (layerwise linear feature connectivity; Zhou et al. 2023, "Going Beyond Linear Mode Connectivity", definition 2):
@@ -42,7 +42,7 @@ class LayerCosines:
     layers
         Names of the L weighted layers, in the order they run.
     pairs
-        Positions of each pair in the list of states, (P, 2).
+        Indices of each pair into the list of states, (P, 2).
     alpha
         The point of the paths; alpha = 1 is the first of a pair.
     llfc
@@ -80,7 +80,7 @@ def linear_agreement(
     Returns
     -------
     tuple of Tensor
-        The gap 1 - cos and the coefficient, both (N,) in float64; NaN where f or t is zero.
+        The gap 1 - cos and the coefficient, both (N,) in float64; NaN if f or t is zero.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def layer_cosines(
     """Measure LLFC and its baseline at every layer, for pairs of models.
 
     A batch runs once through each state in a pair and once through each interpolation; the features of one batch are
-    held for all states, so that small batches are the fast ones on a CPU.
+    held for all states, so small batches are faster on a CPU.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def layer_cosines(
     states
         States of the models.
     pairs
-        Pairs of positions in ``states``; alpha = 1 is the first of a pair.
+        Pairs of indices into ``states``; alpha = 1 is the first of a pair.
     examples
         Examples whose features are compared.
     alpha
@@ -126,9 +126,9 @@ def layer_cosines(
     batch_size
         Number of examples per forward pass.
     repair
-        ``repair(state, end)``, that of ``barrier``, returns the state to measure in place of ``state``; an interpolated
-        one is repaired with the first model as ``end``, an end with itself. Under the BatchNorm policy ``none`` the
-        points between thus have the first model's statistics. None measures the states as they are.
+        ``repair(state, end)``, as in ``barrier``, returns the state to measure in place of ``state``; an interpolated
+        state is repaired with the first model as ``end``, an end with itself. Under the BatchNorm policy ``none``,
+        inner points thus have the first model's statistics. None measures the states unchanged.
 
     Returns
     -------
@@ -138,8 +138,8 @@ def layer_cosines(
     Raises
     ------
     ValueError
-        For a state that is not the model's or not finite, a pair of positions out of range, an alpha outside [0, 1], no
-        examples, and whatever ``measurable_layers`` refuses.
+        For a state that is not the model's or not finite, a pair of indices out of range, an alpha outside [0, 1], no
+        examples, and anything that ``measurable_layers`` refuses.
 
     Examples
     --------

@@ -1,13 +1,13 @@
-"""Which layers a model has, found by one dry run: the calls that hooks see, joined by the autograd graph between them.
+"""Find a model's layers by one dry run: the calls that hooks see, connected by the autograd graph between them.
 
 A layer is an ``nn.Linear`` or ``nn.Conv2d`` (other weights, such as an LSTM's, lie between the layers). Its features
 are the output of the first activation module that its output reaches without passing another layer: through norms,
 pooling, and the sum at the end of a residual block, so that the last convolution of a block and its shortcut both have
-the block's output as features. A layer that reaches the model's output first has that output (the logits) as features;
-one that reaches neither (a linear bottleneck) has its own output.
+the block's output as features. A layer whose output reaches the model's output first has that output (the logits) as
+features; a layer that reaches neither (a linear bottleneck) has its own output.
 
 Hooks do not see an activation that is called as a function: such a model is refused rather than measured wrongly, and
-``functional`` makes modules of such calls where it can. ``features`` reads the features.
+``functional`` converts such calls to modules if possible. ``features`` reads the features.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -40,7 +40,7 @@ ACTIVATIONS: tuple[type[nn.Module], ...] = (
     *(nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
     *(nn.Softsign, nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Hardswish, nn.Hardsigmoid, nn.Threshold),
 )
-# nn.PReLU is not among them: its slope is a weight, and weak additivity is about one function
+# without nn.PReLU: its slope is a weight, and weak additivity concerns a single function
 FUNCTIONS = frozenset(
     (
         *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "threshold", "threshold_"),
@@ -52,18 +52,18 @@ FUNCTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Layer:
-    """One weighted layer, and where its features lie.
+    """One weighted layer, and where to find its features.
 
     Attributes
     ----------
     name
         Name of its module.
     index
-        Its number in the order that layers run, from 1.
+        Its number in the order in which layers run, from 1.
     depth
-        Largest number of layers on a way from the input to the features: the l of a plain stack.
+        Largest number of layers on a path from the input to the features: the l of a plain stack.
     site
-        Name of the module whose output the features are, the model itself being ``""``.
+        Name of the module whose output is the features; ``""`` is the model itself.
     call
         Number of the call of ``site`` that returns them, from 0.
     activated
@@ -105,7 +105,7 @@ def find_layers(model: nn.Module, inputs: Tensor, *, state: Mapping[str, Tensor]
     inputs
         A batch of inputs for the run; one example will do.
     state
-        Tensors to run at by name; those that it lacks are the model's own, by default all.
+        Tensors to use by name; the model's own are used for missing ones, by default for all.
 
     Returns
     -------
@@ -233,7 +233,7 @@ def _require_measurable(run: _DryRun, calls: list[_Call], output: Any) -> None:
 
 
 def _behind(node: Any, stop: Callable[[Any], bool]) -> Iterable[Any]:
-    """Yield the autograd nodes behind ``node``, itself included, going no further where ``stop`` is true."""
+    """Yield the autograd nodes behind ``node``, including itself, not going beyond nodes for which ``stop`` is true."""
     stack, seen = [node], set()
     while stack:
         current = stack.pop()
@@ -255,7 +255,7 @@ def _weights_behind(node: Any, names: Mapping[int, str]) -> set[str]:
 
 
 def _buffers_with(below: set[str], model: nn.Module, order: list[str], site: str) -> set[str]:
-    """Return the buffers that go with ``below``: in a module with such a weight or, without weights, one run before."""
+    """Return the buffers of modules with a weight in ``below``, and of modules without weights that ran before."""
     before = set(order[: order.index(site)]) if site else set(order)
     names: set[str] = set()
     for name, _ in model.named_buffers():

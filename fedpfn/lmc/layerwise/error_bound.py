@@ -1,13 +1,13 @@
 """What LLFC at the output implies for the errors along a path (Zhou et al. 2023, lemma 1).
 
-Where c f(w(a)) = a f(w1) + (1 - a) f(w2) at the logits, an example that both ends get right is right on the whole path:
+If c f(w(a)) = a f(w1) + (1 - a) f(w2) for the logits, an example that both ends get right is right on the entire path:
 the right class leads in both terms. So the error of the path is at most the sum of the ends' errors, at most 2 eps if
 each is at most eps.
 """
 
 
 def path_error_bound(first: float, second: float) -> float:
-    """Return 2 max(first, second), at most 1: what no error on the path exceeds under LLFC at the output.
+    """Return 2 max(first, second), at most 1: the bound on any error on the path under LLFC at the output.
 
     Parameters
     ----------
@@ -17,7 +17,7 @@ def path_error_bound(first: float, second: float) -> float:
     Returns
     -------
     float
-        The bound; NaN where an error is NaN.
+        The bound; NaN if an error is NaN.
 
     Raises
     ------

@@ -1,11 +1,11 @@
-"""Reading what enters a layer, its pre-activation and its features, one batch at a time, by forward hooks.
+"""Read a layer's inputs, pre-activation and features, one batch at a time, by forward hooks.
 
-Never more than one batch is held: a measure accumulates sums over the passes. ``discovery`` finds the layers and where
-their features lie.
+At most one batch is held: a measure accumulates sums over the passes. ``discovery`` finds the layers and the modules
+that return their features.
 
-The pre-activation h of a layer is what enters its activation: after a norm layer, after pooling in between, after the
-sum of a residual block. The features f are what leaves the activation. Without one (the last layer) both are the
-layer's output, the logits.
+The pre-activation h of a layer is the input of its activation: after a norm layer, after pooling in between, after the
+sum of a residual block. The features f are the output of the activation. Without an activation (the last layer) both
+are the layer's output, the logits.
 """
 
 from collections import Counter
@@ -27,12 +27,12 @@ Key = tuple[str, int, str]  # module, number of its call, and "in", "out" or "we
 
 @dataclass(frozen=True)
 class Captured:
-    """What was captured at a layer in one pass.
+    """The tensors captured at a layer in one pass.
 
     Attributes
     ----------
     weight
-        Its weight in the state that ran.
+        The layer's weight in the state that ran.
     entering
         Its inputs, of shape (n, ...).
     before
@@ -56,7 +56,7 @@ class Pass:
     output
         Output of the model, (n, ...).
     layers
-        What was captured at each layer, in the order of the layers asked for.
+        The tensors captured at each layer, in the order of the requested layers.
     """
 
     output: Tensor
@@ -71,7 +71,7 @@ def capture(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, state: Ma
     model
         The network.
     layers
-        Layers of it (``measurable_layers``).
+        The model's layers (``measurable_layers``).
     inputs
         Decoded inputs of the batch, of shape (n, ...).
     state
@@ -80,7 +80,7 @@ def capture(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, state: Ma
     Returns
     -------
     Pass
-        The output and what was captured at each layer.
+        The output and the tensors captured at each layer.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def batches(examples: Examples, batch_size: int) -> Iterator[tuple[Tensor, Tenso
     Raises
     ------
     ValueError
-        Without examples, or for batches of none.
+        Without examples, or for batches of size 0.
     """
     if not len(examples) or batch_size < 1:
         raise ValueError(f"features need examples, in batches of 1 or more; got {len(examples)} and {batch_size}")
@@ -152,7 +152,7 @@ def batches(examples: Examples, batch_size: int) -> Iterator[tuple[Tensor, Tenso
 
 
 def require_states(model: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> None:
-    """Raise ``ValueError``, naming the state by its position from 0, where one is not the model's or is not finite."""
+    """Raise ``ValueError``, naming the state by its index from 0, if one is not the model's or is not finite."""
     own = trainable(model) | float_buffers(model)
     for position, state in enumerate(states):
         try:
@@ -194,7 +194,7 @@ def _hook(name: str, module: nn.Module, wanted: set[Key], recorded: dict[Key, Te
         key = (name, calls[what], what)
         calls[what] += 1
         if key in wanted:
-            # a copy: later modules may work in place
+            # copied: later modules may work in place
             recorded[key] = tensor.detach().clone()
 
     def start(module: nn.Module, args: Any, kwargs: Any) -> None:

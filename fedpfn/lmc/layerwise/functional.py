@@ -1,6 +1,6 @@
-"""Activations called as functions, such as ``F.relu(x)``, made modules, whose output hooks can read.
+"""Convert activations that are called as functions, such as ``F.relu(x)``, to modules, whose output hooks can read.
 
-The forward is traced by ``torch.fx`` and each call of an activation is put into a module of its own. Weights keep their
+The forward is traced by ``torch.fx`` and each call of an activation becomes a separate module. Weights keep their
 names, and the network computes the same.
 """
 
@@ -23,22 +23,22 @@ def measurable_layers(
     model
         The network; it is not changed.
     inputs
-        An example or more, for the dry run that looks for layers.
+        One or more examples, for the dry run that finds layers.
     state
-        Tensors to run at, by default the model's own.
+        Tensors to use, by default the model's own.
 
     Returns
     -------
     tuple
-        The model itself where its activations are modules, else a copy for evaluation in which they are: what a forward
-        does in training alone, such as ``F.dropout(x, training=self.training)``, is left out. Then its layers, a tuple
-        of ``Layer`` in the order they run.
+        The model itself if its activations are modules, else a copy for evaluation in which they are; operations that a
+        forward performs only in training, such as ``F.dropout(x, training=self.training)``, are left out. Then its
+        layers, a tuple of ``Layer`` in the order they run.
 
     Raises
     ------
     ValueError
-        What ``find_layers`` refuses and no rewriting helps: an activation as a function in a forward that branches on
-        values, or one with a weight of its own; a layer that runs twice.
+        For anything that ``find_layers`` refuses and rewriting cannot solve: an activation called as a function in a
+        forward that branches on values, or one with its own weight; a layer that runs twice.
     """
     try:
         return model, find_layers(model, inputs, state=state)
@@ -50,11 +50,11 @@ def measurable_layers(
 
 
 def _rewritten(model: nn.Module) -> nn.Module | None:
-    """Return the network with its activations as modules, or None where there is none to rewrite or no way to."""
+    """Return the network with its activations as modules, or None if there are none or it is impossible."""
     copy = deepcopy(model).eval()
     try:
         traced = fx.symbolic_trace(copy)
-    # whatever a forward does with the stand-ins that fx gives it; the caller says why it needs one that can be traced
+    # a forward may raise anything on fx's proxies; the caller reports why the model must be traceable
     except Exception:
         return None
     if traced.state_dict().keys() != model.state_dict().keys():
@@ -74,7 +74,7 @@ def _rewritten(model: nn.Module) -> nn.Module | None:
 def _activation(node: fx.Node) -> Callable[..., Tensor] | None:
     """Return the activation that a node calls as a function of one tensor, the same in every call; else None.
 
-    Not one with a slope that is learned, nor one that draws.
+    Activations with a learned slope, and random ones, are excluded.
     """
     named = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     settings: list[Any] = [*node.args[1:], *node.kwargs.values()]

@@ -1,4 +1,4 @@
-"""Evaluation mode within a block: otherwise features would depend on dropout's draws and on the batch (BatchNorm)."""
+"""Evaluation mode within a block, since features would otherwise depend on dropout and on the batch (BatchNorm)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,9 +1,9 @@
-"""Reciprocal orthogonality: do one model's weights ignore the other model's features?
+"""Reciprocal orthogonality: whether one model's weights ignore the other model's features.
 
 "Do We Really Need Permutations? Impact of Width Expansion on Linear Mode Connectivity", definition 5.2: for l >= 2,
-W_l^2 z_{l-1}^1 = 0 and W_l^1 z_{l-1}^2 = 0, with z what enters the layer and no bias. With weak additivity it gives
-LEWC: the two models coexist in the mean. Measured by E|W2 z1| / E|W1 z1| and its mirror: 0 where it holds,
-near 1 for models that differ by little. At a layer that reads the input both z are the input: not defined there.
+W_l^2 z_{l-1}^1 = 0 and W_l^1 z_{l-1}^2 = 0, with z the input of the layer and no bias. Together with weak additivity it
+implies LEWC: the two models coexist in the mean. It is measured by E|W2 z1| / E|W1 z1| and its mirror: 0 if it holds,
+near 1 for models that differ little. It is not defined at a layer that reads the model's input, where both z are equal.
 """
 
 import math
@@ -31,14 +31,14 @@ class OrthogonalitySums:
         self._norms = torch.zeros(4, dtype=torch.float64)
 
     def add(self, products: Products) -> None:
-        """Take in the ``cross_products`` of a batch."""
+        """Add the ``cross_products`` of a batch."""
         foreign = (products.second_first, products.first_second)
         own = (products.first_first, products.second_second)
         norms = torch.stack([_sum_of_norms(outputs) for outputs in (*foreign, *own)])
         self._norms = self._norms.to(norms.device) + norms
 
     def result(self) -> tuple[float, float]:
-        """Return E|W2 z1| / E|W1 z1| and E|W1 z2| / E|W2 z2|; NaN where the denominator is 0."""
+        """Return E|W2 z1| / E|W1 z1| and E|W1 z2| / E|W2 z2|; NaN if the denominator is 0."""
         foreign_first, foreign_second, first, second = self._norms.tolist()
         return (
             foreign_first / first if first else math.nan,

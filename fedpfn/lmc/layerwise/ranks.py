@@ -1,9 +1,10 @@
 """Stable ranks and singular values of weights and activations (Zhou et al. 2023, appendix B.5).
 
-Stable rank |W|_F² / |W|_2², between 1 and the rank, NaN for a matrix of zeros. A convolution's weight is the matrix
-(out, in · height · width). The activations of a layer are the matrix of its features over a data set; of a convolution,
-that of its channels over examples and pixels, as its weight's rows are channels. Their singular values come from the
-Gram matrix, summed over batches in float64 and not centred, so that those below 1e-8 of the largest are rounding.
+The stable rank is |W|_F² / |W|_2², between 1 and the rank, NaN for a matrix of zeros. A convolution's weight is taken
+as the matrix (out, in · height · width). The activations of a layer are the matrix of its features over a data set; for
+a convolution, of its channels over examples and pixels, since the rows of its weight are channels. Their singular
+values come from the Gram matrix, summed over batches in float64 and not centred, so that those below 1e-8 of the
+largest are rounding errors.
 """
 
 import math
@@ -11,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-LARGEST = 2048  # a Gram matrix of 32 MB, and seconds for its eigenvalues
+LARGEST = 2048  # its Gram matrix takes 32 MB, and its eigenvalues seconds
 
 
 def weight_singular_values(weight: Tensor) -> Tensor:
@@ -27,7 +28,7 @@ def weight_singular_values(weight: Tensor) -> Tensor:
 def weight_stable_rank(weight: Tensor) -> float:
     """Return the stable rank of a weight (out, ...) as a matrix W: |W|_F² over the largest eigenvalue of W Wᵀ.
 
-    The largest singular value is as exact from there as from W, at a hundredth of the cost for the wide matrices of
+    This gives the largest singular value as exactly as W does, at a hundredth of the cost for the wide matrices of
     convolutions: a decomposition of 512 x 4608 takes seconds.
 
     >>> round(weight_stable_rank(torch.tensor([[0.0, 2.0], [-2.0, 0.0]])), 12)
@@ -53,7 +54,7 @@ def stable_rank(singular_values: Tensor) -> float:
 class ActivationGram:
     """The Gram matrix of one layer's features over the batches of a data set.
 
-    Features of more than ``largest`` units or channels are left out: their ``singular_values`` are None.
+    Features with more than ``largest`` units or channels are left out: their ``singular_values`` are None.
 
     >>> gram = ActivationGram()
     >>> gram.add(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
@@ -67,7 +68,7 @@ class ActivationGram:
         self._gram: Tensor | None = None
 
     def add(self, features: Tensor) -> None:
-        """Take in the features (n, units), or (n, channels, ...), of a batch."""
+        """Add the features (n, units), or (n, channels, ...), of a batch."""
         units = features.shape[1]
         if units > self._largest:
             return
@@ -83,6 +84,6 @@ class ActivationGram:
         return values
 
     def stable_rank(self) -> float:
-        """Return the stable rank of the activations; NaN where they are zero, or left out."""
+        """Return the stable rank of the activations; NaN if they are zero or left out."""
         values = self.singular_values()
         return math.nan if values is None else stable_rank(values)

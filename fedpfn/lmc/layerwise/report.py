@@ -1,8 +1,8 @@
 """``layer_report``: every layerwise measure of one pair of models, layer by layer, in one pass over the examples.
 
-What is measured is defined in ``connectivity`` (LLFC, LEWC), ``additivity``, ``commutativity``, ``orthogonality``,
-``stitching``, ``ranks``, ``cka`` and ``error_bound``; here a batch runs through both models and the points between
-them, and every measure is updated with it. For many pairs at little cost use ``connectivity.layer_cosines``.
+The measures are defined in ``connectivity`` (LLFC, LEWC), ``additivity``, ``commutativity``, ``orthogonality``,
+``stitching``, ``ranks``, ``cka`` and ``error_bound``; here each batch runs through both models and the points between
+them, and updates every measure. For many pairs at a lower cost use ``connectivity.layer_cosines``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,18 +36,18 @@ ALPHAS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class LayerRow:
-    """The measures of one layer; NaN where one is not defined.
+    """The measures of one layer; NaN for a measure that is not defined.
 
     Attributes
     ----------
     layer
         Name of the layer.
     index
-        Its number in the order that layers run, from 1.
+        Its number in the order in which layers run, from 1.
     depth
-        Largest number of layers on a way from the input to its features.
+        Largest number of layers on a path from the input to its features.
     features
-        Name of the module whose output its features are, or ``output`` for the model's own.
+        Name of the module whose output is its features, or ``output`` for the model's output.
     llfc
         E[1 - cos] under LLFC, one value per alpha.
     baseline
@@ -57,7 +57,7 @@ class LayerRow:
     llfc_coefficient
         Mean coefficient under LLFC, one value per alpha.
     lewc, lewc_coefficient
-        The same two under LEWC.
+        The same as ``llfc`` and ``llfc_coefficient``, under LEWC.
     left_out
         Number of dead examples left out of ``llfc``, one per alpha.
     additivity, additivity_gap
@@ -102,7 +102,7 @@ class LayerReport:
     Attributes
     ----------
     alphas
-        Points of the path that were measured; alpha = 1 is the first model.
+        Measured points of the path; alpha = 1 is the first model.
     layers
         One row per layer, in the order they run.
     end_errors
@@ -168,23 +168,23 @@ def layer_report(
     first, second
         States of the two models.
     examples
-        Examples that everything is measured on.
+        Examples for all measures.
     alphas
         Points of the path, one or more within [0, 1].
     batch_size
         Number of examples per forward pass, except in the evaluations of ``stitching``.
     repair
-        ``repair(state, end)``, that of ``barrier``, returns the state to measure in place of ``state``; an interpolated
-        one is repaired with the first model as ``end``, an end with itself. Under the BatchNorm policy ``none`` the
-        points between thus have the first model's statistics. None measures the states as they are.
+        ``repair(state, end)``, as in ``barrier``, returns the state to measure in place of ``state``; an interpolated
+        state is repaired with the first model as ``end``, an end with itself. Under the BatchNorm policy ``none``,
+        inner points thus have the first model's statistics. None measures the states unchanged.
     stitching
         Evaluate stitches, which costs two evaluations per layer; without it their columns are NaN.
     ranks
         Compute stable ranks, which costs two eigenvalue decompositions per layer and model; without it their columns
         are NaN.
     progress
-        ``progress(done, total)`` is called after every batch, after every layer stitched each way and after every layer
-        summed up.
+        ``progress(done, total)`` is called after every batch, after every layer is stitched in each direction, and
+        after every layer is summed up.
 
     Returns
     -------
@@ -194,8 +194,8 @@ def layer_report(
     Raises
     ------
     ValueError
-        For a state that is not the model's or not finite, no alphas or one outside [0, 1], no examples, and what
-        ``measurable_layers`` refuses.
+        For a state that is not the model's or not finite, no alphas or one outside [0, 1], no examples, and anything
+        that ``measurable_layers`` refuses.
 
     Examples
     --------
@@ -248,14 +248,14 @@ class _LayerSums:
         self.activation = model.get_submodule(layer.site) if layer.activated else None
         self.alphas, self.ranks, self.cka = alphas, ranks, CKASums()
         self.baseline, self.additivity, self.additivity_gap = ExampleMean(), ExampleMean(), ExampleMean()
-        # of an alpha: 1 - cos and coefficient of LLFC, then of LEWC
+        # per alpha: 1 - cos and coefficient of LLFC, then of LEWC
         self.linear = [[ExampleMean() for _ in range(4)] for _ in alphas]
         self.commutativity, self.orthogonality = CommutativitySums(), OrthogonalitySums()
         self.grams = (ActivationGram(), ActivationGram())
         self.weights: tuple[Tensor, Tensor] | None = None
 
     def add(self, first: Captured, second: Captured, *mixed: Captured) -> None:
-        """Accumulate what was captured at the layer in the passes of one batch."""
+        """Accumulate the tensors captured at the layer in the passes of one batch."""
         self.weights = weights = (first.weight, second.weight)
         self.baseline.add(cosine_gap(first.after, second.after))
         self.cka.add(first.after, second.after)
@@ -311,7 +311,7 @@ class _LayerSums:
 
 
 def _wrong(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """Return 1 for a wrong answer and 0 for a right one; NaN where there are none, as in a regression."""
+    """Return 1 for a wrong answer and 0 for a right one; NaN if answers are neither, as in a regression."""
     if not task.has_accuracy:
         return torch.full((len(labels),), nan, dtype=torch.float64, device=labels.device)
     return 1 - task.score(logits, labels).double().reshape(len(labels), -1).mean(dim=1)

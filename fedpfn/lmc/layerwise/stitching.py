@@ -1,8 +1,8 @@
-"""Stitching: one model up to layer l, another above it, no adapter in between (Zhou et al. 2023, appendix B.4).
+"""Stitching: one model up to layer l, another above it, without an adapter (Zhou et al. 2023, appendix B.4).
 
-All that f_l depends on is taken from the lower model and the rest from the upper one; together they form one network of
-the same architecture, which is evaluated as such. In a plain stack that is f_upper above l on top of f_lower up to l.
-In a residual net the same holds at the output of a block; at a layer inside a block the shortcut carries the lower
+All tensors that f_l depends on are taken from the lower model and the rest from the upper one; together they form a
+network of the same architecture, which is evaluated. In a plain stack this is f_upper above l on top of f_lower up to
+l. In a residual net the same holds at the output of a block; at a layer inside a block, the shortcut carries the lower
 model's stream, and a shortcut's own projection, on which f_l does not depend, is the upper model's.
 """
 
@@ -40,7 +40,7 @@ class Stitching:
 
 
 def stitch(layer: Layer, lower: Mapping[str, Tensor], upper: Mapping[str, Tensor]) -> State:
-    """Return the state with ``lower``'s tensors where the features of ``layer`` depend on them, else ``upper``'s.
+    """Return the state with the tensors of ``lower`` that the features of ``layer`` depend on, and else of ``upper``.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ def stitching_errors(
 ) -> Stitching:
     """Evaluate the stitch of ``lower`` below and ``upper`` above at every layer.
 
-    At the last layer nothing of ``upper`` remains. Layers whose stitches are one network, as a block's last convolution
-    and its projection, are evaluated once.
+    At the last layer nothing of ``upper`` remains. Layers with the same stitched network, such as a block's last
+    convolution and its projection, are evaluated once.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def stitching_errors(
     lower, upper
         States of the two models.
     examples
-        Examples that stitches are evaluated on.
+        Examples for evaluating the stitches.
     layers
         Layers to stitch at, by default all of the model's.
     batch_size
@@ -95,7 +95,7 @@ def stitching_errors(
     Raises
     ------
     ValueError
-        For a state that is not the model's or not finite, and what ``measurable_layers`` refuses.
+        For a state that is not the model's or not finite, and anything that ``measurable_layers`` refuses.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Activation matching: units are paired by what they compute on examples.
+"""Activation matching: pair units by their features on examples.
 
-For each permutation, maximise tr(P^T C) with C = E[h_A h_B^T], h the features of its units after the activation (Git
-Re-Basin, section 3.1). The permutations are independent of each other: one linear assignment each.
+For each permutation, maximise tr(P^T C) with C = E[h_A h_B^T], where h are the features of its units after the
+activation (Git Re-Basin, section 3.1). The permutations are independent: one linear assignment each.
 """
 
 from collections import Counter
@@ -45,7 +45,7 @@ def activation_matching(
     spec
         The hidden units of the architecture.
     model
-        Gives the architecture and is not changed.
+        Determines the architecture; it is not changed.
     first, second
         The state that stays and the state that is renumbered, of equal shapes and dtypes, on the same device.
     examples
@@ -66,7 +66,7 @@ def activation_matching(
     ------
     ValueError
         For states that are not the spec's, differ from each other in shape, dtype or device, or are not finite, for
-        features that are not finite, a permutation whose features the spec does not name, and no examples.
+        features that are not finite, a permutation whose features the spec does not locate, and no examples.
 
     Examples
     --------
@@ -137,13 +137,13 @@ def feature_products(
 
 @contextmanager
 def _recorded(model: nn.Module, spec: PermutationSpec) -> Iterator[State]:
-    """Yield a dict that after each forward pass holds the features of every permutation, (units, values)."""
+    """Yield a dict that holds the features of every permutation, (units, values), after each forward pass."""
     seen: State = {}
     by_module: dict[str, list[tuple[str, Features]]] = {}
     for name, features in spec.features.items():
         by_module.setdefault(features.module, []).append((name, features))
     calls: Counter[tuple[str, bool]] = Counter()
-    # counted anew in every pass
+    # calls are counted anew in every pass
     hooks: list[RemovableHandle] = [model.register_forward_pre_hook(lambda *_: calls.clear())]
     for path, wanted in by_module.items():
         hooks += _hooks(model.get_submodule(path), wanted, spec, seen, calls)
@@ -161,7 +161,7 @@ def _hooks(
     seen: State,
     calls: Counter[tuple[str, bool]],
 ) -> Iterator[RemovableHandle]:
-    """Register what takes the ``wanted`` features of one module into ``seen``."""
+    """Register the hooks that record the ``wanted`` features of one module in ``seen``."""
     path = wanted[0][1].module
 
     def take(tensor: object, *, entering: bool) -> None:

@@ -2,9 +2,9 @@
 
 A move swaps two random units in every layer; the energy is the mean accuracy of the two ends less that of the midpoint
 (Entezari et al. 2022, section 4). A move that raises the energy by d is accepted with probability exp(-d / T).
-Published temperatures are so far above any difference of two accuracies that every move is accepted: a random walk.
-Here T falls geometrically from ``hottest``, by default a tenth of a percentage point of accuracy, to ``coldest``, a
-hundredth of that, so that the walk ends as a descent.
+Published temperatures are so far above any difference of two accuracies that every move is accepted, which gives a
+random walk. Here T falls geometrically from ``hottest``, by default a tenth of a percentage point of accuracy, to
+``coldest``, a hundredth of that, so that the walk ends as a descent.
 """
 
 import math
@@ -41,7 +41,7 @@ def simulated_annealing(
     start: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
 ) -> Matching:
-    """Return the matching of ``second`` to ``first`` of the lowest energy met in ``steps`` moves from ``start``.
+    """Return the matching of ``second`` to ``first`` with the lowest energy found in ``steps`` moves from ``start``.
 
     A permutation does not change its network's accuracy, so the ends are evaluated once. BatchNorm's statistics are
     estimated anew at both ends and at every midpoint.
@@ -51,13 +51,13 @@ def simulated_annealing(
     spec
         The hidden units of the architecture.
     model
-        Gives the architecture and is not changed.
+        Determines the architecture; it is not changed.
     first, second
         The state that stays and the state that is renumbered, of equal shapes and dtypes, on the same device.
     examples
         Labelled examples over which accuracies are averaged.
     seed
-        Seed of the swaps, and of whether a move that raises the energy is accepted.
+        Seed of the swaps and of accepting moves that raise the energy.
     steps
         Number of moves, 0 or more.
     hottest, coldest
@@ -70,8 +70,8 @@ def simulated_annealing(
     Returns
     -------
     Matching
-        ``objective`` is the energy at the walk's position, before the first and after each move, each a sweep; the
-        result has the lowest energy of all positions.
+        ``objective`` is the energy before the first and after each move, which counts as a sweep; the result has the
+        lowest energy of all visited points.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def simulated_annealing(
         raise ValueError("annealing compares accuracies: it needs examples, labelled with classes")
     require_pair(spec, first, second)
     examples = examples.decoded()
-    # a model is its own midpoint with itself: the ends get the same treatment of statistics as the points between
+    # a model is its own midpoint with itself: statistics at the ends are treated as at the points between
     ends = sum(midpoint_evaluator(model, state, examples)(state).accuracy for state in (first, second)) / 2
     evaluate_midpoint = midpoint_evaluator(model, first, examples)
 
@@ -110,7 +110,7 @@ def simulated_annealing(
 
 
 def _swapped(permutations: Mapping[str, Tensor], generator: np.random.Generator) -> Permutations:
-    """Return ``permutations`` with two random entries of each exchanged."""
+    """Return ``permutations`` with two random entries swapped in each."""
     result = {name: index.clone() for name, index in permutations.items()}
     for index in result.values():
         if len(index) > 1:

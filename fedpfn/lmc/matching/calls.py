@@ -1,4 +1,4 @@
-"""A call of an operator as rules see it, and the rules that hold whatever the operator does."""
+"""An operator call as seen by the rules, and the rules that apply to any operator."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Call:
         return self.dims_of(next(self.arguments[name] for name in names if name in self.arguments))
 
     def tensors(self) -> list[Tensor]:
-        """Return every tensor among the arguments, those in lists too."""
+        """Return every tensor among the arguments, including those in lists."""
         values = [value if isinstance(value, list | tuple) else [value] for value in self.arguments.values()]
         return [entry for value in values for entry in value if isinstance(entry, Tensor)]
 
@@ -44,7 +44,7 @@ def unknown(call: Call) -> Sequence[Dims]:
 
 
 def elementwise(call: Call) -> Sequence[Dims]:
-    """Tie dimensions that broadcasting aligns."""
+    """Tie the dimensions that broadcasting aligns."""
     shape = call.shapes[0]
     result: list[Dim | None] = [None] * len(shape)
     for tensor in call.tensors():

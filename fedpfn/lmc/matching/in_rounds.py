@@ -1,10 +1,10 @@
-"""Matching the client models of a round before they are averaged: which units may move, and how many did.
+"""Match the client models of a round before they are averaged: which units may move, and the number that did.
 
-Under a mask a frozen entry must keep its value from before the round, in every client's model and in their mean. A
-permutation that moved one would break that; undoing it there would leave a network that is only partly renumbered. So
-a unit may move only if none of its entries (its weights on every axis, its bias, its norm's parameters) is frozen: the
-renumbered model then computes what the client's does, and frozen entries stay in place. A mask of single weights leaves
-no unit of its layers free; one that leaves layers out frees the units between them.
+Under a mask, a frozen entry must keep its value from before the round, in every client's model and in their mean. A
+permutation that moved it would break this; restoring only the frozen entries would leave a partly renumbered network.
+So a unit may move only if none of its entries (its weights on every axis, its bias, its norm's parameters) is frozen:
+the renumbered model then computes the same as the client's, and frozen entries stay in place. A mask of single weights
+leaves no unit of its layers free; a mask that leaves layers out frees the units between them.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from fedpfn.lmc.matching.permutations import Axis, PermutationSpec, extent, part
 
 
 def movable_units(spec: PermutationSpec, active: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return for each permutation's units whether all of their entries are active.
+    """Return for each unit of each permutation whether all of its entries are active.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
-"""Merging several models: each is matched by weights to the others, and their mean is taken.
+"""Merge several models: match each by weights to the others, and take their mean.
 
 A first pass matches each model to the mean of those before it, in the order given. Rounds follow in which every model,
 in random order, is matched to the mean of all others, until none moves (Git Re-Basin, Ainsworth et al. 2023, MergeMany,
-which starts its rounds at the models as they are). The first pass reduces the number of rounds, and aligns copies of
-one model, which rounds alone may not: the mean of randomly renumbered copies resembles none of them. BatchNorm's
-statistics of the result are the models' averages; ``batch_norm`` re-estimates them.
+which starts its rounds from the unmatched models). The first pass reduces the number of rounds, and aligns copies of
+one model, which rounds alone may fail to do: the mean of randomly renumbered copies resembles none of them. The
+result's BatchNorm statistics are the averages of the models'; ``batch_norm`` re-estimates them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from fedpfn.seeding import derive, numpy_generator
 
 @dataclass(frozen=True)
 class Merging:
-    """Models that are renumbered and merged.
+    """Renumbered models and their mean.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ def merge_many(
     max_rounds: int = 100,
     max_sweeps: int = 100,
 ) -> Merging:
-    """Merge several ``states``; the first pass leaves the first state as it is.
+    """Merge several ``states``; the first pass does not change the first state.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def merge_many(
     Returns
     -------
     Merging
-        In the rounds its objective never falls.
+        The merged models; the objective never falls during the rounds.
 
     Raises
     ------

@@ -42,22 +42,22 @@ def match(
     first, second
         The state that stays and the state that is renumbered, of equal shapes and dtypes, on the same device.
     examples
-        Data that the methods compare models on; ``weight`` needs none. The first example also runs through the model to
-        find its permutations (``spec_for``); with None one is made up.
+        Data on which the methods compare models; ``weight`` needs none. The first example also runs through the model
+        to find its permutations (``spec_for``); with None an artificial one is used.
     seed
-        Seed of the method's random draws; ``activation`` has none.
+        Seed of the method's random draws; ``activation`` draws nothing.
     **options
-        The method's own (``max_sweeps``, ``steps``, ``lr``, ...), and ``progress`` for all of them.
+        The method's own options (``max_sweeps``, ``steps``, ``lr``, ...), and ``progress`` for all methods.
 
     Returns
     -------
     Matching
-        With the sweeps and the objective that the method defines.
+        The matching, with sweeps and objective as the method defines them.
 
     Raises
     ------
     ValueError
-        For an unknown method or option, missing examples, a model without a specification, and whatever the method
+        For an unknown method or option, missing examples, a model without a specification, and anything that the method
         itself refuses.
 
     Examples

@@ -1,4 +1,4 @@
-"""Evaluating the midpoint of two models, (w1 + w2) / 2: shared by the matching methods that minimise its loss."""
+"""Evaluate the midpoint of two models, (w1 + w2) / 2, for the matching methods that optimise it."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -15,7 +15,7 @@ from fedpfn.params import lerp
 def midpoint_evaluator(
     model: nn.Module, first: Mapping[str, Tensor], examples: Examples
 ) -> Callable[[Mapping[str, Tensor]], Evaluation]:
-    """Return the function from a second state to the evaluation on ``examples`` of its midpoint with ``first``.
+    """Return the function that evaluates the midpoint of ``first`` and a second state on ``examples``.
 
     BatchNorm's statistics are re-estimated from the same examples: averaged ones fit neither network, and would
     drown out the effect of a permutation (REPAIR, Jordan et al. 2023). ``model`` is not changed.

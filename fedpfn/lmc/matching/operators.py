@@ -1,8 +1,8 @@
 """What PyTorch's operators do to units: one rule for each kind of operator, by its name in ATen.
 
-A rule ties the dimensions of an operator's inputs to each other and returns those of its outputs. It may do so only
-where the operator treats the tied entries alike: a permutation of them then passes through, exactly. An operator
-without a rule fixes its inputs. Spatial positions are never permuted: dimensions that a window slides over are fixed.
+A rule ties the dimensions of an operator's inputs to each other and returns those of its outputs. It may do so only if
+the operator treats the tied entries alike: it then commutes exactly with a permutation of them. An operator without a
+rule fixes its inputs. Spatial positions are never permuted: dimensions that a window slides over are fixed.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def _same(call: Call) -> Sequence[Dims]:
 
 
 def _constant(call: Call) -> Sequence[Dims]:
-    # one number throughout: it may be tied to anything
+    # all entries are the same number, so they may be tied to anything
     return [[free(size) for size in shape] for shape in call.shapes]
 
 

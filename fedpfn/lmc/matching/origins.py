@@ -1,8 +1,8 @@
-"""Which layer makes the units of a permutation, which name they get from it, and where a hook can read their features.
+"""Which layer produces the units of a permutation, the name they get from it, and where a hook can read their features.
 
-The units of a stream are made by several layers, which add to it. Its features are its values after the last of them:
-past the norm, past the sum, after the first activation, as some module returns them or, where the activation is not a
-module, as the next module receives them.
+The units of a stream are produced by several layers, which add to it. Its features are its values after the last of
+them: after the norm, the sum and the first activation, as returned by a module or, if the activation is not a module,
+as received by the next module.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from fedpfn.lmc.matching.tracing import Step, Trace
 
 @dataclass(frozen=True)
 class Origin:
-    """A permutation's name, the place of its features (None if no module shows them), and the step before which the
+    """A permutation's name, the location of its features (None if no module shows them), and the step before which the
     module that it is named after starts."""
 
     name: str
@@ -26,7 +26,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class _Sight:
-    """A step at which the units occur: ``axis`` holds only them; None where they lie among others."""
+    """A step at which the units occur: ``axis`` holds only them; None if they lie among others."""
 
     at: int
     step: Step
@@ -65,9 +65,9 @@ def _origin(sights: Sequence[_Sight], traced: Trace, tensor: str, *, taken: set[
     ends = [sight.at for sight in sights if sight.made or sight.step.kind == "depthwise"]
     within = _common_module(makers) if len(makers) > 1 else ""
     after = [sight for sight in sights if sight.at >= max(ends, default=0)]
-    # of units that then lie among others, what the first shows
+    # for units that later lie among others, the features within their own module
     features = _features(after, within) or _features(sights, within)
-    # a stream is named after what it leaves, unless that is only seen where it enters the next module
+    # a stream is named after the module that it leaves, unless it is only seen where it enters the next module
     leaves = [features.module] if features and not features.entering and len(makers) != 1 else []
     choices = [*leaves, *makers, tensor.rpartition(".")[0], tensor, f"{tensor} {len(taken)}"]
     name = next(name for name in choices if name and name not in taken)

@@ -1,7 +1,7 @@
-"""Permutations of hidden units: which axes of which tensors they act on, and what they do to a state.
+"""Permutations of hidden units: which axes of which tensors they act on, and how they change a state.
 
-Renumbering the units of a hidden layer changes its outgoing and the next layer's incoming axis, but not what the
-network computes (Git Re-Basin, Ainsworth et al. 2023, section 2). A ``PermutationSpec`` describes this as data;
+Renumbering the units of a hidden layer changes the layer's output axis and the next layer's input axis, but not what
+the network computes (Git Re-Basin, Ainsworth et al. 2023, section 2). A ``PermutationSpec`` describes this as data;
 ``specs`` makes specs from models, and the matching modules find permutations that bring two models together.
 
 A permutation is an int64 index tensor p on the CPU that reads as ``new[i] = old[p[i]]``.
@@ -38,9 +38,9 @@ class Axis(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """An axis that several permutations act on, or parts of it, one after the other: a concatenation.
+    """An axis of several parts, on which different permutations act: a concatenation.
 
-    A number stands for that many entries that stay in place.
+    A number stands for a part of that many entries that stay in place.
     """
 
     parts: tuple[Axis | int, ...]
@@ -50,7 +50,7 @@ Place = Axis | Joined | None
 
 
 class Features(NamedTuple):
-    """Where a permutation's units are seen: in the output of a module, or in its first input.
+    """Where a permutation's units can be read: in the output of a module, or in its first input.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ class Features(NamedTuple):
     call
         Number of the call of the module within a forward pass, from 0.
     axis
-        Axis of the tensor that the units lie on, each as a block of neighbours that divides it evenly.
+        Axis of the tensor that holds the units, each as a block of neighbouring entries; blocks divide it evenly.
     entering
-        Whether the units are seen in the first input instead of the output.
+        Whether the units are read in the first input instead of the output.
     """
 
     module: str
@@ -77,16 +77,16 @@ class PermutationSpec:
     Parameters
     ----------
     axes
-        For every tensor of a state an ``Axis`` (or ``Joined``) per axis, or None where the axis is fixed.
+        For every tensor of a state, an ``Axis`` (or ``Joined``) per axis, or None for a fixed axis.
     sizes
         Number of units of each permutation.
     features
-        Where the units of each permutation are seen, after the activation.
+        Where the units of each permutation can be read, after the activation.
     statistics
-        Names of tensors that move with the units but are not weights (BatchNorm's running statistics), so that no cost
-        counts them.
+        Names of tensors that move with the units but are not weights (BatchNorm's running statistics), and do not count
+        in any cost.
     kept
-        For tensors with an axis that stays in place, the reason, unless that is the input or the output.
+        For tensors with an axis that stays in place, the reason, unless it is the input or the output.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def inverse(permutations: Mapping[str, Tensor]) -> Permutations:
 
 
 def compose(outer: Mapping[str, Tensor], inner: Mapping[str, Tensor]) -> Permutations:
-    """Return the permutations that act as ``inner`` and ``outer`` after it.
+    """Return the permutations that apply ``inner`` and then ``outer``.
 
     Parameters
     ----------
@@ -166,12 +166,12 @@ def compose(outer: Mapping[str, Tensor], inner: Mapping[str, Tensor]) -> Permuta
     Returns
     -------
     Permutations
-        ``apply_permutations`` with them equals applying ``inner`` first, then ``outer``.
+        Applying them equals applying ``inner`` first, then ``outer`` (``apply_permutations``).
 
     Raises
     ------
     ValueError
-        Where the names in ``outer`` and ``inner`` differ.
+        If the names in ``outer`` and ``inner`` differ.
     """
     if outer.keys() != inner.keys():
         raise ValueError(f"permutations of one specification have the same names; got {sorted(outer)}, {sorted(inner)}")
@@ -198,7 +198,7 @@ def apply_permutations(spec: PermutationSpec, permutations: Mapping[str, Tensor]
     Raises
     ------
     ValueError
-        Where the state or the permutations are not those of ``spec``.
+        If the state or the permutations do not fit ``spec``.
 
     Examples
     --------
@@ -251,7 +251,7 @@ def extent(part: Axis | int, sizes: Mapping[str, int]) -> int:
 
 
 def require_state(spec: PermutationSpec, state: Mapping[str, Tensor]) -> None:
-    """Raise ``ValueError`` where names or sizes of ``state`` are not those of ``spec``."""
+    """Raise ``ValueError`` if names or sizes of ``state`` are not those of ``spec``."""
     if spec.axes.keys() != state.keys():
         missing, extra = sorted(spec.axes.keys() - state.keys()), sorted(state.keys() - spec.axes.keys())
         raise ValueError(f"the state does not match this specification: missing {missing}, not in it {extra}")
@@ -273,7 +273,7 @@ def _told(part: Axis | int, sizes: Mapping[str, int]) -> str:
 
 
 def require_permutations(spec: PermutationSpec, permutations: Mapping[str, Tensor]) -> None:
-    """Raise ``ValueError`` where ``permutations`` are not one permutation for each of the spec's names."""
+    """Raise ``ValueError`` if ``permutations`` are not one permutation for each of the spec's names."""
     if permutations.keys() != spec.sizes.keys():
         raise ValueError(f"expected the permutations {sorted(spec.sizes)}, got {sorted(permutations)}")
     for name, size in spec.sizes.items():
@@ -284,7 +284,7 @@ def require_permutations(spec: PermutationSpec, permutations: Mapping[str, Tenso
 
 
 def require_pair(spec: PermutationSpec, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-    """Raise ``ValueError`` if two states cannot be matched: not the spec's, different in kind, or not finite."""
+    """Raise ``ValueError`` if two states cannot be matched: not the spec's, unlike in shape or kind, or not finite."""
     for which, state in (("first", first), ("second", second)):
         require_state(spec, state)
         if (name := first_non_finite(state)) is not None:

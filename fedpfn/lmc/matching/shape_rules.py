@@ -1,4 +1,4 @@
-"""Rules of operators that move, join, cut or reduce dimensions and have no weights."""
+"""Rules for operators that move, join, cut or reduce dimensions and have no weights."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -36,7 +36,7 @@ def transposed(call: Call) -> Sequence[Dims]:
 
 
 def expanded(call: Call) -> Sequence[Dims]:
-    """Repeat dimensions of one entry, which may then be tied to anything."""
+    """Repeat dimensions with one entry, which may then be tied to anything."""
     dims, shape = call.dims("self"), call.shapes[0]
     dims = [fixed(1)] * (len(shape) - len(dims)) + dims
     return [[free(size) if length(dim) == 1 else dim for dim, size in zip(dims, shape, strict=True)]]
@@ -117,7 +117,7 @@ def padded(call: Call) -> Sequence[Dims]:
 
 
 def reduced(call: Call, *, ordered: bool = False) -> Sequence[Dims]:
-    """Drop or shrink the dimensions that are reduced; ``ordered`` ones give positions, which fixes them."""
+    """Drop or shrink the reduced dimensions; an ``ordered`` reduction returns positions, which fixes them."""
     dims = list(call.dims("self"))
     given = call["dim"]
     places = range(len(dims)) if given is None or given == [] else [given] if isinstance(given, int) else given

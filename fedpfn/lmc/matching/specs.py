@@ -1,10 +1,10 @@
 """``spec_for``: the permutation specification of any model, from one forward pass.
 
-The pass ties the dimensions of the model's tensors to each other (``tracing``); those still unknown at its end are the
-permutations. Blocks that add their branch to a stream keep its units in order, so that a whole stream has one
+The pass ties the dimensions of the model's tensors to each other (``tracing``); those that remain unknown are the
+permutations. Blocks that add their branch to a stream keep its units in order, so that an entire stream has one
 permutation, and the inside of each block another (Git Re-Basin, Ainsworth et al. 2023, section 2); none of this is
-written down per architecture. The model's inputs and outputs stay in place, and so do entries that an operator treats
-by position.
+specified per architecture. The model's inputs and outputs stay in place, and so do entries that an operator treats by
+position.
 """
 
 from collections.abc import Mapping
@@ -28,20 +28,20 @@ def spec_for(model: nn.Module, inputs: Tensor | None = None) -> PermutationSpec:
     model
         Any module whose forward takes one tensor.
     inputs
-        One or more examples (N, ...), of which only the shape matters. Without them some are made up: rows that fit the
-        first layer or, for a convolution, square images of a common size.
+        One or more examples (N, ...), of which only the shape matters. Without them artificial ones are used: rows that
+        fit the first layer or, for a convolution, square images of a common size.
 
     Returns
     -------
     PermutationSpec
-        A permutation is named after the layer that makes its units or, where several add to a stream, after the module
+        A permutation is named after the layer that produces its units or, if several add to a stream, after the module
         that the stream leaves. Permutations are in the order in which these modules start.
 
     Raises
     ------
     ValueError
-        If no examples can be made up, the model fails on them, or none of its hidden units can be permuted. The
-        one-line message names the layer and the operator that keep them in place.
+        If no artificial examples fit, the model fails on them, or none of its hidden units can be permuted. The
+        one-line message names the layer and the operator that keep the units in place.
 
     Examples
     --------
@@ -69,7 +69,7 @@ SIDES = (32, 28, 224, 64, 8, 16, 96, 128, 299)
 
 
 def made_up_inputs(model: nn.Module) -> list[Tensor]:
-    """Return examples to try on ``model``, by its first layer: rows of features, images, sequences or tokens.
+    """Return artificial examples to try on ``model``, by its first layer: rows of features, images, sequences, tokens.
 
     >>> [tuple(inputs.shape) for inputs in made_up_inputs(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))]
     [(1, 4)]

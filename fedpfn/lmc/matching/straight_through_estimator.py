@@ -1,4 +1,4 @@
-"""Matching by a straight-through estimator: the permutation that makes the loss between two models small.
+"""Matching by a straight-through estimator: find the permutation that minimises the loss between two models.
 
 A latent model B~ starts at A. In every step B is matched to it by weights, pi = argmax ``<B~, pi(B)>``; the loss of the
 midpoint (A + pi(B)) / 2 is taken on a batch; and the gradient passes through the matching as if it were the identity,
@@ -39,17 +39,17 @@ def straight_through(
     batch_size: int = 128,
     progress: Progress | None = None,
 ) -> Matching:
-    """Return the matching of ``second`` to ``first`` with the lowest midpoint loss met in ``steps`` gradient steps.
+    """Return the matching of ``second`` to ``first`` with the lowest midpoint loss found in ``steps`` gradient steps.
 
-    Each matching starts from the previous one. BatchNorm normalises by the batch in a step, and by re-estimated
-    statistics where losses are compared.
+    Each matching starts from the previous one. BatchNorm normalises by batch statistics in a step, and by re-estimated
+    statistics when losses are compared.
 
     Parameters
     ----------
     spec
         The hidden units of the architecture.
     model
-        Gives the architecture and is not changed.
+        Determines the architecture; it is not changed.
     first, second
         The state that stays and the state that is renumbered, of equal shapes and dtypes, on the same device.
     examples
@@ -69,8 +69,8 @@ def straight_through(
     Returns
     -------
     Matching
-        ``objective`` is the loss of the midpoint on all ``examples`` before the first and after each step, each a
-        sweep; the result has the lowest of them.
+        ``objective`` is the loss of the midpoint on all ``examples`` before the first and after each step, which counts
+        as a sweep; the result has the lowest loss.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def straight_through(
             latent[name] = latent[name] - lr / 2 * slope
         sweeps_seed = derive(seed, "straight-through", step)
         tried = weight_matching(spec, latent, second, seed=sweeps_seed, start=tried.permutations)
-        # the midpoint depends on the permutations alone: if they do not change, neither does its loss
+        # the midpoint depends only on the permutations: if they do not change, neither does its loss
         losses.append(evaluate_midpoint(tried.state).loss if tried.sweeps else losses[-1])
         if losses[-1] < min(losses[:-1]):
             best = tried

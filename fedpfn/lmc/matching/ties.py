@@ -1,11 +1,11 @@
 """Which entries of which tensors move together: dimensions as unknowns, operators as equations.
 
-A dimension of a tensor is a row of parts (units, block): ``block`` neighbouring entries for each of the units, or
-``block`` entries that stay in place where the units are None. One convolution's channels are ((c, 1),); flattened maps
-of 4 x 4 are ((c, 16),), a concatenation of two layers' outputs ((a, 1), (b, 1)). Every dimension of a parameter starts
+A dimension of a tensor is a row of parts (units, block): ``block`` neighbouring entries for each of the units, or, if
+units are None, ``block`` entries that stay in place. A convolution's channels are ((c, 1),); flattened maps of 4 x 4
+are ((c, 16),), a concatenation of two layers' outputs ((a, 1), (b, 1)). Every dimension of a parameter starts
 as its own units, an unknown; an operator that adds two tensors ties their dimensions to each other, one that reads a
-weight ties its columns to its inputs. Units end as themselves, as parts of other units, or fixed. This is unification
-as in type inference; where two dimensions cannot be made equal, their units are fixed, which is always safe: a
+weight ties its columns to its inputs. In the end, units are independent, expressed by other units, or fixed. This is
+unification as in type inference; if two dimensions cannot be made equal, their units are fixed, which is always safe: a
 permutation that moves fewer units still preserves the function.
 """
 
@@ -17,7 +17,7 @@ Dim = tuple[Part, ...]
 
 
 class Units:
-    """An unknown of ``size`` units: ``value`` is what they turned out to be, ``reason`` why they are fixed."""
+    """An unknown of ``size`` units: ``value`` is what they resolve to, ``reason`` why they are fixed."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -61,12 +61,12 @@ def length(dim: Sequence[Part]) -> int:
 
 
 def units_in(dim: Dim) -> set[Units]:
-    """Return the units that ``dim`` consists of, without fixed ones."""
+    """Return the units in ``dim``, without fixed ones."""
     return {units for units, _ in resolve(dim) if units is not None}
 
 
 def fix(dim: Dim, reason: str) -> None:
-    """Fix all units of ``dim``; the first reason given is kept."""
+    """Fix all units of ``dim``; the first reason is kept."""
     for units in units_in(dim):
         units.value, units.reason = fixed(units.size), reason
 
@@ -121,7 +121,7 @@ def _tie_heads(left: list[Part], right: list[Part]) -> bool:
         return False
     for row, opposite in ((left, right), (right, left)):
         (units, own), (coarse, large) = row[0], opposite[0]
-        # the finer units are made of the coarser ones
+        # the finer units are expressed by the coarser ones
         if units is None or coarse is None or units is coarse:
             continue
         if large % own == 0 and coarse.size * large == units.size * own:
@@ -141,7 +141,7 @@ def _prefix(parts: Sequence[Part], wanted: int) -> list[Part] | None:
 
 
 def split(dim: Dim, sizes: Sequence[int], reason: str) -> list[Dim]:
-    """Return ``dim`` cut into pieces of these lengths; units that a cut divides become two kinds of units."""
+    """Return ``dim`` cut into pieces of these lengths; units divided by a cut become two separate unknowns."""
     pieces: list[Dim] = []
     rest = list(resolve(dim))
     for wanted in sizes:
@@ -165,7 +165,7 @@ def split(dim: Dim, sizes: Sequence[int], reason: str) -> list[Dim]:
 
 
 def merge(dims: Sequence[Dim], reason: str) -> Dim:
-    """Return neighbouring dimensions as one, the last running fastest; of two with units, the later is fixed."""
+    """Merge neighbouring dimensions into one, the last running fastest; of two with units, the later is fixed."""
     merged = fixed(1)
     for dim in dims:
         if units_in(merged) and units_in(dim):
@@ -178,10 +178,10 @@ def merge(dims: Sequence[Dim], reason: str) -> Dim:
 
 
 def unmerge(dim: Dim, sizes: Sequence[int], reason: str) -> list[Dim]:
-    """Return ``dim`` as dimensions of these sizes, the last running fastest.
+    """Split ``dim`` into dimensions of these sizes, the last running fastest.
 
-    Units go with the first dimension where they lie in whole blocks of the others, or else with those that the first
-    repeats; otherwise they are fixed.
+    Units go to the first dimension if they lie in complete blocks of the others, or else to the others if the first
+    repeats them; otherwise they are fixed.
     """
     if len(sizes) == 1:
         return [dim]
@@ -191,7 +191,7 @@ def unmerge(dim: Dim, sizes: Sequence[int], reason: str) -> list[Dim]:
         return [fixed(sizes[0]), *unmerge(repeated, sizes[1:], reason)]
     for units, block in parts:
         if units is not None and block % inner:
-            # the units that fill the other dimensions become one
+            # the units that fill the other dimensions become one unit
             if inner % block == 0 and units.size % (inner // block) == 0 and units.size * block > inner:
                 units.value = ((Units(units.size * block // inner), inner // block),)
             else:
@@ -210,7 +210,7 @@ def _repeated(parts: Dim, count: int, wanted: int) -> Dim | None:
 
 
 def reshape(dims: Sequence[Dim], shape: Sequence[int], reason: str) -> list[Dim]:
-    """Return the dimensions of a tensor once it is viewed in ``shape``."""
+    """Return the dimensions of a tensor after reshaping it to ``shape``."""
     result: list[Dim] = []
     for old, sizes in _blocks([length(dim) for dim in dims], shape):
         merged = merge([dims[place] for place in old], reason)

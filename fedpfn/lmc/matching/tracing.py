@@ -1,8 +1,8 @@
-"""One forward pass that records what each operator does to the units of a model, and where modules show them.
+"""Record, in one forward pass, what each operator does to the units of a model, and which modules show them.
 
 The pass runs on PyTorch's dispatcher, below modules, functions and methods: ``nn.ReLU()``, ``F.relu`` and ``x.relu_()``
-are one operator there, and control flow in ``forward`` is simply followed, which a symbolic trace would refuse.
-``operators`` defines what operators do; here they are observed, together with the modules that they run in.
+are the same operator there, and control flow in ``forward``, which a symbolic trace would refuse, is simply followed.
+``operators`` defines what operators do; this module observes them and the modules in which they run.
 """
 
 from collections import Counter
@@ -21,13 +21,13 @@ from fedpfn.lmc.matching.calls import Call, Dims
 from fedpfn.lmc.matching.operators import ACTIVATIONS, LAYERS, NORMS, rule_for
 from fedpfn.lmc.matching.ties import fix, fixed, free
 
-_ACTIVATION_MODULES = (nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink)  # several operators each
+_ACTIVATION_MODULES = (nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink)  # each runs several operators
 
 
 @dataclass(frozen=True)
 class Step:
-    """Something that happened to a tensor, in order: ``kind`` is what made it (layer, depthwise, norm, sum,
-    activation, other), or "in" and "out" for a module that it enters or leaves. ``version`` counts in-place changes."""
+    """An event of a tensor, in order: ``kind`` is what produced it (layer, depthwise, norm, sum, activation, other), or
+    "in" and "out" for a module that it enters or leaves. ``version`` counts in-place changes."""
 
     kind: str
     tensor: int
@@ -45,13 +45,13 @@ class Trace:
 
     tensors: dict[str, Dims]
     steps: list[Step] = field(default_factory=list)
-    started: dict[str, int] = field(default_factory=dict)  # modules by the step before which they first ran
+    started: dict[str, int] = field(default_factory=dict)  # for each module, the step before which it first ran
     used: set[str] = field(default_factory=set)
 
 
 @torch.inference_mode()
 def trace(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Trace:
-    """Run ``inputs`` through ``model`` in evaluation mode at ``state``; return the record. The output is fixed."""
+    """Run ``inputs`` through ``model`` in evaluation mode at ``state`` and return the record, with the output fixed."""
     leaves = {name: tensor.detach() for name, tensor in state.items()}
     watch = _Watch(leaves)
     with ExitStack() as stack:
@@ -79,12 +79,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.names = {id(tensor): name for name, tensor in leaves.items()}
         self.known = {id(tensor): self.trace.tensors[name] for name, tensor in leaves.items()}
         self.versions: Counter[int] = Counter()
-        self.alive: list[Any] = list(leaves.values())  # else a later tensor could have the id of an earlier one
+        self.alive: list[Any] = list(leaves.values())  # so that no later tensor has the id of an earlier one
         self.open: list[str] = [""]
         self.calls: Counter[str] = Counter()
 
     def dims_of(self, tensor: Tensor) -> Dims:
-        """Return the dimensions of a tensor; one that no operator made here, such as the input, is fixed."""
+        """Return the dimensions of a tensor; a tensor that no operator produced, such as the input, is fixed."""
         if id(tensor) in self.names:
             self.trace.used.add(self.names[id(tensor)])
         if id(tensor) not in self.known:

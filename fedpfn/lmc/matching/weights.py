@@ -2,7 +2,7 @@
 
 Maximise ``<theta_A, pi(theta_B)>`` over pi, which minimises ||theta_A - pi(theta_B)|| (Git Re-Basin, Ainsworth et al.
 2023, section 3.2 and algorithm 1). With all permutations but one fixed the objective is linear in that one: a linear
-assignment problem. Visiting them in turn climbs to a point where no single one can be improved. No data are needed.
+assignment problem. Visiting them in turn reaches a point where no single one can be improved. No data are needed.
 """
 
 import math
@@ -30,7 +30,7 @@ from fedpfn.params import State
 from fedpfn.progress import Progress, Steps
 from fedpfn.seeding import numpy_generator
 
-_TOLERANCE = 1e-12  # of |theta_A| |theta_B|, the objective's bound: a smaller gain is rounding
+_TOLERANCE = 1e-12  # relative to |theta_A| |theta_B|, the objective's bound: a smaller gain is rounding error
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Matching:
     sweeps
         Number of sweeps; each method defines what a sweep is.
     objective
-        What the method improves, before its first and after each of its ``sweeps``; each method defines it.
+        The quantity that the method optimises, before the first and after each of its ``sweeps``.
     """
 
     permutations: Permutations
@@ -71,7 +71,7 @@ def weight_matching(
 
     A sweep solves every permutation once. A search ends after a sweep without gain, which only confirms the result and
     is not counted, so that a net with one hidden layer takes one sweep, and two nets that already match best take none.
-    It climbs to a point that no single permutation improves, which may be one of many; of several searches the one with
+    It reaches a point that no single permutation improves, which may be one of many; of several searches the one with
     the highest objective wins.
 
     Parameters
@@ -81,7 +81,7 @@ def weight_matching(
     first, second
         The state that stays and the state that is renumbered, of equal shapes and dtypes, on the same device.
     seed
-        Seed of the order of permutations in a sweep, and of which permutations a restart guesses anew.
+        Seed of the order of permutations in a sweep, and of the choice of permutations that a restart guesses anew.
     max_sweeps
         Maximum number of sweeps of a search.
     start
@@ -90,16 +90,16 @@ def weight_matching(
         Boolean tensors, one per permutation, of shape (units,), True for units that may move; the others stay where
         ``start`` puts them. None lets all move.
     restarts
-        Number of further searches, which start elsewhere: the first one from ``outside_in``'s guess, each of the others
-        from the best result so far, with about half of the permutations guessed anew from the rest. No more of them
-        start once the models are the same network.
+        Number of further searches, from other starting points: the first from the guess of ``outside_in``, each of the
+        others from the best result so far, with about half of the permutations guessed anew from the rest. No further
+        one starts once the models are the same network.
     progress
         Called with the number of searches done and the total.
 
     Returns
     -------
     Matching
-        ``objective`` is ``<theta_A, pi(theta_B)>`` over the weights in the search that won, in float64; it never falls.
+        ``objective`` is ``<theta_A, pi(theta_B)>`` over the weights in the winning search, in float64; it never falls.
 
     Raises
     ------
@@ -149,11 +149,11 @@ def outside_in(
     second: Mapping[str, Tensor],
     known: Mapping[str, Tensor] | None = None,
 ) -> Permutations:
-    """Return a first guess, which starts at the axes that are not permuted, input and output, and works inwards.
+    """Return a first guess that starts at the axes that are not permuted, input and output, and works inwards.
 
     Every permutation not ``known`` is solved once, using only tensors whose other axes are all fixed or already solved;
-    the permutation with the most such entries comes next. A sweep from the identity is misled by layers that are not
-    yet in order. ``first`` and ``second`` hold the tensors that count.
+    the permutation with the most such entries comes next. A sweep from the identity, in contrast, is misled by layers
+    that are not yet aligned. ``first`` and ``second`` hold the tensors that count in the objective.
     """
     solved = identity_permutations(spec) | dict(known or {})
     open_ones = [name for name in spec.sizes if name not in (known or {})]
@@ -222,10 +222,10 @@ def assignment_cost(
     permutations: Mapping[str, Tensor],
     name: str,
 ) -> Tensor:
-    """Return C (n, n), C[i, j] = the part of ``<theta_A, pi(theta_B)>`` won by B's unit j at place i of ``name``.
+    """Return C (n, n), C[i, j] = the part of ``<theta_A, pi(theta_B)>`` from B's unit j at position i of ``name``.
 
-    The sum over all axes of the permutation of ``<A's slice i, B's slice j>``, the other axes of B permuted as in
-    ``permutations``. ``first`` and ``second`` hold the tensors that count.
+    It is the sum of ``<A's slice i, B's slice j>`` over all axes of the permutation, with the other axes of B permuted
+    as in ``permutations``. ``first`` and ``second`` hold the tensors that count in the objective.
     """
     size = spec.sizes[name]
     cost: Tensor | float = 0.0
@@ -238,7 +238,7 @@ def assignment_cost(
             start = 0
             for part in parts_of(place):
                 if isinstance(part, Axis) and part.permutation == name:
-                    # blocks are channel-major: a unit's are neighbours on the axis
+                    # blocks are channel-major: a unit's entries are neighbours on the axis
                     rows = [
                         whole.narrow(dimension, start, size * part.block).movedim(dimension, 0).reshape(size, -1)
                         for whole in (ours, theirs)
@@ -249,9 +249,9 @@ def assignment_cost(
 
 
 def solve_assignment(gains: Tensor, current: Tensor, tolerance: float = 0.0, movable: Tensor | None = None) -> Tensor:
-    """Return p that maximises sum_i gains[i, p[i]], or ``current`` itself where that gains no more than ``tolerance``.
+    """Return p that maximises sum_i gains[i, p[i]], or ``current`` itself if the gain is at most ``tolerance``.
 
-    If only some units are ``movable`` (n,), p equals ``current`` at the places of the others.
+    If only some units are ``movable`` (n,), p equals ``current`` for the others.
     """
     if movable is not None and not bool(movable.all()):
         places = movable[current].nonzero().flatten()
