@@ -48,7 +48,7 @@ class SetUpError(RuntimeError):
 def train_cohort(
     messages: Sequence[Message], contexts: Sequence[Context], call_next: ClientAppCallable
 ) -> Iterator[Message | Answer | BaseException]:
-    """Train the clients of a cohort, ``train.stack`` at a time where the model allows it.
+    """Train the clients of a cohort, ``train.stack`` at a time if the model allows it.
 
     A stack has the combined time limit of its clients. If it takes longer all of them fail, since it is unknown which
     one is slow.

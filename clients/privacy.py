@@ -66,7 +66,7 @@ def private_mod(message: Message, context: Context, call_next: ClientAppCallable
     Returns
     -------
     Message
-        The private reply, whole or packed as it was, with a weight of 1 among its metrics; an error and a reply to a
+        The private reply, packed if it was, with a weight of 1 among its metrics; an error and a reply to a
         message without a request are unchanged.
 
     Raises

@@ -30,7 +30,7 @@ def quantised(
     Parameters
     ----------
     arrays
-        Its arrays, whole or packed, on the CPU.
+        Its arrays, packed or not, on the CPU.
     coding
         How the round's replies are coded.
     kept

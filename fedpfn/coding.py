@@ -1,6 +1,6 @@
 """Replies in fewer bits: the arrays on the wire that represent a client's, and how to decode them (``quantisation``).
 
-For an array ``a`` that travels in fewer bits, ``coded:a`` holds the values of its update, flat, and ``scales:a`` the
+For an array ``a`` that is sent in fewer bits, ``coded:a`` holds the values of its update, flat, and ``scales:a`` the
 scales of int8. Arrays may be packed or not. Server and workers read the same config record of the round, so that what
 a worker sums up is bit-identical to what the server would have decoded. Running statistics are never rounded: a
 variance could become negative.

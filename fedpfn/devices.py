@@ -127,7 +127,7 @@ def resolve_device(requested: str, *, who: str, last: bool = False, deterministi
         # this project writes all memory before reading it, and filling takes time
         torch.utils.deterministic.fill_uninitialized_memory = not deterministic  # type: ignore[attr-defined]
     device = torch.device("cuda", torch.cuda.device_count() - 1 if last else 0)
-    # the current device's generator is used where none is given
+    # the current device's generator is used if none is given
     torch.cuda.set_device(device)
     if (share := gpu_share()) < 1:
         torch.cuda.set_per_process_memory_fraction(_DIVIDED * share, device)

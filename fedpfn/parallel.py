@@ -77,7 +77,7 @@ class ModelPool:
         marks: list[Tensor] | None = None,
         done: Callable[[float], None] = lambda count: None,
     ) -> Evaluation:
-        """Evaluate ``state`` in chunks of ``examples``, put together in order; ``marks`` as for ``evaluate``.
+        """Evaluate ``state`` in chunks of ``examples``, combined in order; ``marks`` as for ``evaluate``.
 
         ``done`` is called after each chunk with its share of the examples. On a GPU the sums of all chunks stay on the
         device until the end, since it would wait for each transfer.

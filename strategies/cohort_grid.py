@@ -1,7 +1,7 @@
 """Clients as nodes: a grid that shows a strategy K simulated clients and reaches them through a few workers.
 
 A strategy that runs on this grid sees ``sizes`` clients with ids 0, 1, ... and nothing else. Its messages are
-distributed to the nodes behind it, one message per worker, in which records that all clients share travel once;
+distributed to the nodes behind it, one message per worker, in which records that all clients share are sent once;
 ``clients.cohort_mod`` calls the ClientApp once per client there. Replies come back by ascending client id, whichever
 node they came from, so that sums, medians and distances are bit-identical for any number of nodes.
 
@@ -76,8 +76,8 @@ class CohortGrid(GridView):
         that needs only the mean (``strategies.FedAvg``). Replies then share one record of summed arrays, with a
         bit-identical result, and no client's model leaves its worker. By default they never may.
     states
-        Files for what clients keep in ``context.state``, in a folder visible to all workers. By default it travels in
-        messages and is held here, in memory.
+        Files for what clients keep in ``context.state``, in a folder visible to all workers. By default it is sent in
+        messages and kept here, in memory.
     holdings
         Which clients each node holds, if not every node can train every client. A client that no node holds fails.
 
@@ -128,7 +128,7 @@ class CohortGrid(GridView):
         raise NotImplementedError("CohortGrid sends a cohort's messages together: use send_and_receive")
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages to clients and return their replies by ascending client id; failed clients reply with errors.
+        """Send messages to clients and return the replies by ascending client id, with errors for failed clients.
 
         Raises ``RoundFailedError`` if more clients failed than allowed, ``WorkerLostError`` if a worker of Flower's own
         simulation died, however many failures are allowed, and, before anything is sent, ``ValueError`` for a message
@@ -252,7 +252,7 @@ class CohortGrid(GridView):
         first = next(iter(messages.values()))
         # Flower's strategies give all messages one content
         contents = {id(message.content): message.content for message in messages.values()}
-        # a record that is the same object in all of them travels once
+        # a record that is the same object in all of them is sent once
         shared = {
             key: record
             for key, record in first.content.items()

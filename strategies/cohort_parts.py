@@ -62,7 +62,7 @@ def silent(clients: Sequence[int], timeout: float | None) -> Part:
 def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], max_examples: Mapping[int, int]) -> Totals:
     """Mark the clients whose replies cannot be used as failed, and return the total of the usable sums.
 
-    ``checks`` holds the checks of each client's message, ``max_examples`` each client's number of examples where it is
+    ``checks`` holds the checks of each client's message, ``max_examples`` each client's number of examples if
     known. A sum that includes a refused reply, or that is itself unusable, is dropped, and all of its clients fail.
     """
     summed = [part.summed for part in parts]

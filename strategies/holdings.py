@@ -102,7 +102,7 @@ class Holdings:
 
     def _ask(self, nodes: Collection[int]) -> None:
         self._faults = {}
-        # one object, which travels once
+        # one object, which is sent once
         content = RecordDict({CONFIG: self.config})
         questions = [
             Message(content, dst_node_id=node, message_type=f"query.{HOLDING}")

@@ -108,7 +108,7 @@ class Matched(Wrapper):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Match the replies' models, let the strategy aggregate them, and add to its metrics how many units moved.
+        """Match the replies' models, let the strategy aggregate them, and add the number of moved units to its metrics.
 
         Raises ``ReplyError`` for a reply without its own model, or with arrays that matching does not renumber.
         """

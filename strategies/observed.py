@@ -67,7 +67,7 @@ class Observed(Strategy):
     Parameters
     ----------
     strategy
-        Any Flower strategy. The observers see what travels, so this is the outermost wrapper.
+        Any Flower strategy. The observers see what is sent and received, so this is the outermost wrapper.
     *observers
         Functions of a ``fedpfn.rounds.Round``; the numbers that they return are added to Flower's result.
     device

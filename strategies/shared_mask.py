@@ -1,6 +1,6 @@
 """A mask that all clients of a round share, around any Flower strategy that averages arrays.
 
-Round t: the plan of the round (``fedpfn.schedules``) travels in the config record as a recipe of a few numbers; clients
+Round t: the plan of the round (``fedpfn.schedules``) is sent in the config record as a recipe of a few numbers; clients
 rebuild its masks and train under them (``clients.freeze``); the wrapped strategy averages the replies; and every entry
 that no phase trained gets its value of w_t back, to the bit, whatever the strategy did to it. Clients may
 leave such entries out of their replies (``clients.packing_mod``); they are filled in here.
@@ -51,12 +51,12 @@ class SharedMask(Wrapper):
     Parameters
     ----------
     strategy
-        Any Flower strategy that averages arrays: FedAvg, FedAdam, FedMedian, Krum, one of your own.
+        Any Flower strategy that averages arrays: FedAvg, FedAdam, FedMedian, Krum, or your own.
     plan
         Function from the number of a round to its plan; by default made from the arguments below.
     parameters
         Names of the arrays that are parameters. By default all floating-point arrays but the running statistics of
-        PyTorch's normalisation layers; name them where a model has other buffers, or shares a tensor between two names.
+        PyTorch's normalisation layers; name them if a model has other buffers, or shares a tensor between two names.
     **mask
         How masks are drawn, as in ``fedpfn.masking.Masking``, with the defaults there. ``mask_ratio``:
         share of frozen entries. ``mask_schedule``: ``per-round``, ``fixed``, ``complement``, ``cyclic`` (which takes
@@ -193,7 +193,7 @@ class SharedMask(Wrapper):
             state = masked.whole(from_record(mean))
         except ValueError as error:
             raise ValueError(f"round {server_round}: {error}") from error
-        # counters are kept, whether replies come packed or whole
+        # counters are kept, whether replies are packed or not
         return {name: t if t.is_floating_point() else masked.before[name] for name, t in state.items()}
 
 

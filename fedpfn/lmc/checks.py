@@ -16,7 +16,7 @@ StateLike = Mapping[str, Tensor] | nn.Module
 
 
 def require_several(states: object) -> None:
-    """Raise ``TypeError`` where a single state or module is given instead of a list."""
+    """Raise ``TypeError`` if a single state or module is given instead of a list."""
     if isinstance(states, Mapping | nn.Module):
         raise TypeError(f"states must be a list of states or modules, got a single {type(states).__name__}")
 

@@ -87,7 +87,7 @@ def build(
     pretrained
         Whether a torchvision model starts from its published weights, except for a fresh head.
     args
-        Further arguments by name, for torchvision's constructors and a factory of the user's own.
+        Further arguments by name, for torchvision's constructors and a user's own factory.
 
     Returns
     -------

@@ -112,7 +112,7 @@ def read_run(path: Path | str) -> Run:
 
 
 def read_run_config(path: Path) -> tuple[RunConfig, dict[str, Any]]:
-    """Return the config of a run folder, and where it ran. Raises as ``read_run`` does."""
+    """Return the config of a run folder, and its environment. Raises as ``read_run`` does."""
     file = path / "config.yaml"
     if not is_run(path):
         raise ValueError(f"{path} is not a run folder: it has no config.yaml")

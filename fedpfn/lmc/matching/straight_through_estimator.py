@@ -59,8 +59,8 @@ def straight_through(
     steps
         Number of gradient steps, 0 or more; with 0 the result is that of weight matching.
     lr
-        Learning rate eta of the latent model, above 0. No unit changes place before the latent model has moved by about
-        a weight's size: on MLPs learning rates of 1 to 10 achieved this, 0.1 hardly did.
+        Learning rate eta of the latent model, above 0. No unit moves before the latent model has moved by about a
+        weight's size: on MLPs learning rates of 1 to 10 achieved this, 0.1 hardly did.
     batch_size
         Number of examples per gradient step, 1 or more.
     progress
