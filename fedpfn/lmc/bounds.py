@@ -1,4 +1,4 @@
-"""Theorem 3.2 of arXiv 2402.01342: how non-linear the path between two random two-layer networks is that share weights.
+"""Theorem 3.2 of arXiv 2402.01342: how far from linear the path between two-layer networks with shared weights is.
 
 f_w(x) = v^T relu(U x) with w = (v, U), v of h entries, U of h x d, x uniform in the ball |x| < b. Entries are drawn
 with deviations sigma_v and sigma_U; those frozen by the masks (shares rho_v, rho_U) are the same in both networks. With

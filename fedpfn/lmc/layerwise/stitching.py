@@ -40,7 +40,7 @@ class Stitching:
 
 
 def stitch(layer: Layer, lower: Mapping[str, Tensor], upper: Mapping[str, Tensor]) -> State:
-    """Return the state with the tensors of ``lower`` that the features of ``layer`` depend on, and else of ``upper``.
+    """Return the state with the tensors of ``lower`` that the features of ``layer`` depend on, the rest from ``upper``.
 
     Parameters
     ----------

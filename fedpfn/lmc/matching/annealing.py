@@ -57,7 +57,7 @@ def simulated_annealing(
     examples
         Labelled examples over which accuracies are averaged.
     seed
-        Seed of the swaps and of accepting moves that raise the energy.
+        Seed of the swaps, and of the decisions to accept moves that raise the energy.
     steps
         Number of moves, 0 or more.
     hottest, coldest
