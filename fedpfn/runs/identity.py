@@ -2,7 +2,7 @@
 
 Two configs that differ only in keys that neither of them uses describe one experiment: FedAvg has no mask ratio, SGD no
 second moment. ``used_keys`` leaves such keys out, so that a sweep does not run one experiment twice and a report does
-not treat one experiment as two. Which parts read a key is declared with the key (``used=`` in ``config``), and by the
+not treat one experiment as two. Which parts read a key is declared with the key (``used=`` in ``sections``), and by the
 signatures of the built-in models. Keys that affect where or how long a run executes, but not its result, are left out
 as well. Nothing that a config names is imported: it may come from an untrusted source.
 """
