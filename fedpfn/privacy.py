@@ -180,7 +180,7 @@ def noise_for(target: float, *, rounds: int, size: int, population: int, delta: 
     Returns
     -------
     float
-        The multiplier z, found by bisection, too large by a factor of at most 1.001.
+        The multiplier z, found by bisection, too large by a factor of at most 1.001; not below 2^-6.
 
     Raises
     ------

@@ -1,10 +1,10 @@
 """Federated averaging (McMahan et al. 2017) to the last bit: Flower's FedAvg with an order-independent mean.
 
 w_{t+1} = sum_i p_i w_i with p_i = n_i / sum n. Flower sums in the arrays' own dtype and in the order in which replies
-arrive: in float32 the mean of equal tensors then differs from them in the last digit, and two runs differ. Here updates
-are summed exactly on a grid (``fedpfn.averaging``), which leaves an entry unchanged if no client moved it, and lets
-workers sum up their own clients: messages state the grid, and a reply is one client's or a sum of several, with the
-same result.
+arrive: in float32 the mean of equal tensors may then differ from them in the last digit, and so may two runs. Here
+updates are summed exactly on a grid (``fedpfn.averaging``), which leaves an entry unchanged if no client moved it, and
+lets workers sum up their own clients: messages state the grid, and a reply is one client's or a sum of several, with
+the same result.
 
 Flower's server optimisers average and then step; combined with this class as a mixin, they step from this mean.
 """
