@@ -238,7 +238,7 @@ def test_a_reply_under_a_reserved_name_is_refused(key: str) -> None:
         reply.content[key] = ConfigRecord({"x": 1})
         return reply
 
-    with pytest.raises(RoundFailedError, match=f"client 0 .*names that cohorts reserve: '{key}'"):
+    with pytest.raises(RoundFailedError, match=f"client 0 .*names cohorts reserve: '{key}'"):
         apps.start(FedAvg(fraction_evaluate=0.0), apps.client_app(), grid=cohorts(1, 2, mods=[add]))
 
 

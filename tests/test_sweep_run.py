@@ -157,7 +157,7 @@ def test_a_dry_run_tells_all_and_touches_nothing(tmp_path: Path) -> None:
     console = quiet()
     assert toy_sweep(tmp_path, console=console, dry_run=True)
     assert not (tmp_path / "out").exists()
-    assert "6 cells: 6 left; the time it takes is not known until a cell is done" in said(console)
+    assert "6 cells: 6 left; the remaining time is unknown until a cell is done" in said(console)
     toy_sweep(tmp_path, TOY.replace("[0.2, 0.6]", "[0.2]"))
     console = quiet()
     assert toy_sweep(tmp_path, console=console, dry_run=True)
