@@ -1,4 +1,5 @@
-"""The classes from which typer builds the commands: help for positional arguments, and hints for mistyped words.
+"""The classes from which typer builds the commands: help that fills lines, also of positional arguments, and hints for
+mistyped words.
 
 Flower requires typer below 0.21, whose arguments lose their help under click 8.5: ``TyperArgument`` sets ``help`` and
 then calls the constructor of click's ``Argument``, which since 8.5 has a ``help`` of its own and sets it to None.
@@ -24,6 +25,7 @@ class Command(TyperCommand):
 
     def __init__(self, name: str | None, *, callback: Callable[..., Any] | None = None, **settings: Any) -> None:
         super().__init__(name, callback=callback, **settings)
+        self.help = reflowed(self.help)
         hints = get_type_hints(callback, include_extras=True) if callback else {}
         for parameter in self.params:
             if isinstance(parameter, TyperArgument) and not parameter.help:
@@ -49,6 +51,7 @@ class Group(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings | {"suggest_commands": not _CLICK_SUGGESTS})
+        self.help = reflowed(self.help)
 
 
 class App(Typer):
@@ -61,6 +64,15 @@ class App(Typer):
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
         """Register a command as ``Typer.command`` does."""
         return super().command(name, cls=Command, **settings)
+
+
+def reflowed(text: str | None) -> str | None:
+    """Return a docstring with each paragraph on one line: typer would keep line ends, and a terminal would add its own.
+
+    >>> reflowed("One\\nparagraph.\\n\\nAnother.")
+    'One paragraph.\\n\\nAnother.'
+    """
+    return text and "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def setting_hint(error: click.NoSuchOption, typed: list[str]) -> str | None:

@@ -66,12 +66,13 @@ def report(
 ) -> None:
     """Average runs over their seeds and print tables of accuracy, bytes and barriers, with what was averaged.
 
-    RUNS are run folders, or folders that hold some, as a sweep's does; incomplete runs are counted but not averaged,
-    and those that cannot be read are listed with the reason.
-    Differences to a baseline are taken seed by seed, with 95 % confidence intervals. Nothing that a run names as its
-    own code is run, unless `--trust` says so: then its mask schedule is asked what it froze, for one of the figures.
-    Of an experiment of the laboratory, or one with published figures, those are printed next to the measured ones, and
-    its `report.md` and pictures are written anew.
+    RUNS are run folders, or folders that contain some, such as a sweep's. Incomplete runs are counted but not averaged;
+    folders that cannot be read are listed with the reason. Differences from a baseline are taken seed by seed, with
+    95 % confidence intervals. Code of their own that runs name is not executed unless `--trust` allows it; one of the
+    figures then asks a run's own mask schedule what it froze.
+
+    For an experiment of the laboratory, or one with published figures, these are printed next to the measured ones, and
+    the experiment's `report.md` and pictures are regenerated.
     """
     from experiments.report.formats import csv_text, latex_text, markdown_text, rounds_text
     from experiments.report.selection import baseline_words, find_question, read_words, select_runs
