@@ -47,7 +47,7 @@ def test_the_first_comparison_runs_and_its_report_compares(here: Path) -> None:
     assert sorted((run.config.strategy.name, run.config.seed) for run in runs) == [
         (name, seed) for name in ("fedavg", "fedpfn") for seed in (0, 1, 2)
     ]
-    assert "Difference to strategy.name=fedavg, paired by seed" in result.output
+    assert "Difference from strategy.name=fedavg, paired by seed" in result.output
     assert (here / "report.html").stat().st_size > 10_000
 
 

@@ -95,7 +95,7 @@ def test_keys_are_named_with_commas_and_what_is_not_named_is_kept_apart(sweep: P
 def test_a_target_and_a_baseline_are_reported(sweep: Path) -> None:
     text = done(sweep, "--target", 0.55, "--baseline", "strategy.name=fedavg")
     assert "rounds to 0.55: first round" in text and "2 (1/2)" in text
-    assert "Difference to strategy.name=fedavg, paired by seed" in text
+    assert "Difference from strategy.name=fedavg, paired by seed" in text
     # the mean of 0.02 / 2 and 0.04 / 2
     assert "+0.0150 [" in text
 

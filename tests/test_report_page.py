@@ -111,7 +111,7 @@ def test_means_are_written_short_and_sorted_by_exactly(text: str) -> None:
 
 def test_differences_say_what_they_are_and_which_are_not_chance(text: str, reader: Reader) -> None:
     found = " ".join(reader.texts["section"][1].split())
-    assert found.startswith("Differences to strategy.name=fedavg")
+    assert found.startswith("Differences from strategy.name=fedavg")
     # alpha 0.5: -0.25 and -0.25 - 1/1024; the interval is 12.706 times 1/2048 to both sides
     assert "−0.2505 [−0.2567, −0.2443] (worse)" in found
     assert re.search(r'<td class="number worse" data-value="-0.25048828125">', text)
@@ -137,7 +137,7 @@ def test_a_baseline_may_be_a_mapping_and_its_faults_leave_no_page(tmp_path: Path
         with pytest.raises(ValueError, match=fault) as caught:
             written(tmp_path, path, baseline=baseline)
         assert "\n" not in str(caught.value) and not path.exists()
-    assert "Differences to strategy.name=fedavg" in written(tmp_path, path, baseline={"strategy.name": "fedavg"})
+    assert "Differences from strategy.name=fedavg" in written(tmp_path, path, baseline={"strategy.name": "fedavg"})
 
 
 def test_runs_that_are_not_complete_are_listed_with_their_reason(reader: Reader) -> None:

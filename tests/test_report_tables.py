@@ -206,7 +206,7 @@ def test_fixed_are_told_as_words_where_they_are_not_the_default() -> None:
 def test_differences_are_paired_by_hand() -> None:
     runs = pair(fedavg=(0.5, 0.7, 0.6), fedpnu=(0.6, 0.9, 0.9))
     (table, traffic) = difference_tables(report_of(runs, baseline=BASELINE))
-    assert table.title == "Accuracy and barriers: difference to strategy.name=fedavg, paired by seed"
+    assert table.title == "Accuracy and barriers: difference from strategy.name=fedavg, paired by seed"
     assert heads(table) == ["strategy", "pairs", "Δ final accuracy ↑", "Δ best accuracy ↑"]
     # 0.1, 0.2, 0.3: 0.2 ± 4.3027 * 0.1 / sqrt(3)
     assert texts(table) == [("fedpnu", "3", "+0.2000 [−0.0484, +0.4484]", "+0.2000 [−0.0484, +0.4484]")]
@@ -254,7 +254,7 @@ def test_rows_of_differences_are_those_that_have_pairs() -> None:
 def test_chief_differences_are_one_table_of_few_measures() -> None:
     runs = pair(fedavg=(0.9, 0.9), fedpnu=(0.9, 0.8), barrier=0.1)
     (table,) = difference_tables(report_of(runs, baseline=BASELINE, target=0.5), chief=True)
-    assert table.title == "Difference to strategy.name=fedavg, paired by seed"
+    assert table.title == "Difference from strategy.name=fedavg, paired by seed"
     shown = ["final accuracy ↑", "mean accuracy barrier ↓", "rounds to 0.5 ↓", "bytes to 0.5 ↓"]
     assert heads(table) == ["strategy", "pairs", *(f"Δ {head}" for head in shown)]
 
@@ -407,7 +407,7 @@ def test_latex_splits_what_would_be_too_small_to_read() -> None:
     text = latex_text(report_of(runs, baseline=BASELINE))
     captions = re.findall(r"\\caption\{(.*?)\. ", text)
     parts = ["Accuracy and barriers", "Communication", "Loss and fusion barriers"]
-    changed = [f"{part}: difference to strategy.name=fedavg, paired by seed" for part in parts]
+    changed = [f"{part}: difference from strategy.name=fedavg, paired by seed" for part in parts]
     assert captions == [*parts, changed[0], f"{changed[0]}, continued", *changed[1:]]
 
 
@@ -470,7 +470,7 @@ def test_the_terminal_shows_question_tables_and_notes() -> None:
     lines = printed(report_of(runs, baseline=BASELINE), title="a [bold]title", question="Why?")
     assert lines[:4] == ["a [bold]title", "Why?", "", "Accuracy and barriers"]
     assert "fedpnu    3  0.7000 ± 0.0100  0.7000 ± 0.0100     0.1000     0.1000" in lines
-    assert "Difference to strategy.name=fedavg, paired by seed" in lines
+    assert "Difference from strategy.name=fedavg, paired by seed" in lines
     assert any(line.startswith("fedpnu        3  +0.2000 [+0.1752, +0.2248]") for line in lines)
     assert "- final accuracy: mean of the last 5 rounds" in lines and lines[-1].startswith("- fixed: rounds=1")
     text = "\n".join(lines)

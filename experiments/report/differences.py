@@ -1,4 +1,4 @@
-"""Means over the seeds of a group, and differences to a baseline, paired by seed.
+"""Means over the seeds of a group, and differences from a baseline, paired by seed.
 
 Sums are exact and rounded once (``statistics``), so the order of the runs does not matter. The baseline of a group is
 the group that differs from it only in the baseline's keys.

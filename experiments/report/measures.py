@@ -71,33 +71,31 @@ def measures(
 
 def _of_accuracy(name: str) -> Iterator[Measure]:
     one, mean = MEASURES["accuracy"], MEASURES["barrier.accuracy_mean"]
-    pairs = f"{name} barrier of the pairs of a round's client models, mean over pairs and measured rounds"
-    last, best, largest = f"mean of the last {LAST_ROUNDS} rounds", "that of the best round", "of any pair and round"
+    pairs = f"{name} barrier between a round's client models, mean over pairs and measured rounds"
+    last, best, largest = f"mean of the last {LAST_ROUNDS} rounds", "value in the best round", "over pairs and rounds"
     yield Measure("final_accuracy", f"final {name}", last, one.unit, one.better, MAIN, final_accuracy, chief=True)
     yield Measure("best_accuracy", f"best {name}", best, one.unit, one.better, MAIN, best_accuracy)
     yield Measure("mean_accuracy_barrier", f"mean {name} barrier", pairs, mean.unit, mean.better, MAIN,
                   mean_accuracy_barrier, chief=True)  # fmt: skip
-    yield Measure("max_accuracy_barrier", f"max {name} barrier", f"the largest {largest}", mean.unit, mean.better, MAIN,
+    yield Measure("max_accuracy_barrier", f"max {name} barrier", f"largest {largest}", mean.unit, mean.better, MAIN,
                   largest_of("barrier", "accuracy_max"))  # fmt: skip
 
 
 def _of_error(error: Score) -> Iterator[Measure]:
     name, unit, words = error.name, error.unit, unit_words(error)
-    pairs = f"{name} barrier of the pairs of a round's client models, mean over pairs and measured rounds{words}"
-    last, best = f"mean of the last {LAST_ROUNDS} rounds{words}", f"that of the best round{words}"
+    pairs = f"{name} barrier between a round's client models, mean over pairs and measured rounds{words}"
+    last, best = f"mean of the last {LAST_ROUNDS} rounds{words}", f"value in the best round{words}"
     yield Measure("final_error", f"final {name}", last, unit, "lower", ERRORS, final_error, chief=True)
     yield Measure("best_error", f"best {name}", best, unit, "lower", ERRORS, best_error)
     yield Measure("mean_error_barrier", f"mean {name} barrier", pairs, unit, "lower", ERRORS, mean_error_barrier,
                   chief=True)  # fmt: skip
-    yield Measure("max_error_barrier", f"max {name} barrier", f"the largest of any pair and round{words}", unit,
+    yield Measure("max_error_barrier", f"max {name} barrier", f"largest over pairs and rounds{words}", unit,
                   "lower", ERRORS, largest_of("barrier", "error_max"))  # fmt: skip
 
 
 def _of_traffic(target: float | None, budget: int | None, name: str) -> Iterator[Measure]:
     if budget is not None:
-        about = (
-            "between evaluated rounds, where a run has sent, up and down, what the run that sends least sends in all"
-        )
+        about = "after as many bytes, up and down, as the run that sends least sends in all, between evaluated rounds"
         yield Measure("accuracy_at_equal_bytes", f"{name} at equal bytes", about, "share", "higher", TRAFFIC,
                       lambda run: accuracy_for(run, budget), chief=True)  # fmt: skip
     if target is not None:
@@ -113,11 +111,11 @@ def _of_traffic(target: float | None, budget: int | None, name: str) -> Iterator
 
 def _of_loss(unit: str, name: str) -> Iterator[Measure]:
     loss, fusion = MEASURES["barrier.loss_mean"], MEASURES["fusion.barrier"]
-    pairs = f"of the loss{f' in {unit}' if unit else ''}, mean over pairs and measured rounds"
+    pairs = f"barrier of the loss{f' in {unit}' if unit else ''}, mean over pairs and measured rounds"
     plain = f"1 − {name} of the clients' plain mean / mean {name} of the clients, mean over measured rounds"
     yield Measure("mean_loss_barrier", "mean loss barrier", pairs, loss.unit, loss.better, MORE,
                   mean_of("barrier", "loss_mean"))  # fmt: skip
-    yield Measure("max_loss_barrier", "max loss barrier", "the largest of any pair and round", loss.unit, loss.better,
+    yield Measure("max_loss_barrier", "max loss barrier", "largest over pairs and rounds", loss.unit, loss.better,
                   MORE, largest_of("barrier", "loss_max"))  # fmt: skip
     yield Measure("fusion_barrier", "fusion barrier", plain, fusion.unit, fusion.better, MORE,
                   mean_of("fusion", "barrier"))  # fmt: skip

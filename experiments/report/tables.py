@@ -110,7 +110,7 @@ def difference_tables(report: Report, *, chief: bool = False) -> list[Table]:
 
     shown = [m for m in report.measures if any(row.differences[m.key].n for row in compared) and (m.chief or not chief)]
     shown = [replace(measure, head=f"Δ\u00a0{measure.head}", part="" if chief else measure.part) for measure in shown]
-    ending = f"ifference to {baseline_words(report)}, paired by seed"
+    ending = f"ifference from {baseline_words(report)}, paired by seed"
     return [
         _table(
             f"{part}: d{ending}" if part else f"D{ending}", "pairs", measures, compared, [*pairs.values()], cell, report

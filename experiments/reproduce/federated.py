@@ -37,7 +37,7 @@ def federated_section(study: Study, folder: Path) -> tuple[str, Counter[str], st
     parts = [f"- {fixed_words(made)}", *(f"- {line}" for line in report.notes)]
     parts = ["\n".join(parts), *map(markdown_table, results_tables(report)), " ".join(legend(report))]
     if differences := difference_tables(report):
-        parts += [f"Differences to {_spoken(study)}:", *map(markdown_table, differences)]
+        parts += [f"Differences from {_spoken(study)}:", *map(markdown_table, differences)]
         parts += [" ".join([*legend(report, differences=True), "Bold: the interval leaves out 0."])]
     if rows:
         parts.append(markdown_table(claims_table(rows)))
