@@ -8,18 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpfn.lmc.bounds import (
-    Networks,
-    TwoLayerSetting,
-    bound_z,
-    bound_z_prime,
-    bound_z_second,
-    bounds,
-    difference_along_path,
-    draw_pair,
-    mean_activation,
-    measure,
-)
+from fedpfn.lmc.bounds import TwoLayerSetting, bound_z, bound_z_prime, bound_z_second, bounds
+from fedpfn.lmc.two_layer_nets import Networks, difference_along_path, draw_pair, mean_activation, measure
 
 ALPHAS = np.linspace(0, 1, 9)
 
@@ -161,7 +151,7 @@ def test_measuring_takes_each_pair_by_itself(monkeypatch):
     setting = TwoLayerSetting(hidden=5, inputs=2, hidden_ratio=0.3)
     found = measure(setting, trials=7, points=5, seed=3)
     assert found.path.z.shape == found.path.kinks.shape == (7, 5)
-    monkeypatch.setattr("fedpfn.lmc.bounds._ENTRIES_AT_ONCE", 25)
+    monkeypatch.setattr("fedpfn.lmc.two_layer_nets._ENTRIES_AT_ONCE", 25)
     again = measure(setting, trials=4, points=5, seed=3)
     assert np.array_equal(again.path.z, found.path.z[:4]) and np.array_equal(again.path.kinks, found.path.kinks[:4])
     assert len({row.tobytes() for row in found.path.z}) == 7

@@ -8,7 +8,8 @@ import numpy as np
 
 from experiments.lab.config import LabConfig
 from experiments.lab.findings import Findings
-from fedpfn.lmc.bounds import TwoLayerSetting, bounds, measure
+from fedpfn.lmc.bounds import TwoLayerSetting, bounds
+from fedpfn.lmc.two_layer_nets import measure
 
 NAMES = ("z", "z_prime", "z_second")
 
