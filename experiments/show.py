@@ -82,7 +82,7 @@ def further_table(run: Run) -> Table | None:
         table.add_column(name, justify="right" if place else "left")
     numbers = [further_numbers(record) for record in run.rounds]
     for quantity in further_quantities([run]):
-        if values := [found[quantity.name] for found in numbers if quantity.name in found]:
+        if values := [line[quantity.name] for line in numbers if quantity.name in line]:
             name = f"{quantity.label}{unit_words(quantity)}{_ARROWS[quantity.better]}"
             table.add_row(Text(name), short(values[-1]), short(fmean(values)))
     by_class = [[value for value in record.get("class_accuracy") or () if value is not None] for record in run.rounds]

@@ -48,10 +48,10 @@ def curves(run: Results, entry: dict[str, Any]) -> Figure | None:
     for group in families(run, method_key(run)):
         for method in methods_of(run) or [""]:
             place = (*group, (method_key(run), method)) if method else group
-            arrays = [found for record in records_at(run, place) if "alphas" in (found := run.arrays(record))]
-            if arrays := [found for found in arrays if "loss" in found]:
+            arrays = [one for record in records_at(run, place) if "alphas" in (one := run.arrays(record))]
+            if arrays := [one for one in arrays if "loss" in one]:
                 columns.setdefault(group, {})[method] = arrays
-    every = [found for lines in columns.values() for arrays in lines.values() for found in arrays]
+    every = [one for lines in columns.values() for arrays in lines.values() for one in arrays]
     kinds = [kind for kind in UNITS if _some_finite(every, kind)]
     if not kinds:
         return None
@@ -64,7 +64,7 @@ def curves(run: Results, entry: dict[str, Any]) -> Figure | None:
             axes = cells[number // wide * len(kinds) + row, number % wide]
             _draw_paths(axes, lines, kind, methods_of(run) or [""])
             axes.set_title(label_of(group) if row == 0 else "", fontsize=9)
-    pairs = counted([len(found["loss"]) for found in every], "pair")
+    pairs = counted([len(one["loss"]) for one in every], "pair")
     seeds = counted([len(arrays) for lines in columns.values() for arrays in lines.values()], "seed")
     return finish(figure, run, f"n = {seeds}, {pairs} each")
 
@@ -136,7 +136,7 @@ def layers(run: Results, entry: dict[str, Any]) -> Figure | None:
     shown = [flattened(item) for item in items]
     networks: dict[tuple[str, ...], dict[Address, list[Rows]]] = {}
     for place in families(run):
-        for table in [found for record in records_at(run, place) if (found := record["rows"].get("layers"))]:
+        for table in [rows for record in records_at(run, place) if (rows := record["rows"].get("layers"))]:
             names = tuple(row["layer"] for row in table)
             networks.setdefault(names, {}).setdefault(place, []).append(table)
     if not networks:

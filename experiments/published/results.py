@@ -110,17 +110,17 @@ def read_results(folder: Path) -> Results:
         cells = expand(sweep)
     except ConfigError as error:
         raise ValueError("; ".join(fault.removeprefix(f"{file}: ") for fault in error.faults)) from error
-    found = [(cell, cell_folder(folder, cell)) for cell in cells]
-    found = [(cell, path) for cell, path in found if cell_state(path) is State.DONE]
-    folders = {cell.address: path for cell, path in found}
+    finished = [(cell, cell_folder(folder, cell)) for cell in cells]
+    finished = [(cell, path) for cell, path in finished if cell_state(path) is State.DONE]
+    folders = {cell.address: path for cell, path in finished}
     if sweep.kind.name == FEDERATION:
-        runs = {cell.address: read_run(path) for cell, path in found}
+        runs = {cell.address: read_run(path) for cell, path in finished}
         taken = (*measures(), *further_measures(runs.values()))
-        records = [record for cell, _ in found for record in _of_run(cell, runs[cell.address], taken)]
+        records = [record for cell, _ in finished for record in _of_run(cell, runs[cell.address], taken)]
         about = next((run.environment for run in runs.values()), {})
     else:
-        records = [record for cell, path in found for record in _of_cell(cell, path)]
-        about = read_cell(found[0][1])[1] if found else {}
+        records = [record for cell, path in finished for record in _of_cell(cell, path)]
+        about = read_cell(finished[0][1])[1] if finished else {}
     return Results(
         folder, sweep.title or folder.name, sweep.source, sweep.question, tuple(sweep.cases), sweep.axes,
         sweep.comparison, sweep.form, sweep.words, about, records, len(cells),
@@ -129,20 +129,20 @@ def read_results(folder: Path) -> Results:
 
 
 def _of_cell(cell: Cell, path: Path) -> list[Record]:
-    found, seconds = read_findings(path), read_json(path / "summary.json")["seconds"]
-    return [{**_place(cell, spot), **found, "seconds": seconds} for spot in cell.spots]
+    findings, seconds = read_findings(path), read_json(path / "summary.json")["seconds"]
+    return [{**_place(cell, spot), **findings, "seconds": seconds} for spot in cell.spots]
 
 
 def _of_run(cell: Cell, run: Run, taken: Sequence[Measure]) -> list[Record]:
     values = {one.key: one.of(run) for one in taken}
     known = {name: float(value) for name, value in values.items() if value is not None}
-    found = {
+    figures = {
         "measures": {name: value for name, value in known.items() if math.isfinite(value)},
         "not_finite": {name: str(value) for name, value in known.items() if not math.isfinite(value)},
         "rows": {},
     }
     seconds = (run.summary or {}).get("seconds", 0.0)
-    return [{**_place(cell, spot), **found, "seconds": seconds} for spot in cell.spots]
+    return [{**_place(cell, spot), **figures, "seconds": seconds} for spot in cell.spots]
 
 
 def _place(cell: Cell, spot: Spot) -> Record:

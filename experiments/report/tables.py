@@ -225,7 +225,7 @@ def _has_values(report: Report, measure: Measure) -> bool:
 
 
 def _lost_notes(wanted: Iterable[Measure], averages: Sequence[Mapping[str, Average]]) -> list[str]:
-    lost = {measure.head: sum(found[measure.key].not_finite for found in averages) for measure in wanted}
+    lost = {measure.head: sum(means[measure.key].not_finite for means in averages) for measure in wanted}
     return [
         f"{head}: not finite in {runs} run{'' if runs == 1 else 's'}, left out of its mean"
         for head, runs in lost.items()

@@ -14,26 +14,26 @@ SAME, DIFFERENT, OPEN = "same", "different", "open"
 _HEADS = ("case", "measure", "methods", "published", "here", "seeds", "difference, 95 % interval", "direction")
 
 
-def direction(published: Sequence[float | None], found: Difference) -> str:
+def direction(published: Sequence[float | None], change: Difference) -> str:
     """Return the direction of a measured difference, given the published figures of two methods; empty without both."""
     if published[0] is None or published[1] is None:
         return ""
-    if found.mean is None or found.interval is None or published[0] == published[1]:
+    if change.mean is None or change.interval is None or published[0] == published[1]:
         return OPEN
-    low, high = found.interval
+    low, high = change.interval
     if low <= 0 <= high:
         return OPEN
-    return SAME if (found.mean > 0) == (published[1] > published[0]) else DIFFERENT
+    return SAME if (change.mean > 0) == (published[1] > published[0]) else DIFFERENT
 
 
-def spread(found: Difference) -> str:
+def spread(change: Difference) -> str:
     """Return a mean difference, with its interval if it has one, as text."""
-    if found.mean is None:
+    if change.mean is None:
         return "not finite"
-    if found.interval is None:
-        return short(found.mean)
-    low, high = found.interval
-    return f"{short(found.mean)} [{short(low, like=found.mean)}, {short(high, like=found.mean)}]"
+    if change.interval is None:
+        return short(change.mean)
+    low, high = change.interval
+    return f"{short(change.mean)} [{short(low, like=change.mean)}, {short(high, like=change.mean)}]"
 
 
 def claims_table(rows: Iterable[Sequence[str]]) -> Table:

@@ -63,14 +63,15 @@ def claims(report: Report) -> Iterator[tuple[str, ...]]:
 
 def _claim(row: Row, measure: Measure, name: str) -> tuple[str, ...]:
     assert row.baseline is not None
-    found, published = row.differences[measure.key], _CLAIMS[measure.key]
+    difference, published = row.differences[measure.key], _CLAIMS[measure.key]
     here = row.averages[measure.key]
-    theirs = [here.by_seed[seed] - change for seed, change in found.by_seed.items()]
-    ours = [here.by_seed[seed] for seed in found.by_seed]
+    ours = [here.by_seed[seed] for seed in difference.by_seed]
+    theirs = [here.by_seed[seed] - change for seed, change in difference.by_seed.items()]
+    means = f"{short(sum(theirs) / difference.n)} → {short(sum(ours) / difference.n)}"
     return (
         row.group.label(without=("strategy.name", "strategy.variant", "strategy.base")), measure.head,
-        f"FedAvg → {name}", published, f"{short(sum(theirs) / found.n)} → {short(sum(ours) / found.n)}", str(found.n),
-        spread(found), direction((0.0, 1.0) if published == "higher" else (1.0, 0.0), found),
+        f"FedAvg → {name}", published, means, str(difference.n), spread(difference),
+        direction((0.0, 1.0) if published == "higher" else (1.0, 0.0), difference),
     )  # fmt: skip
 
 

@@ -129,12 +129,12 @@ def contrasts(run: Results) -> Iterator[tuple[str, ...]]:
                 published = [published_of(run, measure, **place) for place in places]
                 if here[0] is None or here[1] is None:
                     continue
-                found = difference(here[1], here[0])
+                change = difference(here[1], here[0])
                 yield (
                     _case(address), measure.replace("_", " "), f"{methods[0]} → {method}",
                     " → ".join(map(_number, published)) if any(published) else "–",
-                    f"{short(here[0].mean)} → {short(here[1].mean)}", str(found.n), spread(found),
-                    direction(published, found),
+                    f"{short(here[0].mean)} → {short(here[1].mean)}", str(change.n), spread(change),
+                    direction(published, change),
                 )  # fmt: skip
 
 

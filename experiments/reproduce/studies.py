@@ -59,21 +59,21 @@ def choose(parts: Iterable[str]) -> list[Study]:
 
     Raises ``ConfigError`` for a part that no name contains.
     """
-    found, federated = [], []
+    studies, federated = [], []
     for name in packaged_names():
         file = read_sweep(CONF / f"{name}.yaml", workdir=Path.cwd())
         study = Study(name, file.title or file.question, str(file.base.get("data.name", "")))
         if file.kind.name != FEDERATION:
-            found.append(study)
+            studies.append(study)
         elif name in FEDERATED:
             federated.append(replace(study, baseline=FEDERATED[name][0], across=FEDERATED[name][1]))
-    found += sorted(federated, key=lambda study: list(FEDERATED).index(study.name))
+    studies += sorted(federated, key=lambda study: list(FEDERATED).index(study.name))
     wanted = list(parts)
-    if strange := [part for part in wanted if not any(part in study.name for study in found)]:
+    if strange := [part for part in wanted if not any(part in study.name for study in studies)]:
         raise ConfigError(
             [f"no table or figure is called {part!r}; `fedpfn reproduce --list` shows all" for part in strange]
         )
-    return [study for study in found if not wanted or any(part in study.name for part in wanted)]
+    return [study for study in studies if not wanted or any(part in study.name for part in wanted)]
 
 
 def run_study(study: Study, folder: Path, console: Console, *, root: Path | None, quick: bool, jobs: int) -> str:

@@ -145,21 +145,21 @@ def _split(table: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[str, pd.D
 
 
 def _on_record(table: pd.DataFrame, ys: Sequence[str]) -> list[str]:
-    found = [y for y in ys if y in table and table[y].notna().any()]
-    if not found:
+    shown = [y for y in ys if y in table and table[y].notna().any()]
+    if not shown:
         what = " and ".join(f"no {LABELS[y].split()[-1]}" for y in ys[:2])
         raise NotDrawnError(f"{what} is on record")
-    return found
+    return shown
 
 
 def _labels(table: pd.DataFrame, by: Sequence[str], panel_keys: Sequence[str]) -> list[str]:
     """Return the label of each row's line: its settings, and the panels' keys that it does not use."""
-    found = []
+    titles = []
     for row in table[list(by)].itertuples(index=False, name=None):
         keys = dict(zip(by, map(comparison.plain, row), strict=True))
         own = style.settings({key: value for key, value in keys.items() if key not in panel_keys})
-        found.append(", ".join([own, *(setting(key, None) for key in panel_keys if keys[key] is None)]))
-    return found or ["all runs"] * len(table)
+        titles.append(", ".join([own, *(setting(key, None) for key in panel_keys if keys[key] is None)]))
+    return titles or ["all runs"] * len(table)
 
 
 @style.in_style()

@@ -75,17 +75,17 @@ def looks(algorithms: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
     order = list(dict.fromkeys([*_FIRST, *algorithms.values()]))
     members = {name: [label for label, other in algorithms.items() if other == name] for name in order}
     by_algorithm = sum(map(bool, members.values())) > 1 and max(map(len, members.values())) <= 4
-    found = {}
+    styles = {}
     for place, (label, name) in enumerate(algorithms.items()):
         number, style = (order.index(name), members[name].index(label)) if by_algorithm else (place, place)
         colour, hollow = PALETTE[number % len(PALETTE)], by_algorithm and style % 2
-        found[label] = {
+        styles[label] = {
             "color": colour,
             "marker": _MARKERS[number % len(_MARKERS)],
             "linestyle": _STYLES[style % len(_STYLES)],
             "markerfacecolor": "white" if hollow else colour,
         }
-    return found
+    return styles
 
 
 def svg(picture: NamedFigure) -> bytes:
