@@ -84,8 +84,8 @@ def report(
 
     outputs = {"--csv": csv, "--markdown": markdown, "--latex": latex, "--rounds-csv": rounds_csv, "--figures": figures,
                "--html": html}  # fmt: skip
-    asked = outputs | {"--by": by, "--where": where, "--target": target, "--baseline": baseline, "--across": across}
-    if len(folders) == 1 and _shown_as_experiment(folders[0], [name for name, value in asked.items() if value]):
+    requested = outputs | {"--by": by, "--where": where, "--target": target, "--baseline": baseline, "--across": across}
+    if len(folders) == 1 and _shown_as_experiment(folders[0], [name for name, value in requested.items() if value]):
         return
     _check_places([csv, markdown, latex, rounds_csv, html], figures)
     chosen, words = read_words(where or [], option="--where"), baseline_words(baseline or [])

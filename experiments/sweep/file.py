@@ -189,7 +189,7 @@ def as_tree(sweep: SweepFile) -> dict[str, Any]:
     """Return the sections from which a file of the same experiment can be written; its base includes the words."""
     texts = {name: getattr(sweep, name) for name in ("title", "source", "question") if getattr(sweep, name)}
     cases = {} if [*sweep.cases] == [""] else {"cases": sweep.cases}
-    asked = ({"form": sweep.form} if sweep.form != "full" else {}) | ({"words": sweep.words} if sweep.words else {})
+    requested = ({"form": sweep.form} if sweep.form != "full" else {}) | ({"words": sweep.words} if sweep.words else {})
     return {
         **texts,
         "kind": sweep.kind.name,
@@ -200,7 +200,7 @@ def as_tree(sweep: SweepFile) -> dict[str, Any]:
         "exclude": [_axes_tree(axes) for axes in sweep.exclude],
         "seeds": list(sweep.seeds),
         **sweep.comparison.as_tree(),
-        **asked,
+        **requested,
     }
 
 
@@ -235,12 +235,12 @@ def _seeds(
 ) -> Any:
     """Return the seeds; ``own`` says that the base or a word sets the first one."""
     first = settings.get("seed", 0)
-    asked = given.get("seeds") if count is None else count
-    if asked is None:
+    requested = given.get("seeds") if count is None else count
+    if requested is None:
         return [first]
-    if isinstance(asked, list) and own:
+    if isinstance(requested, list) and own:
         place.faults.append("seed has no effect where seeds are given")
-    return read_seeds(place.at("seeds"), asked, int(first) if own and isinstance(first, int | float) else 0)
+    return read_seeds(place.at("seeds"), requested, int(first) if own and isinstance(first, int | float) else 0)
 
 
 def _started(place: Place, path: Path) -> dict[str, Scalar]:

@@ -113,14 +113,14 @@ class Lane:
         ``RunFailed``, as ``HostDied`` if the cell itself could not record why, as ``RuntimeDied`` if no lane can go on.
         """
         kind, folder = task.cell.kind.name, task.folder
-        asked = {"workdir": str(self.workdir), "log": str(folder / LOG)}
+        options = {"workdir": str(self.workdir), "log": str(folder / LOG)}
         try:
             host = self._host or self._start(watch)
             running: ray.ObjectRef[Any]
             if kind == FEDERATION:
-                running = host.run.remote(flat(task.config), **asked)
+                running = host.run.remote(flat(task.config), **options)
             else:
-                running = host.run_laboratory.remote(kind, flat(task.config), str(folder), **asked)
+                running = host.run_laboratory.remote(kind, flat(task.config), str(folder), **options)
             error = _wait(running, watch)
         except RayError as died:
             self.close()
