@@ -20,7 +20,7 @@ from experiments.report.cli import EPILOG as REPORT_EPILOG
 from experiments.report.cli import report
 from experiments.reproduce.cli import EPILOG as REPRODUCE_EPILOG
 from experiments.reproduce.cli import reproduce
-from experiments.runtime.failure import RunFailed, notes, of_the_system
+from experiments.runtime.failure import RunFailedError, notes, of_the_system
 from experiments.sweep.cli import EPILOG as SWEEP_EPILOG
 from experiments.sweep.cli import sweep
 from fedpfn import garbage
@@ -250,7 +250,7 @@ def _say_last(message: str, error: BaseException) -> None:
 
 def explanation(error: Exception) -> str | None:
     """Return the message for a known error; None for a bug in this package, which needs its traceback."""
-    if isinstance(error, RunFailed | ValueError):
+    if isinstance(error, RunFailedError | ValueError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return of_the_system(error)

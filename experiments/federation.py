@@ -32,7 +32,7 @@ def federate(*words: str, config: Path | str | None = None, in_process: bool = F
     ------
     ConfigError
         With all faults of the settings, before anything starts.
-    RunFailed
+    RunFailedError
         If a run on Ray did not complete; a run in this process raises the error itself. The run folder says why.
     """
     here = Path.cwd()

@@ -17,7 +17,7 @@ from experiments.interruption import interruptible
 from experiments.resources import Resources
 from experiments.run_progress import RunProgress
 from experiments.run_words import read_run_config as read_run_config
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailedError
 from experiments.runtime.in_process import run_in_process
 from experiments.runtime.output import apart
 from experiments.runtime.runtime import run_on
@@ -76,8 +76,8 @@ def run_config(config: RunConfig, console: Console, resources: Resources, worker
     """Run a prepared config to its end, on ``workers`` or in this process, and return the run folder.
 
     With ``output.resume``, resume the existing run; logs of earlier attempts are kept next to the log, numbered. Raises
-    ``RunFailed`` for a run that did not complete; notes on the exception say where the run is and how to resume it. A
-    run that fails before its first record leaves no folder behind.
+    ``RunFailedError`` for a run that did not complete; notes on the exception say where the run is and how to resume
+    it. A run that fails before its first record leaves no folder behind.
     """
     asked_for, folder = bool(config.output.dir), run_path(config)
     config = replace(config, output=replace(config.output, dir=str(folder)))
@@ -106,7 +106,7 @@ def _run_claimed(
             else:
                 run_on(workers, config, nodes=resources.supernodes, log=folder / LOG, watch=progress.update)
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, RunFailed | KeyboardInterrupt):
+        if isinstance(error, RunFailedError | KeyboardInterrupt):
             record_end(folder, str(error) or "stopped by the user", stopped=isinstance(error, KeyboardInterrupt))
         if not isinstance(error, ConfigError):
             note_ending(error, folder)

@@ -39,7 +39,7 @@ from experiments.bench.memory import PeakMemory
 from experiments.bench.table import Table
 from experiments.bench.workloads import SIZES, Workload, over_clients, workloads
 from experiments.cli import app
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailedError
 from fedpfn import imports
 from fedpfn.examples import Examples
 from fedpfn.models import build
@@ -149,7 +149,7 @@ def test_a_rounds_time_leaves_evaluation_out(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_contestant_that_fails_says_why_in_its_last_words(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"^- federation\.clients must be at least 1, got 0$"):
+    with pytest.raises(RunFailedError, match=r"^- federation\.clients must be at least 1, got 0$"):
         contestants._module(["fedpfn", "run", "federation.clients=0"], {}, tmp_path)
     said = "ValueError: first\nKeyError: 'lr'\n\x1b[31mRuntimeError: Simulation Runtime crashed.\x1b[0m\n\n"
     assert contestants.last_words(said) == "KeyError: 'lr'"
@@ -311,7 +311,7 @@ def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monke
     def run(contestant: Any, workload: Workload, **machine: Any) -> Timing:
         order.append(contestant.name)
         if contestant.name == "cached":
-            raise RunFailed("no memory")
+            raise RunFailedError("no memory")
         return Timing([1.0, 3.0, 2.0], [0.5], 0.8)
 
     monkeypatch.setattr(bench, "run", run)

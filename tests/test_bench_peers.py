@@ -21,7 +21,7 @@ from experiments.bench.peers import environments, frameworks
 from experiments.bench.peers.frameworks import PEERS
 from experiments.bench.peers.job import Job, Stopwatch, read, write
 from experiments.bench.workloads import workloads
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailedError
 from fedpfn.examples import Examples
 from fedpfn.runs.config import RunConfig
 from strategies.assembly import build_model, load_data
@@ -100,7 +100,7 @@ def test_a_peers_rounds_are_read_without_those_to_warm_up(tmp_path: Path) -> Non
     ("body", "why"), [("raise KeyError('lr')", "KeyError: 'lr'"), ("print('done')", "0 rounds of 2: done")]
 )
 def test_a_peer_that_does_not_do_its_rounds_has_failed(body: str, why: str, tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=why):
+    with pytest.raises(RunFailedError, match=why):
         frameworks.run(PEERS["fluke"], QUICK, python=stand_in(tmp_path, body), device="cpu", actors=2)
 
 
@@ -162,10 +162,10 @@ def test_an_environment_that_cannot_be_made_says_why_and_is_tried_again(
 
     monkeypatch.setattr(environments.subprocess, "run", run)
     for _ in range(2):
-        with pytest.raises(RunFailed, match="python -m pip failed: ERROR: no match"):
+        with pytest.raises(RunFailedError, match="python -m pip failed: ERROR: no match"):
             install(tmp_path, "toy==1")
     assert sum("pip" in words for words in calls) == 2
-    with pytest.raises(RunFailed, match=r"it needs Python 9\.8 or 9\.9, and none is on the path"):
+    with pytest.raises(RunFailedError, match=r"it needs Python 9\.8 or 9\.9, and none is on the path"):
         environments.python_of("toy", [], ["9.8", "9.9"], folder=tmp_path)
 
 
@@ -174,7 +174,7 @@ def test_peers_join_the_training_and_one_without_an_environment_stays_out(
 ) -> None:
     def install(peer: Any, folder: Path) -> Path:
         if peer.name == "fluke":
-            raise RunFailed("no network")
+            raise RunFailedError("no network")
         return folder / peer.name
 
     pythons: list[Path] = []

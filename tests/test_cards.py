@@ -90,7 +90,7 @@ def test_who_shares_a_card_takes_no_more_than_its_part_of_the_memory(monkeypatch
     assert limits == [pytest.approx(0.225)]
 
 
-def test_a_lane_passes_its_part_of_a_card_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_passes_its_part_of_a_card_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(GPU_SHARE, "0.5")
     assert place_of(1, 2, cards=["3"]) == {VISIBLE: "3", GPU_SHARE: "0.25"}
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 import fedpfn
 from experiments.cli import app, explanation
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailedError
 
 COMMANDS = get_command(app)
 
@@ -77,7 +77,7 @@ def test_a_mistyped_option_is_no_setting(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (RunFailed("no actors"), "no actors"),
+        (RunFailedError("no actors"), "no actors"),
         (ValueError("no such folder"), "no such folder"),
         (FileNotFoundError(2, "No such file or directory", "/proc/x"), "cannot use /proc/x: no such file or directory"),
         (OSError("from somewhere"), None),

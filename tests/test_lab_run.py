@@ -21,7 +21,7 @@ from experiments.lab.settings import load_material, lr_factor_of, mask_of, sampl
 from experiments.lab.soup_cells import half_of_the_classes
 from experiments.published.figures import draw_figures
 from experiments.published.results import Results, read_results
-from experiments.sweep.board import Board, Stopped, Task
+from experiments.sweep.cell_queue import CellQueue, Stopped, Task
 from experiments.sweep.display import Display
 from experiments.sweep.run import sweep
 from experiments.sweep.states import State, cell_state
@@ -161,11 +161,11 @@ def test_a_cell_in_this_process_can_be_stopped_and_runs_again(tmp_path: Path, mo
     (tmp_path / "mine.yaml").write_text("{kind: theorem, base: {theorem: {hidden: 8, inputs: 2, trials: 2000000}}}")
     begun = time.monotonic()
 
-    def stop(self: Board) -> None:
+    def stop(self: CellQueue) -> None:
         if time.monotonic() > begun + 2:
             raise Stopped
 
-    monkeypatch.setattr("experiments.sweep.board.Board.check", stop)
+    monkeypatch.setattr("experiments.sweep.cell_queue.CellQueue.check", stop)
     asked: dict[str, Any] = {"workdir": tmp_path, "out": tmp_path / "out", "jobs": 1, "in_process": True}
     assert not sweep(tmp_path / "mine.yaml", [], Console(quiet=True), **asked)
     assert time.monotonic() < begun + 60
@@ -412,10 +412,10 @@ def test_findings_are_strict_json(tmp_path: Path) -> None:
 
 def test_the_time_left_is_judged_by_cells_that_are_done(tmp_path: Path) -> None:
     cells = written(tmp_path, "kind: theorem\ngrid: {theorem.hidden: [8, 16, 32]}")
-    board = Board(Task(cell, cell.config, tmp_path / cell.address) for cell in cells)
-    display = Display(board, Console(quiet=True), total=3, before=0)
-    first = board.next(1)
+    queue = CellQueue(Task(cell, cell.config, tmp_path / cell.address) for cell in cells)
+    display = Display(queue, Console(quiet=True), total=3, before=0)
+    first = queue.next(1)
     assert first is not None and display._seconds_left() is None
-    board.end(first, board.done)
+    queue.end(first, queue.done)
     first.seconds = 10.0
     assert display._seconds_left() == pytest.approx(20.0)

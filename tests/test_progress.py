@@ -53,7 +53,7 @@ def test_a_record_is_read_as_it_grows_and_anew_where_it_was_written_anew(tmp_pat
 
 
 def test_threads_that_read_at_once_each_see_every_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # a lane of a sweep reads when its cell ends, while the display does
+    # a job of a sweep reads when its cell ends, while the display does
     rounds, together = RoundsFile(tmp_path), threading.Barrier(2, timeout=1.0)
 
     def slowly(number: int, fstat: Any = os.fstat) -> os.stat_result:

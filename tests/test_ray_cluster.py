@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from experiments.resources import Machine, Resources, plan_resources
 from experiments.runtime.cluster import connected
 from experiments.runtime.machines import machines_of, say_if_busy
-from experiments.sweep.lanes import Lane, Share
+from experiments.sweep.jobs import RayJob, Share
 from fedpfn.runs import state_digest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,20 +147,20 @@ def test_workers_with_shares_of_gpus_spread_over_the_cards(address: str) -> None
 
 
 @pytest.mark.slow
-def test_the_lanes_of_a_sweep_lie_on_different_machines(address: str, tmp_path: Path) -> None:
+def test_the_jobs_of_a_sweep_lie_on_different_machines(address: str, tmp_path: Path) -> None:
     from ray._private.state import actors
 
-    lanes = [
-        Lane(Share(1, ()), Resources(1, 1, 1, 0, 0.0), workdir=tmp_path, workers=False, machine=number)
+    jobs = [
+        RayJob(Share(1, ()), Resources(1, 1, 1, 0, 0.0), workdir=tmp_path, workers=False, machine=number)
         for number in range(2)
     ]
     with connected(address, runtime_env=FINDS_TESTS):
-        for lane in lanes:
-            lane._start(lambda: None)
+        for job in jobs:
+            job._start(lambda: None)
         hosts = [one for one in actors().values() if one["State"] == "ALIVE" and one["ActorClassName"] == "Host"]
         assert len({host["Address"]["NodeID"] for host in hosts}) == 2
-        for lane in lanes:
-            lane.close()
+        for job in jobs:
+            job.close()
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from processes import marked, needs_proc
 from experiments.resources import Machine, Resources, plan_resources
 from experiments.runtime import phases
 from experiments.runtime.cluster import import_path
-from experiments.runtime.failure import RunFailed, one_line
+from experiments.runtime.failure import RunFailedError, one_line
 from experiments.runtime.output import output_to, shorten
 from experiments.runtime.runtime import run_on, started
 from experiments.runtime.temporary import temporary_folder
@@ -244,7 +244,7 @@ def test_a_run_finds_the_users_modules_and_nothing_that_they_hide(workers: Worke
 @pytest.mark.slow
 def test_a_client_that_fails_is_named_with_its_reason_in_one_line(workers: Workers, folder: Path) -> None:
     log = folder / "failing" / LOG
-    with pytest.raises(RunFailed) as caught:
+    with pytest.raises(RunFailedError) as caught:
         run_on(workers, toy(folder, "failing", **{"model.args.fail": True}), nodes=2, log=log)
     assert str(caught.value).startswith("RoundFailedError: client ") and "\n" not in str(caught.value)
     assert "local training: ArithmeticError: the cat sat on the keyboard" in str(caught.value)

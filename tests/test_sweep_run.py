@@ -26,17 +26,17 @@ from experiments.report.formats import csv_text
 from experiments.report.study import make_study
 from experiments.report.tables import make_report
 from experiments.resources import Resources
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailedError
 from experiments.runtime.in_process import run_in_process
 from experiments.runtime.runtime import joined
-from experiments.sweep.board import Board, Stopped, Task
+from experiments.sweep.cell_queue import CellQueue, Stopped, Task
 from experiments.sweep.cells import Cell, expand
 from experiments.sweep.costs import Finished, Work, beyond_training, expected_seconds, seconds_left
 from experiments.sweep.display import Display, ending
 from experiments.sweep.file import read_sweep
 from experiments.sweep.folders import cell_folder, check_identity, claim, clear_leftovers, record_failure
+from experiments.sweep.jobs import NoRuntimeError, RayJob, Share, divide
 from experiments.sweep.kinds import FEDERATION, KINDS
-from experiments.sweep.lanes import Lane, NoRuntime, Share, divide
 from experiments.sweep.run import sweep
 from experiments.sweep.runner import run_cells
 from experiments.sweep.states import State, cell_state, mark_skipped
@@ -399,10 +399,10 @@ def test_a_failure_is_recorded_whether_or_not_the_run_had_begun(tmp_path: Path) 
     assert (tmp_path / "a" / "config.yaml").exists()
 
 
-# lanes on the board
+# jobs on the queue
 
 
-class FakeLane:
+class FakeJob:
     """Takes note of what it is given; does as told."""
 
     def __init__(self, act: Any) -> None:
@@ -416,7 +416,7 @@ class FakeLane:
         self.closed += 1
 
 
-def a_board(tmp_path: Path, count: int = 6) -> Board:
+def a_queue(tmp_path: Path, count: int = 6) -> CellQueue:
     file = tmp_path / "toy.yaml"
     file.write_text(TOY.replace("seeds: 2", f"seeds: {count}").replace("[fedavg, fedpfn]", "[fedavg]"))
     cells = expand(read_sweep(file, [], workdir=HERE))
@@ -425,7 +425,7 @@ def a_board(tmp_path: Path, count: int = 6) -> Board:
         tree = cell.config.nested()
         tree["output"]["dir"] = str(cell_folder(tmp_path, cell))
         made.append(Task(cell, RunConfig.parse(tree), cell_folder(tmp_path, cell)))
-    return Board(made)
+    return CellQueue(made)
 
 
 def complete(config: RunConfig, watch: Any) -> None:
@@ -436,22 +436,22 @@ def complete(config: RunConfig, watch: Any) -> None:
     folder.close()
 
 
-def test_lanes_share_the_cells_and_close_when_there_are_none_left(tmp_path: Path) -> None:
-    board, meet = a_board(tmp_path), threading.Barrier(2, timeout=30)
+def test_jobs_share_the_cells_and_close_when_there_are_none_left(tmp_path: Path) -> None:
+    queue, meet = a_queue(tmp_path), threading.Barrier(2, timeout=30)
 
     def together(config: RunConfig, watch: Any) -> None:
         meet.wait()
         complete(config, watch)
 
-    lanes = [FakeLane(together), FakeLane(together)]
-    run_cells(board, lanes, out=tmp_path, fail_fast=False)
-    assert sorted(lanes[0].seen + lanes[1].seen) == list(range(6)) and len(lanes[0].seen) == 3
-    assert [lane.closed for lane in lanes] == [1, 1]
-    assert len(board.done) == 6 and not board.running and not board.queued
+    jobs = [FakeJob(together), FakeJob(together)]
+    run_cells(queue, jobs, out=tmp_path, fail_fast=False)
+    assert sorted(jobs[0].seen + jobs[1].seen) == list(range(6)) and len(jobs[0].seen) == 3
+    assert [job.closed for job in jobs] == [1, 1]
+    assert len(queue.done) == 6 and not queue.running and not queue.queued
 
 
-def test_what_no_lane_can_help_stops_the_sweep_and_is_raised(tmp_path: Path) -> None:
-    board = a_board(tmp_path)
+def test_what_no_job_can_help_stops_the_sweep_and_is_raised(tmp_path: Path) -> None:
+    queue = a_queue(tmp_path)
 
     def act(config: RunConfig, watch: Any) -> None:
         if config.seed == 1:
@@ -460,39 +460,39 @@ def test_what_no_lane_can_help_stops_the_sweep_and_is_raised(tmp_path: Path) -> 
             watch()
             time.sleep(0.05)
 
-    patient, broken = FakeLane(act), FakeLane(act)
+    patient, broken = FakeJob(act), FakeJob(act)
     with pytest.raises(OSError, match="no space left"):
-        run_cells(board, [patient, broken], out=tmp_path, fail_fast=False)
-    assert patient.closed == broken.closed == 1 and not board.done and not board.failed
+        run_cells(queue, [patient, broken], out=tmp_path, fail_fast=False)
+    assert patient.closed == broken.closed == 1 and not queue.done and not queue.failed
 
 
 def test_a_failure_is_one_cell_s(tmp_path: Path) -> None:
-    board = a_board(tmp_path)
+    queue = a_queue(tmp_path)
 
     def act(config: RunConfig, watch: Any) -> None:
         if config.seed == 2:
-            raise RunFailed("the loss is nan")
+            raise RunFailedError("the loss is nan")
         complete(config, watch)
 
-    run_cells(board, [FakeLane(act)], out=tmp_path, fail_fast=False)
-    assert [task.cell.config.seed for task in board.failed] == [2] and len(board.done) == 5
-    assert ending(board, seconds=3.0)[0] == "5 cells ran in 3.0 s, 1 failed"
+    run_cells(queue, [FakeJob(act)], out=tmp_path, fail_fast=False)
+    assert [task.cell.config.seed for task in queue.failed] == [2] and len(queue.done) == 5
+    assert ending(queue, seconds=3.0)[0] == "5 cells ran in 3.0 s, 1 failed"
 
 
 def test_a_stopped_board_gives_no_more_cells(tmp_path: Path) -> None:
-    board = a_board(tmp_path)
-    task = board.next(1)
-    assert task is not None and board.running == [task]
-    board.check()
-    board.stop()
-    assert board.next(2) is None
+    queue = a_queue(tmp_path)
+    task = queue.next(1)
+    assert task is not None and queue.running == [task]
+    queue.check()
+    queue.stop()
+    assert queue.next(2) is None
     with pytest.raises(Stopped):
-        board.check()
+        queue.check()
 
 
 def test_the_live_table_shows_what_runs(tmp_path: Path) -> None:
-    board = a_board(tmp_path, 3)
-    task = board.next(1)
+    queue = a_queue(tmp_path, 3)
+    task = queue.next(1)
     assert task is not None
     folder = RunFolder(task.folder)
     folder.write_config(task.config, device="cpu")
@@ -500,7 +500,7 @@ def test_the_live_table_shows_what_runs(tmp_path: Path) -> None:
         barrier = {"accuracy_mean": 0.0123} if number else None
         folder.append_round({"round": number, "accuracy": 0.25 * number, "barrier": barrier, "seconds": {"train": 2.0}})
     console = Console(file=StringIO(), width=120, force_terminal=True)
-    with Display(board, console, total=5, before=2) as display:
+    with Display(queue, console, total=5, before=2) as display:
         display.show()
     shown = said(console)
     assert "1/4" in shown and "0.2500" in shown and "0.0123" in shown and "6.0 s" in shown
@@ -508,14 +508,14 @@ def test_the_live_table_shows_what_runs(tmp_path: Path) -> None:
 
 
 def test_a_log_says_now_and_then_how_the_sweep_is_doing(tmp_path: Path) -> None:
-    board, now, console = a_board(tmp_path, 4), [0.0], quiet()
-    task = board.next(1)
+    queue, now, console = a_queue(tmp_path, 4), [0.0], quiet()
+    task = queue.next(1)
     assert task is not None
     folder = RunFolder(task.folder)
     folder.write_config(task.config, device="cpu")
     for number in (0, 1, 2):
         folder.append_round({"round": number, "accuracy": 0.5, "barrier": None, "seconds": {"train": 6.0}})
-    with Display(board, console, total=5, before=1, jobs=2, clock=lambda: now[0]) as display:
+    with Display(queue, console, total=5, before=1, jobs=2, clock=lambda: now[0]) as display:
         for _ in range(1000):
             now[0] += 0.25
             display.show()
@@ -530,8 +530,8 @@ def test_a_log_says_now_and_then_how_the_sweep_is_doing(tmp_path: Path) -> None:
 
 
 def test_a_cell_that_runs_can_be_skipped_and_one_that_waits(tmp_path: Path) -> None:
-    board = a_board(tmp_path)
-    names = [task.cell.address for task in board.queued]
+    queue = a_queue(tmp_path)
+    names = [task.cell.address for task in queue.queued]
 
     def act(config: RunConfig, watch: Any) -> None:
         if config.seed == 1:
@@ -543,12 +543,12 @@ def test_a_cell_that_runs_can_be_skipped_and_one_that_waits(tmp_path: Path) -> N
             watch()
         complete(config, watch)
 
-    run_cells(board, [FakeLane(act)], out=tmp_path, fail_fast=True)
-    assert [task.cell.config.seed for task in board.skipped] == [1, 4] and len(board.done) == 4
-    (running, waiting) = board.skipped
+    run_cells(queue, [FakeJob(act)], out=tmp_path, fail_fast=True)
+    assert [task.cell.config.seed for task in queue.skipped] == [1, 4] and len(queue.done) == 4
+    (running, waiting) = queue.skipped
     assert read_run(running.folder).failure == {"reason": "skipped by the user", "rounds": -1, "stopped": True}
     assert not waiting.folder.exists()
-    assert ending(board, seconds=3.0)[0] == "4 cells ran in 3.0 s, 2 skipped"
+    assert ending(queue, seconds=3.0)[0] == "4 cells ran in 3.0 s, 2 skipped"
 
 
 def test_skipped_cells_are_no_failure_and_run_once_they_are_not_skipped(tmp_path: Path) -> None:
@@ -611,12 +611,12 @@ def test_the_time_left_is_that_of_the_job_that_ends_last() -> None:
     assert seconds_left([Work(small, 5)], queued, [], jobs=2) is None
 
 
-# lanes on Ray
+# jobs on Ray
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """One Ray for all lanes of these tests."""
+    """One Ray for all jobs of these tests."""
     with joined(workdir=HERE, cpus=2, gpus=0):
         yield
 
@@ -625,16 +625,16 @@ def task_of(config: RunConfig) -> Task:
     return Task(Cell(KINDS[FEDERATION], config, "0" * 12, "toy"), config, Path(config.output.dir))
 
 
-def tried(lane: Lane, config: RunConfig) -> str | None:
+def tried(job: RayJob, config: RunConfig) -> str | None:
     try:
-        lane.run(task_of(config), lambda: None)
-    except RunFailed as error:
+        job.run(task_of(config), lambda: None)
+    except RunFailedError as error:
         return str(error)
     return None
 
 
 @pytest.mark.slow
-def test_a_lane_stays_warm_and_runs_one_config_after_another_as_each_would_run_alone(
+def test_a_job_stays_warm_and_runs_one_config_after_another_as_each_would_run_alone(
     tmp_path: Path, cluster: None
 ) -> None:
     tiring = {"seed": 5, "mask__schedule": "test_resume:tiring", "strategy__server_optimizer": "adam"}
@@ -645,11 +645,11 @@ def test_a_lane_stays_warm_and_runs_one_config_after_another_as_each_would_run_a
         config(tmp_path, "3", **tiring),
         config(tmp_path, "4", **tiring),
     ]
-    lane = Lane(Share(1, ()), ONE_ACTOR, workdir=HERE)
-    errors = [tried(lane, made) for made in configs]
-    lane.close()
-    lane.close()
-    assert len(lane.started) == 1
+    job = RayJob(Share(1, ()), ONE_ACTOR, workdir=HERE)
+    errors = [tried(job, made) for made in configs]
+    job.close()
+    job.close()
+    assert len(job.started) == 1
     assert errors[0] is None and errors[3] is None and errors[4] is None
     assert errors[1] is not None and errors[1].startswith("RoundFailedError: client 0 failed in round 1")
     assert errors[2] is not None and "min" in errors[2]
@@ -660,32 +660,32 @@ def test_a_lane_stays_warm_and_runs_one_config_after_another_as_each_would_run_a
 
 
 @pytest.mark.slow
-def test_a_lane_that_lost_its_host_says_so_and_makes_another(tmp_path: Path, cluster: None) -> None:
-    lane = Lane(Share(1, ()), ONE_ACTOR, workdir=HERE, workers=False)
-    assert tried(lane, config(tmp_path, "before")) is None
+def test_a_job_that_lost_its_host_says_so_and_makes_another(tmp_path: Path, cluster: None) -> None:
+    job = RayJob(Share(1, ()), ONE_ACTOR, workdir=HERE, workers=False)
+    assert tried(job, config(tmp_path, "before")) is None
 
     def kill() -> None:
-        assert lane._host is not None
-        ray.kill(lane._host)
+        assert job._host is not None
+        ray.kill(job._host)
 
-    with pytest.raises(RunFailed, match=r"^ActorDiedError: ") as caught:
-        lane.run(task_of(config(tmp_path, "during", rounds=500)), kill)
+    with pytest.raises(RunFailedError, match=r"^ActorDiedError: ") as caught:
+        job.run(task_of(config(tmp_path, "during", rounds=500)), kill)
     assert "\n" not in str(caught.value)
-    assert tried(lane, config(tmp_path, "after")) is None and len(lane.started) == 2
+    assert tried(job, config(tmp_path, "after")) is None and len(job.started) == 2
 
     def stop() -> None:
         raise Stopped
 
     with pytest.raises(Stopped):
-        lane.run(task_of(config(tmp_path, "stopped", rounds=500)), stop)
-    assert lane._host is None
+        job.run(task_of(config(tmp_path, "stopped", rounds=500)), stop)
+    assert job._host is None
 
 
 @pytest.mark.slow
-def test_an_isolated_lane_makes_a_host_for_each_cell(tmp_path: Path, cluster: None) -> None:
-    lane = Lane(Share(1, ()), ONE_ACTOR, workdir=HERE, workers=False, isolated=True)
-    assert [tried(lane, config(tmp_path, str(number), rounds=1)) for number in range(2)] == [None, None]
-    assert len(lane.started) == 2 and lane._host is None
+def test_an_isolated_job_makes_a_host_for_each_cell(tmp_path: Path, cluster: None) -> None:
+    job = RayJob(Share(1, ()), ONE_ACTOR, workdir=HERE, workers=False, isolated=True)
+    assert [tried(job, config(tmp_path, str(number), rounds=1)) for number in range(2)] == [None, None]
+    assert len(job.started) == 2 and job._host is None
 
 
 class Broken:
@@ -699,18 +699,18 @@ class Broken:
 
 
 @pytest.mark.slow
-def test_a_lane_that_cannot_start_stops_the_sweep(
+def test_a_job_that_cannot_start_stops_the_sweep(
     tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.sweep.lanes.Host", Broken)
-    lane = Lane(Share(1, ()), ONE_ACTOR, workdir=HERE)
-    with pytest.raises(NoRuntime, match=r"no runtime could be started: .*no memory left"):
-        lane.run(task_of(config(tmp_path)), lambda: None)
+    monkeypatch.setattr("experiments.sweep.jobs.Host", Broken)
+    job = RayJob(Share(1, ()), ONE_ACTOR, workdir=HERE)
+    with pytest.raises(NoRuntimeError, match=r"no runtime could be started: .*no memory left"):
+        job.run(task_of(config(tmp_path)), lambda: None)
     # which is no failure of the cell it was for
-    board = a_board(tmp_path)
-    with pytest.raises(NoRuntime):
-        run_cells(board, [lane], out=tmp_path, fail_fast=False)
-    assert not board.failed and len(board.stopped) == 1 and len(board.queued) == 5
+    queue = a_queue(tmp_path)
+    with pytest.raises(NoRuntimeError):
+        run_cells(queue, [job], out=tmp_path, fail_fast=False)
+    assert not queue.failed and len(queue.stopped) == 1 and len(queue.queued) == 5
 
 
 # the real runtime

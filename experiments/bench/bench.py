@@ -18,7 +18,7 @@ from experiments.bench.contestants import CONTESTANTS, Timing, run
 from experiments.bench.peers import frameworks
 from experiments.bench.peers.frameworks import Peer
 from experiments.bench.workloads import Workload, over_clients, workloads
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailedError
 from fedpfn.devices import available_cpus
 from fedpfn.runs import environment
 
@@ -122,7 +122,7 @@ def _installed(
         console.print(f"{peer.name}: {' '.join(peer.requirements)}", highlight=False)
         try:
             python = peer.install(environments)
-        except RunFailed as error:
+        except RunFailedError as error:
             console.print(f"  not installed: {error}", style="red", highlight=False, markup=False)
             failures[peer.name] = str(error)
             continue
@@ -141,7 +141,7 @@ def _contest(into: list[Result], workload: Workload, entrants: Entrants, repeats
             entry["load"] = os.getloadavg()[0]
             try:
                 timing = run_once(workload)
-            except RunFailed as error:
+            except RunFailedError as error:
                 console.print(f"  {name}: failed: {error}", style="red", highlight=False, markup=False)
                 into.append(entry | {"failed": str(error)})
                 continue

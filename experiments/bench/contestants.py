@@ -19,7 +19,7 @@ from experiments.bench.workloads import Workload
 from experiments.interruption import interruptible
 from experiments.resources import even_share
 from experiments.runtime.cluster import import_path
-from experiments.runtime.failure import RunFailed, one_line
+from experiments.runtime.failure import RunFailedError, one_line
 from fedpfn.runs import read_rounds
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
@@ -77,7 +77,7 @@ CONTESTANTS = {
 
 
 def run(contestant: Contestant, workload: Workload, *, device: str, actors: int, gpus: int = 0) -> Timing:
-    """Run ``workload`` once and return its times. Raises ``RunFailed`` if it does not complete."""
+    """Run ``workload`` once and return its times. Raises ``RunFailedError`` if it does not complete."""
     # a short path: Ray's sockets are below it, and the length of their paths is limited
     with tempfile.TemporaryDirectory(prefix="fedpfn-", dir="/tmp" if os.name == "posix" else None) as scratch:
         folder = Path(scratch) / "run"
@@ -91,7 +91,7 @@ def run(contestant: Contestant, workload: Workload, *, device: str, actors: int,
             rounds = contest.read_rounds(folder)[workload.warm_up :]
             if len(rounds) != workload.rounds:
                 # Flower drops clients that fail and still reports the run as complete
-                raise RunFailed(f"{contestant.name}: {len(rounds)} rounds of {workload.rounds}: {last_words(log)}")
+                raise RunFailedError(f"{contestant.name}: {len(rounds)} rounds of {workload.rounds}: {last_words(log)}")
             return Timing([r["seconds"] for r in rounds], [], rounds[-1]["accuracy"])
         words = [f"{key}={value}" for key, value in settings.items()]
         words += ["--supernodes", str(nodes), "--actors", str(actors)]
@@ -116,7 +116,7 @@ def _module(words: Sequence[str], settings: Mapping[str, str], scratch: Path) ->
 
 
 def call(line: Sequence[str], environment: Mapping[str, str], scratch: Path) -> str:
-    """Run a command in ``scratch`` and return its output. Raises ``RunFailed`` with its last line if it fails."""
+    """Run a command in ``scratch`` and return its output. Raises ``RunFailedError`` with its last line if it fails."""
     log = scratch / "log.txt"
     with interruptible(), log.open("wb") as file:
         process = subprocess.Popen(
@@ -129,7 +129,7 @@ def call(line: Sequence[str], environment: Mapping[str, str], scratch: Path) -> 
             raise
     said = log.read_text(encoding="utf-8", errors="replace")
     if code:
-        raise RunFailed(last_words(said) or f"it ended with exit code {code} and no output")
+        raise RunFailedError(last_words(said) or f"it ended with exit code {code} and no output")
     return said
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from experiments.bench.memory import held
 from experiments.report.figures.style import DOUBLE, PALETTE, new_figure
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailedError
 from fedpfn.runs import LOG, read_rounds
 
 _EVERY_SECONDS = 0.5
@@ -28,7 +28,10 @@ _WHO = {"workers": "ray::Worker", "server": "-m fedpfn"}
 
 
 def measure(rounds: int, *, actors: int) -> dict[str, Any]:
-    """Run ``rounds`` rounds on the digits and return the measurements. Raises ``RunFailed`` if they do not complete."""
+    """Run ``rounds`` rounds on the digits and return the measurements.
+
+    Raises ``RunFailedError`` if they do not complete.
+    """
     with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
         folder, log = Path(scratch) / "run", Path(scratch) / "log.txt"
         words = [f"rounds={rounds}", "device=cpu", *_SETTINGS, f"output.dir={folder}"]
@@ -41,7 +44,7 @@ def measure(rounds: int, *, actors: int) -> dict[str, Any]:
                     samples.append(_sample(process.pid, folder))
                 time.sleep(_EVERY_SECONDS)
         if process.returncode:
-            raise RunFailed(log.read_text(errors="replace").strip().rpartition("\n")[2])
+            raise RunFailedError(log.read_text(errors="replace").strip().rpartition("\n")[2])
         seconds = [record["seconds"]["round"] for record in read_rounds(folder)[1:]]
     return {"rounds": rounds, "samples": samples, "seconds": seconds}
 

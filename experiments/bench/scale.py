@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from experiments.bench.made_data import name_of
 from experiments.bench.memory import peak_memory
 from experiments.report.figures.style import DOUBLE, PALETTE, new_figure
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailedError
 from fedpfn.runs import read_rounds
 from fedpfn.runs.keys import Scalar
 
@@ -71,7 +71,10 @@ def cases(size: str) -> list[Case]:
 
 
 def measure(case: Case, *, actors: int) -> dict[str, Any]:
-    """Run a case and return its seconds per round and peak memory. Raises ``RunFailed`` if it does not complete."""
+    """Run a case and return its seconds per round and peak memory.
+
+    Raises ``RunFailedError`` if it does not complete.
+    """
     with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
         folder = Path(scratch) / "run"
         words = [
@@ -84,7 +87,7 @@ def measure(case: Case, *, actors: int) -> dict[str, Any]:
             with peak_memory(process.pid) as peak:
                 code = process.wait()
         if code:
-            raise RunFailed(log.read_text(errors="replace").strip().rpartition("\n")[2])
+            raise RunFailedError(log.read_text(errors="replace").strip().rpartition("\n")[2])
         rounds = [record["seconds"] for record in read_rounds(folder)[1 + _WARM_UP :]]
     stages = {stage: median(r[stage] for r in rounds) for stage in ("round", "train", "transfer", "aggregate")}
     return {"case": asdict(case), "model_bytes": case.model_bytes, "seconds": stages, "peak_bytes": peak.bytes}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.faults.fault import Ending, Fault, Runtime
 from experiments.faults.outcome import PATIENCE, Outcome, judge
-from experiments.faults.stage import CELLS, Stage, Unreached
+from experiments.faults.stage import CELLS, Stage, UnreachedError
 from fedpfn.runs import is_run, read_json
 
 LIMIT = 120.0
@@ -29,7 +29,7 @@ def inject(fault: Fault, folder: Path, expected: Digests, *, moment: str = "") -
         try:
             stage.wait_for(fault.moment, LIMIT)
             fault.action(stage)
-        except (Unreached, LookupError) as missed:
+        except (UnreachedError, LookupError) as missed:
             if stage.has_ended() == 0:
                 outcome.skipped = "the run had ended by then"
             else:

@@ -30,7 +30,7 @@ ROOT = Path(fedpfn.__file__).parents[1]
 _LOOK_SECONDS = 0.01
 
 
-class Unreached(RuntimeError):  # noqa: N818 - reads as a sentence: the moment was not reached
+class UnreachedError(RuntimeError):
     """The run ended, or the time limit passed, before the moment of the fault."""
 
 
@@ -127,7 +127,7 @@ class Stage:
         return max((_lines(cell / "rounds.jsonl") - 1 for cell in self.cells), default=-1)
 
     def wait_for(self, moment: Moment, limit: float) -> None:
-        """Wait for a moment of the run. Raises ``Unreached`` if the run ends first or after ``limit`` seconds."""
+        """Wait for a moment of the run. Raises ``UnreachedError`` if the run ends first or after ``limit`` seconds."""
         reached: dict[str, Callable[[], bool]] = {
             "start": lambda: True,
             "workers": self._has_workers,
@@ -138,7 +138,7 @@ class Stage:
         deadline = time.monotonic() + limit
         while not reached[moment.sign]():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise Unreached(f"{moment} was not reached: {self.said('stderr')[-300:]}")
+                raise UnreachedError(f"{moment} was not reached: {self.said('stderr')[-300:]}")
             time.sleep(_LOOK_SECONDS)
         time.sleep(moment.after)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailedError
 from experiments.sweep.file import CONF, packaged_names, read_sweep
 from experiments.sweep.kinds import FEDERATION
 from experiments.sweep.run import sweep
@@ -84,7 +84,7 @@ def run_study(study: Study, folder: Path, console: Console, *, root: Path | None
             study.file, words, console, workdir=Path.cwd(), quick=quick, out=folder, jobs=jobs,
             in_process=study.baseline is not None,
         )  # fmt: skip
-    except (ConfigError, RunFailed, ValueError, OSError) as error:
+    except (ConfigError, RunFailedError, ValueError, OSError) as error:
         faults = error.faults if isinstance(error, ConfigError) else [str(error)]
         return "; ".join(dict.fromkeys(fault.splitlines()[0] for fault in faults))
     return "" if done else f"some of its cells failed: `fedpfn watch {folder}`"

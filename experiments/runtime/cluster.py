@@ -44,7 +44,7 @@ _QUIET = {
 def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], None]]:
     """Run a local Ray that offers ``cpus`` and ``gpus``, and whose workers also find modules in ``workdir``.
 
-    Yields a function that raises ``RuntimeDied`` if this Ray has died.
+    Yields a function that raises ``RuntimeDiedError`` if this Ray has died.
     """
     import ray
 

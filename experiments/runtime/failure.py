@@ -6,21 +6,21 @@ _LONGEST = 1000
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
-class RunFailed(RuntimeError):  # noqa: N818 - reads as a sentence: the run failed
+class RunFailedError(RuntimeError):
     """A run did not complete; ``str(error)`` is the reason in one line."""
 
 
-class RuntimeDied(RunFailed):
+class RuntimeDiedError(RunFailedError):
     """Ray itself has died: nothing more can be run on it, and what was running can be resumed."""
 
 
-def failed(error: BaseException) -> RunFailed:
+def failed(error: BaseException) -> RunFailedError:
     """Return ``error`` as the reason why a run failed."""
-    if isinstance(error, RunFailed):
+    if isinstance(error, RunFailedError):
         return error
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return RunFailed(one_line(of_the_system(error)))
-    return RunFailed(one_line(f"{type(error).__name__}: {error}"))
+        return RunFailedError(one_line(of_the_system(error)))
+    return RunFailedError(one_line(f"{type(error).__name__}: {error}"))
 
 
 def notes(error: BaseException) -> list[str]:

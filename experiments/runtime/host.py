@@ -29,7 +29,7 @@ class Host:
 
         whole_lines()
         find_users_modules()
-        # on this machine the lane assigns the GPUs, on a cluster Ray does
+        # on this machine the job assigns the GPUs, on a cluster Ray does
         cards = gpu_names(resources.gpus) if VISIBLE in environment else []
         # started before this process imports PyTorch, so that they import it at the same time
         self.workers = start_workers(resources, cards=cards) if workers else None
@@ -40,7 +40,7 @@ class Host:
         """Run a config and return an error in one line, or None."""
         import gc
 
-        from experiments.runtime.failure import RunFailed
+        from experiments.runtime.failure import RunFailedError
         from experiments.runtime.runtime import run_here, run_on
         from fedpfn import imports
         from fedpfn.runs.config import ConfigError, RunConfig
@@ -54,7 +54,7 @@ class Host:
                 run_on(self.workers, parsed, nodes=self.nodes, log=Path(log), watch=self._live)
         except ConfigError as error:
             return "; ".join(error.faults)
-        except RunFailed as error:
+        except RunFailedError as error:
             return str(error)
         finally:
             # so that the data of one run are not in memory together with those of the next
@@ -66,7 +66,7 @@ class Host:
         """Run a cell of the laboratory, which writes to ``folder``, and return an error in one line, or None."""
         from experiments.lab.cell import run_cell
         from experiments.lab.config import LabConfig
-        from experiments.runtime.failure import RunFailed
+        from experiments.runtime.failure import RunFailedError
         from experiments.runtime.runtime import recorded
         from fedpfn import imports
         from fedpfn.runs.config import ConfigError
@@ -78,7 +78,7 @@ class Host:
                 run_cell(kind, LabConfig.parse(config), Path(folder))
         except ConfigError as error:
             return "; ".join(error.faults)
-        except RunFailed as error:
+        except RunFailedError as error:
             return str(error)
         return None
 

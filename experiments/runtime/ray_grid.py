@@ -22,7 +22,7 @@ from flwr.common.logger import log
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from experiments.runtime.at_once import AtOnceGrid
-from experiments.runtime.failure import RuntimeDied
+from experiments.runtime.failure import RuntimeDiedError
 from experiments.runtime.parcels import Carried, Parcel, carried, pack, unpack
 from experiments.runtime.phases import ROUND_0, ROUND_1
 from experiments.runtime.workers import Actor, Workers
@@ -147,7 +147,7 @@ class RayGrid(AtOnceGrid):
                         yield unpack(parcel)
                 if time.monotonic() > deadline:
                     break
-        except RuntimeDied:
+        except RuntimeDiedError:
             # no actor is left to be replaced
             busy.clear()
             raise

@@ -26,7 +26,7 @@ from ray._private import ray_constants
 from ray._private.node import Node
 from ray._private.parameter import RayParams
 
-from experiments.runtime.failure import RuntimeDied
+from experiments.runtime.failure import RuntimeDiedError
 
 _VITAL = {
     ray_constants.PROCESS_TYPE_GCS_SERVER: "store (GCS)",
@@ -82,7 +82,7 @@ def _set(settings: Mapping[str, str | None], *, cluster: bool) -> None:
 def ray_node(*, cpus: int, gpus: int, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """Start Ray with its files in ``folder``; at the end all its processes are killed at once.
 
-    Yields its address, and a function that raises ``RuntimeDied`` if its store or its scheduler has ended.
+    Yields its address, and a function that raises ``RuntimeDiedError`` if its store or its scheduler has ended.
     """
     without: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False, "include_dashboard": False}
     settings = RayParams(num_cpus=cpus, num_gpus=gpus, temp_dir=str(folder), **without)
@@ -104,7 +104,7 @@ def _look_after(node: Node) -> None:
             status = started.process.poll()
             if status is not None:
                 how = f"by signal {-status}" if status < 0 else f"with status {status}"
-                raise RuntimeDied(f"Ray's {name} ended {how}, and with it all workers")
+                raise RuntimeDiedError(f"Ray's {name} ended {how}, and with it all workers")
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def looked_after(look_after: Callable[[], None]) -> Iterator[None]:
         while not over.wait(_LOOK_SECONDS):
             try:
                 look_after()
-            except RuntimeDied:
+            except RuntimeDiedError:
                 # code that waits for workers also calls `look_after`, and records the reason
                 if not over.wait(_GRACE_SECONDS):
                     _thread.interrupt_main()

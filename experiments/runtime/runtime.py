@@ -51,7 +51,7 @@ def joined(
     """Return Ray as a context manager: the cluster at ``ray_address``, or a local Ray with ``cpus`` and ``gpus``.
 
     By default, a local Ray has the CPUs and GPUs that this process may use. The context's value is a function that
-    raises ``RuntimeDied`` if the local Ray has died.
+    raises ``RuntimeDiedError`` if the local Ray has died.
     """
     if ray_address:
         return ray_cluster(ray_address, workdir=workdir)
@@ -73,7 +73,7 @@ def run_on(
     """Run ``config`` on ``workers`` and return the run folder; output goes to ``log``.
 
     ``watch`` is called several times a second while workers train. Raises ``ConfigError`` for a config that cannot be
-    run, and ``RunFailed`` for a run that did not complete, whose traceback is in the log.
+    run, and ``RunFailedError`` for a run that did not complete, whose traceback is in the log.
     """
     from experiments.runtime.output import shorten
     from experiments.runtime.ray_grid import RayGrid

@@ -24,7 +24,7 @@ class Workers:
     Ray gives them shares of GPUs and fills one GPU before it uses the next. On this machine, ``cards`` are instead the
     names of its GPUs, as in ``CUDA_VISIBLE_DEVICES``, which are given out in turn without asking Ray.
 
-    ``look_after`` is called while waiting for the actors, and raises ``RuntimeDied`` if they cannot answer any more.
+    ``look_after`` is called while waiting for the actors, and raises ``RuntimeDiedError`` if they can no longer answer.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from experiments.progress import HEARTBEAT_SECONDS, duration, latest_score, number, seconds_per_round
 from experiments.progress import seconds_left as seconds_left_of_run
-from experiments.sweep.board import Board, Task
+from experiments.sweep.cell_queue import CellQueue, Task
 from experiments.sweep.cells import Cell
 from experiments.sweep.costs import Finished, Work, expected_seconds, seconds_left
 from experiments.sweep.kinds import FEDERATION
@@ -54,14 +54,14 @@ def counts(states: Sequence[State]) -> str:
 
 
 class Display:
-    """The board, live in a terminal; elsewhere a line for each cell that ends, and one every ``HEARTBEAT_SECONDS``.
+    """The queue, live in a terminal; elsewhere a line for each cell that ends, and one every ``HEARTBEAT_SECONDS``.
 
     ``finished`` is what earlier sweeps in the folder ran, ``jobs`` the number of cells that run at a time.
     """
 
     def __init__(
         self,
-        board: Board,
+        queue: CellQueue,
         console: Console,
         *,
         total: int,
@@ -70,7 +70,7 @@ class Display:
         finished: Sequence[Finished] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.board, self.console, self.total, self.before = board, console, total, before
+        self.queue, self.console, self.total, self.before = queue, console, total, before
         self.jobs, self.finished, self.clock = jobs, list(finished), clock
         self.begun = clock()
         self._next, self._left, self._left_at = self.begun + HEARTBEAT_SECONDS, "", -_OUTLOOK_SECONDS
@@ -88,15 +88,15 @@ class Display:
 
     def show(self) -> None:
         """Show what has changed."""
-        board = self.board
-        for task in [*board.done, *board.failed, *board.elsewhere, *board.stopped, *board.skipped]:
+        queue = self.queue
+        for task in [*queue.done, *queue.failed, *queue.elsewhere, *queue.stopped, *queue.skipped]:
             if id(task) not in self._told:
                 self._told.add(id(task))
                 self._say(self._ended(task))
         if self._live:
             self._live.update(self._table(), refresh=True)
-        elif board.running and self.clock() >= self._next:
-            running = [f"{task.cell.label} {_place(task)}" for task in list(board.running)]
+        elif queue.running and self.clock() >= self._next:
+            running = [f"{task.cell.label} {_place(task)}" for task in list(queue.running)]
             self._say(f"{self._line()}; running: {', '.join(running)}")
 
     def _say(self, line: str) -> None:
@@ -107,10 +107,10 @@ class Display:
         place = f"[{self.before + len(self._told)}/{self.total}]"
         if task.error is not None:
             return f"{place} failed   {task.cell.label}: {task.error}"
-        if task in self.board.elsewhere:
+        if task in self.queue.elsewhere:
             return f"{place} left     {task.cell.label}: another sweep is running it"
         rounds = task.rounds()
-        for tasks, word in ((self.board.stopped, "stopped"), (self.board.skipped, "skipped")):
+        for tasks, word in ((self.queue.stopped, "stopped"), (self.queue.skipped, "skipped")):
             if task in tasks:
                 return f"{place} {word}  {task.cell.label} after {max(len(rounds) - 1, 0)} rounds"
         if not rounds:
@@ -124,18 +124,18 @@ class Display:
         )
 
     def _table(self) -> RenderableType:
-        board = self.board
+        queue = self.queue
         table = Table(box=None, header_style="bold", pad_edge=False)
-        for head in ("lane", "running"):
+        for head in ("job", "running"):
             table.add_column(head, no_wrap=True)
         for head in ("round", "score", "barrier", "ETA"):
             table.add_column(head, justify="right")
-        for task in sorted(board.running, key=lambda task: task.lane or 0):
+        for task in sorted(queue.running, key=lambda task: task.job or 0):
             rounds = task.rounds()
             _, score, barrier = latest_score(rounds)
             left = seconds_left_of_run(rounds, task.config) if rounds else None
             table.add_row(
-                str(task.lane),
+                str(task.job),
                 task.cell.label,
                 _place(task),
                 number(score),
@@ -145,33 +145,33 @@ class Display:
         return Group(table, Text(self._line()))
 
     def _line(self) -> str:
-        board = self.board
-        line = f"{self.before + len(board.done)} of {self.total} done, {len(board.failed)} failed"
-        line += f", {len(board.skipped)} skipped" if board.skipped else ""
+        queue = self.queue
+        line = f"{self.before + len(queue.done)} of {self.total} done, {len(queue.failed)} failed"
+        line += f", {len(queue.skipped)} skipped" if queue.skipped else ""
         if (now := self.clock()) >= self._left_at + _OUTLOOK_SECONDS:
             left = self._seconds_left()
             self._left, self._left_at = "" if left is None else f", about {duration(left)} left", now
-        return f"{line}, {len(board.queued)} queued{self._left} · {duration(now - self.begun)} so far"
+        return f"{line}, {len(queue.queued)} queued{self._left} · {duration(now - self.begun)} so far"
 
     def _seconds_left(self) -> float | None:
-        board = self.board
+        queue = self.queue
         # part of a resumed run's time was spent before this sweep; a laboratory cell always starts from scratch
-        whole = [t for t in board.done if t.beyond is not None or t.cell.kind.name != FEDERATION]
+        whole = [t for t in queue.done if t.beyond is not None or t.cell.kind.name != FEDERATION]
         ran = [(task, max(len(task.rounds()) - 1, 1)) for task in whole]
         done = [Finished(task.keys, rounds, task.seconds) for task, rounds in ran]
-        running = [_work(task) for task in list(board.running)]
-        queued = [Work(task.keys, task.cell.rounds - max(len(task.rounds()) - 1, 0)) for task in list(board.queued)]
+        running = [_work(task) for task in list(queue.running)]
+        queued = [Work(task.keys, task.cell.rounds - max(len(task.rounds()) - 1, 0)) for task in list(queue.queued)]
         return seconds_left(running, queued, [*self.finished, *done], jobs=max(self.jobs, len(running)))
 
 
-def ending(board: Board, *, seconds: float) -> list[str]:
+def ending(queue: CellQueue, *, seconds: float) -> list[str]:
     """Return the closing lines of a sweep: its outcome, and its time beyond training."""
-    lines = [f"{len(board.done)} cells ran in {duration(seconds)}"]
-    others = ("failed", board.failed), ("skipped", board.skipped), ("stopped", board.stopped)
-    for word, tasks in (*others, ("left to another", board.elsewhere)):
+    lines = [f"{len(queue.done)} cells ran in {duration(seconds)}"]
+    others = ("failed", queue.failed), ("skipped", queue.skipped), ("stopped", queue.stopped)
+    for word, tasks in (*others, ("left to another", queue.elsewhere)):
         if tasks:
             lines[0] += f", {len(tasks)} {word}"
-    costs = [task.beyond for task in board.done if task.beyond is not None]
+    costs = [task.beyond for task in queue.done if task.beyond is not None]
     if costs:
         lines.append(
             f"besides training a cell took {median(costs):.1f} s (median of {len(costs)}), {fmean(costs):.1f} s on "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from experiments.sweep.board import Task
+from experiments.sweep.cell_queue import Task
 from experiments.sweep.folders import cell_folder
 from experiments.sweep.kinds import FEDERATION
 from experiments.sweep.states import State, cell_state

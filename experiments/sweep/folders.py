@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from experiments.lab.cell import read_cell_config, write_cell_config
-from experiments.sweep.board import Task
+from experiments.sweep.cell_queue import Task
 from experiments.sweep.cells import Cell
 from experiments.sweep.file import SweepFile, as_tree
 from experiments.sweep.kinds import FEDERATION

@@ -1,7 +1,7 @@
 """The kinds of experiment: which settings a cell has, what its result depends on, and what would keep it from starting.
 
 ``federation`` cells are runs, with the keys of ``fedpfn keys``. The other kinds are the laboratory's, with the keys of
-``fedpfn lmc keys``. A kind knows nothing about files, folders or processes; ``lanes`` run its cells.
+``fedpfn lmc keys``. A kind knows nothing about files, folders or processes; ``jobs`` run its cells.
 """
 
 import hashlib

@@ -14,18 +14,18 @@ from experiments.endings import log_tail, own_line
 from experiments.published.results import is_experiment
 from experiments.published.show import show_experiment
 from experiments.resources import Machine, plan_resources
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailedError
 from experiments.runtime.machines import machines_of, say_if_busy
 from experiments.runtime.runtime import joined
-from experiments.sweep.board import Board, Task
+from experiments.sweep.cell_queue import CellQueue, Task
 from experiments.sweep.cells import Cell, cell_faults, cell_warnings, expand
 from experiments.sweep.costs import Finished
 from experiments.sweep.display import Display, counts, ending, plan_table
 from experiments.sweep.file import SweepFile, read_sweep
 from experiments.sweep.folders import cell_folder, check_identity, write_sweep
+from experiments.sweep.jobs import InProcessJob, RayJob, divide
 from experiments.sweep.kinds import FEDERATION
-from experiments.sweep.lanes import Lane, LaneInProcess, divide
-from experiments.sweep.runner import Runner, run_cells
+from experiments.sweep.runner import Job, run_cells
 from experiments.sweep.selection import choose
 from experiments.sweep.states import State, append_event, cell_state, is_skipped, mark_skipped
 from fedpfn.devices import available_cpus, gpu_names
@@ -83,7 +83,7 @@ def sweep(
         )
     jobs = jobs or _usual_jobs(cells, on_gpu=on_gpu, alone=in_process or bool(ray_address))
     states = {cell.address: _state(out, cell) for cell in cells}
-    lanes = _lanes(
+    all_jobs = _make_jobs(
         cells, on_gpu=on_gpu, jobs=jobs, workdir=workdir, isolated=isolated, in_process=in_process,
         supernodes=supernodes, gpus_per_actor=gpus_per_actor, ray_address=ray_address,
     )  # fmt: skip
@@ -104,24 +104,24 @@ def sweep(
     write_sweep(out, plan, cells, jobs=jobs)
     console.print(f"{counts(list(states.values()))} · {out}", highlight=False, soft_wrap=True, markup=False)
     failed_before = [cell for cell in cells if states[cell.address] is State.FAILED and not retry_failed]
-    board, begun = Board(tasks), time.monotonic()
+    queue, begun = CellQueue(tasks), time.monotonic()
     if tasks:
         alone = in_process and jobs == 1
         ray = nullcontext() if alone else joined(workdir=workdir, ray_address=ray_address)
         before, finished = len(cells) - len(tasks), _finished(out, cells, states)
-        display = Display(board, console, total=len(cells), before=before, jobs=jobs, finished=finished)
+        display = Display(queue, console, total=len(cells), before=before, jobs=jobs, finished=finished)
         with _ending(out), ray as look_after, display:
-            for lane in lanes:
-                if isinstance(lane, Lane) and look_after is not None:
-                    lane.look_after = look_after
+            for job in all_jobs:
+                if isinstance(job, RayJob) and look_after is not None:
+                    job.look_after = look_after
             if ray_address and not in_process:
-                say_if_busy([lane.resources for lane in lanes])
-            run_cells(board, lanes, out=out, fail_fast=fail_fast, show=display.show)
-        for line in ending(board, seconds=time.monotonic() - begun):
+                say_if_busy([job.resources for job in all_jobs])
+            run_cells(queue, all_jobs, out=out, fail_fast=fail_fast, show=display.show)
+        for line in ending(queue, seconds=time.monotonic() - begun):
             console.print(line, highlight=False, soft_wrap=True)
     for cell in failed_before:
         console.print(f"failed before, retried only with --retry-failed: {cell_folder(out, cell)}", soft_wrap=True)
-    for task in board.failed:
+    for task in queue.failed:
         console.print(f"failed: {task.folder}", highlight=False, soft_wrap=True, markup=False)
         if place := own_line(log_tail(task.folder / LOG)):
             console.print(f"  in your code: {place}", highlight=False, soft_wrap=True, markup=False)
@@ -140,7 +140,7 @@ def _ending(out: Path) -> Iterator[None]:
     """At the end, record in the events that this process runs no more cells, for watching processes."""
     try:
         yield
-    except (KeyboardInterrupt, RunFailed) as stop:
+    except (KeyboardInterrupt, RunFailedError) as stop:
         stop.add_note(f"sweep folder: {out}\nto resume: {shlex.join(['fedpfn', *sys.argv[1:]])}")
         raise
     finally:
@@ -176,7 +176,7 @@ def _usual_jobs(cells: Sequence[Cell], *, on_gpu: bool, alone: bool) -> int:
     return max(1, min(torch.cuda.device_count() if on_gpu else available_cpus(), len(cells)))
 
 
-def _lanes(
+def _make_jobs(
     cells: list[Cell],
     *,
     on_gpu: bool,
@@ -187,13 +187,13 @@ def _lanes(
     supernodes: int | None,
     gpus_per_actor: float | None,
     ray_address: str,
-) -> list[Runner]:
+) -> list[Job]:
     machines = machines_of(ray_address, gpus=on_gpu)
     count = sum(machine.gpus for machine in machines)
     gpus = [str(number) for number in range(count)] if ray_address else gpu_names(count)
     clients = max(map(_clients_per_round, cells))
     with_workers = cells[0].kind.name == FEDERATION and not in_process
-    lanes: list[Runner] = []
+    made: list[Job] = []
     for number, share in enumerate(divide(jobs, cpus=sum(machine.cpus for machine in machines), gpus=gpus)):
         resources = plan_resources(
             device="cuda" if on_gpu else "cpu",
@@ -204,11 +204,11 @@ def _lanes(
             machines=[Machine(share.cpus, len(share.gpus))],
         )
         if in_process and jobs == 1:
-            lanes.append(LaneInProcess(resources))
+            made.append(InProcessJob(resources))
             continue
         machine = number if ray_address else None
-        lanes.append(
-            Lane(
+        made.append(
+            RayJob(
                 share,
                 resources,
                 workdir=workdir,
@@ -217,7 +217,7 @@ def _lanes(
                 machine=machine,
             )
         )
-    return lanes
+    return made
 
 
 def _clients_per_round(cell: Cell) -> int:

@@ -1,4 +1,4 @@
-"""Runs the cells of a sweep that are not done: lanes in parallel, each with cell after cell.
+"""Runs the cells of a sweep that are not done: jobs in parallel, each with one cell after another.
 
 A cell that fails is recorded with its reason, and the others run. Whatever happens to this process, a cell is done, or
 will be resumed from its checkpoint, or started again. A problem that would stop every cell (no runtime can be started,
@@ -14,61 +14,63 @@ from typing import Protocol
 from experiments.interruption import interruptible
 from experiments.resources import Resources
 from experiments.run import keep_log
-from experiments.runtime.failure import RunFailed, RuntimeDied
-from experiments.sweep.board import Board, Skipped, Stopped, Task
+from experiments.runtime.failure import RunFailedError, RuntimeDiedError
+from experiments.sweep.cell_queue import CellQueue, Skipped, Stopped, Task
 from experiments.sweep.costs import beyond_training
 from experiments.sweep.extension import begin_from_shorter
 from experiments.sweep.folders import claim, clear_leftovers, record_failure
-from experiments.sweep.lanes import HostDied, NoRuntime
+from experiments.sweep.jobs import HostDiedError, NoRuntimeError
 from experiments.sweep.states import State, append_event, cell_state, is_skipped
 
 _SHOW_SECONDS = 0.25
 
 
-class Runner(Protocol):
-    """Runs one cell after another, as a lane does."""
+class Job(Protocol):
+    """Runs one cell after another."""
 
     started: list[float]
     resources: Resources
 
     def run(self, task: Task, watch: Callable[[], None]) -> None:
-        """Run a cell to its end. Raises ``RunFailed`` and whatever ``watch`` raises."""
+        """Run a cell to its end. Raises ``RunFailedError`` and whatever ``watch`` raises."""
 
     def close(self) -> None:
         """End the processes that it keeps warm."""
 
 
 def run_cells(
-    board: Board, lanes: Sequence[Runner], *, out: Path, fail_fast: bool, show: Callable[[], None] = lambda: None
+    queue: CellQueue, jobs: Sequence[Job], *, out: Path, fail_fast: bool, show: Callable[[], None] = lambda: None
 ) -> None:
-    """Run the cells on the board, one thread per lane, and return when nothing runs any more.
+    """Run the cells in the queue, one thread per job, and return when nothing runs any more.
 
-    ``show`` is called four times a second, in this thread. Ctrl-C and SIGTERM stop the lanes and are raised again as
+    ``show`` is called four times a second, in this thread. Ctrl-C and SIGTERM stop the jobs and are raised again as
     ``KeyboardInterrupt`` when all their processes have ended. Raises the error that stopped the sweep, if one did.
     """
     # not `join`: in Python 3.11, a Ctrl-C in it makes a live thread count as dead
-    ended = [threading.Event() for _ in lanes]
+    ended = [threading.Event() for _ in jobs]
     threads = [
-        threading.Thread(target=_serve, args=(board, lane, number, over), kwargs={"out": out, "fail_fast": fail_fast})
-        for number, (lane, over) in enumerate(zip(lanes, ended, strict=True), start=1)
+        threading.Thread(target=_serve, args=(queue, job, number, over), kwargs={"out": out, "fail_fast": fail_fast})
+        for number, (job, over) in enumerate(zip(jobs, ended, strict=True), start=1)
     ]
-    with interruptible(), _stopping(board, threads, ended):
+    with interruptible(), _stopping(queue, threads, ended):
         for thread in threads:
             thread.start()
-        while not all(over.wait(_SHOW_SECONDS / len(lanes)) for over in ended):
+        while not all(over.wait(_SHOW_SECONDS / len(jobs)) for over in ended):
             show()
     show()
-    if board.crash is not None:
-        raise board.crash
+    if queue.crash is not None:
+        raise queue.crash
 
 
 @contextmanager
-def _stopping(board: Board, threads: Sequence[threading.Thread], ended: Sequence[threading.Event]) -> Iterator[None]:
-    """Wait for the lanes to end, however the block ends."""
+def _stopping(
+    queue: CellQueue, threads: Sequence[threading.Thread], ended: Sequence[threading.Event]
+) -> Iterator[None]:
+    """Wait for the jobs to end, however the block ends."""
     try:
         yield
     except BaseException:
-        board.stop()
+        queue.stop()
         raise
     finally:
         for thread, over in zip(threads, ended, strict=True):
@@ -76,74 +78,74 @@ def _stopping(board: Board, threads: Sequence[threading.Thread], ended: Sequence
                 over.wait()
 
 
-def _serve(board: Board, lane: Runner, number: int, over: threading.Event, *, out: Path, fail_fast: bool) -> None:
+def _serve(queue: CellQueue, job: Job, number: int, over: threading.Event, *, out: Path, fail_fast: bool) -> None:
     try:
-        while (task := board.next(number)) is not None:
+        while (task := queue.next(number)) is not None:
             if is_skipped(out, task.cell.address):
-                board.end(task, board.skipped)
+                queue.end(task, queue.skipped)
                 continue
             with claim(out, task.cell) as ours:
                 # another sweep may have finished it since this one checked
                 if not ours or cell_state(task.folder) is State.DONE:
-                    board.end(task, board.elsewhere)
+                    queue.end(task, queue.elsewhere)
                     continue
-                _run(board, lane, task, out=out)
+                _run(queue, job, task, out=out)
             if fail_fast and task.error:
-                board.stop()
+                queue.stop()
     except BaseException as error:
-        board.stop(error)
+        queue.stop(error)
     finally:
         try:
-            lane.close()
+            job.close()
         finally:
             over.set()
 
 
-def _run(board: Board, lane: Runner, task: Task, *, out: Path) -> None:
-    """Run one cell, and record its outcome on the board, in its folder and in the events."""
+def _run(queue: CellQueue, job: Job, task: Task, *, out: Path) -> None:
+    """Run one cell, and record its outcome in the queue, in its folder and in the events."""
     clear_leftovers(task.folder)
     keep_log(task.folder)
-    about = {"cell": task.cell.address, "label": task.cell.label, "lane": task.lane}
+    about = {"cell": task.cell.address, "label": task.cell.label, "job": task.job}
     source = begin_from_shorter(out, task) if cell_state(task.folder) is State.LEFT else None
     resumed = cell_state(task.folder) is not State.LEFT
     extended = {"extends": source.name} if source is not None else {}
     append_event(out, "resumed" if resumed else "started", **about, **extended)
-    where = board.stopped
+    where = queue.stopped
 
     def check() -> None:
-        board.check()
+        queue.check()
         if is_skipped(out, task.cell.address):
             raise Skipped
 
     try:
         try:
-            lane.run(task, check)
-        except HostDied as died:
+            job.run(task, check)
+        except HostDiedError as died:
             # retried once on a new host: most are killed by somebody else, or for lack of memory that is free again
             append_event(out, "host died", **about, error=str(died))
-            lane.run(task, check)
-        where = board.done
+            job.run(task, check)
+        where = queue.done
     except Skipped:
-        where = board.skipped
+        where = queue.skipped
         record_failure(task, "skipped by the user", stopped=True)
     except Stopped:
         record_failure(task, "stopped by the user", stopped=True)
-    except NoRuntime:
+    except NoRuntimeError:
         record_failure(task, "no runtime could be started", stopped=True)
         raise
-    except RuntimeDied as died:
+    except RuntimeDiedError as died:
         record_failure(task, str(died), stopped=True)
         raise
-    except RunFailed as error:
-        task.error, where = str(error), board.failed
+    except RunFailedError as error:
+        task.error, where = str(error), queue.failed
         record_failure(task, task.error)
     finally:
-        board.end(task, where)
-        if where is board.done and not resumed and (rounds := task.rounds()):
+        queue.end(task, where)
+        if where is queue.done and not resumed and (rounds := task.rounds()):
             task.beyond = beyond_training(task.seconds, rounds)
-        names = ((board.done, "done"), (board.failed, "failed"), (board.skipped, "skipped"))
+        names = ((queue.done, "done"), (queue.failed, "failed"), (queue.skipped, "skipped"))
         outcome = next((name for tasks, name in names if where is tasks), "stopped")
         append_event(
             out, outcome, **about, seconds=task.seconds, beyond_training=task.beyond, error=task.error,
-            runtime_starts=list(lane.started),
+            runtime_starts=list(job.started),
         )  # fmt: skip

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from experiments.bench.contestants import last_words
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailedError
 
 _MADE = "fedpfn-bench.txt"
 
@@ -34,7 +34,7 @@ def python_of(name: str, requirements: Sequence[str], interpreters: Sequence[str
 
     Raises
     ------
-    RunFailed
+    RunFailedError
         If there is no such Python, or an installation fails.
     """
     place = folder / name
@@ -60,10 +60,10 @@ def _interpreter(versions: Sequence[str]) -> str:
         # a version manager's shim can be on the path without the Python that it stands for
         if path and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
             return path
-    raise RunFailed(f"it needs Python {' or '.join(versions)}, and none is on the path")
+    raise RunFailedError(f"it needs Python {' or '.join(versions)}, and none is on the path")
 
 
 def _call(words: Sequence[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        raise RunFailed(f"python {' '.join(words[1:3])} failed: {last_words(done.stdout + done.stderr)}")
+        raise RunFailedError(f"python {' '.join(words[1:3])} failed: {last_words(done.stdout + done.stderr)}")

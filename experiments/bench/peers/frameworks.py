@@ -13,7 +13,7 @@ from experiments.bench.contestants import Timing, call, last_words
 from experiments.bench.peers import job as jobs
 from experiments.bench.peers.environments import python_of
 from experiments.bench.workloads import Workload
-from experiments.runtime.failure import RunFailed
+from experiments.runtime.failure import RunFailedError
 from fedpfn.examples import Examples
 from fedpfn.runs.config import RunConfig
 from strategies.assembly import load_data
@@ -37,7 +37,7 @@ class Peer:
     workers: Callable[[int], int] = lambda actors: actors
 
     def install(self, folder: Path) -> Path:
-        """Return the interpreter of the peer's environment in ``folder``, made if necessary. Raises ``RunFailed``."""
+        """Return the interpreter of the environment in ``folder``, made if necessary. Raises ``RunFailedError``."""
         return python_of(self.package, self.requirements, self.interpreters, folder=folder)
 
     def words(self, python: Path, folder: Path, workers: int) -> list[str]:
@@ -63,7 +63,7 @@ PEERS = {
 
 
 def run(peer: Peer, workload: Workload, *, python: Path, device: str, actors: int) -> Timing:
-    """Run ``workload`` once with the peer's own ``python``. Raises ``RunFailed`` if it does not complete."""
+    """Run ``workload`` once with the peer's own ``python``. Raises ``RunFailedError`` if it does not complete."""
     workers = peer.workers(actors)
     with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
         folder = Path(scratch)
@@ -76,7 +76,7 @@ def run(peer: Peer, workload: Workload, *, python: Path, device: str, actors: in
         log = call(peer.words(python, folder, workers), os.environ | environment, folder)
         rounds = read_rounds(folder)[workload.warm_up :]
         if len(rounds) != workload.rounds:
-            raise RunFailed(f"{peer.name}: {len(rounds)} rounds of {workload.rounds}: {last_words(log)}")
+            raise RunFailedError(f"{peer.name}: {len(rounds)} rounds of {workload.rounds}: {last_words(log)}")
         return Timing([r["seconds"] for r in rounds], [], rounds[-1]["accuracy"])
 
 

@@ -1,6 +1,6 @@
-"""A lane: one job of a sweep, with its share of the machine, that runs cell after cell.
+"""A job of a sweep: it runs one cell after another on its share of the machine.
 
-Lanes are actors of one Ray runtime, each with its own workers. The processes that a lane starts for its first cell stay
+Jobs are actors of one Ray runtime, each with its own workers. The processes that a job starts for its first cell stay
 warm for the next ones; a host that died or was stopped is started again. ``isolated`` starts a new one for every cell.
 """
 
@@ -19,21 +19,21 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from experiments.resources import Resources
-from experiments.runtime.failure import RunFailed, failed, one_line
+from experiments.runtime.failure import RunFailedError, failed, one_line
 from experiments.runtime.host import Host
 from experiments.runtime.in_process import run_in_process
-from experiments.sweep.board import Task
+from experiments.sweep.cell_queue import Task
 from experiments.sweep.kinds import FEDERATION
 from fedpfn.devices import CPUS, GPU_SHARE, VISIBLE
 from fedpfn.runs import LOG
 from fedpfn.runs.config import flat
 
 
-class HostDied(RunFailed):
+class HostDiedError(RunFailedError):
     """The process in which a cell ran has ended: it was killed from outside or crashed."""
 
 
-class NoRuntime(RunFailed):
+class NoRuntimeError(RunFailedError):
     """No runtime could be started for a cell, which is not the cell's failure."""
 
 
@@ -42,9 +42,9 @@ _LOOK_SECONDS, _AGAIN_SECONDS = 0.05, 1.0
 
 @dataclass(frozen=True)
 class Share:
-    """What a lane may use of the machine: a number of CPUs, and the GPUs it can see, by name.
+    """What a job may use of the machine: a number of CPUs, and the GPUs it can see, by name.
 
-    ``of_gpu`` is its share of a GPU that other lanes see too, otherwise 1.
+    ``of_gpu`` is its share of a GPU that other jobs see too, otherwise 1.
     """
 
     cpus: int
@@ -52,14 +52,14 @@ class Share:
     of_gpu: float = 1.0
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables that pass the share on to the lane's processes."""
+        """Return the environment variables that pass the share on to the job's processes."""
         return {CPUS: str(self.cpus), VISIBLE: ",".join(self.gpus), GPU_SHARE: f"{self.of_gpu:.6g}"}
 
 
 def divide(jobs: int, *, cpus: int, gpus: Sequence[str]) -> list[Share]:
-    """Divide the machine among ``jobs`` lanes: CPUs evenly, any rest to the first lanes; GPUs in turn, shared if fewer.
+    """Divide the machine among ``jobs`` jobs: CPUs evenly, any rest to the first ones; GPUs in turn, shared if fewer.
 
-    Raises ``ValueError`` if there are more lanes than CPUs.
+    Raises ``ValueError`` if there are more jobs than CPUs.
 
     >>> [share.cpus for share in divide(2, cpus=5, gpus=[])]
     [3, 2]
@@ -68,24 +68,24 @@ def divide(jobs: int, *, cpus: int, gpus: Sequence[str]) -> list[Share]:
     """
     if not 1 <= jobs <= cpus:
         raise ValueError(f"--jobs must be from 1 to the number of CPUs, which is {cpus}; got {jobs}")
-    lanes = range(jobs)
-    own = [tuple(gpus[lane::jobs]) or ((gpus[lane % len(gpus)],) if gpus else ()) for lane in lanes]
+    numbers = range(jobs)
+    own = [tuple(gpus[number::jobs]) or ((gpus[number % len(gpus)],) if gpus else ()) for number in numbers]
     return [
         Share(
-            cpus // jobs + (lane < cpus % jobs),
-            own[lane],
-            1 / own.count(own[lane]) if own[lane] else 1.0,
+            cpus // jobs + (number < cpus % jobs),
+            own[number],
+            1 / own.count(own[number]) if own[number] else 1.0,
         )
-        for lane in lanes
+        for number in numbers
     ]
 
 
-class Lane:
+class RayJob:
     """Runs cells one at a time, in the calling thread; ``started`` has the seconds its hosts took to start.
 
-    Without ``workers``, the clients of a cell train in the lane's one process. On a cluster, the host is on the machine
+    Without ``workers``, the clients of a cell train in the job's one process. On a cluster, the host is on the machine
     with index ``machine`` modulo the number of machines, and Ray decides which GPUs are visible. ``look_after`` raises
-    ``RuntimeDied`` if Ray has ended.
+    ``RuntimeDiedError`` if Ray has ended.
     """
 
     def __init__(
@@ -110,7 +110,8 @@ class Lane:
         """Run a cell, which writes to its folder, and return when it is complete.
 
         ``watch`` is called many times a second; an exception from it ends the host and is raised again. Raises
-        ``RunFailed``, as ``HostDied`` if the cell itself could not record why, as ``RuntimeDied`` if no lane can go on.
+        ``RunFailedError``, as ``HostDiedError`` if the cell itself could not record why, as ``RuntimeDiedError`` if no
+        job can go on.
         """
         kind, folder = task.cell.kind.name, task.folder
         options = {"workdir": str(self.workdir), "log": str(folder / LOG)}
@@ -125,14 +126,14 @@ class Lane:
         except RayError as died:
             self.close()
             self.look_after()
-            raise HostDied(str(failed(died))) from died
+            raise HostDiedError(str(failed(died))) from died
         except BaseException:
             self.close()
             raise
         if self.isolated:
             self.close()
         if error:
-            raise RunFailed(one_line(error))
+            raise RunFailedError(one_line(error))
 
     def close(self) -> None:
         """End the host and its workers, if there is one."""
@@ -160,7 +161,7 @@ class Lane:
             self.look_after()
             if attempts > 1:
                 return self._start(watch, attempts=attempts - 1)
-            raise NoRuntime(one_line(f"no runtime could be started: {error}")) from error
+            raise NoRuntimeError(one_line(f"no runtime could be started: {error}")) from error
         self.started.append(time.monotonic() - begun)
         return host
 
@@ -171,8 +172,8 @@ def _wait(reference: ray.ObjectRef[Any], watch: Callable[[], None]) -> Any:
     return ray.get(reference)
 
 
-class LaneInProcess:
-    """A lane in the calling thread, without Ray: for debuggers, with the same results."""
+class InProcessJob:
+    """A job in the calling thread, without Ray: for debuggers, with the same results."""
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
@@ -181,8 +182,8 @@ class LaneInProcess:
     def run(self, task: Task, watch: Callable[[], None]) -> None:
         """Run a cell.
 
-        Raises ``RunFailed`` and what ``watch`` raises: a run stops before the next client's training, a cell of the
-        laboratory at any Python instruction.
+        Raises ``RunFailedError`` and what ``watch`` raises: a run stops before the next client's training, a cell of
+        the laboratory at any Python instruction.
         """
         from experiments.lab.cell import run_cell
 
@@ -194,7 +195,7 @@ class LaneInProcess:
                 with _interrupted(watch):
                     run_cell(kind, task.config, task.folder)
         except Exception as error:
-            raise RunFailed(one_line(f"{type(error).__name__}: {error}")) from error
+            raise RunFailedError(one_line(f"{type(error).__name__}: {error}")) from error
 
     def close(self) -> None:
         """Do nothing: there is nothing to end."""

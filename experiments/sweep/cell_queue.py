@@ -1,6 +1,6 @@
-"""The state of a running sweep: what is queued, running, done and failed, shared by the lanes' threads and the display.
+"""The state of a running sweep: what is queued, running, done and failed, shared by the jobs' threads and the display.
 
-Lanes take the next cell from the board and report how cells ended; the display reads it. The board knows nothing about
+Jobs take the next cell from the queue and report how cells ended; the display reads it. The queue knows nothing about
 how a cell is run.
 """
 
@@ -19,11 +19,11 @@ from fedpfn.runs.keys import Scalar
 
 
 class Stopped(BaseException):
-    """The sweep must stop: raised in the lanes to end what they run. Not an error: the user requested it."""
+    """The sweep must stop: raised in the jobs to end what they run. Not an error: the user requested it."""
 
 
 class Skipped(BaseException):
-    """A running cell is to be skipped: raised in the lane that runs it, to end only this cell."""
+    """A running cell is to be skipped: raised in the job that runs it, to end only this cell."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Task:
     cell: Cell
     config: Any
     folder: Path
-    lane: int | None = None
+    job: int | None = None
     begun: float = 0.0
     seconds: float = 0.0
     error: str | None = None
@@ -53,7 +53,7 @@ class Task:
         return self._file.read()
 
 
-class Board:
+class CellQueue:
     """The cells of a sweep, in one list for each state. The methods may be called from any thread."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
@@ -68,13 +68,13 @@ class Board:
         self._stop = threading.Event()
         self._lock = threading.Lock()
 
-    def next(self, lane: int) -> Task | None:
-        """Return the next cell for a lane, or None if none is left or the sweep stops."""
+    def next(self, job: int) -> Task | None:
+        """Return the next cell for a job, or None if none is left or the sweep stops."""
         with self._lock:
             if self._stop.is_set() or not self.queued:
                 return None
             task = self.queued.popleft()
-            task.lane, task.begun = lane, time.monotonic()
+            task.job, task.begun = job, time.monotonic()
             self.running.append(task)
             return task
 
@@ -86,7 +86,7 @@ class Board:
             where.append(task)
 
     def stop(self, crash: BaseException | None = None) -> None:
-        """Ask the lanes to stop, because of ``crash`` if there was one."""
+        """Ask the jobs to stop, because of ``crash`` if there was one."""
         with self._lock:
             self.crash = self.crash or crash
         self._stop.set()
