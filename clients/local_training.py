@@ -26,8 +26,8 @@ from fedpfn.schedules import phase_steps
 from fedpfn.seeding import numpy_generator, torch_seed
 from fedpfn.training import (
     Begun,
+    ClientTraining,
     Finished,
-    Job,
     LocalAlgorithm,
     NonFiniteError,
     Start,
@@ -53,23 +53,25 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
     """
     started, settings = time.perf_counter(), task.config.train
     masks = plan_masks(workspace, task.plan)
-    job = job_of(task, workspace, client)
+    training = training_of(task, workspace, client)
     load(workspace, task.state)
     before = None if task.private is None else pack(workspace.state, masks.active)
-    algorithm = begun(task, workspace, job, kept or {})
+    algorithm = begun(task, workspace, training, kept or {})
     with torch_seed(task.config.seed, "dropout", task.server_round, client), hinted():
         trained = train(
             workspace.model,
             # images must be augmented before they are decoded
-            job.examples if job.augment else _decoded(job.examples, drawn=sum(job.steps) * settings.batch_size),
-            job.batches,
-            list(zip(masks.phases, job.steps, strict=True)),
+            training.examples
+            if training.augment
+            else _decoded(training.examples, drawn=sum(training.steps) * settings.batch_size),
+            training.batches,
+            list(zip(masks.phases, training.steps, strict=True)),
             optimizer=optimizer_of(task.config, task.server_round),
-            loss=workspace.loss_of(job.examples.labels),
+            loss=workspace.loss_of(training.examples.labels),
             algorithm=algorithm,
             clip_norm=settings.clip_norm,
-            lr_factor=job.lr_factor,
-            augment=job.augment,
+            lr_factor=training.lr_factor,
+            augment=training.augment,
         )
     packed = pack(workspace.state, masks.active)
     finished = finish(algorithm, trainable(workspace.model), masks, trained) if algorithm else NOTHING_ELSE
@@ -79,7 +81,9 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
     tested = tested_on_own(workspace, client)
     seconds, device = time.perf_counter() - started, str(workspace.device)
     private = task.private is not None
-    return Update(packed, len(job.examples), job.steps, trained.loss, seconds, device, finished, tested, private)
+    return Update(
+        packed, len(training.examples), training.steps, trained.loss, seconds, device, finished, tested, private
+    )
 
 
 def private_update(task: Task, client: int, packed: State, before: State, finished: Finished) -> State:
@@ -116,7 +120,7 @@ def saliency_of(task: Task, workspace: Workspace, client: int) -> tuple[State, i
     return {name: tensor.cpu() for name, tensor in saliency.items()}, len(examples)
 
 
-def begun(task: Task, workspace: Workspace, job: Job, kept: Mapping[str, Tensor]) -> Begun | None:
+def begun(task: Task, workspace: Workspace, training: ClientTraining, kept: Mapping[str, Tensor]) -> Begun | None:
     """Return the client's half of the run's algorithm at the start of a round; None for plain descent."""
     mu, algorithm = task.config.train.proximal_mu, local_algorithm_of(task.config)
     if algorithm is None and not mu:
@@ -127,9 +131,9 @@ def begun(task: Task, workspace: Workspace, job: Job, kept: Mapping[str, Tensor]
         before={name: task.state[name].to(on) for name in trainable(workspace.model)},
         shared={name: tensor.to(on) for name, tensor in task.shared.items()},
         own={name: tensor.to(on) for name, tensor in kept.items()},
-        labels=job.examples.labels,
+        labels=training.examples.labels,
         num_classes=workspace.num_classes,
-        loss=workspace.loss_of(job.examples.labels),
+        loss=workspace.loss_of(training.examples.labels),
     )
     return Begun(algorithm or LocalAlgorithm(), start, proximal_mu=mu)
 
@@ -157,7 +161,7 @@ def hinted() -> Iterator[None]:
         raise RuntimeError(f"{reason}; use other layers, or deterministic=false") from error
 
 
-def job_of(task: Task, workspace: Workspace, client: int) -> Job:
+def training_of(task: Task, workspace: Workspace, client: int) -> ClientTraining:
     """Return what a client trains on in this round, and its number of steps per phase."""
     settings, smallest = task.config.train, workspace.min_batch
     examples = workspace.train.take(workspace.parts[client])
@@ -166,7 +170,7 @@ def job_of(task: Task, workspace: Workspace, client: int) -> Job:
     )
     generator = numpy_generator(task.config.seed, "batches", task.server_round, client)
     batches = batch_order(len(examples), settings.batch_size, generator, min_batch=smallest)
-    return Job(
+    return ClientTraining(
         examples,
         batches,
         phase_steps(tuple(phase.share for phase in task.plan), steps),

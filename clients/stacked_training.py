@@ -13,13 +13,22 @@ import torch
 from flwr.common.logger import log
 
 from clients.gpu_memory import give_back
-from clients.local_training import DIVERGENCE_HINT, begun, finish, hinted, job_of, load, private_update, tested_on_own
+from clients.local_training import (
+    DIVERGENCE_HINT,
+    begun,
+    finish,
+    hinted,
+    load,
+    private_update,
+    tested_on_own,
+    training_of,
+)
 from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import Workspace, plan_masks
 from fedpfn.packing import pack
 from fedpfn.params import State, trainable
 from fedpfn.runs.arguments import optimizer_of
-from fedpfn.training import Begun, Job, NonFiniteError, Outcome, train_stacked
+from fedpfn.training import Begun, ClientTraining, NonFiniteError, Outcome, train_stacked
 
 
 def train_stack(
@@ -56,13 +65,13 @@ def _train_once(
     """Train at most ``rows`` clients together. Raises ``OutOfMemoryError`` for all of them."""
     started, settings = time.perf_counter(), task.config.train
     masks = plan_masks(workspace, task.plan)
-    jobs: dict[int, Job] = {}
+    trainings: dict[int, ClientTraining] = {}
     results: dict[int, Update | Exception] = {}
     algorithms: dict[int, Begun] = {}
     for client, own in zip(clients, kept, strict=True):
         try:
-            jobs[client] = job_of(task, workspace, client)
-            if (algorithm := begun(task, workspace, jobs[client], own)) is not None:
+            trainings[client] = training_of(task, workspace, client)
+            if (algorithm := begun(task, workspace, trainings[client], own)) is not None:
                 algorithms[client] = algorithm
         except torch.OutOfMemoryError:
             raise
@@ -75,28 +84,28 @@ def _train_once(
         with hinted():
             outcomes = train_stacked(
                 workspace.model,
-                list(jobs.values()),
+                list(trainings.values()),
                 masks.phases,
                 optimizer=optimizer_of(task.config, task.server_round),
                 batch_size=settings.batch_size,
                 rows=rows,
-                algorithms=[algorithms[client] for client in jobs] if algorithms else (),
+                algorithms=[algorithms[client] for client in trainings] if algorithms else (),
                 clip_norm=settings.clip_norm,
             )
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        outcomes = [error] * len(jobs)
+        outcomes = [error] * len(trainings)
     seconds = time.perf_counter() - started
-    total = sum(sum(job.steps) for job in jobs.values())
-    for (client, job), outcome in zip(jobs.items(), outcomes, strict=True):
+    total = sum(sum(training.steps) for training in trainings.values())
+    for (client, training), outcome in zip(trainings.items(), outcomes, strict=True):
         if isinstance(outcome, NonFiniteError):
             outcome = NonFiniteError(f"{outcome}; {DIVERGENCE_HINT}")
         if isinstance(outcome, Exception):
             results[client] = outcome
             continue
         packed = pack({name: outcome.state[name] for name in workspace.state}, masks.active)
-        share = seconds * sum(job.steps) / max(total, 1)
+        share = seconds * sum(training.steps) / max(total, 1)
         device = str(workspace.device)
         finished = NOTHING_ELSE
         if client in algorithms:
@@ -107,7 +116,7 @@ def _train_once(
         vectors = {name: entries.cpu() for name, entries in packed.items()}
         tested = tested_on_own(workspace, client, outcome.state)
         results[client] = Update(
-            vectors, len(job.examples), job.steps, outcome.trained.loss, share, device, finished, tested,
+            vectors, len(training.examples), training.steps, outcome.trained.loss, share, device, finished, tested,
             task.private is not None,
         )  # fmt: skip
     return [results[client] for client in clients]

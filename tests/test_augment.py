@@ -22,7 +22,7 @@ from fedpfn.params import State, read_state, trainable
 from fedpfn.runs.config import ConfigError, RunConfig
 from fedpfn.training import (
     Augmenter,
-    Job,
+    ClientTraining,
     batch_order,
     image_faults,
     make_augment,
@@ -178,9 +178,9 @@ def test_rows_of_a_stack_are_augmented_as_alone(augment: Any) -> None:
 # in training
 
 
-def job(
+def client(
     size: int, steps: tuple[int, ...], augment: Any, *, client: int = 0, lr: Callable[[int], float] | None = None
-) -> Job:
+) -> ClientTraining:
     examples = Examples(
         images_of(size, shape=(1, 8, 8), seed=client),
         torch.from_numpy(np.random.default_rng(client).integers(0, 3, size)),
@@ -188,38 +188,42 @@ def job(
         std=(0.3,),
     )
     augmenter = None if augment is None else Augmenter(augment, 0, ("augment", 1, client))
-    return Job(examples, batch_order(size, 8, np.random.default_rng(client)), steps, lr, augmenter)
+    return ClientTraining(examples, batch_order(size, 8, np.random.default_rng(client)), steps, lr, augmenter)
 
 
-def alone(job: Job, model_seed: int = 0) -> State:
+def alone(client: ClientTraining, model_seed: int = 0) -> State:
     model = build("mlp", (1, 8, 8), 3, seed=model_seed, width=10)
     train(
-        model, job.examples, job.batches, [(None, steps) for steps in job.steps],
-        optimizer=make_optimizer("sgd", lr=0.05, momentum=0.9), augment=job.augment, lr_factor=job.lr_factor,
+        model, client.examples, client.batches, [(None, steps) for steps in client.steps],
+        optimizer=make_optimizer("sgd", lr=0.05, momentum=0.9), augment=client.augment, lr_factor=client.lr_factor,
     )  # fmt: skip
     return read_state(model)
 
 
 def test_images_are_augmented_before_they_are_normalised_and_otherwise_nothing_changes() -> None:
-    plain = job(30, (6,), None)
-    decoded = replace(job(30, (6,), None), examples=plain.examples.decoded())
-    assert same_state(alone(job(30, (6,), unchanged)), alone(decoded))
-    assert same_state(alone(job(30, (6,), CropFlip(0, flip=False))), alone(plain))
-    assert not same_state(alone(job(30, (6,), AUGMENTATIONS["crop-flip"])), alone(job(30, (6,), None)))
+    plain = client(30, (6,), None)
+    decoded = replace(client(30, (6,), None), examples=plain.examples.decoded())
+    assert same_state(alone(client(30, (6,), unchanged)), alone(decoded))
+    assert same_state(alone(client(30, (6,), CropFlip(0, flip=False))), alone(plain))
+    assert not same_state(alone(client(30, (6,), AUGMENTATIONS["crop-flip"])), alone(client(30, (6,), None)))
 
 
 @pytest.mark.parametrize("augment", [AUGMENTATIONS["crop-flip"], erased], ids=["crop-flip", "own"])
 def test_a_client_in_a_stack_sees_the_images_that_it_sees_alone(augment: Any) -> None:
     """In two phases, in which the clients have other numbers of steps, so that the stack's steps are not theirs."""
 
-    def jobs() -> list[Job]:
-        return [job(30, (3, 4), augment, client=0), job(7, (6, 1), augment, client=1), job(9, (1, 5), None, client=2)]
+    def clients() -> list[ClientTraining]:
+        return [
+            client(30, (3, 4), augment, client=0),
+            client(7, (6, 1), augment, client=1),
+            client(9, (1, 5), None, client=2),
+        ]
 
     model = build("mlp", (1, 8, 8), 3, seed=0, width=10)
     outcomes = train_stacked(
-        model, jobs(), [None, None], optimizer=make_optimizer("sgd", lr=0.05, momentum=0.9), batch_size=8, rows=4
+        model, clients(), [None, None], optimizer=make_optimizer("sgd", lr=0.05, momentum=0.9), batch_size=8, rows=4
     )
-    for outcome, one in zip(outcomes, jobs(), strict=True):
+    for outcome, one in zip(outcomes, clients(), strict=True):
         assert isinstance(outcome, Outcome)
         expected = alone(one)
         for name in trainable(model):

@@ -72,11 +72,11 @@ def test_a_stack_that_runs_out_of_memory_is_halved(
     sizes: list[int] = []
     train = stacked_training.train_stacked
 
-    def greedy(model: Any, jobs: Any, masks: Any, *, rows: int, **settings: Any) -> Any:
+    def greedy(model: Any, clients: Any, masks: Any, *, rows: int, **settings: Any) -> Any:
         sizes.append(rows)
         if rows > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return train(model, jobs, masks, rows=rows, **settings)
+        return train(model, clients, masks, rows=rows, **settings)
 
     halves = answers(5, train__stack=2)
     monkeypatch.setattr(stacked_training, "train_stacked", greedy)
@@ -91,14 +91,14 @@ def test_a_stack_that_runs_out_of_memory_is_halved(
 def test_a_client_too_large_for_a_stack_of_one_fails_alone(
     monkeypatch: pytest.MonkeyPatch, released: list[None]
 ) -> None:
-    job = stacked_training.job_of
+    training = stacked_training.training_of
 
     def greedy(task: Any, workspace: Any, client: int) -> Any:
         if client == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return job(task, workspace, client)
+        return training(task, workspace, client)
 
-    monkeypatch.setattr(stacked_training, "job_of", greedy)
+    monkeypatch.setattr(stacked_training, "training_of", greedy)
     found = answers(3, train__stack=3)
     assert [isinstance(answer, Answer) for answer in found] == [True, False, True]
     assert isinstance(found[1], torch.OutOfMemoryError)

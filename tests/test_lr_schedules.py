@@ -22,7 +22,7 @@ from fedpfn.params import read_state
 from fedpfn.runs.arguments import lr_factor_of, round_lr
 from fedpfn.runs.config import KEYS, ConfigError, RunConfig
 from fedpfn.runs.identity import config_warnings, used_keys
-from fedpfn.training import Job, Trained, batch_order, make_lr_schedule, make_optimizer, train, train_stacked
+from fedpfn.training import ClientTraining, Trained, batch_order, make_lr_schedule, make_optimizer, train, train_stacked
 from fedpfn.training.lr_schedules import cosine, linear, step_by, warm_up
 from fedpfn.training.stacked import Outcome
 from strategies.preflight import find_faults
@@ -148,20 +148,22 @@ def test_a_schedule_of_the_users_own_is_none() -> None:
 # in training
 
 
-def job(size: int, steps: tuple[int, ...], schedule: Callable[[int, int], float] | None, *, seed: int = 0) -> Job:
+def client(
+    size: int, steps: tuple[int, ...], schedule: Callable[[int, int], float] | None, *, seed: int = 0
+) -> ClientTraining:
     drawn = np.random.default_rng(seed)
     examples = Examples(
         torch.from_numpy(drawn.normal(size=(size, 1, 4, 4))), torch.from_numpy(drawn.integers(0, 3, size))
     )
     total = sum(steps)
     factor = None if schedule is None else lambda step: schedule(step, total)
-    return Job(examples, batch_order(size, 8, np.random.default_rng(seed)), steps, factor)
+    return ClientTraining(examples, batch_order(size, 8, np.random.default_rng(seed)), steps, factor)
 
 
-def alone(model: nn.Module, job: Job, optimizer: dict[str, Any], **settings: Any) -> Trained:
+def alone(model: nn.Module, client: ClientTraining, optimizer: dict[str, Any], **settings: Any) -> Trained:
     return train(
-        model, job.examples, job.batches, [(None, steps) for steps in job.steps],
-        optimizer=make_optimizer(**optimizer), lr_factor=job.lr_factor, **settings,
+        model, client.examples, client.batches, [(None, steps) for steps in client.steps],
+        optimizer=make_optimizer(**optimizer), lr_factor=client.lr_factor, **settings,
     )  # fmt: skip
 
 
@@ -172,7 +174,7 @@ def mlp() -> nn.Module:
 def test_two_steps_by_hand_follow_the_schedule_over_both_phases() -> None:
     """The rates of a linear schedule over two steps are 1 and 1/2 of 0.4."""
     model, twin = mlp(), mlp()
-    one = job(16, (1, 1), linear)
+    one = client(16, (1, 1), linear)
     trained = alone(model, one, {"name": "sgd", "lr": 0.4})
     for batch, lr in zip(batch_order(16, 8, np.random.default_rng(0)), (0.4, 0.2), strict=False):
         twin.zero_grad()
@@ -198,18 +200,18 @@ OPTIMIZERS: list[dict[str, Any]] = [
 def test_each_client_of_a_stack_follows_its_own_schedule(optimizer: dict[str, Any]) -> None:
     """Clients with other numbers of steps in two phases; one keeps its rate and one trains faster."""
 
-    def jobs() -> list[Job]:
+    def clients() -> list[ClientTraining]:
         return [
-            job(30, (9, 4), cosine, seed=0),
-            job(7, (3, 12), linear, seed=1),
-            job(9, (0, 5), None, seed=2),
-            job(8, (6, 1), rising, seed=3),
+            client(30, (9, 4), cosine, seed=0),
+            client(7, (3, 12), linear, seed=1),
+            client(9, (0, 5), None, seed=2),
+            client(8, (6, 1), rising, seed=3),
         ]
 
     outcomes = train_stacked(
-        mlp(), jobs(), [None, None], optimizer=make_optimizer(**optimizer), batch_size=8, rows=5, clip_norm=0.5
+        mlp(), clients(), [None, None], optimizer=make_optimizer(**optimizer), batch_size=8, rows=5, clip_norm=0.5
     )
-    for outcome, one in zip(outcomes, jobs(), strict=True):
+    for outcome, one in zip(outcomes, clients(), strict=True):
         model = mlp()
         trained = alone(model, one, optimizer, clip_norm=0.5)
         assert isinstance(outcome, Outcome)

@@ -23,7 +23,7 @@ from fedpfn.seeding import torch_seed
 from fedpfn.training import NonFiniteError, Trained, batch_order, make_optimizer, train
 from fedpfn.training.stack_checks import stackable
 from fedpfn.training.stacked import Outcome, stacked_losses, train_stacked
-from fedpfn.training.stacked_steps import Job, lay_out
+from fedpfn.training.stacked_steps import ClientTraining, lay_out
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "lr": 0.01},
@@ -63,23 +63,23 @@ def examples_of(
     return Examples(inputs.to(device), torch.from_numpy(generator.integers(0, 3, size)).to(device))
 
 
-def job(examples: Examples, steps: tuple[int, ...], *, seed: int = 0) -> Job:
-    return Job(examples, batch_order(len(examples), BATCH, np.random.default_rng(seed)), steps)
+def client(examples: Examples, steps: tuple[int, ...], *, seed: int = 0) -> ClientTraining:
+    return ClientTraining(examples, batch_order(len(examples), BATCH, np.random.default_rng(seed)), steps)
 
 
-def jobs_of(
+def clients_of(
     shape: tuple[int, ...], *, sizes: Sequence[int] = SIZES, steps: Sequence[tuple[int, ...]] = STEPS, **kind: Any
-) -> list[Job]:
+) -> list[ClientTraining]:
     return [
-        job(examples_of(shape, size, seed=number, **kind), own, seed=number)
+        client(examples_of(shape, size, seed=number, **kind), own, seed=number)
         for number, (size, own) in enumerate(zip(sizes, steps, strict=True))
     ]
 
 
-def one_by_one(model: nn.Module, jobs: Sequence[Job], masks: Masks, **settings: Any) -> list[Outcome]:
-    """The slow twin: a copy of the model for each job, PyTorch's plain optimiser."""
+def one_by_one(model: nn.Module, clients: Sequence[ClientTraining], masks: Masks, **settings: Any) -> list[Outcome]:
+    """The slow twin: a copy of the model for each client, PyTorch's plain optimiser."""
     found = []
-    for one in jobs:
+    for one in clients:
         own = deepcopy(model)
         trained = train(
             own,
@@ -93,11 +93,13 @@ def one_by_one(model: nn.Module, jobs: Sequence[Job], masks: Masks, **settings: 
     return found
 
 
-def stacked(model: nn.Module, jobs: Sequence[Job], masks: Masks, *, rows: int = 5, **settings: Any) -> list[Outcome]:
+def stacked(
+    model: nn.Module, clients: Sequence[ClientTraining], masks: Masks, *, rows: int = 5, **settings: Any
+) -> list[Outcome]:
     """Train in a stack in which no client fails."""
     settings = with_proximal_term(model, settings)
-    algorithms = [settings.pop("algorithm")] * len(jobs) if "algorithm" in settings else ()
-    found = train_stacked(model, jobs, masks, batch_size=BATCH, rows=rows, algorithms=algorithms, **settings)
+    algorithms = [settings.pop("algorithm")] * len(clients) if "algorithm" in settings else ()
+    found = train_stacked(model, clients, masks, batch_size=BATCH, rows=rows, algorithms=algorithms, **settings)
     assert all(isinstance(outcome, Outcome) for outcome in found)
     return found  # type: ignore[return-value]
 
@@ -119,7 +121,7 @@ def after(*, clip: float = 0.0, mask: Mask | None = None) -> list[list[float]]:
     """One step of three clients: the first has one example of label 0, the second three, the third four of either."""
     data = (labelled(0), labelled(1, 1, 0), labelled(0, 0, 1, 1))
     found = stacked(
-        Two(), [job(own, (1,)) for own in data], [mask], optimizer=make_optimizer("sgd", lr=0.5), clip_norm=clip
+        Two(), [client(own, (1,)) for own in data], [mask], optimizer=make_optimizer("sgd", lr=0.5), clip_norm=clip
     )
     return [outcome.state["w"].tolist() for outcome in found]
 
@@ -137,8 +139,8 @@ def test_each_row_is_clipped_by_the_norm_of_its_own_active_entries() -> None:
 
 
 def test_a_schedule_by_hand() -> None:
-    first = Job(labelled(0, 1, 0), iter([np.array([2, 0]), np.array([1])]), (1, 1))
-    second = Job(labelled(1, 1), iter([np.array([1]), np.array([0, 1])]), (0, 2))
+    first = ClientTraining(labelled(0, 1, 0), iter([np.array([2, 0]), np.array([1])]), (1, 1))
+    second = ClientTraining(labelled(1, 1), iter([np.array([1]), np.array([0, 1])]), (0, 2))
     found = lay_out([first, second], 3, 2, torch.float64)
     assert found.index.tolist() == [[[2, 0], [0, 0], [0, 0]], [[1, 1], [4, 4], [0, 0]], [[0, 0], [3, 4], [0, 0]]]
     half = [0.5, 0.5]
@@ -176,7 +178,7 @@ def test_each_client_ends_where_it_ends_alone(
         masks = [None if each is None else build_mask(each, trainable(model)) for each in recipes]
         expected, found = (
             run(
-                model, jobs_of(SHAPES[name], dtype=dtype, device=device), masks,
+                model, clients_of(SHAPES[name], dtype=dtype, device=device), masks,
                 optimizer=make_optimizer(**settings), **EXTRAS[extra],
             )
             for run in (one_by_one, stacked)
@@ -202,10 +204,10 @@ def test_frozen_entries_keep_their_bits_and_rows_without_steps_all_of_theirs(opt
     mask = build_mask(MaskRecipe(1, 0.4), trainable(model))
     mask["head.weight"].view(-1)[:3] = False
     before = read_state(model)
-    jobs = jobs_of(SHAPES["mlp"], sizes=(30, 9), steps=((7,), (0,)))
+    clients = clients_of(SHAPES["mlp"], sizes=(30, 9), steps=((7,), (0,)))
     settings = OPTIMIZERS[optimizer]
     worked, idle = stacked(
-        model, jobs, [BitMask.of(mask, before)], optimizer=make_optimizer(**settings), clip_norm=1.0, proximal_mu=0.1
+        model, clients, [BitMask.of(mask, before)], optimizer=make_optimizer(**settings), clip_norm=1.0, proximal_mu=0.1
     )
     for name, trained in mask.items():
         assert torch.equal(bits(worked.state[name])[~trained], bits(before[name])[~trained])
@@ -230,8 +232,8 @@ def test_a_result_does_not_depend_on_who_shares_the_stack(
 
     def states(*chosen: int) -> dict[int, State]:
         # each stack's rows in the order of the steps
-        jobs = jobs_of(SHAPES[name], steps=((6,), (4,), (5,), (3,)), device=device, dtype=dtype)
-        found = stacked(model, [jobs[number] for number in chosen], [mask], rows=3, **settings)
+        clients = clients_of(SHAPES[name], steps=((6,), (4,), (5,), (3,)), device=device, dtype=dtype)
+        found = stacked(model, [clients[number] for number in chosen], [mask], rows=3, **settings)
         return {number: outcome.state for number, outcome in zip(chosen, found, strict=True)}
 
     together, fewer, moved, alone = states(0, 1, 2), states(3, 0), states(2, 1, 3), states(1)
@@ -246,7 +248,7 @@ def test_more_clients_than_rows_come_back_in_their_order() -> None:
     steps = ((2,), (9,), (4,), (7,), (1,))
     settings = {"optimizer": make_optimizer("sgd", lr=0.1)}
     expected, found = (
-        run(model, jobs_of(SHAPES["mlp"], sizes=(9, 20, 7, 12, 3), steps=steps), [None], **settings, **keys)
+        run(model, clients_of(SHAPES["mlp"], sizes=(9, 20, 7, 12, 3), steps=steps), [None], **settings, **keys)
         for run, keys in ((one_by_one, {}), (stacked, {"rows": 2}))
     )
     assert [outcome.trained.steps for outcome in found] == [2, 9, 4, 7, 1]
@@ -260,15 +262,15 @@ def test_more_clients_than_rows_come_back_in_their_order() -> None:
 def test_a_client_with_a_nan_fails_alone_and_says_what_it_says_alone(name: str) -> None:
     model, settings = model_of(name), {"optimizer": make_optimizer("sgd", lr=0.1, momentum=0.9), "clip_norm": 1.0}
 
-    def jobs(value: float) -> list[Job]:
-        made = jobs_of(SHAPES[name], sizes=(30, 20, 9), steps=((9,), (8,), (3,)))
+    def clients(value: float) -> list[ClientTraining]:
+        made = clients_of(SHAPES[name], sizes=(30, 20, 9), steps=((9,), (8,), (3,)))
         made[1].examples.inputs[11] = value
         return made
 
-    well = stacked(model, jobs(0.0), [None], rows=3, **settings)
-    first, second, third = train_stacked(model, jobs(math.nan), [None], batch_size=BATCH, rows=3, **settings)
+    well = stacked(model, clients(0.0), [None], rows=3, **settings)
+    first, second, third = train_stacked(model, clients(math.nan), [None], batch_size=BATCH, rows=3, **settings)
     with pytest.raises(NonFiniteError) as caught:
-        one_by_one(model, jobs(math.nan)[1:2], [None], **settings)
+        one_by_one(model, clients(math.nan)[1:2], [None], **settings)
     assert isinstance(second, NonFiniteError) and str(second) == str(caught.value)
     assert "the loss is nan at local step" in str(second) and str(second).endswith(" of 8")
     for outcome, untouched in ((first, well[0]), (third, well[2])):
@@ -278,7 +280,12 @@ def test_a_client_with_a_nan_fails_alone_and_says_what_it_says_alone(name: str) 
 def test_a_weight_that_is_not_finite_at_the_end_is_named() -> None:
     settings = {"optimizer": make_optimizer("sgd", lr=3e38, weight_decay=10.0)}
     (found,) = train_stacked(
-        model_of("mlp"), jobs_of(SHAPES["mlp"], sizes=(9,), steps=((1,),)), [None], batch_size=BATCH, rows=2, **settings
+        model_of("mlp"),
+        clients_of(SHAPES["mlp"], sizes=(9,), steps=((1,),)),
+        [None],
+        batch_size=BATCH,
+        rows=2,
+        **settings,
     )
     assert isinstance(found, NonFiniteError) and str(found) == "linear1.weight is not finite after local step 1 of 1"
 
@@ -286,27 +293,27 @@ def test_a_weight_that_is_not_finite_at_the_end_is_named() -> None:
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ([[0]], "a job of 2 steps has batches for 1"),
-        ([[0], []], f"1 to {BATCH} examples; a job has one of 0"),
-        ([[0], [0] * 9], f"1 to {BATCH} examples; a job has one of 9"),
-        ([[0], [1, 5]], r"a job of 5 examples has a batch with indices out of range: \[1, 5\]"),
+        ([[0]], "a client of 2 steps has batches for 1"),
+        ([[0], []], f"1 to {BATCH} examples; a client has one of 0"),
+        ([[0], [0] * 9], f"1 to {BATCH} examples; a client has one of 9"),
+        ([[0], [1, 5]], r"a client of 5 examples has a batch with indices out of range: \[1, 5\]"),
     ],
 )
 def test_batches_that_do_not_fit_are_errors(batches: list[list[int]], message: str) -> None:
-    jobs = [
-        Job(examples_of(SHAPES["mlp"], 5), iter([np.array(each, dtype=np.int64) for each in batches]), (2,)),
-        job(examples_of(SHAPES["mlp"], 9), (1,)),
+    clients = [
+        ClientTraining(examples_of(SHAPES["mlp"], 5), iter([np.array(each, dtype=np.int64) for each in batches]), (2,)),
+        client(examples_of(SHAPES["mlp"], 9), (1,)),
     ]
     with pytest.raises(ValueError, match=message):
-        stacked(model_of("mlp"), jobs, [None], optimizer=make_optimizer("sgd", lr=0.1))
+        stacked(model_of("mlp"), clients, [None], optimizer=make_optimizer("sgd", lr=0.1))
 
 
 def test_phases_without_steps_and_optimizers_that_mix_entries_are_errors() -> None:
-    model, jobs = model_of("mlp"), jobs_of(SHAPES["mlp"])
-    with pytest.raises(ValueError, match="each job its steps for each of the 1 phases"):
-        stacked(model, jobs, [None], optimizer=make_optimizer("sgd", lr=0.1))
+    model, clients = model_of("mlp"), clients_of(SHAPES["mlp"])
+    with pytest.raises(ValueError, match="each client its steps for each of the 1 phases"):
+        stacked(model, clients, [None], optimizer=make_optimizer("sgd", lr=0.1))
     with pytest.raises(ValueError, match="under SGD, Adam and AdamW, not under RMSprop"):
-        stacked(model, jobs, [None, None], optimizer=lambda parameters: torch.optim.RMSprop(parameters, lr=0.1))
+        stacked(model, clients, [None, None], optimizer=lambda parameters: torch.optim.RMSprop(parameters, lr=0.1))
 
 
 # models and losses
@@ -332,7 +339,7 @@ def test_tied_and_unused_parameters_train_as_alone() -> None:
     assert stackable(model, examples_of((4,), 3)) is None
     settings = {"optimizer": make_optimizer(**OPTIMIZERS["adamw"]), "proximal_mu": 0.1, "clip_norm": 1.0}
     expected, found = (
-        run(model, jobs_of((4,), dtype=torch.float64), [None, None], **settings) for run in (one_by_one, stacked)
+        run(model, clients_of((4,), dtype=torch.float64), [None, None], **settings) for run in (one_by_one, stacked)
     )
     assert all(distance(one.state, other.state) <= 1e-9 for one, other in zip(found, expected, strict=True))
     # no gradient, no decay
@@ -343,15 +350,15 @@ def test_images_are_decoded_and_the_model_keeps_its_modes() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
     model[1].train()
 
-    def jobs() -> list[Job]:
+    def clients() -> list[ClientTraining]:
         pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (9, 1, 4, 4)).astype(np.uint8))
-        return [job(Examples(pixels, torch.arange(9) % 3, (0.5,), (0.25,)), (4,))]
+        return [client(Examples(pixels, torch.arange(9) % 3, (0.5,), (0.25,)), (4,))]
 
     settings = {"optimizer": make_optimizer("sgd", lr=0.1)}
-    (found,) = stacked(model, jobs(), [None], **settings)
+    (found,) = stacked(model, clients(), [None], **settings)
     assert [module.training for module in model.modules()] == [False, False, True]
     assert all(parameter.grad is None for parameter in model.parameters())
-    (alone,) = one_by_one(model, jobs(), [None], **settings)
+    (alone,) = one_by_one(model, clients(), [None], **settings)
     assert distance(found.state, alone.state) < 1e-5
 
 
@@ -361,11 +368,11 @@ def test_a_regression_trains_as_alone(shape: tuple[int, ...]) -> None:
     with torch_seed(0, "test"):
         model = nn.Linear(4, outputs).double()
 
-    def jobs() -> list[Job]:
-        made = jobs_of((4,), dtype=torch.float64)
+    def clients() -> list[ClientTraining]:
+        made = clients_of((4,), dtype=torch.float64)
         generator = np.random.default_rng(0)
         return [
-            Job(
+            ClientTraining(
                 Examples(one.examples.inputs, torch.from_numpy(np.array(generator.normal(size=(size, *shape))))),
                 one.batches,
                 one.steps,
@@ -373,9 +380,9 @@ def test_a_regression_trains_as_alone(shape: tuple[int, ...]) -> None:
             for one, size in zip(made, SIZES, strict=True)
         ]
 
-    assert stackable(model, jobs()[0].examples) is None
+    assert stackable(model, clients()[0].examples) is None
     settings = {"optimizer": make_optimizer("sgd", lr=0.05)}
-    expected, found = (run(model, jobs(), [None, None], **settings) for run in (one_by_one, stacked))
+    expected, found = (run(model, clients(), [None, None], **settings) for run in (one_by_one, stacked))
     assert all(distance(one.state, other.state) <= 1e-9 for one, other in zip(found, expected, strict=True))
 
 

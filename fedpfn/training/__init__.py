@@ -19,7 +19,7 @@ from fedpfn.training.lr_schedules import LrSchedule, lr_schedule_faults, make_lr
 from fedpfn.training.optimizers import OPTIMIZERS, MakeOptimizer, make_optimizer, optimizer_faults
 from fedpfn.training.stack_checks import stackable
 from fedpfn.training.stacked import Outcome, train_stacked
-from fedpfn.training.stacked_steps import Job
+from fedpfn.training.stacked_steps import ClientTraining
 
 __all__ = [
     "LOCAL_LOSSES",
@@ -30,7 +30,7 @@ __all__ = [
     "Correction",
     "End",
     "Finished",
-    "Job",
+    "ClientTraining",
     "LocalAlgorithm",
     "Loss",
     "LrSchedule",

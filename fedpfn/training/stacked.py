@@ -30,7 +30,7 @@ from fedpfn.params import State, trainable
 from fedpfn.training.kernel import NonFiniteError, Trained
 from fedpfn.training.local_algorithm import UNCORRECTED, Begun, Correction, correct, reach_of
 from fedpfn.training.optimizers import MakeOptimizer, fuse, keeps_entries_without_gradient
-from fedpfn.training.stacked_steps import Job, Schedule, batches_of, lay_out, lr_factors
+from fedpfn.training.stacked_steps import ClientTraining, Schedule, batches_of, lay_out, lr_factors
 
 _ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
@@ -53,7 +53,7 @@ class Outcome:
 
 def train_stacked(
     model: nn.Module,
-    jobs: Sequence[Job],
+    clients: Sequence[ClientTraining],
     masks: Sequence[Mapping[str, Tensor] | BitMask | None],
     *,
     optimizer: MakeOptimizer,
@@ -62,7 +62,7 @@ def train_stacked(
     algorithms: Sequence[Begun] = (),
     clip_norm: float = 0.0,
 ) -> list[Outcome | NonFiniteError]:
-    """Train each of ``jobs`` from the model's weights as ``train`` would, ``rows`` at a time.
+    """Train each of ``clients`` from the model's weights as ``train`` would, ``rows`` at a time.
 
     A stack's examples lie in memory together, decoded unless they are augmented, and ``rows`` times the model's
     weights, gradients and moments.
@@ -71,18 +71,18 @@ def train_stacked(
     ----------
     model
         The network, which is not changed; ``stackable`` says whether it can be used.
-    jobs
+    clients
         The clients' local training.
     masks
-        One mask per phase for all jobs, as for ``train``; None trains everything.
+        One mask per phase for all clients, as for ``train``; None trains everything.
     optimizer
         Function from parameters to SGD, Adam or AdamW: the stack needs an elementwise optimiser.
     batch_size
-        Number of examples in the longest batch of any job.
+        Number of examples in the longest batch of any client.
     rows
         Number of clients in a stack, 1 or more.
     algorithms
-        Algorithms begun for each of ``jobs``, all of them elementwise (``is_elementwise``) and with the same mu;
+        Algorithms begun for each of ``clients``, all of them elementwise (``is_elementwise``) and with the same mu;
         without any, clients only descend.
     clip_norm
         Largest norm of each client's gradient after masking; 0 does not clip.
@@ -90,8 +90,8 @@ def train_stacked(
     Returns
     -------
     list of Outcome or NonFiniteError
-        One per job, in their order. A client whose loss or weights are not finite is returned as a ``NonFiniteError``
-        and does not affect the others.
+        One per client, in their order. A client whose loss or weights are not finite is returned as a
+        ``NonFiniteError`` and does not affect the others.
 
     Raises
     ------
@@ -99,12 +99,14 @@ def train_stacked(
         For phases or batches that do not fit, for any other optimiser, for images that are normalised differently, and
         for corrections that differ in mu.
     """
-    if rows < 1 or any(len(job.steps) != len(masks) for job in jobs):
-        raise ValueError(f"a stack needs at least one row, and each job its steps for each of the {len(masks)} phases")
+    if rows < 1 or any(len(client.steps) != len(masks) for client in clients):
+        raise ValueError(
+            f"a stack needs at least one row, and each client its steps for each of the {len(masks)} phases"
+        )
     parameters = trainable(model)
     ready = [mask if mask is None or isinstance(mask, BitMask) else BitMask.of(mask, parameters) for mask in masks]
     # neighbours with similar numbers of steps, so that fewer steps are discarded
-    order = sorted(range(len(jobs)), key=lambda number: -sum(jobs[number].steps))
+    order = sorted(range(len(clients)), key=lambda number: -sum(clients[number].steps))
     outcomes: dict[int, Outcome | NonFiniteError] = {}
     modes = [(module, module.training) for module in model.modules()]
     model.train()
@@ -112,7 +114,7 @@ def train_stacked(
         for first in range(0, len(order), rows):
             chosen = order[first : first + rows]
             results = _train_stack(
-                model, [jobs[number] for number in chosen], ready,
+                model, [clients[number] for number in chosen], ready,
                 optimizer=optimizer, batch_size=batch_size, rows=rows, clip_norm=clip_norm,
                 algorithms=[algorithms[number] for number in chosen] if algorithms else (),
             )  # fmt: skip
@@ -120,7 +122,7 @@ def train_stacked(
     finally:
         for module, mode in modes:
             module.training = mode
-    return [outcomes[number] for number in range(len(jobs))]
+    return [outcomes[number] for number in range(len(clients))]
 
 
 def stacked_losses(
@@ -143,7 +145,7 @@ def stacked_losses(
 
 def _train_stack(
     model: nn.Module,
-    jobs: Sequence[Job],
+    clients: Sequence[ClientTraining],
     masks: Sequence[BitMask | None],
     *,
     optimizer: MakeOptimizer,
@@ -154,14 +156,14 @@ def _train_stack(
 ) -> list[Outcome | NonFiniteError]:
     start = {name: parameter.detach() for name, parameter in trainable(model).items()}
     stack = {name: _repeated(tensor, rows).requires_grad_() for name, tensor in start.items()}
-    schedule = lay_out(jobs, rows, batch_size, next(iter(start.values())).dtype)
-    factors = lr_factors(jobs, schedule)
-    take = batches_of(jobs, schedule)
+    schedule = lay_out(clients, rows, batch_size, next(iter(start.values())).dtype)
+    factors = lr_factors(clients, schedule)
+    take = batches_of(clients, schedule)
     correction = _stacked_correction([begun.correction for begun in algorithms], start, rows)
     losses: list[Tensor] = []
-    reach: list[list[float]] = [[] for _ in jobs]
+    reach: list[list[float]] = [[] for _ in clients]
     for phase, mask in enumerate(masks):
-        lasts = [job.steps[phase] for job in jobs]
+        lasts = [client.steps[phase] for client in clients]
         freeze = Freeze(stack, mask)
         stepper = optimizer(list(stack.values()))
         if type(stepper) not in _ELEMENTWISE:
@@ -193,12 +195,12 @@ def _train_stack(
         _write_rows(stack, done)
         freeze.restore()
         settings = stepper.param_groups[0]
-        for own, job in zip(reach, jobs, strict=True):
-            first = sum(job.steps[:phase])
-            numbers = range(first, first + job.steps[phase])
+        for own, client in zip(reach, clients, strict=True):
+            first = sum(client.steps[:phase])
+            numbers = range(first, first + client.steps[phase])
             own.append(
                 reach_of(
-                    [settings["lr"] * (1.0 if job.lr_factor is None else job.lr_factor(n)) for n in numbers],
+                    [settings["lr"] * (1.0 if client.lr_factor is None else client.lr_factor(n)) for n in numbers],
                     momentum=settings.get("momentum", 0.0),
                     nesterov=bool(settings.get("nesterov")),
                 )
@@ -262,7 +264,7 @@ def _write_rows(stack: Mapping[str, Tensor], rows: Mapping[int, State]) -> None:
 def _outcomes(
     stack: Mapping[str, Tensor], losses: Sequence[Tensor], schedule: Schedule, reach: Sequence[Sequence[float]]
 ) -> list[Outcome | NonFiniteError]:
-    """Return the outcome of each job, with one transfer for all losses and one for the checks of finiteness."""
+    """Return the outcome of each client, with one transfer for all losses and one for the checks of finiteness."""
     values = torch.stack(list(losses)).double().cpu().numpy() if losses else np.zeros((0, 0))
     flags = [torch.isfinite(tensor).reshape(len(tensor), -1).all(dim=1) for tensor in stack.values()]
     finite = torch.stack(flags).cpu().numpy()
