@@ -26,10 +26,12 @@ _OUTLOOK_SECONDS = 5.0
 def plan_table(cells: Sequence[tuple[Cell, State, int]], finished: Sequence[Finished], *, jobs: int) -> RenderableType:
     """Return every cell with its state and rounds on record, and the time left if it is known."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for head in ("cell", "address", "state"):
+    # where the line is too short, the label goes on in the next one, and no number does
+    table.add_column("cell", overflow="fold")
+    for head in ("address", "state"):
         table.add_column(head, no_wrap=True)
     for head in ("rounds", "expected"):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     todo: list[Work] = []
     for cell, state, rounds in cells:
         expected = ""
