@@ -29,7 +29,7 @@ from fedpfn.protocol import (
 
 @dataclass(frozen=True)
 class Facts:
-    """What a node must be told if it sees only its own data: input shape, number of classes, channel statistics."""
+    """What a node cannot derive from its own data alone: input shape, number of classes, channel statistics."""
 
     shape: tuple[int, ...]
     classes: int

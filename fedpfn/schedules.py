@@ -149,10 +149,12 @@ def fed_pnu(variant: str, phase_share: float) -> PlanStep:
     Raises
     ------
     ValueError
-        For another variant.
+        For another variant, and for a share outside [0, 1].
     """
     if variant not in VARIANTS:
         raise ValueError(f"FedPNU's variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
+    if not 0 <= phase_share <= 1:
+        raise ValueError(f"FedPNU's phase_share is a share of the local steps, within [0, 1]; got {phase_share!r}")
 
     def step(server_round: int, plan: Plan) -> Plan:
         phases: list[Phase] = []

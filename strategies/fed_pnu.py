@@ -29,6 +29,11 @@ class FedPNU(SharedMask):
     parameters, **arguments
         As in ``FedPFN``. Across rounds, ``mask_schedule`` is ``complement``.
 
+    Raises
+    ------
+    ValueError
+        For another variant, and for a share outside [0, 1].
+
     Examples
     --------
     >>> first, second = FedPNU(mask_ratio=0.4, seed=0).plan(1)

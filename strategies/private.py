@@ -1,6 +1,6 @@
 """Client-level differential privacy around a strategy that takes the mean of clients' arrays.
 
-Clients are told to clip their updates (``clients.privacy``) and have equal weights; Gaussian noise is added to the
+Clients clip their updates (``clients.privacy``) and have equal weights; Gaussian noise is added to the
 entries that the round trains, in the mean on the server (central) or in each update on the client (local). See
 ``fedpfn.privacy`` for definitions, proposition and accounting. A server optimiser steps from the noisy mean, at no
 further cost in privacy, and ``SharedMask`` goes around it:

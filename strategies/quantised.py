@@ -1,4 +1,4 @@
-"""Updates in fewer bits, for any Flower strategy: clients are told how to send them, and replies are decoded.
+"""Updates in fewer bits, for any Flower strategy: messages state the precision, and replies are decoded.
 
 The formulae are in ``fedpfn.quantisation``, the arrays on the wire in ``fedpfn.coding``, the clients' half in
 ``clients.quantisation``. The inner strategy gets replies as if they had been sent in full. The wrapper goes outside a

@@ -81,11 +81,8 @@ def faults(name: str, one: Callable[..., Any]) -> list[str]:
         return [f"{name}: no section Parameters"] if len(taken) > 1 else []
     wrong = [] if described == taken or not taken else [f"{name}: describes {described}, takes {taken}"]
     returns = inspect.signature(one).return_annotation if _is_function(one) else None
-    if (
-        len(taken) > 1
-        and returns not in (None, "None")
-        and not any(section(docstring, s) for s in ("Returns", "Yields"))
-    ):
+    said = any(section(docstring, title) for title in ("Returns", "Yields"))
+    if len(taken) > 1 and returns not in (None, "None") and not said:
         wrong.append(f"{name}: no section Returns")
     return wrong
 

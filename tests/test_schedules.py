@@ -231,6 +231,12 @@ def test_an_unknown_variant_is_refused() -> None:
         fed_pnu("typo", 0.5)
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
+def test_a_share_of_steps_beyond_all_of_them_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=r"within \[0, 1\]; got"):
+        fed_pnu("within-round", share)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_fedpnu_leaves_an_unmasked_phase_and_splits_only_its_own_share(variant: str) -> None:
     mixed = (Phase(None, 0.5), Phase(MaskRecipe(1, 0.4), 0.5))

@@ -130,7 +130,7 @@ def plane(run: Results, entry: dict[str, Any]) -> Figure | None:
 def layers(run: Results, entry: dict[str, Any]) -> Figure | None:
     """Draw layerwise measures against the layers, one row of panels per network, one line per group.
 
-    A panel shows one measure, or all measures of an inner list of ``y``, told apart by line style.
+    A panel shows one measure, or all measures of an inner list of ``y``, each with its own line style.
     """
     items = [entry["y"]] if isinstance(entry["y"], str) else entry["y"]
     shown = [flattened(item) for item in items]

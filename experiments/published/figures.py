@@ -65,7 +65,7 @@ def draw_figures(run: Results) -> list[str]:
 
 
 def figure_faults(entries: Sequence[dict[str, Any]], axes: Collection[str]) -> list[str]:
-    """Return why entries of a file can never be drawn, as far as can be told before anything has run."""
+    """Return the faults in a file's figures that are known before anything has run."""
     faults = []
     for number, entry in enumerate(entries, start=1):
         if entry["kind"] not in FIGURES:
