@@ -15,14 +15,18 @@ from fedpfn.runs.config import ConfigError
 from fedpfn.runs.keys import key_specs
 
 
+def file_of(name: str, *, quick: bool) -> SweepFile:
+    return read_sweep(Path(name), workdir=Path.cwd(), quick=quick)
+
+
 @cache
 def packaged(name: str, *, quick: bool) -> tuple[SweepFile, list[Cell]]:
     """A packaged experiment and its cells, which take their time: built once for the tests that look at them."""
-    sweep = read_sweep(Path(name), workdir=Path.cwd(), quick=quick)
+    sweep = file_of(name, quick=quick)
     return sweep, expand(sweep)
 
 
-PACKAGED = [name for name in packaged_names() if packaged(name, quick=False)[0].kind.name != FEDERATION]
+PACKAGED = [name for name in packaged_names() if file_of(name, quick=False).kind.name != FEDERATION]
 
 
 TWO_BY_TWO = """

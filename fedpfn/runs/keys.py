@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any, NamedTuple, get_type_hints
 
 from fedpfn.args import Scalar as Scalar
@@ -113,14 +114,28 @@ def args_key(name: str, known: Container[str]) -> str | None:
     return holder if args and argument and holder in known else None
 
 
-def key_specs(schema: Any, prefix: str = "", used: tuple[When, ...] = ()) -> list[KeySpec]:
+def key_specs(schema: Any, prefix: str = "") -> tuple[KeySpec, ...]:
     """List every key of ``schema`` in its order."""
+    return _key_specs(schema, prefix, ())
+
+
+def types_of(schema: Any) -> dict[str, Any]:
+    """Return the type of each field of ``schema``."""
+    return _types_of(schema)
+
+
+# once per schema: a sweep reads and compares thousands of configs
+_types_of = cache(get_type_hints)
+
+
+@cache
+def _key_specs(schema: Any, prefix: str, used: tuple[When, ...]) -> tuple[KeySpec, ...]:
     specs: list[KeySpec] = []
-    hints = get_type_hints(schema)
     for entry in fields(schema):
-        name, kind = prefix + entry.name.replace("_", "-"), hints[entry.name]
+        name, kind = prefix + entry.name.replace("_", "-"), types_of(schema)[entry.name]
         if is_dataclass(kind):
-            specs += key_specs(kind, f"{name}.", entry.metadata.get("used", ()))
+            section: Any = kind
+            specs += _key_specs(section, f"{name}.", entry.metadata.get("used", ()))
         else:
             limits = {bound: entry.metadata[bound] for bound in ("minimum", "above", "maximum", "below")}
             limits = {bound: limit for bound, limit in limits.items() if limit is not None}
@@ -135,7 +150,7 @@ def key_specs(schema: Any, prefix: str = "", used: tuple[When, ...] = ()) -> lis
                 meta["fraction"],
             )
             specs.append(KeySpec(name, kind, default, about, choices, limits, *rest))
-    return specs
+    return tuple(specs)
 
 
 def nest(flat: Mapping[str, Scalar]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar
 
 from fedpfn.args import args_of, args_text, argument_name
 from fedpfn.runs.keys import (
@@ -21,6 +21,7 @@ from fedpfn.runs.keys import (
     nearest_key,
     shown,
     type_fault,
+    types_of,
     unknown_key,
     value_faults,
 )
@@ -134,7 +135,7 @@ def read_layers(
 def _with_values(schema: type[Schema], values: Mapping[str, Any], prefix: str = "") -> Schema:
     """Return a config with the ``values`` of keys; other keys get their defaults, which may depend on other keys."""
     given: dict[str, Any] = {}
-    for attribute, kind in get_type_hints(schema).items():
+    for attribute, kind in types_of(schema).items():
         name = f"{prefix}{attribute.replace('_', '-')}"
         if isinstance(kind, type) and is_dataclass(kind):
             given[attribute] = _with_values(kind, values, f"{name}.")
