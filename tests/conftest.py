@@ -31,6 +31,8 @@ torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 SIGTERM = signal.getsignal(signal.SIGTERM)
+# tests that run only where -m names their marker
+ASKED_FOR = ("browser", "system")
 # no test cuts the power, and to wait for the disk takes as long as the rest of a toy federation
 os.fsync = lambda file: None
 # messages can be made in this process, whichever test is the first to
@@ -46,19 +48,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reason = why_not()
     else:
         reason = "" if torch.cuda.is_available() else "no CUDA device is visible"
-    if "browser" not in config.option.markexpr:
-        # whatever else is asked for: pages are opened where a browser is, by -m browser
-        opening = [item for item in items if item.get_closest_marker("browser")]
-        items[:] = [item for item in items if item not in opening]
-        config.hook.pytest_deselected(items=opening)
+    for marker in ASKED_FOR:
+        if marker not in config.option.markexpr:
+            left = [item for item in items if item.get_closest_marker(marker)]
+            items[:] = [item for item in items if not item.get_closest_marker(marker)]
+            config.hook.pytest_deselected(items=left)
     for item in items:
         if reason and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))
-    if config.pluginmanager.hasplugin("xdist"):
-        # with -n 2 --dist loadgroup: what starts processes runs in turn, next to what only computes
-        starting = {item.path for item in items if item.get_closest_marker("slow")}
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group("processes" if item.path in starting else item.path.name))
 
 
 @pytest.hookimpl(wrapper=True)

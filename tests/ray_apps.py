@@ -55,7 +55,7 @@ def run_out_of_memory(_what: str) -> None:
     kept = []
     for _ in range(200):
         kept.append(b"x" * 50_000_000)
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
 TROUBLES: dict[str, Callable[[str], None]] = {

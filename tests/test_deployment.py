@@ -365,7 +365,7 @@ def test_a_relay_passes_everything_on_and_counts_it(tmp_path: Path) -> None:
     assert counts == {"up": 100_000, "down": 200_000}
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_deployment_over_tls_gives_the_bits_of_a_simulation_and_leaves_its_log(
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -380,7 +380,7 @@ def test_a_deployment_over_tls_gives_the_bits_of_a_simulation_and_leaves_its_log
     assert "[ROUND 2/2]" in log and log.splitlines()[-1].endswith(f"The run is complete: {folder / 'run'}")
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_supernode_that_stops_takes_its_clients_along_until_it_is_started_again(
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:

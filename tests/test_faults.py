@@ -141,7 +141,7 @@ def test_no_disk_of_the_machine_is_ever_filled(tmp_path: Path) -> None:
 # ---- a few of them --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @needs_proc
 def test_faults_end_as_they_have_to(tmp_path: Path) -> None:
     quick = [fault for fault in ALL if fault.quick]

@@ -229,7 +229,7 @@ def test_a_dead_actor_in_flowers_pool_ends_the_run_whatever_may_fail() -> None:
         run(over)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_flowers_simulation_ends_in_the_round_in_which_a_client_ends_its_actor(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

@@ -220,7 +220,7 @@ def simulate(home: Path, configs: list[Mapping[str, Any]]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_the_quickstart_runs_in_the_simulation_runtime_and_two_hundred_clients_on_two_workers(
     tmp_path: Path, home: Path
 ) -> None:
@@ -237,7 +237,7 @@ def test_the_quickstart_runs_in_the_simulation_runtime_and_two_hundred_clients_o
         assert digest == in_process(tmp_path / f"twin-{number}", nodes=2, **config)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_the_quickstart_runs_on_a_superlink_with_two_supernodes(
     tmp_path: Path, home: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:

@@ -278,7 +278,6 @@ def test_restarts_find_what_one_search_does_not() -> None:
     assert times_found(range(5), restarts=0) < times_found(range(5), restarts=4) == 5
 
 
-@pytest.mark.slow
 def test_of_a_hundred_planted_permutations_restarts_find_95() -> None:
     # 17 and 99 where it was measured; other processors round otherwise
     assert times_found(range(100), restarts=0) <= 30

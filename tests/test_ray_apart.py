@@ -27,7 +27,7 @@ def test_a_client_that_the_memory_monitor_ends_says_so(monkeypatch: pytest.Monke
         assert [failure.client for failure in caught.value.failures] == [3]
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_two_machines_of_a_cluster_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.cluster_utils import Cluster
 

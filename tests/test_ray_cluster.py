@@ -83,7 +83,7 @@ def fedpfn(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 SETTINGS = ["rounds=2", "federation.clients=4", "data.name=users_data:load", "barrier.every=0", "partition.alpha=5"]
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_run_sends_modules_and_data_to_machines_that_lack_them(address: str, folder: Path) -> None:
     done = fedpfn(folder, "run", *SETTINGS, "output.dir=there", "--ray-address", address)
     assert done.returncode == 0, done.stderr
@@ -95,7 +95,7 @@ def test_a_run_sends_modules_and_data_to_machines_that_lack_them(address: str, f
     assert state_digest(here) == state_digest(there)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_what_a_cluster_cannot_give_is_refused_before_anything_starts(address: str, folder: Path) -> None:
     done = fedpfn(folder, "run", *SETTINGS, "--actors", "3", "--ray-address", address)
     assert done.returncode == 1 and "3 actors were requested, but there are 2 CPUs" in done.stderr
@@ -103,7 +103,7 @@ def test_what_a_cluster_cannot_give_is_refused_before_anything_starts(address: s
     assert done.returncode == 1 and done.stderr.startswith("there is no Ray cluster at '127.0.0.1:1'")
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_the_machines_of_a_cluster_are_counted_and_a_busy_one_is_named(
     address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,7 +135,7 @@ class _Holder:
         return [int(number) for number in ray.get_gpu_ids()]
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_workers_with_shares_of_gpus_spread_over_the_cards(address: str) -> None:
     planned = plan_resources(
         device="cuda", clients_per_round=2, supernodes=None, actors=2, gpus_per_actor=0.3, machines=[Machine(2, 2)]
@@ -146,7 +146,7 @@ def test_workers_with_shares_of_gpus_spread_over_the_cards(address: str) -> None
         assert sorted(ray.get([holder.devices.remote() for holder in holders])) == [[0], [1]]
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_the_jobs_of_a_sweep_lie_on_different_machines(address: str, tmp_path: Path) -> None:
     from ray._private.state import actors
 
@@ -163,7 +163,7 @@ def test_the_jobs_of_a_sweep_lie_on_different_machines(address: str, tmp_path: P
             job.close()
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_sweep_runs_on_a_cluster(address: str, folder: Path) -> None:
     (folder / "small.yaml").write_text("grid: {train.lr: [0.1, 0.2]}\nseeds: [0]\nbase: {rounds: 1}\n")
     words = ["federation.clients=2", "barrier.every=0", "--jobs", "2", "--out", "out", "--ray-address", address]

@@ -224,10 +224,10 @@ def test_a_worker_whose_native_code_does_not_return_is_ended_and_only_its_client
     grid = RayGrid(workers, {"trouble": str(tmp_path)}, log=str(log), warm_up="ray_apps:warm_up")
     seen: list[Round] = []
     strategy = Observed(FedAvg(fraction_evaluate=0.0), seen.append)
-    state = digest(CohortGrid(grid, 10, tolerate=1, client_timeout=3.0), strategy, rounds=1)
+    state = digest(CohortGrid(grid, 10, tolerate=1, client_timeout=1.0), strategy, rounds=1)
     assert state == digest(CohortGrid(InProcessGrid(ray_apps.app, {}, nodes=1), WITHOUT_3), rounds=1)
     (failure,) = seen[-1].failures
-    assert failure.client == 3 and "nothing interrupted it after client-timeout, 3 s" in failure.error
+    assert failure.client == 3 and "nothing interrupted it after client-timeout, 1 s" in failure.error
     assert "wait_in_native_code" in log.read_text()
 
 
