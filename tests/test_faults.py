@@ -149,8 +149,11 @@ def test_faults_end_as_they_have_to(tmp_path: Path) -> None:
     results = run_faults(quick, tmp_path, tell=reported.append)
     assert len(reported) == len(results) == len(quick) >= 5
     assert [one.faults for one in reported] == [[]] * len(reported)
+    # on a busy machine a run may have ended before its fault came
+    injected = [fault for fault, one in zip(quick, reported, strict=True) if not one.skipped]
+    assert len(injected) > len(quick) / 2
     # what is on record is not repeated
-    assert run_faults(quick[:1], tmp_path, tell=reported.append) == results and len(reported) == len(quick)
+    assert run_faults(injected[:1], tmp_path, tell=reported.append) == results and len(reported) == len(quick)
 
 
 # ---- one writer -----------------------------------------------------------------------------------------------------

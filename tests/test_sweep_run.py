@@ -786,7 +786,7 @@ def test_a_sweep_killed_twice_ends_as_one_left_alone_and_its_jobs_share_nothing(
         sweeping.kill()
         sweeping.communicate()
         # what it had started ends of itself; Ray's own agents take a minute to notice
-        wait_for(lambda own=mark: not [name for name in marked(own) if "Agent" not in name], seconds=20.0)
+        wait_for(lambda own=mark: not [name for name in marked(own) if "Agent" not in name], seconds=60.0)
         cut |= cells_in(out, State.CUT)
         # a cell may have come to its end when there was nobody left to tell
         untold |= cells_in(out, State.DONE) - set(told(out, "done"))
