@@ -756,7 +756,8 @@ def test_a_sweep_killed_twice_ends_as_one_left_alone_and_its_jobs_share_nothing(
 
     The reference runs in one process, undisturbed.
     """
-    text, out = TOY.replace("rounds: 4", "rounds: 24"), tmp_path / "out"
+    # long enough for the second job to begin before the first has run all cells, on a busy machine too
+    text, out = TOY.replace("rounds: 4", "rounds: 80"), tmp_path / "out"
     assert toy_sweep(tmp_path, text, out=tmp_path / "whole")
     line = [sys.executable, "-c", "from experiments.cli import main; main()"]
     line += ["sweep", str(tmp_path / "toy.yaml"), "--out", str(out)]
