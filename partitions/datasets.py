@@ -135,7 +135,7 @@ def load(
         Keyword arguments of a user's loader; built-in data sets take none.
     cache_dir
         Folder that caches the decoded images of ``image-folder`` and the tokens of ``imdb``; None takes
-        ``content_cache.default_folder``.
+        ``array_cache.default_folder``.
     labels
         Form to convert labels to (``partitions.labels``); by default they are unchanged.
     part

@@ -1,6 +1,6 @@
 """Decode an image file to a uint8 array: always RGB, at its own size or resized and cropped to a square.
 
-``image_cache`` handles many files and caches the results.
+``image_folder`` handles many files and caches the results.
 """
 
 from pathlib import Path

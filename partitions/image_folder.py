@@ -1,21 +1,30 @@
 """The user's own images in torchvision's ``ImageFolder`` layout: ``ROOT/train/<class>/...``, ``ROOT/test/<class>/...``
 
 ``val`` is used if there is no ``test``. Classes are numbered by their sorted names, and images are in torchvision's
-order; unlike there, names that begin with a dot are left out (notebooks' checkpoints, macOS's ``._`` files).
-``image_decoding`` decodes the images, and ``image_cache`` caches the result.
+order; unlike there, names that begin with a dot are left out (notebooks' checkpoints, macOS's ``._`` files). Images are
+decoded once, by ``image_decoding``, into an array that ``array_cache`` keeps. Listing and resizing are written out here
+because importing torchvision takes a second in every process that loads data.
 """
 
+import logging
 import os
+import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from partitions import image_decoding
+from partitions.array_cache import SourceFile, cached_array, fingerprint
 from partitions.arrays import DataError, Dataset, Request, Split
-from partitions.content_cache import SourceFile
-from partitions.image_cache import load_images
+
+_log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+_FORMAT = "v1"  # part of every array's name: raise it when decoding changes
+_BATCH = 256  # number of files that a thread takes at a time
+_LOG_EVERY = 10_000  # images between two progress lines
 
 _LAYOUT = "expected ROOT/train/<class>/ and ROOT/test/<class>/ (or ROOT/val/<class>/)"
 
@@ -72,16 +81,16 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def _load_split(folder: Path, classes: Sequence[str], request: Request) -> Split:
-    files: list[SourceFile] = []
-    sizes = []
-    for name in classes:
-        of_class = _files_of_class(folder, name)
-        if not of_class:
-            raise DataError(f"class folder {folder / name} holds no image ({', '.join(SUFFIXES)})")
-        files += of_class
-        sizes.append(len(of_class))
-    images = load_images(folder, files, image_size=request.image_size, cache_dir=request.cache_dir)
-    return Split(images, np.repeat(np.arange(len(classes), dtype=np.int64), sizes))
+    of_class = [_files_of_class(folder, name) for name in classes]
+    files = [file for some in of_class for file in some]
+    images = cached_array(
+        "image-folder",
+        f"{fingerprint(folder, files)}-{request.image_size or 'own-size'}-{_FORMAT}",
+        lambda path: _decode_all(path, files, split=folder, image_size=request.image_size),
+        cache_dir=request.cache_dir,
+        content=f"images of {folder}",
+    )
+    return Split(images, np.repeat(np.arange(len(classes), dtype=np.int64), [len(some) for some in of_class]))
 
 
 def _files_of_class(folder: Path, name: str) -> list[SourceFile]:
@@ -94,4 +103,35 @@ def _files_of_class(folder: Path, name: str) -> list[SourceFile]:
             if file_name.lower().endswith(SUFFIXES) and not file_name.startswith("."):
                 facts = os.stat(f"{parent}/{file_name}")  # noqa: PTH116 (a Path for each of 60,000 files takes longer)
                 files.append(SourceFile(f"{below.as_posix()}/{file_name}", facts.st_size, facts.st_mtime_ns))
+    if not files:
+        raise DataError(f"class folder {folder / name} holds no image ({', '.join(SUFFIXES)})")
     return files
+
+
+def _decode_all(path: Path, files: Sequence[SourceFile], *, split: Path, image_size: int) -> None:
+    """Decode ``files`` directly into a memory-mapped file, which may exceed memory."""
+    shape = image_decoding.decode(split / files[0].relative, image_size=image_size).shape
+    needed = len(files) * int(np.prod(shape))
+    if (free := shutil.disk_usage(path.parent).free) < needed:
+        # Checked before, because a full disk behind a memory map ends the process without an exception.
+        raise OSError(f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB free")
+    _log.info("decoding %d images of %s (%.0f MiB), once", len(files), split, needed / 2**20)
+    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(files), *shape))
+
+    def decode_from(start: int) -> None:
+        for row, file in enumerate(files[start : start + _BATCH], start):
+            image = image_decoding.decode(split / file.relative, image_size=image_size)
+            if image.shape != shape:
+                own, first = (f"{width}x{height}" for _, height, width in (image.shape, shape))
+                raise DataError(
+                    f"image {split / file.relative} is {own}, {split / files[0].relative} is {first}; images of "
+                    "one size are expected: set data.image-size to resize them all"
+                )
+            images[row] = image
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for batch, _ in enumerate(pool.map(decode_from, range(0, len(files), _BATCH)), 1):
+            done = min(batch * _BATCH, len(files))
+            if done == len(files) or done // _LOG_EVERY > (done - _BATCH) // _LOG_EVERY:
+                _log.info("decoded %d of %d images of %s", done, len(files), split)
+    images.flush()

@@ -2,21 +2,22 @@
 
 This module splits reviews into words; tokens are numbered by the words of the training split: 0 is padding, 1 any other
 word, and from 2 on the most frequent words, in order of falling count and then alphabetically. Arrays are cached on
-disk by the files' content (``content_cache``). The unlabelled reviews next to them are not read.
+disk (``array_cache``). The unlabelled reviews next to them are not read.
 """
 
+import functools
 import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from partitions.array_cache import SourceFile, cached_array, fingerprint
 from partitions.arrays import DataError, Dataset, Request, Split
-from partitions.content_cache import SourceFile, cache_folder, in_place_of, known_digest, read_array, require_array
 
 _log = logging.getLogger(__name__)
 
@@ -40,14 +41,19 @@ def load(request: Request) -> Dataset:
     root = Path(request.root).expanduser() / _FOLDER
     listed = {(split, name): _files(root, split, name) for split in ("train", "test") for name in _CLASSES}
     files = [file for paths in listed.values() for file in paths]
-    with cache_folder("imdb", request.cache_dir, content=f"tokens of {root}") as cache:
-        digest = known_digest(cache, root, files)
-        targets = [cache / f"{digest}-{split}-{_FORMAT}.npy" for split in ("train", "test")]
-        if any(read_array(target) is None for target in targets):
-            for target, rows in zip(targets, _tokenise(root, listed), strict=True):
-                with in_place_of(target) as part, part.open("wb") as stream:
-                    np.save(stream, rows)
-        train, test = map(require_array, targets)
+    name = fingerprint(root, files)
+    vocabulary = functools.cache(lambda: build_vocabulary(map(_read_words, _paths(root, listed, "train"))))
+
+    def tokens(split: str) -> NDArray[np.int64]:
+        return cached_array(
+            "imdb",
+            f"{name}-{split}-{_FORMAT}",
+            lambda path: _write_rows(path, _paths(root, listed, split), vocabulary),
+            cache_dir=request.cache_dir,
+            content=f"tokens of {root}",
+        )
+
+    train, test = tokens("train"), tokens("test")
     return Dataset("imdb", Split(train, _labels(listed, "train")), Split(test, _labels(listed, "test")), len(_CLASSES))
 
 
@@ -123,14 +129,15 @@ def _labels(listed: _Listed, split: str) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(_CLASSES), dtype=np.int64), sizes)
 
 
-def _tokenise(root: Path, listed: _Listed) -> list[NDArray[np.int64]]:
-    train, test = (
-        [root / file.relative for name in _CLASSES for file in listed[split, name]] for split in ("train", "test")
-    )
-    _log.info("reading %d reviews of %s, once", len(train) + len(test), root)
-    # read twice rather than kept in memory: as lists of words they are ten times as large
-    vocabulary = build_vocabulary(map(_read_words, train))
-    return [np.stack([encode(_read_words(path), vocabulary) for path in paths]) for paths in (train, test)]
+def _paths(root: Path, listed: _Listed, split: str) -> list[Path]:
+    return [root / file.relative for name in _CLASSES for file in listed[split, name]]
+
+
+def _write_rows(path: Path, reviews: list[Path], vocabulary: Callable[[], Mapping[str, int]]) -> None:
+    _log.info("reading %d reviews of %s, once", len(reviews), reviews[0].parents[1])
+    # the vocabulary's reviews are read again rather than kept: as lists of words, they are ten times as large
+    tokens = vocabulary()
+    np.save(path, np.stack([encode(_read_words(review), tokens) for review in reviews]))
 
 
 def _read_words(path: Path) -> list[str]:
