@@ -9,7 +9,8 @@ from experiments.resources import Resources, plan_resources
 from experiments.runtime.machines import machines_of
 from fedpfn import imports
 from fedpfn.devices import gpu_count
-from fedpfn.runs.config import ConfigError, RunConfig, read_overrides
+from fedpfn.runs.config import KEYS, ConfigError, RunConfig, read_overrides
+from fedpfn.runs.keys import from_folder
 
 
 def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -> RunConfig:
@@ -27,7 +28,10 @@ def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -
         layer.get("output", {}).pop("dir", None)
     given, faults = read_overrides(words)
     reading = RunConfig.read(layer, given, faults=faults.values(), unknown=faults)
-    config = _from(workdir, reading.config)
+    given = reading.config.flat()
+    config = RunConfig.read(
+        given | {name: from_folder(workdir, name, given[name]) for name in KEYS if name in given}
+    ).config
     if reading.faults:
         # the checks of complete configs import PyTorch
         from strategies.preflight import all_faults
@@ -35,41 +39,6 @@ def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -
         imports.look_in(workdir)
         raise ConfigError(all_faults(replace(reading, config=config)))
     return config
-
-
-def _from(workdir: Path, config: RunConfig) -> RunConfig:
-    """Return ``config`` with the paths in it made absolute from ``workdir``."""
-
-    def from_here(reference: str) -> str:
-        return imports.absolute_reference(reference, workdir)
-
-    return replace(
-        config,
-        measures=",".join(from_here(name.strip()) for name in config.measures.split(",")),
-        data=replace(
-            config.data,
-            root=_absolute(config.data.root, workdir),
-            name=from_here(config.data.name),
-            task=from_here(config.data.task),
-        ),
-        partition=replace(config.partition, scheme=from_here(config.partition.scheme)),
-        model=replace(config.model, name=from_here(config.model.name)),
-        strategy=replace(config.strategy, base=from_here(config.strategy.base)),
-        mask=replace(config.mask, schedule=from_here(config.mask.schedule)),
-        train=replace(
-            config.train,
-            optimizer=from_here(config.train.optimizer),
-            loss=from_here(config.train.loss),
-            schedule=from_here(config.train.schedule),
-            round_schedule=from_here(config.train.round_schedule),
-            augment=from_here(config.train.augment),
-        ),
-        output=replace(config.output, dir=_absolute(config.output.dir, workdir)),
-    )
-
-
-def _absolute(path: str, workdir: Path) -> str:
-    return str((workdir / Path(path).expanduser()).resolve()) if path else ""
 
 
 def _layer(file: Path) -> dict[str, Any]:

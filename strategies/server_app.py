@@ -33,7 +33,7 @@ from fedpfn.runs.identity import config_warnings, used_keys
 from fedpfn.runs.reading import LOG
 from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.stopping import StopRule
-from fedpfn.runs.trackers import make_tracker
+from fedpfn.runs.trackers import TrackedRun, make_tracker
 from fedpfn.tasks import CLASSIFICATION
 from strategies.assembly import (
     build_model,
@@ -145,9 +145,8 @@ def _federate(
             restore_state(strategy, checkpoint.server_optimizer)
             # a schedule may carry hidden state, which is restored by calling it again for every round
             recorder.resume(checkpoint, [plans_of(strategy)(number) for number in range(1, done + 1)])
-        recorder.tracker = make_tracker(
-            config.output.tracker, folder.path, used_keys(config), config=config.nested(), rounds_done=done
-        )
+        tracked = TrackedRun(folder.path, used_keys(config), config.nested())
+        recorder.tracker = make_tracker(config.output.tracker, tracked, rounds_done=done)
         garbage.settle()
         federation, together = config.federation, config.train.stack or 1
         states = ClientStates(folder.client_states, after=done, checkpoints=partial(checkpoint_rounds, folder.path))

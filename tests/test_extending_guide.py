@@ -29,6 +29,9 @@ def test_the_parts_of_the_guide_run(folder: Path, command: str) -> None:
     words = ["rounds=2", "barrier.points=3", "federation.clients=3", "device=cpu", f"output.dir={folder}/run"]
     run = read_run(run_in_process(RunConfig.parse(parse_overrides([*words, *command.split()]))))
     assert run.summary is not None
+    if "tracker" in command:
+        lines = (run.path / "accuracy.txt").read_text().splitlines()
+        assert len(lines) == 5 and lines[-1] == f"complete {run.summary['final_accuracy']}"
     if "schedule" in command:
         masked = [record["mask"]["frozen"] > 0 for record in run.rounds[1:]]
         assert masked == ([False, True] if "offset=0" in command else [True, False])
@@ -38,4 +41,4 @@ def test_the_guide_has_a_command_for_each_family_of_parts_that_it_lists() -> Non
     listed = {line.split("|")[2].strip(" `") for line in text_of(GUIDE).splitlines() if line.startswith("| [")}
     assert {command.partition("=")[0] for command in RUNS} == listed
     families = {"data.name", "partition.scheme", "mask.schedule", "train.optimizer", "strategy.base", "measures"}
-    assert listed == families | {"model.name", "strategy.name"}
+    assert listed == families | {"model.name", "strategy.name", "output.tracker"}

@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 from toys import says
 
+from experiments.run_words import read_run_config
 from fedpfn import imports
 from fedpfn.imports import absolute_reference, is_reference, load, look_in, near_reference, resolve
+from fedpfn.runs.config import RunConfig
+from fedpfn.runs.keys import key_specs
 
 Write = Callable[[str, str], None]
 
@@ -262,3 +265,17 @@ def test_only_the_path_of_a_file_is_made_absolute(tmp_path: Path) -> None:
     assert absolute_reference("a/b.py:C.d", tmp_path) == f"{tmp_path.resolve()}/a/b.py:C.d"
     for text in (f"{tmp_path.resolve()}/b.py:C", "a.b:C", "mlp", "", "a/b.py"):
         assert absolute_reference(text, tmp_path) == text
+
+
+@pytest.mark.parametrize(
+    "key", [*(spec.name for spec in key_specs(RunConfig) if spec.own), "data.name", "mask.schedule"]
+)
+def test_files_in_settings_are_looked_for_from_the_working_directory(key: str, tmp_path: Path) -> None:
+    config = read_run_config([f"{key}=own/part.py:Part"], file=None, workdir=tmp_path)
+    assert config.flat()[key] == f"{tmp_path.resolve()}/own/part.py:Part"
+
+
+def test_each_of_several_measures_is_looked_for_from_the_working_directory(tmp_path: Path) -> None:
+    config = read_run_config(["measures=a.py:x, b.py:y,-fusion"], file=None, workdir=tmp_path)
+    here = tmp_path.resolve()
+    assert config.measures == f"{here}/a.py:x,{here}/b.py:y,-fusion"

@@ -19,7 +19,7 @@ from fedpfn.rounds import Failure
 from fedpfn.runs import RunFolder, read_rounds, read_run, read_runs
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.recorder import Recorder
-from fedpfn.runs.trackers import make_tracker
+from fedpfn.runs.trackers import TrackedRun, make_tracker
 from fedpfn.schedules import Phase, Plan
 
 MASKED: Plan = (Phase(MaskRecipe(seed=1, ratio=0.5)),)
@@ -174,7 +174,7 @@ def test_a_round_out_of_order_is_refused(folder: RunFolder) -> None:
 
 def test_own_measures_are_in_lines_tables_and_trackers(folder: RunFolder) -> None:
     pytest.importorskip("tensorboard")
-    tracker = make_tracker("tensorboard", folder.path, {"seed": 0})
+    tracker = make_tracker("tensorboard", TrackedRun(folder.path, {"seed": 0}, {}))
     chosen = resolve_measures("test_measures:sharpness,test_measures:norms")
     recorder = recorder_in(folder, measures=chosen, tracker=tracker)
     record(recorder, range(3))

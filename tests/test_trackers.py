@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedpfn.runs import ENVIRONMENT, RunFolder, read_yaml, trackers
+from fedpfn.runs import ENVIRONMENT, RunFolder, mlflow_tracker, read_yaml, trackers
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.identity import used_keys
-from fedpfn.runs.trackers import TRACKERS, Tracker, make_tracker, measures, tracker_faults
+from fedpfn.runs.trackers import TRACKERS, TrackedRun, Tracker, make_tracker, measures, tracker_faults
 
 CONFIG = RunConfig.parse({"strategy.name": "fedavg", "seed": 7, "barrier.layers": True})
 SUMMARY = {"final_accuracy": 0.75, "best_round": 3, "weights_sha256": "ab", "devices": ["cpu"]}
@@ -27,7 +27,7 @@ SUMMARY = {"final_accuracy": 0.75, "best_round": 3, "weights_sha256": "ab", "dev
 def tables(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A store of MLflow as it is once its tables are made, which takes seconds."""
     path = tmp_path_factory.mktemp("store") / "run"
-    trackers._import_mlflow().MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    mlflow_tracker._import_mlflow().MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path.read_bytes()
 
 
@@ -68,7 +68,7 @@ def keep_rounds(path: Path, last: int) -> None:
 
 
 def made(name: str, path: Path, **keys: Any) -> Tracker:
-    tracker = make_tracker(name, path, used_keys(CONFIG), config=CONFIG.nested(), **keys)
+    tracker = make_tracker(name, TrackedRun(path, used_keys(CONFIG), CONFIG.nested()), **keys)
     assert tracker is not None
     return tracker
 
@@ -89,7 +89,8 @@ def pause(name: str) -> None:
 
 
 def events(path: Path) -> Any:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    # the reader of the pages; TensorBoard's other accumulator does not discard texts
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
     return EventAccumulator(str(path / "tensorboard")).Reload()
 
@@ -108,14 +109,17 @@ def mlflow_run(path: Path) -> Any:
 def curve(name: str, path: Path, key: str) -> list[tuple[int, float]]:
     """The points of a number as the tracker's own reader has them, in the order in which they come."""
     if name == "tensorboard":
-        return [(point.step, point.value) for point in events(path).Scalars(key)]
+        from tensorboard.util.tensor_util import make_ndarray
+
+        return [(point.step, float(make_ndarray(point.tensor_proto))) for point in events(path).Tensors(key)]
     run = mlflow_run(path).info.run_id
     return [(point.step, point.value) for point in mlflow_client(path).get_metric_history(run, key)]
 
 
 def keys_of(name: str, path: Path) -> set[str]:
     if name == "tensorboard":
-        return set(events(path).Tags()["scalars"])
+        found = events(path)
+        return set(found.PluginTagToContent("scalars")) if "scalars" in found.ActivePlugins() else set()
     return set(mlflow_run(path).data.metrics)
 
 
@@ -149,7 +153,7 @@ def test_what_is_not_finite_is_left_out_as_in_the_run_folder() -> None:
 
 
 def test_no_tracker_is_no_object_and_writes_nothing(tmp_path: Path) -> None:
-    assert make_tracker("none", tmp_path, {}) is None
+    assert make_tracker("none", TrackedRun(tmp_path, {}, {})) is None
     assert tracker_faults("none") == [] and list(tmp_path.iterdir()) == []
 
 
@@ -157,7 +161,7 @@ def test_an_unknown_tracker_is_refused_with_those_there_are(tmp_path: Path) -> N
     (fault,) = tracker_faults("wandb")
     assert "'wandb'" in fault and all(name in fault for name in TRACKERS)
     with pytest.raises(ValueError, match="no tracker 'wandb'"):
-        make_tracker("wandb", tmp_path, {})
+        make_tracker("wandb", TrackedRun(tmp_path, {}, {}))
 
 
 @both
@@ -174,7 +178,7 @@ def test_a_missing_package_is_said_with_what_installs_it(
     (fault,) = tracker_faults(name)
     assert f'pip install "fedpfn[{name}]"' in fault and "\n" not in fault
     with pytest.raises(ValueError, match="not installed"):
-        make_tracker(name, tmp_path / "run", {})
+        make_tracker(name, TrackedRun(tmp_path / "run", {}, {}))
     assert not (tmp_path / "run").exists() and tracker_faults("none") == []
 
 
@@ -201,15 +205,15 @@ def printed(process: subprocess.Popen[str]) -> str:
 IMPORT_AS_CHOSEN = """
 import sys
 from pathlib import Path
-from fedpfn.runs.trackers import make_tracker, tracker_faults
+from fedpfn.runs.trackers import TrackedRun, make_tracker, tracker_faults
 
 def imported():
     return [name for name in ("tensorboard", "torch.utils.tensorboard", "tensorflow", "mlflow") if name in sys.modules]
 
-make_tracker("none", Path(sys.argv[1]), {"seed": 0})
+make_tracker("none", TrackedRun(Path(sys.argv[1]), {"seed": 0}, {}))
 tracker_faults("tensorboard"), tracker_faults("mlflow")
 print(imported())
-make_tracker("tensorboard", Path(sys.argv[1]), {"seed": 0})
+make_tracker("tensorboard", TrackedRun(Path(sys.argv[1]), {"seed": 0}, {}))
 print(imported())
 """
 
@@ -217,6 +221,49 @@ print(imported())
 def test_no_package_is_imported_that_was_not_chosen(tmp_path: Path) -> None:
     before, after = printed(start_python(IMPORT_AS_CHOSEN, tmp_path / "run", cwd=tmp_path)).split("\n")
     assert (before, after) == ("[]", "['tensorboard', 'torch.utils.tensorboard']")
+
+
+# a tracker of one's own
+
+OWN = """
+from fedpfn.runs.trackers import Tracker
+
+class Lines(Tracker):
+    def __init__(self, run):
+        self.file = run.folder / "lines.txt"
+        self.last_round = len(self.file.read_text().splitlines()) - 2 if self.file.exists() else -1
+        if self.last_round < 0:
+            self.file.write_text(f"seed {run.settings['seed']}, {run.config['strategy']['name']}\\n")
+
+    def log(self, numbers, server_round):
+        with self.file.open("a") as stream:
+            print(server_round, numbers["accuracy"], file=stream)
+
+    def end(self, numbers, ending, reason):
+        with self.file.open("a") as stream:
+            print(ending, numbers.get("summary/best_round"), reason, file=stream)
+
+class Nothing: pass
+"""
+
+
+def test_a_tracker_of_ones_own_gets_every_round_and_the_end(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    path = folder_of(tmp_path / "run", rounds=3)
+    log_rounds(made(f"{tmp_path / 'own.py'}:Lines", path), range(2))
+    log_rounds(made(f"{tmp_path / 'own.py'}:Lines", path, rounds_done=3), range(4, 5)).finish(SUMMARY, None)
+    lines = (path / "lines.txt").read_text().splitlines()
+    assert lines == ["seed 7, fedavg", "0 0.0", "1 0.1", "2 0.2", "3 0.3", "4 0.4", "complete 3.0 None"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("Nothing", "not a subclass"), ("Absent", "has no 'Absent'"), ("measures", "has no 'measures'")],
+)
+def test_what_is_no_tracker_is_refused(name: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    (fault,) = tracker_faults(f"{tmp_path / 'own.py'}:{name}")
+    assert fault.startswith("output.tracker") and expected in fault
 
 
 # rounds
@@ -280,12 +327,14 @@ def test_rounds_that_are_run_again_are_there_once(name: str, tmp_path: Path) -> 
 
 @both
 def test_a_last_round_without_an_evaluation_is_not_told_again(name: str, tmp_path: Path) -> None:
-    path = folder_of(tmp_path / "run", rounds=4)
-    tracker = log_rounds(made(name, path), range(4))
-    tracker.log_round(record(4) | {"accuracy": None})
+    path, last = folder_of(tmp_path / "run", rounds=3), record(4) | {"accuracy": None}
+    with (path / "rounds.jsonl").open("a") as lines:
+        lines.write(json.dumps(last) + "\n")
+    log_rounds(made(name, path), range(4)).log_round(last)
     pause(name)
     log_rounds(made(name, path, rounds_done=4), range(5, 6))
     assert [step for step, _ in curve(name, path, "accuracy")] == [0, 1, 2, 3, 5]
+    assert [step for step, _ in curve(name, path, "clients")] == [0, 1, 2, 3, 4, 5]
 
 
 @both
@@ -544,7 +593,7 @@ def test_a_folder_that_no_address_can_name_is_refused(tmp_path: Path) -> None:
 LOG_ALONE = """
 import json, os, socket, sys
 from pathlib import Path
-from fedpfn.runs.trackers import make_tracker
+from fedpfn.runs.trackers import TrackedRun, make_tracker
 
 calls = []
 
@@ -554,7 +603,7 @@ def refuse(*address, **more):
 
 socket.getaddrinfo = socket.socket.connect = refuse
 before = dict(os.environ)
-tracker = make_tracker("mlflow", Path(sys.argv[1]), {"seed": 0})
+tracker = make_tracker("mlflow", TrackedRun(Path(sys.argv[1]), {"seed": 0}, {}))
 for number in range(20):
     tracker.log_round({"round": number, "accuracy": number / 20})
 tracker.finish({"final_accuracy": 0.5}, None)

@@ -28,18 +28,12 @@ _LAB_KEYS = {spec.name: spec for spec in key_specs(LabConfig)}
 class Kind:
     """One kind of cell, by default a run of a federation. Keys are dotted and kebab-case.
 
-    ``ours`` are keys that the sweep sets for each cell and ``paths`` keys that hold a path. Keys in ``references`` may
-    name the user's own code as path/to/file.py:name, some of them as a comma-separated list.
+    ``ours`` are keys that the sweep sets for each cell.
     """
 
     name = FEDERATION
     keys: Mapping[str, KeySpec] = run.KEYS
     ours: tuple[str, ...] = ("output.dir", "output.resume")
-    paths: tuple[str, ...] = ("data.root",)
-    references: tuple[str, ...] = (
-        "data.name", "partition.scheme", "model.name", "strategy.base", "mask.schedule", "train.optimizer",
-        "train.schedule", "train.round-schedule", "train.augment", "measures", "data.task", "train.loss",
-    )  # fmt: skip
 
     def parse(self, *layers: Mapping[str, Any]) -> Any:
         """Merge ``layers`` over the defaults, later ones winning. Raises ``ConfigError`` naming every fault."""
@@ -90,8 +84,6 @@ class Laboratory(Kind):
 
     keys = _LAB_KEYS
     ours = ()
-    paths = ("data.root", "start.path")
-    references = ("data.name", "data.task", "model.name")
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.sweep.kinds import KINDS, Kind
-from fedpfn import imports
-from fedpfn.runs.keys import Scalar, flatten, is_plain, kept, shown, unknown_key
+from fedpfn.runs.keys import Scalar, flatten, from_folder, is_plain, kept, shown, unknown_key
 
 MOST_SEED = 2**63
 SECTIONS: dict[str, tuple[type, str]] = {
@@ -186,11 +185,10 @@ def _value(place: Place, name: str, value: Any) -> Scalar:
         place.fault(fault)
     if not isinstance(value, bool | int | float | str):
         return str(value)
-    if name in kind.paths and value and not faults:
-        return str((place.workdir / Path(str(value)).expanduser()).resolve())
-    if name in kind.references and not faults:
-        return ",".join(imports.absolute_reference(part.strip(), place.workdir) for part in str(value).split(","))
-    return kept(kind.keys[name], value) if name in kind.keys and not faults else value
+    if faults or name not in kind.keys:
+        scalar: Scalar = value
+        return scalar
+    return from_folder(place.workdir, name, kept(kind.keys[name], value))
 
 
 def _repeated(values: Sequence[Any]) -> list[Any]:

@@ -12,9 +12,14 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
 from fnmatch import fnmatchcase
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+from fedpfn import imports
 from fedpfn.args import Scalar as Scalar
+
+PATHS = ("data.root", "output.dir", "start.path")  # keys whose values are paths
+LISTS = ("measures",)  # keys whose values are comma-separated lists
 
 _KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 # control characters, which terminals may interpret and paths may not contain, and surrogates, which cannot be written
@@ -151,6 +156,20 @@ def _key_specs(schema: Any, prefix: str, used: tuple[When, ...]) -> tuple[KeySpe
             )
             specs.append(KeySpec(name, kind, default, about, choices, limits, *rest))
     return tuple(specs)
+
+
+def from_folder(folder: Path, name: str, value: Scalar) -> Scalar:
+    """Return a key's value with the path or the references to files in it, if any, made absolute from ``folder``.
+
+    >>> from_folder(Path("/home/me"), "data.root", "data"), from_folder(Path("/home/me"), "model.name", "nets.py:Net")
+    ('/home/me/data', '/home/me/nets.py:Net')
+    """
+    if not isinstance(value, str) or not value:
+        return value
+    if name in PATHS:
+        return str((folder / Path(value).expanduser()).resolve())
+    parts = [part.strip() for part in value.split(",")] if name in LISTS else [value]
+    return ",".join(imports.absolute_reference(part, folder) for part in parts)
 
 
 def nest(flat: Mapping[str, Scalar]) -> dict[str, Any]:

@@ -475,8 +475,9 @@ class Output:
     resume: bool = key(False, "resume the run in output.dir from its last checkpoint, if there is one", in_result=False)
     tracker: str = key(
         "none",
-        "tracker that also gets every round; needs fedpfn[tensorboard] or fedpfn[mlflow]",
+        "tracker that also gets every round; needs fedpfn[tensorboard] or fedpfn[mlflow], or is your own class",
         choices=("none", "tensorboard", "mlflow"),
+        own=True,
         in_result=False,
     )
     save_client_models: bool = key(
