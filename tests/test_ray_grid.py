@@ -258,9 +258,9 @@ def test_a_node_that_hangs_is_left_out_after_the_timeout_and_does_not_hold_up_th
 
 @pytest.mark.slow
 def test_a_node_keeps_its_state_whichever_worker_it_meets(workers: Workers) -> None:
-    strategy, one = Replies(), copy(workers)
-    grid = RayGrid(workers, nodes=3)
+    strategy, grid = Replies(), RayGrid(workers, nodes=3)
     digest(grid, strategy)
+    one = copy(workers)
     one.actors = workers.actors[:1]
     grid.workers = one
     digest(grid, strategy, rounds=1)
