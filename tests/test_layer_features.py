@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 from toys import draw, seeded
 
 from fedpfn.examples import Examples
+from fedpfn.lmc.forward import evaluating
 from fedpfn.lmc.layerwise import (
     Layer,
     batches,
@@ -25,7 +26,6 @@ from fedpfn.lmc.layerwise import (
     stitch,
     stitching_errors,
 )
-from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.models import build
 from fedpfn.models.bias_free import strip_biases
 from fedpfn.models.resnet import resnet

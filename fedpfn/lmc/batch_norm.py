@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedpfn.lmc.barrier import Repair
+from fedpfn.lmc.forward import evaluating
 from fedpfn.params import State, float_buffers, read_state, write_state
 
 POLICIES = ("average", "reset", "none")
@@ -74,20 +75,17 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     statistics would be random, and belong to another network. Raises ``ValueError`` if there are no batches.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
-    model.eval()
-    for layer in layers:
-        layer.train()
-        layer.reset_running_stats()
-        layer.momentum = None
     count = 0
-    for inputs in batches:
-        model(inputs)
-        count += 1
+    with evaluating(model):
+        for layer in layers:
+            layer.train()
+            layer.reset_running_stats()
+            layer.momentum = None
+        for inputs in batches:
+            model(inputs)
+            count += 1
     if not count:
         raise ValueError("running statistics are estimated from batches of training data that can be read repeatedly")
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
-    for module, mode in modes:
-        module.training = mode

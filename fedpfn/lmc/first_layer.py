@@ -22,7 +22,7 @@ from torch.func import functional_call, vmap
 
 from fedpfn.evaluation import score
 from fedpfn.examples import Examples
-from fedpfn.lmc.layerwise.modes import evaluating
+from fedpfn.lmc.forward import evaluating, watching
 from fedpfn.params import State, float_buffers, lerp, trainable
 from fedpfn.tasks import Task
 
@@ -244,20 +244,14 @@ def _look(scratch: nn.Module, inputs: Tensor) -> _Look:
     for parameter in scratch.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
 
-    def watch(name: str, module: nn.Module) -> None:
-        def start(_: nn.Module, args: Any, kwargs: Any) -> None:
-            seen.calls.append((name, (*args, *kwargs.values())[0].requires_grad))
-
-        def stop(_: nn.Module, args: Any, output: Any) -> None:
-            seen.outputs[name] = output.nbytes if isinstance(output, Tensor) else 0
-
+    def start(name: str, module: nn.Module, entering: Tensor) -> None:
         if type(module) in LINEAR:
-            module.register_forward_pre_hook(start, with_kwargs=True)
-        module.register_forward_hook(stop)
+            seen.calls.append((name, entering.requires_grad))
 
-    for name, module in scratch.named_modules():
-        watch(name, module)
-    with evaluating(scratch):
+    def stop(name: str, module: nn.Module, output: Any) -> None:
+        seen.outputs[name] = output.nbytes if isinstance(output, Tensor) else 0
+
+    with watching(scratch.named_modules(), start, stop), evaluating(scratch):
         scratch(inputs)
     return seen
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.layerwise.modes import evaluating
+from fedpfn.lmc.forward import evaluating
 from fedpfn.params import State, float_buffers, mean_state, require_fit, trainable
 
 Tensors = Mapping[str, Tensor]

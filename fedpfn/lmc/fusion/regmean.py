@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.layerwise.modes import evaluating
+from fedpfn.lmc.forward import evaluating, watching
 from fedpfn.params import State, mean_state, require_fit
 
 Tensors = Mapping[str, Tensor]
@@ -106,30 +106,19 @@ def input_grams(
     """
     grams: State = {}
     rows: dict[str, int] = {}
-    weights = {
-        f"{path}.weight" if path else "weight": module
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    }
+    linear = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    weights = [(f"{path}.weight" if path else "weight", module) for path, module in linear]
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().double().reshape(-1, inputs[0].shape[-1])
-            grams[name] = grams[name] + x.T @ x if name in grams else x.T @ x
-            rows[name] = rows.get(name, 0) + len(x)
+    def add(name: str, module: nn.Module, inputs: Tensor) -> None:
+        x = inputs.detach().double().reshape(-1, inputs.shape[-1])
+        grams[name] = grams[name] + x.T @ x if name in grams else x.T @ x
+        rows[name] = rows.get(name, 0) + len(x)
 
-        return add
-
-    handles = [module.register_forward_pre_hook(hook(name)) for name, module in weights.items() if name in state]
-    try:
-        with evaluating(model), torch.no_grad():
-            for start in range(0, len(examples), batch_size):
-                inputs, _ = examples.batch(slice(start, start + batch_size))
-                functional_call(model, dict(state), (inputs,))
-                done(len(inputs) / len(examples))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watching([pair for pair in weights if pair[0] in state], add), evaluating(model), torch.no_grad():
+        for start in range(0, len(examples), batch_size):
+            inputs, _ = examples.batch(slice(start, start + batch_size))
+            functional_call(model, dict(state), (inputs,))
+            done(len(inputs) / len(examples))
     if not grams:
         raise ValueError("RegMean needs a linear layer and examples that run through it; got none")
     return {name: gram / rows[name] for name, gram in grams.items()}

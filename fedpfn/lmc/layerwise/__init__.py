@@ -1,5 +1,6 @@
 """Layerwise measures: how the layers of two models, and of the models between them, relate to each other."""
 
+from fedpfn.lmc.forward import evaluating
 from fedpfn.lmc.layerwise.additivity import gaussian_additivity, weak_additivity
 from fedpfn.lmc.layerwise.calibration import CalibratedBarrier, Temperature, calibrated_barrier, fit_temperature
 from fedpfn.lmc.layerwise.cka import CKASums, linear_cka
@@ -16,7 +17,6 @@ from fedpfn.lmc.layerwise.discovery import ACTIVATIONS, Layer, find_layers
 from fedpfn.lmc.layerwise.error_bound import path_error_bound
 from fedpfn.lmc.layerwise.features import Captured, Pass, batches, capture, read_features
 from fedpfn.lmc.layerwise.functional import measurable_layers
-from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.lmc.layerwise.orthogonality import OrthogonalitySums
 from fedpfn.lmc.layerwise.ranks import ActivationGram, stable_rank, weight_singular_values, weight_stable_rank
 from fedpfn.lmc.layerwise.report import LayerReport, LayerRow, layer_report

@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Repair, grid, loss_barrier, path_point, repaired_end
+from fedpfn.lmc.forward import evaluating
 from fedpfn.lmc.layerwise.features import batches, require_states
-from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.losses import form_of
 
 Floats = NDArray[np.float64]

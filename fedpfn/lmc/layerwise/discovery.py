@@ -11,7 +11,6 @@ Hooks do not see an activation that is called as a function: such a model is ref
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from fedpfn.lmc.layerwise.modes import evaluating
+from fedpfn.lmc.forward import evaluating, watching
 
 
 class FunctionActivation(nn.Module):
@@ -35,6 +34,7 @@ class FunctionActivation(nn.Module):
         return self.function(x, *self.args, **self.kwargs)
 
 
+_LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
     FunctionActivation,
     *(nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
@@ -187,33 +187,19 @@ class _DryRun(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
     def __call__(self, tensors: dict[str, Tensor], inputs: Tensor) -> Any:
-        with ExitStack() as stack:
-            for name, module in self.model.named_modules():
-                for handle in self._watch(name, module):
-                    stack.callback(handle.remove)
-            stack.enter_context(evaluating(self.model))
-            stack.enter_context(self)
+        with watching(self.model.named_modules(), self._start, self._stop), evaluating(self.model), self:
             return functional_call(self.model, tensors, (inputs,))
 
-    def _watch(self, name: str, module: nn.Module) -> Iterable[Any]:
-        def start(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.order.append(name)
-            if kind is not None:
-                number = sum(call.name == name for call in self.calls)
-                self._open.append(_Call(name, number, kind, _first_tensor(args, kwargs).grad_fn))
-                self.calls.append(self._open[-1])
+    def _start(self, name: str, module: nn.Module, entering: Any) -> None:
+        self.order.append(name)
+        if isinstance(module, _LAYERS + ACTIVATIONS):
+            number = sum(call.name == name for call in self.calls)
+            self._open.append(_Call(name, number, isinstance(module, _LAYERS), entering.grad_fn))
+            self.calls.append(self._open[-1])
 
-        def stop(module: nn.Module, args: Any, output: Any) -> None:
-            if kind is not None:
-                self._open.pop().leaving = output.grad_fn
-
-        kind = True if isinstance(module, nn.Linear | nn.Conv2d) else False if isinstance(module, ACTIVATIONS) else None
-        yield module.register_forward_pre_hook(start, with_kwargs=True)
-        yield module.register_forward_hook(stop)
-
-
-def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return (*args, *kwargs.values())[0]
+    def _stop(self, name: str, module: nn.Module, output: Any) -> None:
+        if isinstance(module, _LAYERS + ACTIVATIONS):
+            self._open.pop().leaving = output.grad_fn
 
 
 def _require_measurable(run: _DryRun, calls: list[_Call], output: Any) -> None:

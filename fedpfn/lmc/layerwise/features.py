@@ -10,15 +10,14 @@ are the layer's output, the logits.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedpfn.examples import Examples
+from fedpfn.lmc.forward import watching
 from fedpfn.lmc.layerwise.discovery import Layer
 from fedpfn.params import first_non_finite, float_buffers, require_fit, trainable
 
@@ -176,35 +175,27 @@ def _places(layer: Layer) -> tuple[Key, Key, Key, Key]:
 @torch.no_grad()
 def _record(model: nn.Module, wanted: set[Key], inputs: Tensor, state: Mapping[str, Tensor]) -> dict[Key, Tensor]:
     recorded: dict[Key, Tensor] = {}
-    with ExitStack() as hooks:
-        for name in {key[0] for key in wanted}:
-            for handle in _hook(name, model.get_submodule(name), wanted, recorded):
-                hooks.callback(handle.remove)
+    calls: Counter[tuple[str, str]] = Counter()
+
+    def keep(name: str, what: str, tensor: Tensor) -> None:
+        key = (name, calls[name, what], what)
+        calls[name, what] += 1
+        if key in wanted:
+            # copied: later modules may work in place
+            recorded[key] = tensor.detach().clone()
+
+    def start(name: str, module: nn.Module, entering: Tensor) -> None:
+        keep(name, "in", entering)
+        if (name, 0, "weight") in wanted:
+            # read here, where it is the state's weight, even if it is tied or parametrised
+            recorded[name, 0, "weight"] = module.weight.detach()  # type: ignore[operator]
+
+    def stop(name: str, module: nn.Module, output: Tensor) -> None:
+        keep(name, "out", output)
+
+    with watching([(name, model.get_submodule(name)) for name in {key[0] for key in wanted}], start, stop):
         recorded["", 0, "out"] = functional_call(model, dict(state), (inputs,))
     if not bool(torch.isfinite(recorded["", 0, "out"]).all()):
         # further on, a NaN would look like a dead example
         raise ValueError("the model's outputs at one of the states are NaN or infinite: no features can be compared")
     return recorded
-
-
-def _hook(name: str, module: nn.Module, wanted: set[Key], recorded: dict[Key, Tensor]) -> Iterator[Any]:
-    calls: Counter[str] = Counter()
-
-    def keep(what: str, tensor: Tensor) -> None:
-        key = (name, calls[what], what)
-        calls[what] += 1
-        if key in wanted:
-            # copied: later modules may work in place
-            recorded[key] = tensor.detach().clone()
-
-    def start(module: nn.Module, args: Any, kwargs: Any) -> None:
-        keep("in", (*args, *kwargs.values())[0])
-        if (name, 0, "weight") in wanted:
-            # read here, where it is the state's weight, even if it is tied or parametrised
-            recorded[name, 0, "weight"] = module.weight.detach()  # type: ignore[operator]
-
-    def stop(module: nn.Module, args: Any, output: Tensor) -> None:
-        keep("out", output)
-
-    yield module.register_forward_pre_hook(start, with_kwargs=True)
-    yield module.register_forward_hook(stop)

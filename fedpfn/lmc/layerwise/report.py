@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fedpfn.examples import Examples
 from fedpfn.lmc.barrier import Repair, path_point, repaired_end
+from fedpfn.lmc.forward import evaluating
 from fedpfn.lmc.layerwise.additivity import weak_additivity
 from fedpfn.lmc.layerwise.cka import CKASums
 from fedpfn.lmc.layerwise.commutativity import Commutativity, CommutativitySums, cross_products
@@ -23,7 +24,6 @@ from fedpfn.lmc.layerwise.discovery import Layer
 from fedpfn.lmc.layerwise.error_bound import path_error_bound
 from fedpfn.lmc.layerwise.features import Captured, batches, capture, require_states
 from fedpfn.lmc.layerwise.functional import measurable_layers
-from fedpfn.lmc.layerwise.modes import evaluating
 from fedpfn.lmc.layerwise.orthogonality import OrthogonalitySums
 from fedpfn.lmc.layerwise.ranks import ActivationGram, weight_stable_rank
 from fedpfn.lmc.layerwise.stitching import stitching_errors

@@ -8,15 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from fedpfn.examples import Examples
+from fedpfn.lmc.forward import watching
 from fedpfn.lmc.matching.permutations import (
-    Features,
     PermutationSpec,
     apply_permutations,
     identity_permutations,
@@ -139,44 +137,28 @@ def feature_products(
 def _recorded(model: nn.Module, spec: PermutationSpec) -> Iterator[State]:
     """Yield a dict that holds the features of every permutation, (units, values), after each forward pass."""
     seen: State = {}
-    by_module: dict[str, list[tuple[str, Features]]] = {}
-    for name, features in spec.features.items():
-        by_module.setdefault(features.module, []).append((name, features))
     calls: Counter[tuple[str, bool]] = Counter()
-    # calls are counted anew in every pass
-    hooks: list[RemovableHandle] = [model.register_forward_pre_hook(lambda *_: calls.clear())]
-    for path, wanted in by_module.items():
-        hooks += _hooks(model.get_submodule(path), wanted, spec, seen, calls)
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
-
-def _hooks(
-    module: nn.Module,
-    wanted: list[tuple[str, Features]],
-    spec: PermutationSpec,
-    seen: State,
-    calls: Counter[tuple[str, bool]],
-) -> Iterator[RemovableHandle]:
-    """Register the hooks that record the ``wanted`` features of one module in ``seen``."""
-    path = wanted[0][1].module
-
-    def take(tensor: object, *, entering: bool) -> None:
+    def take(path: str, tensor: object, *, entering: bool) -> None:
         number = calls[path, entering]
         calls[path, entering] += 1
-        for name, features in wanted:
-            if features.entering is entering and features.call == number and isinstance(tensor, Tensor):
+        for name, features in spec.features.items():
+            here = (features.module, features.call, features.entering) == (path, number, entering)
+            if here and isinstance(tensor, Tensor):
                 # converted to float64 at once: a later module may work in place
                 units = tensor.detach().double().movedim(features.axis, 0)
                 if units.shape[0] % spec.sizes[name]:
                     raise ValueError(f"{name}: {spec.sizes[name]} units, but features of shape {tuple(tensor.shape)}")
                 seen[name] = units.reshape(spec.sizes[name], -1)
 
-    def start(module: nn.Module, args: Any, kwargs: Any) -> None:
-        take(next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), entering=True)
+    def start(path: str, module: nn.Module, tensor: object) -> None:
+        if module is model:
+            calls.clear()
+        take(path, tensor, entering=True)
 
-    yield module.register_forward_pre_hook(start, with_kwargs=True)
-    yield module.register_forward_hook(lambda module, args, output: take(output, entering=False))
+    def stop(path: str, module: nn.Module, output: object) -> None:
+        take(path, output, entering=False)
+
+    paths = dict.fromkeys(["", *(features.module for features in spec.features.values())])
+    with watching([(path, model.get_submodule(path)) for path in paths], start, stop):
+        yield seen

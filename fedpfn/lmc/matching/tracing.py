@@ -7,7 +7,7 @@ are the same operator there, and control flow in ``forward``, which a symbolic t
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedpfn.lmc.layerwise.modes import evaluating
+from fedpfn.lmc.forward import evaluating, watching
 from fedpfn.lmc.matching.calls import Call, Dims
 from fedpfn.lmc.matching.operators import ACTIVATIONS, LAYERS, NORMS, rule_for
 from fedpfn.lmc.matching.ties import fix, fixed, free
@@ -54,13 +54,7 @@ def trace(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor) -> Trac
     """Run ``inputs`` through ``model`` in evaluation mode at ``state`` and return the record, with the output fixed."""
     leaves = {name: tensor.detach() for name, tensor in state.items()}
     watch = _Watch(leaves)
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            for handle in watch.hooks(name, module):
-                stack.callback(handle.remove)
-        stack.enter_context(evaluating(model))
-        stack.enter_context(_without_fast_path())
-        stack.enter_context(watch)
+    with watching(model.named_modules(), watch.start, watch.stop), evaluating(model), _without_fast_path(), watch:
         output = functional_call(model, leaves, (inputs,))
     for tensor in _tensors_in(output):
         for dim in watch.dims_of(tensor):
@@ -80,7 +74,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.known = {id(tensor): self.trace.tensors[name] for name, tensor in leaves.items()}
         self.versions: Counter[int] = Counter()
         self.alive: list[Any] = list(leaves.values())  # so that no later tensor has the id of an earlier one
-        self.open: list[str] = [""]
+        self.open: list[tuple[str, int]] = [("", 0)]  # modules that run, and the number of the call of each
         self.calls: Counter[str] = Counter()
 
     def dims_of(self, tensor: Tensor) -> Dims:
@@ -106,7 +100,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
         arguments = {entry.name: entry.default_value for entry in func._schema.arguments}
         arguments |= dict(zip(arguments, args, strict=False)) | kwargs
-        where = self.open[-1] or "the model"
+        where = self.open[-1][0] or "the model"
         call = Call(arguments, [tuple(tensor.shape) for tensor in made], self.dims_of, f"{where} ({name})")
         result = rule_for(name, pointwise=torch.Tag.pointwise in func.tags)(call)
         for tensor, dims in zip(made, result, strict=True):
@@ -119,33 +113,25 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._step(_kind(name, arguments, named), made[0], weight=named, axis=-spatial)
 
     def _step(self, kind: str, tensor: Tensor, *, module: str | None = None, **more: Any) -> None:
-        module = self.open[-1] if module is None else module
+        module = self.open[-1][0] if module is None else module
         step = Step(kind, id(tensor), self.versions[id(tensor)], self.dims_of(tensor), module, **more)
         self.trace.steps.append(step)
 
-    def hooks(self, name: str, module: nn.Module) -> Iterator[Any]:
-        """Register the hooks that report when ``module`` starts and ends."""
-        numbers: list[int] = []
+    def start(self, name: str, module: nn.Module, entering: Tensor | None) -> None:
+        """Note that ``module`` starts."""
+        self.open.append((name, self.calls[name]))
+        self.calls[name] += 1
+        self.trace.started.setdefault(name, len(self.trace.steps))
+        if entering is not None:
+            self._step("in", entering, module=name, call=self.open[-1][1])
 
-        def start(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.open.append(name)
-            numbers.append(self.calls[name])
-            self.calls[name] += 1
-            self.trace.started.setdefault(name, len(self.trace.steps))
-            given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-            if given:
-                self._step("in", given[0], module=name, call=numbers[-1])
-
-        def stop(module: nn.Module, args: Any, output: Any) -> None:
-            self.open.pop()
-            number = numbers.pop()
-            if isinstance(output, Tensor):
-                if isinstance(module, _ACTIVATION_MODULES):
-                    self._step("activation", output, module=name)
-                self._step("out", output, module=name, call=number)
-
-        yield module.register_forward_pre_hook(start, with_kwargs=True)
-        yield module.register_forward_hook(stop)
+    def stop(self, name: str, module: nn.Module, output: Any) -> None:
+        """Note that ``module`` ends."""
+        _, number = self.open.pop()
+        if isinstance(output, Tensor):
+            if isinstance(module, _ACTIVATION_MODULES):
+                self._step("activation", output, module=name)
+            self._step("out", output, module=name, call=number)
 
 
 def _kind(name: str, arguments: Mapping[str, Any], weight: str) -> str:
