@@ -23,16 +23,16 @@ from torch.func import functional_call
 
 from fedpfn.evaluation import Evaluation
 from fedpfn.lmc.barrier import Curves, curve_of, grid, repaired_end, worst_of
-from fedpfn.lmc.batch_norm import has_batch_norm, repair_for
+from fedpfn.lmc.batch_norm import repair_for
 from fedpfn.lmc.checks import StateLike, fitting_state
 from fedpfn.lmc.fine_tuning import TrainingRecipe
-from fedpfn.lmc.pairwise import InputBatches
+from fedpfn.lmc.pairwise import statistics_batches
 from fedpfn.own_data import Data, as_examples
 from fedpfn.parallel import temporary_pool
 from fedpfn.params import State, lerp, trainable
 from fedpfn.progress import Progress, Steps
 from fedpfn.seeding import numpy_generator, torch_seed
-from fedpfn.training import NonFiniteError, batch_order, count_steps, make_optimizer
+from fedpfn.training import NonFiniteError
 
 Tensors = Mapping[str, Tensor]
 
@@ -137,13 +137,8 @@ def train_curve(
     scratch = deepcopy(model).to(data.device).train()
     bend = {name: line.bend[name].to(data.device).clone().requires_grad_() for name in trainable(scratch)}
     ends = [{name: tensor.to(data.device) for name, tensor in end.items()} for end in (line.first, line.second)]
-    min_batch = 2 if has_batch_norm(scratch) else 1
-    steps = count_steps(
-        len(data), batch_size=recipe.batch_size, epochs=recipe.epochs, steps=recipe.steps, min_batch=min_batch
-    )
-    make = make_optimizer(recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    optimizer = make(list(bend.values()))
-    batches = batch_order(len(data), recipe.batch_size, numpy_generator(seed, "curve", "batches"), min_batch=min_batch)
+    steps, batches = recipe.plan(scratch, data, numpy_generator(seed, "curve", "batches"))
+    optimizer = recipe.make_optimizer()(list(bend.values()))
     places = numpy_generator(seed, "curve", "t").random(steps)
     done = Steps(progress, steps)
     with torch_seed(seed, "curve", "dropout"):
@@ -208,9 +203,7 @@ def measure_curves(
         For curves that are not the model's, an even number of points, and a reset without ``training``.
     """
     data = as_examples(examples, model=model).decoded()
-    if batch_norm == "reset" and training is None:
-        raise ValueError("batch_norm='reset' re-estimates running statistics on training data: pass training=")
-    batches = () if training is None else InputBatches(as_examples(training, model=model, name="training"))
+    batches = statistics_batches(model, batch_norm, training)
     alphas = grid(points)
     done = Steps(progress, points * len(curves))
     with temporary_pool(model, workers=workers) as pool:

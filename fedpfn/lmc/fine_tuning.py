@@ -5,11 +5,13 @@ States fine-tuned from one start with one mask recipe have bit-identical frozen 
 ``cold_fusion`` use the fine-tuned states.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
@@ -17,7 +19,7 @@ from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.masks import MaskRecipe, build_mask
 from fedpfn.params import State, read_state, trainable, write_state
 from fedpfn.seeding import Path, numpy_generator, torch_seed
-from fedpfn.training import OPTIMIZERS, batch_order, count_steps, make_optimizer, train
+from fedpfn.training import OPTIMIZERS, MakeOptimizer, batch_order, count_steps, make_optimizer, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,18 @@ class TrainingRecipe:
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum is SGD's and has no effect on {self.optimizer}; leave it at 0")
 
+    def plan(
+        self, model: nn.Module, examples: Examples, generator: np.random.Generator
+    ) -> tuple[int, Iterator[NDArray[np.int64]]]:
+        """Return the number of steps of ``model`` on ``examples``, and their batches, drawn from ``generator``."""
+        size, min_batch = self.batch_size, 2 if has_batch_norm(model) else 1
+        steps = count_steps(len(examples), batch_size=size, epochs=self.epochs, steps=self.steps, min_batch=min_batch)
+        return steps, batch_order(len(examples), size, generator, min_batch=min_batch)
+
+    def make_optimizer(self) -> MakeOptimizer:
+        """Return the function from parameters to the optimiser."""
+        return make_optimizer(self.optimizer, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
 
 def fine_tune(
     model: nn.Module,
@@ -127,22 +141,10 @@ def fine_tune(
     """
     scratch = deepcopy(model).to(examples.device)
     write_state(scratch, start)
-    min_batch = 2 if has_batch_norm(scratch) else 1
-    steps = count_steps(
-        len(examples), batch_size=recipe.batch_size, epochs=recipe.epochs, steps=recipe.steps, min_batch=min_batch
-    )
-    generator = numpy_generator(seed, *stream, "batches")
+    steps, batches = recipe.plan(scratch, examples, numpy_generator(seed, *stream, "batches"))
     trained = None if mask is None else build_mask(mask, trainable(scratch))
     with torch_seed(seed, *stream, "dropout"):
-        train(
-            scratch,
-            examples,
-            batch_order(len(examples), recipe.batch_size, generator, min_batch=min_batch),
-            [(trained, steps)],
-            optimizer=make_optimizer(
-                recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-            ),
-        )
+        train(scratch, examples, batches, [(trained, steps)], optimizer=recipe.make_optimizer())
     return read_state(scratch)
 
 

@@ -4,7 +4,7 @@
 measures it fast; this module combines a model, states and examples and distributes the pairs over CPU cores.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -91,9 +91,7 @@ def pairwise_barriers(
     ([[0, 1], [0, 2], [1, 2]], (3, 3))
     """
     examples = as_examples(examples, model=model)
-    if batch_norm == "reset" and training is None:
-        raise ValueError("batch_norm='reset' re-estimates running statistics on training data: pass training=")
-    batches = () if training is None else InputBatches(as_examples(training, model=model, name="training"))
+    batches = statistics_batches(model, batch_norm, training)
     with temporary_pool(model, workers=workers) as pool:
         return measure_paths(
             pool,
@@ -107,6 +105,13 @@ def pairwise_barriers(
             plain=plain,
             progress=progress,
         )
+
+
+def statistics_batches(model: nn.Module, batch_norm: str, training: Data | None) -> Iterable[Tensor]:
+    """Return the input batches for the BatchNorm policy. Raises ``ValueError`` for a reset without ``training``."""
+    if batch_norm == "reset" and training is None:
+        raise ValueError("batch_norm='reset' re-estimates running statistics on training data: pass training=")
+    return () if training is None else InputBatches(as_examples(training, model=model, name="training"))
 
 
 class InputBatches:
