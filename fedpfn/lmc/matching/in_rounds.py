@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedpfn.lmc.matching.permutations import Axis, PermutationSpec, extent, parts_of
+from fedpfn.lmc.matching.permutations import PermutationSpec, unit_rows
 
 
 def movable_units(spec: PermutationSpec, active: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -41,13 +41,8 @@ def movable_units(spec: PermutationSpec, active: Mapping[str, Tensor]) -> dict[s
     free = {name: torch.ones(size, dtype=torch.bool) for name, size in spec.sizes.items()}
     for tensor, mask in active.items():
         for dimension, place in enumerate(spec.axes.get(tensor, ())):
-            start = 0
-            for part in parts_of(place):
-                length = extent(part, spec.sizes)
-                if isinstance(part, Axis):
-                    rows = mask.cpu().narrow(dimension, start, length).movedim(dimension, 0)
-                    free[part.permutation] &= rows.reshape(spec.sizes[part.permutation], -1).all(1)
-                start += length
+            for permutation, rows in unit_rows(mask.cpu(), dimension, place, spec.sizes):
+                free[permutation] &= rows.all(1)
     return free
 
 

@@ -7,7 +7,7 @@ the network computes (Git Re-Basin, Ainsworth et al. 2023, section 2). A ``Permu
 A permutation is an int64 index tensor p on the CPU that reads as ``new[i] = old[p[i]]``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
@@ -248,6 +248,18 @@ def axes_in(place: Place) -> list[Axis]:
 def extent(part: Axis | int, sizes: Mapping[str, int]) -> int:
     """Return the number of entries of a part."""
     return part if isinstance(part, int) else sizes[part.permutation] * part.block
+
+
+def unit_rows(tensor: Tensor, dimension: int, place: Place, sizes: Mapping[str, int]) -> Iterator[tuple[str, Tensor]]:
+    """Yield, for each part of an axis, the name of its permutation and the entries of its units, (units, values)."""
+    start = 0
+    for part in parts_of(place):
+        length = extent(part, sizes)
+        if isinstance(part, Axis):
+            # blocks are channel-major: a unit's entries are neighbours on the axis
+            rows = tensor.narrow(dimension, start, length).movedim(dimension, 0)
+            yield part.permutation, rows.reshape(sizes[part.permutation], -1)
+        start += length
 
 
 def require_state(spec: PermutationSpec, state: Mapping[str, Tensor]) -> None:

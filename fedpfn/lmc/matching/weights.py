@@ -14,17 +14,15 @@ import torch
 from torch import Tensor
 
 from fedpfn.lmc.matching.permutations import (
-    Axis,
     Permutations,
     PermutationSpec,
     apply_permutations,
     axes_in,
-    extent,
     identity_permutations,
-    parts_of,
     permuted,
     require_pair,
     require_permutations,
+    unit_rows,
 )
 from fedpfn.params import State
 from fedpfn.progress import Progress, Steps
@@ -227,7 +225,6 @@ def assignment_cost(
     It is the sum of ``<A's slice i, B's slice j>`` over all axes of the permutation, with the other axes of B permuted
     as in ``permutations``. ``first`` and ``second`` hold the tensors that count in the objective.
     """
-    size = spec.sizes[name]
     cost: Tensor | float = 0.0
     for tensor, ours in first.items():
         axes = spec.axes[tensor]
@@ -235,17 +232,11 @@ def assignment_cost(
             if not any(axis.permutation == name for axis in axes_in(place)):
                 continue
             theirs = permuted(second[tensor], axes, permutations, but=name)
-            start = 0
-            for part in parts_of(place):
-                if isinstance(part, Axis) and part.permutation == name:
-                    # blocks are channel-major: a unit's entries are neighbours on the axis
-                    rows = [
-                        whole.narrow(dimension, start, size * part.block).movedim(dimension, 0).reshape(size, -1)
-                        for whole in (ours, theirs)
-                    ]
-                    cost = cost + rows[0] @ rows[1].T
-                start += extent(part, spec.sizes)
-    return cost if isinstance(cost, Tensor) else torch.zeros(size, size, dtype=torch.float64)
+            both = (unit_rows(whole, dimension, place, spec.sizes) for whole in (ours, theirs))
+            for (permutation, here), (_, there) in zip(*both, strict=True):
+                if permutation == name:
+                    cost = cost + here @ there.T
+    return cost if isinstance(cost, Tensor) else torch.zeros(spec.sizes[name], spec.sizes[name], dtype=torch.float64)
 
 
 def solve_assignment(gains: Tensor, current: Tensor, tolerance: float = 0.0, movable: Tensor | None = None) -> Tensor:
