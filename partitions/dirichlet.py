@@ -8,8 +8,6 @@ multiply a prior over the C classes that sums to 1 by one number, which is C tim
 A class's indices are shuffled before they are assigned, since the order of examples in a file may not be random.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,17 +31,7 @@ def dirichlet(
     ``min_size`` examples. Source: Yurochkin et al. 2019, section 4. Raises ``PartitionError`` for impossible settings
     and after ``max_redraws`` redraws.
     """
-    refuse(size_faults(clients, len(labels), min_size=min_size) + alpha_faults(alpha))
-    members = class_members(labels)
-
-    def draw() -> Indices:
-        owner = np.full(len(labels), -1, dtype=np.int64)
-        for indices in members:
-            proportions = draw_dirichlet(np.full(clients, alpha), rng).proportions()
-            owner[rng.permutation(indices)] = np.repeat(np.arange(clients), counts_of(proportions, len(indices), rng))
-        return owner
-
-    return parts_of(_redraw(draw, clients, min_size=min_size, max_redraws=max_redraws), clients)
+    return _by_class(labels, clients, rng, alpha, min_size, max_redraws, balanced=False)
 
 
 def dirichlet_balanced(
@@ -61,22 +49,7 @@ def dirichlet_balanced(
     ones to fewer clients: the order matters, as in the source (NIID-Bench, Li et al. 2022; PFLlib). Raises as
     ``dirichlet`` does.
     """
-    refuse(size_faults(clients, len(labels), min_size=min_size) + alpha_faults(alpha))
-    members = class_members(labels)
-
-    def draw() -> Indices:
-        owner = np.full(len(labels), -1, dtype=np.int64)
-        sizes = np.zeros(clients, dtype=np.int64)
-        for indices in members:
-            # Some client is always below the mean while examples are left.
-            open_clients = sizes * clients < len(labels)
-            proportions = draw_dirichlet(np.full(clients, alpha), rng).proportions(open_clients)
-            counts = counts_of(proportions, len(indices), rng)
-            owner[rng.permutation(indices)] = np.repeat(np.arange(clients), counts)
-            sizes += counts
-        return owner
-
-    return parts_of(_redraw(draw, clients, min_size=min_size, max_redraws=max_redraws), clients)
+    return _by_class(labels, clients, rng, alpha, min_size, max_redraws, balanced=True)
 
 
 def dirichlet_client(
@@ -110,13 +83,32 @@ def dirichlet_client(
     return parts_of(owner, clients)
 
 
-def _redraw(draw: Callable[[], Indices], clients: int, *, min_size: int, max_redraws: int) -> Indices:
+def _by_class(
+    labels: NDArray[np.integer],
+    clients: int,
+    rng: np.random.Generator,
+    alpha: float,
+    min_size: int,
+    max_redraws: int,
+    *,
+    balanced: bool,
+) -> list[Indices]:
+    refuse(size_faults(clients, len(labels), min_size=min_size) + alpha_faults(alpha))
+    members = class_members(labels)
     best = -1
     for _ in range(1 + max_redraws):
-        owner = draw()
-        smallest = int(np.bincount(owner, minlength=clients).min())
+        owner = np.empty(len(labels), dtype=np.int64)
+        sizes = np.zeros(clients, dtype=np.int64)
+        for indices in members:
+            # Some client is always below the mean while examples are left.
+            open_clients = sizes * clients < len(labels) if balanced else None
+            proportions = draw_dirichlet(np.full(clients, alpha), rng).proportions(open_clients)
+            counts = counts_of(proportions, len(indices), rng)
+            owner[rng.permutation(indices)] = np.repeat(np.arange(clients), counts)
+            sizes += counts
+        smallest = int(sizes.min())
         if smallest >= min_size:
-            return owner
+            return parts_of(owner, clients)
         best = max(best, smallest)
     raise PartitionError(
         f"none of {1 + max_redraws} draws gave every client partition.min-size = {min_size} examples, the best gave "
