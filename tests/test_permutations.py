@@ -174,6 +174,18 @@ class Decoder(nn.Module):
         return self.head(self.tokens(x.flatten(2).transpose(1, 2)).relu().flatten(1))  # type: ignore[no-any-return]
 
 
+class Moved(nn.Module):
+    """A dimension moves past two others of one size, which are then flattened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.Linear(4, 9), nn.Linear(9, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.rows(x).relu().unflatten(2, (3, 3)).movedim(1, 3)
+        return self.head(x.flatten(1, 2).transpose(1, 2)).mean(1)  # type: ignore[no-any-return]
+
+
 class PackedHeads(nn.Module):
     """``nn.TransformerEncoderLayer`` over pixels, its activations functions and its projections in one weight."""
 
@@ -192,6 +204,7 @@ MODULES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], int]] = {
     "concatenated": ((3,), Concatenated, 3),
     "padded shortcut": ((2, 6, 6), Padded, 3),
     "decoder": ((3,), Decoder, 3),
+    "moved dimension": ((5, 4), Moved, 1),
     "packed heads": ((4, 2), PackedHeads, 2),
     "vit": ((1, 8, 8), lambda: vit((1, 8, 8), 4, depth=2), 5),
     "resnet18": ((3, 32, 32), lambda: torchvision.models.resnet18(num_classes=3), 12),

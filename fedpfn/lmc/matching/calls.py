@@ -15,6 +15,7 @@ Dims = list[Dim]
 class Call:
     """One call of an operator: its arguments by their schema names, its output shapes, and the reason for fixing."""
 
+    operator: Callable[..., Any]
     arguments: Mapping[str, Any]
     shapes: Sequence[tuple[int, ...]]
     dims_of: Callable[[Tensor], Dims]

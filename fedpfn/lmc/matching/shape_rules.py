@@ -1,7 +1,8 @@
 """Rules for operators that move, join, cut or reduce dimensions and have no weights."""
 
 from collections.abc import Sequence
-from itertools import accumulate
+
+import torch
 
 from fedpfn.lmc.matching.calls import Call, Dims, broadcast, fix_all, unknown
 from fedpfn.lmc.matching.ties import fix, fixed, free, length, reshape, split
@@ -16,22 +17,9 @@ def reshaped(call: Call) -> Sequence[Dims]:
 
 def transposed(call: Call) -> Sequence[Dims]:
     """Reorder dimensions."""
-    # a tensor without entries shows where each dimension goes
     dims = call.dims("self")
-    arguments = {"self", "input"}
-    places = [value for name, value in call.arguments.items() if name not in arguments]
-    order = list(range(len(dims)))
-    if len(places) == 1:
-        order = [place % len(dims) for place in places[0]]
-    elif places and isinstance(places[0], int):
-        first, second = (place % len(dims) for place in places)
-        order[first], order[second] = second, first
-    elif places:
-        moved = dict(zip((place % len(dims) for place in places[1]), (p % len(dims) for p in places[0]), strict=True))
-        rest = iter([place for place in order if place not in moved.values()])
-        order = [moved[place] if place in moved else next(rest) for place in order]
-    else:
-        order[-2:] = order[-2:][::-1]
+    # a tensor whose sizes are 0, 1, 2, ... shows where each dimension goes
+    order = call.operator(**{**call.arguments, "self": torch.empty(tuple(range(len(dims))))}).shape
     return [[dims[place] for place in order]]
 
 
@@ -78,8 +66,8 @@ def divided(call: Call) -> Sequence[Dims]:
 def sliced(call: Call) -> Sequence[Dims]:
     """Keep a part of a dimension."""
     dims = list(call.dims("self"))
-    place, size = (call["dim"] or 0) % len(dims), 0
-    size, kept = length(dims[place]), call.shapes[0][(call["dim"] or 0) % len(dims)]
+    place = (call["dim"] or 0) % len(dims)
+    size, kept = length(dims[place]), call.shapes[0][place]
     if kept == size:
         return [dims]
     start = call["start"] or 0
@@ -89,8 +77,8 @@ def sliced(call: Call) -> Sequence[Dims]:
         dims[place] = fixed(kept)
     else:
         sizes = [start, kept, size - start - kept]
-        at = sum(1 for bound in accumulate(sizes[:1]) if bound)
-        dims[place] = split(dims[place], [length for length in sizes if length], call.reason)[at]
+        pieces = split(dims[place], [size for size in sizes if size], call.reason)
+        dims[place] = pieces[1 if start else 0]
     return [dims]
 
 

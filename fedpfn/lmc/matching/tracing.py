@@ -101,7 +101,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         arguments = {entry.name: entry.default_value for entry in func._schema.arguments}
         arguments |= dict(zip(arguments, args, strict=False)) | kwargs
         where = self.open[-1][0] or "the model"
-        call = Call(arguments, [tuple(tensor.shape) for tensor in made], self.dims_of, f"{where} ({name})")
+        call = Call(func, arguments, [tuple(tensor.shape) for tensor in made], self.dims_of, f"{where} ({name})")
         result = rule_for(name, pointwise=torch.Tag.pointwise in func.tags)(call)
         for tensor, dims in zip(made, result, strict=True):
             self.alive.append(tensor)
