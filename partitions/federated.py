@@ -77,14 +77,10 @@ class FederatedData:
 
     def renumbered(self, clients: Sequence[int], total: int) -> "FederatedData":
         """Return the same data with the parts assigned, in order, to ``clients``, out of ``total``."""
-
-        def moved(parts: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-            ours = [np.empty(0, dtype=np.int64)] * total
-            for client, part in zip(clients, parts, strict=True):
-                ours[client] = part
-            return ours
-
-        return replace(self, parts=moved(self.parts))
+        parts = [np.empty(0, dtype=np.int64)] * total
+        for client, part in zip(clients, self.parts, strict=True):
+            parts[client] = part
+        return replace(self, parts=parts)
 
     def manifest(self, **about: Any) -> dict[str, Any]:
         """Return the record of the partition (``statistics.manifest``), with what its classes are if not the labels."""
