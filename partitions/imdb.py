@@ -39,22 +39,24 @@ def load(request: Request) -> Dataset:
     file that is not UTF-8 text, and a cache folder that cannot be written to.
     """
     root = Path(request.root).expanduser() / _FOLDER
-    listed = {(split, name): _files(root, split, name) for split in ("train", "test") for name in _CLASSES}
-    files = [file for paths in listed.values() for file in paths]
-    name = fingerprint(root, files)
-    vocabulary = functools.cache(lambda: build_vocabulary(map(_read_words, _paths(root, listed, "train"))))
+    listed = {split: [_files(root, f"{split}/{name}") for name in _CLASSES] for split in ("train", "test")}
+    of_split = {split: [file for files in by_class for file in files] for split, by_class in listed.items()}
+    reviews = {split: [root / file.relative for file in files] for split, files in of_split.items()}
+    name = fingerprint(root, of_split["train"] + of_split["test"])
+    vocabulary = functools.cache(lambda: build_vocabulary(map(_read_words, reviews["train"])))
 
-    def tokens(split: str) -> NDArray[np.int64]:
-        return cached_array(
+    def read(split: str) -> Split:
+        tokens = cached_array(
             "imdb",
             f"{name}-{split}-{_FORMAT}",
-            lambda path: _write_rows(path, _paths(root, listed, split), vocabulary),
+            lambda path: _write_rows(path, reviews[split], vocabulary),
             cache_dir=request.cache_dir,
             content=f"tokens of {root}",
         )
+        labels = np.repeat(np.arange(len(_CLASSES), dtype=np.int64), [len(files) for files in listed[split]])
+        return Split(tokens, labels)
 
-    train, test = tokens("train"), tokens("test")
-    return Dataset("imdb", Split(train, _labels(listed, "train")), Split(test, _labels(listed, "test")), len(_CLASSES))
+    return Dataset("imdb", read("train"), read("test"), len(_CLASSES))
 
 
 def find_faults(request: Request) -> list[str]:
@@ -109,11 +111,7 @@ def encode(words: Iterable[str], vocabulary: Mapping[str, int], *, length: int =
     return row
 
 
-_Listed = Mapping[tuple[str, str], list[SourceFile]]
-
-
-def _files(root: Path, split: str, name: str) -> list[SourceFile]:
-    folder = f"{split}/{name}"
+def _files(root: Path, folder: str) -> list[SourceFile]:
     files = sorted(
         (entry.name, entry.stat())
         for entry in os.scandir(root / folder)
@@ -122,15 +120,6 @@ def _files(root: Path, split: str, name: str) -> list[SourceFile]:
     if not files:
         raise DataError(f"folder {root / folder} holds no review (.txt)")
     return [SourceFile(f"{folder}/{file}", facts.st_size, facts.st_mtime_ns) for file, facts in files]
-
-
-def _labels(listed: _Listed, split: str) -> NDArray[np.int64]:
-    sizes = [len(listed[split, name]) for name in _CLASSES]
-    return np.repeat(np.arange(len(_CLASSES), dtype=np.int64), sizes)
-
-
-def _paths(root: Path, listed: _Listed, split: str) -> list[Path]:
-    return [root / file.relative for name in _CLASSES for file in listed[split, name]]
 
 
 def _write_rows(path: Path, reviews: list[Path], vocabulary: Callable[[], Mapping[str, int]]) -> None:
