@@ -107,6 +107,16 @@ def form_of(labels: NDArray[Any]) -> LabelForm:
     return "multi-hot" if labels.ndim == 2 else "classes"
 
 
+def finite_float32(array: NDArray[Any], where: str) -> NDArray[np.float32]:
+    """Return an array as float32. Raises ``DataError``, with ``where`` it is from, for a value that is not finite."""
+    with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite
+        values = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(values).all():
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        raise DataError(f"{where} are not finite as float32: {array[at]} at {at}")
+    return values
+
+
 def channel_moments(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the per-channel mean and population standard deviation of uint8 images (N, C, H, W), pixels in [0, 1].
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from partitions.arrays import DataError, Dataset, LabelForm, Split, form_of
+from partitions.arrays import DataError, Dataset, LabelForm, Split, finite_float32, form_of
 
 BINS = 10
 
@@ -36,12 +36,7 @@ def labels_as(labels: NDArray[Any], form: RequestedForm, *, where: str = "labels
     if form == "values":
         if kind not in "iuf" or labels.ndim not in (1, 2) or labels.shape[-1] == 0:
             raise DataError(f"{where} are {described}; expected the values of a target, (N,) or (N, k)")
-        with np.errstate(over="ignore"):
-            values = np.ascontiguousarray(labels, dtype=np.float32)
-        if not np.isfinite(values).all():
-            at = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-            raise DataError(f"{where} are not finite as float32: {labels[at]} at {at}")
-        return values
+        return finite_float32(labels, where)
     if form == "multi-hot":
         if kind not in "iufb" or labels.ndim != 2 or labels.shape[1] == 0:
             raise DataError(f"{where} are {described}; expected rows of 0 and 1 (N, L), one column for each label")

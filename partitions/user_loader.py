@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from partitions.arrays import DataError, Dataset, Split, form_of
+from partitions.arrays import DataError, Dataset, Split, finite_float32, form_of
 from partitions.labels import RequestedForm, count_of, labels_as
 
 _CHANNELS = (1, 3, 4)
@@ -124,12 +124,7 @@ def _inputs(array: NDArray[Any], where: str) -> NDArray[Any]:
     if array.dtype == np.uint8:
         return _images(array, where)
     if array.dtype in (np.float32, np.float64) and array.ndim >= 2:
-        with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite and is reported below
-            features = np.ascontiguousarray(array, dtype=np.float32)
-        if not np.isfinite(features).all():
-            at = tuple(int(i) for i in np.argwhere(~np.isfinite(features))[0])
-            raise DataError(f"{where} are not finite as float32: {array[at]} at {at}")
-        return features
+        return finite_float32(array, where)
     if array.dtype.kind in "iu" and array.ndim == 2:
         if array.min() < 0:
             raise DataError(f"{where} are tokens below 0: {array.min()}; expected indices from 0 on")
