@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from fedpfn.models.description import listed
 from fedpfn.models.state_files import read_state_file
 from fedpfn.params import State, first_non_finite, float_buffers, trainable
 from fedpfn.runs.checkpoints import write_tensors
@@ -72,11 +73,14 @@ def write_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str
 
 
 def _fitted(own: State, known: Collection[str], tensors: Mapping[str, Tensor], path: Path) -> State:
-    missing = [name for name in own if name not in tensors]
-    extra = [name for name in tensors if name not in known]
+    missing = {name: tuple(tensor.shape) for name, tensor in own.items() if name not in tensors}
+    extra = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name not in known}
     if missing or extra:
-        parts = [f"missing {_listed(missing, own)}"] if missing else []
-        parts += [f"not in the model {_listed(extra, tensors)}"] if extra else []
+        parts = [
+            f"{what} {listed((f'{name} {shape}' for name, shape in shapes.items()), most=_NAMED)}"
+            for what, shapes in (("missing", missing), ("not in the model", extra))
+            if shapes
+        ]
         if any(name.endswith(_STATISTICS) for name in extra) and not any(name.endswith(_STATISTICS) for name in known):
             parts.append("it has BatchNorm's running statistics and the model has none; with model.norm=batch it would")
         raise ValueError(f"{path} does not belong to this model: {'; '.join(parts)}")
@@ -92,9 +96,3 @@ def _fitted(own: State, known: Collection[str], tensors: Mapping[str, Tensor], p
     if (wild := first_non_finite(state)) is not None:
         raise ValueError(f"{path}: {wild} holds NaN or infinity")
     return state
-
-
-def _listed(names: list[str], tensors: Mapping[str, Tensor]) -> str:
-    """Return names with their shapes, at most ``_NAMED`` of them."""
-    shown = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in names[:_NAMED])
-    return shown + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -100,15 +100,15 @@ def tied_parameters(model: nn.Module) -> list[tuple[str, ...]]:
     return [tuple(names) for names in groups.values() if len(names) > 1]
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return names for a message, at most ``SHOWN`` of them spelt out.
+def listed(names: Iterable[str], *, most: int = SHOWN) -> str:
+    """Return names for a message, at most ``most`` of them spelt out.
 
     >>> listed("abcdefgh")
     'a, b, c, d, e, f and 2 more'
     """
     names = list(names)
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _parameter_findings(model: nn.Module, tensors: tuple[TensorInfo, ...]) -> list[Finding]:
