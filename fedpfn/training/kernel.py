@@ -147,8 +147,7 @@ def train(
                 stepper.step()
                 if anchored:
                     freeze.restore()
-        settings = stepper.param_groups[0]
-        reach.append(reach_of(rates, momentum=settings.get("momentum", 0.0), nesterov=bool(settings.get("nesterov"))))
+        reach.append(reach_of(rates, stepper.param_groups[0]))
     return Trained(_mean_loss(losses, sizes, parameters), len(losses), tuple(reach))
 
 

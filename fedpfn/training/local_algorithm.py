@@ -196,15 +196,18 @@ def is_elementwise(kind: type[LocalAlgorithm]) -> bool:
     return kind.loss is LocalAlgorithm.loss and kind.passes is LocalAlgorithm.passes
 
 
-def reach_of(rates: Sequence[float], *, momentum: float = 0.0, nesterov: bool = False) -> float:
+def reach_of(rates: Sequence[float], settings: Mapping[str, Any]) -> float:
     """Return how far steps of SGD with these learning rates move an entry whose gradient is always -1.
+
+    ``settings`` are the optimiser's other settings, of which ``momentum`` and ``nesterov`` are read:
 
     sum_k eta_k v_k with v_k = beta v_{k-1} + 1, under Nesterov sum_k eta_k (1 + beta v_k). At a constant rate this is
     eta times FedNova's normaliser a = (K - beta (1 - beta^K) / (1 - beta)) / (1 - beta) (arXiv 2007.07481, section 4).
 
-    >>> reach_of([0.5, 0.5]), reach_of([1.0, 1.0], momentum=0.5)
+    >>> reach_of([0.5, 0.5], {}), reach_of([1.0, 1.0], {"momentum": 0.5})
     (1.0, 2.5)
     """
+    momentum, nesterov = settings.get("momentum", 0.0), bool(settings.get("nesterov"))
     velocity = total = 0.0
     for rate in rates:
         velocity = momentum * velocity + 1.0

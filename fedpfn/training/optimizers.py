@@ -26,7 +26,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 # elementwise optimisers with a fused step: an entry's step depends on that entry's own gradients only
-_KNOWN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, FusedSGD)
+_KNOWN = (*OPTIMIZERS.values(), FusedSGD)
 
 _REFUSED = {
     "LBFGS": "evaluates the loss several times in a step (a closure), and a round counts one evaluation per step",

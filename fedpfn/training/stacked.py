@@ -29,10 +29,8 @@ from fedpfn.losses import BatchLoss, batch_loss
 from fedpfn.params import State, trainable
 from fedpfn.training.kernel import NonFiniteError, Trained
 from fedpfn.training.local_algorithm import UNCORRECTED, Begun, Correction, correct, reach_of
-from fedpfn.training.optimizers import MakeOptimizer, fuse, keeps_entries_without_gradient
+from fedpfn.training.optimizers import OPTIMIZERS, MakeOptimizer, fuse, keeps_entries_without_gradient
 from fedpfn.training.stacked_steps import ClientTraining, Schedule, batches_of, lay_out, lr_factors
-
-_ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def _train_stack(
         lasts = [client.steps[phase] for client in clients]
         freeze = Freeze(stack, mask)
         stepper = optimizer(list(stack.values()))
-        if type(stepper) not in _ELEMENTWISE:
+        if type(stepper) not in OPTIMIZERS.values():
             raise ValueError(f"clients can be stacked under SGD, Adam and AdamW, not under {type(stepper).__name__}")
         fuse(stepper)
         restore_each_step = factors is not None or not keeps_entries_without_gradient(stepper)
@@ -198,13 +196,8 @@ def _train_stack(
         for own, client in zip(reach, clients, strict=True):
             first = sum(client.steps[:phase])
             numbers = range(first, first + client.steps[phase])
-            own.append(
-                reach_of(
-                    [settings["lr"] * (1.0 if client.lr_factor is None else client.lr_factor(n)) for n in numbers],
-                    momentum=settings.get("momentum", 0.0),
-                    nesterov=bool(settings.get("nesterov")),
-                )
-            )
+            rates = [settings["lr"] * (1.0 if client.lr_factor is None else client.lr_factor(n)) for n in numbers]
+            own.append(reach_of(rates, settings))
     return _outcomes(stack, losses, schedule, reach)
 
 
