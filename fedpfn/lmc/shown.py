@@ -1,10 +1,10 @@
 """Results as tables, which ``print``, a REPL, a notebook and rich show instead of their arrays."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.jupyter import JupyterMixin
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ ROWS = 20  # number of pairs shown; the arrays hold all
 _WIDTH = 110
 
 
-class Shown(ABC):
+class Shown(JupyterMixin, ABC):
     """A result that is displayed as the table that its ``__rich__`` returns."""
 
     @abstractmethod
@@ -26,9 +26,6 @@ class Shown(ABC):
         with console.capture() as captured:
             console.print(self.__rich__())
         return captured.get().rstrip()
-
-    def _repr_mimebundle_(self, include: Sequence[str], exclude: Sequence[str], **kwargs: Any) -> Any:
-        return self.__rich__()._repr_mimebundle_(include, exclude, **kwargs)
 
 
 def barriers_table(report: "PairwiseBarriers") -> Table:
