@@ -46,10 +46,6 @@ def error_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _check_structure(trial: Trial) -> list[Finding]:
-    return structure_findings(trial.model)
-
-
 @torch.no_grad()
 def _check_forward(trial: Trial) -> list[Finding]:
     model = trial.model.eval()
@@ -172,7 +168,7 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 CHECKS: tuple[tuple[str, Callable[[Trial], list[Finding]]], ...] = (
-    ("structure", _check_structure),
+    ("structure", lambda trial: structure_findings(trial.model)),
     ("forward", _check_forward),
     ("repeat", _check_repeat),
     ("backward", _check_backward),

@@ -29,12 +29,8 @@ def layer_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(1, channels)
 
 
-def _identity(channels: int) -> nn.Identity:
-    return nn.Identity()
-
-
 NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "none": _identity,
+    "none": nn.Identity,
     "group": group_norm,
     "layer": layer_norm,
     "batch": nn.BatchNorm2d,
