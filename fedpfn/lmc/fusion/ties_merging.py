@@ -55,11 +55,9 @@ def ties(states: Sequence[Tensors], base: Tensors, *, density: float = 0.2, scal
     if not states:
         raise ValueError("fusing needs one or more models; got none")
     vectors = [task_vector(state, base) for state in states]
-    names = list(vectors[0])
-    flat = torch.stack([torch.cat([vector[name].reshape(-1) for name in names]) for vector in vectors])
-    parts = torch.split(merged_vector(trimmed(flat, density)), [vectors[0][name].numel() for name in names])
-    shapes = [vectors[0][name].shape for name in names]
-    direction = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+    flat = torch.stack([torch.cat([tensor.flatten() for tensor in vector.values()]) for vector in vectors])
+    parts = torch.split(merged_vector(trimmed(flat, density)), [tensor.numel() for tensor in vectors[0].values()])
+    direction = {name: part.view_as(like) for (name, like), part in zip(vectors[0].items(), parts, strict=True)}
     return moved(base, direction, scale=scale)
 
 
