@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
+from fedpfn.lmc.barrier import Floats
 from fedpfn.lmc.fine_tuning import TrainingRecipe, fine_tune
 from fedpfn.masks import MaskRecipe, split_patterns
 from fedpfn.params import State, mean_state, read_state, require_fit
@@ -75,8 +75,8 @@ class ColdFusion:
 
     base: State
     heads: tuple[State, ...]
-    before: NDArray[np.float64]
-    after: NDArray[np.float64]
+    before: Floats
+    after: Floats
 
 
 def cold_fusion(

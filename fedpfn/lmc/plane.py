@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpfn.evaluation import Evaluation
+from fedpfn.lmc.barrier import Floats
 from fedpfn.params import State, require_fit
 
-Floats = NDArray[np.float64]
 Point = tuple[float, float]
 
 

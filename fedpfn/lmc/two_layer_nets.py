@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from math import exp, lgamma, pi, sqrt
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fedpfn.lmc.barrier import Floats, grid
 from fedpfn.lmc.bounds import TwoLayerSetting, bounds, require_probability
@@ -244,7 +244,7 @@ def measure(setting: TwoLayerSetting, *, trials: int = 1000, points: int = 9, se
     return Measured(drawn, PathDifference(alphas, *(np.concatenate([getattr(p, n) for p in paths]) for n in names)))
 
 
-def _at(first: Networks, second: Networks, alpha: float) -> NDArray[np.float64]:
+def _at(first: Networks, second: Networks, alpha: float) -> Floats:
     """Return z, z', z'' and the kinks' part at one alpha, (4, ...), for a mean activation of 1."""
     across = first.hidden - second.hidden
     hidden, output = _between(first.hidden, second.hidden, alpha), _between(first.output, second.output, alpha)

@@ -12,18 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.barrier import Repair, grid, loss_barrier, path_point, repaired_end
+from fedpfn.lmc.barrier import Floats, Repair, grid, loss_barrier, path_point, repaired_end
 from fedpfn.lmc.forward import evaluating
 from fedpfn.lmc.layerwise.features import batches, require_states
 from fedpfn.losses import form_of
 
-Floats = NDArray[np.float64]
 SPREAD = 1e4  # b is searched so that the root mean square of b (z - mean z) lies within [1 / SPREAD, SPREAD]
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.barrier import Pair, Repair, path_point, repaired_end
+from fedpfn.lmc.barrier import Floats, Pair, Repair, path_point, repaired_end
 from fedpfn.lmc.forward import evaluating
 from fedpfn.lmc.layerwise.comparison import ExampleMean, cosine_gap, flat
 from fedpfn.lmc.layerwise.discovery import Layer
@@ -29,7 +29,6 @@ from fedpfn.lmc.layerwise.features import batches, read_features, require_states
 from fedpfn.lmc.layerwise.functional import measurable_layers
 from fedpfn.params import lerp
 
-Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 
