@@ -20,7 +20,7 @@ from clients.records import decode
 from fedpfn.freezing import Freeze
 from fedpfn.masks import build_mask
 from fedpfn.protocol import CONFIG, PARAMETERS, PLAN
-from fedpfn.schedules import UNMASKED, Plan, decode_plan, phase_steps
+from fedpfn.schedules import Plan, phase_steps, plan_in
 
 _hooked: "WeakKeyDictionary[torch.optim.Optimizer, Frozen]" = WeakKeyDictionary()
 
@@ -140,7 +140,7 @@ def freeze(model: nn.Module, optimizer: torch.optim.Optimizer, message: Message,
         needs = "a closure" if isinstance(optimizer, torch.optim.LBFGS) else "sparse gradients"
         raise TypeError(f"{type(optimizer).__name__} needs {needs}, which cannot be masked; choose another optimiser")
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
-    plan = decode_plan(cast(str, config[PLAN])) if PLAN in config else UNMASKED
+    plan = plan_in(config)
     if (earlier := _hooked.pop(optimizer, None)) is not None:
         earlier.remove()
     if len(plan) > 1 and (steps is None or steps < 1):

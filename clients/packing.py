@@ -5,18 +5,16 @@ reply is 40 % smaller. Messages and replies without a plan pass unchanged.
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.records import decode, encode
-from fedpfn.masks import Shapes
-from fedpfn.packing import is_packed, pack, plan_positions
+from fedpfn.packing import is_packed, pack, positions_in
 from fedpfn.params import State
-from fedpfn.protocol import CONFIG, PARAMETERS, PLAN
-from fedpfn.schedules import decode_plan
+from fedpfn.protocol import CONFIG, PLAN
 
 
 def packing_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -51,9 +49,7 @@ def packing_mod(message: Message, context: Context, call_next: ClientAppCallable
         return reply
     if own.keys() != sent.keys():
         raise ValueError(f"the reply's arrays are not the message's: {sorted(own.keys() ^ sent.keys())}")
-    names = cast(list[str], config[PARAMETERS])
-    shapes: Shapes = tuple((name, tuple(sent[name].shape)) for name in names)
-    positions = plan_positions(decode_plan(cast(str, config[PLAN])), shapes)
+    positions = positions_in(config, sent)
     # in the order of the message, which the server uses
     state: State = {name: decode(own[name]) for name in sent}
     for name, active in positions.of.items():

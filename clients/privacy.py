@@ -4,20 +4,18 @@
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
 from clients.records import decode, encode
-from fedpfn.packing import Positions, is_packed, pack, plan_positions, unpack
+from fedpfn.packing import is_packed, pack, positions_in, unpack
 from fedpfn.params import State
 from fedpfn.privacy import add_noise, clip_update
-from fedpfn.protocol import CLIENT_NOISE, CLIP_NORM, CONFIG, PARAMETERS, PLAN, WEIGHT
-from fedpfn.schedules import decode_plan
+from fedpfn.protocol import CLIENT_NOISE, CLIP_NORM, CONFIG, WEIGHT
 
 
 def make_private(
@@ -83,7 +81,7 @@ def private_mod(message: Message, context: Context, call_next: ClientAppCallable
         raise ValueError("a private reply holds one array record and one metric record: nothing else may be sent")
     (key, own), (metrics,) = next(iter(records.items())), reply.content.metric_records.values()
     before = {name: decode(array) for name, array in sent.items()}
-    active = _active(config, before)
+    active = positions_in(config, before)
     arrays = {name: decode(array) for name, array in own.items()}
     whole = not is_packed(arrays)
     if whole and arrays.keys() != before.keys():
@@ -94,10 +92,3 @@ def private_mod(message: Message, context: Context, call_next: ClientAppCallable
     metrics[WEIGHT] = 1.0
     reply.content = RecordDict({**reply.content, key: ArrayRecord({n: encode(t) for n, t in result.items()})})
     return reply
-
-
-def _active(config: Mapping[str, Any], before: Mapping[str, torch.Tensor]) -> Positions:
-    if PLAN not in config:
-        return Positions({})
-    shapes = tuple((name, tuple(before[name].shape)) for name in cast(list[str], config[PARAMETERS]))
-    return plan_positions(decode_plan(cast(str, config[PLAN])), shapes)

@@ -17,7 +17,7 @@ from fedpfn.coding import Coding
 from fedpfn.evaluation import Evaluation
 from fedpfn.params import State
 from fedpfn.runs.config import RunConfig
-from fedpfn.schedules import UNMASKED, Plan, decode_plan
+from fedpfn.schedules import Plan, plan_in
 from fedpfn.training import Finished
 
 NOTHING_ELSE = Finished()
@@ -80,12 +80,12 @@ def config_of(message: Message) -> RunConfig:
 def read_task(message: Message) -> Task:
     """Read a TRAIN message."""
     about = cast(ConfigRecord, message.content[protocol.CONFIG])
-    plan, shared = about.get(protocol.PLAN), message.content.get(protocol.ALGORITHM)
+    shared = message.content.get(protocol.ALGORITHM)
     state = _decoded(cast(ArrayRecord, message.content[protocol.ARRAYS]))
     return Task(
         config=_config(cast(str, about[protocol.RUN_CONFIG])),
         server_round=cast(int, about[protocol.SERVER_ROUND]),
-        plan=UNMASKED if plan is None else decode_plan(cast(str, plan)),
+        plan=plan_in(about),
         state=state,
         shared=_decoded_shared(cast(ArrayRecord, shared)) if shared is not None else {},
         private=dict(about) if protocol.CLIP_NORM in about else None,

@@ -30,10 +30,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpfn.packing import is_packed, plan_positions
+from fedpfn.packing import is_packed, positions_in
 from fedpfn.params import State
-from fedpfn.protocol import PARAMETERS, PLAN, SUM_CLIENTS, SUM_EXPONENTS
-from fedpfn.schedules import UNMASKED, decode_plan
+from fedpfn.protocol import SUM_CLIENTS, SUM_EXPONENTS
 from fedpfn.updates import Updates, packed_updates, sum_of_squares
 
 # dtypes whose own rounding is coarser than the grid
@@ -217,12 +216,7 @@ def open_sum(names: Collection[str], before: State, config: Mapping[str, Any]) -
     Sum
         Takes arrays with these names.
     """
-    updates = Updates(before)
-    if is_packed(names):
-        plan = decode_plan(config[PLAN]) if PLAN in config else UNMASKED
-        shapes = tuple((name, tuple(before[name].shape)) for name in config.get(PARAMETERS, before))
-        active = plan_positions(plan, shapes)
-        updates = packed_updates(before, active)
+    updates = packed_updates(before, positions_in(config, before)) if is_packed(names) else Updates(before)
     return Sum(updates, dict(zip(before, config[SUM_EXPONENTS], strict=True)), config[SUM_CLIENTS])
 
 

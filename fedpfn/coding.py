@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedpfn.packing import Positions, is_packed, pack, plan_positions
+from fedpfn.packing import Positions, is_packed, pack, positions_in
 from fedpfn.params import State
 from fedpfn.privacy import clip_update
-from fedpfn.protocol import CLIENT_NOISE, CLIP_NORM, PARAMETERS, PLAN, PRECISION
+from fedpfn.protocol import CLIENT_NOISE, CLIP_NORM, PARAMETERS, PRECISION
 from fedpfn.quantisation import BLOCK, LEVELS, PRECISIONS, Code, dequantise, is_quantised, num_scales
-from fedpfn.schedules import decode_plan
 
 CODED, SCALES = "coded:", "scales:"
 _STATISTICS = ("running_mean", "running_var")
@@ -101,10 +100,7 @@ class Coding:
     @cached_property
     def positions(self) -> Positions:
         """The positions of the entries that the round trains; without a plan, of all entries."""
-        if PLAN not in self.config:
-            return Positions({})
-        shapes = tuple((name, tuple(self.before[name].shape)) for name in self.config.get(PARAMETERS, self.before))
-        return plan_positions(decode_plan(str(self.config[PLAN])), shapes)
+        return positions_in(self.config, self.before)
 
     @cached_property
     def rounded(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ speed; selecting by a random boolean mask took 10 to 20 times as long.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from fedpfn.masks import Shapes, mask_arrays
 from fedpfn.params import State
-from fedpfn.schedules import Plan
+from fedpfn.protocol import PARAMETERS, PLAN
+from fedpfn.schedules import Plan, plan_in
 
 # prefix of the names of packed vectors, followed by their dtype; no parameter's name contains a colon
 PACKED = "packed:"
@@ -67,6 +69,27 @@ def plan_positions(plan: Plan, shapes: Shapes) -> Positions:
     """
     masks = [mask_arrays(phase.mask, shapes) for phase in plan]
     return Positions.where({name: torch.from_numpy(sum(mask[name] for mask in masks) > 0) for name, _ in shapes})
+
+
+def positions_in(config: Mapping[str, Any], before: Mapping[str, Any]) -> Positions:
+    """Return the positions of the entries that a round trains; without a plan, of all entries.
+
+    Parameters
+    ----------
+    config
+        The round's config record, with the plan and the names of the parameters that it covers, all by default.
+    before
+        Complete state that the clients start from; only shapes are used.
+
+    Returns
+    -------
+    Positions
+        Those of the parameters, on the CPU.
+    """
+    if PLAN not in config:
+        return Positions({})
+    shapes = tuple((name, tuple(before[name].shape)) for name in config.get(PARAMETERS, before))
+    return plan_positions(plan_in(config), shapes)
 
 
 def pack(state: Mapping[str, Tensor], active: Positions) -> dict[str, Tensor]:

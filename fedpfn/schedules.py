@@ -8,7 +8,7 @@ algorithms are functions of the same kind, applied after it. ``plan_rounds`` com
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -18,6 +18,7 @@ from fedpfn import imports
 from fedpfn.masking import Masking
 from fedpfn.masks import MaskRecipe
 from fedpfn.parts import call_with, converted
+from fedpfn.protocol import PLAN
 from fedpfn.seeding import derive
 
 
@@ -274,6 +275,11 @@ def decode_plan(text: str) -> Plan:
         raise ValueError(f"the text is not a round plan ({error}): {text[:80]!r}") from error
     _check(plan, "a round plan")
     return plan
+
+
+def plan_in(config: Mapping[str, Any]) -> Plan:
+    """Return the plan in a round's config record; without one, a plan that trains every entry."""
+    return decode_plan(str(config[PLAN])) if PLAN in config else UNMASKED
 
 
 def _with(plan: Plan, **changes: Any) -> Plan:

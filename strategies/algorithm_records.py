@@ -11,10 +11,9 @@ import torch
 from flwr.app import ArrayRecord, Message
 from torch import Tensor
 
-from fedpfn.packing import is_packed, plan_positions, unpack
+from fedpfn.packing import is_packed, positions_in, unpack
 from fedpfn.params import State
-from fedpfn.protocol import ALGORITHM, PARAMETERS, PLAN
-from fedpfn.schedules import UNMASKED, decode_plan
+from fedpfn.protocol import ALGORITHM, PARAMETERS
 from strategies.records import from_record, to_record
 from strategies.replies import ReplyError
 
@@ -49,9 +48,7 @@ def changes_of(reply: Message, before: Mapping[str, Tensor], about: Mapping[str,
     try:
         changes = from_record(record)
         if is_packed(changes):
-            plan = decode_plan(about[PLAN]) if PLAN in about else UNMASKED
-            shapes = tuple((name, tuple(tensor.shape)) for name, tensor in zeros.items())
-            changes = unpack(changes, plan_positions(plan, shapes), zeros)
+            changes = unpack(changes, positions_in(about, zeros), zeros)
     except (ValueError, TypeError) as error:
         raise ReplyError(client, server_round, f"{ALGORITHM}: {error}") from error
     for name, zero in zeros.items():

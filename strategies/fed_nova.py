@@ -19,8 +19,7 @@ from torch import Tensor
 
 from fedpfn.algorithms.fed_nova import REACH
 from fedpfn.masks import mask_arrays
-from fedpfn.protocol import PLAN
-from fedpfn.schedules import UNMASKED, decode_plan
+from fedpfn.schedules import plan_in
 from strategies.algorithm_records import parameter_names
 from strategies.fed_avg import FedAvg
 from strategies.records import from_record, view_record
@@ -56,7 +55,7 @@ class FedNova(FedAvg):
         if mean is None:
             return None, metrics
         before, about = self.sent
-        reaches = _reaches(valid, server_round, phases=len(_plan(about)))
+        reaches = _reaches(valid, server_round, phases=len(plan_in(about)))
         if all(reach == reaches[0] for reach in reaches):
             return mean, metrics
         weights = torch.tensor([self.weight_of(reply) for reply in valid], dtype=torch.float64)
@@ -80,16 +79,12 @@ def _normalised(updates: Sequence[Tensor], reaches: Sequence[Tensor], weights: T
     return torch.where(total > 0, reached * moved / total**2, 0.0)
 
 
-def _plan(about: Mapping[str, Any]) -> Any:
-    return decode_plan(about[PLAN]) if PLAN in about else UNMASKED
-
-
 def _trained(before: Mapping[str, Tensor], about: Mapping[str, Any]) -> list[dict[str, Tensor]]:
     """Return for each phase which entries of each parameter it trains."""
     shapes = tuple((name, tuple(before[name].shape)) for name in parameter_names(before, about))
     return [
         {name: torch.from_numpy(mask) for name, mask in mask_arrays(phase.mask, shapes).items()}
-        for phase in _plan(about)
+        for phase in plan_in(about)
     ]
 
 

@@ -20,9 +20,9 @@ from fedpfn.averaging import is_summed, open_sum, read_totals, summed_name
 from fedpfn.coding import Coding, Kinds
 from fedpfn.drift import Drift, drift_of
 from fedpfn.npy import npy_size
-from fedpfn.protocol import CONFIG, DEVICE, NUM_EXAMPLES, PARAMETERS, PLAN, PROCESS, SECONDS, SUM_BY, WORKER
+from fedpfn.protocol import CONFIG, DEVICE, NUM_EXAMPLES, PARAMETERS, PROCESS, SECONDS, SUM_BY, WORKER
 from fedpfn.rounds import Contribution, Failure, Round
-from fedpfn.schedules import UNMASKED, decode_plan
+from fedpfn.schedules import plan_in
 from strategies.quantised import coding_of, decoded
 from strategies.records import from_record, record_bytes
 from strategies.replies import ReplyError, failure_of, only_arrays, only_metrics, split
@@ -210,12 +210,11 @@ class Observed(Strategy):
         sent, received = self._sent, self._received
         if sent is None or received is None:
             return Round(server_round, before=after, after=after)
-        plan = decode_plan(str(sent.config[PLAN])) if PLAN in sent.config else UNMASKED
         return Round(
             server_round,
             before=from_record(sent.arrays, self.device),
             after=after,
-            plan=plan,
+            plan=plan_in(sent.config),
             parameters=tuple(cast(list[str], sent.config.get(PARAMETERS, list(sent.arrays)))),
             contributions=received.contributions,
             failures=received.failures,

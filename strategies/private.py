@@ -20,11 +20,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from fedpfn.packing import is_packed, pack, plan_positions, unpack
+from fedpfn.packing import is_packed, pack, positions_in, unpack
 from fedpfn.params import State
 from fedpfn.privacy import add_noise, epsilon
-from fedpfn.protocol import CLIENT_NOISE, CLIP_NORM, PARAMETERS, PLAN, WEIGHT
-from fedpfn.schedules import UNMASKED, decode_plan
+from fedpfn.protocol import CLIENT_NOISE, CLIP_NORM, PARAMETERS, WEIGHT
 from fedpfn.seeding import numpy_generator
 from strategies.fed_avg import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
 from strategies.grids import everybody
@@ -168,12 +167,10 @@ class Private(Wrapper):
             return mean
         generator = np.random.default_rng() if self.seed is None else numpy_generator(self.seed, "noise", server_round)
         _, config = self._mean.sent
-        plan = decode_plan(str(config[PLAN])) if PLAN in config else UNMASKED
         if is_packed(mean):
             return add_noise(mean, deviation, generator)
-        shapes = tuple((name, tuple(mean[name].shape)) for name in cast(list[str], config.get(PARAMETERS, list(mean))))
-        active = plan_positions(plan, shapes)
-        parameters = {name: mean[name] for name, _ in shapes}
+        active = positions_in(config, mean)
+        parameters = {name: mean[name] for name in config.get(PARAMETERS, mean)}
         # drawn as for packed arrays, so that both get the same noise
         return mean | unpack(add_noise(pack(parameters, active), deviation, generator), active, parameters)
 

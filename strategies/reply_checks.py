@@ -19,11 +19,11 @@ from torch import Tensor
 
 from fedpfn.averaging import SUMMED, largest_total
 from fedpfn.coding import Coding, Kinds, decoded_name, fit_scales, is_coded
-from fedpfn.packing import PACKED, is_packed, plan_positions
+from fedpfn.packing import PACKED, is_packed, positions_in
 from fedpfn.params import State, fit_to_use, why_unfit
-from fedpfn.protocol import ALGORITHM, CONFIG, PARAMETERS, PLAN, PRECISION, PROCESS, SUM_BY, SUM_CLIENTS, WORKER
+from fedpfn.protocol import ALGORITHM, CONFIG, PLAN, PRECISION, PROCESS, SUM_BY, SUM_CLIENTS, WORKER
 from fedpfn.reported import fault_of_metrics, fault_of_weight
-from fedpfn.schedules import UNMASKED, decode_plan
+from fedpfn.schedules import plan_in
 from strategies.cohort_replies import CheckedArray, ClientReply
 from strategies.records import decode, from_record
 from strategies.replies import only_arrays
@@ -49,7 +49,7 @@ class ReplyChecks:
 
     @cached_property
     def _phases(self) -> int | None:
-        return len(decode_plan(self._config[PLAN])) if PLAN in self._config else None
+        return len(plan_in(self._config)) if PLAN in self._config else None
 
     @cached_property
     def _before(self) -> State:
@@ -61,9 +61,7 @@ class ReplyChecks:
 
     @cached_property
     def _packed(self) -> Kinds:
-        plan = decode_plan(self._config[PLAN]) if PLAN in self._config else UNMASKED
-        names = self._config.get(PARAMETERS, self._before)
-        active = plan_positions(plan, tuple((name, tuple(self._before[name].shape)) for name in names))
+        active = positions_in(self._config, self._before)
         counts = Counter[torch.dtype]()
         for name, tensor in self._before.items():
             counts[tensor.dtype] += active.count(name, tensor)
