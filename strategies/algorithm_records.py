@@ -15,7 +15,7 @@ from fedpfn.packing import is_packed, positions_in, unpack
 from fedpfn.params import State
 from fedpfn.protocol import ALGORITHM, PARAMETERS
 from strategies.records import from_record, to_record
-from strategies.replies import ReplyError
+from strategies.replies import ReplyError, only_arrays
 
 
 def send_along(messages: Iterable[Message], tensors: Mapping[str, Tensor]) -> list[Message]:
@@ -34,6 +34,11 @@ def parameter_names(before: Mapping[str, Tensor], about: Mapping[str, Any]) -> l
     Without a shared mask there is no such list: all floating-point arrays then count as parameters.
     """
     return list(about.get(PARAMETERS) or (name for name, tensor in before.items() if tensor.is_floating_point()))
+
+
+def states_of(replies: Iterable[Message]) -> list[State]:
+    """Return the arrays of each reply."""
+    return [from_record(only_arrays(reply.content)[1]) for reply in replies]
 
 
 def changes_of(reply: Message, before: Mapping[str, Tensor], about: Mapping[str, Any], server_round: int) -> State:

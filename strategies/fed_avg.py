@@ -10,10 +10,11 @@ Flower's server optimisers average and then step; combined with this class as a 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
@@ -94,10 +95,16 @@ class FedAvg(flower.FedAvg):
                 weights.append(self.weight_of(reply))
             except (ValueError, KeyError, TypeError) as error:
                 raise ReplyError(reply.metadata.src_node_id, server_round, str(error)) from error
-        arrays = view_record(self.after_mean(self._mean(records, weights)))
+        mean = self.after_mean(self._mean(records, weights))
         own = self.train_metrics_aggr_fn
         aggregate = mean_metrics if own is aggregate_metricrecords else own
-        return arrays, aggregate([reply.content for reply in valid], self.weighted_by_key)
+        metrics = aggregate([reply.content for reply in valid], self.weighted_by_key)
+        with torch.no_grad():
+            return view_record(self.next_state(server_round, valid, mean)), metrics
+
+    def next_state(self, server_round: int, replies: Sequence[Message], mean: State) -> State:
+        """Return the new global state; a subclass that needs each client's arrays sets ``elementwise`` to False."""
+        return mean
 
     @property
     def sent(self) -> tuple[State, Mapping[str, Any]]:

@@ -8,18 +8,16 @@ every client counting equally. Under a mask h does not change where nothing move
 there. The client's half is ``fedpfn.algorithms.fed_dyn``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import Message
 from torch import Tensor
 
 from fedpfn.params import State
-from strategies.algorithm_records import parameter_names
+from strategies.algorithm_records import parameter_names, states_of
 from strategies.equal_clients import EqualClients
-from strategies.records import from_record, view_record
-from strategies.replies import only_arrays, split
 
 
 class FedDyn(EqualClients):
@@ -40,25 +38,17 @@ class FedDyn(EqualClients):
         self.alpha = alpha
         self.h: State = {}
 
-    @torch.no_grad()
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def next_state(self, server_round: int, replies: Sequence[Message], mean: State) -> State:
         """Return the mean less h / alpha."""
-        valid, _ = split(replies)
-        states = [from_record(only_arrays(reply.content)[1]) for reply in valid]
-        mean, metrics = super().aggregate_train(server_round, valid)
-        if mean is None:
-            return None, metrics
+        states = states_of(replies)
         before, about = self.sent
-        after = from_record(mean)
         for name in parameter_names(before, about):
             start = before[name].double()
             moved = torch.stack([state[name].double() - start for state in states]).sum(dim=0)
             h = self.h.setdefault(name, torch.zeros_like(moved))
             h.sub_(self.alpha / self.clients * moved)
-            after[name] = (after[name].double() - h / self.alpha).to(before[name].dtype)
-        return view_record(after), metrics
+            mean[name] = (mean[name].double() - h / self.alpha).to(before[name].dtype)
+        return mean
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return h, for a checkpoint."""

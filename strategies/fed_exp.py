@@ -8,16 +8,14 @@ where clients of equal size give the paper's sum_i |u_i|^2 / (2 |S| (|u|^2 + eps
 in a round with eta_g = 1 the result is FedAvg's, to the bit. Under a mask all norms lie in the trained subspace.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import Message
 
-from strategies.algorithm_records import parameter_names
+from fedpfn.params import State
+from strategies.algorithm_records import parameter_names, states_of
 from strategies.fed_avg import FedAvg
-from strategies.records import from_record, view_record
-from strategies.replies import only_arrays, split
 
 
 class FedExP(FedAvg):
@@ -45,28 +43,20 @@ class FedExP(FedAvg):
         self.epsilon = epsilon
         self.server_lr = 1.0
 
-    @torch.no_grad()
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def next_state(self, server_round: int, replies: Sequence[Message], mean: State) -> State:
         """Step along the mean update by eta_g; arrays other than parameters are averaged."""
-        valid, _ = split(replies)
-        states = [from_record(only_arrays(reply.content)[1]) for reply in valid]
-        mean, metrics = super().aggregate_train(server_round, valid)
-        if mean is None:
-            return None, metrics
         before, about = self.sent
-        after, names = from_record(mean), parameter_names(before, about)
-        weights = [self.weight_of(reply) for reply in valid]
-        moved = {name: after[name].double() - before[name].double() for name in names}
+        names = parameter_names(before, about)
+        weights = [self.weight_of(reply) for reply in replies]
+        moved = {name: mean[name].double() - before[name].double() for name in names}
         length = sum(float(update.square().sum()) for update in moved.values())
         each = sum(
             weight * float((state[name].double() - before[name].double()).square().sum())
-            for state, weight in zip(states, weights, strict=True)
+            for state, weight in zip(states_of(replies), weights, strict=True)
             for name in names
         ) / sum(weights)
         self.server_lr = max(1.0, each / (2 * (length + self.epsilon)))
         if self.server_lr > 1:
             for name in names:
-                after[name] = (before[name].double() + self.server_lr * moved[name]).to(before[name].dtype)
-        return view_record(after), metrics
+                mean[name] = (before[name].double() + self.server_lr * moved[name]).to(before[name].dtype)
+        return mean

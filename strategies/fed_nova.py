@@ -10,20 +10,20 @@ it, and a client that took no step in them has no d_i there and is left out. Whe
 FedAvg, to the bit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import Message
 from torch import Tensor
 
 from fedpfn.algorithms.fed_nova import REACH
 from fedpfn.masks import mask_arrays
+from fedpfn.params import State
 from fedpfn.schedules import plan_in
-from strategies.algorithm_records import parameter_names
+from strategies.algorithm_records import parameter_names, states_of
 from strategies.fed_avg import FedAvg
-from strategies.records import from_record, view_record
-from strategies.replies import ReplyError, only_arrays, only_metrics, split
+from strategies.replies import ReplyError, only_metrics
 
 
 class FedNova(FedAvg):
@@ -41,31 +41,23 @@ class FedNova(FedAvg):
 
     elementwise = False
 
-    @torch.no_grad()
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def next_state(self, server_round: int, replies: Sequence[Message], mean: State) -> State:
         """Return w_t less the normalised mean of the updates; arrays other than parameters are averaged.
 
         Raises ``ReplyError`` for a reply that lacks its reach in each phase.
         """
-        valid, _ = split(replies)
-        states = [from_record(only_arrays(reply.content)[1]) for reply in valid]
-        mean, metrics = super().aggregate_train(server_round, valid)
-        if mean is None:
-            return None, metrics
         before, about = self.sent
-        reaches = _reaches(valid, server_round, phases=len(plan_in(about)))
+        reaches = _reaches(replies, server_round, phases=len(plan_in(about)))
         if all(reach == reaches[0] for reach in reaches):
-            return mean, metrics
-        weights = torch.tensor([self.weight_of(reply) for reply in valid], dtype=torch.float64)
-        after, trained = from_record(mean), _trained(before, about)
+            return mean
+        states, trained = states_of(replies), _trained(before, about)
+        weights = torch.tensor([self.weight_of(reply) for reply in replies], dtype=torch.float64)
         for name in parameter_names(before, about):
             updates = [state[name].double() - before[name].double() for state in states]
             own = [_reach(reach, [phase[name] for phase in trained]) for reach in reaches]
             moved = _normalised(updates, own, weights)
-            after[name] = (before[name].double() + moved).to(before[name].dtype)
-        return view_record(after), metrics
+            mean[name] = (before[name].double() + moved).to(before[name].dtype)
+        return mean
 
 
 def _normalised(updates: Sequence[Tensor], reaches: Sequence[Tensor], weights: Tensor) -> Tensor:

@@ -8,19 +8,17 @@ every client counting equally. Under a mask a client's change is 0 where nothing
 client's half is ``fedpfn.algorithms.scaffold``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedpfn.params import State
 from strategies.algorithm_records import changes_of, send_along
 from strategies.equal_clients import EqualClients
-from strategies.records import from_record, view_record
-from strategies.replies import split
 
 
 class Scaffold(EqualClients):
@@ -47,23 +45,14 @@ class Scaffold(EqualClients):
         """Send c along with the model."""
         return send_along(super().configure_train(server_round, arrays, config, grid), self.variate)
 
-    @torch.no_grad()
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def next_state(self, server_round: int, replies: Sequence[Message], mean: State) -> State:
         """Step towards the mean, and update c by the changes of the clients' variates."""
-        valid, _ = split(replies)
-        mean, metrics = super().aggregate_train(server_round, valid)
-        if mean is None:
-            return None, metrics
         before, about = self.sent
-        for reply in valid:
+        for reply in replies:
             for name, change in changes_of(reply, before, about, server_round).items():
                 own = self.variate.setdefault(name, torch.zeros_like(change, dtype=torch.float64))
                 own.add_(change.double() / self.clients)
-        if self.server_lr != 1:
-            mean = view_record(_along(before, from_record(mean), self.server_lr))
-        return mean, metrics
+        return mean if self.server_lr == 1 else _along(before, mean, self.server_lr)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return c, for a checkpoint."""
