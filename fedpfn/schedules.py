@@ -93,24 +93,6 @@ SCHEDULES: dict[str, Callable[[Masking], PlanStep]] = {
 }
 
 
-def fed_avg(server_round: int, plan: Plan) -> Plan:
-    """Train every entry.
-
-    Parameters
-    ----------
-    server_round
-        Number of the round.
-    plan
-        The scheduled plan, which is replaced.
-
-    Returns
-    -------
-    tuple of Phase
-        One phase without a mask.
-    """
-    return UNMASKED
-
-
 def fed_pfn(server_round: int, plan: Plan) -> Plan:
     """Train under the scheduled mask.
 

@@ -25,7 +25,6 @@ from fedpfn.schedules import (
     PlanStep,
     decode_plan,
     encode_plan,
-    fed_avg,
     fed_pfn,
     fed_pnu,
     make_schedule,
@@ -196,7 +195,8 @@ def test_the_ratio_of_the_round_is_the_masks() -> None:
 
 def test_fedavg_trains_everything_whatever_the_schedule() -> None:
     for name in SCHEDULES:
-        assert plans(masks_of(schedule=name), fed_avg) == [UNMASKED] * 6
+        plan = round_plans(RunConfig.parse({"strategy.name": "fedavg", "mask.schedule": name}))
+        assert [plan(server_round) for server_round in ROUNDS] == [UNMASKED] * 6
 
 
 def test_fedpnu_within_a_round_trains_the_mask_and_then_its_complement() -> None:

@@ -16,7 +16,7 @@ from fedpfn.losses import LabelForm
 from fedpfn.masking import Masking
 from fedpfn.parts import accepted, converted
 from fedpfn.runs.config import RunConfig, settings_of
-from fedpfn.schedules import PlanStep, RoundPlans, fed_avg, fed_pfn, fed_pnu, plan_rounds
+from fedpfn.schedules import UNMASKED, RoundPlans, fed_pfn, fed_pnu, plan_rounds
 from fedpfn.seeding import numpy_generator
 from fedpfn.tasks import Task, resolve_task, task_for
 from fedpfn.training import (
@@ -94,17 +94,12 @@ def masking_of(config: RunConfig) -> Masking:
     return Masking(seed=config.seed, rounds=config.rounds, **settings)
 
 
-def algorithm_of(config: RunConfig) -> PlanStep:
-    """Return the function from a round's mask to the algorithm's plan."""
-    pnu = fed_pnu(config.strategy.variant, config.strategy.phase_share)
-    return {"fedavg": fed_avg, "fedpnu": pnu}.get(config.strategy.name, fed_pfn)
-
-
 def round_plans(config: RunConfig) -> RoundPlans:
     """Return the run's function from a round to its plan. Raises ``ValueError`` for a bad schedule."""
     if not is_masked(config):
-        return lambda server_round: fed_avg(server_round, ())
-    return plan_rounds(masking_of(config), algorithm_of(config))
+        return lambda server_round: UNMASKED
+    pnu = fed_pnu(config.strategy.variant, config.strategy.phase_share)
+    return plan_rounds(masking_of(config), pnu if config.strategy.name == "fedpnu" else fed_pfn)
 
 
 def local_algorithm_of(config: RunConfig) -> LocalAlgorithm | None:
