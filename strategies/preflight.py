@@ -2,12 +2,13 @@
 
 It checks data sets and partitions (``partitions``), models, masks and import strings (``fedpfn``), Flower's strategies,
 and the run folder (``resumption``). No data are read. The model is built and tried on inputs of the right shape if the
-data set's shape is known beforehand; for other data ``model_faults`` does the same once they are loaded.
+data set's shape is known beforehand; for other data ``assembly.build_model`` does the same once they are loaded.
 """
 
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from fedpfn.runs import folder_fault, is_run
 from fedpfn.runs.arguments import local_algorithm_class, scheme_settings
 from fedpfn.runs.config import RunConfig, settings_of
 from fedpfn.runs.parsing import Check, Reading, hide, run_checks
+from fedpfn.runs.sections import Model
 from fedpfn.runs.trackers import tracker_faults
 from fedpfn.tasks import Task, resolve_task, task_for
 from fedpfn.training import OPTIMIZERS, image_faults, loss_faults, lr_schedule_faults, optimizer_faults
@@ -68,30 +70,6 @@ def find_faults(config: RunConfig, *, unknown: Collection[str] = (), try_model: 
 def all_faults(reading: Reading[RunConfig]) -> list[str]:
     """Return the faults of keys and values found while reading a config, and all others that can be found."""
     return [*reading.faults, *find_faults(reading.config, unknown=reading.unknown)]
-
-
-def model_faults(config: RunConfig, input_shape: tuple[int, ...], num_classes: int, *, tokens: bool) -> list[str]:
-    """Return why the config's model cannot be federated on inputs of this shape, or which mask patterns match nothing.
-
-    The model is built and run on two examples, once per process for each choice of model and shape.
-    """
-    name, args = config.model.name, args_of(config.model.args)
-    # published weights are not needed to know whether the shapes fit, and may have to be downloaded
-    settings: dict[str, Any] = settings_of(config.model) | {"args": tuple(args.items()), "pretrained": False}
-    inspection = _inspect(tuple(settings.items()), input_shape, num_classes, tokens)
-    if not inspection.ok:
-        return [f"model {name}: {finding.message}" for finding in inspection.findings if finding.level == "fault"]
-    return pattern_faults(config, [tensor.name for tensor in inspection.tensors if tensor.trainable])
-
-
-@lru_cache(maxsize=64)
-def _inspect(
-    settings: tuple[tuple[str, Any], ...], input_shape: tuple[int, ...], num_classes: int, tokens: bool
-) -> models.Inspection:
-    options = dict(settings)
-    options["args"] = dict(options["args"])
-    build = partial(models.build, input_shape=input_shape, num_classes=num_classes, seed=0, **options)
-    return models.inspect_model(build, input_shape, num_classes, tokens=tokens)
 
 
 def _own_faults(name: str, args: dict[str, Scalar], provided: Iterable[str], *, key: str, positional: int) -> list[str]:
@@ -186,9 +164,21 @@ def _model_faults(config: RunConfig, *, try_model: bool) -> Iterator[str]:
     faults = models.find_faults(**settings_of(config.model))
     yield from faults
     facts, task = _facts(config), _task(config)
-    if facts is not None and task is not None and try_model and not faults:
-        outputs = task.outputs(facts.num_classes)
-        yield from model_faults(config, facts.input_shape, outputs, tokens=facts.tokens)
+    if facts is None or task is None or faults or not try_model:
+        return
+    # published weights are not needed to know whether the shapes fit, and may have to be downloaded
+    model = replace(config.model, pretrained=False)
+    inspection = _inspect(model, facts.input_shape, task.outputs(facts.num_classes), tokens=facts.tokens)
+    yield from (f"model {model.name}: {one.message}" for one in inspection.findings if one.level == "fault")
+    if inspection.ok:
+        yield from pattern_faults(config, [tensor.name for tensor in inspection.tensors if tensor.trainable])
+
+
+@lru_cache(maxsize=64)
+def _inspect(model: Model, input_shape: tuple[int, ...], num_classes: int, *, tokens: bool) -> models.Inspection:
+    """Build a model and run it on two examples, once per process for each choice of model and shape."""
+    build = partial(models.build, input_shape=input_shape, num_classes=num_classes, seed=0, **settings_of(model))
+    return models.inspect_model(build, input_shape, num_classes, tokens=tokens)
 
 
 def _base_faults(config: RunConfig) -> list[str]:

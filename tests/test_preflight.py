@@ -15,7 +15,7 @@ from fedpfn.runs.config import RunConfig, given_keys, parse_overrides
 from fedpfn.runs.identity import config_warnings
 from fedpfn.schedules import Plan
 from strategies.mask_faults import never_trained_share
-from strategies.preflight import all_faults, find_faults, model_faults
+from strategies.preflight import all_faults, find_faults
 
 
 def own_model(input_shape: tuple[int, ...], num_classes: int, width: int = 8) -> nn.Module:
@@ -171,12 +171,6 @@ def test_faulty_values_hide_neither_other_faults_nor_make_some(words: str, expec
         layer["data.name"] = 7
     found = all_faults(RunConfig.read(layer))
     assert len(found) == expected, found
-
-
-def test_a_models_faults_can_be_asked_for_once_data_are_loaded() -> None:
-    config = RunConfig.parse({"model.name": "cnn", "mask.include": "nothing*"})
-    assert "smallest side" in model_faults(config, (1, 8, 8), 10, tokens=False)[0]
-    assert "matches no parameter" in model_faults(config, (1, 28, 28), 10, tokens=False)[0]
 
 
 def test_the_facts_of_the_digits_are_those_of_the_digits() -> None:
