@@ -20,7 +20,7 @@ from fedpfn.runs import RunFolder, read_rounds, read_run, read_runs
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.recorder import Recorder
 from fedpfn.runs.trackers import TrackedRun, make_tracker
-from fedpfn.schedules import Phase, Plan
+from fedpfn.schedules import UNMASKED, Phase, Plan
 
 MASKED: Plan = (Phase(MaskRecipe(seed=1, ratio=0.5)),)
 
@@ -143,7 +143,7 @@ def test_other_plans_than_those_on_record_stop_the_resumption(folder: RunFolder)
     again, checkpoint = RunFolder.reopen(folder.path, device="cpu")
     assert checkpoint is not None
     with pytest.raises(ValueError, match="cannot resume: replaying"):
-        recorder_in(again).resume(checkpoint)
+        recorder_in(again).resume(checkpoint, [UNMASKED])
     again.close()
 
 

@@ -25,7 +25,7 @@ from fedpfn.runs.reading import STOPPED, read_rounds
 from fedpfn.runs.stopping import NEVER, Progress, StopRule
 from fedpfn.runs.summary import summarise
 from fedpfn.runs.trackers import Tracker
-from fedpfn.schedules import UNMASKED, Plan, encode_plan
+from fedpfn.schedules import Plan, encode_plan
 
 # in a checkpoint: the digest of the plans that its rounds were trained with
 PLANS = "plans"
@@ -122,7 +122,7 @@ class Recorder:
         """Why the run ended early with the last recorded round; None if it did not."""
         return self.rounds[-1].get(STOPPED) if self.rounds else None
 
-    def resume(self, checkpoint: Checkpoint, plans: Iterable[Plan] | None = None) -> None:
+    def resume(self, checkpoint: Checkpoint, plans: Iterable[Plan]) -> None:
         """Continue after the checkpoint's round, with the lines recorded up to it.
 
         Parameters
@@ -130,7 +130,7 @@ class Recorder:
         checkpoint
             The checkpoint to resume from. The model of ``instruments`` must already hold its state.
         plans
-            The plans of all rounds from 1 to the checkpoint's, planned anew; by default those of a run without masks.
+            The plans of all rounds from 1 to the checkpoint's, planned anew.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class Recorder:
             If the plans are not those that the rounds were trained with, or the checkpoint's header is incomplete.
         """
         number = checkpoint.server_round
-        self._plans = [encode_plan(plan) for plan in ([UNMASKED] * number if plans is None else plans)]
+        self._plans = [encode_plan(plan) for plan in plans]
         if checkpoint.about.get(PLANS, self.plans_digest()) != self.plans_digest():
             raise ValueError(
                 f"cannot resume: replaying the mask schedule for rounds 1 to {number} produced different masks; it "
