@@ -48,7 +48,6 @@ from strategies.holdings import Holdings
 from strategies.records import record_bytes
 from strategies.replies import error_reply
 from strategies.reply_checks import ReplyChecks
-from strategies.totals import Totals
 
 
 class CohortGrid(GridView):
@@ -169,12 +168,12 @@ class CohortGrid(GridView):
         checks = {id(message.content): message for message in messages.values()}
         sums = self.sums(server_round)
         made = {number: ReplyChecks(message, sums=sums) for number, message in checks.items()}
-        totals = check(parts, {client: made[id(message.content)] for client, message in messages.items()}, self._most)
+        total = check(parts, {client: made[id(message.content)] for client, message in messages.items()}, self._most)
         answers = {client: reply for part in parts for client, reply in part.replies.items()}
         self.update_norms = {
             client: reply.norm for client, reply in answers.items() if reply.norm is not None and reply.failure is None
         }
-        return self._checked(messages, answers, totals)
+        return self._checked(messages, answers, total)
 
     def _dealt_out(self, messages: Mapping[int, Message]) -> Mapping[int, Sequence[int]]:
         """Return each node's cohort, by node id."""
@@ -280,7 +279,7 @@ class CohortGrid(GridView):
         )
 
     def _checked(
-        self, messages: Mapping[int, Message], answers: Mapping[int, ClientReply], totals: Totals
+        self, messages: Mapping[int, Message], answers: Mapping[int, ClientReply], total: ArrayRecord
     ) -> list[Message]:
         server_round = _round_of(messages)
         replies, failures = [], []
@@ -288,7 +287,7 @@ class CohortGrid(GridView):
             answer = answers[client]
             failure = answer.failure
             if answer.summed:
-                answer.content[answer.summed] = totals.record
+                answer.content[answer.summed] = total
             if self.states is not None:
                 if failure is not None:
                     self.states.refuse(client, self._version)

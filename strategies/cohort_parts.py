@@ -7,15 +7,18 @@ worker is alone.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
+import numpy as np
+import torch
 from flwr.app import ArrayRecord, Message
 
 from fedpfn.protocol import SUM
 from fedpfn.rounds import Failure
 from strategies.cohort_replies import ClientReply, failed, read_replies
+from strategies.records import from_record, view_record
 from strategies.replies import LOST
 from strategies.reply_checks import ReplyChecks, odd_ones
-from strategies.totals import Totals
 
 CHECKING, TRAINING = "checking its reply", "local training"
 
@@ -59,7 +62,7 @@ def silent(clients: Sequence[int], timeout: float | None) -> Part:
     return Part(clients, failed(clients, "no reply within the timeout" + (f" of {timeout:g} s" if timeout else "")))
 
 
-def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], max_examples: Mapping[int, int]) -> Totals:
+def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], max_examples: Mapping[int, int]) -> ArrayRecord:
     """Mark the clients whose replies cannot be used as failed, and return the total of the usable sums.
 
     ``checks`` holds the checks of each client's message, ``max_examples`` each client's number of examples if
@@ -78,13 +81,22 @@ def check(parts: Sequence[Part], checks: Mapping[int, ReplyChecks], max_examples
             if reply.failure is None and checks[client].compares
         }
     )
-    totals = Totals()
+    sums = []
     for part, members in zip(parts, summed, strict=True):
         for client in odd.keys() & part.replies.keys():
             part.fail(client, odd[client])
         if _sum_stands(part, members, checks):
-            totals.add(part.sum)
-    return totals
+            sums.append(part.sum)
+    return _total(sums)
+
+
+def _total(sums: Sequence[ArrayRecord]) -> ArrayRecord:
+    """Return the total of workers' sums of the same arrays; that of a single one shares its memory."""
+    states = [from_record(record) for record in sums]
+    names = states[0] if states else {}
+    totals = {name: reduce(np.add, (state[name].numpy() for state in states)) for name in names}
+    # the sum of arrays without dimensions is a number
+    return view_record({name: torch.from_numpy(np.asarray(total)) for name, total in totals.items()})
 
 
 def _sum_stands(part: Part, members: Sequence[int], checks: Mapping[int, ReplyChecks]) -> bool:

@@ -756,6 +756,21 @@ def test_sums_of_workers_give_the_bits_of_all_clients(
         assert bool(grid.update_norms) is not norm
 
 
+def test_arrays_without_dimensions_are_summed_as_any_others() -> None:
+    app = ClientApp(mods=[cohort_mod])
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        arrays = ArrayRecord({"scale": apps.array(float(context.node_config["partition-id"]))})
+        metrics = MetricRecord({"num-examples": 1})
+        return Message(content=RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+    for nodes in (1, 2, 3):
+        grid = CohortGrid(Workers(app, nodes=nodes), 4, sums=lambda server_round: True)
+        result = FedAvg(fraction_evaluate=0.0).start(grid, ArrayRecord({"scale": apps.array(1.0)}), num_rounds=1)
+        assert from_record(result.arrays)["scale"].tolist() == 1.5 and len(grid.update_norms) == 4
+
+
 def test_a_client_that_is_refused_where_it_trained_is_in_no_sum() -> None:
     def reserve(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         reply = call_next(message, context)
