@@ -6,7 +6,7 @@ initial model as round 0. The numbers that it returns, if any, are added to Flow
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import INFO
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from fedpfn.coding import Coding, Kinds
 from fedpfn.drift import Drift, drift_of
 from fedpfn.npy import npy_size
 from fedpfn.protocol import CONFIG, DEVICE, NUM_EXAMPLES, PARAMETERS, PROCESS, SECONDS, SUM_BY, WORKER
-from fedpfn.rounds import Contribution, Failure, Round
+from fedpfn.rounds import Contribution, Round
 from fedpfn.schedules import plan_in
 from strategies.quantised import coding_of, decoded
 from strategies.records import from_record, record_bytes
@@ -41,20 +41,6 @@ class _Sent:
     grid: Grid
     wire_before: int | None
     coding: Coding | None
-
-
-@dataclass(frozen=True)
-class _Received:
-    """What ``aggregate_train`` leaves for the end of the round."""
-
-    contributions: tuple[Contribution, ...]
-    failures: tuple[Failure, ...]
-    devices: tuple[str, ...]
-    bytes_up: int
-    wire_bytes: int
-    seconds: Mapping[str, float]
-    drift: Drift | None
-    metrics: Mapping[str, float | list[float]]
 
 
 class _EndedError(Exception):
@@ -96,7 +82,8 @@ class Observed(Strategy):
         self.strategy, self.observers = strategy, observers
         self.device, self.rounds_done, self.ended = torch.device(device), rounds_done, ended
         self._sent: _Sent | None = None
-        self._received: _Received | None = None
+        # what is known before the new state is
+        self._received: Round | None = None
         # Flower collects these too, but loses them when its loop is left early
         self._result = Result()
 
@@ -173,19 +160,25 @@ class Observed(Strategy):
         wire = now - sent.wire_before if now is not None and sent.wire_before is not None else None
         arrays, metrics = self.strategy.aggregate_train(number, replies)
         train = _busiest(contributions, workers)
-        self._received = _Received(
-            tuple(contributions),
-            tuple(sorted((failure_of(reply) for reply in failed), key=lambda failure: failure.client)),
-            tuple(sorted({str(worker[DEVICE]) for worker in workers.values() if DEVICE in worker})),
-            bytes_up,
-            sent.bytes_down + bytes_up if wire is None else wire,
-            {
+        self._received = Round(
+            number,
+            seconds={
                 "train": train,
                 "transfer": max(received_at - sent.at - train, 0.0),
                 "aggregate": time.perf_counter() - received_at,
             },
-            _summed_drift(sent, contributions, valid),
-            cast(dict[str, float | list[float]], dict(metrics.items())) if metrics is not None else {},
+            before=from_record(sent.arrays, self.device),
+            after={},
+            plan=plan_in(sent.config),
+            parameters=tuple(cast(list[str], sent.config.get(PARAMETERS, list(sent.arrays)))),
+            contributions=tuple(contributions),
+            failures=tuple(sorted((failure_of(reply) for reply in failed), key=lambda failure: failure.client)),
+            devices=tuple(sorted({str(worker[DEVICE]) for worker in workers.values() if DEVICE in worker})),
+            bytes_down=sent.bytes_down,
+            bytes_up=bytes_up,
+            wire_bytes=sent.bytes_down + bytes_up if wire is None else wire,
+            drift=_summed_drift(sent, contributions, valid),
+            metrics=cast(dict[str, float | list[float]], dict(metrics.items())) if metrics is not None else {},
         )
         if metrics is not None:
             self._result.train_metrics_clientapp[server_round] = metrics
@@ -207,25 +200,9 @@ class Observed(Strategy):
     def _round(self, server_round: int, arrays: ArrayRecord) -> Round:
         """Return the round that has just ended; round 0 is the initial model."""
         after = from_record(arrays, self.device)
-        sent, received = self._sent, self._received
-        if sent is None or received is None:
+        if self._received is None:
             return Round(server_round, before=after, after=after)
-        return Round(
-            server_round,
-            before=from_record(sent.arrays, self.device),
-            after=after,
-            plan=plan_in(sent.config),
-            parameters=tuple(cast(list[str], sent.config.get(PARAMETERS, list(sent.arrays)))),
-            contributions=received.contributions,
-            failures=received.failures,
-            devices=received.devices,
-            bytes_down=sent.bytes_down,
-            bytes_up=received.bytes_up,
-            wire_bytes=received.wire_bytes,
-            seconds=received.seconds,
-            drift=received.drift,
-            metrics=received.metrics,
-        )
+        return replace(self._received, after=after)
 
 
 def _summed_drift(sent: _Sent, contributions: Sequence[Contribution], replies: Sequence[Message]) -> Drift | None:
