@@ -20,10 +20,9 @@ from fedpfn.runs.keys import (
     key_specs,
     lookup,
     nest,
-    type_fault,
+    spec_faults,
     unknown_key,
     unless,
-    value_faults,
 )
 from fedpfn.runs.legacy import OLD_KEYS, modernise
 from fedpfn.runs.parsing import ConfigError as ConfigError
@@ -124,14 +123,9 @@ def key_faults(name: str, value: Any) -> list[str]:
     """Return what is wrong with a key of a run and its value, judged by these two alone."""
     if args_key(name, KEYS) is not None:
         fault = argument_fault(name, value)
-    elif not is_key(name):
-        fault = unknown_key(name, KEYS)
-    else:
-        spec = KEYS.get(name) or OLD_KEYS[name]
-        fault = type_fault(spec, value)
-        if fault is None:
-            return value_faults(spec, value)
-    return [fault] if fault else []
+        return [fault] if fault else []
+    spec = KEYS.get(name) or OLD_KEYS.get(name)
+    return [unknown_key(name, KEYS)] if spec is None else spec_faults(spec, value)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -83,8 +83,17 @@ def key(
     integer is still kept as an int (1 and not 1.0), so that files and addresses do not change.
     """
     limits = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
-    about_use = {"used": used, "in_result": in_result, "since": since, "fraction": fraction}
-    return field(default=default, metadata={"about": about, "choices": choices, "own": own, **limits, **about_use})
+    declared = {
+        "about": about,
+        "choices": choices,
+        "limits": {bound: limit for bound, limit in limits.items() if limit is not None},
+        "own": own,
+        "used": used,
+        "in_result": in_result,
+        "since": since,
+        "fraction": fraction,
+    }
+    return field(default=default, metadata=declared)
 
 
 class KeySpec(NamedTuple):
@@ -142,19 +151,9 @@ def _key_specs(schema: Any, prefix: str, used: tuple[When, ...]) -> tuple[KeySpe
             section: Any = kind
             specs += _key_specs(section, f"{name}.", entry.metadata.get("used", ()))
         else:
-            limits = {bound: entry.metadata[bound] for bound in ("minimum", "above", "maximum", "below")}
-            limits = {bound: limit for bound, limit in limits.items() if limit is not None}
             default: Any = entry.default
-            meta = entry.metadata
-            about, choices = meta["about"], meta["choices"]
-            rest = (
-                meta["own"],
-                used + meta["used"],
-                meta["in_result"],
-                meta["since"],
-                meta["fraction"],
-            )
-            specs.append(KeySpec(name, kind, default, about, choices, limits, *rest))
+            declared = entry.metadata | {"used": used + entry.metadata["used"]}
+            specs.append(KeySpec(name, kind, default, **declared))
     return tuple(specs)
 
 
@@ -222,6 +221,12 @@ def type_fault(spec: KeySpec, value: Any) -> str | None:
     return f"{spec.name} must be {_KINDS[spec.type]}, got {shown(value)} ({type(value).__name__})"
 
 
+def spec_faults(spec: KeySpec, value: Any) -> list[str]:
+    """Return what is wrong with a value of a key: its type, or else a limit or choice that it violates."""
+    fault = type_fault(spec, value)
+    return [fault] if fault else value_faults(spec, value)
+
+
 def is_plain(text: str) -> bool:
     """Return whether a text is plain: files and processes accept it, and OmegaConf does not interpolate it."""
     return "${" not in text and text != "???" and not _UNPLAIN.search(text)
@@ -277,13 +282,8 @@ def value_faults(spec: KeySpec, value: Any) -> list[str]:
     return faults[:1]
 
 
-def snake(name: str) -> str:
-    """Return a dotted name as Python spells it."""
-    return name.replace("-", "_")
-
-
 def lookup(config: Any, name: str) -> Scalar:
     """Return the value at a dotted name."""
-    for part in snake(name).split("."):
+    for part in name.replace("-", "_").split("."):
         config = getattr(config, part)
     return config  # type: ignore[no-any-return]

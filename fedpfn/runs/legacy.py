@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedpfn.args import args_text
-from fedpfn.runs.keys import KeySpec, Scalar, flatten, key, key_specs, type_fault, value_faults
+from fedpfn.runs.keys import KeySpec, Scalar, flatten, key, key_specs, spec_faults
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def modernise(layers: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]]
     if not old:
         return flat, []
     kept = [{name: value for name, value in layer.items() if name not in OLD_KEYS} for layer in flat]
-    if faults := [fault for name, value in old.items() for fault in old_key_faults(name, value)]:
+    if faults := [fault for name, value in old.items() for fault in spec_faults(OLD_KEYS[name], value)]:
         return kept, faults
     settings = {name: old.get(name, spec.default) for name, spec in OLD_KEYS.items()}
     optimizer = settings["strategy.server-optimizer"]
@@ -65,12 +65,6 @@ def modernise(layers: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]]
     # 0 meant Flower's default, for which the argument is now omitted
     args = {name: float(settings[key]) for name, key in arguments.items() if not (key == _LR and settings[key] == 0)}
     return [*kept, {"strategy.base": base, "strategy.args": args_text(args)}], []
-
-
-def old_key_faults(name: str, value: Any) -> list[str]:
-    """Return what is wrong with the value of one of ``OLD_KEYS``."""
-    fault = type_fault(OLD_KEYS[name], value)
-    return [fault] if fault else value_faults(OLD_KEYS[name], value)
 
 
 def as_version_1(base: str, args: Mapping[str, Scalar]) -> dict[str, Scalar] | None:
