@@ -93,63 +93,6 @@ def evaluate(
     return mean_of(total_loss, total_scores, examples)
 
 
-@torch.no_grad()
-def class_accuracy(
-    model: nn.Module,
-    examples: Examples,
-    *,
-    state: Mapping[str, Tensor] | None = None,
-    num_classes: int,
-    batch_size: int = 1000,
-) -> list[float]:
-    """Return the share of right answers among the examples of each class, its recall.
-
-    For examples with several labels, return the share of examples in which each label is predicted right.
-
-    Parameters
-    ----------
-    model
-        Evaluated in evaluation mode; it keeps its weights and its modes.
-    examples
-        Labelled with classes, or with several labels each; their score is a share.
-    state
-        The tensors to evaluate in place of the model's own.
-    num_classes
-        Number of classes, or of labels, C.
-    batch_size
-        Examples per batch; it does not change the result.
-
-    Returns
-    -------
-    list of float
-        C shares; NaN for a class without an example. Weighted by the classes' numbers of examples, they average to the
-        accuracy of ``evaluate``.
-
-    Raises
-    ------
-    ValueError
-        In a regression, for a label that is not below ``num_classes``, and for a state that is not the model's.
-
-    Examples
-    --------
-    >>> examples = Examples(torch.eye(3), torch.tensor([0, 0, 1]))
-    >>> class_accuracy(nn.Identity(), examples, num_classes=3)
-    [0.5, 0.0, nan]
-    """
-    if not examples.task.has_accuracy or examples.task.labels == "values":
-        raise ValueError(
-            f"accuracy per class needs class labels; a {examples.task.name} has neither classes nor an accuracy"
-        )
-    multi_hot = examples.task.labels == "multi-hot"
-    if not multi_hot and len(examples):
-        low, high = int(examples.labels.min()), int(examples.labels.max())
-        if not 0 <= low <= high < num_classes:
-            raise ValueError(f"labels must be classes from 0 to {num_classes - 1}, got some from {low} to {high}")
-    marks: list[Tensor] = []
-    evaluate(model, examples, state=state, batch_size=batch_size, marks=marks)
-    return shares_by_class(torch.cat(marks), examples, num_classes) if marks else [math.nan] * num_classes
-
-
 def shares_by_class(marks: Tensor, examples: Examples, num_classes: int) -> list[float]:
     """Return the mean score of the examples of each class, or of each label.
 

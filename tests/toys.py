@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from experiments.runtime.in_process import run_in_process
 from experiments.show import show_run
+from fedpfn.evaluation import evaluate, shares_by_class
+from fedpfn.examples import Examples
 from fedpfn.runs import Run, read_run
 from fedpfn.runs.config import RunConfig
 
@@ -144,6 +146,13 @@ def same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
         and torch.equal(bits(tensor), bits(other[name]))
         for name, tensor in one.items()
     )
+
+
+def class_accuracy(model: nn.Module, examples: Examples, *, num_classes: int, **more: Any) -> list[float]:
+    """Return the share of right answers in each class, or for each of several labels."""
+    marks: list[Tensor] = []
+    evaluate(model, examples, marks=marks, **more)
+    return shares_by_class(torch.cat(marks), examples, num_classes)
 
 
 def flat(state: Mapping[str, Tensor]) -> Tensor:
