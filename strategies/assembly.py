@@ -40,7 +40,7 @@ from strategies.private import Private
 from strategies.quantised import Quantised
 from strategies.sampling import SeededSampling, draw_clients
 from strategies.shared_mask import SharedMask
-from strategies.wrapper import Wrapper
+from strategies.wrapper import layers
 
 
 def load_data(config: RunConfig) -> partitions.FederatedData:
@@ -259,8 +259,4 @@ def _private(config: RunConfig, sizes: Sequence[int], strategy: Strategy) -> Str
 
 def plans_of(strategy: SeededSampling) -> RoundPlans:
     """Return the plans that a strategy made here uses; only the strategy itself knows a mask chosen from data."""
-    inner: Strategy = strategy
-    while not isinstance(inner, SharedMask):
-        assert isinstance(inner, Wrapper)
-        inner = inner.strategy
-    return inner.plan
+    return next(layer for layer in layers(strategy) if isinstance(layer, SharedMask)).plan

@@ -15,20 +15,13 @@ from torch import Tensor
 
 from fedpfn.params import State
 from strategies.records import decode, encode
+from strategies.wrapper import layers
 
 # the global state itself, which a checkpoint holds anyway and the strategy receives in every round
 _GLOBAL = frozenset({"current_arrays"})
 
-
 # between the name of a wrapper's class and the name of its tensor
 _WRAPPER = "::"
-
-
-def innermost(strategy: Strategy) -> Strategy:
-    """Return the strategy inside all wrappers."""
-    while isinstance(inner := getattr(strategy, "strategy", None), Strategy):
-        strategy = inner
-    return strategy
 
 
 def carried_state(strategy: Strategy) -> State:
@@ -37,21 +30,19 @@ def carried_state(strategy: Strategy) -> State:
     Tensors of the innermost strategy are named ``attribute#kind/name``; it has none before its first step. A wrapper
     adds its ``state_dict``, with the name of its class as prefix.
     """
+    wrappers, inner = _apart(strategy)
     around = {
         f"{type(wrapper).__name__}{_WRAPPER}{name}": tensor
-        for wrapper in _wrappers(strategy)
+        for wrapper in wrappers
         for name, tensor in wrapper.state_dict().items()
     }
-    return around | _carried_inside(innermost(strategy))
+    return around | _carried_inside(inner)
 
 
-def _wrappers(strategy: Strategy) -> list[Any]:
-    """Return the strategies around the innermost one that carry something of their own."""
-    wrappers = []
-    while isinstance(inner := getattr(strategy, "strategy", None), Strategy):
-        wrappers += [strategy] if hasattr(strategy, "state_dict") else []
-        strategy = inner
-    return wrappers
+def _apart(strategy: Strategy) -> tuple[list[Any], Any]:
+    """Return the wrappers that carry something of their own, and the innermost strategy."""
+    *wrappers, inner = layers(strategy)
+    return [wrapper for wrapper in wrappers if hasattr(wrapper, "state_dict")], inner
 
 
 def _carried_inside(inner: Any) -> State:
@@ -77,11 +68,11 @@ def _carried_inside(inner: Any) -> State:
 
 def restore_state(strategy: Strategy, state: Mapping[str, Tensor]) -> None:
     """Restore what ``carried_state`` returned to the strategies."""
-    for wrapper in _wrappers(strategy):
+    wrappers, inner = _apart(strategy)
+    for wrapper in wrappers:
         prefix = f"{type(wrapper).__name__}{_WRAPPER}"
         wrapper.load_state_dict({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
     state = {name: tensor for name, tensor in state.items() if _WRAPPER not in name}
-    inner: Any = innermost(strategy)
     if hasattr(inner, "load_state_dict"):
         inner.load_state_dict(dict(state))
         return

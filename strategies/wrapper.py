@@ -1,10 +1,18 @@
 """A Flower strategy around another one: the base class of wrappers, which delegates everything."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+
+
+def layers(strategy: Any) -> Iterator[Strategy]:
+    """Yield a strategy and those that it wraps, from the outermost to the innermost."""
+    while isinstance(strategy, Strategy):
+        yield strategy
+        strategy = getattr(strategy, "strategy", None)
 
 
 class Wrapper(Strategy):
