@@ -64,7 +64,7 @@ def make_masked(
     """
     own = _for_mask(algorithm, args)
     others = {name: value for name, value in args.items() if name not in own}
-    kind: Any = MASKS.get(algorithm, SharedMask)
+    kind: Any = _mask_class(algorithm)
     return kind(inside(make_base(algorithm, base, others)), plan, parameters=parameters, **own)  # type: ignore[no-any-return]
 
 
@@ -73,7 +73,7 @@ def make_base(algorithm: str, base: str, args: Mapping[str, Scalar]) -> Strategy
 
     Raises ``ValueError`` if it is not a Flower strategy.
     """
-    kind, client = _class_of(algorithm, base), local_algorithm_class(algorithm)
+    kind, client = server_class(algorithm, base), local_algorithm_class(algorithm)
     return call_with(kind, _EVERYONE, _for_server(kind, client, args))  # type: ignore[no-any-return]
 
 
@@ -84,15 +84,15 @@ def base_faults(algorithm: str, base: str, args: Mapping[str, Scalar]) -> list[s
     except ValueError as error:
         return [f"strategy.name: {error}"]
     own_mask = _for_mask(algorithm, args)
-    faults = _mask_faults(algorithm, own_mask)
+    faults = signature_faults(algorithm, _mask_class(algorithm), own_mask, _MASKS_OWN, key="strategy.args")
     args = {name: value for name, value in args.items() if name not in own_mask}
-    if client is not None and _own_server(algorithm, client) is not None and base != _DEFAULT:
+    if _own_server(algorithm) is not None and base != _DEFAULT:
         return [f"strategy.base={base}: {algorithm} has its own aggregation; leave strategy.base out"]
     part = repr(base) if imports.is_reference(base) else f"strategy.base={base}"
     if client is not None:
         part = algorithm if base == _DEFAULT else f"{algorithm} with {part}"
     try:
-        kind = _class_of(algorithm, base)
+        kind = server_class(algorithm, base)
         own = _for_server(kind, client, args)
         check = partial(signature_faults, part, kind, own, _EVERYONE, key="strategy.args")
         if not (faults := [*faults, *check(), *_client_faults(algorithm, client, args)]):
@@ -107,17 +107,25 @@ def base_faults(algorithm: str, base: str, args: Mapping[str, Scalar]) -> list[s
 
 def server_class(algorithm: str, base: str) -> type[Strategy]:
     """Return the class of the strategy that ``make_base`` makes. Raises ``ValueError`` if it is not a strategy."""
-    return _class_of(algorithm, base)
+    own = _own_server(algorithm)
+    kind = own or (imports.load(base) if imports.is_reference(base) else BASES[base])
+    if not (isinstance(kind, type) and issubclass(kind, Strategy)):
+        raise ValueError(f"{kind if own else base!r} is not a subclass of flwr.serverapp.strategy.Strategy")
+    return kind
+
+
+def _own_server(algorithm: str) -> Any:
+    """Return the class with which an algorithm aggregates in its own way, or None."""
+    client = local_algorithm_class(algorithm)
+    return None if client is None else SERVERS.get(algorithm) or client.strategy
+
+
+def _mask_class(algorithm: str) -> type[SharedMask]:
+    return MASKS.get(algorithm, SharedMask)
 
 
 def _for_mask(algorithm: str, args: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    kind = MASKS.get(algorithm)
-    return {} if kind is None else {n: v for n, v in named(kind, args).items() if n not in _MASKS_OWN}
-
-
-def _mask_faults(algorithm: str, args: Mapping[str, Scalar]) -> list[str]:
-    kind = MASKS.get(algorithm)
-    return [] if kind is None else signature_faults(algorithm, kind, args, _MASKS_OWN, key="strategy.args")
+    return {n: v for n, v in named(_mask_class(algorithm), args).items() if n not in _MASKS_OWN}
 
 
 def _client_faults(algorithm: str, client: type[LocalAlgorithm] | None, args: Mapping[str, Scalar]) -> list[str]:
@@ -141,16 +149,3 @@ def _for_server(
         return dict(args)
     clients, servers = accepted(client, args), named(kind, args)
     return {name: value for name, value in args.items() if name in servers or name not in clients}
-
-
-def _own_server(algorithm: str, client: type[LocalAlgorithm]) -> Any:
-    return SERVERS.get(algorithm) or client.strategy
-
-
-def _class_of(algorithm: str, base: str) -> type[Strategy]:
-    client = local_algorithm_class(algorithm)
-    own = None if client is None else _own_server(algorithm, client)
-    kind = own or (imports.load(base) if imports.is_reference(base) else BASES[base])
-    if not (isinstance(kind, type) and issubclass(kind, Strategy)):
-        raise ValueError(f"{kind if own else base!r} is not a subclass of flwr.serverapp.strategy.Strategy")
-    return kind
