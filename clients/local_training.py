@@ -8,6 +8,7 @@ function of (seed, round, client), so that it does not matter which process trai
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +17,7 @@ from clients.privacy import make_private
 from clients.tasks import NOTHING_ELSE, Task, Update
 from clients.workspace import PlanMasks, Workspace, plan_masks
 from fedpfn.devices import why_refused
-from fedpfn.evaluation import Evaluation, evaluate
+from fedpfn.evaluation import evaluate
 from fedpfn.examples import Examples
 from fedpfn.packing import pack
 from fedpfn.params import State, trainable, write_tensors
@@ -73,20 +74,49 @@ def train_client(task: Task, workspace: Workspace, client: int, kept: State | No
             lr_factor=training.lr_factor,
             augment=training.augment,
         )
-    packed = pack(workspace.state, masks.active)
-    finished = finish(algorithm, trainable(workspace.model), masks, trained) if algorithm else NOTHING_ELSE
+    update = update_of(task, workspace, client, training, trained, masks=masks, before=before, algorithm=algorithm)
+    return replace(update, seconds=time.perf_counter() - started)
+
+
+def update_of(
+    task: Task,
+    workspace: Workspace,
+    client: int,
+    training: ClientTraining,
+    trained: Trained,
+    *,
+    masks: PlanMasks,
+    before: State | None,
+    algorithm: Begun | None,
+    state: State | None = None,
+) -> Update:
+    """Return what a client sends after its training, without its seconds.
+
+    ``before`` are the packed entries that the client started from, if its update must be private; ``algorithm`` is its
+    half of the run's algorithm, if any. The trained model is the workspace's, with the tensors of ``state`` if given.
+    """
+    own = workspace.state if state is None else {name: state[name] for name in workspace.state}
+    packed, finished = pack(own, masks.active), NOTHING_ELSE
+    if algorithm is not None:
+        finished = _finish(algorithm, {name: own[name] for name in trainable(workspace.model)}, masks, trained)
     if before is not None:
-        packed = private_update(task, client, packed, before, finished)
-    packed = {name: entries.cpu() for name, entries in packed.items()}
-    tested = tested_on_own(workspace, client)
-    seconds, device = time.perf_counter() - started, str(workspace.device)
-    private = task.private is not None
+        packed = _private(task, client, packed, before, finished)
+    tested = None
+    if workspace.held_out:
+        tested = evaluate(workspace.model, workspace.train.take(workspace.held_out[client]), state=state)
     return Update(
-        packed, len(training.examples), training.steps, trained.loss, seconds, device, finished, tested, private
+        {name: entries.cpu() for name, entries in packed.items()},
+        len(training.examples),
+        training.steps,
+        trained.loss,
+        device=str(workspace.device),
+        finished=finished,
+        tested=tested,
+        private=task.private is not None,
     )
 
 
-def private_update(task: Task, client: int, packed: State, before: State, finished: Finished) -> State:
+def _private(task: Task, client: int, packed: State, before: State, finished: Finished) -> State:
     """Return a client's clipped update, with its own noise if the task requires it.
 
     Raises ``ValueError`` for an algorithm that shares more than the model, since the rest is not bounded.
@@ -99,16 +129,6 @@ def private_update(task: Task, client: int, packed: State, before: State, finish
         numpy_generator(task.config.seed, "noise", task.server_round, client) if drawn else np.random.default_rng()
     )
     return make_private(packed, before, task.private, generator)
-
-
-def tested_on_own(workspace: Workspace, client: int, state: State | None = None) -> Evaluation | None:
-    """Return the evaluation of a trained model on the examples that its client held out; None if there are none.
-
-    The model is the workspace's, with the tensors of ``state`` if given.
-    """
-    if not workspace.held_out:
-        return None
-    return evaluate(workspace.model, workspace.train.take(workspace.held_out[client]), state=state)
 
 
 def saliency_of(task: Task, workspace: Workspace, client: int) -> tuple[State, int]:
@@ -138,7 +158,7 @@ def begun(task: Task, workspace: Workspace, training: ClientTraining, kept: Mapp
     return Begun(algorithm or LocalAlgorithm(), start, proximal_mu=mu)
 
 
-def finish(algorithm: Begun, parameters: Mapping[str, Tensor], masks: PlanMasks, trained: Trained) -> Finished:
+def _finish(algorithm: Begun, parameters: Mapping[str, Tensor], masks: PlanMasks, trained: Trained) -> Finished:
     """Return the results of an algorithm's round, on the CPU; what it shares is packed as the model is."""
     left = algorithm.finish(parameters, list(zip(masks.phases, trained.reach, strict=True)))
     return Finished(

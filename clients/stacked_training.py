@@ -7,26 +7,18 @@ server keeps together on one worker, so that results do not depend on the number
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from logging import WARNING
 
 import torch
 from flwr.common.logger import log
 
 from clients.gpu_memory import give_back
-from clients.local_training import (
-    DIVERGENCE_HINT,
-    begun,
-    finish,
-    hinted,
-    load,
-    private_update,
-    tested_on_own,
-    training_of,
-)
-from clients.tasks import NOTHING_ELSE, Task, Update
+from clients.local_training import DIVERGENCE_HINT, begun, hinted, load, training_of, update_of
+from clients.tasks import Task, Update
 from clients.workspace import Workspace, plan_masks
 from fedpfn.packing import pack
-from fedpfn.params import State, trainable
+from fedpfn.params import State
 from fedpfn.runs.arguments import optimizer_of
 from fedpfn.training import Begun, ClientTraining, NonFiniteError, Outcome, train_stacked
 
@@ -104,19 +96,9 @@ def _train_once(
         if isinstance(outcome, Exception):
             results[client] = outcome
             continue
-        packed = pack({name: outcome.state[name] for name in workspace.state}, masks.active)
-        share = seconds * sum(training.steps) / max(total, 1)
-        device = str(workspace.device)
-        finished = NOTHING_ELSE
-        if client in algorithms:
-            parameters = {name: outcome.state[name] for name in trainable(workspace.model)}
-            finished = finish(algorithms[client], parameters, masks, outcome.trained)
-        if before is not None:
-            packed = private_update(task, client, packed, before, finished)
-        vectors = {name: entries.cpu() for name, entries in packed.items()}
-        tested = tested_on_own(workspace, client, outcome.state)
-        results[client] = Update(
-            vectors, len(training.examples), training.steps, outcome.trained.loss, share, device, finished, tested,
-            task.private is not None,
+        update = update_of(
+            task, workspace, client, training, outcome.trained, masks=masks, before=before,
+            algorithm=algorithms.get(client), state=outcome.state,
         )  # fmt: skip
+        results[client] = replace(update, seconds=seconds * sum(training.steps) / max(total, 1))
     return [results[client] for client in clients]

@@ -55,8 +55,8 @@ class Update:
     examples: int
     phase_steps: tuple[int, ...]
     loss: float
-    seconds: float
-    device: str
+    seconds: float = 0.0
+    device: str = ""
     finished: Finished = NOTHING_ELSE
     tested: Evaluation | None = None
     private: bool = False
