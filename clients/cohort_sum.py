@@ -9,7 +9,7 @@ from typing import Any
 from flwr.app import ArrayRecord, RecordDict
 
 from clients.answers import Answer
-from clients.records import TensorArray, decode
+from clients.records import from_record, view_record
 from fedpfn.averaging import Sum, open_sum, write_totals
 from fedpfn.coding import Coding, is_coded
 from fedpfn.packing import is_packed
@@ -25,7 +25,7 @@ class CohortSum:
         names = self._config.get(PARAMETERS)
         self._parameters = None if names is None else frozenset(names)
         (arrays,) = sent.array_records.values()
-        self._before = {name: decode(array) for name, array in arrays.items()}
+        self._before = from_record(arrays)
         self._coding = Coding(self._before, self._config)
         self._sum: Sum | None = None
 
@@ -51,8 +51,7 @@ class CohortSum:
         if is_coded(arrays) is not (PRECISION in self._config):
             return False, None
         try:
-            own = {name: a.tensor if isinstance(a, TensorArray) else decode(a) for name, a in arrays.items()}
-            state = self._coding.decode(own)
+            state = self._coding.decode(from_record(arrays))
         except (ValueError, TypeError):
             return False, None
         # under a mask, unpacked arrays may hold frozen entries that have moved: the server checks each client's
@@ -66,7 +65,4 @@ class CohortSum:
 
     def record(self) -> ArrayRecord:
         """Return the sum as it is sent; empty if no reply was added."""
-        record = ArrayRecord()
-        # not passed to the constructor, which would convert them to bytes
-        record.update({name: TensorArray(t) for name, t in (write_totals(self._sum) if self._sum else {}).items()})
-        return record
+        return view_record(write_totals(self._sum) if self._sum else {})

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from clients.records import TensorArray, decode
+from clients.records import from_record, view_record
 from fedpfn.protocol import CLIENTS, STATES_IN, STATES_READ, STATES_WRITE
 from fedpfn.runs.client_states import Kept, as_json, from_json, read_kept, write_kept
 
@@ -32,10 +32,7 @@ class KeptStates:
         kept = read_kept(self.folder, client, number)
         state = RecordDict()
         for key, tensors in kept.tensors.items():
-            record = ArrayRecord()
-            # not passed to the constructor, which would convert them to bytes
-            record.update({name: TensorArray(tensor) for name, tensor in tensors.items()})
-            state[key] = record
+            state[key] = view_record(tensors)
         for key, (kind, values) in kept.others.items():
             own = {name: from_json(value) for name, value in values.items()}
             state[key] = MetricRecord(own) if kind == _METRICS else ConfigRecord(own)
@@ -48,10 +45,7 @@ class KeptStates:
         tensors, others = {}, {}
         for key, record in state.items():
             if isinstance(record, ArrayRecord):
-                tensors[key] = {
-                    name: array.tensor if isinstance(array, TensorArray) else decode(array)
-                    for name, array in record.items()
-                }
+                tensors[key] = from_record(record)
                 continue
             kind = _METRICS if isinstance(record, MetricRecord) else _CONFIG
             values = cast(Mapping[str, Any], record)

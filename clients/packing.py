@@ -11,7 +11,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from clients.records import decode, encode
+from clients.records import decode, to_record
 from fedpfn.packing import is_packed, pack, positions_in
 from fedpfn.params import State
 from fedpfn.protocol import CONFIG, PLAN
@@ -55,8 +55,7 @@ def packing_mod(message: Message, context: Context, call_next: ClientAppCallable
     for name, active in positions.of.items():
         if active is not None and _frozen_moved(state[name], decode(sent[name]), active):
             raise ValueError(f"frozen entries of {name} have moved: call clients.freeze before the training loop")
-    packed = ArrayRecord({name: encode(vector) for name, vector in pack(state, positions).items()})
-    reply.content = RecordDict({**reply.content, key: packed})
+    reply.content = RecordDict({**reply.content, key: to_record(pack(state, positions))})
     return reply
 
 

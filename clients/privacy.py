@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
-from clients.records import decode, encode
+from clients.records import from_record, to_record
 from fedpfn.packing import is_packed, pack, positions_in, unpack
 from fedpfn.params import State
 from fedpfn.privacy import add_noise, clip_update
@@ -80,9 +80,9 @@ def private_mod(message: Message, context: Context, call_next: ClientAppCallable
     if len(records) != 1 or len(reply.content.metric_records) != 1:
         raise ValueError("a private reply holds one array record and one metric record: nothing else may be sent")
     (key, own), (metrics,) = next(iter(records.items())), reply.content.metric_records.values()
-    before = {name: decode(array) for name, array in sent.items()}
+    before = from_record(sent)
     active = positions_in(config, before)
-    arrays = {name: decode(array) for name, array in own.items()}
+    arrays = from_record(own)
     whole = not is_packed(arrays)
     if whole and arrays.keys() != before.keys():
         raise ValueError(f"the reply's arrays are not the message's: {sorted(arrays.keys() ^ before.keys())}")
@@ -90,5 +90,5 @@ def private_mod(message: Message, context: Context, call_next: ClientAppCallable
     private = make_private(packed, pack(before, active), config, np.random.default_rng())
     result = unpack(private, active, before) if whole else private
     metrics[WEIGHT] = 1.0
-    reply.content = RecordDict({**reply.content, key: ArrayRecord({n: encode(t) for n, t in result.items()})})
+    reply.content = RecordDict({**reply.content, key: to_record(result)})
     return reply

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
-from clients.records import TensorArray, decode, encode
+from clients.records import from_record, to_record, view_record
 from fedpfn.coding import CODED, SCALES, Coding, is_coded
 from fedpfn.packing import is_packed, pack, unpack
 from fedpfn.params import State
@@ -108,29 +108,26 @@ def quantising_mod(message: Message, context: Context, call_next: ClientAppCalla
     if len(records) != 1:
         raise ValueError(f"a quantised reply holds one array record; this one has {len(records)}")
     ((key, own),) = records.items()
-    arrays = {name: decode(array) for name, array in own.items()}
+    arrays = from_record(own)
     if is_coded(arrays):
         return reply
-    coding = Coding({name: decode(array) for name, array in sent.items()}, config)
+    coding = Coding(from_record(sent), config)
     client = int(context.node_config.get(PARTITION, context.node_id))
     coded, kept = quantised(arrays, coding, residual_of(context), client)
     keep_residual(kept, context)
-    reply.content = RecordDict({**reply.content, key: ArrayRecord({n: encode(t) for n, t in coded.items()})})
+    reply.content = RecordDict({**reply.content, key: to_record(coded)})
     return reply
 
 
 def residual_of(context: Context) -> State:
     """Return the error that a client kept of its updates so far; it must not be written to."""
-    return {name: decode(array) for name, array in context.state.array_records.get(RESIDUAL, {}).items()}
+    return from_record(context.state.array_records.get(RESIDUAL, {}))
 
 
 def keep_residual(kept: State, context: Context) -> None:
     """Keep the error of a client's update for its next one."""
     if kept:
-        record = ArrayRecord()
-        # not passed to the constructor, which would convert them to bytes
-        record.update({name: TensorArray(tensor) for name, tensor in kept.items()})
-        context.state[RESIDUAL] = record
+        context.state[RESIDUAL] = view_record(kept)
 
 
 def _residual(coding: Coding, kept: Mapping[str, Tensor]) -> State:

@@ -1,5 +1,6 @@
 """Flower's arrays as tensors and back, with as few copies as possible: the client's side of ``strategies.records``."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from flwr.app import Array, ArrayRecord
@@ -28,7 +29,25 @@ def encode(tensor: Tensor) -> Array:
 
 def decode(array: Array) -> Tensor:
     """Return an array as a tensor that must not be written to: it shares the array's memory where possible."""
-    return from_npy(array.data)
+    return array.tensor if isinstance(array, TensorArray) else from_npy(array.data)
+
+
+def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
+    """Write a state as Flower's arrays."""
+    return ArrayRecord({name: encode(tensor) for name, tensor in state.items()})
+
+
+def view_record(state: Mapping[str, Tensor]) -> ArrayRecord:
+    """Write a state as Flower's arrays that share its memory; the state must not be changed afterwards."""
+    record = ArrayRecord()
+    # not passed to the constructor, which would convert them to bytes
+    record.update({name: TensorArray(tensor) for name, tensor in state.items()})
+    return record
+
+
+def from_record(arrays: Mapping[str, Array]) -> State:
+    """Read Flower's arrays as a state that must not be written to: it shares their memory."""
+    return {name: decode(array) for name, array in arrays.items()}
 
 
 class DecodedRecord:
@@ -41,5 +60,5 @@ class DecodedRecord:
     def __call__(self, record: ArrayRecord) -> State:
         """Return the record's arrays as tensors that must not be written to."""
         if self._record is not record:
-            self._record, self._state = record, {name: decode(array) for name, array in record.items()}
+            self._record, self._state = record, from_record(record)
         return self._state

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clients.answers import Answer
 from clients.quantisation import keep_residual, quantised, residual_of
-from clients.records import DecodedRecord, TensorArray, decode
+from clients.records import DecodedRecord, TensorArray, from_record, view_record
 from fedpfn import protocol
 from fedpfn.coding import Coding
 from fedpfn.evaluation import Evaluation
@@ -126,7 +126,7 @@ def answer_with(update: Update) -> Answer:
 def reply_with(update: Update, message: Message) -> Message:
     """Write an update as the reply to ``message``."""
     answer = answer_with(update)
-    content = RecordDict({key: _record(arrays) for key, arrays in answer.arrays.items()})
+    content = RecordDict({key: view_record(from_record(arrays)) for key, arrays in answer.arrays.items()})
     content.update({key: MetricRecord(dict(metrics)) for key, metrics in answer.metrics.items()})
     content.update({key: ConfigRecord(dict(config)) for key, config in answer.configs.items()})
     return Message(content, reply_to=message)
@@ -135,17 +135,14 @@ def reply_with(update: Update, message: Message) -> Message:
 def reply_with_saliency(saliency: State, examples: int, message: Message) -> Message:
     """Write the saliency of a client's data as the reply to ``message``."""
     content = RecordDict(
-        {protocol.ARRAYS: _record(_arrays(saliency)), protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: examples})}
+        {protocol.ARRAYS: view_record(saliency), protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: examples})}
     )
     return Message(content, reply_to=message)
 
 
 def kept_by(context: Context) -> State:
     """Return what the algorithm's client half kept from its last round; it must not be written to."""
-    if protocol.ALGORITHM not in context.state:
-        return {}
-    record = cast(ArrayRecord, context.state[protocol.ALGORITHM])
-    return {name: decode(array) for name, array in record.items()}
+    return from_record(context.state.array_records.get(protocol.ALGORITHM, {}))
 
 
 def in_fewer_bits(update: Update, task: Task, context: Context) -> Update:
@@ -160,15 +157,8 @@ def in_fewer_bits(update: Update, task: Task, context: Context) -> Update:
 def keep(update: Update, context: Context) -> None:
     """Keep what the algorithm's client half needs in its next round."""
     if update.finished.own:
-        context.state[protocol.ALGORITHM] = _record(_arrays(update.finished.own))
+        context.state[protocol.ALGORITHM] = view_record(update.finished.own)
 
 
 def _arrays(state: State) -> dict[str, Array]:
     return {name: TensorArray(tensor) for name, tensor in state.items()}
-
-
-def _record(arrays: Mapping[str, Array]) -> ArrayRecord:
-    record = ArrayRecord()
-    # not passed to the constructor, which would convert them to bytes
-    record.update(arrays)
-    return record
