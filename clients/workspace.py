@@ -22,7 +22,7 @@ from fedpfn import garbage, models
 from fedpfn.devices import release_memory, resolve_device
 from fedpfn.examples import Examples
 from fedpfn.freezing import BitMask
-from fedpfn.lmc.batch_norm import has_batch_norm
+from fedpfn.lmc.batch_norm import smallest_batch
 from fedpfn.masks import build_mask, union
 from fedpfn.packing import Positions
 from fedpfn.params import State, float_buffers, trainable
@@ -147,7 +147,7 @@ def _make(config: RunConfig, data: partitions.FederatedData | None, holding: Hol
         model,
         state,
         as_built,
-        min_batch=2 if has_batch_norm(model) else 1,
+        min_batch=smallest_batch(model),
         device=device,
         loss_of=loss_of(config, task),
         own_loss="" if config.train.loss == "auto" else config.train.loss,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedpfn.examples import Examples
+from fedpfn.forward import evaluating
 from fedpfn.params import float_buffers, require_fit, trainable
 from fedpfn.tasks import Task, task_of
 
@@ -80,8 +81,7 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=examples.device)
     scores = torch.zeros_like(loss)
     with _answering(model, state) as answer:
-        for start in range(0, len(examples), batch_size):
-            inputs, labels = examples.batch(slice(start, start + batch_size))
+        for inputs, labels in examples.batches(batch_size):
             logits = answer(inputs)
             batch_loss, batch_scores = score(logits, labels, examples.task)
             if marks is not None:
@@ -164,13 +164,8 @@ def _answering(model: nn.Module, state: Mapping[str, Tensor] | None) -> Iterator
     """Yield the model at ``state`` as a function from inputs to outputs, in evaluation mode within the block."""
     if state is not None:
         require_fit(trainable(model) | float_buffers(model), state)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluating(model):
         yield model if state is None else lambda inputs: functional_call(model, dict(state), (inputs,))
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def mean_of(loss: float, scores: float, examples: Examples) -> Evaluation:

@@ -4,7 +4,7 @@ Images stay uint8 in memory and are normalised on the device: x = (u / 255 - mea
 (float) and tokens (integers) pass through unchanged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -98,6 +98,11 @@ class Examples:
             std = _per_channel(self.std, inputs.dim(), inputs.device)
             inputs = inputs.to(torch.float32).div_(255).sub_(mean).div_(std)
         return inputs, _rows(self.labels, index)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield decoded inputs and labels of all examples in their order, ``size`` at a time; the last may be fewer."""
+        for start in range(0, len(self), size):
+            yield self.batch(slice(start, start + size))
 
 
 @lru_cache(maxsize=16)

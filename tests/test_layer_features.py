@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 from toys import draw, seeded
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.forward import evaluating
+from fedpfn.forward import evaluating
 from fedpfn.lmc.layerwise import (
     Layer,
     batches,

@@ -15,16 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedpfn.forward import evaluating
 from fedpfn.lmc.barrier import Repair
-from fedpfn.lmc.forward import evaluating
 from fedpfn.params import State, float_buffers, read_state, write_state
 
 POLICIES = ("average", "reset", "none")
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Return whether the model has a BatchNorm layer, whose training needs two examples per batch."""
+    """Return whether the model has a BatchNorm layer."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def smallest_batch(model: nn.Module) -> int:
+    """Return the number of examples that a training batch needs: two with BatchNorm, else one."""
+    return 2 if has_batch_norm(model) else 1
 
 
 def repair_for(policy: str, model: Callable[[], nn.Module], batches: Iterable[Tensor]) -> Repair | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.batch_norm import has_batch_norm
+from fedpfn.lmc.batch_norm import smallest_batch
 from fedpfn.masks import MaskRecipe, build_mask
 from fedpfn.params import State, read_state, trainable, write_state
 from fedpfn.seeding import Path, numpy_generator, torch_seed
@@ -79,7 +79,7 @@ class TrainingRecipe:
         self, model: nn.Module, examples: Examples, generator: np.random.Generator
     ) -> tuple[int, Iterator[NDArray[np.int64]]]:
         """Return the number of steps of ``model`` on ``examples``, and their batches, drawn from ``generator``."""
-        size, min_batch = self.batch_size, 2 if has_batch_norm(model) else 1
+        size, min_batch = self.batch_size, smallest_batch(model)
         steps = count_steps(len(examples), batch_size=size, epochs=self.epochs, steps=self.steps, min_batch=min_batch)
         return steps, batch_order(len(examples), size, generator, min_batch=min_batch)
 

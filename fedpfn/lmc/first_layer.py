@@ -22,7 +22,7 @@ from torch.func import functional_call, vmap
 
 from fedpfn.evaluation import score
 from fedpfn.examples import Examples
-from fedpfn.lmc.forward import evaluating, watching
+from fedpfn.forward import evaluating, watching
 from fedpfn.params import State, float_buffers, lerp, trainable
 from fedpfn.tasks import Task
 

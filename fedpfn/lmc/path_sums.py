@@ -115,8 +115,7 @@ def path_sums(
 
 
 def _batches(split: SplitModel, examples: Examples, chunk: int) -> Iterator[_Batch]:
-    for start in range(0, len(examples), chunk):
-        inputs, labels = examples.batch(slice(start, start + chunk))
+    for inputs, labels in examples.batches(chunk):
         yield _Batch(inputs, labels, split.entering(inputs))
 
 

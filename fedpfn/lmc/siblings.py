@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.batch_norm import has_batch_norm
+from fedpfn.lmc.batch_norm import smallest_batch
 from fedpfn.masks import Mask, MaskRecipe, build_mask
 from fedpfn.params import State, read_state, trainable
 from fedpfn.seeding import derive, numpy_generator, torch_seed
@@ -121,7 +121,7 @@ def train_siblings(
         prune(trunk, held)
 
     def run(copy: nn.Module, stream: int | str, first: int, last: int) -> float:
-        min_batch = 2 if has_batch_norm(copy) else 1
+        min_batch = smallest_batch(copy)
         batches = batch_order(len(examples), batch_size, numpy_generator(seed, "order", stream), min_batch=min_batch)
         factor = None if lr_factor is None else lambda step: lr_factor(step + first)
         with torch_seed(seed, "sibling", stream):
@@ -197,7 +197,7 @@ def semi_train(
     chosen, rest = disjoint(len(examples), share, seed=seed)
     part = examples.take(chosen)
     steps = max(1, round(epochs * -(-len(part) // batch_size)))
-    min_batch = 2 if has_batch_norm(model) else 1
+    min_batch = smallest_batch(model)
     batches = batch_order(len(part), batch_size, numpy_generator(seed, "order", "semi-trained"), min_batch=min_batch)
     with torch_seed(seed, "sibling", "semi-trained"):
         train(model, part, batches, [(None, steps)], optimizer=optimizer)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.forward import evaluating
+from fedpfn.forward import evaluating
 from fedpfn.params import State, float_buffers, mean_state, require_fit, trainable
 
 Tensors = Mapping[str, Tensor]
@@ -119,8 +119,7 @@ def fisher_information(
     rest = {name: tensor for name, tensor in state.items() if name not in own}
     total = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in own.items()}
     with evaluating(model), torch.enable_grad():
-        for at in range(len(examples)):
-            inputs, labels = examples.batch(slice(at, at + 1))
+        for inputs, labels in examples.batches(1):
             outputs = functional_call(model, own | rest, (inputs,))
             if examples.task.labels == "classes":
                 logs = outputs[0].log_softmax(dim=-1)

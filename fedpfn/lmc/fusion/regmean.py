@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.forward import evaluating, watching
+from fedpfn.forward import evaluating, watching
 from fedpfn.params import State, mean_state, require_fit
 
 Tensors = Mapping[str, Tensor]
@@ -115,8 +115,7 @@ def input_grams(
         rows[name] = rows.get(name, 0) + len(x)
 
     with watching([pair for pair in weights if pair[0] in state], add), evaluating(model), torch.no_grad():
-        for start in range(0, len(examples), batch_size):
-            inputs, _ = examples.batch(slice(start, start + batch_size))
+        for inputs, _ in examples.batches(batch_size):
             functional_call(model, dict(state), (inputs,))
             done(len(inputs) / len(examples))
     if not grams:

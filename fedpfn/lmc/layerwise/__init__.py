@@ -1,6 +1,6 @@
 """Layerwise measures: how the layers of two models, and of the models between them, relate to each other."""
 
-from fedpfn.lmc.forward import evaluating
+from fedpfn.forward import evaluating
 from fedpfn.lmc.layerwise.additivity import gaussian_additivity, weak_additivity
 from fedpfn.lmc.layerwise.calibration import CalibratedBarrier, Temperature, calibrated_barrier, fit_temperature
 from fedpfn.lmc.layerwise.cka import CKASums, linear_cka

@@ -17,8 +17,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from fedpfn.examples import Examples
+from fedpfn.forward import evaluating
 from fedpfn.lmc.barrier import Floats, Repair, grid, loss_barrier, path_point, repaired_end
-from fedpfn.lmc.forward import evaluating
 from fedpfn.lmc.layerwise.features import batches, require_states
 from fedpfn.losses import form_of
 

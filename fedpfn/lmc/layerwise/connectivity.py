@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
+from fedpfn.forward import evaluating
 from fedpfn.lmc.barrier import Floats, Pair, Repair, path_point, repaired_end
-from fedpfn.lmc.forward import evaluating
 from fedpfn.lmc.layerwise.comparison import ExampleMean, cosine_gap, flat
 from fedpfn.lmc.layerwise.discovery import Layer
 from fedpfn.lmc.layerwise.features import batches, read_features, require_states

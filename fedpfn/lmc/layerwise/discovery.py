@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from fedpfn.lmc.forward import evaluating, watching
+from fedpfn.forward import evaluating, watching
 
 
 class FunctionActivation(nn.Module):

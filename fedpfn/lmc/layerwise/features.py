@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.forward import watching
+from fedpfn.forward import watching
 from fedpfn.lmc.layerwise.discovery import Layer
 from fedpfn.params import first_non_finite, float_buffers, require_fit, trainable
 

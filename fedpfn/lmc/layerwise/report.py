@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
+from fedpfn.forward import evaluating
 from fedpfn.lmc.barrier import Repair, path_point, repaired_end
-from fedpfn.lmc.forward import evaluating
 from fedpfn.lmc.layerwise.additivity import weak_additivity
 from fedpfn.lmc.layerwise.cka import CKASums
 from fedpfn.lmc.layerwise.commutativity import Commutativity, CommutativitySums, cross_products

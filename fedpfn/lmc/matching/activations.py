@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.forward import watching
+from fedpfn.forward import watching
 from fedpfn.lmc.matching.permutations import (
     PermutationSpec,
     apply_permutations,
@@ -116,10 +116,8 @@ def feature_products(
     sums: State = {}
     counts = dict.fromkeys(spec.sizes, 0)
     with _recorded(ours, spec) as ours_seen, _recorded(theirs, spec) as theirs_seen:
-        starts = range(0, len(examples), batch_size)
-        done = Steps(progress, len(starts))
-        for start in starts:
-            inputs, _ = examples.batch(slice(start, start + batch_size))
+        done = Steps(progress, -(-len(examples) // batch_size))
+        for inputs, _ in examples.batches(batch_size):
             ours(inputs)
             theirs(inputs)
             for name in spec.sizes:

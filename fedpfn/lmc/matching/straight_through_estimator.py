@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedpfn.examples import Examples
-from fedpfn.lmc.batch_norm import has_batch_norm
+from fedpfn.lmc.batch_norm import smallest_batch
 from fedpfn.lmc.matching.midpoint import midpoint_evaluator
 from fedpfn.lmc.matching.permutations import PermutationSpec
 from fedpfn.lmc.matching.weights import Matching, weight_matching
@@ -86,7 +86,7 @@ def straight_through(
     losses = [evaluate_midpoint(tried.state).loss]
     latent = dict(first)
     scratch = _normalising_by_batch(model)
-    min_batch = 2 if has_batch_norm(model) else 1
+    min_batch = smallest_batch(model)
     batches = batch_order(
         len(examples), batch_size, numpy_generator(seed, "straight-through", "batches"), min_batch=min_batch
     )

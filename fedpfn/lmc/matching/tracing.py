@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedpfn.lmc.forward import evaluating, watching
+from fedpfn.forward import evaluating, watching
 from fedpfn.lmc.matching.calls import Call, Dims
 from fedpfn.lmc.matching.operators import ACTIVATIONS, LAYERS, NORMS, rule_for
 from fedpfn.lmc.matching.ties import fix, fixed, free

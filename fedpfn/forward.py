@@ -38,6 +38,11 @@ def watching(modules: Iterable[tuple[str, nn.Module]], start: Report, stop: Repo
         if there is none.
     stop
         ``stop(name, module, output)`` is called after it.
+
+    Yields
+    ------
+    None
+        The hooks are removed at the end of the block.
     """
 
     def before(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
