@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from experiments.recorded import is_evaluated, unit_words
-from experiments.scores import Score, score_of
+from experiments.recorded import is_evaluated, score_of, unit_words
 from fedpfn.algorithms import TITLES
+from fedpfn.measures import Quantity
 from fedpfn.runs import Run, write_whole
 from fedpfn.runs.arguments import is_masked
 
@@ -47,11 +47,11 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _draw_score(axes: Axes, run: Run, score: Score) -> None:
+def _draw_score(axes: Axes, run: Run, score: Quantity) -> None:
     evaluated = [record for record in run.rounds if is_evaluated(record)]
     axes.plot(
         [record["round"] for record in evaluated],
-        [_number(record.get(score.key)) for record in evaluated],
+        [_number(record.get(score.name)) for record in evaluated],
         color=BLUE,
         marker="o",
         markersize=3,
@@ -61,35 +61,35 @@ def _draw_score(axes: Axes, run: Run, score: Score) -> None:
     if fused:
         axes.plot(
             [record["round"] for record in fused],
-            [_number(record["fusion"].get(score.key)) for record in fused],
+            [_number(record["fusion"].get(score.name)) for record in fused],
             color=GREEN,
             linestyle="--",
             label="plain mean of the client models",
         )
-        ends = f"client_{score.key}"
+        ends = f"client_{score.name}"
         pairs = ((record["round"], _arrays(run, record).get(ends)) for record in fused)
         alone = [(number, array.mean()) for number, array in pairs if array is not None]
         if alone:
             axes.plot(*zip(*alone, strict=True), color=ORANGE, linestyle=":", label="mean client model")
-    axes.set_ylabel(f"{score.name}{unit_words(score)}")
+    axes.set_ylabel(f"{score.label}{unit_words(score)}")
     axes.grid(alpha=0.3)
-    if score.key == "accuracy":
+    if score.name == "accuracy":
         axes.set_ylim(0, 1)
     else:
         axes.set_ylim(bottom=0)
-    axes.legend(loc="lower right" if score.key == "accuracy" else "lower left", fontsize=8, frameon=False)
+    axes.legend(loc="lower right" if score.name == "accuracy" else "lower left", fontsize=8, frameon=False)
 
 
-def _draw_barriers(axes: Axes, run: Run, score: Score) -> None:
+def _draw_barriers(axes: Axes, run: Run, score: Quantity) -> None:
     measured = [record for record in run.rounds if record["barrier"]]
-    axes.set_ylabel(f"{score.name} barrier{unit_words(score)}")
+    axes.set_ylabel(f"{score.label} barrier{unit_words(score)}")
     axes.grid(alpha=0.3)
     if not measured:
         axes.text(0.5, 0.5, "no barrier was measured", ha="center", va="center", transform=axes.transAxes)
         return
     rounds = np.array([record["round"] for record in measured])
-    means = np.array([_number(record["barrier"].get(f"{score.key}_mean")) for record in measured])
-    highest = np.array([_number(record["barrier"].get(f"{score.key}_max")) for record in measured])
+    means = np.array([_number(record["barrier"].get(f"{score.name}_mean")) for record in measured])
+    highest = np.array([_number(record["barrier"].get(f"{score.name}_max")) for record in measured])
     lowest = np.array([_lowest(run, record, score) for record in measured])
     axes.fill_between(rounds, lowest, highest, color=ORANGE, alpha=0.18, linewidth=0, label="range over pairs")
     pairs = measured[-1]["barrier"].get("pairs")
@@ -98,7 +98,7 @@ def _draw_barriers(axes: Axes, run: Run, score: Score) -> None:
     if to_global:
         axes.plot(
             [record["round"] for record in to_global],
-            [_number(record["client_to_global"].get(f"{score.key}_mean")) for record in to_global],
+            [_number(record["client_to_global"].get(f"{score.name}_mean")) for record in to_global],
             color=BLUE,
             linestyle=":",
             label="client to global model, mean",
@@ -107,9 +107,9 @@ def _draw_barriers(axes: Axes, run: Run, score: Score) -> None:
     axes.legend(loc="upper right", fontsize=8, frameon=False)
 
 
-def _lowest(run: Run, record: Mapping[str, Any], score: Score) -> float:
-    matrix = _arrays(run, record).get(f"{score.key}_matrix")
-    mean = _number(record["barrier"].get(f"{score.key}_mean"))
+def _lowest(run: Run, record: Mapping[str, Any], score: Quantity) -> float:
+    matrix = _arrays(run, record).get(f"{score.name}_matrix")
+    mean = _number(record["barrier"].get(f"{score.name}_mean"))
     if matrix is None or matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
         return mean
     off_diagonal = matrix[~np.eye(len(matrix), dtype=bool)]

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.progress import score_key
-from experiments.scores import Score
 from fedpfn.measures import BUILT_IN, Quantity, describe
 from fedpfn.runs import Run
 
@@ -65,12 +64,17 @@ def further_numbers(record: Mapping[str, Any]) -> dict[str, float]:
     return numbers
 
 
+def score_of(run: Run) -> Quantity:
+    """Return what a run is scored by, ``accuracy`` or ``error``, with the label and the unit that its task gives it."""
+    return describe(score_key(run.rounds), run.measures)
+
+
 def is_evaluated(record: Mapping[str, Any]) -> bool:
     """Return whether the global model was evaluated in a round: then loss and accuracy are not both null."""
     return record["accuracy"] is not None or record.get("loss", 0.0) is not None
 
 
-def unit_words(quantity: Quantity | Score) -> str:
+def unit_words(quantity: Quantity) -> str:
     """Return a quantity's unit as text to follow its name; empty for a share or without a unit.
 
     >>> unit_words(describe("round_to_round.loss")), unit_words(describe("drift.norm_mean"))

@@ -10,10 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.limits import limit_words
-from experiments.progress import ScoreKey, number, stop_words
-from experiments.recorded import further_numbers, further_quantities, unit_words
+from experiments.progress import number, stop_words
+from experiments.recorded import further_numbers, further_quantities, score_of, unit_words
 from experiments.report.log_text import clean
-from experiments.scores import score_of
 from fedpfn.measures import describe
 from fedpfn.runs import Run
 
@@ -23,8 +22,8 @@ _ARROWS = {"higher": " ↑", "lower": " ↓", "none": ""}
 def show_run(run: Run, console: Console, *, every: int = 1) -> None:
     """Print the rounds of ``run`` and its summary, draw its picture into the run folder, and print the path."""
     console.print(rounds_table(run, every=every))
-    if not (score := score_of(run)).is_accuracy:
-        words = f"{score.name}{unit_words(score)}, {score.better} is better"
+    if (score := score_of(run)).label != "accuracy":
+        words = f"{score.label}{unit_words(score)}, {score.better} is better"
         console.print(f"score, barriers and fusion: {words}", soft_wrap=True, highlight=False)
     console.print(summary_table(run))
     if further := further_table(run):
@@ -44,7 +43,7 @@ def rounds_table(run: Run, *, every: int = 1) -> Table:
     # one space between columns, so that ten of them fit into eighty characters
     score = score_of(run)
     heads = ["round", "accuracy", "loss", "train", "clients", "frozen", "barrier", "max", "fusion", "up"]
-    if not score.is_accuracy:
+    if score.label != "accuracy":
         heads[1] = "score"
     table = Table(
         title=Text(str(run.path)),
@@ -59,7 +58,7 @@ def rounds_table(run: Run, *, every: int = 1) -> Table:
     last = len(run.rounds) - 1
     for place, record in enumerate(run.rounds):
         if place % every == 0 or place == last:
-            table.add_row(*round_cells(record, score.key))
+            table.add_row(*round_cells(record, score.name))
     return table
 
 
@@ -105,7 +104,7 @@ def summary_table(run: Run) -> RenderableType:
     table.add_column(style="bold")
     table.add_column()
     score = score_of(run)
-    name, key = score.name, score.key
+    name, key = score.label, score.name
     rows = {
         f"final {name}": f"{number(summary.get(f'final_{key}'))}  (mean of the last {min(5, evaluated)} {rounds})",
         f"best {name}": f"{number(summary.get(f'best_{key}'))}  (round {summary.get('best_round')})",
@@ -156,7 +155,7 @@ def human_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def round_cells(record: Mapping[str, Any], key: ScoreKey = "accuracy") -> list[str]:
+def round_cells(record: Mapping[str, Any], key: str = "accuracy") -> list[str]:
     """Return the cells of a round for the columns of ``rounds_table``; ``key`` is that of the score."""
     barrier, fusion, mask = record["barrier"] or {}, record["fusion"] or {}, record["mask"] or {}
     return [

@@ -14,9 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.progress import score_key
-from experiments.recorded import further_numbers, further_quantities, is_evaluated, unit_words
-from experiments.scores import Score, score_of
-from fedpfn.measures import MEASURES, UNITS_MOVED, Better, Quantity
+from experiments.recorded import further_numbers, further_quantities, is_evaluated, score_of, unit_words
+from fedpfn.measures import MEASURES, UNITS_MOVED, Better, Quantity, describe
 from fedpfn.runs import STOPPED, Run
 
 # share, nats, rounds, bytes, or the unit of a user's own measure
@@ -56,7 +55,7 @@ def measures(
     *,
     budget: int | None = None,
     share: str = "accuracy",
-    error: Score | None = None,
+    error: Quantity | None = None,
     loss_unit: str = "nats",
 ) -> tuple[Measure, ...]:
     """Return the measures of a report; with a ``target``, they include the rounds and bytes to reach that accuracy.
@@ -81,8 +80,8 @@ def _of_accuracy(name: str) -> Iterator[Measure]:
                   largest_of("barrier", "accuracy_max"))  # fmt: skip
 
 
-def _of_error(error: Score) -> Iterator[Measure]:
-    name, unit, words = error.name, error.unit, unit_words(error)
+def _of_error(error: Quantity) -> Iterator[Measure]:
+    name, unit, words = error.label, error.unit, unit_words(error)
     pairs = f"{name} barrier between a round's client models, mean over pairs and measured rounds{words}"
     last, best = f"mean of the last {LAST_ROUNDS} rounds{words}", f"value in the best round{words}"
     yield Measure("final_error", f"final {name}", last, unit, "lower", ERRORS, final_error, chief=True)
@@ -128,17 +127,17 @@ def score_words(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
     says what they are.
     """
     scores = [score_of(run) for run in runs]
-    shares = {score.name: None for score in scores if score.key == "accuracy"}
-    errors = {score: None for score in scores if score.key == "error"}
-    units = {score.loss_unit for score in scores}
+    shares = {score.label: None for score in scores if score.name == "accuracy"}
+    errors = {score: None for score in scores if score.name == "error"}
+    units = {describe("loss", run.measures).unit for run in runs}
     notes = []
     if len(shares) > 1:
-        counts = {name: sum(score.name == name for score in scores) for name in shares if name != "accuracy"}
+        counts = {name: sum(score.label == name for score in scores) for name in shares if name != "accuracy"}
         notes += [f"accuracy is the {name} in {count} of {len(runs)} runs" for name, count in counts.items()]
     error = next(iter(errors), None)
     if error is not None and len(errors) > 1:
-        notes.append(f"runs are scored by several errors: {', '.join(score.name for score in errors)}")
-        error = replace(error, name="error", unit="")
+        notes.append(f"runs are scored by several errors: {', '.join(score.label for score in errors)}")
+        error = replace(error, label="error", unit="")
     share = next(iter(shares)) if len(shares) == 1 else "accuracy"
     return {"share": share, "error": error, "loss_unit": units.pop() if len(units) == 1 else ""}, notes
 

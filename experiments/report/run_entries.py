@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experiments.progress import number
-from experiments.recorded import further_numbers, further_quantities, is_evaluated, unit_words
+from experiments.recorded import further_numbers, further_quantities, is_evaluated, score_of, unit_words
 from experiments.report.log_text import LogText, clean, read_log, without_secrets
 from experiments.report.measures import final_accuracy, final_error, mean_accuracy_barrier, mean_error_barrier
 from experiments.report.study import Group, Study, show_value
 from experiments.report.table import Cell, Column, Table
-from experiments.scores import score_of
 from experiments.show import human_bytes, round_cells, short
 from fedpfn.runs import LOG, Run
 from fedpfn.runs.config import RunConfig
@@ -78,11 +77,11 @@ def rounds_table(run: Run) -> Table:
     score = score_of(run)
     further = [further_numbers(record) for record in run.rounds]
     shown = [one for one in further_quantities([run]) if any(one.name in numbers for numbers in further)]
-    heads = ["round", score.name + unit_words(score), *_HEADS, "bytes down"]
+    heads = ["round", score.label + unit_words(score), *_HEADS, "bytes down"]
     heads += [f"{one.label}{unit_words(one)}" for one in shown]
     rows = [
         [
-            *round_cells(record, score.key),
+            *round_cells(record, score.name),
             human_bytes(record["bytes_down"]) if record["bytes_down"] else "–",
             *(short(numbers.get(one.name)) for one in shown),
         ]
@@ -124,7 +123,7 @@ def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool
     )
     named = [f"{key.name}={key.value}" for key in keys if key.name in ("seed", *by) or not key.default]
     of_accuracy, of_error = (final_accuracy, mean_accuracy_barrier), (final_error, mean_error_barrier)
-    final, barrier = of_error if score.key == "error" else of_accuracy
+    final, barrier = of_error if score.name == "error" else of_accuracy
     return RunEntry(
         anchor=anchor,
         name=name,
@@ -134,7 +133,7 @@ def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool
         reason=_reason(run, counted=counted),
         traceback=clean(str(failure["traceback"])) if failure.get("traceback") else None,
         # the final numbers of a run are not known before its end
-        score=score.name,
+        score=score.label,
         accuracy=number(final(run) if complete else None),
         barrier=number(barrier(run) if complete else None),
         curve=curve(run.rounds),
