@@ -13,7 +13,7 @@ from toys import shown
 from experiments.recorded import further_numbers, further_quantities, is_evaluated
 from experiments.report.figures import over_rounds
 from experiments.report.formats import csv_text
-from experiments.report.measures import final_accuracy
+from experiments.report.measures import final_of
 from experiments.report.run_entries import curve, rounds_table
 from experiments.report.study import make_study
 from experiments.report.tables import make_report, results_tables
@@ -92,7 +92,7 @@ def test_they_are_averaged_in_tables_and_files(run: Run) -> None:
 def test_rounds_without_an_evaluation_are_in_no_mean_and_no_gap(run: Run) -> None:
     assert [is_evaluated(line) for line in run.rounds] == [True, False, True, False, True, True]
     accuracies = [run.rounds[number]["accuracy"] for number in (2, 4, 5)]
-    assert final_accuracy(run) == pytest.approx(sum(accuracies) / 3)
+    assert final_of("accuracy")(run) == pytest.approx(sum(accuracies) / 3)
     (line,) = over_rounds(rounds_of([run]), ax=Figure().subplots()).get_lines()
     assert line.get_xdata().tolist() == [0, 2, 4, 5]
     assert curve(run.rounds).count("M") == 1 and curve(run.rounds).count("L") == 3

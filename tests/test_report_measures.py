@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from experiments.report.measures import (
     accuracy_for,
-    best_accuracy,
+    best_of,
     bytes_to,
     disagreements,
     equal_bytes,
-    final_accuracy,
+    final_of,
     largest_of,
-    mean_accuracy_barrier,
     mean_of,
     measures,
     rounds_to,
@@ -50,6 +49,8 @@ def barrier(mean: float | None, most: float | None, *, loss: float | None = 0.0)
     }
 
 
+final_accuracy, best_accuracy = final_of("accuracy"), best_of("accuracy")
+mean_accuracy_barrier = mean_of("barrier", "accuracy_mean")
 max_accuracy_barrier, max_loss_barrier = largest_of("barrier", "accuracy_max"), largest_of("barrier", "loss_max")
 mean_loss_barrier, mean_fusion_barrier = mean_of("barrier", "loss_mean"), mean_of("fusion", "barrier")
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from experiments.cli import app
 from experiments.published.values import short
 from experiments.report.differences import Difference
-from experiments.report.measures import final_accuracy
+from experiments.report.measures import final_of
 from experiments.reproduce.directions import DIFFERENT, OPEN, SAME, direction
 from experiments.reproduce.federated import federated_section
 from experiments.reproduce.page import contrasts
@@ -86,7 +86,7 @@ def test_a_federated_table_has_its_groups_differences_and_the_papers_claims(tmp_
     ]
     assert directions.total() == 4 and directions.keys() <= {SAME, DIFFERENT, OPEN}
     final = {
-        (run.config.strategy.name, run.config.mask.ratio, run.config.seed): final_accuracy(run)
+        (run.config.strategy.name, run.config.mask.ratio, run.config.seed): final_of("accuracy")(run)
         for run in find_runs(tmp_path / "out")
     }
     means = [fmean(final[name, 0.2, seed] for seed in (0, 1)) for name in ("fedavg", "fedpfn")]  # type: ignore[misc]

@@ -64,32 +64,25 @@ def measures(
     ``error`` the error of runs that are scored by one, ``loss_unit`` is empty where the unit of the loss is not the
     same in all runs.
     """
-    table = [*_of_accuracy(share), *_of_traffic(target, budget, share), *_of_loss(loss_unit, share)]
-    return (*table, *(_of_error(error) if error else ()))
+    return (
+        *_of_score(Quantity("accuracy", share, "share", "higher"), MAIN),
+        *_of_traffic(target, budget, share),
+        *_of_loss(loss_unit, share),
+        *(_of_score(error, ERRORS) if error else ()),
+    )
 
 
-def _of_accuracy(name: str) -> Iterator[Measure]:
-    one, mean = MEASURES["accuracy"], MEASURES["barrier.accuracy_mean"]
-    pairs = f"{name} barrier between a round's client models, mean over pairs and measured rounds"
-    last, best, largest = f"mean of the last {LAST_ROUNDS} rounds", "value in the best round", "over pairs and rounds"
-    yield Measure("final_accuracy", f"final {name}", last, one.unit, one.better, MAIN, final_accuracy, chief=True)
-    yield Measure("best_accuracy", f"best {name}", best, one.unit, one.better, MAIN, best_accuracy)
-    yield Measure("mean_accuracy_barrier", f"mean {name} barrier", pairs, mean.unit, mean.better, MAIN,
-                  mean_accuracy_barrier, chief=True)  # fmt: skip
-    yield Measure("max_accuracy_barrier", f"max {name} barrier", f"largest {largest}", mean.unit, mean.better, MAIN,
-                  largest_of("barrier", "accuracy_max"))  # fmt: skip
-
-
-def _of_error(error: Quantity) -> Iterator[Measure]:
-    name, unit, words = error.label, error.unit, unit_words(error)
-    pairs = f"{name} barrier between a round's client models, mean over pairs and measured rounds{words}"
+def _of_score(score: Quantity, part: str) -> Iterator[Measure]:
+    key, name, unit, words = score.name, score.label, score.unit, unit_words(score)
     last, best = f"mean of the last {LAST_ROUNDS} rounds{words}", f"value in the best round{words}"
-    yield Measure("final_error", f"final {name}", last, unit, "lower", ERRORS, final_error, chief=True)
-    yield Measure("best_error", f"best {name}", best, unit, "lower", ERRORS, best_error)
-    yield Measure("mean_error_barrier", f"mean {name} barrier", pairs, unit, "lower", ERRORS, mean_error_barrier,
-                  chief=True)  # fmt: skip
-    yield Measure("max_error_barrier", f"max {name} barrier", f"largest over pairs and rounds{words}", unit,
-                  "lower", ERRORS, largest_of("barrier", "error_max"))  # fmt: skip
+    pairs = f"{name} barrier between a round's client models, mean over pairs and measured rounds{words}"
+    largest = f"largest over pairs and rounds{words}"
+    yield Measure(f"final_{key}", f"final {name}", last, unit, score.better, part, final_of(key), chief=True)
+    yield Measure(f"best_{key}", f"best {name}", best, unit, score.better, part, best_of(key))
+    yield Measure(f"mean_{key}_barrier", f"mean {name} barrier", pairs, unit, "lower", part,
+                  mean_of("barrier", f"{key}_mean"), chief=True)  # fmt: skip
+    yield Measure(f"max_{key}_barrier", f"max {name} barrier", largest, unit, "lower", part,
+                  largest_of("barrier", f"{key}_max"))  # fmt: skip
 
 
 def _of_traffic(target: float | None, budget: int | None, name: str) -> Iterator[Measure]:
@@ -161,25 +154,23 @@ def _of_quantity(quantity: Quantity) -> Measure:
 SHARE_MOVED = _of_quantity(UNITS_MOVED[0])
 
 
-def final_accuracy(run: Run) -> Value:
-    """Return the mean test accuracy of the last five rounds of training, or of all if there are fewer."""
-    return _mean(_scores(run, "accuracy")[-LAST_ROUNDS:])
+def final_of(score: str) -> Callable[[Run], Value]:
+    """Return the measure that is the mean score of the last five rounds of training, or of all if there are fewer.
+
+    ``score`` is ``accuracy`` or ``error``; runs that are scored by the other have no value.
+    """
+    return lambda run: _mean(_scores(run, score)[-LAST_ROUNDS:])
 
 
-def final_error(run: Run) -> Value:
-    """Return the mean test error of the last five rounds of training; None where runs have an accuracy."""
-    return _mean(_scores(run, "error")[-LAST_ROUNDS:])
+def best_of(score: str) -> Callable[[Run], Value]:
+    """Return the measure that is the highest accuracy, or the lowest error, of any round of training."""
+    sign = -1 if score == "error" else 1
 
+    def best(run: Run) -> Value:
+        largest = _largest([sign * value for value in _scores(run, score)])
+        return None if largest is None else sign * largest
 
-def best_accuracy(run: Run) -> Value:
-    """Return the highest test accuracy of any round of training."""
-    return _largest(_scores(run, "accuracy"))
-
-
-def best_error(run: Run) -> Value:
-    """Return the lowest test error of any round of training; None where runs have an accuracy."""
-    lowest = _largest([-error for error in _scores(run, "error")])
-    return None if lowest is None else -lowest
+    return best
 
 
 def rounds_to(run: Run, target: float) -> int | None:
@@ -229,9 +220,6 @@ def largest_of(table: str, key: str) -> Callable[[Run], Value]:
     return lambda run: _largest(_measured(run, table, key))
 
 
-mean_accuracy_barrier, mean_error_barrier = mean_of("barrier", "accuracy_mean"), mean_of("barrier", "error_mean")
-
-
 def disagreements(run: Run) -> Iterator[str]:
     """Return where the summary of a complete run differs from its rounds; a report uses the rounds."""
     summary = run.summary or {}
@@ -239,11 +227,11 @@ def disagreements(run: Run) -> Iterator[str]:
     if trained != summary.get(STOPPED, {}).get("round", run.config.rounds):
         yield f"complete with {trained} of {run.config.rounds} rounds on record"
     checked: dict[str, Callable[[Run], Value]] = {
-        "final_error": final_error,
-        "best_error": best_error,
-        "final_accuracy": final_accuracy,
-        "best_accuracy": best_accuracy,
-        "mean_accuracy_barrier": mean_accuracy_barrier,
+        "final_error": final_of("error"),
+        "best_error": best_of("error"),
+        "final_accuracy": final_of("accuracy"),
+        "best_accuracy": best_of("accuracy"),
+        "mean_accuracy_barrier": mean_of("barrier", "accuracy_mean"),
         "bytes_up": bytes_up,
         "bytes_down": bytes_down,
     }

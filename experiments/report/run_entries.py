@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from experiments.progress import number
 from experiments.recorded import further_numbers, further_quantities, is_evaluated, score_of, unit_words
 from experiments.report.log_text import LogText, clean, read_log, without_secrets
-from experiments.report.measures import final_accuracy, final_error, mean_accuracy_barrier, mean_error_barrier
+from experiments.report.measures import final_of, mean_of
 from experiments.report.study import Group, Study, show_value
 from experiments.report.table import Cell, Column, Table
 from experiments.show import human_bytes, round_cells, short
@@ -122,8 +122,7 @@ def _entry(run: Run, by: Sequence[str], *, name: str, anchor: str, counted: bool
         for key, value in run.config.flat().items()
     )
     named = [f"{key.name}={key.value}" for key in keys if key.name in ("seed", *by) or not key.default]
-    of_accuracy, of_error = (final_accuracy, mean_accuracy_barrier), (final_error, mean_error_barrier)
-    final, barrier = of_error if score.name == "error" else of_accuracy
+    final, barrier = final_of(score.name), mean_of("barrier", f"{score.name}_mean")
     return RunEntry(
         anchor=anchor,
         name=name,
