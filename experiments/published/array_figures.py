@@ -30,7 +30,7 @@ from experiments.published.panels import (
 from experiments.published.results import Results
 from experiments.published.values import Address, method_key, methods_of
 from experiments.report.figures.style import PALETTE as COLOURS
-from experiments.report.figures.style import counted
+from experiments.report.units import counted
 
 UNITS = {"loss": "loss (nats)", "accuracy": "accuracy"}
 CLIPPED = 0.1  # the share of a plane's points, the worst, that get one colour, so that the others have contrast

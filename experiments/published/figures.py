@@ -31,7 +31,7 @@ from experiments.published.results import Results
 from experiments.published.values import Address, figure_of, method_key, methods_of, published_of, short
 from experiments.report.differences import Average
 from experiments.report.figures.style import PALETTE as COLOURS
-from experiments.report.figures.style import counted
+from experiments.report.units import counted
 
 __all__ = ["COLOURS", "FIGURES", "MARKERS", "draw_figures", "save"]
 

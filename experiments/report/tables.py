@@ -12,7 +12,7 @@ from experiments.report.differences import CONFIDENCE, Average, Difference, aver
 from experiments.report.measures import Measure, equal_bytes, further_measures, measures, score_words
 from experiments.report.study import Group, Study, short_name, show_value
 from experiments.report.table import Cell, Column, Table, Verdict
-from experiments.report.units import show_average, show_change
+from experiments.report.units import counted, show_average, show_change
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 
@@ -162,26 +162,24 @@ def fixed_words(study: Study) -> str:
 
 def seeds_told(groups: Iterable[Group]) -> str:
     """Return the number of seeds of the groups as text: ``n = 3 seeds``, ``n = 2–3 seeds``."""
-    counts = [len(group.runs) for group in groups]
-    fewest, largest = min(counts), max(counts)
-    return f"n = {largest} seed{'' if largest == 1 else 's'}" if fewest == largest else f"n = {fewest}–{largest} seeds"
+    return f"n = {counted([len(group.runs) for group in groups], 'seed')}"
 
 
 def _table(
     title: str,
-    counted: str,
+    heading: str,
     shown: Sequence[Measure],
     rows: Sequence[Row],
     counts: Sequence[int],
     cell: Callable[[Row, Measure], Cell],
     report: Report,
 ) -> Table:
-    """Return a table of the groups' keys, a column ``counted`` of seeds or pairs, and a column for each measure."""
+    """Return a table of the groups' keys, a column ``heading`` of seeds or pairs, and a column for each measure."""
     groups = report.study.groups
     text = {name for name in report.study.by if any(isinstance(group.keys[name], str) for group in groups)}
     columns = (
         *(Column(name, short_name(name), number=name not in text) for name in report.study.by),
-        Column(counted, counted),
+        Column(heading, heading),
         *(Column(measure.key, measure.head + _ARROWS[measure.better]) for measure in shown),
     )
     starts = [
@@ -227,7 +225,5 @@ def _has_values(report: Report, measure: Measure) -> bool:
 def _lost_notes(wanted: Iterable[Measure], averages: Sequence[Mapping[str, Average]]) -> list[str]:
     lost = {measure.head: sum(means[measure.key].not_finite for means in averages) for measure in wanted}
     return [
-        f"{head}: not finite in {runs} run{'' if runs == 1 else 's'}, left out of its mean"
-        for head, runs in lost.items()
-        if runs
+        f"{head}: not finite in {counted([runs], 'run')}, left out of its mean" for head, runs in lost.items() if runs
     ]

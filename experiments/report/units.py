@@ -1,7 +1,9 @@
-"""How numbers of a report are written: bytes in the unit of their size, others with four decimals.
+"""How numbers of a report are written: counts with a noun, bytes in the unit of their size, others to four decimals.
 
 A negative number has a minus sign, not a hyphen; zero has no sign.
 """
+
+from collections.abc import Collection
 
 from experiments.report.measures import Unit
 
@@ -28,6 +30,16 @@ def show_change(mean: float, interval: tuple[float, float] | None, unit: Unit) -
     """
     form = "{}" if interval is None else "{} [{}, {}]"
     return _written(form, [mean, *(interval or ())], unit, sign="+")
+
+
+def counted(numbers: Collection[int], noun: str) -> str:
+    """Return a number with its noun, as a range where several numbers differ.
+
+    >>> counted([1], "seed"), counted([3, 2, 3], "seed")
+    ('1 seed', '2–3 seeds')
+    """
+    low, high = min(numbers), max(numbers)
+    return f"{low if low == high else f'{low}–{high}'} {noun}{'s' * (high != 1)}"
 
 
 def _written(form: str, values: list[float], unit: Unit, sign: str = "-") -> str:

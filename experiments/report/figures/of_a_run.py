@@ -18,6 +18,7 @@ from experiments.progress import score_key
 from experiments.recorded import unit_words
 from experiments.report.figures import style
 from experiments.report.figures.style import NotDrawnError, in_style
+from experiments.report.units import counted
 from fedpfn.measures import describe
 from fedpfn.runs import Run
 
@@ -71,7 +72,7 @@ def barrier_matrix(run: Run, server_round: int | None = None, kind: str = "") ->
     axes.tick_params(length=0)
     style.entitle(figure, style.title_of(run), f"round {server_round}")
     figure.colorbar(image, ax=axes, label=f"{kind} barrier{_unit(run, kind)}", shrink=0.9)
-    pairs = style.counted([len(arrays["pairs"])], "pair")
+    pairs = counted([len(arrays["pairs"])], "pair")
     figure.set_label(
         f"{kind.capitalize()} barrier between the client models of round {server_round}, {pairs}, "
         f"one run (n = 1 seed): {style.title_of(run)}. What was not measured is white."
@@ -90,7 +91,7 @@ def interpolation(run: Run, server_round: int | None = None) -> Figure:
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         _draw_paths(axes, arrays["alphas"], arrays[kind], kind, _unit(run, kind))
     style.entitle(figure, style.title_of(run), f"round {server_round}")
-    pairs = style.counted([len(arrays["pairs"])], "pair")
+    pairs = counted([len(arrays["pairs"])], "pair")
     handles = {
         "a pair of clients": Line2D([], [], color=style.GREY, linewidth=0.6),
         f"mean of {pairs}": Line2D([], [], color=style.GREY, linewidth=2),
@@ -199,7 +200,7 @@ def partition(run: Run) -> Figure:
     below.set_yticks(range(0, classes, -(-classes // MOST_TICKS)))
     style.entitle(figure, style.title_of(run, algorithm=False))
     shown = "areas of dots" if dots else "colours on a logarithmic scale, white where there is none"
-    size = f"{style.counted([clients], 'client')} by {classes} class{'es' * (classes != 1)}"
+    size = f"{counted([clients], 'client')} by {classes} class{'es' * (classes != 1)}"
     strata = f" ({record['strata']})" if "strata" in record else ""
     figure.set_label(
         f"The partition of the training examples, {size}{strata}, counts as {shown}; bars are clients' sizes. "

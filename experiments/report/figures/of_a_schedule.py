@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from experiments.report.figures import style
-from experiments.report.figures.style import NotDrawnError, counted, in_style
+from experiments.report.figures.style import NotDrawnError, in_style
+from experiments.report.units import counted
 from fedpfn.algorithms import TITLES
 from fedpfn.imports import is_reference
 from fedpfn.masks import Shapes, mask_arrays

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 
 from experiments.report.figures import comparison, frames, style
 from experiments.report.figures.comparison import LABELS, lines_of, measured
-from experiments.report.figures.style import ALPHA, NamedFigure, NotDrawnError, counted, setting
+from experiments.report.figures.style import ALPHA, NamedFigure, NotDrawnError, setting
 from experiments.report.measures import SHARE_MOVED
 from experiments.report.study import Study, short_name
+from experiments.report.units import counted
 
 MOST_LINES, MOST_COLUMNS = 6, 5
 

@@ -4,7 +4,7 @@ Colours are Okabe and Ito's, distinguishable for the colour-blind; markers and l
 grey. FedAvg, FedPFN and FedPNU have the same colour and marker in every figure.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,6 +17,7 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
 from experiments import figures
 from experiments.report.study import Value, short_name, show_value
+from experiments.report.units import counted
 from fedpfn.algorithms import TITLES
 from fedpfn.runs import Run
 from fedpfn.runs.identity import used_keys
@@ -161,16 +162,6 @@ def settings(keys: Mapping[str, Value]) -> str:
     """Return the keys that are used, with their values, the algorithm first."""
     order = sorted(keys, key=lambda key: key != ALGORITHM)
     return ", ".join(setting(key, keys[key]) for key in order if keys[key] is not None) or "all runs"
-
-
-def counted(numbers: Collection[int], noun: str) -> str:
-    """Return a number with its noun, as a range where several numbers differ.
-
-    >>> counted([1], "seed"), counted([3, 2, 3], "seed")
-    ('1 seed', '2–3 seeds')
-    """
-    low, high = min(numbers), max(numbers)
-    return f"{low if low == high else f'{low}–{high}'} {noun}{'s' * (high != 1)}"
 
 
 def title_of(run: Run, *, algorithm: bool = True) -> str:
