@@ -17,18 +17,24 @@ from experiments.published.panels import (
     PAGE,
     STYLES,
     draw_line,
-    families,
     finish,
     flattened,
     grid,
-    label_of,
     mean_and_spread,
     panels,
-    records_at,
     spoken,
 )
 from experiments.published.results import Results
-from experiments.published.values import Address, method_key, methods_of
+from experiments.published.values import (
+    Address,
+    address_of,
+    families,
+    groups,
+    label_of,
+    methods_of,
+    records_at,
+    with_methods,
+)
 from experiments.report.figures.style import PALETTE as COLOURS
 from experiments.report.units import counted
 
@@ -45,9 +51,9 @@ def curves(run: Results, entry: dict[str, Any]) -> Figure | None:
     Each group is a column, each method a line in it.
     """
     columns: dict[Address, dict[str, list[Arrays]]] = {}
-    for group in families(run, method_key(run)):
-        for method in methods_of(run) or [""]:
-            place = (*group, (method_key(run), method)) if method else group
+    methods = methods_of(run) or [""]
+    for group in groups(run):
+        for method, place in zip(methods, with_methods(run, group), strict=True):
             arrays = [one for record in records_at(run, place) if "alphas" in (one := run.arrays(record))]
             if arrays := [one for one in arrays if "loss" in one]:
                 columns.setdefault(group, {})[method] = arrays
@@ -62,7 +68,7 @@ def curves(run: Results, entry: dict[str, Any]) -> Figure | None:
     for number, (group, lines) in enumerate(columns.items()):
         for row, kind in enumerate(kinds):
             axes = cells[number // wide * len(kinds) + row, number % wide]
-            _draw_paths(axes, lines, kind, methods_of(run) or [""])
+            _draw_paths(axes, lines, kind, methods)
             axes.set_title(label_of(group) if row == 0 else "", fontsize=9)
     pairs = counted([len(one["loss"]) for one in every], "pair")
     seeds = counted([len(arrays) for lines in columns.values() for arrays in lines.values()], "seed")
@@ -120,7 +126,7 @@ def plane(run: Results, entry: dict[str, Any]) -> Figure | None:
             axes.annotate(f" w{number}", (x, y), color="white", fontsize=9, weight="bold", path_effects=outline)
         limits = {"xlim": (xs.min(), xs.max()), "ylim": (ys.min(), ys.max())}
         axes.set(xlabel="distance in weights", ylabel="distance in weights", aspect="equal", **limits)
-        axes.set_title(label_of((("case", record["case"]), *record["axes"].items())), fontsize=9)
+        axes.set_title(label_of(tuple(address_of(record).items())), fontsize=9)
     # by default the ticks are at the contour levels, and round values beyond the ends would be drawn at the ends
     ticks = [tick for tick in MaxNLocator(7).tick_values(low, high) if low <= tick <= high]
     figure.colorbar(image, ax=all_axes, label=_unit(shown, kind, prefix="plane_"), ticks=ticks)
@@ -136,16 +142,16 @@ def layers(run: Results, entry: dict[str, Any]) -> Figure | None:
     shown = [flattened(item) for item in items]
     networks: dict[tuple[str, ...], dict[Address, list[Rows]]] = {}
     for place in families(run):
-        for table in [rows for record in records_at(run, place) if (rows := record["rows"].get("layers"))]:
+        for table in [rows for record in records_at(run, dict(place)) if (rows := record["rows"].get("layers"))]:
             names = tuple(row["layer"] for row in table)
             networks.setdefault(names, {}).setdefault(place, []).append(table)
     if not networks:
         return None
     numbers = {place: number for number, place in enumerate(families(run))}
     figure, cells = grid(len(networks), len(shown), width=4.2, height=3.3)
-    for row, (names, groups) in zip(cells, networks.items(), strict=True):
+    for row, (names, places) in zip(cells, networks.items(), strict=True):
         for axes, measures in zip(row, shown, strict=True):
-            for place, tables in groups.items():
+            for place, tables in places.items():
                 for measure, style in zip(measures, STYLES * len(measures), strict=False):
                     values = [[_number(line.get(measure)) for line in table] for table in tables]
                     middle, spread = mean_and_spread(values)
@@ -155,7 +161,7 @@ def layers(run: Results, entry: dict[str, Any]) -> Figure | None:
             _name_measures(axes, measures)
             if entry.get("log"):
                 axes.set_yscale("log")
-    counts = [len(tables) for groups in networks.values() for tables in groups.values()]
+    counts = [len(tables) for places in networks.values() for tables in places.values()]
     return finish(figure, run, f"n = {counted(counts, 'seed')}")
 
 

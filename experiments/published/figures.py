@@ -20,15 +20,23 @@ from experiments.published.panels import (
     MARKERS,
     axis_values,
     draw_line,
-    families,
     finish,
     flattened,
-    label_of,
     panels,
     spoken,
 )
 from experiments.published.results import Results
-from experiments.published.values import Address, figure_of, method_key, methods_of, published_of, short
+from experiments.published.values import (
+    Address,
+    families,
+    figure_of,
+    groups,
+    label_of,
+    methods_of,
+    published_of,
+    short,
+    with_methods,
+)
 from experiments.report.differences import Average
 from experiments.report.figures.style import PALETTE as COLOURS
 from experiments.report.units import counted
@@ -89,8 +97,8 @@ def save(figure: Figure, stem: Path) -> None:
 
 def bars(run: Results, entry: dict[str, Any]) -> Figure | None:
     """Draw measures as bars, one panel per measure, a group of bars per case, with published figures as diamonds."""
-    methods, cases = methods_of(run) or [""], families(run, method_key(run))
-    places = [[dict(case) | ({method_key(run): method} if method else {}) for case in cases] for method in methods]
+    methods, cases = methods_of(run) or [""], groups(run)
+    places = list(zip(*(with_methods(run, case) for case in cases), strict=True))
     tables = _found(
         {name: [[figure_of(run, name, **at) for at in row] for row in places] for name in flattened(entry["y"])}
     )

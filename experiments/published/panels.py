@@ -1,4 +1,4 @@
-"""What an experiment's pictures share: colours, panels, lines with bands, and labels of groups, measures and counts."""
+"""What an experiment's pictures share: colours, panels, lines with bands, and names of measures."""
 
 from typing import Any, Literal
 
@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from experiments.published.results import Record, Results
-from experiments.published.values import Address, spoken_part
+from experiments.published.results import Results
 from experiments.report.figures.style import PALETTE as COLOURS
 
 # markers and line styles tell colours apart in grey
@@ -38,31 +37,11 @@ SPOKEN = {
 }
 
 
-def families(run: Results, *left_out: str) -> list[Address]:
-    """Return the addresses of the cells on record, without the axes ``left_out``, in the order of the records."""
-    places = ([("case", record["case"]), *record["axes"].items()] for record in run.records)
-    return list(dict.fromkeys(tuple(item for item in place if item[0] not in left_out) for place in places))
-
-
-def records_at(run: Results, address: Address) -> list[Record]:
-    """Return the records that agree with ``address``, which may leave out the case or some axes."""
-    return [
-        record
-        for record in run.records
-        if all(({"case": record["case"]} | record["axes"]).get(name) == value for name, value in address)
-    ]
-
-
 def axis_values(run: Results, axis: str) -> list[Any]:
     """Return the values of a grid axis that are on record, numbers in ascending order."""
     distinct = {record["axes"][axis] for record in run.records}
     values = [value for value in run.axes[axis] if value in distinct]
     return sorted(values) if all(isinstance(value, int | float) for value in values) else values
-
-
-def label_of(address: Address, *, between: str = " · ") -> str:
-    """Return an address as readable text."""
-    return between.join(word for word in map(spoken_part, address) if word)
 
 
 def spoken(measure: str) -> str:

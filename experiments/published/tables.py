@@ -16,6 +16,7 @@ from experiments.published.values import (
     published_of,
     short,
     spoken_average,
+    with_methods,
 )
 from experiments.published.verdicts import verdicts
 from experiments.report.differences import Average
@@ -47,7 +48,7 @@ def _by_method(run: Results) -> Table:
     rows = []
     for address in groups(run):
         for measure in measures_of(run):
-            places = [dict(address) | ({method_key(run): method} if method else {}) for method in methods]
+            places = with_methods(run, address)
             values = [figure_of(run, measure, **place) for place in places]
             known = [published_of(run, measure, **place) for place in places]
             if any(values):

@@ -4,7 +4,7 @@ A group is a case with values of all axes except the methods. Methods are what t
 training, or the algorithms of a federation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from math import isnan
 from typing import Any
 
@@ -42,10 +42,9 @@ def figure_of(run: Results, measure: str, **address: Any) -> Average | None:
     Raises ``ValueError`` for an address that matches two records of one seed.
     """
     by_seed: dict[int, float] = {}
-    places = [(address_of(record), record) for record in run.records]
     # an address that matches some records exactly does not stand for others that have further keys
-    exact = [record for place, record in places if place == address]
-    for record in exact or [record for place, record in places if address.items() <= place.items()]:
+    exact = [record for record in run.records if address_of(record) == address]
+    for record in exact or records_at(run, address):
         value = _value(record, measure)
         if value is not None and record["seed"] in by_seed:
             raise ValueError(f"{address} names more than one group of cells")
@@ -81,24 +80,36 @@ def method_key(run: Results) -> str:
     return next((name for name in METHODS if name in run.axes), METHODS[0])
 
 
-def groups(run: Results) -> Iterator[Address]:
-    """Yield the addresses of the experiment's groups, without methods, in the order of its records."""
-    seen: dict[Address, None] = {}
-    for record in run.records:
-        place = {name: value for name, value in address_of(record).items() if name != method_key(run)}
-        seen[tuple(place.items())] = None
-    yield from seen
+def families(run: Results, *left_out: str) -> list[Address]:
+    """Return the addresses of the cells on record, without the axes ``left_out``, in the order of the records."""
+    places = (address_of(record).items() for record in run.records)
+    return list(dict.fromkeys(tuple(item for item in place if item[0] not in left_out) for place in places))
+
+
+def groups(run: Results) -> list[Address]:
+    """Return the addresses of the experiment's groups, without methods, in the order of its records."""
+    return families(run, method_key(run))
+
+
+def with_methods(run: Results, address: Address) -> list[dict[str, Any]]:
+    """Return the address of each method in a group; that of the group alone if methods are not an axis."""
+    return [dict(address) | {method_key(run): method} for method in methods_of(run)] or [dict(address)]
 
 
 def address_of(record: Record) -> dict[str, Any]:
-    address: dict[str, Any] = {"case": record["case"], **record["axes"]}
-    return address
+    """Return the case of a record and its values of the axes."""
+    return {"case": record["case"], **record["axes"]}
 
 
-def spoken_part(part: tuple[str, Any]) -> str:
-    """Return a part of an address as readable text: a number with the name of its axis, text alone."""
-    name, value = part
-    return str(value) if isinstance(value, str) else f"{name.rpartition('.')[2]} = {value:g}"
+def records_at(run: Results, address: Mapping[str, Any]) -> list[Record]:
+    """Return the records that agree with ``address``, which may leave out the case or some axes."""
+    return [record for record in run.records if address.items() <= address_of(record).items()]
+
+
+def label_of(address: Address, *, between: str = " · ") -> str:
+    """Return an address as readable text: numbers with the names of their axes, text alone."""
+    words = (value if isinstance(value, str) else f"{name.rpartition('.')[2]} = {value:g}" for name, value in address)
+    return between.join(word for word in words if word)
 
 
 def _value(record: Record, measure: str) -> float | None:

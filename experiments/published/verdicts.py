@@ -8,12 +8,12 @@ from experiments.published.results import Results
 from experiments.published.values import (
     figure_of,
     groups,
+    label_of,
     measures_of,
-    method_key,
     methods_of,
     published_of,
     short,
-    spoken_part,
+    with_methods,
 )
 from experiments.report.differences import Average
 
@@ -25,16 +25,15 @@ def verdicts(run: Results) -> list[str]:
     methods = methods_of(run)
     lines = []
     for address in groups(run):
-        place = dict(address)
-        name = ", ".join(word for word in map(spoken_part, address) if word) or run.title
-        for method in methods[1:]:
+        name = label_of(address, between=", ") or run.title
+        first, *others = with_methods(run, address)
+        for method, other in zip(methods[1:], others, strict=True):
             for measure in measures_of(run):
-                before, after = ({method_key(run): m} | place for m in (methods[0], method))
-                published = [published_of(run, measure, **at) for at in (before, after)]
-                here = [figure_of(run, measure, **at) for at in (before, after)]
+                published = [published_of(run, measure, **place) for place in (first, other)]
+                here = [figure_of(run, measure, **place) for place in (first, other)]
                 if None not in published and None not in here:
                     lines.append(f"{name}: {_verdict(measure, methods[0], method, published, here)}")  # type: ignore[arg-type]
-        if methods and (none := _no_barrier(run, place, methods[0])):
+        if methods[:1] == ["vanilla"] and (none := _no_barrier(run, first)):
             lines.append(f"{name}: {none}")
     return lines
 
@@ -70,11 +69,11 @@ def _gain(before: float, after: float) -> float:
     return 0.0 if isnan(gain) else gain
 
 
-def _no_barrier(run: Results, place: dict[str, Any], method: str) -> str | None:
-    barrier = figure_of(run, "accuracy_barrier", **place, **{method_key(run): method}) if method == "vanilla" else None
+def _no_barrier(run: Results, vanilla: dict[str, Any]) -> str | None:
+    barrier = figure_of(run, "accuracy_barrier", **vanilla)
     if barrier is None or barrier.mean is None or barrier.mean >= NO_BARRIER:
         return None
-    return f"no accuracy barrier between {method} models here ({short(barrier.mean)}): there is nothing to reduce"
+    return f"no accuracy barrier between vanilla models here ({short(barrier.mean)}): there is nothing to reduce"
 
 
 def _sign(number: float) -> int:

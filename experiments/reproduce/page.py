@@ -16,15 +16,14 @@ from experiments.published.figures import draw_figures
 from experiments.published.results import Results, read_results
 from experiments.published.tables import results_table, settings_lines
 from experiments.published.values import (
-    Address,
     figure_of,
     groups,
+    label_of,
     measures_of,
-    method_key,
     methods_of,
     published_of,
     short,
-    spoken_part,
+    with_methods,
 )
 from experiments.report.differences import Difference, difference
 from experiments.report.table import markdown_table, text_table
@@ -121,17 +120,17 @@ def _kept(picture: Path, study: Study) -> str:
 def contrasts(run: Results) -> Iterator[tuple[str, ...]]:
     """Yield a row for each group, measure and further method, compared with the experiment's first method."""
     methods = methods_of(run)
-    for address in groups(run) if len(methods) > 1 else ():
+    for address in groups(run):
+        first, *others = with_methods(run, address)
         for measure in measures_of(run):
-            for method in methods[1:]:
-                places = [dict(address) | {method_key(run): name} for name in (methods[0], method)]
-                here = [figure_of(run, measure, **place) for place in places]
-                published = [published_of(run, measure, **place) for place in places]
+            for method, other in zip(methods[1:], others, strict=True):
+                here = [figure_of(run, measure, **place) for place in (first, other)]
+                published = [published_of(run, measure, **place) for place in (first, other)]
                 if here[0] is None or here[1] is None:
                     continue
                 change = difference(here[1], here[0])
                 yield (
-                    _case(address), measure.replace("_", " "), f"{methods[0]} → {method}",
+                    label_of(address, between=", "), measure.replace("_", " "), f"{methods[0]} → {method}",
                     " → ".join(map(_number, published)) if any(published) else "–",
                     f"{short(here[0].mean)} → {short(here[1].mean)}", str(change.n), spread(change),
                     direction(published, change),
@@ -145,12 +144,8 @@ def _single(run: Results) -> Iterator[tuple[str, ...]]:
             if (figure := figure_of(run, measure, **dict(address))) is not None:
                 published = _number(published_of(run, measure, **dict(address)))
                 here = spread(Difference(figure.by_seed))
-                yield _case(address), measure.replace("_", " "), published, here, str(figure.of)
+                yield label_of(address, between=", "), measure.replace("_", " "), published, here, str(figure.of)
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else short(value)
-
-
-def _case(address: Address) -> str:
-    return ", ".join(word for word in map(spoken_part, address) if word)
