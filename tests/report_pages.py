@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.report.page import write_page
 from experiments.report.study import make_study
+from experiments.report.tables import make_report
 from fedpfn.runs import LOG, RunFolder, find_runs
 from fedpfn.runs.config import RunConfig
 
@@ -93,13 +94,16 @@ def a_sweep(root: Path) -> Path:
     return root
 
 
-def written(root: Path, path: Path, **options: Any) -> str:
+def written(
+    root: Path, path: Path, *, target: float | None = None, baseline: dict[str, Any] | None = None, **options: Any
+) -> str:
     runs = find_runs(root)
-    return write_page(make_study(runs), runs, path, **options).read_text(encoding="utf-8")
+    report = make_report(make_study(runs), target=target, baseline=baseline)
+    return write_page(report, runs, path, **options).read_text(encoding="utf-8")
 
 
 def whole_page(sweep: Path, path: Path) -> Path:
     """Write the page of ``a_sweep`` with all that a page may have."""
-    options: dict[str, Any] = {"target": 0.75, "baseline": ["strategy.name=fedavg"]}
+    options: dict[str, Any] = {"target": 0.75, "baseline": {"strategy.name": "fedavg"}}
     written(sweep, path, title=f"Title {HOSTILE}", question=f"Why? {HOSTILE}", **options)
     return path

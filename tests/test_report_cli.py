@@ -198,9 +198,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
         asked["figures"] = (study, folder, target)
         return [folder / "one.svg", folder / "one.png"]
 
-    def write_page(study: Any, runs: Any, path: Path, **words: Any) -> Path:
+    def write_page(report: Any, runs: Any, path: Path, **words: Any) -> Path:
         assert path.parent.is_dir()
-        asked["page"] = (study, runs, path, words)
+        asked["page"] = (report, runs, path, words)
         return path
 
     for name, function in (("figures", write_figures), ("page", write_page)):
@@ -232,16 +232,10 @@ def test_the_page_is_asked_for_with_all_that_was_said(sweep: Path, tmp_path: Pat
         "mask.ratio",
     )
     assert f"wrote {path}" in done(sweep, "--html", path, *words)
-    study, runs, where, told = calls["page"]
-    assert (len(study.groups), len(runs), where) == (3, 3, path) and "figures" not in calls
-    assert told == {
-        "title": "T",
-        "question": "How does accuracy move with alpha?",
-        "target": 0.5,
-        "baseline": {"strategy.name": "fedavg"},
-        "across": ["mask.ratio"],
-        "trust": False,
-    }
+    report, runs, where, told = calls["page"]
+    assert (len(report.rows), len(runs), where) == (3, 3, path) and "figures" not in calls
+    assert (report.target, report.baseline, report.across) == (0.5, {"strategy.name": "fedavg"}, ("mask.ratio",))
+    assert told == {"title": "T", "question": "How does accuracy move with alpha?", "trust": False}
 
 
 # the question

@@ -6,7 +6,6 @@ from base64 import b64decode, b64encode
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -122,22 +121,6 @@ def test_there_are_no_differences_without_a_baseline(sweep: Path, tmp_path: Path
     text = written(sweep, tmp_path / "page.html")
     assert 'id="differences"' not in text and "#differences" not in text and "Baseline" not in text
     assert "<title>Runs by alpha, strategy</title>" in text
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_baseline_may_be_a_mapping_and_its_faults_leave_no_page(tmp_path: Path) -> None:
-    for name, keys in {"avg": {"strategy.name": "fedavg"}, "two": {"mask.ratio": 0.2}, "four": {}}.items():
-        a_run(tmp_path / name, keys)
-    path = tmp_path / "page.html"
-    faults: list[tuple[Any, str]] = [
-        ({"strategy.name": "fedpfn"}, "add to the baseline mask.ratio=0.2 or 0.4"),
-        (["strategy.nam=fedavg"], "unknown key 'strategy.nam'"),
-    ]
-    for baseline, fault in faults:
-        with pytest.raises(ValueError, match=fault) as caught:
-            written(tmp_path, path, baseline=baseline)
-        assert "\n" not in str(caught.value) and not path.exists()
-    assert "Differences from strategy.name=fedavg" in written(tmp_path, path, baseline={"strategy.name": "fedavg"})
 
 
 def test_runs_that_are_not_complete_are_listed_with_their_reason(reader: Reader) -> None:

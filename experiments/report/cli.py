@@ -126,10 +126,7 @@ def report(
         from experiments.report.page import write_page
 
         html.parent.mkdir(parents=True, exist_ok=True)
-        page = write_page(
-            study, runs, html, title=title, question=question, target=target, baseline=words, across=free, trust=trust
-        )
-        _say(f"wrote {page}")
+        _say(f"wrote {write_page(result, runs, html, title=title, question=question, trust=trust)}")
 
 
 def _shown_as_experiment(folder: Path, options: Sequence[str]) -> bool:

@@ -5,19 +5,18 @@ behaviour are in ``page.html.j2``, ``page.css`` and ``page.js`` next to this mod
 """
 
 from base64 import b64encode
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from experiments.report.figures import NamedFigure, inside_figures, png, svg, sweep_figures
 from experiments.report.figures.style import title_of
 from experiments.report.run_entries import CURVE_HEIGHT, CURVE_WIDTH, RunEntry, run_entries
-from experiments.report.selection import baseline_words as read_baseline
-from experiments.report.study import Study, Value, short_name, show_value
+from experiments.report.study import Value, short_name, show_value
 from experiments.report.tables import (
     Report,
     baseline_words,
@@ -25,7 +24,6 @@ from experiments.report.tables import (
     difference_tables,
     fixed_words,
     legend,
-    make_report,
     results_tables,
 )
 from experiments.show import human_bytes
@@ -48,25 +46,19 @@ class Picture(NamedTuple):
 
 
 def write_page(
-    study: Study,
+    report: Report,
     runs: Sequence[Run],
     path: Path,
     *,
     title: str | None = None,
     question: str | None = None,
-    target: float | None = None,
-    baseline: Mapping[str, Any] | Sequence[str] | None = None,
-    across: Collection[str] = (),
     trust: bool = False,
 ) -> Path:
-    """Write the report of ``study`` with all of ``runs``, complete or not, as the page ``path``, and return it.
+    """Write ``report`` with all of ``runs``, complete or not, as the page ``path``, and return it.
 
-    ``baseline`` maps keys to values, or lists ``key=value`` words; a group and its baseline may differ in the keys
-    ``across``. With ``trust``, schedules that are the runs' own code are called to draw what they freeze. Raises
-    ``ValueError`` where a group has several baselines.
+    With ``trust``, schedules that are the runs' own code are called to draw what they freeze.
     """
-    words = baseline if isinstance(baseline, Mapping) else read_baseline(baseline or ())
-    report = make_report(study, target=target, baseline=words, across=across)
+    study = report.study
     entries = run_entries(study, runs)
     by, not_drawn = ", ".join(map(short_name, study.by)), list[str]()
     inside = [
@@ -83,7 +75,7 @@ def write_page(
         differences=difference_tables(report),
         difference_legend=legend(report, differences=True),
         baseline=baseline_words(report),
-        figures=_pictures(sweep_figures(study, target=target, say=not_drawn.append)),
+        figures=_pictures(sweep_figures(study, target=report.target, say=not_drawn.append)),
         inside=inside,
         not_drawn=not_drawn,
         entries=entries,
