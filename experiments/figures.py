@@ -1,6 +1,5 @@
 """Figures of a run, drawn from its folder alone."""
 
-import math
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from experiments.recorded import is_evaluated, score_of, unit_words
+from experiments.recorded import as_number, is_evaluated, score_of, unit_words
 from fedpfn.algorithms import TITLES
 from fedpfn.measures import Quantity
 from fedpfn.runs import Run, write_whole
@@ -51,7 +50,7 @@ def _draw_score(axes: Axes, run: Run, score: Quantity) -> None:
     evaluated = [record for record in run.rounds if is_evaluated(record)]
     axes.plot(
         [record["round"] for record in evaluated],
-        [_number(record.get(score.name)) for record in evaluated],
+        [as_number(record.get(score.name)) for record in evaluated],
         color=BLUE,
         marker="o",
         markersize=3,
@@ -61,7 +60,7 @@ def _draw_score(axes: Axes, run: Run, score: Quantity) -> None:
     if fused:
         axes.plot(
             [record["round"] for record in fused],
-            [_number(record["fusion"].get(score.name)) for record in fused],
+            [as_number(record["fusion"].get(score.name)) for record in fused],
             color=GREEN,
             linestyle="--",
             label="plain mean of the client models",
@@ -88,8 +87,8 @@ def _draw_barriers(axes: Axes, run: Run, score: Quantity) -> None:
         axes.text(0.5, 0.5, "no barrier was measured", ha="center", va="center", transform=axes.transAxes)
         return
     rounds = np.array([record["round"] for record in measured])
-    means = np.array([_number(record["barrier"].get(f"{score.name}_mean")) for record in measured])
-    highest = np.array([_number(record["barrier"].get(f"{score.name}_max")) for record in measured])
+    means = np.array([as_number(record["barrier"].get(f"{score.name}_mean")) for record in measured])
+    highest = np.array([as_number(record["barrier"].get(f"{score.name}_max")) for record in measured])
     lowest = np.array([_lowest(run, record, score) for record in measured])
     axes.fill_between(rounds, lowest, highest, color=ORANGE, alpha=0.18, linewidth=0, label="range over pairs")
     pairs = measured[-1]["barrier"].get("pairs")
@@ -98,7 +97,7 @@ def _draw_barriers(axes: Axes, run: Run, score: Quantity) -> None:
     if to_global:
         axes.plot(
             [record["round"] for record in to_global],
-            [_number(record["client_to_global"].get(f"{score.name}_mean")) for record in to_global],
+            [as_number(record["client_to_global"].get(f"{score.name}_mean")) for record in to_global],
             color=BLUE,
             linestyle=":",
             label="client to global model, mean",
@@ -109,7 +108,7 @@ def _draw_barriers(axes: Axes, run: Run, score: Quantity) -> None:
 
 def _lowest(run: Run, record: Mapping[str, Any], score: Quantity) -> float:
     matrix = _arrays(run, record).get(f"{score.name}_matrix")
-    mean = _number(record["barrier"].get(f"{score.name}_mean"))
+    mean = as_number(record["barrier"].get(f"{score.name}_mean"))
     if matrix is None or matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
         return mean
     off_diagonal = matrix[~np.eye(len(matrix), dtype=bool)]
@@ -123,11 +122,6 @@ def _arrays(run: Run, record: Mapping[str, Any]) -> dict[str, NDArray[np.float64
     except (OSError, ValueError):
         return {}
     return {name: array.astype(float) for name, array in arrays.items() if array.dtype.kind in "iuf"}
-
-
-def _number(value: float | None) -> float:
-    # the record holds null for a number that was not finite
-    return math.nan if value is None else value
 
 
 def _title(run: Run) -> str:

@@ -53,15 +53,20 @@ def further_numbers(record: Mapping[str, Any]) -> dict[str, float]:
             continue
         if isinstance(value, Mapping):
             numbers |= {
-                f"{name}.{leaf}": _number(item)
+                f"{name}.{leaf}": as_number(item)
                 for leaf, item in value.items()
                 # a model that is scored by an error has no accuracy in any table
                 if _is_number(item) and not (of_error and leaf.startswith("accuracy"))
             }
         # a built-in table that was not measured is null
         elif _is_number(value) and not (value is None and name in _TABLES):
-            numbers[name] = _number(value)
+            numbers[name] = as_number(value)
     return numbers
+
+
+def as_number(value: float | None) -> float:
+    """Return a recorded number, NaN for null."""
+    return math.nan if value is None else float(value)
 
 
 def score_of(run: Run) -> Quantity:
@@ -88,7 +93,3 @@ _TABLES = frozenset(one.name.partition(".")[0] for one in BUILT_IN if "." in one
 
 def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

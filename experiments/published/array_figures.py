@@ -35,6 +35,7 @@ from experiments.published.values import (
     records_at,
     with_methods,
 )
+from experiments.recorded import as_number
 from experiments.report.figures.style import PALETTE as COLOURS
 from experiments.report.units import counted
 
@@ -153,7 +154,7 @@ def layers(run: Results, entry: dict[str, Any]) -> Figure | None:
         for axes, measures in zip(row, shown, strict=True):
             for place, tables in places.items():
                 for measure, style in zip(measures, STYLES * len(measures), strict=False):
-                    values = [[_number(line.get(measure)) for line in table] for table in tables]
+                    values = [[as_number(line.get(measure)) for line in table] for table in tables]
                     middle, spread = mean_and_spread(values)
                     label, where = label_of(place), np.arange(len(names))
                     draw_line(axes, where, middle, spread, numbers[place], label=label, style=style)
@@ -187,7 +188,3 @@ def _some_finite(arrays: list[Arrays], name: str) -> bool:
 def _unit(arrays: list[Arrays], kind: str, *, prefix: str = "") -> str:
     """Return the unit of a kind: a loss without any accuracy is that of a regression."""
     return UNITS[kind] if _some_finite(arrays, f"{prefix}accuracy") else "squared error"
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.progress import score_key
-from experiments.recorded import further_numbers, further_quantities, is_evaluated, score_of, unit_words
+from experiments.recorded import as_number, further_numbers, further_quantities, is_evaluated, score_of, unit_words
 from fedpfn.measures import MEASURES, UNITS_MOVED, Better, Quantity, describe
 from fedpfn.runs import STOPPED, Run
 
@@ -175,7 +175,7 @@ def best_of(score: str) -> Callable[[Run], Value]:
 
 def rounds_to(run: Run, target: float) -> int | None:
     """Return the first round whose accuracy is at least ``target``; 0 is the initial model."""
-    return next((int(record["round"]) for record in run.rounds if _number(record["accuracy"]) >= target), None)
+    return next((int(record["round"]) for record in run.rounds if as_number(record["accuracy"]) >= target), None)
 
 
 def bytes_to(run: Run, target: float) -> int | None:
@@ -190,7 +190,7 @@ def accuracy_for(run: Run, budget: int) -> Value:
     if score_key(run.rounds) == "error" or not len(moved) or moved[-1] < budget:
         return None
     measured = [number for number, record in enumerate(run.rounds) if is_evaluated(record)]
-    accuracies = [_number(run.rounds[number]["accuracy"]) for number in measured]
+    accuracies = [as_number(run.rounds[number]["accuracy"]) for number in measured]
     return float(np.interp(budget, moved[measured], accuracies)) if measured else None
 
 
@@ -245,23 +245,18 @@ def disagreements(run: Run) -> Iterator[str]:
 def _scores(run: Run, key: str) -> list[float]:
     """Return the scores of the rounds of training; empty if the run is scored by another measure."""
     trained = [record for record in run.rounds if record["round"] > 0 and is_evaluated(record)]
-    return [_number(record.get(key)) for record in trained] if score_key(run.rounds) == key else []
+    return [as_number(record.get(key)) for record in trained] if score_key(run.rounds) == key else []
 
 
 def _measured(run: Run, table: str, key: str) -> list[float]:
     # a run that is scored by an error has no accuracies, and the other way round
     if not key.startswith("loss") and key.startswith("error") != (score_key(run.rounds) == "error"):
         return []
-    return [_number(record[table].get(key)) for record in run.rounds if record.get(table)]
+    return [as_number(record[table].get(key)) for record in run.rounds if record.get(table)]
 
 
 def _bytes(record: dict[str, Any]) -> int:
     return int(record["bytes_up"]) + int(record["bytes_down"])
-
-
-def _number(value: Value) -> float:
-    # the record holds null for a number that was not finite
-    return math.nan if value is None else value
 
 
 def _mean(values: list[float]) -> Value:
