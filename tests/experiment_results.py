@@ -72,7 +72,7 @@ def a_run(
         words=words or {},
         records=records,
         of=len({one["cell"] for one in records}) + (not complete),
-        read_arrays=arrays,
+        arrays=arrays,
         **texts,
     )
 

@@ -6,7 +6,7 @@ mask ratio, has a record for each of them. Folders of the laboratory's earlier f
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ class Results:
     """The contents of an experiment's folder.
 
     ``axes`` are the keys of its grid with their values; ``of`` is the number of cells it asks for. A record has
-    ``cell``, ``case``, ``axes``, ``seed``, ``measures``, ``not_finite``, ``rows`` and ``seconds``.
+    ``cell``, ``case``, ``axes``, ``seed``, ``measures``, ``not_finite``, ``rows`` and ``seconds``;
+    ``arrays`` reads the arrays of a record's cell, empty if it has none.
     """
 
     path: Path
@@ -49,7 +50,7 @@ class Results:
     environment: dict[str, Any]
     records: list[Record]
     of: int
-    read_arrays: Callable[[Record], Arrays]
+    arrays: Callable[[Record], Arrays]
 
     @property
     def done(self) -> int:
@@ -65,10 +66,6 @@ class Results:
     def seconds(self) -> float:
         """The total seconds of the cells that are done."""
         return float(sum({record["cell"]: record["seconds"] for record in self.records}.values()))
-
-    def arrays(self, record: Mapping[str, Any]) -> Arrays:
-        """Return a cell's arrays; empty if it has none."""
-        return self.read_arrays(dict(record))
 
 
 def is_laboratory(folder: Path) -> bool:
