@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -88,11 +87,10 @@ def figure_faults(entries: Sequence[dict[str, Any]], axes: Collection[str]) -> l
 
 
 def save(figure: Figure, stem: Path) -> None:
-    """Write a picture as PNG and SVG and release it."""
+    """Write a picture as PNG and SVG."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".svg"):
         figure.savefig(stem.with_suffix(suffix), dpi=150, bbox_inches="tight")
-    plt.close(figure)
 
 
 def bars(run: Results, entry: dict[str, Any]) -> Figure | None:

@@ -2,10 +2,6 @@
 
 from typing import Any, Literal
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -67,9 +63,8 @@ def panels(count: int, *, width: float, height: float = 3.5) -> tuple[Figure, li
 
 def grid(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
     """Return a figure with panels in rows and columns; sizes are in inches per panel."""
-    size = (width * columns, height * rows)
-    figure, all_axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    return figure, all_axes
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def finish(figure: Figure, run: Results, note: str, *, legend: bool = True) -> Figure:
