@@ -289,6 +289,7 @@ def test_a_first_cell_is_enough_to_draw(tmp_path: Path) -> None:
         ({"kind": "pie"}, "figure 2: kind must be one of bars, lines, .*, got 'pie'"),
         ({"kind": "lines", "x": "c", "y": "barrier"}, "figure 2: 'c' is not an axis of the grid: train.method, a, b"),
         ({"kind": "heat", "x": "a", "y": "c", "value": "barrier"}, "figure 2: 'c' is not an axis of the grid"),
+        ({"kind": "heat", "x": "a", "y": ["b"], "value": "barrier"}, r"figure 2: \['b'\] is not an axis of the grid"),
         ({"kind": "bars", "y": ["barier"]}, "figure 2: no measure 'barier'; there are barrier, loss, named"),
         ({"kind": "layers", "y": [["llfc"]]}, "figure 2: no measure 'llfc'; there are llfc_0.5, baseline, other"),
         ({"kind": "theorem", "x": "a"}, "figure 2: no measure 'z_bound'; there are barrier, loss"),

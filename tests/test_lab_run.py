@@ -308,6 +308,11 @@ def test_faults_are_named_before_anything_starts(tmp_path: Path) -> None:
         ("kind: siblings\nbase: {soup: {lrs: '1'}}", "kind siblings does not read soup.lrs"),
         ("kind: siblings\nfigures: [{kind: pie}]", "figure 1: kind must be one of bars"),
         ("kind: siblings\nfigures: [{kind: lines, x: mask.ratio, y: loss_barrier}]", "'mask.ratio' is not an axis"),
+        (
+            "kind: siblings\ngrid: {mask.ratio: [0.1, 0.2]}\n"
+            "figures: [{kind: heat, x: mask.ratio, y: [mask.ratio], value: loss_barrier}]",
+            "['mask.ratio'] is not an axis",
+        ),
     ],
 )
 def test_what_would_be_ignored_or_not_drawn_is_refused(tmp_path: Path, text: str, told: str) -> None:

@@ -496,6 +496,14 @@ def test_a_missing_field_is_hatched_and_numbers_of_seeds_stand_in_the_others(run
     assert "n = 1–2 seeds" in picture.caption and "n in each field" in picture.caption
 
 
+def test_heat_maps_leave_fields_of_their_grid_empty(runs: Runs) -> None:
+    at = product((0.1, 1.0), (0.2, 0.6), (0.01, 0.02, 0.03, 0.04, 0.05))
+    study = study_of(*[runs([0, 0.5], partition__alpha=a, mask__ratio=r, train__lr=lr) for a, r, lr in at])
+    picture = one(heat_pictures(study))
+    titles = [axes.get_title(loc="left") for axes in picture.figure.axes if axes.get_title(loc="left")]
+    assert titles == [f"lr = 0.0{lr}" for lr in range(1, 6)]
+
+
 def test_heat_maps_want_two_numbers_that_differ_and_a_measure(runs: Runs) -> None:
     made = [runs([0.0, 0.5], partition__alpha=a, mask__ratio=r) for a, r in product((0.1, 1.0), (0.2, 0.6))]
     assert reason(heat_pictures, study_of(*made[::2])) == "no two numbers differ between the groups"

@@ -193,6 +193,12 @@ def test_each_figure_of_the_summary_is_checked(key: str) -> None:
     assert line.startswith(f"the summary says {key} 0.1, the rounds come to ")
 
 
+def test_the_barrier_of_errors_is_checked() -> None:
+    rounds = [a_round(number, None, loss=1.0, error=0.5, barrier={"error_mean": 0.25}) for number in (0, 1)]
+    (line,) = disagreements(a_run(*rounds, summary={"mean_error_barrier": 0.1}))
+    assert line == "the summary says mean_error_barrier 0.1, the rounds come to 0.25"
+
+
 def test_a_summary_is_held_to_more_digits_than_are_shown_but_not_to_the_last_bit() -> None:
     run = with_accuracies(0.9, 0.2, 0.4)
     for off, agrees in ((1e-15, True), (1e-6, False)):

@@ -11,13 +11,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 from processes import marked, needs_proc
 
 from experiments.resources import Machine, Resources, plan_resources
-from experiments.runtime import phases
+from experiments.runtime import cluster, phases, ray_node
 from experiments.runtime.cluster import import_path
 from experiments.runtime.failure import RunFailedError, one_line
 from experiments.runtime.output import output_to, shorten
@@ -29,6 +30,28 @@ from fedpfn.runs import LOG, read_run
 from fedpfn.runs.config import ConfigError, RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# ---- a Ray that does not start --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", ["node", "connection"])
+def test_a_ray_that_does_not_start_is_one_line(fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise Exception("the node timed out\nduring startup")  # as Ray raises it
+
+    if fails == "node":
+        monkeypatch.setattr(ray_node, "_SmallNode", fail)
+    else:
+        monkeypatch.setattr("ray.init", fail)
+        monkeypatch.setattr(ray_node, "_SmallNode", lambda *_, **__: SimpleNamespace(gcs_address="", all_processes={}))
+    before = dict(os.environ), Path.cwd()
+    with (
+        pytest.raises(RunFailedError, match=r"^Ray .* the node timed out during startup$"),
+        cluster.local_ray(cpus=1, gpus=0, workdir=tmp_path),
+    ):
+        pass
+    assert (dict(os.environ), Path.cwd()) == before
+
 
 # ---- resources ------------------------------------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ def figure_faults(entries: Sequence[dict[str, Any]], axes: Collection[str]) -> l
         faults += [
             f"figure {number}: {axis!r} is not an axis of the grid: {', '.join(axes)}"
             for axis in named
-            if axis not in axes
+            if not isinstance(axis, str) or axis not in axes
         ]
     return faults
 
@@ -208,7 +208,8 @@ def _fault(run: Results, entry: dict[str, Any]) -> str | None:
     if absent := [name for name in needed if name not in entry]:
         return f"{kind} needs {', '.join(absent)}"
     for name in AXES.get(kind, ()):
-        axis, values = entry[name], run.axes.get(entry[name])
+        axis = entry[name]
+        values = run.axes.get(axis) if isinstance(axis, str) else None
         if values is None:
             return f"{axis!r} is not an axis of the grid: {', '.join(run.axes) or 'it has none'}"
         if name == "x" and entry.get("log") and not all(isinstance(v, int | float) and v > 0 for v in values):

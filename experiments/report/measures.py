@@ -232,6 +232,7 @@ def disagreements(run: Run) -> Iterator[str]:
         "final_accuracy": final_of("accuracy"),
         "best_accuracy": best_of("accuracy"),
         "mean_accuracy_barrier": mean_of("barrier", "accuracy_mean"),
+        "mean_error_barrier": mean_of("barrier", "error_mean"),
         "bytes_up": bytes_up,
         "bytes_down": bytes_down,
     }

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from experiments.runtime.failure import RunFailedError, one_line
 from experiments.runtime.temporary import temporary_folder
 from experiments.runtime.worker import MODULES
 
@@ -44,7 +45,8 @@ _QUIET = {
 def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], None]]:
     """Run a local Ray that offers ``cpus`` and ``gpus``, and whose workers also find modules in ``workdir``.
 
-    Yields a function that raises ``RuntimeDiedError`` if this Ray has died.
+    Yields a function that raises ``RuntimeDiedError`` if this Ray has died. Raises ``RunFailedError`` if it does not
+    start.
     """
     import ray
 
@@ -61,7 +63,7 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], N
         os.chdir(empty)
         try:
             with closed_to_others(), ray_node(cpus=cpus, gpus=gpus, folder=root) as (address, look_after):
-                ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.WARNING)
+                _join(address)
                 os.chdir(start)
                 _take_back_sigterm(on_sigterm)
                 try:
@@ -73,6 +75,17 @@ def local_ray(*, cpus: int, gpus: int, workdir: Path) -> Iterator[Callable[[], N
             os.chdir(start)
             os.environ.clear()
             os.environ.update(before)
+
+
+def _join(address: str) -> None:
+    """Connect this process to the Ray that has been started for it."""
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.WARNING)
+    # of many types, Exception itself among them
+    except Exception as error:
+        raise RunFailedError(one_line(f"Ray has been started on this machine and does not answer: {error}")) from error
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from ray._private import ray_constants
 from ray._private.node import Node
 from ray._private.parameter import RayParams
 
-from experiments.runtime.failure import RuntimeDiedError
+from experiments.runtime.failure import RunFailedError, RuntimeDiedError, one_line
 
 _VITAL = {
     ray_constants.PROCESS_TYPE_GCS_SERVER: "store (GCS)",
@@ -82,13 +82,17 @@ def _set(settings: Mapping[str, str | None], *, cluster: bool) -> None:
 def ray_node(*, cpus: int, gpus: int, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """Start Ray with its files in ``folder``; at the end all its processes are killed at once.
 
-    Yields its address, and a function that raises ``RuntimeDiedError`` if its store or its scheduler has ended.
+    Yields its address, and a function that raises ``RuntimeDiedError`` if its store or its scheduler has ended. Raises
+    ``RunFailedError`` if Ray does not start.
     """
     without: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False, "include_dashboard": False}
     settings = RayParams(num_cpus=cpus, num_gpus=gpus, temp_dir=str(folder), **without)
     os.environ[_RECONNECT] = "3"
     try:
         node = _SmallNode(settings, head=True, shutdown_at_exit=False, spawn_reaper=True, ray_init_cluster=True)
+    # of many types, Exception itself among them
+    except Exception as error:
+        raise RunFailedError(one_line(f"Ray could not be started on this machine: {error}")) from error
     finally:
         # this process keeps the default of a minute, for taking Ray down
         del os.environ[_RECONNECT]

@@ -105,7 +105,7 @@ def heat_pictures(study: Study, y: str = "final_accuracy") -> list[NamedFigure]:
         axes.set_title(label.replace(", ", "\n"), loc="left")
     for axes in grid.flat[len(lines) :]:
         axes.remove()
-    figure.colorbar(grid[0][0].images[0], ax=grid, label=LABELS[y])
+    figure.colorbar(grid[0][0].images[0], ax=list(grid.flat[: len(lines)]), label=LABELS[y])
     figure.supxlabel(style.axis_name(x), fontsize=8)
     figure.supylabel(style.axis_name(rows).partition(" (")[0], fontsize=8)
     n, (name, said) = f"n = {counted(seeds, 'seed')}", _COLUMNS[y]
