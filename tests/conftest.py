@@ -19,7 +19,7 @@ import torch
 from hypothesis import settings
 from pretend_cuda import pretend_cuda, why_not
 
-from experiments.runtime.in_process import assume_identity
+from experiments.runtime.worker import assume_identity
 from fedpfn.devices import float32_products
 
 # no deadline: a shared machine is slow at times; the same examples in each run: a red test stays red

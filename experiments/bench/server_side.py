@@ -16,7 +16,8 @@ from flwr.clientapp import ClientApp
 from clients.cohort import CohortMod
 from clients.tasks import Update, reply_with
 from experiments.bench.made_data import CLASSES, SHAPES
-from experiments.runtime.in_process import InProcessGrid, assume_identity
+from experiments.runtime.in_process import InProcessGrid
+from experiments.runtime.worker import assume_identity
 from fedpfn.masks import Mask, build_mask
 from fedpfn.models import build
 from fedpfn.packing import Positions, pack

@@ -151,6 +151,14 @@ def _answers(address: str) -> None:
         raise ValueError(f"there is no Ray cluster at {address!r}: {error}") from error
 
 
+def live_nodes() -> list[dict[str, Any]]:
+    """Return what Ray says of each live machine of the cluster that this process is connected to."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
+
+
 def versions() -> dict[str, str]:
     """Return the versions that must agree on all machines of a cluster for the same results."""
     return {"Python": platform.python_version(), **{name: version(name) for name in _ALIKE}}
@@ -162,10 +170,7 @@ def _other_versions() -> list[str]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here, faults = versions(), []
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    for node in nodes:
-        if not node["Alive"]:
-            continue
+    for node in live_nodes():
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ask: Any = ray.remote(versions).options(num_cpus=0, scheduling_strategy=strategy)
         name = node["NodeManagerHostname"]

@@ -1,8 +1,7 @@
 """Both apps in one process, without Ray: a debug backend, and the test double of the runtime.
 
 Breakpoints in a client work, and a test runs a federation in a second. ``Strategy.start`` needs only node ids and
-answers to messages from its grid; this grid answers with the real ClientApp. Flower has no public way to make messages
-outside its own processes; the only workaround is in ``assume_identity``.
+answers to messages from its grid; this grid answers with the real ClientApp.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,12 +9,11 @@ from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.supercore.task_identity import TaskIdentity
 
 from clients.client_app import app as client_app
 from experiments.runtime.answering import answer
 from experiments.runtime.at_once import AtOnceGrid
-from experiments.runtime.worker import IDENTITY
+from experiments.runtime.worker import assume_identity
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 from strategies.server_app import run
@@ -49,11 +47,6 @@ class InProcessGrid(AtOnceGrid):
         state = self.states.setdefault(node, RecordDict())
         context = Context(run_id=0, node_id=node, node_config=self.about(node), state=state, run_config=self.run_config)
         return answer(self.app, message, context)
-
-
-def assume_identity() -> None:
-    """Give this process the task identity without which Flower makes no message outside its own processes."""
-    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = IDENTITY
 
 
 def run_in_process(config: RunConfig, *, nodes: int = 2, watch: Callable[[], None] = lambda: None) -> Path:

@@ -3,10 +3,9 @@
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from experiments.resources import Machine, Resources
-from experiments.runtime.cluster import connected
+from experiments.runtime.cluster import connected, live_nodes
 from fedpfn.devices import available_cpus, gpu_count
 
 _PATIENCE_SECONDS = 10.0
@@ -20,11 +19,8 @@ def machines_of(ray_address: str, *, gpus: bool) -> list[Machine]:
     """
     if not ray_address:
         return [Machine(available_cpus(), gpu_count() if gpus else 0)]
-    import ray
-
     with connected(ray_address):
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    given = [node["Resources"] for node in nodes if node["Alive"]]
+        given = [node["Resources"] for node in live_nodes()]
     machines = [Machine(int(one.get("CPU", 0)), int(one.get("GPU", 0)) if gpus else 0) for one in given]
     if not any(machine.cpus for machine in machines):
         raise ValueError(

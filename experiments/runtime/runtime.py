@@ -19,8 +19,6 @@ from experiments.runtime.phases import COMMAND, ENDED, RAY, ROUNDS, SERVER
 from fedpfn.devices import available_cpus, gpu_count, gpu_names
 
 if TYPE_CHECKING:
-    from flwr.serverapp import Grid
-
     from experiments.resources import Resources
     from experiments.runtime.workers import Workers
     from fedpfn.runs.config import RunConfig
@@ -77,7 +75,9 @@ def run_on(
     """
     from experiments.runtime.output import shorten
     from experiments.runtime.ray_grid import RayGrid
+    from experiments.runtime.worker import assume_identity
     from strategies.assembly import load_data
+    from strategies.server_app import run
 
     def look() -> None:
         watch()
@@ -95,16 +95,16 @@ def run_on(
             log=str(log),
             watch=look,
         )
-        folder = _run(grid, config)
+        assume_identity()
+        folder = run(grid, config)
     workers.note_ready()
     workers.phases.end(ROUNDS)
     return folder
 
 
-def run_here(config: RunConfig, *, nodes: int, log: Path, watch: Callable[[], None] = lambda: None) -> Path:
+def run_here(config: RunConfig, *, nodes: int, log: Path, watch: Callable[[], None]) -> Path:
     """Run ``config`` with its clients in this process, one after the other, but otherwise like ``run_on``."""
-    from clients.client_app import app
-    from experiments.runtime.in_process import InProcessGrid
+    from experiments.runtime.in_process import run_in_process
     from experiments.runtime.output import shorten
 
     def look() -> None:
@@ -112,15 +112,7 @@ def run_here(config: RunConfig, *, nodes: int, log: Path, watch: Callable[[], No
         shorten(log)
 
     with recorded(log):
-        return _run(InProcessGrid(app, config.flat(), nodes=nodes, watch=look), config)
-
-
-def _run(grid: Grid, config: RunConfig) -> Path:
-    from experiments.runtime.in_process import assume_identity
-    from strategies.server_app import run
-
-    assume_identity()
-    return run(grid, config)
+        return run_in_process(config, nodes=nodes, watch=look)
 
 
 @contextmanager

@@ -4,8 +4,8 @@ This module imports nothing that takes long: Ray imports it before the actor sta
 while the driver is busy with its own imports.
 """
 
-import importlib
 import os
+import pkgutil
 import platform
 import time
 import traceback
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 IDENTITY = 1
 # folder with the user's modules that were sent to a worker of a cluster, below the folder in which it starts
 MODULES = "modules"
+
+
+def assume_identity() -> None:
+    """Give this process a task identity, without which Flower makes no message outside its own processes.
+
+    Flower has no public way to do so.
+    """
+    from flwr.supercore.task_identity import TaskIdentity
+
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = IDENTITY
 
 
 def find_users_modules() -> None:
@@ -42,19 +52,14 @@ class Worker:
 
         os.environ.update(environment or {})
         with garbage.put_off():
-            self.app = self._begin(client_app)
+            from experiments.runtime.output import whole_lines
+
+            whole_lines()
+            find_users_modules()
+            assume_identity()
+            self.app = pkgutil.resolve_name(client_app)
         self.run_config: dict[str, Any] = {}
         self.log = ""
-
-    def _begin(self, client_app: str) -> Any:
-        from flwr.supercore.task_identity import TaskIdentity
-
-        from experiments.runtime.output import whole_lines
-
-        whole_lines()
-        find_users_modules()
-        TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = IDENTITY
-        return _load(client_app)
 
     def prepare(self, run_config: Mapping[str, Any], log: str, warm_up: str, data: Any = None) -> float | None:
         """Take the run config and the log file for the next messages, and return the time when this was done.
@@ -68,7 +73,7 @@ class Worker:
         if warm_up:
             with self._output():
                 try:
-                    _load(warm_up)(self.run_config, data)
+                    pkgutil.resolve_name(warm_up)(self.run_config, data)
                 except DataError as error:
                     print(f"{platform.node()} has no data: {error}")
                     return None
@@ -103,8 +108,3 @@ class Worker:
         log = Path(self.log)
         # another machine of a cluster may lack the folder: its output then goes to Ray's own files
         return output_to(log) if self.log and log.parent.is_dir() else nullcontext()
-
-
-def _load(reference: str) -> Any:
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)

@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from experiments.resources import Resources
+from experiments.runtime.cluster import live_nodes
 from experiments.runtime.failure import RunFailedError, failed, one_line
 from experiments.runtime.host import Host
 from experiments.runtime.in_process import run_in_process
@@ -145,8 +146,7 @@ class RayJob:
         """Return the machine for the host; by default, Ray puts all actors that need no CPU on the same one."""
         if self.machine is None:
             return None
-        every: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        alive = sorted(node["NodeID"] for node in every if node["Alive"])
+        alive = sorted(node["NodeID"] for node in live_nodes())
         return NodeAffinitySchedulingStrategy(alive[self.machine % len(alive)], soft=False)
 
     def _start(self, watch: Callable[[], None], *, attempts: int = 2) -> ActorHandle[Any]:
