@@ -6,60 +6,34 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import psutil
 
-from experiments.faults.processes import Family
+if TYPE_CHECKING:
+    from experiments.faults.stage import Stage
 
 _ATTEMPTS = 50
 
 
-class Disturbed(Protocol):
-    """The parts of a run that an action uses."""
-
-    out: Path
-    space: Path
-    family: Family
-
-    def start_second(self) -> None:
-        """Start the same command a second time."""
-
-    def stop_second(self) -> None:
-        """Interrupt the second command as Ctrl-C does."""
-
-    @property
-    def cells(self) -> list[Path]:
-        """The run folders that exist."""
-
-
-class Action(Protocol):
-    """Something that happens to a run."""
-
-    def __call__(self, run: Disturbed) -> None:
-        """Do it to ``run``."""
+@dataclass(frozen=True)
+class Action:
+    """Something that happens to a run; by default nothing, since the fault is in the ``Place``."""
 
     @property
     def deadly(self) -> bool:
         """Whether it leaves the command no time for a message."""
+        return False
+
+    def __call__(self, run: "Stage") -> None:
+        """Do it to ``run``."""
+
+
+NOTHING = Action()
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """No action: the fault is in the ``Place``."""
-
-    deadly = False
-
-    def __call__(self, run: Disturbed) -> None:
-        """Do nothing."""
-
-
-NOTHING = Nothing()
-
-
-@dataclass(frozen=True)
-class Signal:
+class Signal(Action):
     """The signal ``name`` to the processes that ``to`` names, ``times`` times, ``gap`` seconds apart.
 
     ``to`` is ``command``, ``group`` (its process group), ``worker`` (one), ``workers``, ``host`` (one, of a sweep),
@@ -73,10 +47,9 @@ class Signal:
 
     @property
     def deadly(self) -> bool:
-        """Whether it leaves the command no time for a message."""
         return self.name == "SIGKILL" and self.to in ("command", "group")
 
-    def __call__(self, run: Disturbed) -> None:
+    def __call__(self, run: "Stage") -> None:
         """Send the signals. Raises ``LookupError`` if there is no such process."""
         number = getattr(signal, self.name)
         for turn in range(self.times):
@@ -95,14 +68,13 @@ class Signal:
 
 
 @dataclass(frozen=True)
-class Freeze:
+class Freeze(Action):
     """Suspend a process for some seconds, as on a machine that swaps."""
 
     to: str
     seconds: float
-    deadly = False
 
-    def __call__(self, run: Disturbed) -> None:
+    def __call__(self, run: "Stage") -> None:
         """Suspend the process and let it continue."""
         processes = run.family.named(self.to)
         for process in processes:
@@ -114,12 +86,10 @@ class Freeze:
 
 
 @dataclass(frozen=True)
-class Remove:
+class Remove(Action):
     """Delete the run folder."""
 
-    deadly = False
-
-    def __call__(self, run: Disturbed) -> None:
+    def __call__(self, run: "Stage") -> None:
         """Delete the folder."""
         # files that are written meanwhile can keep it
         for _ in range(_ATTEMPTS):
@@ -131,13 +101,12 @@ class Remove:
 
 
 @dataclass(frozen=True)
-class Fill:
+class Fill(Action):
     """Fill the small file system of the ``Place``, to the last byte if ``whole``, otherwise leaving some kilobytes."""
 
     whole: bool = True
-    deadly = False
 
-    def __call__(self, run: Disturbed) -> None:
+    def __call__(self, run: "Stage") -> None:
         """Write until no space is left. Raises ``LookupError`` if that would fill a disk of the machine."""
         if not run.space.is_mount():
             raise LookupError(f"{run.space} is no file system of its own")
@@ -150,13 +119,12 @@ class Fill:
 
 
 @dataclass(frozen=True)
-class SecondRun:
+class SecondRun(Action):
     """Start the same command while the first one runs; with ``stopped``, interrupt it after so many seconds."""
 
     stopped: float | None = None
-    deadly = False
 
-    def __call__(self, run: Disturbed) -> None:
+    def __call__(self, run: "Stage") -> None:
         """Start the second command, and interrupt it if asked to."""
         run.start_second()
         if self.stopped is not None:

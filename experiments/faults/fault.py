@@ -83,6 +83,5 @@ class Fault:
     ending: Ending = Ending.COMPLETES
     says: str = ""
     place: Place = Place()
-    words: tuple[str, ...] = ()
     times: int = 1
     quick: bool = False

@@ -14,15 +14,12 @@ LIMIT = 120.0
 Digests = dict[str, str]
 
 
-def inject(fault: Fault, folder: Path, expected: Digests, *, moment: str = "") -> Outcome:
+def inject(fault: Fault, folder: Path, expected: Digests) -> Outcome:
     """Disturb one run in ``folder`` by ``fault``, and return the outcome.
 
-    Parameters
-    ----------
-    expected
-        The digests of the weights of an undisturbed run, by cell.
+    ``expected`` has the digests of the weights of an undisturbed run, by cell.
     """
-    outcome = Outcome(fault.name, fault.group, fault.runtime.value, moment or str(fault.moment))
+    outcome = Outcome(fault.name, fault.group, fault.runtime.value, str(fault.moment))
     stage = Stage(fault, folder)
     stage.start()
     try:
@@ -108,8 +105,7 @@ def _go_on(stage: Stage, outcome: Outcome, expected: Digests) -> None:
             outcome.faults.append(f"it did not go on: {error}")
             outcome.same = False
             return
-    results = digests(stage.cells)
-    outcome.same = results == expected
+    outcome.same = digests(stage.cells) == expected
 
 
 def _run_again(stage: Stage) -> str:

@@ -51,7 +51,6 @@ class Stage:
         self.out = folder / fault.place.folder.format(space=self.space)
         self.mark = uuid.uuid4().hex
         self.second: subprocess.Popen[bytes] | None = None
-        self.second_seconds = 0.0
         self.shm_before = _shared_memory()
 
     def start(self) -> None:
@@ -86,12 +85,12 @@ class Stage:
         fault = self.fault
         if self.is_sweep:
             _write_sweep(self.sweep_file)
-            words = ["sweep", self.sweep_file.name, "--out", str(self.out), *fault.words]
+            words = ["sweep", self.sweep_file.name, "--out", str(self.out)]
             words += ["--jobs", "2"] if fault.runtime is Runtime.SWEEP else ["--in-process"]
         elif fault.runtime is Runtime.FLOWER:
-            return flower.command(ROOT, [*WORDS, *fault.words, f"output.dir={self.out}"])
+            return flower.command(ROOT, [*WORDS, f"output.dir={self.out}"])
         else:
-            words = ["run", *WORDS, *fault.words, f"output.dir={self.out}"]
+            words = ["run", *WORDS, f"output.dir={self.out}"]
             words += ["--in-process"] if fault.runtime is Runtime.IN_PROCESS else ["--actors", "2"]
         begin = ["experiments.faults.altered", fault.place.alteration] if fault.place.alteration else ["fedpfn"]
         return [sys.executable, "-m", *begin, *words]
