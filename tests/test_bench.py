@@ -35,7 +35,7 @@ from experiments.bench import (
 from experiments.bench import tables as bench_tables
 from experiments.bench.bare import bare_seconds
 from experiments.bench.contestants import CONTESTANTS, Timing
-from experiments.bench.memory import PeakMemory
+from experiments.bench.memory import family, held
 from experiments.bench.table import Table
 from experiments.bench.workloads import SIZES, Workload, over_clients, workloads
 from experiments.cli import app
@@ -149,8 +149,9 @@ def test_a_rounds_time_leaves_evaluation_out(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_contestant_that_fails_says_why_in_its_last_words(tmp_path: Path) -> None:
-    with pytest.raises(RunFailedError, match=r"^- federation\.clients must be at least 1, got 0$"):
-        contestants._module(["fedpfn", "run", "federation.clients=0"], {}, tmp_path)
+    refused = pytest.raises(RunFailedError, match=r"^- federation\.clients must be at least 1, got 0$")
+    with refused, contestants.fedpfn_run({"federation.clients": 0}, [], tmp_path):
+        pass
     said = "ValueError: first\nKeyError: 'lr'\n\x1b[31mRuntimeError: Simulation Runtime crashed.\x1b[0m\n\n"
     assert contestants.last_words(said) == "KeyError: 'lr'"
 
@@ -268,15 +269,11 @@ def test_the_memory_of_a_process_counts_what_it_starts() -> None:
     process = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        peak = PeakMemory()
-        peak.sample(process.pid)
-        assert 60e6 < peak.bytes < 200e6
+        assert 60e6 < sum(map(held, family(process.pid))) < 200e6
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    before = peak.bytes
-    peak.sample(process.pid)
-    assert peak.bytes == before
+    assert family(process.pid) == []
 
 
 def test_scale_is_shown_as_a_table_and_a_figure(tmp_path: Path) -> None:

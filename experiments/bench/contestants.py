@@ -9,8 +9,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from fedpfn.runs import read_rounds
 from fedpfn.runs.config import RunConfig
 from fedpfn.runs.keys import Scalar
 
+_LOG = "log.txt"
 _END_SECONDS = 10.0
 # messages of the errors that Flower raises in place of the exception that it caught
 _WRAPPERS = ("RuntimeError: An error was encountered. Ending simulation.", "RuntimeError: Simulation Runtime crashed.")
@@ -87,50 +88,72 @@ def run(contestant: Contestant, workload: Workload, *, device: str, actors: int,
         if contestant.client:
             config = RunConfig.parse(settings).flat()
             job = contest.Job(contestant.client, config, nodes=nodes, actors=actors, gpus=gpus, scratch=scratch)
-            log = _module(["experiments.bench.flower_run"], job.environment(), Path(scratch))
+            line = [sys.executable, "-m", "experiments.bench.flower_run"]
+            log = call(line, _own_environment(Path(scratch)) | job.environment(), Path(scratch))
             rounds = contest.read_rounds(folder)[workload.warm_up :]
             if len(rounds) != workload.rounds:
                 # Flower drops clients that fail and still reports the run as complete
                 raise RunFailedError(f"{contestant.name}: {len(rounds)} rounds of {workload.rounds}: {last_words(log)}")
             return Timing([r["seconds"] for r in rounds], [], rounds[-1]["accuracy"])
-        words = [f"{key}={value}" for key, value in settings.items()]
-        words += ["--supernodes", str(nodes), "--actors", str(actors)]
+        options = ["--supernodes", str(nodes), "--actors", str(actors)]
         if gpus:
-            words += ["--gpus-per-actor", str(even_share(actors, gpus))]
-        _module(["fedpfn", "run", *words], {}, Path(scratch))
+            options += ["--gpus-per-actor", str(even_share(actors, gpus))]
+        with fedpfn_run(settings, options, Path(scratch)) as process:
+            process.wait()
         rounds = read_rounds(folder)[1 + workload.warm_up :]
         seconds = [r["seconds"] for r in rounds]
         return Timing([s["round"] for s in seconds], [s["train"] for s in seconds], rounds[-1]["accuracy"])
 
 
-def _module(words: Sequence[str], settings: Mapping[str, str], scratch: Path) -> str:
-    """Run ``python -m WORDS`` as one of fedpfn's own processes, on its own Ray; otherwise like ``call``."""
-    environment = os.environ | settings | {
+def fedpfn_run(
+    settings: Mapping[str, Scalar], options: Sequence[str], scratch: Path
+) -> AbstractContextManager["subprocess.Popen[bytes]"]:
+    """Run ``fedpfn run`` on its own Ray, as ``running`` does."""
+    words = [f"{key}={value}" for key, value in settings.items()]
+    line = [sys.executable, "-m", "fedpfn", "run", *words, *options]
+    return running(line, _own_environment(scratch), scratch)
+
+
+def _own_environment(scratch: Path) -> dict[str, str]:
+    """Return the environment of a process of this package that starts its own Ray."""
+    return os.environ | {
         "PYTHONPATH": os.pathsep.join(import_path(scratch)),
         "FLWR_TELEMETRY_ENABLED": "0",
         # otherwise Ray joins an existing cluster
         "RAY_ADDRESS": "local",
         "RAY_USAGE_STATS_ENABLED": "0",
-    }  # fmt: skip
-    return call([sys.executable, "-m", *words], environment, scratch)
+    }
 
 
 def call(line: Sequence[str], environment: Mapping[str, str], scratch: Path) -> str:
-    """Run a command in ``scratch`` and return its output. Raises ``RunFailedError`` with its last line if it fails."""
-    log = scratch / "log.txt"
-    with interruptible(), log.open("wb") as file:
+    """Run a command to its end, as ``running`` does, and return its output."""
+    with running(line, environment, scratch) as process:
+        process.wait()
+    return _said(scratch)
+
+
+@contextmanager
+def running(line: Sequence[str], environment: Mapping[str, str], scratch: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a command in ``scratch``, and wait for it after the block; its output goes to a file there.
+
+    Raises ``RunFailedError`` with its last line if it fails.
+    """
+    with interruptible(), (scratch / _LOG).open("wb") as file:
         process = subprocess.Popen(
             line, env=environment, cwd=scratch, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
         )
         try:
+            yield process
             code = process.wait()
         except BaseException:
             _end(process)
             raise
-    said = log.read_text(encoding="utf-8", errors="replace")
     if code:
-        raise RunFailedError(last_words(said) or f"it ended with exit code {code} and no output")
-    return said
+        raise RunFailedError(last_words(_said(scratch)) or f"it ended with exit code {code} and no output")
+
+
+def _said(scratch: Path) -> str:
+    return (scratch / _LOG).read_text(encoding="utf-8", errors="replace")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

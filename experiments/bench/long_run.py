@@ -3,9 +3,6 @@
 Leaks and slowdowns become visible over hundreds of rounds. Barriers are measured in some of them, as in a real run.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,13 +13,20 @@ import numpy as np
 import psutil
 from matplotlib.figure import Figure
 
-from experiments.bench.memory import held
+from experiments.bench.contestants import fedpfn_run
+from experiments.bench.memory import family, held
 from experiments.report.figures.style import DOUBLE, PALETTE, new_figure
-from experiments.runtime.failure import RunFailedError
 from fedpfn.runs import LOG, read_rounds
+from fedpfn.runs.keys import Scalar
 
 _EVERY_SECONDS = 0.5
-_SETTINGS = ("model.hidden=1", "model.width=32", "barrier.every=10", "barrier.max-pairs=5")
+_SETTINGS: dict[str, Scalar] = {
+    "device": "cpu",
+    "model.hidden": 1,
+    "model.width": 32,
+    "barrier.every": 10,
+    "barrier.max-pairs": 5,
+}
 # processes that hold memory, by text in their command line; the others are Ray's own
 _WHO = {"workers": "ray::Worker", "server": "-m fedpfn"}
 
@@ -33,18 +37,14 @@ def measure(rounds: int, *, actors: int) -> dict[str, Any]:
     Raises ``RunFailedError`` if they do not complete.
     """
     with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
-        folder, log = Path(scratch) / "run", Path(scratch) / "log.txt"
-        words = [f"rounds={rounds}", "device=cpu", *_SETTINGS, f"output.dir={folder}"]
-        line = [sys.executable, "-m", "fedpfn", "run", *words, "--actors", str(actors)]
+        folder = Path(scratch) / "run"
+        settings = _SETTINGS | {"rounds": rounds, "output.dir": str(folder)}
         samples = []
-        with log.open("wb") as file:
-            process = subprocess.Popen(line, env=dict(os.environ), cwd=scratch, stdout=file, stderr=file)
+        with fedpfn_run(settings, ["--actors", str(actors)], Path(scratch)) as process:
             while process.poll() is None:
                 if (folder / "rounds.jsonl").exists():
                     samples.append(_sample(process.pid, folder))
                 time.sleep(_EVERY_SECONDS)
-        if process.returncode:
-            raise RunFailedError(log.read_text(errors="replace").strip().rpartition("\n")[2])
         seconds = [record["seconds"]["round"] for record in read_rounds(folder)[1:]]
     return {"rounds": rounds, "samples": samples, "seconds": seconds}
 
@@ -52,11 +52,7 @@ def measure(rounds: int, *, actors: int) -> dict[str, Any]:
 def _sample(pid: int, folder: Path) -> dict[str, Any]:
     """Return the last round on record, and the bytes of memory that each kind of process holds."""
     bytes_of = {"server": 0, "workers": 0, "Ray": 0, "log": 0}
-    try:
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        family = []
-    for process in family:
+    for process in family(pid):
         try:
             command = " ".join(process.cmdline())
         except psutil.Error:

@@ -1,53 +1,33 @@
 """The memory of a command and all processes that it starts, sampled while it runs (Linux only)."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+import time
 
 import psutil
 
 _EVERY_SECONDS = 0.25
 
 
-class PeakMemory:
-    """The largest memory, in bytes, that a process and its descendants have held at one time so far.
-
-    Shared pages count once, divided among their users (the proportional set size).
-    """
-
-    def __init__(self) -> None:
-        self.bytes = 0
-
-    def sample(self, pid: int) -> None:
-        """Take one sample."""
-        try:
-            process = psutil.Process(pid)
-            family = [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return
-        self.bytes = max(self.bytes, sum(map(held, family)))
+def peak_memory(process: "subprocess.Popen[bytes]") -> int:
+    """Return the largest memory, in bytes, that a process and its descendants hold at one time until it ends."""
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(map(held, family(process.pid))))
+        time.sleep(_EVERY_SECONDS)
+    return peak
 
 
-@contextmanager
-def peak_memory(pid: int) -> Iterator[PeakMemory]:
-    """Sample the memory of ``pid`` and its descendants while a block runs."""
-    peak, ended = PeakMemory(), threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_EVERY_SECONDS):
-            peak.sample(pid)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process and its descendants; empty if it has ended."""
     try:
-        yield peak
-    finally:
-        ended.set()
-        watcher.join()
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def held(process: psutil.Process) -> int:
-    """Return the proportional set size of a process, 0 for one that has ended."""
+    """Return the proportional set size of a process, 0 for one that has ended: shared pages are divided among users."""
     try:
         return int(process.memory_full_info().pss)
     except psutil.Error:

@@ -4,9 +4,6 @@ Every client takes part in every round with one step, so that the federation aro
 models are not measured, as in a run without barriers.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,10 +14,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from experiments.bench.contestants import fedpfn_run
 from experiments.bench.made_data import name_of
 from experiments.bench.memory import peak_memory
 from experiments.report.figures.style import DOUBLE, PALETTE, new_figure
-from experiments.runtime.failure import RunFailedError
 from fedpfn.runs import read_rounds
 from fedpfn.runs.keys import Scalar
 
@@ -77,20 +74,12 @@ def measure(case: Case, *, actors: int) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="fedpfn-") as scratch:
         folder = Path(scratch) / "run"
-        words = [
-            f"{key}={value}" for key, value in (case.settings() | {"output.dir": str(folder), "device": "cpu"}).items()
-        ]
-        line = [sys.executable, "-m", "fedpfn", "run", *words, "--actors", str(actors)]
-        log = Path(scratch) / "log.txt"
-        with log.open("wb") as file:
-            process = subprocess.Popen(line, env=dict(os.environ), cwd=scratch, stdout=file, stderr=file)
-            with peak_memory(process.pid) as peak:
-                code = process.wait()
-        if code:
-            raise RunFailedError(log.read_text(errors="replace").strip().rpartition("\n")[2])
+        settings = case.settings() | {"output.dir": str(folder), "device": "cpu"}
+        with fedpfn_run(settings, ["--actors", str(actors)], Path(scratch)) as process:
+            peak = peak_memory(process)
         rounds = [record["seconds"] for record in read_rounds(folder)[1 + _WARM_UP :]]
     stages = {stage: median(r[stage] for r in rounds) for stage in ("round", "train", "transfer", "aggregate")}
-    return {"case": asdict(case), "model_bytes": case.model_bytes, "seconds": stages, "peak_bytes": peak.bytes}
+    return {"case": asdict(case), "model_bytes": case.model_bytes, "seconds": stages, "peak_bytes": peak}
 
 
 def figure(entries: Sequence[dict[str, Any]]) -> Figure:
