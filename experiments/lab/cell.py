@@ -53,11 +53,6 @@ def write_cell_config(folder: Path, kind: str, config: LabConfig) -> None:
     write_whole(folder / CELL_FILE, OmegaConf.to_yaml(OmegaConf.create(tree)).encode())
 
 
-def read_cell_config(folder: Path) -> LabConfig:
-    """Return the settings of the cell in ``folder``. Raises ``ValueError`` naming an invalid file."""
-    return read_cell(folder)[0]
-
-
 def read_cell(folder: Path) -> tuple[LabConfig, dict[str, Any]]:
     """Return settings and environment of the cell in ``folder``. Raises ``ValueError`` naming an invalid file."""
     file = folder / CELL_FILE

@@ -42,9 +42,9 @@ class CheckpointSet:
     """Checkpoints of one model with the examples to measure them on."""
 
     def __init__(
-        self, words: Sequence[str], *, minimum: int, maximum: int | None, trust: bool = False, **given: str
+        self, words: Sequence[str], named: Mapping[str, str], *, minimum: int, maximum: int | None, trust: bool
     ) -> None:
-        """Take the paths and ``key=value`` words of a command line.
+        """Take the paths and ``key=value`` words of a command line, and settings ``named`` by options, empty if unset.
 
         With ``trust``, models and data sets that the folder of a checkpoint names may be code. Raises ``ConfigError``
         for invalid settings, ``ValueError`` for checkpoints that are missing or unusable.
@@ -55,13 +55,13 @@ class CheckpointSet:
             raise ValueError(f"expected {wanted} checkpoints, got {len(self.paths)}: {', '.join(map(str, self.paths))}")
         if absent := [str(path) for path in self.paths if not path.is_file()]:
             raise ValueError(f"no checkpoint {', '.join(absent)}")
-        named = {name.replace("_", "."): value for name, value in given.items() if value}
         recorded = [_recorded_settings(path) for path in self.paths]
         for path, other in zip(self.paths[1:], recorded[1:], strict=True):
             if other and recorded[0] and _model_of(other) != _model_of(recorded[0]):
                 raise ValueError(f"{path} and {self.paths[0]} are of runs with different models or data")
         known = next((settings for settings in recorded if settings), {})
-        typed = named | dict(flatten(parse_overrides(settings, LabConfig)))
+        typed: dict[str, Any] = {name: value for name, value in named.items() if value}
+        typed |= flatten(parse_overrides(settings, LabConfig))
         if not trust:
             _refuse_code(known, typed)
         self.config = LabConfig.parse(known, typed)

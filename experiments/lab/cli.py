@@ -1,12 +1,15 @@
 """``fedpfn lmc``: the laboratory on the command line."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from experiments.command_classes import App
 from experiments.terminal import stdout
+
+if TYPE_CHECKING:
+    from experiments.lab.checkpoint_set import CheckpointSet
 
 console = stdout()
 # of 100 permutations planted in a ResNet with noise, one search finds 17; 1, 4 and 10 further ones find 91, 94 and 95
@@ -37,6 +40,7 @@ DataName = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust", help="run the code that the checkpoints' folder names as its model or data set")
 ]
+Filter = Annotated[str, typer.Argument(metavar="[TEXT]", help="show only keys whose name or description contains it")]
 DataRoot = Annotated[str, typer.Option("--root", help="folder that holds the data")]
 
 
@@ -46,6 +50,16 @@ def options() -> None:
     from fedpfn import imports
 
     imports.look_in(Path.cwd())
+
+
+def _checkpoint_set(
+    words: list[str], model: str, data: str, root: str, trust: bool, *, minimum: int, maximum: int | None = None
+) -> "CheckpointSet":
+    # imports PyTorch
+    from experiments.lab.checkpoint_set import CheckpointSet
+
+    named = {"model.name": model, "data.name": data, "data.root": root}
+    return CheckpointSet(words, named, minimum=minimum, maximum=maximum, trust=trust)
 
 
 @app.command(epilog=EPILOG)
@@ -58,12 +72,9 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="write the values into this JSON file")] = None,
 ) -> None:
     """Measure loss and score of each checkpoint on the test examples of a data set."""
-    from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.evaluate import show_evaluations
 
-    checkpoint_set = CheckpointSet(
-        checkpoints, minimum=1, maximum=None, model_name=model, data_name=data, data_root=root, trust=trust
-    )
+    checkpoint_set = _checkpoint_set(checkpoints, model, data, root, trust, minimum=1)
     show_evaluations(checkpoint_set, console, out=out)
 
 
@@ -77,13 +88,10 @@ def barrier(
     out: Annotated[Path | None, typer.Option(help="draw the curves into this file (.png, .svg)")] = None,
 ) -> None:
     """Measure loss and accuracy barriers between any checkpoints of one model, a federated run's clients included."""
-    from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.compare import require_picture, show_barriers
 
     require_picture(out)
-    checkpoint_set = CheckpointSet(
-        checkpoints, minimum=2, maximum=None, model_name=model, data_name=data, data_root=root, trust=trust
-    )
+    checkpoint_set = _checkpoint_set(checkpoints, model, data, root, trust, minimum=2)
     show_barriers(checkpoint_set, console, picture=out)
 
 
@@ -102,12 +110,9 @@ def match(
     trust: Trust = False,
 ) -> None:
     """Permute the second checkpoint's units to match the first's, and report the effect on the path between them."""
-    from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.compare import match_pair
 
-    checkpoint_set = CheckpointSet(
-        checkpoints, minimum=2, maximum=2, model_name=model, data_name=data, data_root=root, trust=trust
-    )
+    checkpoint_set = _checkpoint_set(checkpoints, model, data, root, trust, minimum=2, maximum=2)
     options = {} if steps is None else {"steps": steps}
     if method == "weight":
         options["restarts"] = restarts
@@ -126,13 +131,10 @@ def layers(
     trust: Trust = False,
 ) -> None:
     """Compare two checkpoints layer by layer: LLFC, LEWC, weak additivity, commutativity, stitching."""
-    from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.compare import require_picture, show_layers
 
     require_picture(out)
-    checkpoint_set = CheckpointSet(
-        checkpoints, minimum=2, maximum=2, model_name=model, data_name=data, data_root=root, trust=trust
-    )
+    checkpoint_set = _checkpoint_set(checkpoints, model, data, root, trust, minimum=2, maximum=2)
     show_layers(checkpoint_set, console, out=out)
 
 
@@ -152,15 +154,13 @@ def curve(
 
     `train.epochs`, `train.lr` and the other `train.*` settings apply to the training of the curve's bend.
     """
-    from experiments.lab.checkpoint_set import CheckpointSet
-    from experiments.lab.compare import require_picture
-    from experiments.lab.curve import require_bend, show_curve
+    from experiments.lab.compare import require_new_checkpoint, require_picture
+    from experiments.lab.curve import show_curve
 
     require_picture(out)
-    require_bend(bend)
-    checkpoint_set = CheckpointSet(
-        checkpoints, minimum=2, maximum=2, model_name=model, data_name=data, data_root=root, trust=trust
-    )
+    if bend is not None:
+        require_new_checkpoint(bend)
+    checkpoint_set = _checkpoint_set(checkpoints, model, data, root, trust, minimum=2, maximum=2)
     show_curve(checkpoint_set, console, out=out, bend=bend)
 
 
@@ -187,24 +187,17 @@ def fuse(
     trust: Trust = False,
 ) -> None:
     """Fuse checkpoints into one, write it, and report its loss and score next to theirs."""
-    from experiments.lab.checkpoint_set import CheckpointSet
     from experiments.lab.fuse import fuse_checkpoints, require_method
 
     given = {"scale": scale, "density": density, "off_diagonal": off_diagonal}
     options = {name: value for name, value in given.items() if value is not None}
     require_method(method, options, base=base, out=out)
-    checkpoint_set = CheckpointSet(
-        checkpoints, minimum=2, maximum=None, model_name=model, data_name=data, data_root=root, trust=trust
-    )
+    checkpoint_set = _checkpoint_set(checkpoints, model, data, root, trust, minimum=2)
     fuse_checkpoints(checkpoint_set, console, method=method, base=base, out=out, examples=examples, **options)
 
 
 @app.command()
-def keys(
-    matching: Annotated[
-        str, typer.Argument(metavar="[TEXT]", help="show only keys whose name or description contains it")
-    ] = "",
-) -> None:
+def keys(matching: Filter = "") -> None:
     """List the keys of a laboratory cell, each with its default, its allowed values and what it is for."""
     from experiments.keys_table import keys_table
     from experiments.lab.config import LabConfig

@@ -11,8 +11,7 @@ import torch
 
 from experiments.lab.config import LabConfig
 from experiments.lab.findings import Findings
-from experiments.lab.settings import build_model, load_material, mask_of
-from experiments.lab.soup_cells import recipe_of
+from experiments.lab.settings import build_model, load_material, mask_of, recipe_of
 from fedpfn.examples import Examples
 from fedpfn.lmc.collaborative_descent import Task, cold_fusion
 from fedpfn.lmc.fine_tuning import positions_of_classes

@@ -8,24 +8,17 @@ import numpy as np
 from rich.console import Console
 
 from experiments.lab.checkpoint_set import CheckpointSet
-from experiments.lab.compare import plain_table, require_new_checkpoint, save_figure
-from experiments.lab.settings import lr_factor_of, steps_of
+from experiments.lab.compare import plain_table, save_figure
+from experiments.lab.settings import lr_factor_of, recipe_of, steps_of
 from experiments.published.figures import COLOURS, MARKERS
 from experiments.published.values import short
 from fedpfn.lmc.barrier import Curves, accuracy_barrier, loss_barrier
 from fedpfn.lmc.batch_norm import has_batch_norm
 from fedpfn.lmc.bezier import length, measure_curves, straight_line, train_curve
 from fedpfn.lmc.checkpoints import write_checkpoint
-from fedpfn.lmc.fine_tuning import TrainingRecipe
 from fedpfn.progress import progress_bar
 
 NAMES = ("line", "curve")
-
-
-def require_bend(path: Path | None) -> None:
-    """Raise ``ValueError``, before anything is trained, for a checkpoint that the bend cannot be written to."""
-    if path is not None:
-        require_new_checkpoint(path)
 
 
 def show_curve(checkpoints: CheckpointSet, console: Console, *, out: Path, bend: Path | None) -> None:
@@ -33,14 +26,6 @@ def show_curve(checkpoints: CheckpointSet, console: Console, *, out: Path, bend:
     train, barrier = checkpoints.config.train, checkpoints.config.barrier
     steps = steps_of(checkpoints.config, len(checkpoints.material.train))
     factor = lr_factor_of(checkpoints.config, steps)
-    recipe = TrainingRecipe(
-        lr=train.lr,
-        steps=steps,
-        batch_size=train.batch_size,
-        optimizer=train.optimizer,
-        momentum=train.momentum if train.optimizer == "sgd" else 0.0,
-        weight_decay=train.weight_decay,
-    )
     checkpoints.describe(console)
     first, second = checkpoints.states
     with progress_bar("training the curve") as progress:
@@ -49,7 +34,7 @@ def show_curve(checkpoints: CheckpointSet, console: Console, *, out: Path, bend:
             first,
             second,
             checkpoints.material.train,
-            recipe,
+            recipe_of(checkpoints.config, train.lr, steps=steps),
             seed=checkpoints.config.seed,
             lr_factor=None if factor is None else lambda share: factor(round(share * steps)),
             progress=progress,

@@ -19,6 +19,7 @@ from fedpfn import imports, models
 from fedpfn.args import args_of
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
+from fedpfn.lmc.fine_tuning import TrainingRecipe
 from fedpfn.lmc.layer_groups import group_patterns
 from fedpfn.lmc.polynomials import POLYNOMIALS, polynomial_examples
 from fedpfn.lmc.siblings import mask_recipe, semi_train
@@ -179,6 +180,20 @@ def optimizer_of(config: LabConfig) -> MakeOptimizer:
     """Return the function that makes the optimiser."""
     train = config.train
     return make_optimizer(train.optimizer, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+
+
+def recipe_of(config: LabConfig, lr: float, epochs: int = 1, *, steps: int = 0) -> TrainingRecipe:
+    """Return a cell's training recipe with this learning rate and number of epochs, or of steps if that is above 0."""
+    train = config.train
+    return TrainingRecipe(
+        lr=lr,
+        epochs=epochs,
+        steps=steps,
+        batch_size=train.batch_size,
+        optimizer=train.optimizer,
+        momentum=train.momentum if train.optimizer == "sgd" else 0.0,
+        weight_decay=train.weight_decay,
+    )
 
 
 def steps_of(config: LabConfig, num_examples: int) -> int:

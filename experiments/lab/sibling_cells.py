@@ -26,7 +26,7 @@ from experiments.lab.settings import (
 )
 from fedpfn.evaluation import Evaluation, evaluate
 from fedpfn.examples import Examples
-from fedpfn.lmc import PairwiseBarriers, measure_connectivity, repair_for
+from fedpfn.lmc import measure_connectivity, repair_for
 from fedpfn.lmc.layerwise import calibrated_barrier, layer_report, measurable_layers
 from fedpfn.lmc.matching import match, merge_many, spec_for
 from fedpfn.lmc.pairwise import InputBatches
@@ -147,7 +147,12 @@ class Measurements:
             fusion_loss=measured.fused.loss,
             fusion_barrier=measured.fusion_barrier,
         )
-        findings.arrays |= _curves(pairs, prefix)
+        findings.arrays |= {
+            f"{prefix}pairs": pairs.pairs,
+            "alphas": pairs.alphas,
+            f"{prefix}loss": pairs.loss,
+            f"{prefix}accuracy": pairs.accuracy,
+        }
 
     def measure_matched(self, findings: Findings, method: str) -> None:
         """Match every model to the first and measure again; ``sweeps`` is a mean over the matched models."""
@@ -212,12 +217,3 @@ class Measurements:
         )
         names = {"raw_loss": calibrated.raw, "calibrated_loss": calibrated.calibrated, "betas": calibrated.betas}
         findings.arrays |= names
-
-
-def _curves(pairs: PairwiseBarriers, prefix: str) -> dict[str, np.ndarray]:
-    return {
-        f"{prefix}pairs": pairs.pairs,
-        "alphas": pairs.alphas,
-        f"{prefix}loss": pairs.loss,
-        f"{prefix}accuracy": pairs.accuracy,
-    }

@@ -11,8 +11,7 @@ import numpy as np
 
 from experiments.lab.config import LabConfig, parse_numbers
 from experiments.lab.findings import Findings
-from experiments.lab.settings import load_material, mask_of, start_model
-from fedpfn.lmc.fine_tuning import TrainingRecipe
+from experiments.lab.settings import load_material, mask_of, recipe_of, start_model
 from fedpfn.lmc.soups import soup_of_fine_tunes
 from fedpfn.seeding import numpy_generator
 
@@ -55,17 +54,3 @@ def half_of_the_classes(num_classes: int, seed: int) -> list[int]:
     """Return half of the classes, rounded up, drawn with the seed, in ascending order."""
     order = numpy_generator(seed, "half of the classes").permutation(num_classes)
     return sorted(int(label) for label in order[: -(-num_classes // 2)])
-
-
-def recipe_of(config: LabConfig, lr: float, epochs: int) -> TrainingRecipe:
-    """Return a cell's training recipe with this learning rate and number of epochs."""
-    train = config.train
-    momentum = train.momentum if train.optimizer == "sgd" else 0.0
-    return TrainingRecipe(
-        lr=lr,
-        epochs=epochs,
-        batch_size=train.batch_size,
-        optimizer=train.optimizer,
-        momentum=momentum,
-        weight_decay=train.weight_decay,
-    )

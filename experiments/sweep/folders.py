@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from experiments.lab.cell import read_cell_config, write_cell_config
+from experiments.lab.cell import read_cell, write_cell_config
 from experiments.sweep.cell_queue import Task
 from experiments.sweep.cells import Cell
 from experiments.sweep.file import SweepFile, as_tree
@@ -32,7 +32,7 @@ def cell_folder(out: Path, cell: Cell) -> Path:
 
 def check_identity(folder: Path, cell: Cell) -> None:
     """Raise ``ValueError`` if a cell's folder holds another experiment: a folder was renamed, or a config edited."""
-    config = read_run(folder).config if cell.kind.name == FEDERATION else read_cell_config(folder)
+    config = read_run(folder).config if cell.kind.name == FEDERATION else read_cell(folder)[0]
     there, here = cell.kind.used_keys(config), cell.keys
     if "device" in here:
         there["device"] = here["device"]
