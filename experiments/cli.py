@@ -15,6 +15,7 @@ from experiments import terminal
 from experiments.checkout import add_checkout_command
 from experiments.command_classes import App
 from experiments.interruption import INTERRUPTED, interruptible
+from experiments.lab.cli import Filter
 from experiments.lab.cli import app as lab
 from experiments.report.cli import EPILOG as REPORT_EPILOG
 from experiments.report.cli import report
@@ -22,10 +23,12 @@ from experiments.reproduce.cli import EPILOG as REPRODUCE_EPILOG
 from experiments.reproduce.cli import reproduce
 from experiments.runtime.failure import RunFailedError, notes, of_the_system
 from experiments.sweep.cli import EPILOG as SWEEP_EPILOG
-from experiments.sweep.cli import sweep
+from experiments.sweep.cli import RayAddress, sweep
 from fedpfn import garbage
 
 console, errors = terminal.stdout(), terminal.stderr()
+# files of which one is below every folder that `fedpfn report` shows
+_TRACES = ("rounds.jsonl", "failure.json", "sweep.yaml", "experiment.yaml")
 
 EPILOG = (
     "Settings are key=value words, e.g. `partition.alpha=0.1`; `fedpfn keys` lists all of them with their defaults. "
@@ -58,7 +61,6 @@ def options(
     """Take what goes before a command."""
 
 
-Filter = Annotated[str, typer.Argument(metavar="[TEXT]", help="show only keys whose name or description contains it")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, e.g. rounds=30")]
 Resumed = Annotated[
     Path | None,
@@ -67,7 +69,6 @@ Resumed = Annotated[
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file of settings, such as a run's config.yaml")
 ]
-RayAddress = Annotated[str, typer.Option(help="Ray cluster to run on, e.g. auto; default: starts Ray on this machine")]
 
 
 @app.command(epilog=EPILOG)
@@ -158,8 +159,8 @@ def show(
 
     if (folder / CELL_FILE).is_file():
         raise ValueError(f"{folder} is a cell of the laboratory; try `fedpfn report {folder.resolve().parents[1]}`")
-    if not is_run(folder) and (command := _command_for(folder)):
-        raise ValueError(f"{folder} is not the folder of one run; try `fedpfn {command} {folder}`")
+    if not is_run(folder) and any(any(folder.rglob(name)) for name in _TRACES):
+        raise ValueError(f"{folder} is not the folder of one run; try `fedpfn report {folder}`")
     show_run(read_run(folder), console, every=every)
 
 
@@ -171,7 +172,8 @@ def masks(
 ) -> None:
     """Print what a mask schedule freezes, round by round and tensor by tensor, without running anything."""
     from experiments.mask_tables import plans_of, rounds_table, tensors_table
-    from experiments.run import prepare, read_run_config
+    from experiments.run import prepare
+    from experiments.run_words import read_run_config
     from fedpfn.params import trainable
     from fedpfn.runs.arguments import round_plans
     from fedpfn.runs.config import ConfigError
@@ -258,9 +260,3 @@ def explanation(error: Exception) -> str | None:
     from strategies.cohort_failures import RoundFailedError
 
     return f"the run failed: {error}" if isinstance(error, RoundFailedError) else None
-
-
-def _command_for(folder: Path) -> str | None:
-    """Return the command that shows a folder other than a run folder; None if there is none."""
-    traces = ("rounds.jsonl", "failure.json", "sweep.yaml", "experiment.yaml")
-    return "report" if any(any(folder.rglob(name)) for name in traces) else None

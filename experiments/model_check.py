@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.run import read_run_config
+from experiments.run_words import read_run_config
 from fedpfn import imports
 from fedpfn.masks import mask_arrays
 from fedpfn.models import Inspection

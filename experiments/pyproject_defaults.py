@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 from fedpfn.runs.config import KEYS
-from fedpfn.runs.keys import Scalar
 
 HEADING = "[tool.flwr.app.config"
 
@@ -17,7 +16,9 @@ def defaults_text() -> str:
     tables: dict[str, list[str]] = {}
     for name, spec in KEYS.items():
         table, _, leaf = name.rpartition(".")
-        tables.setdefault(f"{HEADING}{'.' if table else ''}{table}]", []).append(f"{leaf} = {_toml(spec.default)}")
+        # JSON strings, numbers and booleans are valid TOML
+        line = f"{leaf} = {json.dumps(spec.default, ensure_ascii=False)}"
+        tables.setdefault(f"{HEADING}{'.' if table else ''}{table}]", []).append(line)
     return "\n\n".join("\n".join([heading, *lines]) for heading, lines in tables.items()) + "\n"
 
 
@@ -27,11 +28,6 @@ def with_defaults(text: str) -> str:
     old = [number for number, block in enumerate(blocks) if block.startswith(HEADING)]
     blocks[old[0] : old[-1] + 1] = [defaults_text().rstrip("\n")]
     return "\n\n".join(blocks)
-
-
-def _toml(value: Scalar) -> str:
-    # JSON strings, numbers and booleans are valid TOML
-    return json.dumps(value, ensure_ascii=False)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from experiments.endings import note_ending
 from experiments.interruption import interruptible
 from experiments.resources import Resources
 from experiments.run_progress import RunProgress
-from experiments.run_words import read_run_config as read_run_config
 from experiments.runtime.failure import RunFailedError
 from experiments.runtime.in_process import run_in_process
 from experiments.runtime.output import apart

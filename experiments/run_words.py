@@ -19,11 +19,15 @@ def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -
     Raises ``ConfigError`` if keys or values have faults, together with all other faults that can be found despite them;
     ``experiments.run.prepare`` checks configs whose keys and values are valid.
     """
-    try:
-        layer = _layer(file) if file else {}
-    except (OSError, ValueError) as error:
-        raise ConfigError([str(error)]) from error
+    layer: dict[str, Any] = {}
     if file:
+        # the readers of run folders import PyTorch
+        from fedpfn.runs import read_config
+
+        try:
+            layer = read_config(file)
+        except (OSError, ValueError) as error:
+            raise ConfigError([str(error)]) from error
         # the config.yaml of a run names its folder, which a new run must not write to
         layer.get("output", {}).pop("dir", None)
     given, faults = read_overrides(words)
@@ -39,13 +43,6 @@ def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -
         imports.look_in(workdir)
         raise ConfigError(all_faults(replace(reading, config=config)))
     return config
-
-
-def _layer(file: Path) -> dict[str, Any]:
-    # the readers of run folders import PyTorch
-    from fedpfn.runs import read_config
-
-    return read_config(file)
 
 
 def plan_for(

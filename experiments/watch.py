@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -33,19 +32,6 @@ _LOOK_SECONDS = 1.0
 _SILENT_ROUNDS, _SILENT_SECONDS = 10.0, 120.0
 
 
-class View(Protocol):
-    """A run or sweep that is watched."""
-
-    def look(self) -> bool:
-        """Read what is new, and return whether it has ended."""
-
-    def render(self, *, height: int | None = None) -> RenderableType:
-        """Return the display, within ``height`` lines if that is given."""
-
-    def line(self) -> str:
-        """Return the progress as one line of text."""
-
-
 def watch(folder: Path, console: Console, *, once: bool = False, sleep: Callable[[float], None] = time.sleep) -> None:
     """Show the run or the sweep in ``folder`` until it ends; with ``once``, only its current state.
 
@@ -69,7 +55,7 @@ def watch(folder: Path, console: Console, *, once: bool = False, sleep: Callable
     console.print(view.render())
 
 
-def view_of(folder: Path) -> View:
+def view_of(folder: Path) -> "RunView | SweepView":
     """Return the view of the run or sweep in ``folder``. Raises ``ValueError`` if there is neither."""
     if is_run(folder):
         return RunView(folder)

@@ -13,7 +13,8 @@ from flwr.clientapp import ClientApp
 from rich.console import Console
 from toys import digest
 
-from experiments.run import prepare, read_run_config, unused_settings
+from experiments.run import prepare, unused_settings
+from experiments.run_words import read_run_config
 from experiments.runtime.in_process import InProcessGrid, run_in_process
 from experiments.show import summary_table
 from experiments.sweep.cells import expand

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from experiments.faults.stage import WORDS
 from experiments.resources import Resources
-from experiments.run import prepare, read_resumed_config, read_run_config, run_config
+from experiments.run import prepare, read_resumed_config, run_config
+from experiments.run_words import read_run_config
 from experiments.runtime.output import output_to
 from experiments.sweep.run import sweep
 from fedpfn.runs.config import RunConfig

@@ -15,7 +15,6 @@ from typing import Any
 
 from experiments.progress import RoundsFile
 from experiments.sweep.cells import Cell
-from fedpfn.runs.keys import Scalar
 
 
 class Stopped(BaseException):
@@ -38,11 +37,6 @@ class Task:
     seconds: float = 0.0
     error: str | None = None
     beyond: float | None = None
-
-    @cached_property
-    def keys(self) -> dict[str, Scalar]:
-        """The keys that the cell's result depends on."""
-        return self.cell.kind.used_keys(self.config)
 
     @cached_property
     def _file(self) -> RoundsFile:

@@ -9,6 +9,7 @@ for the others. This module does not run cells.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain, product
 from typing import Any
 
@@ -52,7 +53,7 @@ class Cell:
         """The number of rounds; 1 for a cell without rounds."""
         return self.kind.rounds(self.config)
 
-    @property
+    @cached_property
     def keys(self) -> dict[str, Scalar]:
         """The keys that the cell's result depends on."""
         return self.kind.used_keys(self.config)

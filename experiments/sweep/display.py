@@ -160,9 +160,9 @@ class Display:
         # part of a resumed run's time was spent before this sweep; a laboratory cell always starts from scratch
         whole = [t for t in queue.done if t.beyond is not None or t.cell.kind.name != FEDERATION]
         ran = [(task, max(len(task.rounds()) - 1, 1)) for task in whole]
-        done = [Finished(task.keys, rounds, task.seconds) for task, rounds in ran]
+        done = [Finished(task.cell.keys, rounds, task.seconds) for task, rounds in ran]
         running = [_work(task) for task in list(queue.running)]
-        queued = [Work(task.keys, task.cell.rounds - max(len(task.rounds()) - 1, 0)) for task in list(queue.queued)]
+        queued = [Work(t.cell.keys, t.cell.rounds - max(len(t.rounds()) - 1, 0)) for t in list(queue.queued)]
         return seconds_left(running, queued, [*self.finished, *done], jobs=max(self.jobs, len(running)))
 
 
@@ -192,7 +192,7 @@ def _place(task: Task) -> str:
 def _work(task: Task) -> Work:
     rounds = task.rounds()
     each = seconds_per_round(rounds, task.config) if rounds else None
-    return Work(task.keys, task.cell.rounds - max(len(rounds) - 1, 0), each)
+    return Work(task.cell.keys, task.cell.rounds - max(len(rounds) - 1, 0), each)
 
 
 def _outlook(left: float | None, *, jobs: int) -> str:

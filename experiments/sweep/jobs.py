@@ -201,6 +201,9 @@ class InProcessJob:
         """Do nothing: there is nothing to end."""
 
 
+Job = RayJob | InProcessJob
+
+
 class _Interruption(BaseException):
     """Raised in a thread by another one, which can pass only the class, no message."""
 

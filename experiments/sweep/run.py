@@ -23,9 +23,9 @@ from experiments.sweep.costs import Finished
 from experiments.sweep.display import Display, counts, ending, plan_table
 from experiments.sweep.file import SweepFile, read_sweep
 from experiments.sweep.folders import cell_folder, check_identity, write_sweep
-from experiments.sweep.jobs import InProcessJob, RayJob, divide
+from experiments.sweep.jobs import InProcessJob, Job, RayJob, divide
 from experiments.sweep.kinds import FEDERATION
-from experiments.sweep.runner import Job, run_cells
+from experiments.sweep.runner import run_cells
 from experiments.sweep.selection import choose
 from experiments.sweep.states import State, append_event, cell_state, is_skipped, mark_skipped
 from fedpfn.devices import available_cpus, gpu_names

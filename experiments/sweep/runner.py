@@ -9,33 +9,18 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from experiments.interruption import interruptible
-from experiments.resources import Resources
 from experiments.run import keep_log
 from experiments.runtime.failure import RunFailedError, RuntimeDiedError
 from experiments.sweep.cell_queue import CellQueue, Skipped, Stopped, Task
 from experiments.sweep.costs import beyond_training
 from experiments.sweep.extension import begin_from_shorter
 from experiments.sweep.folders import claim, clear_leftovers, record_failure
-from experiments.sweep.jobs import HostDiedError, NoRuntimeError
+from experiments.sweep.jobs import HostDiedError, Job, NoRuntimeError
 from experiments.sweep.states import State, append_event, cell_state, is_skipped
 
 _SHOW_SECONDS = 0.25
-
-
-class Job(Protocol):
-    """Runs one cell after another."""
-
-    started: list[float]
-    resources: Resources
-
-    def run(self, task: Task, watch: Callable[[], None]) -> None:
-        """Run a cell to its end. Raises ``RunFailedError`` and whatever ``watch`` raises."""
-
-    def close(self) -> None:
-        """End the processes that it keeps warm."""
 
 
 def run_cells(
