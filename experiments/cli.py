@@ -45,7 +45,7 @@ app = App(
 
 def _print_version(requested: bool) -> None:
     if requested:
-        console.print(f"fedpfn {version('fedpfn')}, flwr {version('flwr')}, torch {version('torch')}", highlight=False)
+        console.print(f"fedpfn {version('fedpfn')}, flwr {version('flwr')}, torch {version('torch')}")
         raise typer.Exit
 
 
@@ -118,10 +118,10 @@ def run(
         from fedpfn.runs import LOG, read_run
 
         for line in [] if resume else unused_settings(requested, words or [], file=config):
-            errors.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+            errors.print(f"warning: {line}", style="yellow", soft_wrap=True)
         folder = run_config(prepare(requested, workdir=here), console, resources, workers)
         console.print(summary_table(read_run(folder)))
-        console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+        console.print(f"run folder: {folder}", soft_wrap=True)
     if verbose and workers is not None:
         workers.phases.report(console, folder / LOG)
 
@@ -211,7 +211,7 @@ def keys(matching: Filter = "") -> None:
     from experiments.keys_table import keys_table
     from fedpfn.runs.config import RunConfig
 
-    console.print(keys_table(RunConfig, matching), highlight=False)
+    console.print(keys_table(RunConfig, matching))
 
 
 def main() -> None:
@@ -245,9 +245,9 @@ def _run_app() -> None:
 
 def _say_last(message: str, error: BaseException) -> None:
     # imports nothing: an interrupted import breaks later ones
-    errors.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+    errors.print(message, style="red", soft_wrap=True)
     for line in notes(error):
-        errors.print(line, highlight=False, markup=False, soft_wrap=True)
+        errors.print(line, soft_wrap=True)
 
 
 def explanation(error: Exception) -> str | None:

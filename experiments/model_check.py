@@ -30,8 +30,8 @@ def check(name: str, words: Iterable[str], console: Console, *, workdir: Path) -
     dataset = load_data(config).dataset
     inspection = inspect(config, dataset)
     shape = "×".join(map(str, dataset.input_shape))
-    console.print(f"{name} on {dataset.name}: inputs {shape}, {output_size(config, dataset)} outputs", highlight=False)
-    console.print(f"{inspection.trainable:,} trainable of {inspection.total:,} parameters\n", highlight=False)
+    console.print(f"{name} on {dataset.name}: inputs {shape}, {output_size(config, dataset)} outputs")
+    console.print(f"{inspection.trainable:,} trainable of {inspection.total:,} parameters\n")
     console.print(_findings_table(inspection))
     console.print()
     console.print(_tensors_table(inspection, config))

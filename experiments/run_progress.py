@@ -50,9 +50,9 @@ class RunProgress:
         self._said, self._next = "", 0.0
 
     def __enter__(self) -> "RunProgress":
-        self.console.print(self.head, highlight=False)
+        self.console.print(self.head)
         if before := self.rounds.read():
-            self.console.print(f"resumed: {before[-1]['round']} rounds are on record", highlight=False)
+            self.console.print(f"resumed: {before[-1]['round']} rounds are on record")
             self._next = self.clock() + HEARTBEAT_SECONDS
         self.bar.start()
         self.task = self.bar.add_task("starting", total=self.config.rounds, left="")
@@ -87,5 +87,5 @@ class RunProgress:
     def _say(self) -> None:
         line = progress_line(self.rounds.read(), self.config)
         if line != self._said or self.clock() >= self._next:
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line, soft_wrap=True)
         self._said, self._next = line, self.clock() + HEARTBEAT_SECONDS

@@ -45,8 +45,8 @@ class Steady:
 
 
 def steady(stream: Callable[[], TextIO], **settings: Any) -> Console:
-    """Return a console on a stream; it does not interpret brackets and colons in its output as markup."""
-    return Console(file=cast("TextIO", Steady(stream)), markup=False, emoji=False, **settings)
+    """Return a console on a stream; it neither takes brackets and colons for markup nor colours numbers and paths."""
+    return Console(file=cast("TextIO", Steady(stream)), markup=False, emoji=False, highlight=False, **settings)
 
 
 def stdout() -> Console:

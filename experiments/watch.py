@@ -48,7 +48,7 @@ def watch(folder: Path, console: Console, *, once: bool = False, sleep: Callable
         following = 0.0
         while not view.look():
             if following <= 0:
-                console.print(view.line(), highlight=False, soft_wrap=True, markup=False)
+                console.print(view.line(), soft_wrap=True)
                 following = HEARTBEAT_SECONDS
             sleep(_LOOK_SECONDS)
             following -= _LOOK_SECONDS

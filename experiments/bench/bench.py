@@ -87,17 +87,17 @@ def bench(
     known = workloads(size)
     for part in requested:
         if part in known:
-            console.print(f"({part}) {known[part].describe()}", highlight=False)
+            console.print(f"({part}) {known[part].describe()}")
             _contest(result["training"], known[part], entrants, repeats, console)
         elif part == "d":
             for case in barriers.measurements(size):
-                console.print(f"(d) {case.title}: {case.models} models, {case.examples} examples", highlight=False)
+                console.print(f"(d) {case.title}: {case.models} models, {case.examples} examples")
                 result["barriers"].append(barriers.measure(case, device=device))
         elif part == "server":
             result["server"] += [server_side.measure(case) for case in server_side.cases(size)]
         elif part == "clients":
             for workload in over_clients(size):
-                console.print(f"{workload.clients} clients, all of them a round", highlight=False)
+                console.print(f"{workload.clients} clients, all of them a round")
                 few = size == "quick" or workload.clients > _MOST_NODES
                 names = ["ours"] if few else ["stock", "cached", "ours"]
                 _contest(result["over-clients"], workload, {name: ours[name] for name in names}, 1, console)
@@ -105,7 +105,7 @@ def bench(
             result["over-models"] += [barriers.measure(case, device=device) for case in barriers.over_models(size)]
         elif part == "scale":
             for step in scale.cases(size):
-                console.print(f"{step.clients:,} clients, model of {step.model_bytes / 1e6:.1f} MB", highlight=False)
+                console.print(f"{step.clients:,} clients, model of {step.model_bytes / 1e6:.1f} MB")
                 result["scale"].append(scale.measure(step, actors=actors))
         elif part == "long":
             result["long"].append(long_run.measure(5 if size == "quick" else 500, actors=actors))
@@ -119,11 +119,11 @@ def _installed(
     """Install the peers and return those that are ready to run; add the reasons for the others to ``failures``."""
     ready: dict[str, Callable[[Workload], Timing]] = {}
     for peer in peers:
-        console.print(f"{peer.name}: {' '.join(peer.requirements)}", highlight=False)
+        console.print(f"{peer.name}: {' '.join(peer.requirements)}")
         try:
             python = peer.install(environments)
         except RunFailedError as error:
-            console.print(f"  not installed: {error}", style="red", highlight=False, markup=False)
+            console.print(f"  not installed: {error}", style="red")
             failures[peer.name] = str(error)
             continue
         ready[peer.name] = partial(frameworks.run, peer, python=python, device=device, actors=actors)
@@ -142,9 +142,9 @@ def _contest(into: list[Result], workload: Workload, entrants: Entrants, repeats
             try:
                 timing = run_once(workload)
             except RunFailedError as error:
-                console.print(f"  {name}: failed: {error}", style="red", highlight=False, markup=False)
+                console.print(f"  {name}: failed: {error}", style="red")
                 into.append(entry | {"failed": str(error)})
                 continue
             into.append(entry | asdict(timing))
             accuracy = "" if timing.accuracy is None else f", accuracy {timing.accuracy:.3f}"
-            console.print(f"  {name}: {median(timing.seconds):.3f} s a round{accuracy}", highlight=False)
+            console.print(f"  {name}: {median(timing.seconds):.3f} s a round{accuracy}")

@@ -87,4 +87,4 @@ def bench(
     (out / "bench.md").write_text(markdown(result), encoding="utf-8")
     pictures = write_figures(result, out)
     console.print(f"results: {', '.join(str(path) for path in (out / 'bench.json', out / 'bench.md', *pictures))}",
-                  soft_wrap=True, highlight=False)  # fmt: skip
+                  soft_wrap=True)  # fmt: skip

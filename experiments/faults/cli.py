@@ -47,12 +47,12 @@ def faults(
     def tell(outcome: Outcome) -> None:
         mark = f"not tried: {outcome.skipped}" if outcome.skipped else "ok" if outcome.ok else "; ".join(outcome.faults)
         line = f"{outcome.runtime}: {outcome.name} ({outcome.moment}): {outcome.ended()} after {outcome.seconds:.1f} s"
-        console.print(f"{line}: {mark}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{line}: {mark}", soft_wrap=True)
 
     results = run_faults(chosen, out.resolve(), seed=seed, again=again, tell=tell)
     console.print(rich_table(results))
     (out / "faults.md").write_text(markdown(results, _about(environment("cpu"))), encoding="utf-8")
-    console.print(f"{summary(results)}; results: {out / 'faults.md'}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{summary(results)}; results: {out / 'faults.md'}", soft_wrap=True)
     if not all(one["ok"] for one in results):
         raise typer.Exit(1)
 

@@ -90,11 +90,11 @@ class CheckpointSet:
     def describe(self, console: Console) -> None:
         """Print which checkpoints are measured on which data, and what was removed to read them."""
         config = self.config
-        console.print(f"{config.model.name} on {len(self.test)} test examples of {config.data.name}", highlight=False)
+        console.print(f"{config.model.name} on {len(self.test)} test examples of {config.data.name}")
         for number, path in enumerate(self.paths, start=1):
-            console.print(f"  {number}  {path}", soft_wrap=True, highlight=False)
+            console.print(f"  {number}  {path}", soft_wrap=True)
         for note in self.notes:
-            console.print(note, soft_wrap=True, highlight=False)
+            console.print(note, soft_wrap=True)
 
 
 def _sorted_out(words: Sequence[str]) -> tuple[list[Path], list[str]]:

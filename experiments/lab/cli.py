@@ -202,4 +202,4 @@ def keys(matching: Filter = "") -> None:
     from experiments.keys_table import keys_table
     from experiments.lab.config import LabConfig
 
-    console.print(keys_table(LabConfig, matching), highlight=False)
+    console.print(keys_table(LabConfig, matching))

@@ -63,7 +63,6 @@ def show_barriers(checkpoints: CheckpointSet, console: Console, *, picture: Path
     console.print(
         f"mean of all {len(ends)}: {kind} {short(getattr(measured.fused, kind))}"
         + (f", fusion barrier {short(measured.fusion_barrier)}" if kind == "accuracy" else ""),
-        highlight=False,
     )
     if picture:
         figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
@@ -116,7 +115,7 @@ def match_pair(checkpoints: CheckpointSet, console: Console, *, method: str, out
         table.add_row(*row)
     console.print(table)
     write_checkpoint(out, matching.state, {"matched-to": str(checkpoints.paths[0]), "method": method})
-    console.print(f"{matching.sweeps} sweeps; written to {out}", soft_wrap=True, highlight=False)
+    console.print(f"{matching.sweeps} sweeps; written to {out}", soft_wrap=True)
 
 
 def show_layers(checkpoints: CheckpointSet, console: Console, *, out: Path) -> None:
@@ -142,7 +141,6 @@ def show_layers(checkpoints: CheckpointSet, console: Console, *, out: Path) -> N
     console.print(
         f"errors {short(first_error)}, {short(second_error)}; on the path at most {short(max(report.path_errors))}, "
         f"which is {'within' if report.within_bound else 'above'} twice the larger ({short(report.error_bound)})",
-        highlight=False,
     )
     values = out.with_suffix(".csv")
     values.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +164,7 @@ def show_layers(checkpoints: CheckpointSet, console: Console, *, out: Path) -> N
     panels[0].set_ylabel("E[1 - cos]")
     panels[1].set_ylabel("relative distance")
     panels[2].set_ylabel("coefficient at α = 1/2")
-    console.print(f"table: {values}", soft_wrap=True, highlight=False)
+    console.print(f"table: {values}", soft_wrap=True)
     save_figure(figure, out, console)
 
 
@@ -199,4 +197,4 @@ def save_figure(figure: Any, path: Path, console: Console) -> None:
         figure.savefig(path, dpi=150)
     finally:
         plt.close(figure)
-    console.print(f"picture: {path}", soft_wrap=True, highlight=False)
+    console.print(f"picture: {path}", soft_wrap=True)

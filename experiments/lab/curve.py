@@ -64,7 +64,7 @@ def show_curve(checkpoints: CheckpointSet, console: Console, *, out: Path, bend:
             short(loss_barrier(values.alphas, values.loss)),
         )
     console.print(table)
-    console.print(f"the bend was trained for {steps} steps of {train.optimizer}", highlight=False)
+    console.print(f"the bend was trained for {steps} steps of {train.optimizer}")
     if has_batch_norm(checkpoints.model) and barrier.batch_norm != "reset":
         console.print("running statistics fit the curve only where they are estimated anew: barrier.batch-norm=reset")
     _write(measured, score, out.with_suffix(".csv"), console)
@@ -72,7 +72,7 @@ def show_curve(checkpoints: CheckpointSet, console: Console, *, out: Path, bend:
     if bend is not None:
         about = {"bend-between": ", ".join(map(str, checkpoints.paths)), "steps": str(steps)}
         write_checkpoint(bend, curve.bend, about)
-        console.print(f"bend: {bend}", soft_wrap=True, highlight=False)
+        console.print(f"bend: {bend}", soft_wrap=True)
 
 
 def _write(measured: list[Curves], score: str, path: Path, console: Console) -> None:
@@ -83,7 +83,7 @@ def _write(measured: list[Curves], score: str, path: Path, console: Console) -> 
         for name, values in zip(NAMES, measured, strict=True):
             rows = np.stack([values.alphas, values.loss, getattr(values, score)], axis=1).tolist()
             writer.writerows([name, *row] for row in rows)
-    console.print(f"table: {path}", soft_wrap=True, highlight=False)
+    console.print(f"table: {path}", soft_wrap=True)
 
 
 def _draw(measured: list[Curves], score: str, path: Path, console: Console) -> None:

@@ -35,7 +35,7 @@ def show_evaluations(checkpoints: CheckpointSet, console: Console, *, out: Path 
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, evaluations_record(checkpoints, evaluations))
-        console.print(f"values: {out}", soft_wrap=True, highlight=False)
+        console.print(f"values: {out}", soft_wrap=True)
 
 
 def evaluations_record(checkpoints: CheckpointSet, evaluations: Sequence[Evaluation]) -> dict[str, Any]:

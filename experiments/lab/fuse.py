@@ -59,8 +59,8 @@ def fuse_checkpoints(
         table.add_row(name, short(one.loss), short(getattr(one, checkpoints.score)))
     console.print(table)
     for note in fused.notes:
-        console.print(note, highlight=False)
+        console.print(note)
     about = {"fused-by": method, "fused-from": ", ".join(map(str, checkpoints.paths))}
     about |= {name.replace("_", "-"): str(value) for name, value in options.items()}
     write_checkpoint(out, fused.state, about | ({} if base is None else {"base": str(base)}))
-    console.print(f"written to {out}", soft_wrap=True, highlight=False)
+    console.print(f"written to {out}", soft_wrap=True)

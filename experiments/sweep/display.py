@@ -102,7 +102,7 @@ class Display:
             self._say(f"{self._line()}; running: {', '.join(running)}")
 
     def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        self.console.print(line, soft_wrap=True)
         self._next = self.clock() + HEARTBEAT_SECONDS
 
     def _ended(self, task: Task) -> str:

@@ -88,9 +88,9 @@ def sweep(
         supernodes=supernodes, gpus_per_actor=gpus_per_actor, ray_address=ray_address,
     )  # fmt: skip
     for line in cell_warnings(cells):
-        console.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True)
     if plan.question:
-        console.print(plan.question, style="italic", highlight=False, markup=False)
+        console.print(plan.question, style="italic")
     if dry_run:
         rows = [(cell, states[cell.address], _rounds_on_record(out, cell)) for cell in cells]
         console.print(plan_table(rows, _finished(out, cells, states), jobs=jobs))
@@ -102,7 +102,7 @@ def sweep(
         for cell, folder in zip(todo, folders, strict=True)
     ]
     write_sweep(out, plan, cells, jobs=jobs)
-    console.print(f"{counts(list(states.values()))} · {out}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{counts(list(states.values()))} · {out}", soft_wrap=True)
     failed_before = [cell for cell in cells if states[cell.address] is State.FAILED and not retry_failed]
     queue, begun = CellQueue(tasks), time.monotonic()
     if tasks:
@@ -118,20 +118,20 @@ def sweep(
                 say_if_busy([job.resources for job in all_jobs])
             run_cells(queue, all_jobs, out=out, fail_fast=fail_fast, show=display.show)
         for line in ending(queue, seconds=time.monotonic() - begun):
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     for cell in failed_before:
         console.print(f"failed before, retried only with --retry-failed: {cell_folder(out, cell)}", soft_wrap=True)
     for task in queue.failed:
-        console.print(f"failed: {task.folder}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"failed: {task.folder}", soft_wrap=True)
         if place := own_line(log_tail(task.folder / LOG)):
-            console.print(f"  in your code: {place}", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"  in your code: {place}", soft_wrap=True)
     ended = {cell: _state(out, cell) for cell in cells}
     for cell in (cell for cell, state in ended.items() if state is State.SKIPPED):
-        console.print(f"skipped, until --unskip: {cell_folder(out, cell)}", highlight=False, soft_wrap=True)
+        console.print(f"skipped, until --unskip: {cell_folder(out, cell)}", soft_wrap=True)
     if is_experiment(out) and any(state is State.DONE for state in ended.values()):
         show_experiment(out, console)
     if cells[0].kind.name == FEDERATION:
-        console.print(f"tables and figures: fedpfn report {out}", highlight=False, soft_wrap=True)
+        console.print(f"tables and figures: fedpfn report {out}", soft_wrap=True)
     return all(state in (State.DONE, State.SKIPPED) for state in ended.values())
 
 
