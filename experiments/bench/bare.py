@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.bench.contest import one_thread
 from experiments.bench.workloads import Workload
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
@@ -20,7 +19,7 @@ from strategies.assembly import build_model, load_data
 
 def bare_seconds(workload: Workload, *, device: str, repeats: int = 3) -> list[float]:
     """Return the seconds that a round's local training takes, measured ``repeats`` times after a warm-up round."""
-    one_thread()
+    torch.set_num_threads(1)
     config = RunConfig.parse(workload.settings())
     federated = load_data(config)
     dataset, parts = federated.dataset, federated.parts

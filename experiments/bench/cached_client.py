@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from experiments.bench.contest import one_thread, run_config
+from experiments.bench.contest import run_config
 from fedpfn.devices import resolve_device
 from fedpfn.examples import Examples
 from fedpfn.runs.config import RunConfig
@@ -36,7 +36,7 @@ class Kept:
 
 @lru_cache(maxsize=1)
 def _keep(config: RunConfig) -> Kept:
-    one_thread()
+    torch.set_num_threads(1)
     device = resolve_device(config.device, who="this contestant's client")
     federated = load_data(config)
     dataset, parts = federated.dataset, federated.parts

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from flwr.app import ArrayRecord, MetricRecord
 from torch import nn
 
@@ -81,8 +80,3 @@ def read_rounds(folder: Path) -> list[dict[str, Any]]:
 def run_config() -> RunConfig:
     """Return the job's run config, parsed once per process."""
     return RunConfig.parse(read_job().config)
-
-
-def one_thread() -> None:
-    """Let this process compute with one thread, like the processes of all contestants."""
-    torch.set_num_threads(1)

@@ -90,11 +90,7 @@ def run(contestant: Contestant, workload: Workload, *, device: str, actors: int,
             job = contest.Job(contestant.client, config, nodes=nodes, actors=actors, gpus=gpus, scratch=scratch)
             line = [sys.executable, "-m", "experiments.bench.flower_run"]
             log = call(line, _own_environment(Path(scratch)) | job.environment(), Path(scratch))
-            rounds = contest.read_rounds(folder)[workload.warm_up :]
-            if len(rounds) != workload.rounds:
-                # Flower drops clients that fail and still reports the run as complete
-                raise RunFailedError(f"{contestant.name}: {len(rounds)} rounds of {workload.rounds}: {last_words(log)}")
-            return Timing([r["seconds"] for r in rounds], [], rounds[-1]["accuracy"])
+            return timing_of(contestant.name, workload, folder, log)
         options = ["--supernodes", str(nodes), "--actors", str(actors)]
         if gpus:
             options += ["--gpus-per-actor", str(even_share(actors, gpus))]
@@ -103,6 +99,15 @@ def run(contestant: Contestant, workload: Workload, *, device: str, actors: int,
         rounds = read_rounds(folder)[1 + workload.warm_up :]
         seconds = [r["seconds"] for r in rounds]
         return Timing([s["round"] for s in seconds], [s["train"] for s in seconds], rounds[-1]["accuracy"])
+
+
+def timing_of(name: str, workload: Workload, folder: Path, log: str) -> Timing:
+    """Return the times that a run wrote into ``folder``. Raises ``RunFailedError`` if rounds are missing."""
+    rounds = contest.read_rounds(folder)[workload.warm_up :]
+    if len(rounds) != workload.rounds:
+        # Flower drops clients that fail and still reports the run as complete
+        raise RunFailedError(f"{name}: {len(rounds)} rounds of {workload.rounds}: {last_words(log)}")
+    return Timing([r["seconds"] for r in rounds], [], rounds[-1]["accuracy"])
 
 
 def fedpfn_run(

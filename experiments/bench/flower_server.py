@@ -5,11 +5,12 @@ It follows Flower's PyTorch quickstart, but without evaluation by clients, which
 
 from pathlib import Path
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from experiments.bench.contest import one_thread, run_config, stopwatch
+from experiments.bench.contest import run_config, stopwatch
 from fedpfn.examples import Examples
 from strategies.assembly import build_model, load_data
 
@@ -19,7 +20,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Train for the configured rounds; times are written to ``output.dir``."""
-    one_thread()
+    torch.set_num_threads(1)
     config = run_config()
     dataset = load_data(config).dataset
     model = build_model(config, dataset)

@@ -19,7 +19,7 @@ from torchvision.datasets import VisionDataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 import partitions
-from experiments.bench.contest import one_thread, run_config
+from experiments.bench.contest import run_config
 from fedpfn import models
 from fedpfn.devices import resolve_device
 from fedpfn.runs.config import RunConfig
@@ -54,7 +54,7 @@ def _data(config: RunConfig) -> tuple[partitions.Dataset, ImageArrays, list[NDAr
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the node's client for its local epochs."""
-    one_thread()
+    torch.set_num_threads(1)
     config = run_config()
     dataset, images, parts = _data(config)
     model = models.build(

@@ -12,11 +12,6 @@ _BARRIER_AIMS = {"cpu": {"MLP_h5_w200": 2.0, "CNN": 1.2}, "cuda": {"MLP_h5_w200"
 _SERVER_AIM = {"cpu": 0.5, "cuda": 0.2}
 
 
-def tables(result: Result) -> list[Table]:
-    """Return a table for each part that was measured."""
-    return list(_tables(result))
-
-
 def markdown(result: Result) -> str:
     """Return all tables as Markdown, with the machine they were measured on."""
     return "\n".join([machine(result), *(table.markdown() for table in tables(result))])
@@ -35,7 +30,8 @@ def machine(result: Result) -> str:
     )
 
 
-def _tables(result: Result) -> Iterator[Table]:
+def tables(result: Result) -> Iterator[Table]:
+    """Yield a table for each part that was measured."""
     device = str(result["environment"]["device"])
     if result["training"]:
         yield from training_tables(result)

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import torch
 
-from experiments.bench.contest import read_rounds
-from experiments.bench.contestants import Timing, call, last_words
+from experiments.bench.contestants import Timing, call, timing_of
 from experiments.bench.peers import job as jobs
 from experiments.bench.peers.environments import python_of
 from experiments.bench.workloads import Workload
-from experiments.runtime.failure import RunFailedError
 from fedpfn.examples import Examples
 from fedpfn.runs.config import RunConfig
 from strategies.assembly import load_data
@@ -74,10 +72,7 @@ def run(peer: Peer, workload: Workload, *, python: Path, device: str, actors: in
         if device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         log = call(peer.words(python, folder, workers), os.environ | environment, folder)
-        rounds = read_rounds(folder)[workload.warm_up :]
-        if len(rounds) != workload.rounds:
-            raise RunFailedError(f"{peer.name}: {len(rounds)} rounds of {workload.rounds}: {last_words(log)}")
-        return Timing([r["seconds"] for r in rounds], [], rounds[-1]["accuracy"])
+        return timing_of(peer.name, workload, folder, log)
 
 
 def make_job(workload: Workload, device: str, *, workers: int) -> tuple[jobs.Job, jobs.Data]:
