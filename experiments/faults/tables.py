@@ -30,16 +30,15 @@ def _row(name: str, moment: str, records: Sequence[dict[str, Any]]) -> Row:
     if not tried:
         return name, moment, "0", "–", f"skipped: {records[0]['skipped']}", "", "", ""
     ends = sorted({_ending(one) for one in tried})
-    same = [one for one in tried if one["same"] is not None]
-    resumed = sum(one["resumed"] for one in same)
-    bits = f"{sum(one['same'] for one in same)} of {len(same)}" if same else "–"
+    number, ok, _, resumed, same, compared = _counts(tried)
+    bits = f"{same} of {compared}" if compared else "–"
     bits += f", {resumed} by resuming" if resumed else ""
     # without colours, and without the path of the run
     last = _PLACE.sub("", one_line(next((one["last"] for one in tried if one["last"]), "")))
     seconds = f"{median(one['seconds'] for one in tried):.1f}"
     return (
-        name, moment, str(len(tried)), f"{sum(one['ok'] for one in tried)} of {len(tried)}", ", ".join(ends), seconds,
-        bits, last if len(last) < 120 else last[:119] + "…",
+        name, moment, str(number), f"{ok} of {number}", ", ".join(ends), seconds, bits,
+        last if len(last) < 120 else last[:119] + "…",
     )  # fmt: skip
 
 
@@ -81,6 +80,7 @@ def overview(results: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def _counts(records: Sequence[dict[str, Any]]) -> list[int]:
+    """Return the injections, those as expected, continued, resumed, with the same weights, and with weights at all."""
     compared = [one for one in records if one["same"] is not None]
     resumed = sum(one["resumed"] for one in compared)
     same = sum(one["same"] for one in compared)

@@ -95,7 +95,7 @@ def match_pair(checkpoints: CheckpointSet, console: Console, *, method: str, out
     with progress_bar(f"{method} matching") as progress:
         options |= {"progress": progress}
         matching = match(method, checkpoints.model, first, second, examples, seed=checkpoints.config.seed, **options)
-    rows = []
+    table = plain_table(f"{method} matching", "accuracy at 1/2", "accuracy barrier", "loss barrier")
     for name, state in (("before", second), ("after", matching.state)):
         with progress_bar(f"path {name}") as progress:
             measured = pairwise_barriers(
@@ -108,11 +108,8 @@ def match_pair(checkpoints: CheckpointSet, console: Console, *, method: str, out
                 progress=progress,
             )
         middle = measured.accuracy[0, len(measured.alphas) // 2]
-        rows.append((name, short(middle), short(measured.accuracy_barriers[0]), short(measured.loss_barriers[0])))
+        table.add_row(name, short(middle), short(measured.accuracy_barriers[0]), short(measured.loss_barriers[0]))
     checkpoints.describe(console)
-    table = plain_table(f"{method} matching", "accuracy at 1/2", "accuracy barrier", "loss barrier")
-    for row in rows:
-        table.add_row(*row)
     console.print(table)
     write_checkpoint(out, matching.state, {"matched-to": str(checkpoints.paths[0]), "method": method})
     console.print(f"{matching.sweeps} sweeps; written to {out}", soft_wrap=True)
