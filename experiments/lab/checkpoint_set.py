@@ -13,14 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from experiments.lab.config import LabConfig
-from experiments.lab.settings import (
-    STATISTICS_EXAMPLES,
-    Material,
-    build_model,
-    find_faults,
-    load_material,
-    sample,
-)
+from experiments.lab.settings import Material, build_model, find_faults, load_material, statistics_of
 from fedpfn.imports import is_reference
 from fedpfn.lmc import repair_for
 from fedpfn.lmc.checkpoints import read_checkpoints
@@ -74,7 +67,7 @@ class CheckpointSet:
         self.notes: list[str] = []
         self.states: list[State] = [self.read(path) for path in self.paths]
         self.test = self.material.test.decoded()
-        self.statistics = sample(self.material.train, STATISTICS_EXAMPLES, self.config.seed, "statistics")
+        self.statistics = statistics_of(self.config, self.material)
         policy, batches = self.config.barrier.batch_norm, InputBatches(self.statistics)
         self.repair = repair_for(policy, lambda: self.model, batches)
 

@@ -34,7 +34,7 @@ from fedpfn.seeding import numpy_generator
 from fedpfn.training import MakeOptimizer, count_steps, make_optimizer
 from partitions import datasets
 
-STATISTICS_EXAMPLES = 2000  # number of training examples from which BatchNorm's statistics at a point are estimated
+_STATISTICS_EXAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -239,6 +239,11 @@ def _as_arrays(loader: Callable[..., Any]) -> Callable[..., Any]:
         return loaded
 
     return load
+
+
+def statistics_of(config: LabConfig, material: Material) -> Examples:
+    """Return the training examples from which BatchNorm's statistics at a point are estimated."""
+    return sample(material.train, _STATISTICS_EXAMPLES, config.seed, "statistics")
 
 
 def sample(examples: Examples, maximum: int, seed: int, purpose: str) -> Examples:

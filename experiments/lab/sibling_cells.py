@@ -12,7 +12,6 @@ from torch import nn
 from experiments.lab.config import LabConfig, split_words
 from experiments.lab.findings import Findings
 from experiments.lab.settings import (
-    STATISTICS_EXAMPLES,
     Material,
     build_model,
     load_material,
@@ -22,6 +21,7 @@ from experiments.lab.settings import (
     optimizer_of,
     sample,
     start_model,
+    statistics_of,
     steps_of,
 )
 from fedpfn.evaluation import Evaluation, evaluate
@@ -111,7 +111,7 @@ class Measurements:
     ) -> None:
         self.config, self.material, self.model, self.states, self.workers = config, material, model, states, workers
         self.test = material.test.decoded()
-        self.statistics = sample(material.train, STATISTICS_EXAMPLES, config.seed, "statistics")
+        self.statistics = statistics_of(config, material)
         self.repair = repair_for(config.barrier.batch_norm, lambda: model, InputBatches(self.statistics))
 
     def measure_pairs(self, findings: Findings, states: tuple[State, ...], prefix: str = "") -> None:

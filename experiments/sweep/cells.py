@@ -16,7 +16,7 @@ from typing import Any
 from experiments.report.study import short_name, show_value
 from experiments.sweep.file import SweepFile, grids_of
 from experiments.sweep.kinds import Kind
-from experiments.sweep.sections import Axis
+from experiments.sweep.sections import Axis, keys_of
 from fedpfn import imports
 from fedpfn.runs.config import ConfigError, flat
 from fedpfn.runs.keys import Scalar
@@ -144,7 +144,7 @@ def _all_settings(sweep: SweepFile) -> Iterator[tuple[Spot, dict[str, Scalar]]]:
     for case, layer in sweep.cases.items():
         for axes in grids_of(sweep.grid, sweep.include):
             for rows in product(*(axis.rows for axis in axes)):
-                swept = dict(zip(_keys(axes), chain(*rows), strict=True))
+                swept = dict(zip(keys_of(axes), chain(*rows), strict=True))
                 # an entry of include has its own keys, whose values also tell its cells apart
                 spot = {name: value for name, value in swept.items() if name in grid or axes is not sweep.grid}
                 yield Spot(case, spot), layer | swept
@@ -170,7 +170,7 @@ def _matches(entry: Iterable[Axis], combination: _Combination, seed: int) -> boo
 
 def _varying(sweep: SweepFile, used: Sequence[Mapping[str, Scalar]]) -> list[str]:
     """Return the keys that cells use with more than one value: the algorithm first, others in the file's order."""
-    names = dict.fromkeys(_keys(chain(sweep.grid, *sweep.include)))
+    names = dict.fromkeys(keys_of(chain(sweep.grid, *sweep.include)))
     # arguments in one text, and keys of version 1, show as the keys that they stand for
     names |= dict.fromkeys(
         name
@@ -195,10 +195,6 @@ def _label(keys: Mapping[str, Scalar], names: Iterable[str], seed: int, case: st
     seeded = f"seed={seed}"
     label = re.sub(r"[^A-Za-z0-9_.=+-]", "-", "_".join(parts))[: LONGEST_LABEL - len(seeded) - 1]
     return f"{label}_{seeded}" if label else seeded
-
-
-def _keys(axes: Iterable[Axis]) -> list[str]:
-    return [name for axis in axes for name in axis.keys]
 
 
 def _grouped(faults: Iterable[tuple[str, str]], *, total: int) -> list[str]:

@@ -39,6 +39,7 @@ from experiments.sweep.kinds import FEDERATION, KINDS, Kind
 from experiments.sweep.sections import (
     Axis,
     Place,
+    keys_of,
     read_axes,
     read_cases,
     read_sections,
@@ -155,7 +156,7 @@ def read_sweep(
     narrowed = {axis.keys[0] for axis in grid if len(axis.keys) == 1}
     for number, axes in enumerate((grid, *include)):
         owner = f"include {number}" if number else "the grid"
-        swept = {key for axis in axes for key in axis.keys} - (set() if number else narrowed)
+        swept = set(keys_of(axes)) - (set() if number else narrowed)
         place.faults.extend(
             f"{key} is set by {owner}, which key=value words do not override" for key in settings if key in swept
         )
@@ -170,7 +171,7 @@ def read_sweep(
     cells = len(seeds) * max(len(chosen), 1) * sum(prod(len(a.rows) for a in axes) for axes in grids_of(grid, include))
     if cells > MOST_CELLS:
         place.fault(f"it asks for {rough(cells)} runs, and a sweep has at most {MOST_CELLS:,}: divide it into several")
-    comparison = read_comparison(place, given, cases=[*named], axes={key for axis in grid for key in axis.keys})
+    comparison = read_comparison(place, given, cases=[*named], axes=keys_of(grid))
     if place.faults:
         raise ConfigError(dict.fromkeys(place.faults))
     return SweepFile(

@@ -4,7 +4,7 @@ Every function takes the ``Place`` of what it reads and adds what is wrong with 
 message has all faults.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -43,6 +43,11 @@ class Axis:
 
     keys: tuple[str, ...]
     rows: tuple[tuple[Scalar, ...], ...]
+
+
+def keys_of(axes: Iterable[Axis]) -> list[str]:
+    """Return the keys of some axes, in order."""
+    return [name for axis in axes for name in axis.keys]
 
 
 @dataclass(frozen=True)
