@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.bench.contestants import fedpfn_run
-from experiments.bench.made_data import name_of
 from experiments.bench.memory import peak_memory
+from experiments.bench.workloads import Workload
 from experiments.report.figures.style import DOUBLE, PALETTE, new_figure
 from fedpfn.runs import read_rounds
 from fedpfn.runs.keys import Scalar
@@ -41,20 +41,11 @@ class Case:
 
     def settings(self) -> dict[str, Scalar]:
         """Return the run's config."""
-        return {
-            "rounds": _WARM_UP + self.rounds,
-            "federation.clients": self.clients,
-            "data.name": name_of("mnist", self.clients * _STEP),
-            "partition.scheme": "iid",
-            "model.name": "mlp",
-            "model.hidden": 1,
-            "model.width": self.width,
-            "strategy.name": "fedavg",
-            "train.batch-size": _STEP,
-            "train.lr": 0.05,
-            "barrier.every": 0,
-            "output.checkpoint-every": 0,
-        }
+        tiny = Workload(
+            "scale", "tiny clients", "mnist", "mlp", clients=self.clients, a_round=self.clients, examples=_STEP,
+            batch=_STEP, model_keys={"hidden": 1, "width": self.width}, rounds=self.rounds, warm_up=_WARM_UP,
+        )  # fmt: skip
+        return tiny.settings() | {"train.momentum": 0.9}
 
 
 def cases(size: str) -> list[Case]:
