@@ -131,13 +131,13 @@ class RayGrid(AtOnceGrid):
                         parcel, state = ray.get(reference)
                     except RayTaskError as error:
                         idle.append(job.actor)
-                        yield unpack(_failed(job.call, _first_line(error), _UNKNOWN))
+                        yield _failed(job.call, _first_line(error), _UNKNOWN)
                     except RayError as error:
                         # the actor has died or was taken for dead, or its answer is lost
                         starting.append(self.workers.replace(job.actor))
                         reason = _why_lost(job, error)
                         if job.call.last or job.call.tries >= self.retries:
-                            yield unpack(_failed(job.call, reason, LOST))
+                            yield _failed(job.call, reason, LOST)
                             continue
                         log(WARNING, "%s; its clients go to another", reason)
                         waiting.append(replace(job.call, tries=job.call.tries + 1))
@@ -208,9 +208,9 @@ class _Job:
     since: float
 
 
-def _failed(call: _Call, reason: str, code: int) -> Parcel:
+def _failed(call: _Call, reason: str, code: int) -> Message:
     """Return the error reply to an unanswered message."""
-    return Parcel(Message(Error(code=code, reason=reason), reply_to=call.parcel.message))
+    return Message(Error(code=code, reason=reason), reply_to=call.parcel.message)
 
 
 def _why_lost(job: _Job, error: RayError) -> str:
