@@ -114,6 +114,17 @@ def test_a_key_that_follows_from_those_asked_for_is_no_column_but_is_said() -> N
     assert make_study(runs).by == ("strategy.name", "train.lr") and make_study(runs).notes == ()
 
 
+def test_what_is_set_along_with_another_key_needs_no_column_unless_it_is_asked_for() -> None:
+    runs = [a_run(train_epochs=epochs, rounds=10 // epochs, seed=seed) for epochs in (1, 5) for seed in (0, 1)]
+    study = make_study(runs)
+    assert (study.by, study.shown, study.along) == (("rounds", "train.epochs"), ("train.epochs",), ("rounds",))
+    assert [group.keys["rounds"] for group in study.groups] == [2, 10]
+    assert says(study.notes, "rounds is set along with train.epochs: 2 at 5, 10 at 1")
+    assert make_study(runs, ["rounds"]).shown == ("rounds",)
+    # one more number of rounds for an epoch: it differs by itself
+    assert make_study([*runs, a_run(train_epochs=1, rounds=5)]).along == ()
+
+
 def test_a_device_splits_no_group_unless_it_is_asked_for() -> None:
     runs = [a_run(device=device, seed=seed) for seed, device in enumerate(("cpu", "cuda"))]
     study = make_study(runs)

@@ -20,6 +20,8 @@ Value = Scalar | None
 SEED = "seed"
 # how a run was done, not what was done: mentioned in the notes if it differs, a column only if requested
 _CIRCUMSTANCES = ("device",)
+# what is commonly set along with another key, such as rounds with local epochs: a column only if it differs by itself
+_SET_ALONG = ("rounds", "evaluate.", "barrier.", "mask.schedule")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Group:
 class Study:
     """Groups in the order of their keys, the columns that tell them apart, and notes for the reader.
 
+    ``by`` are all keys that tell groups apart; those of them in ``along`` follow from another one and need no column.
     ``incomplete`` are runs that are not averaged because they did not complete; ``fixed`` are the keys that are not
     columns and have the same value in all runs that use them.
     """
@@ -54,6 +57,12 @@ class Study:
     notes: tuple[str, ...]
     incomplete: tuple[Run, ...]
     fixed: dict[str, Scalar]
+    along: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The keys of ``by`` that tables and figures show."""
+        return tuple(name for name in self.by if name not in self.along)
 
 
 def make_study(
@@ -83,6 +92,14 @@ def make_study(
     notes = [f"{name} differs and was not requested: its values stay in separate groups" for name in further]
     notes += [_difference_told(name, splitting) for name in differing if name not in columns]
     groups, repeats = _groups(complete, used, columns)
+    leaders = _leaders(groups, columns) if by is None else {}
+    notes += [
+        f"{name} is set along with {leader}: "
+        + ", ".join(
+            dict.fromkeys(f"{show_value(group.keys[name])} at {show_value(group.keys[leader])}" for group in groups)
+        )
+        for name, leader in leaders.items()
+    ]
     incomplete = tuple(run for run in runs if run.summary is None)
     notes += [*repeats, *_environment_notes(complete)]
     notes += [f"{short_path(run.path)}: {fault}" for run in complete for fault in disagreements(run)]
@@ -92,7 +109,20 @@ def make_study(
         for name in present
         if name not in differing and name not in columns
     }
-    return Study(columns, groups, tuple(notes), incomplete, fixed)
+    return Study(columns, groups, tuple(notes), incomplete, fixed, tuple(leaders))
+
+
+def _leaders(groups: Sequence[Group], columns: Sequence[str]) -> dict[str, str]:
+    """Return the columns that are set along with another one, each with that one: each value goes with one of its."""
+    followers = [name for name in columns if name.startswith(_SET_ALONG)]
+    others = [name for name in columns if name not in followers]
+
+    def follows(name: str, other: str) -> bool:
+        pairs = {(group.keys[name], group.keys[other]) for group in groups}
+        return len(pairs) == len({value for value, _ in pairs}) == len({value for _, value in pairs})
+
+    found = {name: [other for other in others if follows(name, other)] for name in followers}
+    return {name: leaders[0] for name, leaders in found.items() if leaders}
 
 
 # settings of local training whose names a mask uses as well

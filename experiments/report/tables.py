@@ -176,18 +176,19 @@ def _table(
 ) -> Table:
     """Return a table of the groups' keys, a column ``heading`` of seeds or pairs, and a column for each measure."""
     groups = report.study.groups
-    text = {name for name in report.study.by if any(isinstance(group.keys[name], str) for group in groups)}
+    keys = report.study.shown
+    text = {name for name in keys if any(isinstance(group.keys[name], str) for group in groups)}
     columns = (
-        *(Column(name, short_name(name), number=name not in text) for name in report.study.by),
+        *(Column(name, short_name(name), number=name not in text) for name in keys),
         Column(heading, heading),
         *(Column(measure.key, measure.head + _ARROWS[measure.better]) for measure in shown),
     )
     starts = [
-        [Cell(show_value(value), value) for value in (*row.group.keys.values(), n)]
+        [Cell(show_value(value), value) for value in (*(row.group.keys[name] for name in keys), n)]
         for row, n in zip(rows, counts, strict=True)
     ]
     cells = tuple((*start, *(cell(row, measure) for measure in shown)) for start, row in zip(starts, rows, strict=True))
-    return Table(title, columns, cells, len(report.study.by) + 1)
+    return Table(title, columns, cells, len(keys) + 1)
 
 
 def _average_cell(average: Average, measure: Measure) -> Cell:

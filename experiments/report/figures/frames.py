@@ -16,7 +16,7 @@ def rounds_table(study: Study) -> pd.DataFrame:
         own = pd.DataFrame({"group": number, **keys}, rounds.index, dtype=object)
         tables.append(pd.concat([own, rounds.drop(columns=list(study.by), errors="ignore")], axis=1))
     table = pd.concat(tables, ignore_index=True)
-    table.attrs["by"] = list(study.by)
+    table.attrs["by"] = list(study.shown)
     return table
 
 
@@ -30,5 +30,5 @@ def results_table(study: Study) -> pd.DataFrame:
         for run in group.runs
     ]
     table = pd.DataFrame(rows, dtype=object).astype({measure.key: float for measure in shown})
-    table.attrs["by"] = list(study.by)
+    table.attrs["by"] = list(study.shown)
     return table

@@ -50,7 +50,7 @@ def rounds_pictures(study: Study) -> list[NamedFigure]:
     """Draw accuracy and mean barrier, or error and its barrier, after each round; may raise ``NotDrawnError``."""
     table = frames.rounds_table(study)
     said = "against communication rounds; round 0 is the initial model"
-    return _draw("rounds", table, study.by, _on_record(table, _ROUNDS), comparison.over_rounds, "band", said)
+    return _draw("rounds", table, study.shown, _on_record(table, _ROUNDS), comparison.over_rounds, "band", said)
 
 
 def bytes_pictures(study: Study, target: float | None = None) -> list[NamedFigure]:
@@ -62,7 +62,7 @@ def bytes_pictures(study: Study, target: float | None = None) -> list[NamedFigur
     if target is not None:
         said += f"; diamonds mark the first round whose mean accuracy reaches {target:g}"
     draw = partial(comparison.over_bytes, target=target)
-    return _draw("bytes", table, study.by, _on_record(table, ["accuracy"]), draw, "band", said)
+    return _draw("bytes", table, study.shown, _on_record(table, ["accuracy"]), draw, "band", said)
 
 
 def key_pictures(study: Study, key: str = ALPHA) -> list[NamedFigure]:
@@ -77,7 +77,7 @@ def key_pictures(study: Study, key: str = ALPHA) -> list[NamedFigure]:
     def draw(rows: pd.DataFrame, y: str, **words: Any) -> Axes:
         return comparison.over_key(rows, key, y, **words)
 
-    by = [other for other in study.by if other != key]
+    by = [other for other in study.shown if other != key]
     return _draw(f"over-{short_name(key)}", table, by, _on_record(table, _RESULTS)[:2], draw, "bar", said)
 
 
@@ -90,7 +90,7 @@ def heat_pictures(study: Study, y: str = "final_accuracy") -> list[NamedFigure]:
     x, rows = keys[:2]
     table = frames.results_table(study)
     _on_record(table, [y])
-    lines = list(lines_of(table, [key for key in study.by if key not in (x, rows)]))
+    lines = list(lines_of(table, [key for key in study.shown if key not in (x, rows)]))
     groups = table.groupby("group")[y].agg(["mean", "count"])
     limits, seeds = (groups["mean"].min(), groups["mean"].max()), set(groups["count"]) - {0}
     columns = min(len(lines), 4)
@@ -117,7 +117,7 @@ def heat_pictures(study: Study, y: str = "final_accuracy") -> list[NamedFigure]:
 
 def numeric_keys(study: Study) -> list[str]:
     """Return the columns of ``study`` that hold at least two different numbers; alpha comes first."""
-    values = {key: {group.keys[key] for group in study.groups} - {None} for key in study.by}
+    values = {key: {group.keys[key] for group in study.groups} - {None} for key in study.shown}
     keys = [
         key for key, those in values.items() if len(those) > 1 and not any(isinstance(one, bool | str) for one in those)
     ]
