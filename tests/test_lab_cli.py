@@ -77,7 +77,8 @@ def test_a_planted_permutation_is_undone_by_matching(pair: list[Path], tmp_path:
     assert "before" in text and "after" in text
     first, found = load_file(pair[0]), load_file(matched)
     assert all(torch.equal(first[name], found[name]) for name in first)
-    assert "never overwritten" in refused("match", *pair, *OPTIONS, "--out", pair[1])
+    assert "never overwritten" in refused("match", "nowhere", "nowhere", "--out", pair[1]), "before anything is read"
+    assert "must end in .safetensors" in refused("match", *pair, *OPTIONS, "--out", tmp_path / "matched.pt")
     assert "0.000" in done("barrier", pair[0], matched, *OPTIONS)
 
 
@@ -135,7 +136,16 @@ def test_torchvisions_resnet_is_matched(tmp_path: Path) -> None:
 
 def test_a_model_with_nothing_to_permute_is_told(tmp_path: Path) -> None:
     save_file(read_state(build("mlp", (1, 8, 8), 10, seed=0, hidden=1, width=1)), tmp_path / "v.safetensors")
-    options = ("--model", "mlp", "model.hidden=1", "model.width=1", "--data", "digits", "--out", tmp_path / "m")
+    options = (
+        "--model",
+        "mlp",
+        "model.hidden=1",
+        "model.width=1",
+        "--data",
+        "digits",
+        "--out",
+        tmp_path / "m.safetensors",
+    )
     told = refused("match", tmp_path / "v.safetensors", tmp_path / "v.safetensors", *options)
     assert "\n" not in told and "permut" in told
 

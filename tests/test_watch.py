@@ -133,6 +133,10 @@ def test_watching_a_sweep_ends_when_nothing_runs_or_will(tmp_path: Path) -> None
     assert not view.look()
     append_event(out, "ended")
     assert view.look()
+    with (out / "sweep.jsonl").open("a") as events:
+        events.write('{"event": "sta')
+    assert view.look(), "an event that is being written is none yet"
+    (out / "sweep.jsonl").write_bytes((out / "sweep.jsonl").read_bytes().removesuffix(b'{"event": "sta'))
     append_event(out, "started")
     second = a_run(folders[1], 1)
     assert not view.look()

@@ -110,8 +110,9 @@ def match(
     trust: Trust = False,
 ) -> None:
     """Permute the second checkpoint's units to match the first's, and report the effect on the path between them."""
-    from experiments.lab.compare import match_pair
+    from experiments.lab.compare import match_pair, require_new_checkpoint
 
+    require_new_checkpoint(out)
     checkpoint_set = _checkpoint_set(checkpoints, model, data, root, trust, minimum=2, maximum=2)
     options = {} if steps is None else {"steps": steps}
     if method == "weight":

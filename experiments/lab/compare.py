@@ -88,8 +88,6 @@ def draw_paths(barriers: PairwiseBarriers, kind: str, *, ax: Axes | None = None)
 def match_pair(checkpoints: CheckpointSet, console: Console, *, method: str, out: Path, **options: Any) -> None:
     """Match the second checkpoint to the first, write it, and print how that changed the path between them."""
     first, second = checkpoints.states
-    if out.exists():
-        raise ValueError(f"{out} exists; checkpoints are never overwritten, name another file")
     examples = sample(checkpoints.material.train, checkpoints.config.match.examples, checkpoints.config.seed, "match")
     options = match_options(checkpoints.config, method) | options
     with progress_bar(f"{method} matching") as progress:

@@ -184,7 +184,8 @@ def _are_cells(value: Any) -> bool:
 
 def _last_event(out: Path) -> str | None:
     file = out / EVENTS
-    lines = file.read_bytes().splitlines() if file.is_file() else []
+    # without a last line that is still being written
+    lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
     try:
         event = parse_json(lines[-1]) if lines else {}
     except ValueError as error:
