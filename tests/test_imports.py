@@ -275,6 +275,11 @@ def test_files_in_settings_are_looked_for_from_the_working_directory(key: str, t
     assert config.flat()[key] == f"{tmp_path.resolve()}/own/part.py:Part"
 
 
+def test_arguments_of_a_part_are_unchanged(tmp_path: Path) -> None:
+    config = read_run_config(["model.name=a.py:Net", "model.args=inner=b.py:Net"], file=None, workdir=tmp_path)
+    assert (config.model.name, config.model.args) == (f"{tmp_path.resolve()}/a.py:Net", "inner=b.py:Net")
+
+
 def test_each_of_several_measures_is_looked_for_from_the_working_directory(tmp_path: Path) -> None:
     config = read_run_config(["measures=a.py:x, b.py:y,-fusion"], file=None, workdir=tmp_path)
     here = tmp_path.resolve()

@@ -232,10 +232,10 @@ def test_the_page_is_asked_for_with_all_that_was_said(sweep: Path, tmp_path: Pat
         "mask.ratio",
     )
     assert f"wrote {path}" in done(sweep, "--html", path, *words)
-    report, runs, where, told = calls["page"]
+    report, runs, where, options = calls["page"]
     assert (len(report.rows), len(runs), where) == (3, 3, path) and "figures" not in calls
     assert (report.target, report.baseline, report.across) == (0.5, {"strategy.name": "fedavg"}, ("mask.ratio",))
-    assert told == {"title": "T", "question": "How does accuracy move with alpha?", "trust": False}
+    assert options == {"title": "T", "question": "How does accuracy move with alpha?", "trust": False}
 
 
 # the question

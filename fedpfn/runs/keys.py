@@ -160,10 +160,12 @@ def _key_specs(schema: Any, prefix: str, used: tuple[When, ...]) -> tuple[KeySpe
 def from_folder(folder: Path, name: str, value: Scalar) -> Scalar:
     """Return a key's value with the path or the references to files in it, if any, made absolute from ``folder``.
 
+    The arguments of a part (``model.args``) are unchanged: only the part knows what they mean.
+
     >>> from_folder(Path("/home/me"), "data.root", "data"), from_folder(Path("/home/me"), "model.name", "nets.py:Net")
     ('/home/me/data', '/home/me/nets.py:Net')
     """
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or name.endswith(".args"):
         return value
     if name in PATHS:
         return str((folder / Path(value).expanduser()).resolve())

@@ -29,7 +29,7 @@ _COUNTED = (ALWAYS, "failures")
 
 
 class TrackedRun(NamedTuple):
-    """What a tracker is told of a run: its folder, the keys by which runs are compared, and its whole config."""
+    """A run as its tracker sees it: its folder, the settings by which runs are compared, and its complete config."""
 
     folder: Path
     settings: Mapping[str, Scalar]
