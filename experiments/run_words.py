@@ -32,17 +32,15 @@ def read_run_config(words: Iterable[str], *, file: Path | None, workdir: Path) -
         layer.get("output", {}).pop("dir", None)
     given, faults = read_overrides(words)
     reading = RunConfig.read(layer, given, faults=faults.values(), unknown=faults)
-    given = reading.config.flat()
-    config = RunConfig.read(
-        given | {name: from_folder(workdir, name, given[name]) for name in KEYS if name in given}
-    ).config
+    read = reading.config.flat()
+    settings = read | {name: from_folder(workdir, name, read[name]) for name in KEYS if name in read}
     if reading.faults:
         # the checks of complete configs import PyTorch
         from strategies.preflight import all_faults
 
         imports.look_in(workdir)
-        raise ConfigError(all_faults(replace(reading, config=config)))
-    return config
+        raise ConfigError(all_faults(replace(reading, config=RunConfig.read(settings).config)))
+    return RunConfig.parse(settings)
 
 
 def plan_for(
