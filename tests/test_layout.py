@@ -31,6 +31,7 @@ def last(model: nn.Module) -> list[bool]:
     [
         ("cnn", {}, True),
         ("resnet20", {"norm": "group"}, True),
+        ("resnet20", {"norm": "group", "width_multiplier": 0.5}, False),
         ("vgg11", {}, False),
         ("resnet18", {"norm": "group"}, False),
     ],
@@ -49,6 +50,21 @@ def test_a_first_layer_of_one_channel_hands_channels_last_on() -> None:
 def test_a_model_without_convolutions_is_left_alone() -> None:
     model = to_preferred_memory_format(build("mlp", (4,), 3, seed=0))
     assert all(parameter.is_contiguous() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4, 5, 7, 8, 12, 15, 16])
+def test_the_gradient_of_a_shortcut_is_right(channels: int) -> None:
+    """With channels last oneDNN writes some of these beyond its workspace."""
+    torch.manual_seed(0)
+    model = to_preferred_memory_format(nn.Sequential(nn.Conv2d(channels, 8, 1, stride=2, bias=False)))
+    exact = nn.Conv2d(channels, 8, 1, stride=2, bias=False).double()
+    exact.load_state_dict(model[0].state_dict())  # type: ignore[index]
+    inputs, weight = torch.randn(16, channels, 32, 32), torch.randn(16, 8, 16, 16)
+    for module, factor in ((model, weight), (exact, weight.double())):
+        (module(inputs.to(factor.dtype)) * factor).sum().backward()
+    found, expected = next(model.parameters()).grad, exact.weight.grad
+    assert found is not None and expected is not None
+    assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("ratio", [None, 0.4])
