@@ -428,9 +428,9 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
         text=True,
         start_new_session=True,
     )
-    rounds = folder / out / "rounds.jsonl"
+    log = folder / out / LOG
     deadline = time.monotonic() + 120
-    while not (rounds.exists() and rounds.read_bytes().count(b"\n") >= 2):
+    while not (log.exists() and "[ROUND 2/" in log.read_text()):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.05)
