@@ -1,7 +1,11 @@
 """Whatever needs no simulation can be imported on any platform, also one that lacks what POSIX has."""
 
+import os
+import platform
 import subprocess
 import sys
+
+import pytest
 
 # libraries first: how they go about a platform is their own matter
 SCRIPT = """
@@ -59,3 +63,29 @@ def test_the_help_of_the_command_line_waits_for_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "check-model" in done.stdout and done.stdout.splitlines()[-1] == "imported"
+
+
+FREED = """
+import resource
+
+from fedpfn.devices import keep_freed_memory
+
+if {keep}:
+    keep_freed_memory()
+for _ in range(11):
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytearray(b"x") * 2**26
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+@pytest.mark.parametrize(
+    ("keep", "set_by_user", "kept"), [(True, False, True), (False, False, False), (True, True, False)]
+)
+def test_freed_memory_is_kept_for_the_next_step(keep: bool, set_by_user: bool, kept: bool) -> None:
+    """Memory that goes back to the kernel is mapped anew at the next use, page by page."""
+    own = {"MALLOC_TRIM_THRESHOLD_": "131072"} if set_by_user else {}
+    command = [sys.executable, "-c", FREED.format(keep=keep)]
+    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) < 100) == kept
