@@ -336,6 +336,29 @@ def test_contestants_take_turns_and_a_failure_is_on_record(tmp_path: Path, monke
     assert all(path.stat().st_size > 1000 for path in made) and len(made) == 2
 
 
+def test_what_was_measured_before_a_failure_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(case: scale.Case, *, actors: int) -> dict[str, Any]:
+        if case.axis == "width":
+            raise RunFailedError("no memory")
+        return {"case": asdict(case)}
+
+    monkeypatch.setattr(scale, "measure", measure)
+    file, console = tmp_path / "bench.json", Console(file=(tmp_path / "printed").open("w"))
+    with pytest.raises(RunFailedError):
+        bench.bench(
+            ["scale"],
+            console,
+            size="quick",
+            repeats=1,
+            device="cpu",
+            actors=1,
+            gpus=0,
+            file=file,
+            environments=tmp_path,
+        )
+    assert [entry["case"]["axis"] for entry in json.loads(file.read_text())["scale"]] == ["clients"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -86,30 +86,33 @@ def bench(
     }
     known = workloads(size)
     for part in requested:
-        if part in known:
-            console.print(f"({part}) {known[part].describe()}")
-            _contest(result["training"], known[part], entrants, repeats, console)
-        elif part == "d":
-            for case in barriers.measurements(size):
-                console.print(f"(d) {case.title}: {case.models} models, {case.examples} examples")
-                result["barriers"].append(barriers.measure(case, device=device))
-        elif part == "server":
-            result["server"] += [server_side.measure(case) for case in server_side.cases(size)]
-        elif part == "clients":
-            for workload in over_clients(size):
-                console.print(f"{workload.clients} clients, all of them a round")
-                few = size == "quick" or workload.clients > _MOST_NODES
-                names = ["ours"] if few else ["stock", "cached", "ours"]
-                _contest(result["over-clients"], workload, {name: ours[name] for name in names}, 1, console)
-        elif part == "models":
-            result["over-models"] += [barriers.measure(case, device=device) for case in barriers.over_models(size)]
-        elif part == "scale":
-            for step in scale.cases(size):
-                console.print(f"{step.clients:,} clients, model of {step.model_bytes / 1e6:.1f} MB")
-                result["scale"].append(scale.measure(step, actors=actors))
-        elif part == "long":
-            result["long"].append(long_run.measure(5 if size == "quick" else 500, actors=actors))
-        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        try:
+            if part in known:
+                console.print(f"({part}) {known[part].describe()}")
+                _contest(result["training"], known[part], entrants, repeats, console)
+            elif part == "d":
+                for case in barriers.measurements(size):
+                    console.print(f"(d) {case.title}: {case.models} models, {case.examples} examples")
+                    result["barriers"].append(barriers.measure(case, device=device))
+            elif part == "server":
+                result["server"] += [server_side.measure(case) for case in server_side.cases(size)]
+            elif part == "clients":
+                for workload in over_clients(size):
+                    console.print(f"{workload.clients} clients, all of them a round")
+                    few = size == "quick" or workload.clients > _MOST_NODES
+                    names = ["ours"] if few else ["stock", "cached", "ours"]
+                    _contest(result["over-clients"], workload, {name: ours[name] for name in names}, 1, console)
+            elif part == "models":
+                result["over-models"] += [barriers.measure(case, device=device) for case in barriers.over_models(size)]
+            elif part == "scale":
+                for step in scale.cases(size):
+                    console.print(f"{step.clients:,} clients, model of {step.model_bytes / 1e6:.1f} MB")
+                    result["scale"].append(scale.measure(step, actors=actors))
+            elif part == "long":
+                result["long"].append(long_run.measure(5 if size == "quick" else 500, actors=actors))
+        finally:
+            # what was measured before a failure is kept
+            file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
 

@@ -115,7 +115,8 @@ def _device(config: LabConfig) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _is_scalar(value: Any) -> bool:
+def is_scalar(value: Any) -> bool:
+    """Return whether a value is a number, a bool, or plain text."""
     return is_number(value) or isinstance(value, bool) or (isinstance(value, str) and is_plain(value))
 
 
@@ -127,7 +128,7 @@ def _are_rows(value: Any) -> bool:
 
 
 def _is_entry(value: Any) -> bool:
-    return value is None or _is_scalar(value) or (isinstance(value, list) and all(map(_is_entry, value)))
+    return value is None or is_scalar(value) or (isinstance(value, list) and all(map(_is_entry, value)))
 
 
 FINDINGS_SHAPE: dict[str, tuple[str, Kind]] = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.lab.cell import FINDINGS_SHAPE
+from experiments.lab.cell import FINDINGS_SHAPE, is_scalar
 from experiments.published.results import Record, Results
 from experiments.sweep.comparison import read_comparison
 from experiments.sweep.kinds import KINDS
@@ -88,14 +88,10 @@ def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
-def _is_scalar(value: Any) -> bool:
-    return is_number(value) or isinstance(value, bool) or (isinstance(value, str) and is_plain(value))
-
-
 _RECORD: dict[str, tuple[str, Kind]] = {
     "cell": ("a digest", _is_digest),
     "case": ("text", lambda value: isinstance(value, str) and is_plain(value)),
-    "axes": ("a table of values", lambda value: isinstance(value, dict) and all(map(_is_scalar, value.values()))),
+    "axes": ("a table of values", lambda value: isinstance(value, dict) and all(map(is_scalar, value.values()))),
     "seed": ("a whole number, 0 or more,", is_count),
     "seconds": ("a number", is_number),
     **FINDINGS_SHAPE,
@@ -110,7 +106,7 @@ _EXPERIMENT: dict[str, tuple[str, Kind]] = {
         "a table of axes, each a list of values",
         lambda value: (
             isinstance(value, dict)
-            and all(isinstance(one, list) and all(map(_is_scalar, one)) for one in value.values())
+            and all(isinstance(one, list) and all(map(is_scalar, one)) for one in value.values())
         ),
     ),
     "measures": ("a list", lambda value: isinstance(value, list)),

@@ -18,7 +18,7 @@ from experiments.run import prepare
 from fedpfn.runs import config as run
 from fedpfn.runs import identity
 from fedpfn.runs.config import RunConfig, flat, read_overrides
-from fedpfn.runs.keys import KeySpec, Scalar, args_key, key_specs, type_fault, unknown_key, value_faults
+from fedpfn.runs.keys import KeySpec, Scalar, args_key, key_specs, spec_faults, unknown_key
 from fedpfn.runs.parsing import argument_fault
 
 FEDERATION = "federation"
@@ -100,13 +100,9 @@ class Laboratory(Kind):
     def key_faults(self, name: str, value: Any) -> list[str]:
         if args_key(name, self.keys) is not None:
             fault = argument_fault(name, value)
-        elif name not in self.keys:
-            fault = unknown_key(name, self.keys, command=LAB_COMMAND)
-        else:
-            fault = type_fault(self.keys[name], value)
-            if fault is None:
-                return value_faults(self.keys[name], value)
-        return [fault] if fault else []
+            return [fault] if fault else []
+        known = name in self.keys
+        return spec_faults(self.keys[name], value) if known else [unknown_key(name, self.keys, command=LAB_COMMAND)]
 
     def used_keys(self, config: Any) -> dict[str, Scalar]:
         settings, unused = flat(config), self.unused_keys(config)
