@@ -57,7 +57,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep up to 1 GiB of freed memory in this process, for the next training step.
 
     By default the memory of larger tensors goes back to the kernel when they are freed, and the next step waits for it
-    to be cleared and mapped anew: a third of a step of the papers' CNN on one thread, at the same peak of memory.
+    to be cleared and mapped anew. On two cores a run of ResNet-20 took 0.7 times as long with kept memory, at the same
+    peak of memory; one of the papers' CNN took 5 % less of the processors' time and 18 % more memory.
     ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_`` in the environment take precedence; other C libraries are
     left alone.
     """
