@@ -97,12 +97,21 @@ class Frozen:
             )
         if (phase := self._phase_at(self.steps)) != self.phase:
             self._enter(phase)
-            optimizer.state.clear()
+            _start_afresh(optimizer)
         self._freeze.mask_gradients()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._freeze.restore()
         self.steps += 1
+
+
+def _start_afresh(optimizer: torch.optim.Optimizer) -> None:
+    optimizer.state.clear()
+    if isinstance(optimizer, torch.optim.Adagrad):
+        # with PyTorch 2.11 it needs the state that it makes at construction
+        groups = [dict(group) for group in optimizer.param_groups]
+        start = optimizer.defaults["initial_accumulator_value"]
+        optimizer.state.update(torch.optim.Adagrad(groups, initial_accumulator_value=start).state)
 
 
 def freeze(model: nn.Module, optimizer: torch.optim.Optimizer, message: Message, *, steps: int | None = None) -> Frozen:

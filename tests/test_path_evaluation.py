@@ -154,7 +154,10 @@ def test_every_model_that_is_cut_can_be_stacked(name: str) -> None:
     make, shape = MODELS[name]
     (first, second), few = (read_state(seeded(seed, make)) for seed in (1, 2)), some(shape, 4)
     split = split_model(seeded(0, make), few.inputs, first, second)
-    assert split is not None and takes_stacks(split, few, first, second)
+    assert split is not None
+    if torch.__version__ < "2.12" and split.channels_last and "group" in name:
+        pytest.skip("PyTorch 2.11 has no vmap of group norm with channels last")
+    assert takes_stacks(split, few, first, second)
 
 
 def test_a_policy_of_its_own_is_kept_on_the_path() -> None:

@@ -174,7 +174,8 @@ def _each(rule: Rule, *names: str) -> dict[str, Rule]:
 
 
 RULES: dict[str, Rule] = {
-    **_each(elementwise, "hardswish", "log_sigmoid", "rrelu", "copy", "where", "clamp", "clamp_min", "masked_fill"),
+    **_each(elementwise, "hardtanh", "hardswish", "log_sigmoid", "rrelu", "copy", "where"),
+    **_each(elementwise, "clamp", "clamp_min", "masked_fill"),
     **_each(_same, "alias", "clone", "contiguous", "detach", "lift_fresh", "to", "_to_copy", "type_as", "fill", "zero"),
     **_each(_same, "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "softmax", "log_softmax"),
     **_each(_constant, "zeros", "ones", "full", "empty", "zeros_like", "ones_like", "full_like", "new_zeros"),
