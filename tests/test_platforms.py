@@ -81,11 +81,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
 @pytest.mark.parametrize(
-    ("keep", "set_by_user", "kept"), [(True, False, True), (False, False, False), (True, True, False)]
+    ("keep", "own", "kept"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"MALLOC_TRIM_THRESHOLD_": "131072"}, False),
+        (True, {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"}, False),
+    ],
 )
-def test_freed_memory_is_kept_for_the_next_step(keep: bool, set_by_user: bool, kept: bool) -> None:
-    """Memory that goes back to the kernel is mapped anew at the next use, page by page."""
-    own = {"MALLOC_TRIM_THRESHOLD_": "131072"} if set_by_user else {}
+def test_freed_memory_is_kept_for_the_next_step(keep: bool, own: dict[str, str], kept: bool) -> None:
+    """Memory that goes back to the kernel is mapped anew at the next use, page by page; a user's own settings win."""
     command = [sys.executable, "-c", FREED.format(keep=keep)]
     done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=True)
     assert (int(done.stdout) < 100) == kept
