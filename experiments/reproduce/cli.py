@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from experiments.terminal import stdout
 
@@ -39,8 +41,11 @@ def reproduce(
     console = stdout()
     studies = choose(names or [])
     if listed:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
         for study in studies:
-            console.print(f"{study.name:40} {study.title}", highlight=False, markup=False)
+            table.add_row(study.name, Text(study.title))
+        console.print(table)
         return
     out = out.absolute()
     missing: dict[str, str] = {}

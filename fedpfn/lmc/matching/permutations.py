@@ -9,6 +9,7 @@ A permutation is an int64 index tensor p on the CPU that reads as ``new[i] = old
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -118,6 +119,24 @@ class PermutationSpec:
                 )
         if strays := sorted(self.statistics - self.axes.keys()) or sorted(self.features.keys() - self.sizes.keys()):
             raise ValueError(f"{strays[0]!r} is not a tensor or permutation of this specification")
+
+    @cached_property
+    def acting(self) -> dict[str, frozenset[str]]:
+        """The permutations that act on each tensor."""
+        return {
+            name: frozenset(axis.permutation for place in axes for axis in axes_in(place))
+            for name, axes in self.axes.items()
+        }
+
+    @cached_property
+    def places(self) -> dict[str, dict[str, int]]:
+        """For each permutation, the tensors that it acts on, and on which of their axes."""
+        places: dict[str, dict[str, int]] = {name: {} for name in self.sizes}
+        for tensor, axes in self.axes.items():
+            for dimension, place in enumerate(axes):
+                for axis in axes_in(place):
+                    places[axis.permutation][tensor] = dimension
+        return places
 
 
 def identity_permutations(spec: PermutationSpec) -> Permutations:

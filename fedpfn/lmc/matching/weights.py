@@ -17,7 +17,6 @@ from fedpfn.lmc.matching.permutations import (
     Permutations,
     PermutationSpec,
     apply_permutations,
-    axes_in,
     identity_permutations,
     permuted,
     require_pair,
@@ -164,12 +163,8 @@ def outside_in(
 
 
 def _settled(spec: PermutationSpec, state: Mapping[str, Tensor], name: str, open_ones: set[str]) -> State:
-    settled: State = {}
-    for tensor, value in state.items():
-        acting = {axis.permutation for place in spec.axes[tensor] for axis in axes_in(place)}
-        if name in acting and not acting & open_ones:
-            settled[tensor] = value
-    return settled
+    tensors = (tensor for tensor in spec.places[name] if tensor in state)
+    return {tensor: state[tensor] for tensor in tensors if spec.acting[tensor].isdisjoint(open_ones)}
 
 
 def _some(permutations: Permutations, generator: np.random.Generator) -> Permutations:
@@ -226,16 +221,15 @@ def assignment_cost(
     as in ``permutations``. ``first`` and ``second`` hold the tensors that count in the objective.
     """
     cost: Tensor | float = 0.0
-    for tensor, ours in first.items():
+    for tensor, dimension in spec.places[name].items():
+        if tensor not in first:
+            continue
         axes = spec.axes[tensor]
-        for dimension, place in enumerate(axes):
-            if not any(axis.permutation == name for axis in axes_in(place)):
-                continue
-            theirs = permuted(second[tensor], axes, permutations, but=name)
-            both = (unit_rows(whole, dimension, place, spec.sizes) for whole in (ours, theirs))
-            for (permutation, here), (_, there) in zip(*both, strict=True):
-                if permutation == name:
-                    cost = cost + here @ there.T
+        theirs = permuted(second[tensor], axes, permutations, but=name)
+        both = (unit_rows(whole, dimension, axes[dimension], spec.sizes) for whole in (first[tensor], theirs))
+        for (permutation, here), (_, there) in zip(*both, strict=True):
+            if permutation == name:
+                cost = cost + here @ there.T
     return cost if isinstance(cost, Tensor) else torch.zeros(spec.sizes[name], spec.sizes[name], dtype=torch.float64)
 
 
