@@ -12,10 +12,11 @@ from experiment_results import record as a_record
 from typer.testing import CliRunner
 
 from experiments.cli import app
+from experiments.published.claims import DIFFERENT, OPEN, SAME, Claim, claim_lines, claims_of, claims_table
 from experiments.published.results import Results
 from experiments.published.tables import markdown_report, results_table, settings_lines
 from experiments.published.values import figure_of, published_of, short, spoken_average
-from experiments.published.verdicts import verdicts
+from experiments.report.differences import Difference
 from experiments.report.table import Table
 
 
@@ -73,7 +74,7 @@ def test_an_infinite_value_is_counted_and_not_dropped() -> None:
     run = a_run(lost + tame)
     found, none = figure_of(run, "fusion_barrier", **{METHOD: "vanilla"}), figure_of(a_run(lost[1:]), "fusion_barrier")
     assert found is not None and spoken_average(found) == "0.100 (1 of 3; 2 not finite)"
-    assert "same direction (in 2 of 3 seeds)" in verdicts(run)[0]
+    assert claim_lines(run)[0].endswith("here 0.100 → 0.200, difference 0.100: open (0 of 1 seeds agree)")
     assert none is not None and none.mean is None and spoken_average(none) == "not finite (2)"
 
 
@@ -95,27 +96,44 @@ def test_the_table_has_published_beside_measured() -> None:
     assert texts(table) == [("MLP", "fusion barrier", "0.600", "0.600 ± 0.141 (2)", "0.100", "0.200 ± 0.141 (2)")]
 
 
-def test_the_same_direction_is_said_with_the_seeds_that_agree() -> None:
-    (line,) = verdicts(a_run(BETTER))
-    assert "published 0.600 → 0.100, here 0.600 → 0.200: same direction (in 2 of 2 seeds)" in line
+@pytest.mark.parametrize(
+    ("rise", "gains", "expected", "agreeing"),
+    [
+        (0.2, [0.20, 0.21, 0.19], SAME, 3),
+        (0.2, [-0.20, -0.21, -0.19], DIFFERENT, 0),
+        (-0.2, [-0.20, -0.21, -0.19], SAME, 3),
+        # on average in the published direction, and no interval says so
+        (0.2, [0.5, -0.3, 0.1], OPEN, 2),
+        (0.2, [0.2], OPEN, 1),
+        (0.2, [], OPEN, 0),
+        (0.0, [0.20, 0.21, 0.19], OPEN, 0),
+    ],
+)
+def test_a_direction_is_decided_by_the_interval(rise: float, gains: list[float], expected: str, agreeing: int) -> None:
+    claim = Claim("", "accuracy", "a → b", "", "", Difference(dict(enumerate(gains))), rise)
+    words = {SAME: "same direction", DIFFERENT: "THE DIRECTION DIFFERS", OPEN: "open"}[expected]
+    assert claim.direction == expected
+    assert claim.sentence().endswith(f": {words} ({agreeing} of {len(gains)} seeds agree)")
 
 
-def test_another_direction_is_said_plainly() -> None:
-    worse = [record("vanilla", 0, 0.2), record("vanilla", 1, 0.3), record("tna-pfn", 0, 0.1), record("tna-pfn", 1, 0.9)]
-    (line,) = verdicts(a_run(worse))
-    assert "THE DIRECTION DIFFERS, by less than the spread of the differences (in 1 of 2 seeds)" in line
+CLOSER = [record("vanilla", 0, 0.5), record("vanilla", 1, 0.7), record("tna-pfn", 0, 0.3), record("tna-pfn", 1, 0.48)]
 
 
-def test_a_constant_gain_is_no_matter_of_spread_however_far_the_seeds_lie_apart() -> None:
-    paired = [record("vanilla", s, 0.1 + s) for s in range(3)] + [record("tna-pfn", s, 0.05 + s) for s in range(3)]
-    assert verdicts(a_run(paired))[0].endswith("same direction (in 3 of 3 seeds)")
+def test_a_contrast_is_told_with_both_figures_its_interval_and_its_direction() -> None:
+    # mean -0.21, standard deviation 0.02/sqrt(2), t(0.975, 1) = 12.7062: half of the interval is 0.127
+    interval, measure, methods = "-0.210 [-0.337, -0.083]", "fusion barrier", "vanilla → tna-pfn"
+    assert texts(claims_table(claims_of(a_run(CLOSER)))) == [
+        ("MLP", measure, methods, "0.600 → 0.100", "0.600 → 0.390", "2", interval, SAME)
+    ]
+    line = f"published 0.600 → 0.100, here 0.600 → 0.390, difference {interval}: same direction (2 of 2 seeds agree)"
+    assert claim_lines(a_run(CLOSER)) == [f"MLP: {measure}, {methods}: {line}"]
+    assert claim_lines(a_run(BETTER))[0].endswith("open (2 of 2 seeds agree)")
 
 
-def test_one_seed_is_not_told_in_capitals_and_no_difference_is_none() -> None:
-    one = [record("vanilla", 0, 0.3), record("tna-pfn", 0, 0.4)]
-    assert verdicts(a_run(one))[0].endswith("another direction on the one seed")
-    same = [record("vanilla", 0, 0.3), record("tna-pfn", 0, 0.3)]
-    assert verdicts(a_run(same))[0].endswith("no difference here")
+def test_what_nobody_published_is_in_the_table_without_a_direction_and_in_no_line() -> None:
+    run = a_run(CLOSER, published=[])
+    assert texts(claims_table(claims_of(run)))[0][3::4] == ("–", "")
+    assert claim_lines(run) == []
 
 
 def test_settings_beside_the_full_form_are_told() -> None:
@@ -128,12 +146,12 @@ def test_settings_beside_the_full_form_are_told() -> None:
 
 def test_a_vanilla_pair_without_a_barrier_is_said() -> None:
     flat = [record("vanilla", 0, 0.001), record("tna-pfn", 0, 0.0)]
-    assert any("no accuracy barrier between vanilla models here (0.001)" in line for line in verdicts(a_run(flat)))
+    assert any("no accuracy barrier between vanilla models here (0.001)" in line for line in claim_lines(a_run(flat)))
 
 
 def test_seeds_of_one_method_alone_are_not_compared() -> None:
     lone = [record("vanilla", 0, 0.5), record("tna-pfn", 1, 0.1)]
-    assert "no seed has both" in verdicts(a_run(lone))[0]
+    assert claim_lines(a_run(lone))[0].endswith("difference –: open (0 of 0 seeds agree)")
 
 
 def test_other_axes_make_rows_of_their_own() -> None:

@@ -1,45 +1,22 @@
-"""``fedpfn reproduce``: what is run, what is not and why, and directions that only an interval decides."""
+"""``fedpfn reproduce``: what is run, what is not and why, and how its page tells it."""
 
 from pathlib import Path
 from statistics import fmean
 
 import pytest
-from test_lab_report import BETTER, a_run, record
 from test_sweep_run import toy_sweep
 from typer.testing import CliRunner
 
 from experiments.cli import app
+from experiments.published.claims import DIFFERENT, OPEN, SAME
 from experiments.published.values import short
-from experiments.report.differences import Difference
 from experiments.report.measures import final_of
-from experiments.reproduce.directions import DIFFERENT, OPEN, SAME, direction
 from experiments.reproduce.federated import federated_section
-from experiments.reproduce.page import contrasts
 from experiments.reproduce.studies import FEDERATED, Study, choose, data_words
 from experiments.sweep.cells import expand
 from experiments.sweep.file import CONF, read_sweep
 from fedpfn.runs import RunFolder, find_runs
 from fedpfn.runs.config import ConfigError, RunConfig
-
-
-@pytest.mark.parametrize(
-    ("published", "gains", "expected"),
-    [
-        ((0.6, 0.8), [0.20, 0.21, 0.19], SAME),
-        ((0.6, 0.8), [-0.20, -0.21, -0.19], DIFFERENT),
-        ((0.8, 0.6), [-0.20, -0.21, -0.19], SAME),
-        # on average in the published direction, and no interval says so
-        ((0.6, 0.8), [0.5, -0.3, 0.1], OPEN),
-        ((0.6, 0.8), [0.2], OPEN),
-        ((0.6, 0.8), [], OPEN),
-        ((0.6, 0.6), [0.20, 0.21, 0.19], OPEN),
-        ((None, 0.6), [0.20, 0.21, 0.19], ""),
-    ],
-)
-def test_a_direction_is_decided_by_the_interval(
-    published: tuple[float | None, float | None], gains: list[float], expected: str
-) -> None:
-    assert direction(published, Difference(dict(enumerate(gains)))) == expected
 
 
 def test_all_tables_and_figures_are_listed_and_chosen_by_parts_of_their_names() -> None:
@@ -94,22 +71,6 @@ def test_a_federated_table_has_its_groups_differences_and_the_papers_claims(tmp_
     # each algorithm in a row, with nothing but the page's measures
     (head,) = [line for line in text.splitlines() if line.startswith("| strategy")][:1]
     assert "final accuracy" in head and "max accuracy barrier" not in head
-
-
-def test_a_contrast_is_told_with_both_figures_its_interval_and_its_direction() -> None:
-    closer = [
-        record("vanilla", 0, 0.5),
-        record("vanilla", 1, 0.7),
-        record("tna-pfn", 0, 0.3),
-        record("tna-pfn", 1, 0.48),
-    ]
-    ((case, measure, methods, published, here, seeds, difference, found),) = contrasts(a_run(closer))
-    assert (case, measure, methods, seeds) == ("MLP", "fusion barrier", "vanilla → tna-pfn", "2")
-    assert (published, here) == ("0.600 → 0.100", "0.600 → 0.390")
-    # mean -0.21, standard deviation 0.02/sqrt(2), t(0.975, 1) = 12.7062: half of the interval is 0.127
-    assert difference == "-0.210 [-0.337, -0.083]" and found == SAME
-    ((*_, open_one),) = contrasts(a_run(BETTER))
-    assert open_one == OPEN
 
 
 def test_the_page_tells_what_ran_and_what_did_not_and_a_second_call_runs_nothing_again(

@@ -5,6 +5,7 @@ Columns are the methods if the experiment compares some; figures are means over 
 
 from collections.abc import Sequence
 
+from experiments.published.claims import claim_lines, number
 from experiments.published.results import Results
 from experiments.published.values import (
     Address,
@@ -14,11 +15,9 @@ from experiments.published.values import (
     method_key,
     methods_of,
     published_of,
-    short,
     spoken_average,
     with_methods,
 )
-from experiments.published.verdicts import verdicts
 from experiments.report.differences import Average
 from experiments.report.table import Table, markdown_table, plain, text_table
 
@@ -72,9 +71,7 @@ def _address_cells(run: Results, address: Address) -> list[str]:
 
 
 def _cell(value: Average | float | None) -> str:
-    if value is None:
-        return "–"
-    return spoken_average(value) if isinstance(value, Average) else short(value)
+    return spoken_average(value) if isinstance(value, Average) else number(value)
 
 
 def _spoken(measure: str) -> str:
@@ -88,7 +85,7 @@ def markdown_report(run: Results, figures: Sequence[str] = ()) -> str:
     parts += [f"*Source: {plain(run.source)}*"] if run.source else []
     parts += [plain(run.question)] if run.question else []
     parts.append(markdown_table(results_table(run)))
-    if lines := [*settings_lines(run), *verdicts(run)]:
+    if lines := [*settings_lines(run), *claim_lines(run)]:
         parts.append("\n".join(f"- {plain(line)}" for line in lines))
     parts += [f"![{name}](figures/{name}.png)" for name in figures]
     about = run.environment

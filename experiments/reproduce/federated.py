@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from experiments.published.claims import Claim, claims_table
 from experiments.published.values import short
 from experiments.report.measures import Measure
 from experiments.report.study import make_study
 from experiments.report.table import markdown_table
 from experiments.report.tables import Report, Row, difference_tables, fixed_words, legend, make_report, results_tables
-from experiments.reproduce.directions import claims_table, direction, spread
 from experiments.reproduce.studies import Study
 from fedpfn.runs import find_runs
 
@@ -33,22 +33,23 @@ def federated_section(study: Study, folder: Path) -> tuple[str, Counter[str], st
     made = replace(made, fixed={name: value for name, value in made.fixed.items() if name != "data.root"})
     across = [name for name in study.across if name in made.by]
     report = _shown(make_report(made, baseline=study.baseline, across=across))
-    rows = list(claims(report))
+    claims = list(claims_in(report))
     parts = [f"- {fixed_words(made)}", *(f"- {line}" for line in report.notes)]
     parts = ["\n".join(parts), *map(markdown_table, results_tables(report)), " ".join(legend(report))]
     if differences := difference_tables(report):
         parts += [f"Differences from {_spoken(study)}:", *map(markdown_table, differences)]
         parts += [" ".join([*legend(report, differences=True), "Bold: the interval leaves out 0."])]
-    if rows:
-        parts.append(markdown_table(claims_table(rows)))
+    if claims:
+        parts.append(markdown_table(claims_table(claims)))
     listed = json.loads((folder / "cells.json").read_text())["cells"]
     done = sum(run.summary is not None for run in runs)
     minutes = sum(run.summary["seconds"] for run in runs if run.summary is not None) / 60
-    return "\n\n".join(parts), Counter(row[-1] for row in rows), f"{done} of {len(listed)} cells, {minutes:.0f} min"
+    directions = Counter(claim.direction for claim in claims)
+    return "\n\n".join(parts), directions, f"{done} of {len(listed)} cells, {minutes:.0f} min"
 
 
-def claims(report: Report) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each measure of each group that the paper makes a claim about, compared with its baseline."""
+def claims_in(report: Report) -> Iterator[Claim]:
+    """Yield a claim for each measure of each group that the paper makes a claim about, compared with its baseline."""
     for row in report.rows:
         config = row.group.runs[0].config.strategy
         if config.name not in _ALGORITHMS or config.base != "fedavg" or row.baseline is None:
@@ -61,18 +62,16 @@ def claims(report: Report) -> Iterator[tuple[str, ...]]:
                 yield _claim(row, measure, name)
 
 
-def _claim(row: Row, measure: Measure, name: str) -> tuple[str, ...]:
+def _claim(row: Row, measure: Measure, name: str) -> Claim:
     assert row.baseline is not None
     difference, published = row.differences[measure.key], _CLAIMS[measure.key]
     here = row.averages[measure.key]
     ours = [here.by_seed[seed] for seed in difference.by_seed]
     theirs = [here.by_seed[seed] - change for seed, change in difference.by_seed.items()]
     means = f"{short(sum(theirs) / difference.n)} → {short(sum(ours) / difference.n)}"
-    return (
-        row.group.label(without=("strategy.name", "strategy.variant", "strategy.base")), measure.head,
-        f"FedAvg → {name}", published, means, str(difference.n), spread(difference),
-        direction((0.0, 1.0) if published == "higher" else (1.0, 0.0), difference),
-    )  # fmt: skip
+    group = row.group.label(without=("strategy.name", "strategy.variant", "strategy.base"))
+    rise = 1.0 if published == "higher" else -1.0
+    return Claim(group, measure.head, f"FedAvg → {name}", published, means, difference, rise)
 
 
 def _shown(report: Report) -> Report:

@@ -1,8 +1,6 @@
 """One page of results: published next to measured figures, the number of seeds, the interval, the direction.
 
-A claim is a published contrast of two methods: the sign of the second method's figure minus the first one's. It is
-compared with the mean over seeds of the paired differences measured here, with Student's interval; ``directions``
-decides. Pictures are next to the page, in ``results/``, so that both can be kept and sent together.
+Pictures are next to the page, in ``results/``, so that both can be kept and sent together.
 """
 
 import shutil
@@ -12,23 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from experiments.published.claims import DIFFERENT, OPEN, SAME, claims_of, claims_table, number, spread
 from experiments.published.figures import draw_figures
 from experiments.published.results import Results, read_results
 from experiments.published.tables import results_table, settings_lines
-from experiments.published.values import (
-    figure_of,
-    groups,
-    label_of,
-    measures_of,
-    methods_of,
-    published_of,
-    short,
-    with_methods,
-)
-from experiments.report.differences import Difference, difference
+from experiments.published.values import figure_of, groups, label_of, measures_of, published_of
+from experiments.report.differences import Difference
 from experiments.report.table import markdown_table, text_table
 from experiments.report.terminal import rich_table
-from experiments.reproduce.directions import DIFFERENT, OPEN, SAME, claims_table, direction, spread
 from experiments.reproduce.federated import federated_section
 from experiments.reproduce.studies import Study
 from fedpfn.runs import write_whole
@@ -93,12 +82,12 @@ def _about(form: str) -> str:
 def laboratory_section(study: Study, folder: Path) -> tuple[str, Counter[str], str]:
     """Return the text of an experiment of the laboratory, the counts of its directions, and its progress."""
     run = read_results(folder)
-    rows = list(contrasts(run))
-    directions = Counter(row[-1] for row in rows)
+    claims = list(claims_of(run))
+    directions = Counter(claim.direction for claim in claims)
     parts = [run.question] if run.question else []
     parts += [f"- {line}" for line in settings_lines(run)]
-    if rows:
-        parts.append(markdown_table(claims_table(rows)))
+    if claims:
+        parts.append(markdown_table(claims_table(claims)))
     elif run.comparison.published:
         parts.append(markdown_table(text_table(_ALONE, _single(run))))
     else:
@@ -117,35 +106,11 @@ def _kept(picture: Path, study: Study) -> str:
     return f"![{study.title}]({PICTURES}/{name})"
 
 
-def contrasts(run: Results) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each group, measure and further method, compared with the experiment's first method."""
-    methods = methods_of(run)
-    for address in groups(run):
-        first, *others = with_methods(run, address)
-        for measure in measures_of(run):
-            for method, other in zip(methods[1:], others, strict=True):
-                here = [figure_of(run, measure, **place) for place in (first, other)]
-                published = [published_of(run, measure, **place) for place in (first, other)]
-                if here[0] is None or here[1] is None:
-                    continue
-                change = difference(here[1], here[0])
-                yield (
-                    label_of(address, between=", "), measure.replace("_", " "), f"{methods[0]} → {method}",
-                    " → ".join(map(_number, published)) if any(published) else "–",
-                    f"{short(here[0].mean)} → {short(here[1].mean)}", str(change.n), spread(change),
-                    direction(published, change),
-                )  # fmt: skip
-
-
 def _single(run: Results) -> Iterator[tuple[str, ...]]:
     """Yield a row for each group and measure of an experiment without methods to compare."""
     for address in groups(run):
         for measure in measures_of(run):
             if (figure := figure_of(run, measure, **dict(address))) is not None:
-                published = _number(published_of(run, measure, **dict(address)))
+                published = number(published_of(run, measure, **dict(address)))
                 here = spread(Difference(figure.by_seed))
                 yield label_of(address, between=", "), measure.replace("_", " "), published, here, str(figure.of)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else short(value)
