@@ -49,16 +49,15 @@ def reproduce(
         return
     out = out.absolute()
     missing: dict[str, str] = {}
-    for number, study in enumerate(studies, start=1):
-        if page_only:
-            continue
-        console.rule(f"{number} of {len(studies)}: {study.name}", align="left")
-        why = run_study(study, out / study.folder, console, root=data_root, quick=not full, jobs=jobs)
-        if why:
-            missing[study.name] = why
-            console.print(f"not run: {why}", style="red", highlight=False, markup=False)
-        # after each study, so that an interrupted command leaves a page
-        write_page(studies, out, console=None, form="full" if full else "quick", missing=missing)
-    write_page(studies, out, console=console, form="full" if full else "quick", missing=missing)
+    try:
+        for number, study in enumerate([] if page_only else studies, start=1):
+            console.rule(f"{number} of {len(studies)}: {study.name}", align="left")
+            why = run_study(study, out / study.folder, console, root=data_root, quick=not full, jobs=jobs)
+            if why:
+                missing[study.name] = why
+                console.print(f"not run: {why}", style="red", highlight=False, markup=False)
+    finally:
+        # an interrupted command leaves a page, too
+        write_page(studies, out, console=console, form="full" if full else "quick", missing=missing)
     if missing:
         raise typer.Exit(1)

@@ -30,9 +30,7 @@ _ALONE = ("case", "measure", "published", "here, 95 % interval", "seeds")
 PICTURES = "results"
 
 
-def write_page(
-    studies: Sequence[Study], out: Path, *, console: Console | None, form: str, missing: Mapping[str, str]
-) -> Path:
+def write_page(studies: Sequence[Study], out: Path, *, console: Console, form: str, missing: Mapping[str, str]) -> Path:
     """Write ``RESULTS.md`` about the folders in ``out``, show its summary on ``console``, and return its path."""
     sections: list[str] = []
     summary: list[tuple[str, ...]] = []
@@ -54,9 +52,8 @@ def write_page(
     path = out / "RESULTS.md"
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode())
-    if console is not None:
-        console.print(rich_table(table))
-        console.print(f"page: {path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(rich_table(table))
+    console.print(f"page: {path}", highlight=False, markup=False, soft_wrap=True)
     return path
 
 
