@@ -94,6 +94,16 @@ def test_the_page_tells_what_ran_and_what_did_not_and_a_second_call_runs_nothing
     assert CliRunner().invoke(app, [*words, "--page"]).exit_code == 0
 
 
+def test_an_interrupted_command_leaves_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.reproduce.studies.run_study", interrupted)
+    result = CliRunner().invoke(app, ["reproduce", "theorem32", "--out", str(tmp_path / "out")])
+    assert result.exit_code != 0
+    assert "| paper/theorem32 | – | – | – | not run |" in (tmp_path / "out" / "RESULTS.md").read_text()
+
+
 def test_a_page_is_written_while_the_first_cell_of_a_sweep_still_runs(tmp_path: Path) -> None:
     folder = tmp_path / "out" / "privacy_mnist"
     run = RunFolder(folder / "cells" / "fedavg-0123456789ab")
