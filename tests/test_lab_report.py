@@ -107,6 +107,7 @@ def test_the_table_has_published_beside_measured() -> None:
         (0.2, [0.2], OPEN, 1),
         (0.2, [], OPEN, 0),
         (0.0, [0.20, 0.21, 0.19], OPEN, 0),
+        (0.2, [0.0, 0.0, 0.0], OPEN, 0),
     ],
 )
 def test_a_direction_is_decided_by_the_interval(rise: float, gains: list[float], expected: str, agreeing: int) -> None:
@@ -146,7 +147,7 @@ def test_settings_beside_the_full_form_are_told() -> None:
 
 def test_a_vanilla_pair_without_a_barrier_is_said() -> None:
     flat = [record("vanilla", 0, 0.001), record("tna-pfn", 0, 0.0)]
-    assert any("no accuracy barrier between vanilla models here (0.001)" in line for line in claim_lines(a_run(flat)))
+    assert any("vanilla models have no accuracy barrier here (0.001)" in line for line in claim_lines(a_run(flat)))
 
 
 def test_seeds_of_one_method_alone_are_not_compared() -> None:

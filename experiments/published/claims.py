@@ -86,13 +86,13 @@ def claims_of(run: Results) -> Iterator[Claim]:
 
 def claim_lines(run: Results) -> list[str]:
     """Return a line for each published contrast, and one for each group whose first method has next to no barrier."""
-    told = [(claim.group, claim.sentence()) for claim in claims_of(run) if claim.rise is not None]
+    lines = [(claim.group, claim.sentence()) for claim in claims_of(run) if claim.rise is not None]
     for address in groups(run) if methods_of(run)[:1] == ["vanilla"] else []:
         barrier = figure_of(run, "accuracy_barrier", **with_methods(run, address)[0])
         if barrier is not None and barrier.mean is not None and barrier.mean < NO_BARRIER:
-            none = f"no accuracy barrier between vanilla models here ({short(barrier.mean)})"
-            told.append((label_of(address, between=", "), f"{none}: there is nothing to reduce"))
-    return [f"{group or run.title}: {text}" for group, text in told]
+            note = f"vanilla models have no accuracy barrier here ({short(barrier.mean)}), so there is none to reduce"
+            lines.append((label_of(address, between=", "), note))
+    return [f"{group or run.title}: {text}" for group, text in lines]
 
 
 def claims_table(claims: Iterable[Claim]) -> Table:
